@@ -1,0 +1,60 @@
+"""Settings: what may be chosen, with units and defaults. Reading them from flags, environment and file is in cli."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; an empty host is all interfaces, port 0 any free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process, one user and one connection may take at most; each refusal has a code and a counter."""
+
+    connections: int = 20_000
+    connections_per_user: int = 20
+    frame_bytes: int = 65_536
+    frames_per_second: int = 50
+    send_buffer_bytes: int = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that ``serve`` may be told; times in seconds, sizes in bytes. ``database_url`` holds secrets."""
+
+    listen: tuple[Address, ...] = (Address("127.0.0.1", 8765),)
+    metrics_listen: tuple[Address, ...] = ()
+    telemetry_path: str = "/metrics"
+    web_config_file: Path | None = None
+    max_requests: int = 40
+    data_dir: Path = Path("data")
+    database_url: str = field(default="", repr=False)  # empty: sqlite:///<data_dir>/messaging.db
+    database_timeout: float = 5.0
+    database_migrate: bool = True
+    verify_interval: float = 86_400.0  # 0: no verification in the background
+    auth_secret_file: Path | None = None  # None: <data_dir>/auth.secret
+    auth_public_key_file: Path | None = None
+    allowed_origins: tuple[str, ...] = ()  # empty: same origin only
+    limits: Limits = Limits()
+    typing_timeout: float = 6.0
+    heartbeat_interval: float = 30.0
+    drain_timeout: float = 10.0
+    log_level: str = "info"
+    log_format: str = "logfmt"
+
+    @property
+    def effective_database_url(self) -> str:
+        """The URL to open: the given one, or the SQLite file in the data folder."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'messaging.db'}"
+
+    @property
+    def effective_secret_file(self) -> Path:
+        """Where the HS256 secret is kept."""
+        return self.auth_secret_file or self.data_dir / "auth.secret"

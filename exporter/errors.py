@@ -1,0 +1,98 @@
+"""What can go wrong for a caller. Knows codes and words; knows no transport and no database.
+
+An error carries the code that the wire shows and a message in lower case that says exactly what was
+wrong. The protocol turns it into an ``error`` frame, the HTTP routes into a problem document
+(RFC 9457), the metrics into a label; nobody writes a code by hand.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Codes of the ``error`` frame; the value is what the wire and the metrics show."""
+
+    BAD_FRAME = "bad_frame"
+    UNKNOWN_TYPE = "unknown_type"
+    NOT_JOINED = "not_joined"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    TOO_LARGE = "too_large"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class Refusal(Exception):
+    """A command that was refused. It changed nothing; the caller may go on.
+
+    ``message`` is shown to the client as it is: no secret, no address, no other user's data in it.
+    """
+
+    code: ErrorCode = ErrorCode.INTERNAL
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadFrame(Refusal):
+    """The client's fault: not JSON, a field missing or of the wrong form."""
+
+    code = ErrorCode.BAD_FRAME
+
+
+class UnknownType(Refusal):
+    """The client's fault: a command that this protocol does not have."""
+
+    code = ErrorCode.UNKNOWN_TYPE
+
+
+class TooLarge(Refusal):
+    """The client's fault: a field longer than its limit."""
+
+    code = ErrorCode.TOO_LARGE
+
+
+class RateLimited(Refusal):
+    """The client's fault: more frames per second than allowed."""
+
+    code = ErrorCode.RATE_LIMITED
+
+
+class NotJoined(Refusal):
+    """The client's fault: this connection has not joined that conversation."""
+
+    code = ErrorCode.NOT_JOINED
+
+
+class Forbidden(Refusal):
+    """The client's fault: not a member, not the sender, not an admin."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class NotFound(Refusal):
+    """The client's fault: no such conversation, message or member."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class Conflict(Refusal):
+    """The client's fault: something of that name exists. HTTP only (409), hence no wire code of its own."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class Unavailable(Refusal):
+    """Nobody's fault here: the database is down, slow or the queue is full. Trying again is right."""
+
+    code = ErrorCode.UNAVAILABLE
+
+
+class Misconfigured(Exception):
+    """Starting is pointless until somebody changes something: one clear line, exit status 1.
+
+    A bad URL, missing rights, a read-only file, a schema from a newer version. The message never holds a secret.
+    """

@@ -1,0 +1,105 @@
+"""Plain values that pass between the layers. Knows nobody: each field is a fact with its unit.
+
+``/metrics``, ``/v1/messaging/stats`` and the admin page are three views of these records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from exporter.events import ConversationId, UserId
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """A message that somebody wants stored; ``id`` is the client's, unique per (sender, conversation)."""
+
+    conversation: ConversationId
+    sender: UserId
+    id: str
+    body: str
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A durable message. ``seq`` counts 1, 2, 3… in its conversation; ``sent_at`` is UTC."""
+
+    conversation: ConversationId
+    seq: int
+    sender: UserId
+    id: str
+    body: str
+    sent_at: datetime
+
+
+class ReadMark(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of a read: did the mark move, and when had the message it moved to been sent (None: deleted)."""
+
+    moved: bool
+    sent_at: datetime | None
+
+
+class Membership(msgspec.Struct, frozen=True, gc=False):
+    """What a join needs to know of a conversation that exists."""
+
+    member: bool
+    last_seq: int
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """A conversation as its members see it; ``participants`` are its members, sorted."""
+
+    id: ConversationId
+    total_messages: int
+    last_seq: int
+    participants: tuple[UserId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HubStats:
+    """Live figures of one node, each the length of one dictionary."""
+
+    active_connections: int = 0
+    connected_users: int = 0
+    active_conversations: int = 0
+    participants: int = 0
+    typing_users: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStats:
+    """Distinct live figures over all live nodes, as this node last saw them; ``as_of`` is Unix seconds."""
+
+    nodes: int
+    connections: int
+    users: int
+    conversations: int
+    participants: int
+    typing_users: int
+    as_of: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Figures read from the database in one consistent statement; ``as_of`` is Unix seconds.
+
+    ``active_users`` is keyed by window in days: 1, 7, 30. The verification fields are None before the first one.
+    """
+
+    stored_messages: int
+    stored_conversations: int
+    registered_users: int
+    messages_today: int
+    active_users: dict[int, int]
+    as_of: float
+    inaccurate_conversations: int | None = None
+    verified_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """Database connections of this node."""
+
+    in_use: int = 0
+    idle: int = 0

