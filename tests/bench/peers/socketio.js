@@ -1,0 +1,15 @@
+// socket.io, WebSocket transport only, its own rooms.
+const http = require("http");
+const { Server } = require("socket.io");
+const server = http.createServer();
+const io = new Server(server, { transports: ["websocket"], perMessageDeflate: false, serveClient: false });
+io.on("connection", (socket) => {
+  let room = "";
+  socket.on("join", (name, done) => {
+    room = name;
+    socket.join(name);
+    done("joined");
+  });
+  socket.on("typing", (data) => socket.to(room).emit("typing", data));
+});
+server.listen({ host: "127.0.0.1", port: Number(process.argv[2]), backlog: 4096 }, () => console.log("ready"));
