@@ -1,0 +1,226 @@
+"""The admin page and the history behind its charts. Knows tokens and files; knows no hub and no store.
+
+The page is a handful of static files around the web component ``<messaging-stats>``, which asks
+``/v1/messaging/stats`` and ``/v1/messaging/stats/history`` as any other client would: there is no figure that the page
+knows and the API does not. Signing in exchanges an admin's token for an HttpOnly cookie that holds the same token, so
+the server keeps no sessions and a sign-in ends when its token does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from string import Template
+from typing import Final
+
+from aiohttp import web
+
+from exporter.web import auth
+from exporter.web.auth import Authenticator, Claims, Unauthenticated
+from exporter.web.history import History
+from exporter.web.problems import Problem
+
+MAX_COOKIE: Final = 4_096  # bytes of name and value that a browser keeps (RFC 6265, section 6.1); longer is dropped
+NO_STORE: Final = {"Cache-Control": "no-store"}
+TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+PAGE_HEADERS: Final = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Vary": "Cookie",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A static file, read once at start; ``etag`` changes with its contents."""
+
+    body: bytes
+    kind: str
+    etag: str
+
+
+class AdminPage:
+    """The handlers; ``routes()`` is what an application adds.
+
+    ``secure`` marks the cookie as Secure even when the request came in plain, as behind a proxy that ends TLS.
+    """
+
+    def __init__(self, authenticator: Authenticator, history: History, *, secure: bool = False) -> None:
+        self._authenticator = authenticator
+        self._history = history
+        self._secure = secure
+        self._files = _static_files()
+        self._page = Template(_static("admin.html").decode())
+
+    def routes(self) -> list[web.RouteDef]:
+        """``/admin`` and all below it, and the history."""
+        return [
+            web.get("/admin", self.page),
+            web.get("/admin/", self.page_without_slash),
+            web.post("/admin/sign-in", self.sign_in),
+            web.post("/admin/sign-out", self.sign_out),
+            web.get("/admin/static/{name}", self.static),
+            web.get("/v1/messaging/stats/history", self.history),
+        ]
+
+    async def page(self, request: web.Request) -> web.Response:
+        """The figures for whoever holds an admin's cookie, the sign-in form for everybody else; always 200."""
+        return self._render(self._signed_in(request))
+
+    async def page_without_slash(self, request: web.Request) -> web.Response:
+        """``/admin/`` is ``/admin``: the page's own addresses are relative, so that a proxy may give it a prefix."""
+        return web.Response(status=308, headers={"Location": "../admin"})
+
+    async def sign_in(self, request: web.Request) -> web.Response:
+        """Exchange the form's ``token`` for the cookie.
+
+        For scripts (``Accept: application/json``): 200 with ``{"user", "expires_at"}``, or a problem document of status
+        400, 401 or 403. For a browser without scripts: the page, with what was wrong in it.
+        """
+        try:
+            claims, token = await self._claims_of_form(request)
+        except Problem as problem:
+            if _wants_json(request):
+                raise
+            response = self._render(None, problem=_sentence(problem.detail), below=True)
+            response.set_status(problem.status)
+            response.headers.update(problem.headers)
+            return response
+        if _wants_json(request):
+            said = {"user": claims.user, "expires_at": _moment(claims.expires_at)}
+            response = web.json_response(said, headers=NO_STORE)
+        else:
+            response = _back()
+        auth.set_cookie(response, token, claims, secure=self._secure or request.secure)
+        return response
+
+    async def sign_out(self, request: web.Request) -> web.Response:
+        """Take the cookie back: 204 for scripts, the sign-in form for a browser without them."""
+        if not auth.csrf_safe(request):
+            raise Problem(403, "a page of another site may not sign you out")
+        response = web.Response(status=204, headers=NO_STORE) if _wants_json(request) else _back()
+        auth.clear_cookie(response, secure=self._secure or request.secure)
+        return response
+
+    async def static(self, request: web.Request) -> web.Response:
+        """A file of the page; anyone may read it. Revalidated each time, so an upgrade shows at once."""
+        file = self._files.get(request.match_info["name"])
+        if file is None:
+            raise Problem(404, "no such page")
+        headers = {
+            "Content-Type": file.kind,
+            "Cache-Control": "no-cache",
+            "ETag": file.etag,
+            "X-Content-Type-Options": "nosniff",
+        }
+        if request.headers.get("If-None-Match") == file.etag:
+            return web.Response(status=304, headers=headers)
+        response = web.Response(body=file.body, headers=headers)
+        response.enable_compression()
+        return response
+
+    async def history(self, request: web.Request) -> web.Response:
+        """The last hour, as ``History.answer`` describes it; 401 without a token, 403 for another role."""
+        auth.require_admin(request, self._authenticator)
+        headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", **NO_STORE}
+        response = web.Response(body=self._history.body(), headers=headers)
+        response.enable_compression()
+        return response
+
+    def _signed_in(self, request: web.Request) -> Claims | None:
+        token = request.cookies.get(auth.COOKIE)
+        if token is None:
+            return None
+        try:
+            claims = self._authenticator.verify(token)
+        except Unauthenticated:
+            return None
+        return claims if claims.role == auth.ADMIN else None
+
+    async def _claims_of_form(self, request: web.Request) -> tuple[Claims, str]:
+        if not auth.csrf_safe(request):
+            raise Problem(403, "a page of another site may not sign you in")
+        given = (await request.post()).get("token")
+        token = given.strip() if isinstance(given, str) else ""
+        if not token:
+            raise Problem(400, "there is no token in the form")
+        if len(auth.COOKIE) + len(token) > MAX_COOKIE:
+            raise Problem(400, f"the token is too long for a cookie, which holds {MAX_COOKIE} characters")
+        try:
+            claims = self._authenticator.verify(token)
+        except Unauthenticated as error:
+            challenge = {"WWW-Authenticate": 'Bearer realm="messaging-exporter", error="invalid_token"'}
+            raise Problem(401, str(error), headers=challenge) from error
+        if claims.role != auth.ADMIN:
+            raise Problem(403, "the token is good, but its role is not admin")
+        return claims, token
+
+    def _render(self, claims: Claims | None, *, problem: str = "", below: bool = False) -> web.Response:
+        """The page; ``below``: it is the answer to an address below ``/admin``, and its own are relative."""
+        fields = {
+            "view": "sign-in" if claims is None else "panel",
+            "user": "" if claims is None else claims.user,
+            "expires": "" if claims is None else _moment(claims.expires_at),
+            "problem": problem,
+            "base": "." if below else "admin",
+            "root": ".." if below else ".",
+        }
+        text = self._page.substitute({name: html.escape(value) for name, value in fields.items()})
+        return web.Response(text=text, headers=PAGE_HEADERS)
+
+
+def _wants_json(request: web.Request) -> bool:
+    return "application/json" in request.headers.get("Accept", "")
+
+
+def _back() -> web.Response:
+    """To the page, by GET; relative, so that a proxy may give everything a prefix."""
+    return web.Response(status=303, headers={"Location": "../admin", **NO_STORE})
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _static(name: str) -> bytes:
+    return resources.files("exporter.web").joinpath("static", name).read_bytes()
+
+
+def _static_files() -> dict[str, _File]:
+    files = {}
+    for path in resources.files("exporter.web").joinpath("static").iterdir():
+        kind = TYPES.get(path.name[path.name.rfind(".") :])
+        if kind is not None:
+            body = path.read_bytes()
+            files[path.name] = _File(body, kind, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    return files
