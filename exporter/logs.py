@@ -1,0 +1,130 @@
+"""One line per event on stderr, logfmt or JSON. Knows no settings object and nothing of what is logged.
+
+Whatever reaches a line is made safe on the way: what looks like a secret is masked, control characters are
+escaped, so that no client can forge a line or move a terminal's cursor. Masking is the last defence; the
+first is not to log secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+
+LEVELS: Final = ("debug", "info", "warn", "error")  # the exporters' words
+FORMATS: Final = ("logfmt", "json")
+MASK: Final = "***"
+MAX_VALUE: Final = 16_384  # characters of one value; a trace is longer only when something recurses
+
+_STDLIB_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+_SECRET_KEY: Final = re.compile(r"passw|secret|token|authorization|cookie|credential", re.IGNORECASE)
+_SECRETS: Final = (
+    # userinfo: greedy up to the last @ before a path, because passwords hold unescaped @ : and even /
+    (re.compile(r"(?<=://)([^\s/@:?#]*):[^\s?#]*@"), rf"\1:{MASK}@"),
+    (re.compile(r"(passw(?:or)?d|pwd|secret|token)(\s*[=:]\s*)[^\s&;,'\")]+", re.IGNORECASE), rf"\1\2{MASK}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),  # JWTs: base64 of {"
+    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
+)
+_UNSAFE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def configure(level: str = "info", format: str = "logfmt", stream: TextIO | None = None) -> None:
+    """Send everything, the libraries' lines too, to ``stream`` (stderr) at ``level`` and above."""
+    number = _STDLIB_LEVELS[level]
+    out = stream if stream is not None else sys.stderr
+    before: list[structlog.types.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+        structlog.processors.format_exc_info,
+        _safe,
+    ]
+    renderer = _renderer(format)
+    structlog.configure(
+        processors=[*before, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=_LoggerFactory(out),
+        cache_logger_on_first_use=False,  # a logger made at import time follows a later configure()
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    handler.addFilter(_not_garbage)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.WARNING) if number > logging.DEBUG else logging.DEBUG)
+    for name in ("asyncio", "aiosqlite", "sqlalchemy", "alembic"):  # chatty at debug, and they show statements
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a full disk behind stderr is no reason for traces on stderr
+
+
+def mask(text: str) -> str:
+    """``text`` without what looks like a password or a token."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters and lone surrogates as escapes; line feeds are the renderer's."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def _safe(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The structlog processor that masks, escapes and shortens every value."""
+    for key, value in event.items():
+        if isinstance(value, bool | int | float) or value is None:
+            continue
+        if key != "event" and _SECRET_KEY.search(key):
+            event[key] = MASK
+            continue
+        text = printable(mask(str(value)))
+        event[key] = text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
+    return event
+
+
+def _renderer(format: str) -> structlog.types.Processor:
+    if format == "json":
+        return structlog.processors.JSONRenderer(sort_keys=False)
+    return structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], bool_as_flag=False)
+
+
+def _not_garbage(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered with 400 and is the peer's affair: a port scan must not fill the disk."""
+    if record.name != "aiohttp.server" or not record.exc_info:
+        return True
+    error = record.exc_info[0]
+    return error is None or not error.__module__.startswith("aiohttp.http")
+
+
+class _LoggerFactory:
+    """Writes whole lines; a reader that went away (a closed pipe) takes nothing down."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, *args: Any) -> _LoggerFactory:
+        return self
+
+    def msg(self, line: str) -> None:
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    debug = info = warning = warn = error = critical = exception = fatal = log = msg

@@ -1,0 +1,98 @@
+"""The installation's signing secret on disk. Knows files and modes; knows no token, no HTTP and no settings.
+
+Whoever can read this file can be anybody on the server, so it is created for its owner alone and refused
+when others could have read it. Two processes that start at once agree on one secret, and neither ever sees
+half of it: it is written aside and linked into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from exporter.errors import Misconfigured
+
+MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
+MAX_SECRET_BYTES: Final = 65_536  # nobody's secret is longer; a path to something else is noticed early
+_NEW_SECRET_BYTES: Final = 48  # 64 characters of base64
+
+
+def load_or_create(path: Path) -> bytes:
+    """The secret in ``path``, created (mode 0600) when the file is absent; raises Misconfigured."""
+    try:
+        return load(path)
+    except FileNotFoundError:
+        pass
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _create(path, secrets.token_urlsafe(_NEW_SECRET_BYTES).encode())
+    except OSError as error:
+        raise Misconfigured(f"cannot create the secret file {path}: {_reason(error)}") from error
+    try:
+        return load(path)  # perhaps another process's: whoever linked first has given it to all
+    except FileNotFoundError as error:
+        raise Misconfigured(f"the secret file {path} vanished while it was being created") from error
+
+
+def load(path: Path) -> bytes:
+    """The secret in ``path`` without surrounding white space; raises FileNotFoundError or Misconfigured."""
+    content = read_private(path, "secret file")
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise Misconfigured(f"the secret file {path} is not text; make one with: openssl rand -base64 48") from error
+    secret = content.strip()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise Misconfigured(
+            f"the secret in {path} has {len(secret)} bytes, and {MIN_SECRET_BYTES} are the least; "
+            "remove the file to get a new one, or make one with: openssl rand -base64 48"
+        )
+    return secret
+
+
+def read_private(path: Path, what: str) -> bytes:
+    """The content of a file that only its owner may read; raises FileNotFoundError or Misconfigured."""
+    try:
+        # O_NONBLOCK: opening a pipe must not hang. The checks are made on what was opened, not on the name.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Misconfigured(f"the {what} {path} is not a regular file")
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            mode = stat.S_IMODE(status.st_mode)
+            raise Misconfigured(f"the {what} {path} is open to other users (mode {mode:04o}): chmod 600 {path}")
+        if status.st_size > MAX_SECRET_BYTES:
+            raise Misconfigured(f"the {what} {path} is longer than {MAX_SECRET_BYTES} bytes")
+        try:
+            return file.read()
+        except OSError as error:
+            raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
+
+
+def _create(path: Path, secret: bytes) -> None:
+    """Put ``secret`` there unless somebody else was first; the name never shows an incomplete file."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)  # an odd umask may have taken rights from the owner, too
+            file.write(secret + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()

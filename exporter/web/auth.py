@@ -1,0 +1,321 @@
+"""Who is asking: tokens, the Origin of browsers, the admin's cookie. Knows no hub, no store and no route.
+
+Tokens are JWTs of one algorithm, which follows from the installation's key and never from the token: HS256
+with the secret of this installation, or RS256/ES256 with the public key of the user's identity provider.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
+
+import jwt
+from aiohttp import web
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.types import Options
+
+from exporter import secret
+from exporter.config import Settings
+from exporter.errors import Misconfigured, Refusal
+from exporter.protocol import check_identifier
+from exporter.web.problems import Problem
+
+LEEWAY: Final = 30.0  # seconds that two clocks may differ: NTP keeps them within one; PyJWT's own example has 10
+ADMIN: Final = "admin"
+COOKIE: Final = "messaging_token"
+SUBPROTOCOL_PREFIX: Final = "bearer."
+MAX_TOKEN: Final = 8_000  # characters; aiohttp refuses header lines above 8,190 bytes by itself
+# Claims kept of verified tokens: a reconnect storm brings back the tokens of a full server (20,000 by default),
+# and 20,000 take about 7 MB. Measured: HS256 37 µs, RS256 63 µs, ES256 100 µs; a token seen before 1.4 µs.
+MAX_VERIFIED: Final = 20_000
+MIN_RSA_BITS: Final = 2048  # NIST SP 800-131A: less is disallowed
+_FOREVER: Final = 253_402_300_799.0  # 9999-12-31: a later end would overflow timers and dates
+_JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_UNVERIFIED_CLAIMS: Final[Options] = {
+    # The times are checked here, because PyJWT's own checks raise OverflowError for an infinite exp.
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified token says. ``expires_at`` is Unix seconds; the leeway is not in it."""
+
+    user: str
+    role: str
+    expires_at: float
+
+
+class Unauthenticated(Exception):
+    """The token proves nothing; the message says why, in lower case, without anything from the token."""
+
+
+class Authenticator:
+    """Verifies tokens of one algorithm with one key; signs them too when the key is this installation's secret."""
+
+    def __init__(
+        self,
+        algorithm: str,
+        key: bytes | RSAPublicKey | EllipticCurvePublicKey,
+        *,
+        clock: Callable[[], float] = time.time,
+        max_verified: int = MAX_VERIFIED,
+    ) -> None:
+        self._algorithm = algorithm
+        self._key = key
+        self._clock = clock
+        self._verified: OrderedDict[bytes, Claims] = OrderedDict()
+        self._max_verified = max_verified
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, clock: Callable[[], float] = time.time) -> Authenticator:
+        """With the public key if one is set, else with the secret, made when absent; raises Misconfigured."""
+        if settings.auth_public_key_file is not None:
+            return cls(*_public_key(settings), clock=clock)
+        path = settings.effective_secret_file
+        key = secret.load_or_create(path)
+        try:
+            jwt.encode({}, key, "HS256")
+        except jwt.InvalidKeyError as error:  # a PEM as an HMAC secret: everybody may know a public key
+            raise Misconfigured(
+                f"the secret file {path} holds a key in PEM or SSH form; a public key goes to --auth.public-key-file"
+            ) from error
+        return cls("HS256", key, clock=clock)
+
+    def verify(self, token: str) -> Claims:
+        """What the token says, if it is genuine and holds now; raises Unauthenticated."""
+        if len(token) > MAX_TOKEN:
+            raise Unauthenticated(f"the token is longer than {MAX_TOKEN} characters")
+        if not _JWT.fullmatch(token):
+            raise Unauthenticated("the token is not a signed JWT")
+        # Kept by digest: memory stays bounded per entry, and no token lies in memory for longer than its request.
+        digest = hashlib.sha256(token.encode()).digest()
+        claims = self._verified.get(digest)
+        if claims is None:
+            claims = self._claims(self._payload(token))
+            self._verified[digest] = claims
+            if len(self._verified) > self._max_verified:
+                self._verified.popitem(last=False)
+        else:
+            self._verified.move_to_end(digest)
+        if claims.expires_at + LEEWAY <= self._clock():
+            self._verified.pop(digest, None)
+            raise Unauthenticated("the token has expired")
+        return claims
+
+    def sign(self, user: str, *, role: str = "user", ttl: float = 3600) -> str:
+        """A token for ``user``, good for ``ttl`` seconds; raises Misconfigured with a public key or a bad name."""
+        if not isinstance(self._key, bytes):
+            raise Misconfigured("with --auth.public-key-file tokens are signed by whoever has the private key")
+        for value, what in ((user, "the user's name"), (role, "the role")):
+            try:
+                check_identifier(value, what)
+            except Refusal as refusal:
+                raise Misconfigured(refusal.message) from refusal
+        now = self._clock()
+        return jwt.encode({"sub": user, "role": role, "iat": int(now), "exp": math.ceil(now + ttl)}, self._key, "HS256")
+
+    def _payload(self, token: str) -> Mapping[str, Any]:
+        try:
+            payload: Mapping[str, Any] = jwt.decode(
+                token, self._key, algorithms=[self._algorithm], options=_UNVERIFIED_CLAIMS
+            )
+        except jwt.InvalidAlgorithmError as error:
+            raise Unauthenticated(f"the token's algorithm is not {self._algorithm}") from error
+        except jwt.InvalidSignatureError as error:
+            raise Unauthenticated("the token's signature is wrong") from error
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+            # Besides PyJWT's own: what deep nesting and wrong types in the header bring out of json and base64.
+            raise Unauthenticated("the token cannot be read") from error
+        return payload
+
+    def _claims(self, payload: Mapping[str, Any]) -> Claims:
+        now = self._clock()
+        expires_at = _moment(payload, "exp")
+        if expires_at is None:
+            raise Unauthenticated("the token has no exp")
+        for name in ("nbf", "iat"):
+            moment = _moment(payload, name)
+            if moment is not None and moment > now + LEEWAY:
+                raise Unauthenticated("the token is not valid yet")
+        user, role = payload.get("sub"), payload.get("role", "user")
+        if not isinstance(user, str):
+            raise Unauthenticated("the token has no sub")
+        if not isinstance(role, str):
+            raise Unauthenticated("the token's role is not a string")
+        try:
+            check_identifier(user, "sub")
+        except Refusal as refusal:
+            raise Unauthenticated(f"the token's {refusal.message}") from refusal
+        return Claims(user, role, min(expires_at, _FOREVER))
+
+
+def _moment(payload: Mapping[str, Any], name: str) -> float | None:
+    """A time in a token, Unix seconds; None when it has none."""
+    value = payload.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unauthenticated(f"the token's {name} is not a number")
+    try:
+        moment = float(value)
+    except OverflowError:
+        moment = math.inf
+    if not math.isfinite(moment):
+        raise Unauthenticated(f"the token's {name} is not a finite number")
+    return moment
+
+
+def _public_key(settings: Settings) -> tuple[str, RSAPublicKey | EllipticCurvePublicKey]:
+    path = settings.auth_public_key_file
+    assert path is not None  # noqa: S101 - the only caller has asked
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"cannot read the public key file {path}: {error.strerror}") from error
+    try:
+        key = load_pem_public_key(content)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        hint = "; it holds a private key, which belongs to the identity provider alone" if b"PRIVATE" in content else ""
+        raise Misconfigured(f"the public key file {path} holds no public key in PEM form{hint}") from error
+    match key:
+        case RSAPublicKey() if key.key_size >= MIN_RSA_BITS:
+            return "RS256", key
+        case RSAPublicKey():
+            raise Misconfigured(f"the RSA key in {path} has {key.key_size} bits, and {MIN_RSA_BITS} are the least")
+        case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
+            return "ES256", key
+        case EllipticCurvePublicKey():
+            raise Misconfigured(f"the EC key in {path} is on the curve {key.curve.name}; ES256 needs secp256r1 (P-256)")
+    raise Misconfigured(f"the key in {path} is neither RSA (RS256) nor EC on P-256 (ES256)")
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+def token_of(request: web.Request, *, cookie: bool = False) -> str | None:
+    """The token that a request brings: Authorization, then the ``bearer.`` subprotocol, then the cookie if asked.
+
+    A cookie is for reading only: ask for it nowhere but on GET and HEAD, or another site could write with it.
+    """
+    authorizations = request.headers.getall("Authorization", ())
+    if len(authorizations) > 1:
+        return None  # which one would a proxy have looked at?
+    if authorizations:
+        scheme, _, token = authorizations[0].partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip() or None
+    for line in request.headers.getall("Sec-WebSocket-Protocol", ()):
+        for protocol in line.split(","):
+            if protocol.strip().startswith(SUBPROTOCOL_PREFIX):
+                return protocol.strip()[len(SUBPROTOCOL_PREFIX) :] or None
+    return request.cookies.get(COOKIE) if cookie else None
+
+
+def claims_of(request: web.Request, authenticator: Authenticator, *, cookie: bool = False) -> Claims:
+    """Who asks; raises a Problem of status 401 without a valid token."""
+    token = token_of(request, cookie=cookie)
+    if token is None:
+        raise Problem(401, "a token is needed", headers={"WWW-Authenticate": 'Bearer realm="messaging-exporter"'})
+    try:
+        return authenticator.verify(token)
+    except Unauthenticated as error:
+        challenge = 'Bearer realm="messaging-exporter", error="invalid_token"'
+        raise Problem(401, str(error), headers={"WWW-Authenticate": challenge}) from error
+
+
+def require_admin(request: web.Request, authenticator: Authenticator, *, cookie: bool = True) -> Claims:
+    """Who asks, if it is an admin; raises a Problem of status 401 or 403. The cookie counts for GET and HEAD only."""
+    claims = claims_of(request, authenticator, cookie=cookie and request.method in ("GET", "HEAD"))
+    if claims.role != ADMIN:
+        raise Problem(403, "this is for the role admin")
+    return claims
+
+
+def origin_allowed(request: web.Request, allowed: tuple[str, ...]) -> bool:
+    """May a page of this Origin connect? Without an Origin it is no browser, and the token alone decides.
+
+    ``allowed`` holds origins such as ``https://chat.example.com``, or ``*``; empty means the same origin.
+    """
+    origins = request.headers.getall("Origin", ())
+    if not origins:
+        return True
+    if len(origins) > 1:
+        return False
+    if allowed:
+        return "*" in allowed or normal_origin(origins[0]) in allowed
+    return _is_same_origin(request, origins[0])
+
+
+def csrf_safe(request: web.Request) -> bool:
+    """Was this form or script request made by our own page (or by no browser at all)?"""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return False
+    return origin_allowed(request, ())
+
+
+def normal_origin(text: str) -> str | None:
+    """An origin in one form only (lower case, no default port, no path), None when it is none."""
+    parts, port = _split(text)
+    if parts is None or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+        return None
+    if "@" in parts.netloc:
+        return None
+    return f"{parts.scheme}://{_authority(parts.hostname, port)}"
+
+
+def _is_same_origin(request: web.Request, origin: str) -> bool:
+    """Hosts and ports are compared; the scheme only when TLS ends here, since a proxy may have ended it before."""
+    theirs = normal_origin(origin)
+    if theirs is None:
+        return False
+    scheme, _, authority = theirs.partition("://")
+    if request.secure and scheme != "https":
+        return False
+    return normal_origin(f"{scheme}://{request.headers.get('Host', '')}") == f"{scheme}://{authority}"
+
+
+def _split(text: str) -> tuple[SplitResult | None, int | None]:
+    try:
+        parts = urlsplit(text.lower())
+        port = parts.port
+    except ValueError:
+        return None, None
+    if parts.scheme not in ("http", "https"):
+        return None, None
+    return parts, None if port == {"http": 80, "https": 443}[parts.scheme] else port
+
+
+def _authority(host: str, port: int | None) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port is None else f"{name}:{port}"
+
+
+# --- the admin's cookie -----------------------------------------------------------------------------------
+
+
+def set_cookie(response: web.StreamResponse, token: str, claims: Claims, *, secure: bool) -> None:
+    """Keep a verified token in the browser, out of reach of scripts and of other sites, until it expires."""
+    max_age = max(0, min(int(claims.expires_at - time.time()), 2**31 - 1))
+    response.set_cookie(COOKIE, token, path="/", max_age=max_age, httponly=True, samesite="Strict", secure=secure)
+
+
+def clear_cookie(response: web.StreamResponse, *, secure: bool = False) -> None:
+    """Sign out."""
+    response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=secure)
