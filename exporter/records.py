@@ -103,3 +103,47 @@ class PoolStats:
 
     in_use: int = 0
     idle: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How near this node is to its limits; sizes in bytes, times in seconds."""
+
+    send_buffer_max: int = 0
+    slow_consumers: int = 0
+    connection_limit: int = 0
+    typing_oldest_age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseView:
+    """This node's view of the database at one moment.
+
+    ``totals`` is None when they are not known now, and ``error`` says why;
+    ``last_success`` is Unix seconds, None before the first; ``duration`` of the latest attempt in seconds.
+    """
+
+    up: bool
+    totals: Totals | None
+    error: str | None
+    last_success: float | None
+    duration: float
+    pool: PoolStats
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a scrape, the JSON and the page show of one moment; ``as_of`` is Unix seconds.
+
+    ``drift`` holds hub minus recount per live figure, ``cluster`` None when this node has no view of it.
+    """
+
+    as_of: float
+    live: HubStats
+    cluster: ClusterStats | None
+    alone: bool
+    broker_up: bool
+    database: DatabaseView
+    pressure: Pressure
+    drift: dict[str, int]
+    live_duration: float = 0.0

@@ -1,0 +1,58 @@
+"""The road between nodes. Carries frames, not events; knows no state and no sockets.
+
+Whatever goes to the people in a conversation goes through the broker, also when this node is alone: then it
+comes straight back. So there is one path for one node and for many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from exporter.events import ConversationId, UserId
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope(Generic[P]):
+    """A frame for everybody who joined a conversation, but one connection or one user.
+
+    ``received`` is when the command that caused it arrived, for ``message`` frames; monotonic seconds of this node.
+    """
+
+    conversation: ConversationId
+    frame: bytes
+    not_to: P | None = None
+    not_to_user: UserId | None = None
+    received: float | None = None
+
+
+class Broker(Protocol[P]):
+    """What a node needs of the road."""
+
+    @property
+    def up(self) -> bool:
+        """Are the other nodes within reach (True when there are none)?"""
+
+    @property
+    def alone(self) -> bool:
+        """Is this node the whole cluster?"""
+
+    def publish(self, envelope: Envelope[P]) -> None:
+        """To everybody on every node; returns at once and never raises for a reason of the road."""
+
+
+class LocalBroker(Generic[P]):
+    """One node: straight back."""
+
+    up = True
+    alone = True
+
+    def __init__(self, deliver: Callable[[Envelope[P]], None]) -> None:
+        self._deliver = deliver
+
+    def publish(self, envelope: Envelope[P]) -> None:
+        """Deliver here and now."""
+        self._deliver(envelope)
