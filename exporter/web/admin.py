@@ -83,6 +83,7 @@ class AdminPage:
         return [
             web.get("/admin", self.page),
             web.get("/admin/", self.page_without_slash),
+            web.get("/admin/sign-in", self.page_elsewhere),
             web.post("/admin/sign-in", self.sign_in),
             web.post("/admin/sign-out", self.sign_out),
             web.get("/admin/static/{name}", self.static),
@@ -96,6 +97,10 @@ class AdminPage:
     async def page_without_slash(self, request: web.Request) -> web.Response:
         """``/admin/`` is ``/admin``: the page's own addresses are relative, so that a proxy may give it a prefix."""
         return web.Response(status=308, headers={"Location": "../admin"})
+
+    async def page_elsewhere(self, request: web.Request) -> web.Response:
+        """Where a browser without scripts ends up when it reloads the answer to the form."""
+        return _back()
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """Exchange the form's ``token`` for the cookie.

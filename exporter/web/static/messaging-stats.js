@@ -37,7 +37,7 @@ const RATES = [
 const CLOSED = [
   ['client', 'The client left'],
   ['shutdown', 'The server shut down'],
-  ['heartbeat', 'No answer to the heartbeat'],
+  ['heartbeat', 'Heartbeat unanswered'],
   ['slow_consumer', 'Slow consumer'],
   ['protocol_error', 'Protocol error'],
   ['rate_limited', 'Too many frames'],
@@ -766,7 +766,8 @@ export class MessagingStats extends HTMLElement {
     const stats = this.#stats;
     if (stats === null) return;
     const trouble = this.#liveError(stats);
-    say('live', this.#scope(stats), trouble === null ? '' : 'bad');
+    const unknown = FIGURES.some(([name]) => known(stats[name]) === null);
+    say('live', unknown ? 'unknown' : this.#scope(stats), trouble !== null || unknown ? 'bad' : '');
     const database = stats.database ?? {};
     if (database.up === true) say('database', 'up', 'good');
     else say('database', database.up === false ? 'down' : 'unknown', 'bad');

@@ -1,0 +1,215 @@
+"""The admin page's routes: who gets in, what the browser is told to refuse, what is never cached."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from html import unescape
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from exporter.web import auth
+from exporter.web.admin import AdminPage
+from exporter.web.auth import Authenticator
+from exporter.web.history import History, Sample
+from exporter.web.problems import problems
+
+AUTHENTICATOR = Authenticator("HS256", b"a secret of the tests that is long enough")
+HISTORY = "/v1/messaging/stats/history"
+JSON = {"Accept": "application/json"}
+ADMIN = AUTHENTICATOR.sign("ada", role="admin")
+USER = AUTHENTICATOR.sign("bob")
+EXPIRED = AUTHENTICATOR.sign("ada", role="admin", ttl=-60)
+FORGED = Authenticator("HS256", b"some other secret, also long enough for HMAC").sign("ada", role="admin")
+
+Client = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+def history() -> History:
+    history = History()
+    history.record(1_795_352_400.0, Sample(active_connections=3))
+    return history
+
+
+@pytest.fixture
+async def client(aiohttp_client: Callable[[web.Application], Awaitable[Client]], history: History) -> Client:
+    app = web.Application(middlewares=[problems()])
+    app.add_routes(AdminPage(AUTHENTICATOR, history).routes())
+    return await aiohttp_client(app)
+
+
+async def signed_in(client: Client) -> Client:
+    response = await client.post("/admin/sign-in", data={"token": ADMIN}, headers=JSON)
+    assert response.status == 200
+    return client
+
+
+def view(page: str) -> str:
+    match = re.search(r'data-view="([^"]*)"', page)
+    assert match is not None
+    return match[1]
+
+
+async def test_everybody_gets_the_page_with_the_sign_in_form(client: Client) -> None:
+    response = await client.get("/admin")
+    page = await response.text()
+    assert (response.status, view(page)) == (200, "sign-in")
+    assert 'name="token"' in page
+
+
+async def test_the_page_runs_and_asks_nothing_that_is_not_its_own(client: Client) -> None:
+    response = await client.get("/admin")
+    policy = dict([*part.split(" ", 1), ""][:2] for part in response.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert {policy[f"{kind}-src"] for kind in ("script", "style", "img", "connect")} == {"'self'"}
+    assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert "unsafe" not in response.headers["Content-Security-Policy"]
+    page = await response.text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|https?://", page)
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_no_file_of_the_page_names_another_host(client: Client) -> None:
+    page = AdminPage(AUTHENTICATOR, History())
+    names = {"admin.css", "admin.js", "link.js", "messaging-stats.js", "icon.svg"}
+    assert names == set(page._files)
+    for name in names:
+        text = await (await client.get(f"/admin/static/{name}")).text()
+        assert set(re.findall(r"https?://[^'\" ]+", text)) <= {"http://www.w3.org/2000/svg"}
+        assert "innerHTML" not in text
+
+
+async def test_an_admins_token_becomes_a_cookie_that_scripts_and_other_sites_cannot_use(client: Client) -> None:
+    response = await client.post("/admin/sign-in", data={"token": f"  {ADMIN}\n"}, headers=JSON)
+    said = await response.json()
+    assert (response.status, said["user"]) == (200, "ada")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", said["expires_at"])
+    cookie = response.cookies[auth.COOKIE]
+    assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/")
+    assert 3500 < int(cookie["max-age"]) <= 3601
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_behind_a_proxy_that_ends_tls_the_cookie_can_be_marked_secure(
+    aiohttp_client: Callable[[web.Application], Awaitable[Client]], history: History
+) -> None:
+    app = web.Application()
+    app.add_routes(AdminPage(AUTHENTICATOR, history, secure=True).routes())
+    client = await aiohttp_client(app)
+    response = await client.post("/admin/sign-in", data={"token": ADMIN}, headers=JSON)
+    assert response.cookies[auth.COOKIE]["secure"]
+
+
+async def test_whoever_signed_in_gets_the_figures(client: Client) -> None:
+    await signed_in(client)
+    page = await (await client.get("/admin")).text()
+    assert view(page) == "panel"
+    assert 'data-user="ada"' in page
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "reason"),
+    [
+        ("", 400, "there is no token"),
+        ("nonsense", 401, "not a signed JWT"),
+        (EXPIRED, 401, "expired"),
+        (FORGED, 401, "signature"),
+        (USER, 403, "role is not admin"),
+        ("x" * 5000, 400, "too long"),
+    ],
+    ids=["none", "nonsense", "expired", "forged", "user", "long"],
+)
+@pytest.mark.parametrize("scripts", [True, False])
+async def test_no_other_token_signs_in_and_the_page_says_why(
+    client: Client, token: str, status: int, reason: str, scripts: bool
+) -> None:
+    response = await client.post("/admin/sign-in", data={"token": token}, headers=JSON if scripts else {})
+    assert response.status == status
+    assert auth.COOKIE not in response.cookies
+    if scripts:
+        assert response.content_type == "application/problem+json"
+        assert reason in (await response.json())["detail"]
+    else:
+        page = await response.text()
+        assert view(page) == "sign-in"
+        assert reason in unescape(page).lower().replace("jwt", "JWT")
+        assert 'action="./sign-in"' in page, "the page's addresses are relative to /admin/sign-in here"
+        assert token == "" or token not in page
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+
+
+async def test_without_scripts_signing_in_and_out_leads_back_to_the_page(client: Client) -> None:
+    response = await client.post("/admin/sign-in", data={"token": ADMIN}, allow_redirects=False)
+    assert (response.status, response.headers["Location"]) == (303, "../admin")
+    assert view(await (await client.get("/admin")).text()) == "panel"
+    response = await client.post("/admin/sign-out", allow_redirects=False)
+    assert (response.status, response.headers["Location"]) == (303, "../admin")
+    assert view(await (await client.get("/admin")).text()) == "sign-in"
+
+
+@pytest.mark.parametrize("path", ["/admin/sign-in", "/admin/sign-out"])
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
+async def test_a_page_of_another_site_can_neither_sign_in_nor_out(
+    client: Client, path: str, headers: dict[str, str]
+) -> None:
+    response = await client.post(path, data={"token": ADMIN}, headers={**JSON, **headers})
+    assert response.status == 403
+    assert auth.COOKIE not in response.cookies
+
+
+async def test_a_cookie_that_is_forged_expired_or_no_admins_shows_the_form(client: Client) -> None:
+    for token in (FORGED, EXPIRED, USER, "nonsense"):
+        client.session.cookie_jar.update_cookies({auth.COOKIE: token}, client.make_url("/"))
+        response = await client.get("/admin")
+        assert (response.status, view(await response.text())) == (200, "sign-in")
+
+
+async def test_a_users_name_cannot_bring_html_into_the_page(client: Client) -> None:
+    name = "<script>alert(1)</script>\"'&"
+    token = AUTHENTICATOR.sign(name, role="admin")
+    await client.post("/admin/sign-in", data={"token": token}, headers=JSON)
+    page = await (await client.get("/admin")).text()
+    assert "<script>alert" not in page
+    match = re.search(r'data-user="([^"]*)"', page)
+    assert match is not None
+    assert unescape(match[1]) == name
+
+
+async def test_reloading_the_answer_to_the_form_leads_to_the_page(client: Client) -> None:
+    response = await client.get("/admin/sign-in", allow_redirects=False)
+    assert (response.status, response.headers["Location"]) == (303, "../admin")
+
+
+async def test_the_address_with_a_slash_leads_to_the_one_without(client: Client) -> None:
+    response = await client.get("/admin/", allow_redirects=False)
+    assert (response.status, response.headers["Location"]) == (308, "../admin")
+
+
+async def test_files_are_revalidated_and_not_sent_twice(client: Client) -> None:
+    response = await client.get("/admin/static/messaging-stats.js")
+    assert response.headers["Content-Type"].startswith("text/javascript")
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["Content-Encoding"] in ("gzip", "deflate")
+    again = await client.get("/admin/static/messaging-stats.js", headers={"If-None-Match": response.headers["ETag"]})
+    assert (again.status, await again.read()) == (304, b"")
+
+
+@pytest.mark.parametrize("name", ["admin.html", "nothing.js", "..%2fadmin.py", "%2e%2e%2fauth.py"])
+async def test_no_other_file_is_served(client: Client, name: str) -> None:
+    response = await client.get(f"/admin/static/{name}")
+    assert response.status == 404
+
+
+async def test_the_history_is_for_admins_by_token_or_by_cookie(client: Client) -> None:
+    assert (await client.get(HISTORY)).status == 401
+    assert (await client.get(HISTORY, headers={"Authorization": f"Bearer {FORGED}"})).status == 401
+    assert (await client.get(HISTORY, headers={"Authorization": f"Bearer {USER}"})).status == 403
+    response = await client.get(HISTORY, headers={"Authorization": f"Bearer {ADMIN}"})
+    assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
+    assert (await response.json())["figures"]["active_connections"] == [3]
+    await signed_in(client)
+    assert (await client.get(HISTORY)).status == 200
