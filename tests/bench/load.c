@@ -333,6 +333,9 @@ static void do_connect(void) {
 static void do_fanout(void) {
     long pid = (long)number("pid", 0); uint32_t window = (uint32_t)number("inflight", 1), senders = (uint32_t)number("senders", 1);
     double seconds = number("seconds", 1); uint32_t first = (uint32_t)number("first", 0);
+    int echo = (int)number("echo", 0);       /* this server sends to the sender, too */
+    double quiet = now() + 0.02; uint64_t before = run.bytes, bound = 0;        /* what an earlier command left behind */
+    while (now() < quiet && bound++ < 1000000) { turn(5); if (run.bytes != before) { before = run.bytes; quiet = now() + 0.02; } }
     begin(); run.fanout = 1; run.members = (uint32_t)number("members", opened);
     for (uint32_t i = 0; i < opened; i++) conns[i].level = 0;
     double own0 = own_cpu(), cpu0 = cpu_of(pid), t0 = now(), stop = t0 + seconds;
@@ -342,12 +345,12 @@ static void do_fanout(void) {
         while (!over && run.sent - run.completed < window) {
             Conn *c = &conns[first + run.sent % senders];
             if (c->fd < 0) break;
-            run.sent_at[run.sent % RING] = now(); put_template(c); run.sent++; level_up(c);
+            run.sent_at[run.sent % RING] = now(); put_template(c); run.sent++; if (!echo) level_up(c);
         }
         flush_dirty();
         turn(20);
     }
-    uint64_t missing = run.sent - run.completed;
+    uint64_t missing = run.sent > run.completed ? run.sent - run.completed : 0;
     failed += missing;
     report("fanout", t0, cpu0, own0, pid);
 }

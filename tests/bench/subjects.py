@@ -36,6 +36,7 @@ class Subject:
 
     name = ""
     deliver = '{"type":"typing"'  # how a delivered frame's payload begins
+    echoes = False  # does a sender get its own frame back
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -145,6 +146,7 @@ class BareUvloop(Peer):
 
 class UWebSockets(Peer):
     name, script, needs = "uWebSockets (C++)", "uwebsockets.py", "socketify"
+    echoes = True  # socketify's publish knows no sender: one delivery more a message, and it counts as one
 
 
 class Epoll(Peer):
@@ -207,8 +209,10 @@ class Ours(Subject):
     name = "messaging-exporter"
     extra: tuple[str, ...] = ()
 
-    def __init__(self, *, database_url: str = "", kind: str = "typing") -> None:
+    def __init__(self, *, database_url: str = "", kind: str = "typing", label: str = "", bare: bool = False) -> None:
         super().__init__()
+        self.name = label or self.name
+        self.bare = bare  # without instruments: the bench's own launcher, not a switch of the product
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
         self.database_url = database_url
         self.kind = kind
@@ -225,7 +229,7 @@ class Ours(Subject):
             "typing.timeout": "3600s",
             "log.level": "warning",
         }
-        launcher = ["-m", "exporter"]
+        launcher = ["-m", "tests.bench.without_instruments" if self.bare else "exporter"]
         return [sys.executable, *launcher, "serve", *(f"--{key}={value}" for key, value in options.items()), *self.extra]
 
     def environment(self) -> dict[str, str]:

@@ -1,0 +1,78 @@
+"""``python -m tests.bench [experiment…]``: measure this machine, print tables.
+
+Each experiment is one command, bounded in time. Server and load run on different cores, peers and limits in the same
+run, their windows in turn; a cost is the CPU time of the server process divided by what it did, so that it does not
+depend on who else was busy. The load client is C where the machine has a compiler, and says how busy it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.bench.machine import describe, raise_files
+from tests.bench.options import Options
+
+EXPERIMENTS = {
+    "fanout": "fan-out of typing events and durable sends, with peers and limits",
+    "inbound": "typing and join/leave events per second, instruments on and off",
+    "connections": "memory per connection, connect + join rate, reconnect storm",
+    "scrape": "/metrics under load, and the stall that it causes",
+    "durable": "durable sends per second on SQLite and PostgreSQL",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.split("\n")[0])
+    listed = "; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items())
+    parser.add_argument("experiment", nargs="*", help=f"{listed} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    parser.add_argument("--window", type=float, default=0.6, help="seconds of one measurement (default 0.6)")
+    parser.add_argument("--quick", action="store_true", help="2 short rounds, smaller sizes: does it work at all")
+    parser.add_argument("--sizes", help="receivers, with commas (default 10,100,1000)")
+    parser.add_argument("--connections", help="steps of open connections, with commas")
+    parser.add_argument("--only", default="", help="subjects whose names contain one of these, with commas")
+    parser.add_argument("--no-durable", action="store_true", help="leave durable sends out of the fan-out")
+    parser.add_argument("--output", type=Path, help="also write the tables there")
+    given = parser.parse_args()
+    unknown = set(given.experiment) - set(EXPERIMENTS)
+    if unknown:
+        parser.error(f"unknown experiment {', '.join(sorted(unknown))}; there are {', '.join(EXPERIMENTS)}")
+    plain = Options()
+    options = Options(
+        rounds=2 if given.quick else given.rounds,
+        window=0.3 if given.quick else given.window,
+        sizes=_numbers(given.sizes) or ((10, 100) if given.quick else plain.sizes),
+        connections=_numbers(given.connections) or ((200, 1_000) if given.quick else plain.connections),
+        durable=not given.no_durable,
+        only=tuple(word for word in given.only.split(",") if word),
+    )
+    files = raise_files()
+    head = [datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), *describe(), f"open files: {files}"]
+    parts = ["\n".join(f"- {line}" for line in head) + "\n"]
+    print(parts[0], flush=True)
+    failed = 0
+    for name in given.experiment or EXPERIMENTS:
+        started = time.monotonic()
+        print(f"{name}: {EXPERIMENTS[name]}", flush=True)
+        try:
+            text = importlib.import_module(f"tests.bench.{name}").run(options)
+        except (RuntimeError, OSError) as error:
+            failed = 1
+            text = f"### {name}\n\nfailed: {error}\n"
+        parts.append(text)
+        print(f"\n{text}\n({name}: {time.monotonic() - started:.0f} s)\n", flush=True)
+    if given.output:
+        given.output.write_text("\n".join(parts))
+    return failed
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(",")) if text else ()
+
+
+sys.exit(main())
