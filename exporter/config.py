@@ -1,4 +1,4 @@
-"""Settings: what may be chosen, with units and defaults. Reading them from flags, environment and file is in cli."""
+"""Settings: what may be chosen, with units and defaults. Reading them is in options."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ class Address:
 
     host: str
     port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
 
 import jwt
 from aiohttp import web
@@ -24,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.types import Options
 
-from exporter import secret
+from exporter import secret, values
 from exporter.config import Settings
 from exporter.errors import Misconfigured, Refusal
 from exporter.protocol import check_identifier
@@ -272,12 +271,10 @@ def csrf_safe(request: web.Request) -> bool:
 
 def normal_origin(text: str) -> str | None:
     """An origin in one form only (lower case, no default port, no path), None when it is none."""
-    parts, port = _split(text)
-    if parts is None or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+    try:
+        return None if text == "*" else values.origin(text)
+    except ValueError:
         return None
-    if "@" in parts.netloc:
-        return None
-    return f"{parts.scheme}://{_authority(parts.hostname, port)}"
 
 
 def _is_same_origin(request: web.Request, origin: str) -> bool:
@@ -289,22 +286,6 @@ def _is_same_origin(request: web.Request, origin: str) -> bool:
     if request.secure and scheme != "https":
         return False
     return normal_origin(f"{scheme}://{request.headers.get('Host', '')}") == f"{scheme}://{authority}"
-
-
-def _split(text: str) -> tuple[SplitResult | None, int | None]:
-    try:
-        parts = urlsplit(text.lower())
-        port = parts.port
-    except ValueError:
-        return None, None
-    if parts.scheme not in ("http", "https"):
-        return None, None
-    return parts, None if port == {"http": 80, "https": 443}[parts.scheme] else port
-
-
-def _authority(host: str, port: int | None) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return name if port is None else f"{name}:{port}"
 
 
 # --- the admin's cookie -----------------------------------------------------------------------------------

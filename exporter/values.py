@@ -1,0 +1,136 @@
+"""Values as people write them: durations, addresses, origins, switches. Knows no flag, no file, no setting.
+
+Every function takes text and raises ValueError with what was expected, in lower case and without the text:
+whoever knows where the text came from adds that, and decides whether it may be shown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from exporter.config import Address
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]@]*)):(\d{1,5})", re.ASCII)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+MAX_DURATION: Final = 366 * 86_400.0  # seconds; timers and dates must hold it
+
+
+def duration(text: str) -> float:
+    """Seconds in ``5s``, ``500ms``, ``1h30m``, ``1.5s``; ``0`` needs no unit."""
+    if text == "0":
+        return 0.0
+    parts = list(_DURATION.finditer(text))
+    if not parts or "".join(part[0] for part in parts) != text:
+        raise ValueError("expected a duration such as 500ms, 5s, 1h30m or 1d")
+    seconds = sum(float(part[1]) * _UNITS[part[2]] for part in parts)
+    if not math.isfinite(seconds) or seconds > MAX_DURATION:
+        raise ValueError("expected a duration of a year at most")
+    return seconds
+
+
+def positive_duration(text: str) -> float:
+    """Like ``duration``, but more than nothing."""
+    seconds = duration(text)
+    if seconds <= 0:
+        raise ValueError("expected a duration above 0")
+    return seconds
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """A parser of whole numbers from ``least`` to ``most``; ``_`` may group digits as in Python and YAML."""
+
+    def parse(text: str) -> int:
+        if re.fullmatch(r"\d{1,18}(?:_\d{1,18}){0,6}", text, re.ASCII):
+            value = int(text)
+            if least <= value <= most:
+                return value
+        raise ValueError(f"expected a whole number from {least} to {most}")
+
+    return parse
+
+
+def address(text: str) -> Address:
+    """``127.0.0.1:8765``, ``[::1]:8765``, ``name:8765``; ``:8765`` is all interfaces, port 0 any free one."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match[3]) > 65_535:
+        raise ValueError("expected HOST:PORT, [IPv6]:PORT or :PORT")
+    return Address(match[1] or match[2] or "", int(match[3]))
+
+
+def origin(text: str) -> str:
+    """A browser's Origin in its one form: ``https://chat.example.com``; ``*`` is any."""
+    if text == "*":
+        return text
+    expected = "expected an origin such as https://chat.example.com, or *"
+    try:
+        parts = urlsplit(text.lower())
+        port = parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
+        raise ValueError(expected)
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(expected)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}")
+
+
+def path(text: str) -> Path:
+    """A file or folder; relative ones are relative to where the command was started."""
+    if not text or "\x00" in text:
+        raise ValueError("expected a path")
+    return Path(text).expanduser()
+
+
+def route(text: str) -> str:
+    """Where the metrics are served: ``/metrics``. No page of ours may be hidden by it."""
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) or {"..", "."} & set(text.split("/")):
+        raise ValueError("expected a path such as /metrics")
+    if text in ("/admin", "/openapi.json") or text.startswith(("/-/", "/admin/", "/v1/", "/static/")):
+        raise ValueError("expected a path that is not one of the server's own")
+    return text
+
+
+def switch(text: str) -> bool:
+    """``true`` or ``false``, also ``yes/no``, ``on/off``, ``1/0``."""
+    match text.lower():
+        case "true" | "yes" | "on" | "1":
+            return True
+        case "false" | "no" | "off" | "0":
+            return False
+    raise ValueError("expected true or false")
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """A parser that takes these words only."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError("expected " + ", ".join(choices[:-1]) + " or " + choices[-1])
+        return text.lower()
+
+    return parse
+
+
+def database_url(text: str) -> str:
+    """A URL of SQLite or PostgreSQL; the store looks closer. It may hold a password: never shown."""
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme.split("+")[0] not in ("sqlite", "postgresql", "postgres"):
+        raise ValueError("expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
+    return text
+
+
+def holds_password(url: str) -> bool:
+    """Is there a password in this URL, in whatever place people put it? In doubt: yes."""
+    rest = url.partition("://")[2] or url
+    before, at, _ = rest.rpartition("@")
+    if at and before.partition(":")[2]:
+        return True
+    return re.search(r"(?:passw|pwd|passphrase)[^=&\s]*=[^&\s]", rest, re.IGNORECASE) is not None
