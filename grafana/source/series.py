@@ -1,0 +1,164 @@
+"""Series for promtool's rule tests: a healthy cluster of two nodes, an idle one, and faults put over them.
+
+One sample per minute. promtool's notation: ``a+bxn`` is a and n further samples, each b higher; ``_`` is a
+missing sample. The functions below make it; they know nothing of alerts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+Series = dict[str, str]
+
+NODES = ("a:8765", "b:8765")
+LENGTH = 180  # minutes of a test, unless it says otherwise
+BOUNDS = {
+    "messaging_command_duration_seconds": ("0.005", "0.25", "0.5", "10.0"),
+    "messaging_message_persist_duration_seconds": ("0.005", "0.25", "0.5", "10.0"),
+    "messaging_message_delivery_duration_seconds": ("0.005", "0.25", "0.5", "10.0"),
+    "messaging_event_loop_lag_seconds": ("0.005", "0.25", "0.5", "2.5"),
+    "messaging_broker_lag_seconds": ("0.005", "0.25", "0.5", "10.0"),
+}
+CLOSED = (
+    "client", "shutdown", "heartbeat", "slow_consumer", "protocol_error", "rate_limited", "token_expired",
+    "internal_error",
+)  # fmt: skip
+REJECTED = ("unauthenticated", "origin", "capacity", "user_limit", "draining", "handshake")
+CODES = (
+    "bad_frame", "unknown_type", "not_joined", "forbidden", "not_found", "too_large", "rate_limited", "unavailable",
+    "internal",
+)  # fmt: skip
+
+
+def steady(value: float | str, minutes: int = LENGTH) -> str:
+    """One value all the time."""
+    return f"{value}x{minutes}"
+
+
+def growing(per_minute: float, minutes: int = LENGTH, start: float = 0) -> str:
+    """A counter that grows evenly."""
+    return f"{start:g}+{per_minute:g}x{minutes}"
+
+
+def levels(*parts: tuple[int, float | str]) -> str:
+    """A gauge with one value after another: (minutes, value)."""
+    return " ".join(f"{value}x{minutes - 1}" if minutes > 1 else f"{value}" for minutes, value in parts)
+
+
+def ramps(*parts: tuple[int, float]) -> str:
+    """A counter with one speed after another: (minutes, growth per minute)."""
+    texts, value = [], 0.0
+    for minutes, growth in parts:
+        texts.append(f"{value:g}+{growth:g}x{minutes - 1}")
+        value += growth * minutes
+    return " ".join(texts)
+
+
+def seconds(*parts: tuple[int, float, float]) -> str:
+    """A time stamp: (minutes, seconds at its first sample, growth per minute). Time starts at 0 in promtool."""
+    return " ".join(f"{start:g}+{growth:g}x{minutes - 1}" for minutes, start, growth in parts)
+
+
+def name(metric: str, node: str, **labels: str) -> str:
+    """A series' name with the labels that Prometheus adds."""
+    pairs = {"job": "messaging", "instance": node, **labels}
+    return metric + "{" + ", ".join(f'{key}="{value}"' for key, value in pairs.items()) + "}"
+
+
+def histogram(metric: str, node: str, counts: dict[str, str], **labels: str) -> Iterator[tuple[str, str]]:
+    """Buckets and count, each with its values, by upper bound; ``+Inf`` is also the count."""
+    for bound, values in counts.items():
+        yield name(f"{metric}_bucket", node, **labels, le=bound), values
+    yield name(f"{metric}_count", node, **labels), counts["+Inf"]
+
+
+def _fast(metric: str, node: str, per_minute: float, minutes: int, **labels: str) -> Iterator[tuple[str, str]]:
+    """A histogram whose observations are all in the first bucket."""
+    values = growing(per_minute, minutes)
+    return histogram(metric, node, dict.fromkeys((*BOUNDS[metric], "+Inf"), values), **labels)
+
+
+def _node(node: str, busy: bool, minutes: int) -> Iterator[tuple[str, str]]:
+    def gauge(metric: str, value: float, **labels: str) -> tuple[str, str]:
+        return name(metric, node, **labels), steady(value, minutes)
+
+    def counter(metric: str, per_minute: float, **labels: str) -> tuple[str, str]:
+        return name(metric, node, **labels), growing(per_minute if busy else 0, minutes)
+
+    now = growing(60, minutes)
+    on = 1 if busy else 0
+    yield gauge("up", 1)
+    yield gauge("messaging_build_info", 1, version="1.0.0")
+    yield gauge("process_start_time_seconds", 0)
+    yield gauge("process_open_fds", 120)
+    yield gauge("process_max_fds", 1024)
+    yield name("messaging_active_connections", node), growing(2 * on, minutes, 100 * on)
+    yield gauge("messaging_connected_users", 90 * on)
+    yield gauge("messaging_active_conversations", 40 * on)
+    yield gauge("messaging_participants", 200 * on)
+    yield gauge("messaging_typing_users", 5 * on)
+    yield gauge("messaging_connection_limit", 20000)
+    yield gauge("messaging_slow_consumers", 1 * on)
+    yield gauge("messaging_typing_oldest_age_seconds", 4 * on)
+    for figure in ("active_connections", "connected_users", "active_conversations", "participants", "typing_users"):
+        yield gauge("messaging_live_drift", 0, figure=figure)
+    # Conserved: opened - closed = active, joins - leaves = participants, started - stopped = typing.
+    yield name("messaging_connections_opened_total", node), growing(32 * on, minutes, 100 * on)
+    for reason in CLOSED:
+        yield counter("messaging_connections_closed_total", {"client": 29, "heartbeat": 1}.get(reason, 0), reason=reason)
+    for reason in REJECTED:
+        yield counter("messaging_connections_rejected_total", 1, reason=reason)
+    yield name("messaging_joins_total", node), growing(60 * on, minutes, 200 * on)
+    for reason in ("leave", "disconnect", "removed"):
+        yield counter("messaging_leaves_total", {"leave": 20, "disconnect": 40}.get(reason, 0), reason=reason)
+    yield name("messaging_typing_started_total", node), growing(300 * on, minutes, 5 * on)
+    for reason in ("stop", "timeout", "message", "leave", "disconnect"):
+        yield counter("messaging_typing_stopped_total", {"message": 250, "stop": 50}.get(reason, 0), reason=reason)
+    yield counter("messaging_messages_accepted_total", 600)
+    yield counter("messaging_deliveries_total", 3000)
+    yield counter("messaging_deliveries_dropped_total", 1)
+    for command in ("join", "leave", "typing", "send", "read", "ping", "unknown"):
+        for code in CODES:
+            per_minute = 2 if code not in ("internal", "unavailable") else 0
+            yield counter("messaging_commands_rejected_total", per_minute, command=command, code=code)
+    for command in ("join", "leave", "typing", "send", "read", "ping"):
+        yield from _fast("messaging_command_duration_seconds", node, 600 * on, minutes, command=command)
+    yield from _fast("messaging_message_persist_duration_seconds", node, 600 * on, minutes)
+    for path in ("local", "cluster"):
+        yield from _fast("messaging_message_delivery_duration_seconds", node, 600 * on, minutes, path=path)
+    yield from _fast("messaging_event_loop_lag_seconds", node, 600, minutes)
+    yield from _fast("messaging_broker_lag_seconds", node, 600 * on, minutes)
+    yield gauge("messaging_cluster_nodes", 2)
+    yield name("messaging_cluster_connections", node), growing(4 * on, minutes, 200 * on)
+    yield gauge("messaging_cluster_users", 150 * on)
+    yield name("messaging_cluster_snapshot_timestamp_seconds", node), now
+    yield gauge("messaging_broker_up", 1)
+    yield gauge("messaging_database_up", 1)
+    yield name("messaging_database_last_success_timestamp_seconds", node), now
+    yield gauge("messaging_database_pool_connections", 2 * on, state="in_use")
+    yield gauge("messaging_database_pool_connections", 3, state="idle")
+    yield gauge("messaging_inaccurate_conversations", 0)
+    yield name("messaging_verified_timestamp_seconds", node), now
+
+
+def healthy(minutes: int = LENGTH) -> Series:
+    """Two nodes with much traffic, with the few errors and refusals that every day has."""
+    return {key: values for node in NODES for key, values in _node(node, True, minutes)}
+
+
+def idle(minutes: int = LENGTH) -> Series:
+    """Two nodes that nobody uses: every live figure 0, no counter moves."""
+    return {key: values for node in NODES for key, values in _node(node, False, minutes)}
+
+
+def over(base: Series, faults: Iterable[tuple[str, str | None]]) -> Series:
+    """``base`` with other values for some series; ``None`` takes a series out."""
+    result = dict(base)
+    for key, values in faults:
+        if key not in base:
+            raise KeyError(f"{key} is not in the base: a fault in a series that does not exist proves nothing")
+        if values is None:
+            del result[key]
+        else:
+            result[key] = values
+    return result
