@@ -59,6 +59,7 @@ static uint64_t running_number;
 static Conn **dirty; static uint32_t dirty_n;
 
 /* what the current command looks for */
+static double quiet_time;
 static struct {
     char deliver[96], answer[96], answer2[96]; size_t deliver_n, answer_n, answer2_n;
     uint64_t deliveries, answers, others, bytes;
@@ -263,7 +264,9 @@ static const char *text(const char *key, const char *otherwise) {
     while ((p = strstr(p, key))) {
         if (p > line && p[-1] == ' ' && p[n] == '=') {
             char *v = value[at++ % 16]; size_t m = strcspn(p + n + 1, " \n"); if (m > 255) m = 255;
-            memcpy(v, p + n + 1, m); v[m] = 0; return v;
+            memcpy(v, p + n + 1, m); v[m] = 0;
+            for (char *q = v; *q; q++) if (*q == 1) *q = ' ';      /* load.py writes a space so */
+            return v;
         }
         p += n;
     }
@@ -288,15 +291,15 @@ static void set_probe(void) {
 static void report(const char *name, double t0, double cpu0, double own0, long pid) {
     double t = now() - t0;
     printf("{\"command\": \"%s\", \"seconds\": %.6f, \"server_cpu\": %.6f, \"client_cpu\": %.6f", name, t, cpu_of(pid) - cpu0, own_cpu() - own0);
-    printf(", \"sent\": %lu, \"deliveries\": %lu, \"answers\": %lu, \"others\": %lu, \"bytes\": %lu, \"joined\": %u, \"failed\": %u",
-           run.sent, run.deliveries, run.answers, run.others, run.bytes, joined_count(), failed);
+    printf(", \"quiet\": %.6f, \"sent\": %lu, \"deliveries\": %lu, \"answers\": %lu, \"others\": %lu, \"bytes\": %lu, \"joined\": %u, \"failed\": %u",
+           quiet_time, run.sent, run.deliveries, run.answers, run.others, run.bytes, joined_count(), failed);
     percentiles("latency", samples, sample_n);
     percentiles("probe", probe_samples, probe_n);
     printf("}\n"); fflush(stdout);
     probe_interval = 0; probe = NULL; run.fanout = run.request = 0; run.deliver_n = run.answer_n = run.answer2_n = 0;
 }
 static void begin(void) {
-    memset(&run, 0, sizeof run); sample_n = 0; failed = 0;
+    memset(&run, 0, sizeof run); sample_n = 0; failed = 0; quiet_time = 0;
     snprintf(run.deliver, sizeof run.deliver, "%s", text("deliver", "")); run.deliver_n = strlen(run.deliver);
     snprintf(run.answer, sizeof run.answer, "%s", text("answer", "")); run.answer_n = strlen(run.answer);
     snprintf(run.answer2, sizeof run.answer2, "%s", text("answer2", "")); run.answer2_n = strlen(run.answer2);
@@ -391,9 +394,10 @@ static void do_request(void) {
         flush_dirty();
         turn(20);
     }
-    uint64_t patience_deliveries = run.deliveries; double quiet = now() + 0.3;   /* what is still on its way */
-    while (now() < quiet) { turn(5); if (run.deliveries != patience_deliveries) { patience_deliveries = run.deliveries; quiet = now() + 0.05; } }
+    double over = now(), quiet = over + 0.05; uint64_t seen = run.deliveries;       /* what is still on its way */
+    while (now() < quiet && now() < over + 5) { turn(5); if (run.deliveries != seen) { seen = run.deliveries; quiet = now() + 0.05; } }
     failed += run.sent > run.answers ? run.sent - run.answers : 0;
+    quiet_time = now() - over;
     report("request", t0, cpu0, own0, pid);
 }
 /* paced rate=R senders=S seconds=T: an open loop */

@@ -99,7 +99,7 @@ class Load:
     def start(self, command: str, **arguments: object) -> None:
         """Begin a command without waiting for its end."""
         arguments.setdefault("pid", self.server_pid)
-        line = " ".join([command, *(f"{key}={value}" for key, value in arguments.items())])
+        line = " ".join([command, *(f"{key}={value}".replace(" ", "\1") for key, value in arguments.items())])
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()

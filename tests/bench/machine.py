@@ -59,13 +59,15 @@ def describe() -> list[str]:
     model = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     memory_line = Path("/proc/meminfo").read_text().splitlines()[0].split()[1]
     server, load = cores()
     load1, load5, _ = os.getloadavg()
     return [
-        f"{model}, {len(os.sched_getaffinity(0))} cores, {int(memory_line) / 1048576:.0f} GiB, Linux {platform.release()}",
+        f"{model}, {os.cpu_count()} cores, {int(memory_line) / 1048576:.0f} GiB, Linux {platform.release()}",
         f"Python {platform.python_version()}, node {_version('node', '--version')}, {_version('cc', '--version')}",
         f"server on core {server}, load on core {load}; load average before: {load1:.1f} (1 min), {load5:.1f} (5 min)",
     ]

@@ -91,7 +91,9 @@ class Subject:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def room(self, size: int) -> list[Connection]:
@@ -104,8 +106,27 @@ class Subject:
 
 def event(room: str = "room") -> str:
     """What peers are sent and hand on: 120 bytes that look like our typing event."""
-    text = json.dumps({"type": "typing", "conversation": room, "user": "u-000001", "active": True}, separators=(",", ":"))
+    text = json.dumps(
+        {"type": "typing", "conversation": room, "user": "u-000001", "active": True}, separators=(",", ":")
+    )
     return text[:-1] + "," + '"pad":"' + "x" * (PAYLOAD - len(text) - 9) + '"}'
+
+
+PING = '{"type":"ping"}'
+
+
+def join(room: str) -> str:
+    """The product's command."""
+    return f'{{"type":"join","conversation":"{room}"}}'
+
+
+def commands(room: str, kind: str) -> list[str]:
+    """What a connection of the product sends in turn."""
+    if kind == "send":
+        return [f'{{"type":"send","conversation":"{room}","id":"{NUMBER}","body":"{"x" * (PAYLOAD // 2)}"}}']
+    if kind == "join":
+        return [f'{{"type":"leave","conversation":"{room}"}}', join(room)]
+    return [f'{{"type":"typing","conversation":"{room}","active":{active}}}' for active in ("true", "false")]
 
 
 class Peer(Subject):
@@ -195,6 +216,31 @@ class _SocketIoFrames(Peer):
         ]
 
 
+class AiohttpLabels(Peer):
+    """The instrumented peer of the inbound comparison; it speaks the product's commands."""
+
+    name, script = "aiohttp + json + labels()", "aiohttp_labels.py"
+    pong, joined, left = '{"type": "pong"', '{"type": "joined"', '{"type": "left"'
+
+    def __init__(self, *, kind: str = "typing") -> None:
+        super().__init__()
+        self.kind = kind
+
+    def rooms(self, sizes: list[int]) -> list[Connection]:
+        return [
+            Connection(
+                [
+                    upgrade(f"/ws?user=u{number:05d}-{i:04d}"),
+                    (frame(join(room).encode()), self.joined.encode()),
+                ],
+                commands(room, self.kind),
+            )
+            for number, size in enumerate(sizes)
+            for room in [f"room-{number:05d}".ljust(50, "x")]
+            for i in range(size)
+        ]
+
+
 class PythonSocketIo(_SocketIoFrames):
     name, script, needs = "python-socketio", "python_socketio.py", "socketio"
 
@@ -207,6 +253,7 @@ class Ours(Subject):
     """``messaging-exporter serve`` as a real process, with nothing taken out; only the limits are raised."""
 
     name = "messaging-exporter"
+    pong, joined, left, ack = '{"type":"pong"', '{"type":"joined"', '{"type":"left"', '{"type":"ack"'
     extra: tuple[str, ...] = ()
 
     def __init__(self, *, database_url: str = "", kind: str = "typing", label: str = "", bare: bool = False) -> None:
@@ -230,7 +277,13 @@ class Ours(Subject):
             "log.level": "warning",
         }
         launcher = ["-m", "tests.bench.without_instruments" if self.bare else "exporter"]
-        return [sys.executable, *launcher, "serve", *(f"--{key}={value}" for key, value in options.items()), *self.extra]
+        return [
+            sys.executable,
+            *launcher,
+            "serve",
+            *(f"--{key}={value}" for key, value in options.items()),
+            *self.extra,
+        ]
 
     def environment(self) -> dict[str, str]:
         more = {"MESSAGING_DATABASE_URL": self.database_url} if self.database_url else {}
@@ -282,14 +335,16 @@ class Ours(Subject):
             connection.close()
             raise
 
-    def rooms(self, sizes: list[int]) -> list[Connection]:
-        return [connection for number, size in enumerate(sizes) for connection in self._room(number, size)]
+    def rooms(self, sizes: list[int], first: int = 0) -> list[Connection]:
+        return [connection for number, size in enumerate(sizes, first) for connection in self._room(number, size)]
 
     def _room(self, number: int, size: int) -> list[Connection]:
         users = [f"u{number:05d}-{i:04d}" for i in range(size)]
         # a typing event on the wire is then 120 bytes
         room = f"room-{number:05d}-{os.urandom(4).hex()}".ljust(PAYLOAD - len(users[0]) - 57, "x")
-        status, text = self.request("POST", "/v1/messaging/conversations", {"id": room, "participants": users}, users[0])
+        status, text = self.request(
+            "POST", "/v1/messaging/conversations", {"id": room, "participants": users}, users[0]
+        )
         if status != 201:
             raise RuntimeError(f"creating a conversation: {status} {text[:200]!r}")
         return [self.member(room, user) for user in users]
@@ -297,17 +352,9 @@ class Ours(Subject):
     def member(self, room: str, user: str) -> Connection:
         steps = [
             upgrade("/v1/messaging/ws", [f"Authorization: Bearer {self.token(user)}"]),
-            (frame(json.dumps({"type": "join", "conversation": room}).encode()), b'{"type":"joined"'),
+            (frame(join(room).encode()), b'{"type":"joined"'),
         ]
-        return Connection(steps, self.templates(room))
-
-    def templates(self, room: str) -> list[str]:
-        if self.kind == "send":
-            pad = "x" * (PAYLOAD // 2)
-            return [f'{{"type":"send","conversation":"{room}","id":"{NUMBER}","body":"{pad}"}}']
-        if self.kind == "join":
-            return [f'{{"type":"leave","conversation":"{room}"}}', f'{{"type":"join","conversation":"{room}"}}']
-        return [f'{{"type":"typing","conversation":"{room}","active":{active}}}' for active in ("true", "false")]
+        return Connection(steps, commands(room, self.kind))
 
 
 PEERS = (Epoll, BareUvloop, UWebSockets, NodeWs, AiohttpSend, Websockets, SocketIo, PythonSocketIo)

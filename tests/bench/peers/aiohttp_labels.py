@@ -67,7 +67,9 @@ async def command(ws: web.WebSocketResponse, user: str, text: str) -> None:
         participants.add((room, user))
         LIVE.labels(figure="participants").set(len(participants))
         LIVE.labels(figure="active_conversations").set(len(rooms))
-        await ws.send_str(json.dumps({"type": "joined", "conversation": room, "participants": sorted(rooms[room].values())}))
+        await ws.send_str(
+            json.dumps({"type": "joined", "conversation": room, "participants": sorted(rooms[room].values())})
+        )
         await others(room, ws, {"type": "participant_joined", "conversation": room, "user": user})
     elif kind == "leave":
         room = frame["conversation"]

@@ -28,7 +28,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.upgraded:
-            key = next(x.split(b":", 1)[1].strip() for x in data.split(b"\r\n") if x.lower().startswith(b"sec-websocket-key"))
+            key = next(
+                x.split(b":", 1)[1].strip() for x in data.split(b"\r\n") if x.lower().startswith(b"sec-websocket-key")
+            )
             accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324
             self.transport.write(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -1,0 +1,106 @@
+"""Durable sends with acknowledgement: 64 senders, each in a conversation with ten others, on either database.
+
+Each sender waits for its ``ack`` before it sends again (and, in the second row, keeps four under way); the ten others
+get the message. Everything is on: triggers, totals, metrics. PostgreSQL is started by the bench, on the load's core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from tests.bench.load import Load
+from tests.bench.options import Options
+from tests.bench.report import Sample, table
+from tests.bench.subjects import Ours
+
+SENDERS = 64
+OTHERS = 10
+FLIGHTS = (1, 4)
+
+
+@contextmanager
+def postgres() -> Iterator[str | None]:
+    """The URL of an empty PostgreSQL, or None where there is none."""
+    try:
+        from tests.servers.postgres import Postgres, find_binaries
+    except ImportError:
+        yield None
+        return
+    if find_binaries() is None:
+        yield None
+        return
+    server = Postgres()
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def run(options: Options) -> str:
+    """Sends per second and what one costs."""
+    rows = []
+    with ExitStack() as stack:
+        url = stack.enter_context(postgres())
+        running = []
+        for name, database in (("SQLite", ""), ("PostgreSQL", url)):
+            if database is None:
+                print("  PostgreSQL: not measured, its binaries are not here", flush=True)
+                continue
+            subject = Ours(kind="send", database_url=database, label=name)
+            stack.enter_context(subject)
+            rooms = [subject.rooms([OTHERS + 1], first=number) for number in range(SENDERS)]
+            plan = [room[0] for room in rooms] + [member for room in rooms for member in room[1:]]
+            load = stack.enter_context(Load(plan, subject.port, subject.pid))
+            answer = load.run("connect", count=len(plan), window=128, limit=30)
+            if answer["joined"] != len(plan):
+                raise RuntimeError(f"{name}: {answer['joined']} of {len(plan)} joined")
+            running.append((subject, load))
+        for flight in FLIGHTS:
+            cells = {subject.name: [Sample() for _ in range(7)] for subject, _ in running}
+            for number in range(-1, options.rounds):
+                for subject, load in running:
+                    answer = load.run(
+                        "request",
+                        seconds=max(1.0, options.window),
+                        senders=SENDERS,
+                        inflight=flight,
+                        answer=Ours.ack,
+                        deliver=subject.deliver,
+                    )
+                    if answer["failed"] or answer["deliveries"] != OTHERS * answer["answers"]:
+                        raise RuntimeError(
+                            f"{subject.name}: {answer['failed']} not acknowledged, "
+                            f"{answer['deliveries']} of {OTHERS * answer['answers']} delivered"
+                        )
+                    if number < 0:
+                        continue
+                    busy = answer["seconds"] - answer["quiet"]
+                    values = (
+                        answer["answers"] / busy,
+                        answer["server_cpu"] / answer["answers"] * 1e6,
+                        answer["latency_p50"] * 1e3,
+                        answer["latency_p99"] * 1e3,
+                        answer["deliveries"] / busy,
+                        answer["server_cpu"] / busy,
+                        answer["client_cpu"] / busy,
+                    )
+                    for cell, value in zip(cells[subject.name], values, strict=True):
+                        cell.values.append(value)
+            for name, (rate, cost, p50, p99, deliveries, server, client) in cells.items():
+                rows.append(
+                    [
+                        name,
+                        str(flight),
+                        rate.show(0),
+                        cost.show(1),
+                        p50.show(1),
+                        p99.show(1),
+                        f"{deliveries.median:,.0f}",
+                        f"{server.median:.0%} / {client.median:.0%}",
+                    ]
+                )
+    head = ["database", "in flight each", "acknowledged/s", "µs CPU each", "ack p50, ms", "ack p99, ms", "deliveries/s",
+            "busy: server / load"]  # fmt: skip
+    return f"### Durable sends, {SENDERS} senders, {OTHERS} receivers each\n\n{table(head, rows)}\n"
