@@ -11,15 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from exporter import values
+from exporter import documents, values
 from exporter.config import Limits, Settings
 from exporter.errors import Misconfigured
 from exporter.logs import FORMATS, LEVELS, mask, printable
 
 PREFIX: Final = "MESSAGING_"
 CONFIG_FILE: Final = "config.file"
-MAX_CONFIG_BYTES: Final = 1_048_576
-_TWICE: Final = "a key stands twice"
 
 Given = str | bool | Sequence[str]
 
@@ -205,7 +203,7 @@ def _take_flag(reading: _Reading, option: Option, given: Given) -> None:
 
 
 def _take_file(reading: _Reading, path: Path) -> None:
-    for name, value in _flat(_load(path), path).items():
+    for name, value in _flat(documents.load(path), path).items():
         option = BY_NAME.get(name)
         if option is None:
             raise Misconfigured(f"{path}: there is no setting called {_shown(name)}")
@@ -225,38 +223,6 @@ def _texts(option: Option, value: Any, where: str) -> list[str]:
             raise Misconfigured(f"{where}: expected {'true or false' if option.switch else 'text or a number'}")
         texts.append(str(item))
     return texts
-
-
-def _load(path: Path) -> Any:
-    """The YAML document; a key that stands twice is an error, as everywhere in the ecosystem."""
-    import yaml  # here, because most starts have no file, and it costs 15 ms
-
-    class Loader(yaml.SafeLoader):
-        """Refuses what SafeLoader silently lets the last of win."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.constructor.ConstructorError(None, None, _TWICE, node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise Misconfigured(f"cannot read {path}: {(error.strerror or 'no reason given').lower()}") from error
-    if len(content) > MAX_CONFIG_BYTES:
-        raise Misconfigured(f"{path} is longer than {MAX_CONFIG_BYTES} bytes")
-    try:
-        return yaml.load(content, Loader)  # noqa: S506 - a SafeLoader with one more check
-    except yaml.MarkedYAMLError as error:
-        # The problem and the place, never the text: the line may be the one with the password.
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = _TWICE if error.problem == _TWICE else "not valid YAML"
-        raise Misconfigured(f"{path}{line}: {problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Misconfigured(f"{path}: not valid YAML in UTF-8") from error
 
 
 def _flat(document: Any, path: Path, prefix: str = "", depth: int = 0) -> dict[str, Any]:
