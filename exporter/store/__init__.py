@@ -1,0 +1,264 @@
+"""The database: messages, members, read marks, and totals that are exact after every commit.
+
+``Store`` is all that others import. Behind it: ``writer`` (queue, group commit), ``batch`` (one transaction),
+``statements`` and ``conversations`` (SQL, once for both databases), ``joins`` (coalesced look-ups), ``totals`` (the
+collector's statement), ``verify`` (the slow recount), ``database`` (connections, time limits), ``dialect`` with
+``sqlite`` and ``postgresql``, ``migrate`` with ``migrations``.
+
+It may not know a connection of a client, a frame, a metric or a broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from exporter.errors import BadFrame, Misconfigured, Refusal, Unavailable
+from exporter.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark, Totals
+from exporter.store import migrate, totals
+from exporter.store.batch import MarkItem, OperationItem, SendItem
+from exporter.store.conversations import Conversations
+from exporter.store.database import Database, Lane, Work
+from exporter.store.dialect import Dialect, Session
+from exporter.store.faults import Kind, Trouble
+from exporter.store.joins import Joins
+from exporter.store.places import dialect_of
+from exporter.store.statements import Statements
+from exporter.store.writer import Writer
+
+__all__ = ["Store", "utcnow"]
+
+T = TypeVar("T")
+
+REGISTER_WAIT = 0.25
+"""Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
+
+
+def utcnow() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+def _ignore(message: Message) -> None:
+    """Nobody wants to know of recovered messages."""
+
+
+class Store:
+    """The database of one process, used from one event loop.
+
+    Every method that refuses does so with a ``Refusal`` and has then changed nothing that it knows of; ``Unavailable``
+    means that trying again is right. Nothing here blocks the loop or takes longer than ``timeout`` seconds (``migrate``
+    excepted), however the database hangs.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        clock: Callable[[], datetime] = utcnow,
+        on_recovered: Callable[[Message], None] = _ignore,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            url: see ``exporter.store.urls.locate``; raises Misconfigured.
+            timeout: seconds, of one statement and of anything that is asked here.
+            clock: the time, aware; what "now" and "today" are.
+            on_recovered: called once, on the loop, with each message whose sender was told ``Unavailable`` or nothing
+                and that turned out to be durable; before the answer to a repetition of it.
+        """
+        self._dialect: Dialect = dialect_of(url)
+        self._timeout = timeout
+        self._clock = clock
+        self._on_recovered = on_recovered
+        self._statements = Statements(self._dialect)
+        self._conversations = Conversations(self._dialect)
+        self._database = Database(self._dialect, timeout)
+        self._joins = Joins(self._database, self._statements)
+        self._writer: Writer | None = None
+
+    # --- life ---------------------------------------------------------------------------------------------
+
+    async def migrate(self, revision: str = "head") -> None:
+        """Create or upgrade the schema; all of it or nothing, also when two processes do it at once.
+
+        Raises:
+            Misconfigured: rights, password, path, a newer schema.
+            Unavailable: it cannot be reached or is locked; the caller may try again.
+        """
+        try:
+            await migrate.migrate(self._dialect, revision)
+        except Trouble as trouble:
+            raise _at_start(trouble) from trouble
+
+    async def start(self) -> None:
+        """Check place, schema and rights, and begin to work. Errors as of ``migrate``."""
+        try:
+            await self._database.run(Lane.READ, self._check)
+        except Trouble as trouble:
+            raise _at_start(trouble) from trouble
+        self._dialect.adopt()
+        if self._writer is None:
+            self._writer = Writer(self._database, self._statements, self._clock, self._on_recovered)
+
+    async def _check(self, session: Session) -> None:
+        await migrate.require_current(session)
+        await self._dialect.check_rights(session)
+
+    async def close(self) -> None:
+        """Finish what is queued, for ``timeout`` seconds at most, then close all connections."""
+        if self._writer is not None:
+            await self._writer.close(self._timeout)
+        await self._database.close(1.0)
+
+    @property
+    def up(self) -> bool:
+        """Did the latest use of the database succeed?"""
+        return self._database.up
+
+    @property
+    def error(self) -> str | None:
+        """Why it did not: one of a few sentences, without anything secret."""
+        return self._database.error
+
+    def pool(self) -> PoolStats:
+        """Connections in use and idle."""
+        return self._database.pool()
+
+    # --- messages -----------------------------------------------------------------------------------------
+
+    def send(self, draft: Draft, done: Callable[[Message | Refusal, bool], None]) -> None:
+        """Queue a message to be stored.
+
+        ``done(result, duplicate)`` is called exactly once, on the loop, after this has returned, in the order of
+        commits: with the durable message (``duplicate``: it had been stored before), or with a Refusal. After
+        ``Unavailable`` the message may be durable all the same: then ``on_recovered`` tells.
+
+        Raises:
+            Unavailable: too much is queued; ``done`` is not called.
+            BadFrame: it holds what no database stores; ``done`` is not called.
+        """
+        _require_storable(draft.conversation, draft.sender, draft.id, draft.body)
+        self._writing().put(SendItem(draft, done))
+
+    def mark_read(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
+        """Queue a read mark; ``done`` and errors as with ``send``."""
+        _require_storable(user, conversation)
+        self._writing().put(MarkItem(user, conversation, seq, done))
+
+    async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
+        """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
+        _require_storable(conversation, by)
+        await self._change(lambda s, _: self._conversations.delete_message(s, conversation, seq, by, admin))
+
+    async def messages_after(
+        self, conversation: str, user: str, after: int, limit: int
+    ) -> tuple[list[Message], int]:
+        """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable."""
+        _require_storable(conversation, user)
+        return await self._read(lambda s: self._conversations.after(s, conversation, user, after, limit))
+
+    # --- users and members --------------------------------------------------------------------------------
+
+    async def register(self, user: str) -> bool:
+        """Have a row made for a user; True when it is durable, False when it will be made later, by itself.
+
+        Costs nothing for a user who was registered a short time ago, and waits a quarter of a second at most.
+        """
+        writer = self._writer
+        try:
+            _require_storable(user)
+        except BadFrame:
+            return False
+        if writer is None:
+            return False
+        if writer.is_known(user):
+            return True
+        future = writer.register(user)
+        await asyncio.wait({future}, timeout=min(REGISTER_WAIT, self._timeout))
+        return future.done() and future.result()
+
+    async def membership(self, conversation: str, user: str) -> Membership:
+        """What a join needs to know. Raises NotFound, Unavailable."""
+        _require_storable(conversation, user)
+        return await self._joins.membership(conversation, user)
+
+    async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
+        """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""
+        name = uuid.uuid4().hex if id is None else id
+        _require_storable(name, creator, *participants)
+        return await self._change(
+            lambda s, now: self._conversations.create(s, now, name, creator, participants)
+        )
+
+    async def conversations_of(self, user: str) -> list[Conversation]:
+        """The conversations of a member, by name. Raises Unavailable."""
+        _require_storable(user)
+        return await self._read(lambda s: self._conversations.of(s, user))
+
+    async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
+        """Add members; any member may. Raises NotFound, Forbidden, Unavailable."""
+        _require_storable(conversation, by, *users)
+        return await self._change(lambda s, _: self._conversations.add(s, conversation, by, users))
+
+    async def remove_participant(self, conversation: str, by: str, user: str) -> None:
+        """Remove a member; any member may. Raises NotFound, Forbidden, Unavailable."""
+        _require_storable(conversation, by, user)
+        await self._change(lambda s, _: self._conversations.remove(s, conversation, by, user))
+
+    # --- figures ------------------------------------------------------------------------------------------
+
+    async def totals(self, timeout: float) -> Totals:
+        """All figures, in one round trip. Raises Unavailable within ``timeout`` seconds, the statement ended too."""
+        now = self._clock()
+        work: Work[Totals] = lambda session: totals.read(session, self._dialect, now)  # noqa: E731 — typed
+        try:
+            return await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
+        except Trouble as trouble:
+            raise Unavailable(trouble.text) from trouble
+
+    # --- within -------------------------------------------------------------------------------------------
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise Unavailable("the database is not ready")
+        return self._writer
+
+    async def _read(self, work: Work[T]) -> T:
+        try:
+            return await self._database.run(Lane.READ, work)
+        except Trouble as trouble:
+            raise Unavailable(trouble.text) from trouble
+
+    async def _change(self, operation: Callable[[Session, datetime], Awaitable[T]]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | Refusal) -> None:
+            if future.cancelled():
+                return
+            if isinstance(result, Refusal):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self._writing().put(OperationItem(operation, done))
+        return await future
+
+
+def _require_storable(*texts: str) -> None:
+    for text in texts:
+        if "\0" in text:
+            raise BadFrame("a NUL character cannot be stored")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise BadFrame("a lone surrogate cannot be stored") from None
+
+
+def _at_start(trouble: Trouble) -> Exception:
+    return Misconfigured(trouble.text) if trouble.kind is Kind.SETUP else Unavailable(trouble.text)

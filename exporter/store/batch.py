@@ -1,0 +1,218 @@
+"""One transaction of the group commit: what goes in, what comes out. Knows no queue, no clock and no retry.
+
+Everything that was queued goes through the same few statements, so the price of a transaction, above all of its
+flush to the disk, is shared by all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from exporter.errors import Forbidden, NotFound, Refusal
+from exporter.records import Draft, Message, ReadMark
+from exporter.store.dialect import Session
+from exporter.store.faults import Kind, Trouble
+from exporter.store.statements import Key, Statements
+
+Operation = Callable[[Session, datetime], Awaitable[Any]]
+"""Any other change, done within the transaction; what it raises as a Refusal undoes it alone."""
+
+
+class Item:
+    """Something that waits for a transaction; answered once."""
+
+    __slots__ = ("answered", "deadline", "size")
+
+    def __init__(self, size: int = 0) -> None:
+        self.answered = False
+        self.deadline = 0.0
+        self.size = size
+
+    def answer(self, result: Any) -> None:
+        """Tell the one who asked: what the transaction came to, or a Refusal."""
+        raise NotImplementedError
+
+
+class SendItem(Item):
+    """A message to be stored."""
+
+    __slots__ = ("done", "draft")
+
+    def __init__(self, draft: Draft, done: Callable[[Message | Refusal, bool], None]) -> None:
+        super().__init__(len(draft.body))
+        self.draft = draft
+        self.done = done
+
+    @property
+    def key(self) -> Key:
+        """What makes it the same message."""
+        return self.draft.conversation, self.draft.sender, self.draft.id
+
+    def answer(self, result: Any) -> None:
+        """With (message, was it there before?) or a Refusal."""
+        if isinstance(result, Refusal):
+            self.done(result, False)
+        else:
+            self.done(*result)
+
+
+class MarkItem(Item):
+    """A read mark to be moved."""
+
+    __slots__ = ("conversation", "done", "seq", "user")
+
+    def __init__(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
+        super().__init__()
+        self.user = user
+        self.conversation = conversation
+        self.seq = seq
+        self.done = done
+
+    def answer(self, result: Any) -> None:
+        """With a ReadMark or a Refusal."""
+        self.done(result)
+
+
+class OperationItem(Item):
+    """Any other change."""
+
+    __slots__ = ("done", "operation")
+
+    def __init__(self, operation: Operation, done: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.operation = operation
+        self.done = done
+
+    def answer(self, result: Any) -> None:
+        """With what the operation returned, or a Refusal."""
+        self.done(result)
+
+
+class Transaction:
+    """Does what the items ask, all of it or nothing. Used once; the results are good once ``run`` has returned."""
+
+    def __init__(
+        self,
+        statements: Statements,
+        items: Sequence[Item],
+        *,
+        users: Iterable[str],
+        is_known: Callable[[str], bool],
+        doubts: Sequence[Message],
+        now: datetime,
+    ) -> None:
+        self._statements = statements
+        self._items = items
+        self._is_known = is_known
+        self._doubts = doubts
+        self._now = now
+        self.users = dict.fromkeys(users)
+        """Registered when this has been committed."""
+        self.results: dict[Item, Any] = {}
+        """For each item: what to answer."""
+        self.stored: list[Message] = []
+        """New messages."""
+        self.recovered: list[Message] = []
+        """Of the doubtful messages those that are durable."""
+        self.committing = False
+        """Was the commit asked for? From then on only the database knows the outcome."""
+
+    async def run(self, session: Session) -> None:
+        """Do it. Raises Trouble when nothing of it is known to be durable."""
+        await session.fetch(self._statements.dialect.begin)
+        try:
+            await self._work(session)
+            self.committing = True
+            await session.fetch("COMMIT")
+        except Trouble as trouble:
+            try:
+                await session.fetch("ROLLBACK")
+            except Trouble:
+                # Nothing is left to undo, or nobody to ask: such a connection must not be used again.
+                raise Trouble(Kind.DOWN, trouble.text) from trouble
+            raise
+
+    async def _work(self, session: Session) -> None:
+        if self._doubts:
+            await self._resolve(session)
+        if self.users:
+            await self._statements.register(session, list(self.users), self._now)
+        sends = [item for item in self._items if isinstance(item, SendItem)]
+        if sends:
+            await self._send(session, sends)
+        marks = [item for item in self._items if isinstance(item, MarkItem)]
+        if marks:
+            await self._mark(session, marks)
+        for item in self._items:
+            if isinstance(item, OperationItem):
+                self.results[item] = await self._operate(session, item.operation)
+
+    async def _resolve(self, session: Session) -> None:
+        # The lost transaction held its conversations until it ended: having them, we know that it has. Only a
+        # statement that begins after that is sure to see what it left.
+        await self._statements.hold(session, sorted({message.conversation for message in self._doubts}))
+        found = await self._statements.look_up(session, [(m.conversation, m.sender, m.id) for m in self._doubts])
+        for message, stored in zip(self._doubts, found, strict=True):
+            if (stored.seq, stored.sent_at) == (message.seq, message.sent_at):
+                self.recovered.append(message)
+
+    async def _send(self, session: Session, items: Sequence[SendItem]) -> None:
+        by_key: dict[Key, list[SendItem]] = {}
+        for item in items:
+            by_key.setdefault(item.key, []).append(item)
+        found = await self._statements.look_up(session, list(by_key))
+        last: dict[str, int] = {}
+        for (key, same), stored in zip(by_key.items(), found, strict=True):
+            conversation, sender, client = key
+            if stored.last_seq is None:
+                for item in same:
+                    self.results[item] = NotFound("no such conversation")
+                continue
+            if stored.seq is not None and stored.body is not None and stored.sent_at is not None:
+                first = Message(conversation, stored.seq, sender, client, stored.body, stored.sent_at)
+                repeated = same
+            else:
+                seq = last[conversation] = last.get(conversation, stored.last_seq) + 1
+                first = Message(conversation, seq, sender, client, same[0].draft.body, self._now)
+                self.stored.append(first)
+                self.results[same[0]] = (first, False)
+                repeated = same[1:]
+            for item in repeated:
+                self.results[item] = (first, True)
+        if self.stored:
+            new = {message.sender for message in self.stored if not self._is_known(message.sender)} - self.users.keys()
+            if new:
+                await self._statements.register(session, sorted(new), self._now)
+                self.users.update(dict.fromkeys(new))
+            await self._statements.insert(session, self.stored)
+
+    async def _mark(self, session: Session, items: Sequence[MarkItem]) -> None:
+        found = await self._statements.marks(session, [(i.conversation, i.user, i.seq) for i in items])
+        reached: dict[tuple[str, str], int] = {}
+        for item, mark in zip(items, found, strict=True):
+            at = (item.conversation, item.user)
+            if mark.last_seq is None:
+                self.results[item] = NotFound("no such conversation")
+            elif mark.last_read is None:
+                self.results[item] = Forbidden("not a member of this conversation")
+            elif item.seq > mark.last_seq:
+                self.results[item] = NotFound("no such message yet")
+            else:
+                moved = item.seq > reached.get(at, mark.last_read)
+                if moved:
+                    reached[at] = item.seq
+                self.results[item] = ReadMark(moved, mark.sent_at)
+        if reached:
+            await self._statements.move(session, [(*at, seq) for at, seq in sorted(reached.items())])
+
+    async def _operate(self, session: Session, operation: Operation) -> Any:
+        await session.fetch("SAVEPOINT operation")
+        try:
+            result = await operation(session, self._now)
+        except Refusal as refusal:
+            await session.fetch("ROLLBACK TO SAVEPOINT operation")
+            result = refusal
+        await session.fetch("RELEASE SAVEPOINT operation")
+        return result

@@ -1,0 +1,128 @@
+"""Conversations, their members and their history: what the HTTP routes ask. Knows no HTTP.
+
+Changes are operations within the writer's transactions, so they share its flushes and its order; reads take a
+connection of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from exporter.errors import Conflict, Forbidden, NotFound
+from exporter.records import Conversation, Message
+from exporter.store.dialect import Dialect, Row, Session
+
+
+def _gather(rows: Sequence[Row]) -> list[Conversation]:
+    members: dict[str, list[str]] = {}
+    facts: dict[str, tuple[int, int]] = {}
+    for name, total, last_seq, member in rows:
+        facts[name] = (total, last_seq)
+        members.setdefault(name, [])
+        if member is not None:
+            members[name].append(member)
+    return [Conversation(name, total, last, tuple(sorted(members[name]))) for name, (total, last) in facts.items()]
+
+
+class Conversations:
+    """The statements of the routes in one dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._add = f"""
+            INSERT INTO conversation_members (conversation_id, user_id)
+            SELECT conversation, member FROM ({dialect.source(conversation="text", member="text")}) AS w
+            WHERE true ORDER BY member ON CONFLICT (conversation_id, user_id) DO NOTHING
+        """
+        self._after = f"""
+            SELECT seq, sender_id, client_id, body, {dialect.time("sent_at")} FROM messages
+            WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
+        """
+
+    async def create(
+        self, session: Session, now: datetime, name: str, creator: str, participants: Sequence[str]
+    ) -> Conversation:
+        """Make a conversation with its members. Raises Conflict."""
+        made = await session.fetch(
+            "INSERT INTO conversations (id, created_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING id",
+            name,
+            self._dialect.moment(now),
+        )
+        if not made:
+            raise Conflict("a conversation of that name exists")
+        members = sorted({creator, *participants})
+        await session.fetch(self._add, *self._dialect.pack([(name, member) for member in members]))
+        return Conversation(name, 0, 0, tuple(members))
+
+    async def add(self, session: Session, name: str, by: str, users: Sequence[str]) -> Conversation:
+        """Add members. Raises NotFound, Forbidden."""
+        await self._require(session, name, by)
+        await session.fetch(self._add, *self._dialect.pack([(name, user) for user in sorted(set(users))]))
+        rows = await session.fetch(
+            """
+            SELECT c.id, c.total_messages, c.last_seq, m.user_id
+            FROM conversations AS c LEFT JOIN conversation_members AS m ON m.conversation_id = c.id WHERE c.id = $1
+            """,
+            name,
+        )
+        return _gather(rows)[0]
+
+    async def remove(self, session: Session, name: str, by: str, user: str) -> None:
+        """Remove a member. Raises NotFound, Forbidden."""
+        await self._require(session, name, by)
+        gone = await session.fetch(
+            "DELETE FROM conversation_members WHERE conversation_id = $1 AND user_id = $2 RETURNING user_id", name, user
+        )
+        if not gone:
+            raise NotFound("no such member")
+
+    async def delete_message(self, session: Session, name: str, seq: int, by: str, admin: bool) -> None:
+        """Delete a message. Raises NotFound, Forbidden."""
+        rows = await session.fetch(
+            "SELECT sender_id FROM messages WHERE conversation_id = $1 AND seq = $2", name, seq
+        )
+        if not rows:
+            raise NotFound("no such message")
+        if not admin and rows[0][0] != by:
+            raise Forbidden("only the sender or an admin may delete a message")
+        await session.fetch("DELETE FROM messages WHERE conversation_id = $1 AND seq = $2", name, seq)
+
+    async def of(self, session: Session, user: str) -> list[Conversation]:
+        """The conversations of a member, by name."""
+        rows = await session.fetch(
+            """
+            SELECT c.id, c.total_messages, c.last_seq, m.user_id
+            FROM conversation_members AS mine
+            JOIN conversations AS c ON c.id = mine.conversation_id
+            JOIN conversation_members AS m ON m.conversation_id = c.id
+            WHERE mine.user_id = $1
+            """,
+            user,
+        )
+        return sorted(_gather(rows), key=lambda conversation: conversation.id)
+
+    async def after(
+        self, session: Session, name: str, user: str, after: int, limit: int
+    ) -> tuple[list[Message], int]:
+        """Messages with a higher number, in order, and the conversation's last one. Raises NotFound, Forbidden."""
+        last_seq = await self._require(session, name, user)
+        rows: Sequence[Any] = await session.fetch(self._after, name, after, last_seq, limit)
+        when = self._dialect.when
+        return [Message(name, seq, sender, client, body, when(at)) for seq, sender, client, body, at in rows], last_seq
+
+    async def _require(self, session: Session, name: str, user: str) -> int:
+        rows = await session.fetch(
+            """
+            SELECT c.last_seq, m.user_id FROM conversations AS c
+            LEFT JOIN conversation_members AS m ON m.conversation_id = c.id AND m.user_id = $2 WHERE c.id = $1
+            """,
+            name,
+            user,
+        )
+        if not rows:
+            raise NotFound("no such conversation")
+        if rows[0][1] is None:
+            raise Forbidden("not a member of this conversation")
+        return int(rows[0][0])

@@ -1,0 +1,185 @@
+"""Taking a connection, using it in time, giving it back. Knows no statement and no message.
+
+What is run here is never cancelled: a job has its connection until its work has ended, and a caller who no longer
+waits makes the statement end (SQLite: interrupt; PostgreSQL: the connection is cut, and the server's
+``statement_timeout`` ends its side). So a hanging database holds at most the few connections of the pool, and no
+connection is ever given back in the middle of something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exporter.errors import Misconfigured, Refusal
+from exporter.records import PoolStats
+from exporter.store import faults
+from exporter.store.dialect import Dialect, Session
+from exporter.store.faults import Kind, Trouble
+
+T = TypeVar("T")
+Work = Callable[[Session], Awaitable[T]]
+
+log = structlog.get_logger("exporter.store")
+
+
+class Lane(Enum):
+    """Who may use how many connections, so that no one's slowness is another's."""
+
+    WRITE = 1
+    """Group commit: one transaction at a time."""
+    JOIN = 2
+    """Look-ups of memberships: one statement at a time, for all who ask."""
+    READ = 3
+    """Conversations and history."""
+    TOTALS = 4
+    """Scrapes: never behind anybody else."""
+    VERIFY = 5
+    """Recounting; without a time limit."""
+
+
+WIDTH = {Lane.WRITE: 1, Lane.JOIN: 1, Lane.READ: 2, Lane.TOTALS: 1, Lane.VERIFY: 1}
+
+
+class Job(Generic[T]):
+    """Work on a connection of its own, from asking for one to giving it back."""
+
+    def __init__(self, database: Database, lane: Lane, work: Work[T]) -> None:
+        self._database = database
+        self._lane = lane
+        self._work = work
+        self._session: Session | None = None
+        self._waiting = False
+        self.aborted = False
+        self.task: asyncio.Task[T] = asyncio.get_running_loop().create_task(self._run())
+        self.task.add_done_callback(database.ended)
+        database.jobs.add(self.task)
+
+    async def result(self, timeout: float | None) -> T:
+        """What the work returned, within that many seconds. Raises Trouble, or what the work raised.
+
+        A caller who is cancelled or runs out of time aborts the job; ``task`` then ends by itself.
+        """
+        try:
+            done, _ = await asyncio.wait({self.task}, timeout=timeout)
+        except asyncio.CancelledError:
+            await self.abort()
+            raise
+        if not done:
+            await self.abort()
+            trouble = Trouble(Kind.SLOW, faults.TIMEOUT)
+            self._database.note(trouble)
+            raise trouble
+        return self.task.result()
+
+    async def abort(self) -> None:
+        """Make the work end soon."""
+        self.aborted = True
+        if self._waiting:
+            self.task.cancel()
+        elif self._session is not None:
+            await self._session.abort()
+
+    async def _run(self) -> T:
+        slots = self._database.slots[self._lane]
+        self._waiting = True
+        try:
+            await slots.acquire()
+        except asyncio.CancelledError:
+            raise Trouble(Kind.SLOW, faults.TIMEOUT) from None
+        finally:
+            self._waiting = False
+        try:
+            result = await self._database.use(self)
+        except Trouble as trouble:
+            self._database.note(trouble)
+            raise
+        finally:
+            slots.release()
+        self._database.note(None)
+        return result
+
+    async def work(self, session: Session) -> T:
+        """Do the work on this connection."""
+        if self.aborted:
+            raise Trouble(Kind.SLOW, faults.TIMEOUT)
+        self._database.dialect.check()
+        self._session = session
+        try:
+            return await self._work(session)
+        finally:
+            self._session = None
+
+
+class Database:
+    """A pool of connections to one place, and whether it answers."""
+
+    def __init__(self, dialect: Dialect, timeout: float) -> None:
+        self.dialect = dialect
+        self.timeout = timeout
+        self.jobs: set[asyncio.Task[Any]] = set()
+        self.slots = {lane: asyncio.Semaphore(width) for lane, width in WIDTH.items()}
+        self.up = False
+        self.error: str | None = None
+        self._engine: AsyncEngine = dialect.engine(timeout, sum(WIDTH.values()))
+
+    def job(self, lane: Lane, work: Work[T]) -> Job[T]:
+        """Begin to do some work with a connection."""
+        return Job(self, lane, work)
+
+    async def run(self, lane: Lane, work: Work[T], timeout: float | None = None) -> T:
+        """Do some work with a connection, within a time (seconds; the database's own when None). Raises Trouble."""
+        return await self.job(lane, work).result(self.timeout if timeout is None else timeout)
+
+    async def use(self, job: Job[T]) -> T:
+        """Have a job done on a connection from the pool; a connection that had trouble is thrown away."""
+        try:
+            async with self._engine.connect() as connection:
+                session = await self.dialect.session(connection)
+                try:
+                    return await job.work(session)
+                except Refusal:
+                    raise  # the work has put the connection in order
+                except BaseException as error:
+                    if not isinstance(error, Trouble) or job.aborted or error.kind is Kind.DOWN:
+                        await connection.invalidate()
+                    raise
+        except (Trouble, Refusal, Misconfigured):
+            raise
+        except Exception as error:  # whatever a driver raises while it connects
+            raise self.dialect.trouble(error) from error
+
+    def note(self, trouble: Trouble | None) -> None:
+        """Remember the outcome of the latest use; a change of state is logged, a state is not."""
+        was_up, had = self.up, self.error
+        if trouble is None:
+            self.up, self.error = True, None
+            if not was_up:
+                log.info("database is up")
+        elif trouble.kind not in (Kind.DATA, Kind.RACE):
+            self.up, self.error = False, trouble.text
+            if was_up or trouble.text != had:
+                log.warning("database is down", reason=trouble.text)
+
+    def pool(self) -> PoolStats:
+        """Connections that somebody uses, and others that are open."""
+        pool: Any = self._engine.pool
+        return PoolStats(in_use=pool.checkedout(), idle=pool.checkedin())
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """A job is over; one that nobody waited for any more has told its trouble through ``note``."""
+        self.jobs.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def close(self, timeout: float) -> None:
+        """Close all connections; wait that many seconds at most for those that are still in use."""
+        if self.jobs:
+            await asyncio.wait(self.jobs, timeout=timeout)
+        await self._engine.dispose()
+

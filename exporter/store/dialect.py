@@ -1,0 +1,103 @@
+"""What the two databases do differently, as one interface. Knows no statement: those are in ``statements``.
+
+A statement is written once, with ``$1`` … for parameters and with the rows that it is about in a source that the
+dialect makes: ``json_each`` of one JSON text on SQLite (which runs in C, without the interpreter's lock), ``unnest``
+of one array per column on PostgreSQL. So a statement about a thousand rows is one statement, and its triggers fire once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from exporter.store.faults import Trouble
+
+Row = Sequence[Any]
+"""A row of a result, or of a source's values: ``str``, ``int``, ``bool``, ``None`` and what ``moment`` makes."""
+
+
+class Session(Protocol):
+    """One connection that somebody has taken, outside or inside a transaction that they opened themselves."""
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """Run one statement and return all its rows. Raises Trouble and nothing else."""
+
+    async def abort(self) -> None:
+        """Make the statement under way end soon, with Trouble; the connection is of no more use."""
+
+
+class Dialect(ABC):
+    """One kind of database at one place."""
+
+    name: str
+    begin: str
+    """Opens a transaction that will write."""
+    lock: str
+    """Ends a SELECT that must have the rows to itself; the names of the tables may follow ``OF``."""
+
+    @abstractmethod
+    def engine(self, timeout: float, connections: int) -> AsyncEngine:
+        """A pool of at most that many connections, whose statements take ``timeout`` seconds at most."""
+
+    @abstractmethod
+    def migrating_engine(self) -> AsyncEngine:
+        """One connection, without a time limit on statements, that may create what does not exist."""
+
+    @abstractmethod
+    async def prepare_migration(self, connection: AsyncConnection) -> None:
+        """What must be set outside of a transaction, and what must be found wrong before anything is made."""
+
+    @abstractmethod
+    async def lock_migration(self, connection: AsyncConnection) -> None:
+        """Wait until no other process migrates, and keep them out until the transaction ends."""
+
+    @abstractmethod
+    async def check_rights(self, session: Session) -> None:
+        """May this user do all that the store does? Raises Trouble; changes nothing."""
+
+    @abstractmethod
+    async def session(self, connection: AsyncConnection) -> Session:
+        """The driver's own connection behind the pool's."""
+
+    @abstractmethod
+    def trouble(self, error: BaseException) -> Trouble:
+        """What a driver's error means."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Is the place still what it was when it was first opened? Cheap; raises Trouble."""
+
+    @abstractmethod
+    def adopt(self) -> None:
+        """From now on the place is what it is at this moment."""
+
+    @abstractmethod
+    def source(self, **columns: str) -> str:
+        """A SELECT of the rows given as parameters from ``$1`` on: ``pos`` from 1, then the named columns.
+
+        Kinds of columns are ``text``, ``bigint`` and ``timestamptz``.
+        """
+
+    @abstractmethod
+    def pack(self, rows: Sequence[Row]) -> tuple[Any, ...]:
+        """The parameters for ``source``."""
+
+    @abstractmethod
+    def time(self, expression: str) -> str:
+        """A stored time as something that ``when`` reads."""
+
+    @abstractmethod
+    def when(self, value: Any) -> datetime:
+        """A time out of a row, in UTC."""
+
+    @abstractmethod
+    def moment(self, value: datetime) -> Any:
+        """A time as a parameter, plain or in a source."""
+
+    @abstractmethod
+    def day(self, value: datetime) -> Any:
+        """A UTC day as a plain parameter."""

@@ -1,0 +1,55 @@
+"""What a database can do to its caller, in a fixed vocabulary. Knows no driver: each dialect translates its own errors.
+
+A driver's own words are never shown: they may hold a password, an address or a user's message.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class Kind(Enum):
+    """What a caller can do about it."""
+
+    DOWN = auto()
+    """The connection is of no more use; another one may be."""
+    SLOW = auto()
+    """It did not answer in time, or another program holds a lock: later."""
+    RACE = auto()
+    """Two transactions were in each other's way and this one was taken back: again at once."""
+    DATA = auto()
+    """What this statement wanted to write cannot be stored; its neighbours may be."""
+    SETUP = auto()
+    """It will stay so until somebody changes something: rights, a password, a path, a schema."""
+
+
+class Trouble(Exception):
+    """A statement that did not do what it should; ``text`` is fit for people, logs and pages."""
+
+    def __init__(self, kind: Kind, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+
+
+UNREACHABLE = "the database cannot be reached"
+LOST = "the connection to the database was lost"
+TIMEOUT = "the database did not answer in time"
+LOCKED = "the database is locked by another program"
+MOVED = "the database's file was moved, removed or replaced"
+FULL = "the database's disk is full"
+READ_ONLY = "the database is read-only"
+BROKEN_DISK = "the database's disk reports an error"
+DAMAGED = "the file is not a database or is damaged"
+NO_FILE = "the database's file cannot be opened"
+NO_FOLDER = "the folder of the database's file does not exist"
+RIGHTS = "the database refuses: the user lacks a right"
+PASSWORD = "the database refuses the user or the password"  # noqa: S105 — says so, holds none
+NO_DATABASE = "the database that the URL names does not exist"
+BAD_URL = "the database's URL cannot be read"
+CROWDED = "the database has no connection or memory to spare"
+STARTING = "the database is starting up or shutting down"
+RACED = "the database took the transaction back: others were in its way"
+REJECTED = "the database rejected the data"
+NO_SCHEMA = "the database lacks tables or columns that are needed: run migrate"
+UNKNOWN = "the database reported an error"

@@ -1,0 +1,219 @@
+"""SQLite through aiosqlite: one thread per connection, the file's identity, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiosqlite
+import msgspec
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from exporter.store import faults
+from exporter.store.dialect import Dialect, Row, Session
+from exporter.store.faults import Kind, Trouble
+
+MIGRATION_WAIT = 600.0
+"""Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
+
+_BY_NAME = (
+    ("SQLITE_BUSY", Kind.SLOW, faults.LOCKED),
+    ("SQLITE_LOCKED", Kind.SLOW, faults.LOCKED),
+    ("SQLITE_INTERRUPT", Kind.SLOW, faults.TIMEOUT),
+    ("SQLITE_FULL", Kind.DOWN, faults.FULL),
+    ("SQLITE_READONLY", Kind.SETUP, faults.READ_ONLY),
+    ("SQLITE_PERM", Kind.SETUP, faults.READ_ONLY),
+    ("SQLITE_IOERR", Kind.DOWN, faults.BROKEN_DISK),
+    ("SQLITE_CORRUPT", Kind.SETUP, faults.DAMAGED),
+    ("SQLITE_NOTADB", Kind.SETUP, faults.DAMAGED),
+    ("SQLITE_CANTOPEN", Kind.SETUP, faults.NO_FILE),
+    ("SQLITE_CONSTRAINT", Kind.DATA, faults.REJECTED),
+    ("SQLITE_MISMATCH", Kind.DATA, faults.REJECTED),
+    ("SQLITE_TOOBIG", Kind.DATA, faults.REJECTED),
+    ("SQLITE_SCHEMA", Kind.RACE, faults.RACED),
+)
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """What an error of the driver means."""
+    if isinstance(error, Trouble):
+        return error
+    name = str(getattr(error, "sqlite_errorname", None) or "")
+    for start, kind, text in _BY_NAME:
+        if name.startswith(start):
+            return Trouble(kind, text)
+    if isinstance(error, (sqlite3.DataError, sqlite3.InterfaceError, UnicodeError, OverflowError)):
+        return Trouble(Kind.DATA, faults.REJECTED)
+    if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such"):
+        return Trouble(Kind.SETUP, faults.NO_SCHEMA)
+    if isinstance(error, ValueError):  # aiosqlite: "no active connection", "Connection closed"
+        return Trouble(Kind.DOWN, faults.LOST)
+    return Trouble(Kind.DOWN, faults.UNKNOWN)
+
+
+class SqliteSession:
+    """One aiosqlite connection; each statement is one visit to its thread."""
+
+    def __init__(self, driver: aiosqlite.Connection) -> None:
+        self._driver = driver
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """Run one statement and return all its rows."""
+        try:
+            return list(await self._driver.execute_fetchall(_numbered(sql), args))
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            raise trouble_of(error) from error
+
+    async def abort(self) -> None:
+        """Interrupt the statement under way; a wait for a lock ends after ``busy_timeout`` at the latest."""
+        try:
+            await self._driver.interrupt()
+        except (sqlite3.Error, ValueError):
+            return
+
+
+_NUMBERED: dict[str, str] = {}
+
+
+def _numbered(sql: str) -> str:
+    # "$1" is a name to SQLite and "?1" is a number. Statements are few and constant, so the table stays small.
+    found = _NUMBERED.get(sql)
+    if found is None:
+        found = _NUMBERED[sql] = re.sub(r"\$(\d)", r"?\1", sql)
+    return found
+
+
+class SqliteDialect(Dialect):
+    """One file in WAL mode: readers never wait for the writer."""
+
+    name = "sqlite"
+    begin = "BEGIN IMMEDIATE"
+    lock = ""  # BEGIN IMMEDIATE has locked everything
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._identity: tuple[int, int] | None = None
+
+    def engine(self, timeout: float, connections: int) -> AsyncEngine:
+        """Connections that never create the file: a file that was moved away must not come back empty."""
+        return self._engine(timeout, connections, "rw")
+
+    def migrating_engine(self) -> AsyncEngine:
+        """One connection that may create the file; it waits for another process's migration."""
+        engine = self._engine(MIGRATION_WAIT * 2, 1, "rwc")
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+    async def prepare_migration(self, connection: AsyncConnection) -> None:
+        """Write-ahead logging, which the file remembers."""
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 — the engine above makes no other
+        await SqliteSession(driver).fetch("PRAGMA journal_mode = WAL")
+
+    async def lock_migration(self, connection: AsyncConnection) -> None:
+        """``BEGIN IMMEDIATE`` has done it."""
+
+    async def check_rights(self, session: Session) -> None:
+        """Can the file be written?"""
+        await session.fetch(self.begin)
+        try:
+            # Taking the lock needs no write; this does, and is rolled back.
+            await session.fetch("UPDATE verification SET repairs = repairs")
+        finally:
+            await session.fetch("ROLLBACK")
+
+    def _engine(self, timeout: float, connections: int, mode: str) -> AsyncEngine:
+        url = URL.create(
+            "sqlite+aiosqlite",
+            database="file:" + quote(str(self.path.absolute())),
+            query={"mode": mode, "uri": "true"},
+        )
+        engine = create_async_engine(
+            url,
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=timeout,
+            pool_reset_on_return=None,  # whoever opens a transaction ends it
+            # Below the caller's own time limit, so that a lock is reported as a lock.
+            connect_args={"timeout": timeout / 2, "isolation_level": None},
+        )
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def prepare(connection: Any, _record: Any) -> None:
+            self.check()
+            cursor = connection.cursor()
+            try:
+                cursor.execute("PRAGMA synchronous = FULL")
+                cursor.execute("PRAGMA foreign_keys = ON")
+                cursor.execute("PRAGMA cache_size = -16384")  # 16 MiB; the default 2 MiB thrashes at ten million rows
+            finally:
+                cursor.close()
+
+        return engine
+
+    async def session(self, connection: AsyncConnection) -> Session:
+        """The aiosqlite connection behind the pool's."""
+        raw = await connection.get_raw_connection()
+        driver = raw.driver_connection
+        assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 — the engine above makes no other
+        return SqliteSession(driver)
+
+    def trouble(self, error: BaseException) -> Trouble:
+        """What an error means, SQLAlchemy's wrapping taken off."""
+        return trouble_of(getattr(error, "orig", None) or error)
+
+    def _stat(self) -> tuple[int, int] | None:
+        # On the loop: it takes 2 µs on a local file system, and SQLite in WAL mode works on no other.
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def check(self) -> None:
+        """Is the file still the one that was opened? A commit into an unlinked file is lost."""
+        if self._identity is not None and self._stat() != self._identity:
+            raise Trouble(Kind.DOWN, faults.MOVED)
+
+    def adopt(self) -> None:
+        """Remember which file it is."""
+        self._identity = self._stat()
+
+    def source(self, **columns: str) -> str:
+        """The rows of one JSON array of arrays."""
+        picked = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, name in enumerate(columns))
+        return f"SELECT key + 1 AS pos, {picked} FROM json_each(?1)"  # noqa: S608 — names are the project's own
+
+    def pack(self, rows: Sequence[Row]) -> tuple[Any, ...]:
+        """One JSON text."""
+        return (msgspec.json.encode(rows).decode(),)
+
+    def time(self, expression: str) -> str:
+        """Milliseconds, whatever form another program chose."""
+        return f"strftime('%Y-%m-%dT%H:%M:%fZ', {expression})"
+
+    def when(self, value: Any) -> datetime:
+        """A time out of a row, in UTC."""
+        return datetime.fromisoformat(value)
+
+    def moment(self, value: datetime) -> Any:
+        """ISO 8601 with milliseconds and Z: of one width, so that text sorts as time does."""
+        return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+
+    def day(self, value: datetime) -> Any:
+        """ISO 8601."""
+        return value.date().isoformat()

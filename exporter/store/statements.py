@@ -1,0 +1,141 @@
+"""The statements of the writer and the readers, written once for both databases. Knows no transaction and no queue.
+
+Each is about many rows at once and keeps the order of what it was given. On PostgreSQL rows are locked in the order of
+their keys, so that two writers of several conversations wait for each other and do not lock each other out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from exporter.records import Message
+from exporter.store.dialect import Dialect, Session
+
+Key = tuple[str, str, str]
+"""Conversation, sender, client's id: what makes a message the same one."""
+
+
+class Stored(NamedTuple):
+    """What the database knows of a key: None where there is no conversation, or no such message."""
+
+    last_seq: int | None
+    seq: int | None
+    body: str | None
+    sent_at: datetime | None
+
+
+class Mark(NamedTuple):
+    """What the database knows of a read mark: None where there is no conversation, membership or message."""
+
+    last_seq: int | None
+    last_read: int | None
+    sent_at: datetime | None
+
+
+class Statements:
+    """The statements in one dialect; each method is one round trip."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        d = dialect
+        self._hold = f"""
+            SELECT id FROM conversations
+            WHERE id IN (SELECT id FROM ({d.source(id="text")}) AS w) ORDER BY id{d.lock}
+        """
+        self._look_up = f"""
+            WITH wanted AS ({d.source(conversation="text", sender="text", client="text")}),
+            held AS (
+                SELECT id, last_seq FROM conversations
+                WHERE id IN (SELECT conversation FROM wanted) ORDER BY id{d.lock}
+            )
+            SELECT h.last_seq, m.seq, m.body, {d.time("m.sent_at")}
+            FROM wanted AS w
+            LEFT JOIN held AS h ON h.id = w.conversation
+            LEFT JOIN messages AS m
+                ON m.conversation_id = w.conversation AND m.sender_id = w.sender AND m.client_id = w.client
+            ORDER BY w.pos
+        """
+        columns = {
+            "conversation": "text",
+            "seq": "bigint",
+            "sender": "text",
+            "client": "text",
+            "body": "text",
+            "sent_at": "timestamptz",
+        }
+        self._insert = f"""
+            INSERT INTO messages (conversation_id, seq, sender_id, client_id, body, sent_at)
+            SELECT conversation, seq, sender, client, body, sent_at FROM ({d.source(**columns)}) AS w ORDER BY pos
+        """
+        self._register = f"""
+            INSERT INTO users (id, created_at)
+            SELECT id, created_at FROM ({d.source(id="text", created_at="timestamptz")}) AS w WHERE true ORDER BY id
+            ON CONFLICT (id) DO NOTHING
+        """
+        self._marks = f"""
+            WITH wanted AS ({d.source(conversation="text", reader="text", seq="bigint")}),
+            held AS (
+                SELECT conversation_id, user_id, last_read_seq FROM conversation_members
+                WHERE (conversation_id, user_id) IN (SELECT conversation, reader FROM wanted)
+                ORDER BY conversation_id, user_id{d.lock}
+            )
+            SELECT c.last_seq, h.last_read_seq, {d.time("m.sent_at")}
+            FROM wanted AS w
+            LEFT JOIN conversations AS c ON c.id = w.conversation
+            LEFT JOIN held AS h ON h.conversation_id = w.conversation AND h.user_id = w.reader
+            LEFT JOIN messages AS m ON m.conversation_id = w.conversation AND m.seq = w.seq
+            ORDER BY w.pos
+        """
+        self._move = f"""
+            WITH wanted AS ({d.source(conversation="text", reader="text", seq="bigint")})
+            UPDATE conversation_members SET last_read_seq = w.seq FROM wanted AS w
+            WHERE conversation_members.conversation_id = w.conversation
+                AND conversation_members.user_id = w.reader AND conversation_members.last_read_seq < w.seq
+        """
+        self._memberships = f"""
+            SELECT c.last_seq, CASE WHEN m.user_id IS NULL THEN 0 ELSE 1 END
+            FROM ({d.source(conversation="text", member="text")}) AS w
+            LEFT JOIN conversations AS c ON c.id = w.conversation
+            LEFT JOIN conversation_members AS m ON m.conversation_id = w.conversation AND m.user_id = w.member
+            ORDER BY w.pos
+        """
+
+    async def hold(self, session: Session, conversations: Sequence[str]) -> None:
+        """Wait until no other transaction is at work on these conversations, and keep them."""
+        await session.fetch(self._hold, *self.dialect.pack([(name,) for name in conversations]))
+
+    async def look_up(self, session: Session, keys: Sequence[Key]) -> list[Stored]:
+        """For each key: its conversation, held from now on, and the message if it is there."""
+        found = []
+        for last_seq, seq, body, sent_at in await session.fetch(self._look_up, *self.dialect.pack(keys)):
+            found.append(Stored(last_seq, seq, body, None if sent_at is None else self.dialect.when(sent_at)))
+        return found
+
+    async def insert(self, session: Session, messages: Sequence[Message]) -> None:
+        """Store messages, whose numbers are given."""
+        moment = self.dialect.moment
+        rows = [(m.conversation, m.seq, m.sender, m.id, m.body, moment(m.sent_at)) for m in messages]
+        await session.fetch(self._insert, *self.dialect.pack(rows))
+
+    async def register(self, session: Session, users: Sequence[str], now: datetime) -> None:
+        """Make rows for users that have none."""
+        created_at = self.dialect.moment(now)
+        await session.fetch(self._register, *self.dialect.pack([(user, created_at) for user in users]))
+
+    async def marks(self, session: Session, wanted: Sequence[tuple[str, str, int]]) -> list[Mark]:
+        """For each (conversation, user, seq): the state of the mark, held from now on, and of the message."""
+        found = []
+        for last_seq, last_read, sent_at in await session.fetch(self._marks, *self.dialect.pack(wanted)):
+            found.append(Mark(last_seq, last_read, None if sent_at is None else self.dialect.when(sent_at)))
+        return found
+
+    async def move(self, session: Session, wanted: Sequence[tuple[str, str, int]]) -> None:
+        """Move read marks forward."""
+        await session.fetch(self._move, *self.dialect.pack(wanted))
+
+    async def memberships(self, session: Session, wanted: Sequence[tuple[str, str]]) -> list[tuple[int | None, bool]]:
+        """For each (conversation, user): the conversation's last seq (None: no conversation), and is it a member?"""
+        rows: Sequence[Any] = await session.fetch(self._memberships, *self.dialect.pack(wanted))
+        return [(last_seq, bool(member)) for last_seq, member in rows]

@@ -1,0 +1,46 @@
+"""The collector's one statement. Knows no Prometheus.
+
+It reads ``daily_totals`` (a row per day and shard) and one row of ``verification``; never ``messages``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from exporter.records import Totals
+from exporter.store.dialect import Dialect, Session
+
+WINDOWS = (1, 7, 30)
+"""Days, today included."""
+
+STATEMENT = """
+SELECT t.*, v.inaccurate_conversations, v.verified_at
+FROM (
+    SELECT
+        CAST(coalesce(sum(messages), 0) AS bigint) AS stored_messages,
+        CAST(coalesce(sum(conversations), 0) AS bigint) AS stored_conversations,
+        CAST(coalesce(sum(users), 0) AS bigint) AS registered_users,
+        CAST(coalesce(sum(CASE WHEN day = $1 THEN messages END), 0) AS bigint) AS messages_today,
+        CAST(coalesce(sum(CASE WHEN day = $1 THEN last_active_users END), 0) AS bigint) AS active_1d,
+        CAST(coalesce(sum(CASE WHEN day >= $2 AND day <= $1 THEN last_active_users END), 0) AS bigint) AS active_7d,
+        CAST(coalesce(sum(CASE WHEN day >= $3 AND day <= $1 THEN last_active_users END), 0) AS bigint) AS active_30d
+    FROM daily_totals
+) AS t LEFT JOIN verification AS v ON v.id = 1
+"""
+
+
+async def read(session: Session, dialect: Dialect, now: datetime) -> Totals:
+    """All figures of the database, consistent with each other, as of now."""
+    today, week, month = (dialect.day(now - timedelta(days=window - 1)) for window in WINDOWS)
+    rows = await session.fetch(STATEMENT, today, week, month)
+    messages, conversations, users, messages_today, day_1, day_7, day_30, inaccurate, verified_at = rows[0]
+    return Totals(
+        stored_messages=messages,
+        stored_conversations=conversations,
+        registered_users=users,
+        messages_today=messages_today,
+        active_users=dict(zip(WINDOWS, (day_1, day_7, day_30), strict=True)),
+        as_of=now.astimezone(UTC).timestamp(),
+        inaccurate_conversations=inaccurate,
+        verified_at=verified_at,
+    )

@@ -1,0 +1,68 @@
+"""From the user's URL to a place: an SQLite file or a PostgreSQL server. Opens nothing; repeats no part of a URL.
+
+``repr`` of an SQLAlchemy URL hides ``user:password@`` and shows ``?password=``, so no URL object is kept for messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from exporter.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class SqlitePlace:
+    """A file; it need not exist yet."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresPlace:
+    """A server and what it needs to be asked; in libpq's form, hence with its secrets."""
+
+    dsn: str = field(repr=False)
+
+
+_SQLITE = ("sqlite", "sqlite+aiosqlite")
+_POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
+
+
+def locate(url: str) -> SqlitePlace | PostgresPlace:
+    """Where the database is. ``sqlite:///relative``, ``sqlite:////absolute``, ``postgresql://…`` with libpq's options.
+
+    Raises:
+        Misconfigured: not such a URL. Its message repeats nothing that may be secret.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        raise Misconfigured("the database URL has no '://': write sqlite:///FILE or postgresql://USER@HOST/DATABASE")
+    if scheme in _SQLITE:
+        return SqlitePlace(_path(rest))
+    if scheme in _POSTGRES:
+        return PostgresPlace(_dsn(rest))
+    named = f" ({scheme})" if scheme.replace("+", "").isalnum() and len(scheme) < 24 else ""
+    raise Misconfigured(f"the database URL names no database that is supported{named}: use sqlite or postgresql")
+
+
+def _path(rest: str) -> Path:
+    path, query, _ = rest.partition("?")
+    if query:
+        raise Misconfigured("an SQLite URL takes no options after '?'")
+    if not path.startswith("/"):
+        raise Misconfigured("an SQLite URL has three slashes and a file, or four for an absolute one: sqlite:///FILE")
+    name = unquote(path[1:])
+    if not name or name == ":memory:" or name.startswith("file:") or "\0" in name:
+        raise Misconfigured("an SQLite URL needs a file: several connections share it")
+    return Path(name)
+
+
+def _dsn(rest: str) -> str:
+    dsn = f"postgresql://{rest}"
+    try:
+        _ = urlsplit(dsn).port
+    except ValueError:
+        raise Misconfigured("the database URL's host or port cannot be read") from None
+    return dsn

@@ -1,0 +1,295 @@
+"""The one writer: takes all that is queued, commits it as one transaction, tells everybody. Knows no SQL.
+
+There is no timer that waits for company: a single sender's message goes into a transaction of its own at once, and
+what arrives while that one is being flushed to the disk shares the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from exporter.errors import BadFrame, Refusal, Unavailable
+from exporter.records import Message
+from exporter.store import faults
+from exporter.store.batch import Item, SendItem, Transaction
+from exporter.store.database import Database, Lane
+from exporter.store.faults import Kind, Trouble
+from exporter.store.known import KnownUsers
+from exporter.store.statements import Key, Statements
+
+QUEUE_ITEMS = 10_000
+"""Waiting at most: about a second's work of either database."""
+QUEUE_CHARACTERS = 64 * 1024 * 1024
+"""Of message bodies waiting at most."""
+BATCH_ITEMS = 1_000
+"""In one transaction at most: it bounds what a neighbour's trouble can delay, and by then the flush is shared enough."""
+BATCH_CHARACTERS = 4 * 1024 * 1024
+"""Of message bodies in one transaction at most, but for a single one."""
+UNREGISTERED = 100_000
+"""Users waiting to be registered at most; who is beyond that is registered by their next connection."""
+RACES = 8
+"""How often a transaction that the database took back is tried again."""
+RETRY = 1.0
+"""Seconds until work that nobody waits for (registrations, doubtful messages) is tried again."""
+
+log = structlog.get_logger("exporter.store")
+
+
+class Writer:
+    """Queue, transactions and answers. One per store; everything happens on one event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        statements: Statements,
+        clock: Callable[[], datetime],
+        on_recovered: Callable[[Message], None],
+    ) -> None:
+        self._database = database
+        self._statements = statements
+        self._clock = clock
+        self._on_recovered = on_recovered
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Item] = deque()
+        self._open: deque[Item] = deque()  # queued or under way, oldest first; answered ones linger at times
+        self._characters = 0
+        self._unregistered: dict[str, list[asyncio.Future[bool]]] = {}
+        self._doubts: dict[Key, Message] = {}
+        self._known = KnownUsers()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._task = self._loop.create_task(self._run(), name="store-writer")
+
+    # --- what others call ---------------------------------------------------------------------------------
+
+    def put(self, item: Item) -> None:
+        """Queue something. It is answered later, exactly once.
+
+        Raises:
+            Unavailable: the queue is full, or the store is closing.
+        """
+        if self._closing:
+            raise Unavailable("the server is shutting down")
+        if len(self._open) >= QUEUE_ITEMS or self._characters >= QUEUE_CHARACTERS:
+            self._forget_answered()
+            if len(self._open) >= QUEUE_ITEMS or self._characters >= QUEUE_CHARACTERS:
+                raise Unavailable("too much is waiting to be stored")
+        item.deadline = self._loop.time() + self._database.timeout
+        self._queue.append(item)
+        self._open.append(item)
+        self._characters += item.size
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_at(item.deadline, self._sweep)
+        self._wake.set()
+
+    def is_known(self, user: str) -> bool:
+        """Was this user registered a short time ago?"""
+        self._known.turn(self._loop.time())
+        return user in self._known
+
+    def register(self, user: str) -> asyncio.Future[bool]:
+        """Have a user registered, now or whenever the database can; the future tells how the next try went."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        if self._closing or (len(self._unregistered) >= UNREGISTERED and user not in self._unregistered):
+            future.set_result(False)
+        else:
+            self._unregistered.setdefault(user, []).append(future)
+            self._wake.set()
+        return future
+
+    async def close(self, timeout: float) -> None:
+        """Finish what is queued within that many seconds; what is left is answered ``unavailable``."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.wait({self._task}, timeout=timeout)
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        for handle in (self._sweeper, self._alarm):
+            if handle is not None:
+                handle.cancel()
+        for item in self._open:
+            self._answer(item, Unavailable("the server is shutting down"))
+        for user in list(self._unregistered):
+            self._tell(user, False)
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not (self._closing and not self._queue):
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue or self._unregistered or self._doubts:
+                users = list(islice(self._unregistered, BATCH_ITEMS))
+                if not await self._commit(self._take(), users) and not self._queue:
+                    self._set_alarm()
+                    break
+
+    def _take(self) -> list[Item]:
+        batch: list[Item] = []
+        characters = 0
+        while self._queue and len(batch) < BATCH_ITEMS:
+            item = self._queue[0]
+            if batch and characters + item.size > BATCH_CHARACTERS:
+                break
+            self._queue.popleft()
+            if not item.answered:
+                batch.append(item)
+                characters += item.size
+        return batch
+
+    def _set_alarm(self) -> None:
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(RETRY, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()
+
+    async def _commit(self, items: Sequence[Item], users: Sequence[str]) -> bool:
+        """Store what these items and users ask; False when the database is of no use now. All items are answered."""
+        races = losses = 0
+        while True:
+            items = [item for item in items if not item.answered]
+            users = [user for user in users if user in self._unregistered]
+            if not items and not users and not self._doubts:
+                return True
+            transaction = Transaction(
+                self._statements,
+                items,
+                users=users,
+                is_known=self.is_known,
+                doubts=list(self._doubts.values()),
+                now=self._now(),
+            )
+            trouble = await self._attempt(transaction)
+            if trouble is None:
+                self._committed(transaction)
+                return True
+            doubtful = transaction.committing and trouble.kind in (Kind.DOWN, Kind.SLOW)
+            if doubtful:
+                self._doubt(transaction)
+            match trouble.kind:
+                case Kind.RACE if races < RACES:
+                    races += 1
+                    await asyncio.sleep(random.uniform(0.001, 0.002 * 2**races))
+                case Kind.DOWN if not losses and not doubtful:
+                    losses += 1  # a connection that died while nobody used it says nothing about the next one
+                case Kind.SLOW if items and not doubtful and not self._closing:
+                    await asyncio.sleep(0.01)  # until each item's own time is over
+                case Kind.DATA:
+                    return await self._divide(items, users)
+                case _:
+                    for item in items:
+                        self._answer(item, Unavailable(trouble.text))
+                    for user in users:
+                        self._tell(user, False)
+                    return False
+
+    def _now(self) -> datetime:
+        # Milliseconds are what SQLite's functions keep: an acknowledgement and its repetition show the same time.
+        now = self._clock()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    async def _attempt(self, transaction: Transaction) -> Trouble | None:
+        job = self._database.job(Lane.WRITE, transaction.run)
+        try:
+            await job.result(self._database.timeout)
+        except Trouble as trouble:
+            if job.task.done():
+                return trouble
+        except Exception:  # a mistake of ours; the writer goes on, because everybody waits for it
+            log.exception("a transaction failed")
+            return Trouble(Kind.DOWN, faults.UNKNOWN)
+        else:
+            return None
+        # It was told to stop. How it ended matters, and nothing else may be written before it has.
+        await asyncio.wait({job.task})
+        error = job.task.exception()
+        return error if error is None or isinstance(error, Trouble) else Trouble(Kind.DOWN, faults.UNKNOWN)
+
+    async def _divide(self, items: Sequence[Item], users: Sequence[str]) -> bool:
+        """Something in there cannot be stored: find it, and store the rest, in order."""
+        if items and users:
+            return await self._commit([], users) and await self._commit(items, [])
+        if users:
+            log.error("users that cannot be registered", count=len(users))
+            for user in users:
+                self._tell(user, False)
+                self._unregistered.pop(user, None)
+        elif len(items) == 1:
+            self._answer(items[0], BadFrame("the database rejected this"))
+        elif items:
+            middle = len(items) // 2
+            return await self._commit(items[:middle], []) and await self._commit(items[middle:], [])
+        return True
+
+    # --- outcomes -----------------------------------------------------------------------------------------
+
+    def _committed(self, transaction: Transaction) -> None:
+        self._doubts.clear()
+        self._known.turn(self._loop.time())
+        self._known.add(transaction.users)
+        for user in transaction.users:
+            self._tell(user, True)
+        for message in transaction.recovered:
+            self._recover(message)
+        for item, result in transaction.results.items():
+            if not item.answered:
+                self._answer(item, result)
+            elif isinstance(item, SendItem) and not isinstance(result, Refusal) and not result[1]:
+                self._recover(result[0])  # it took longer than its sender was willing to wait
+        self._forget_answered()
+
+    def _doubt(self, transaction: Transaction) -> None:
+        for message in transaction.stored:
+            self._doubts[message.conversation, message.sender, message.id] = message
+
+    def _recover(self, message: Message) -> None:
+        try:
+            self._on_recovered(message)
+        except Exception:  # a listener's mistake must not stop the writer, which everybody waits for
+            log.exception("a listener failed")
+
+    def _answer(self, item: Item, result: Any) -> None:
+        if item.answered:
+            return
+        item.answered = True
+        self._characters -= item.size
+        try:
+            item.answer(result)
+        except Exception:  # as above
+            log.exception("a listener failed")
+
+    def _tell(self, user: str, registered: bool) -> None:
+        waiting = self._unregistered.get(user)
+        if waiting is None:
+            return
+        for future in waiting:
+            if not future.done():
+                future.set_result(registered)
+        if registered:
+            del self._unregistered[user]
+        else:
+            waiting.clear()
+
+    # --- time limits --------------------------------------------------------------------------------------
+
+    def _forget_answered(self) -> None:
+        while self._open and self._open[0].answered:
+            self._open.popleft()
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        while self._open and (self._open[0].answered or self._open[0].deadline <= now):
+            self._answer(self._open.popleft(), Unavailable(faults.TIMEOUT))
+        self._sweeper = self._loop.call_at(self._open[0].deadline, self._sweep) if self._open else None
