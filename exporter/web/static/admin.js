@@ -8,6 +8,8 @@ const time = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digi
 const count = new Intl.NumberFormat('en');
 const INTRODUCTION = find('#why').textContent;
 
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
 /** Show the figures to `user` until `expires` (RFC 3339). */
 function enter({ user, expires_at: expires }) {
   page.dataset.view = 'panel';
@@ -45,7 +47,7 @@ async function answered(response) {
     enter(said);
     find('h1').focus();
   } else {
-    ask(INTRODUCTION, said.detail ?? 'The server is in trouble. Try again.');
+    ask(INTRODUCTION, said.detail ? sentence(said.detail) : 'The server is in trouble. Try again.');
   }
 }
 

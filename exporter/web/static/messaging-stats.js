@@ -94,7 +94,7 @@ const CSS = `
 section { border-block-start: 2px solid var(--rule); padding-block-start: 0.6em; min-inline-size: 0; }
 header { display: flex; justify-content: space-between; align-items: baseline; gap: 0 1em; }
 h2 { white-space: nowrap; }
-header p { min-inline-size: 0; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+header p { flex: 1; min-inline-size: 0; text-align: end; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 h2 { font-size: 0.9375em; font-weight: 650; letter-spacing: -0.005em; }
 header p, .note { color: var(--muted); font-size: 0.8125em; }
 .note { min-height: 2.8em; margin-block-start: 0.7em; overflow-wrap: anywhere; } /* two lines: a reason moves nothing */
@@ -127,12 +127,10 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .rates > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1fr) minmax(0, 2fr); }
 .rates svg { block-size: 2.35em; }
 .rates .number { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.2; }
-.rates .unit { color: var(--muted); font-size: 0.8125em; }
 .rates .unknown .number { font-size: 0.9375em; line-height: 1.76; block-size: auto; }
-.rates .unknown .unit { visibility: hidden; }
 .rates dd { min-inline-size: 0; }
 .rates dd:last-child { display: grid; }
-.totals > div { grid-template-columns: minmax(0, 1fr) auto; }
+.totals > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
 .active > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.3fr) minmax(0, 0.9fr) minmax(0, 0.8fr); }
 .health > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.5fr) minmax(0, 0.9fr); align-items: baseline; }
 .totals .value, .active .value { font-weight: 600; }
@@ -170,9 +168,9 @@ tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
   .figures > div { padding-inline: 1.25em; border-inline-start: 1px solid var(--line); min-inline-size: 0; }
   .figures > div:first-child { padding-inline-start: 0; border-inline-start: 0; }
   .figures > div:last-child { padding-inline-end: 0; }
-  .figures .number { block-size: 1.48em; line-height: 1.4; font-size: 2.5em; position: relative; inset-block-start: 0.145em; }
-  .figures > :first-child .number { font-size: 3.5em; line-height: 1; block-size: 1.057em; inset-block-start: 0; }
-  .figures > .unknown .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; inset-block-start: 0; }
+  .figures .number { block-size: 1.48em; line-height: 1.69; font-size: 2.5em; } /* on one baseline with the first */
+  .figures > :first-child .number { font-size: 3.5em; line-height: 1; block-size: 1.057em; }
+  .figures > .unknown .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
   .figures > .unknown:first-child .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
 }
 @container (min-width: 68rem) {
@@ -424,7 +422,7 @@ export class MessagingStats extends HTMLElement {
     if (signal.aborted) return;
     this.#stats = stats;
     this.#answered = performance.now();
-    this.#serverTime = at ?? moment(stats.as_of) ?? Date.now() / 1000;
+    this.#serverTime = Math.max(at ?? 0, moment(stats.as_of) ?? 0) || Date.now() / 1000; // Date has whole seconds only
     this.#state = 'live';
     if (this.#answered < this.#historyDue) return;
     try {
@@ -541,7 +539,7 @@ export class MessagingStats extends HTMLElement {
       const number = el('span', { class: 'number' }, '–');
       const [svg, range] = this.#chart('rates', name);
       this.#nodes[`rate_${name}`] = number;
-      const value = el('dd', { 'data-rate': name }, number, el('span', { class: 'unit' }, ' /s'));
+      const value = el('dd', { 'data-rate': name }, number);
       list.append(el('div', {}, el('dt', { title }, label), value, el('dd', {}, svg, range)));
     }
     return this.#section('speed', 'Per second', this.#nodes.rateScope, list);

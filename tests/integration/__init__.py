@@ -1,0 +1,1 @@
+"""Tests of the whole: real servers, real sockets, a real browser."""

@@ -1,0 +1,380 @@
+"""The admin page in a real browser, around figures that the tests set: each state that a person can meet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page
+
+from tests.servers.chromium import Visit, chromium, eventually, shows, visit
+from tests.servers.npm import node_modules
+from tests.servers.stats_double import FIGURES, StatsDouble
+
+pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="module")]
+
+SIZES = {"phone": (390, 844), "desk": (1280, 800), "wall": (2560, 1440)}
+LIVE = ("active_connections", "connected_users", "active_conversations", "total_participants", "typing_users")
+STORED = ("total_messages", "messages_today", "total_conversations", "registered_users")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def double() -> AsyncIterator[StatsDouble]:
+    double = StatsDouble()
+    await double.start()
+    try:
+        yield double
+    finally:
+        await double.stop()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    modules = node_modules(tmp_path_factory.getbasetemp().parent / "npm")
+    return (modules / "axe-core" / "axe.min.js").read_text()
+
+
+def figure(page: Page, name: str) -> Any:
+    inner = ".number" if name in LIVE else ""
+    return page.locator(f"messaging-stats [data-figure={name}] {inner}".strip())
+
+
+def status(page: Page) -> Any:
+    return page.locator("messaging-stats [role=status]")
+
+
+async def sign_in_by_link(seen: Visit, double: StatsDouble, refresh: float = 0.5, ttl: float = 3600) -> Page:
+    await seen.page.goto(double.link(ttl).replace("/admin", f"/admin?refresh={refresh}"))
+    await shows(status(seen.page), "Live")
+    return seen.page
+
+
+async def violations(page: Page, axe: str) -> list[str]:
+    await page.evaluate(f"{axe}; null")
+    result = await page.evaluate(
+        "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
+    )
+    return [f"{v['id']}: {v['help']}: {[n['html'] for n in v['nodes']]}" for v in result["violations"]]
+
+
+# --- signing in and out ------------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_token_is_refused_with_its_reason_and_a_right_one_shows_the_figures(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(f"{double.url}/admin")
+        token = page.get_by_label("Admin token")
+        assert await token.evaluate("node => node === document.activeElement"), "typing can begin at once"
+        await token.fill("nonsense")
+        await token.press("Enter")
+        await shows(page.get_by_role("alert"), "The token is not a signed JWT.")
+        assert await token.get_attribute("aria-invalid") is not None
+        assert await page.locator("messaging-stats").count() == 0
+
+        await token.fill(double.token(role="user"))
+        await page.get_by_role("button", name="Sign in").click()
+        await shows(page.get_by_role("alert"), "The token is good, but its role is not admin.")
+        assert double.asked == 0, "nothing was asked without a sign-in"
+
+        await token.fill(double.token())
+        await token.press("Enter")
+        await shows(figure(page, "active_connections"), "1,240")
+        assert await page.get_by_label("Admin token").is_hidden()
+        assert await page.locator("#token").input_value() == "", "the token does not stay in the form"
+        assert await page.locator("#who").inner_text() != ""
+        assert await seen.shifts() == []
+
+
+async def test_a_link_signs_in_by_itself_and_its_token_is_gone_from_the_address_and_from_going_back(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        await seen.page.goto("about:blank")
+        await seen.page.goto(double.link())
+        await shows(figure(seen.page, "active_connections"), "1,240")
+        assert seen.page.url == f"{double.url}/admin"
+        assert await seen.page.evaluate("history.length") == 2
+        cookies = {cookie["name"]: cookie for cookie in await seen.context.cookies()}
+        assert {(c["httpOnly"], c["sameSite"]) for c in cookies.values()} == {(True, "Strict")}
+        assert await seen.page.evaluate("document.cookie") == ""
+        assert await seen.page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
+        assert not [url for url in seen.requests if "token" in url]
+
+
+async def test_a_link_followed_on_the_open_page_signs_in_too(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        await seen.page.goto(f"{double.url}/admin")
+        await seen.page.goto(double.link())  # only the fragment differs: the page is not loaded again
+        await shows(figure(seen.page, "active_connections"), "1,240")
+        assert "#" not in seen.page.url
+
+
+async def test_a_bad_link_says_why_and_offers_the_form(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        await seen.page.goto(double.link(ttl=-60))
+        await shows(seen.page.get_by_role("alert"), "The token has expired.")
+        assert await seen.page.get_by_label("Admin token").is_visible()
+
+
+async def test_after_a_reload_the_cookie_is_enough_and_after_signing_out_it_is_gone(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await page.reload()
+        await shows(status(page), "Live")
+        await page.get_by_role("button", name="Sign out").click()
+        await shows(page.locator("#why"), "You have signed out.")
+        assert await seen.context.cookies() == []
+        asked = double.asked
+        await page.reload()
+        assert await page.get_by_label("Admin token").is_visible()
+        assert double.asked == asked, "whoever signed out asks nothing"
+
+
+async def test_when_the_token_expires_the_page_says_so_and_signing_in_again_goes_on(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, ttl=2)
+        await page.locator(
+            "#why", has_text=re.compile(r"^Your sign-in expired at \d\d:\d\d\. Sign in again")
+        ).wait_for()
+        assert await page.locator("messaging-stats").count() == 0
+        asked = double.asked
+        await page.get_by_label("Admin token").fill(double.token())
+        await page.get_by_role("button", name="Sign in").click()
+        await shows(status(page), "Live")
+        assert double.asked > asked
+
+
+# --- the figures -------------------------------------------------------------------------------------------------
+
+
+async def test_every_figure_is_shown_as_the_server_says_it(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        for name in (*LIVE, *STORED):
+            await shows(figure(page, name), f"{FIGURES[name]:,}")
+        for window, count in FIGURES["active_users"].items():
+            await shows(page.locator(f"[data-active='{window}']"), f"{count:,}")
+        await shows(page.locator("[data-rate=messages] .number"), "12.5")
+        await shows(page.locator("[data-rate=deliveries] .number"), "190")
+        await shows(page.locator("[data-rate=joins] .number"), "1.4")
+        await shows(page.locator("[data-rate=connects] .number"), "0.40")
+        await shows(page.locator("[data-closed='client.last_minute']"), "18")
+        await shows(page.locator("[data-closed='client.last_hour']"), "1,077")
+        await shows(page.locator("[data-closed='internal_error.last_hour']"), "1")
+        await shows(page.locator("[data-closed='shutdown.last_hour']"), "0")
+        await shows(page.locator("[data-health=database]"), "up")
+        assert re.fullmatch(r"[2-4] s", await page.locator("[data-age=database]").inner_text())
+
+
+async def test_a_change_is_seen_within_the_refresh_time(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=1)
+        double.figures["active_connections"] = 1241
+        await shows(figure(page, "active_connections"), "1,241", within=1.5)
+        assert await page.title() == "1,241 connected · Messaging"
+
+
+async def test_nothing_moves_complains_or_asks_elsewhere_while_figures_of_any_size_and_outages_come_and_go(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=0.25)
+        down = {"up": False, "error": "the database cannot be reached: connection refused"}
+        for value in (0, 7, 99_999, None, 10_000_000, 3):
+            double.figures.update(dict.fromkeys((*LIVE, *STORED), value))
+            double.figures["active_users"] = dict.fromkeys(("1d", "7d", "30d"), value)
+            double.figures["database"] = down if value is None else {"up": True, "error": None}
+            await shows(figure(page, "registered_users"), "unknown" if value is None else f"{value:,}")
+        double.fail = 500
+        await page.locator("messaging-stats .lost").wait_for()
+        double.fail = None
+        await shows(status(page), "Live")
+        assert await seen.shifts() == []
+        assert seen.hosts() == {urlsplit(double.url).netloc}
+        assert [c for c in seen.complaints if "500" not in c] == []
+
+
+async def test_what_is_not_known_is_called_unknown_with_its_reason(browser: Browser, double: StatsDouble) -> None:
+    double.figures.update(dict.fromkeys(STORED), active_users=dict.fromkeys(("1d", "7d", "30d")))
+    double.figures["database"] = {"up": False, "error": "the database does not answer"}
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        for name in STORED:
+            await shows(figure(page, name), "unknown")
+        for window in ("1d", "7d", "30d"):
+            await shows(page.locator(f"[data-active='{window}']"), "unknown")
+        await shows(page.locator(".sums .note"), "Unknown: the database does not answer.")
+        await shows(page.locator("[data-health=database]"), "down")
+        await shows(page.locator(".well .note"), "The database does not answer.")
+        await shows(figure(page, "active_connections"), "1,240")
+
+        double.figures.update(dict.fromkeys(LIVE), scope="cluster", nodes=None, error="the broker cannot be reached")
+        for name in LIVE:
+            await shows(figure(page, name), "unknown")
+        await shows(page.locator(".now header p"), "Unknown: the broker cannot be reached")
+
+
+async def test_a_cluster_is_named_where_its_figures_are_and_rates_stay_this_nodes(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.figures.update(scope="cluster", nodes=3)
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await shows(page.locator(".now header p"), "whole cluster, 3 nodes · last hour")
+        await shows(page.locator(".speed header p"), "this node · last hour")
+        await shows(page.locator("[data-health=live]"), "whole cluster, 3 nodes")
+
+
+async def test_pointing_at_a_line_tells_the_value_of_that_moment_on_every_line(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=60)
+        await shows(page.locator("[data-figure=active_connections] .range"), "1,240 to 1,240")
+        await page.locator("[data-figure=active_connections] svg").hover()
+        for name, value in (("active_connections", "1,240"), ("typing_users", "17")):
+            text = await page.locator(f"[data-figure={name}] .range").inner_text()
+            assert re.fullmatch(rf"\d\d:\d\d:\d\d +{value}", text)
+        await page.mouse.move(0, 0)
+        await shows(page.locator("[data-figure=active_connections] .range"), "1,240 to 1,240")
+
+
+# --- losing the server ---------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_gone_is_said_to_be_gone_with_the_age_and_one_that_is_back_is_live_again(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await double.stop()
+        said = page.locator("messaging-stats [role=status]", has_text="The server does not answer.")
+        await said.wait_for()
+        assert re.search(r"These are the figures of \d\d:\d\d:\d\d\. Trying again\.", await said.inner_text())
+        assert await figure(page, "active_connections").inner_text() == "1,240", "what was known stays to be seen"
+        await page.locator("messaging-stats .status", has_text=re.compile(r"last answer [2-9] s ago")).wait_for()
+        await shows(page.locator("[data-health=server]"), "no answer")
+
+        double.figures["active_connections"] = 5
+        await double.start()
+        await shows(status(page), "Live", within=15)
+        await shows(figure(page, "active_connections"), "5")
+        assert await seen.shifts() == []
+
+
+async def test_a_server_in_trouble_is_told_from_one_that_is_gone(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        double.fail = 503
+        await page.locator("[role=status]", has_text="The server is in trouble: the tests want it so.").wait_for()
+
+
+async def test_one_poll_at_a_time_however_slow_the_server_is(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=0.25)
+        double.held.clear()
+        asked = double.asked
+        await eventually(lambda: _is(double.asked > asked), "the next poll came")
+        asked = double.asked
+        await page.locator("messaging-stats .status", has_text="last answer 3 s ago").wait_for()
+        assert double.asked == asked, "no second poll while the first waits"
+        double.held.set()
+        await shows(page.locator("messaging-stats .status p:last-child"), "")
+
+
+async def _is(value: bool) -> bool:
+    return value
+
+
+# --- for everybody -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("node")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_on_the_form_on_the_panel_and_in_an_outage(
+    browser: Browser, double: StatsDouble, axe: str, scheme: str
+) -> None:
+    async with visit(browser, scheme=scheme) as seen:
+        await seen.page.goto(f"{double.url}/admin")
+        await seen.page.get_by_label("Admin token").fill("nonsense")
+        await seen.page.get_by_role("button", name="Sign in").click()
+        await shows(seen.page.get_by_role("alert"), "The token is not a signed JWT.")
+        assert await violations(seen.page, axe) == []
+
+        page = await sign_in_by_link(seen, double)
+        await shows(page.locator("[data-rate=messages] .number"), "12.5")
+        assert await violations(page, axe) == []
+
+        double.figures.update(dict.fromkeys((*LIVE, *STORED)), active_users={})
+        double.figures["database"] = {"up": False, "error": "the database does not answer"}
+        await shows(figure(page, "total_messages"), "unknown")
+        assert await violations(page, axe) == []
+
+        await double.stop()
+        await page.locator("messaging-stats .lost").wait_for()
+        assert await violations(page, axe) == []
+
+
+async def test_all_of_it_works_by_keyboard_and_reads_in_order(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(f"{double.url}/admin")
+        await page.keyboard.type(double.token())
+        await page.keyboard.press("Enter")
+        await shows(status(page), "Live")
+        headings = await page.get_by_role("heading").all_inner_texts()
+        assert headings == ["Messaging", "Now", "Per second", "Connections closed", "Stored", "Active users", "Health"]
+        snapshot = await page.locator("body").aria_snapshot()
+        assert "1,240" in snapshot, "figures are text, not pictures"
+        assert "img" not in snapshot, "the lines only repeat what is said in words"
+        assert len(await page.locator("[aria-live], [role=status], [role=alert]").all()) == 2
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await shows(page.locator("#why"), "You have signed out.")
+        assert await page.get_by_label("Admin token").evaluate("node => node === document.activeElement")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+async def test_from_phone_to_wall_in_light_and_dark_everything_is_within_the_screen(
+    browser: Browser, double: StatsDouble, size: str, scheme: str, tmp_path: Path
+) -> None:
+    async with visit(browser, size=SIZES[size], scheme=scheme) as seen:
+        page = await sign_in_by_link(seen, double)
+        await shows(page.locator("[data-rate=messages] .number"), "12.5")
+        picture = await page.screenshot(path=tmp_path / f"{size}-{scheme}.png", full_page=True)
+        assert len(picture) > 10_000
+        width, height = await page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        )
+        assert width <= SIZES[size][0]
+        if size == "wall":
+            assert height <= SIZES[size][1], "a wall screen has nobody to scroll it"
+        clipped = await page.evaluate(
+            """[...document.querySelector('messaging-stats').shadowRoot.querySelectorAll('.number, dt, dd, td, th, h2')]
+               .filter((node) => node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).display !== 'inline')
+               .map((node) => node.textContent)"""
+        )
+        assert clipped == []
+        background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+        assert await seen.shifts() == []
+        assert seen.complaints == []

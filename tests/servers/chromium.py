@@ -1,0 +1,122 @@
+"""The machine's Chromium, headless, driven by playwright, and what a test wants to know of a page besides its text."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",  # containers and root have no user namespaces for it
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SHIFTS = """
+window.layoutShifts = [];
+new PerformanceObserver((list) => {
+  for (const { value, sources } of list.getEntries()) {
+    const moved = sources.map(({ previousRect: a, currentRect: b }) => [a.toJSON(), b.toJSON()]);
+    layoutShifts.push({ value, moved });
+  }
+}).observe({ type: 'layout-shift', buffered: true });
+"""
+
+
+def find() -> str | None:
+    """Where Chromium is, None when the machine has none."""
+    return shutil.which("chromium")
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """A browser of its own with an empty profile; gone at the end, whatever happens."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=find(), args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Visit:
+    """A page with its console, its errors, its requests and its layout shifts on record."""
+
+    def __init__(self, page: Page, context: BrowserContext) -> None:
+        self.page = page
+        self.context = context
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self._said(message.type, message.text))
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def _said(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(f"{kind}: {text}")
+
+    def hosts(self) -> set[str]:
+        """Every host and port that the page asked for anything."""
+        return {urlsplit(url).netloc for url in self.requests}
+
+    async def shifts(self) -> list[dict[str, Any]]:
+        """Everything that moved without being asked, as the browser's own Layout Instability API reports it."""
+        found: list[dict[str, Any]] = await self.page.evaluate("layoutShifts")
+        return found
+
+
+@asynccontextmanager
+async def visit(
+    browser: Browser,
+    *,
+    size: tuple[int, int] = (1280, 800),
+    scheme: str = "light",
+    scale: float = 1,
+) -> AsyncIterator[Visit]:
+    """A page in a context of its own: no cookie and no cache is shared with another test."""
+    context = await browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme=scheme,  # type: ignore[arg-type]  # playwright wants a literal
+        device_scale_factor=scale,
+        locale="en-US",
+        timezone_id="UTC",
+    )
+    try:
+        await context.add_init_script(SHIFTS)
+        yield Visit(await context.new_page(), context)
+    finally:
+        await context.close()
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within: float = 10) -> float:
+    """Wait until ``check()`` holds; returns the seconds it took, and fails with ``what`` when it never does."""
+    began = time.monotonic()
+    while not await check():
+        assert time.monotonic() - began < within, f"not within {within} s: {what}"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+async def shows(locator: Locator, text: str, *, within: float = 10) -> float:
+    """Wait until the element's text is ``text``; returns the seconds it took."""
+    seen = ""
+
+    async def check() -> bool:
+        nonlocal seen
+        seen = (await locator.text_content() or "").strip()
+        return seen == text
+
+    try:
+        return await eventually(check, f"{text!r} is shown", within=within)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it shows {seen!r}") from None

@@ -1,0 +1,114 @@
+"""A server of the admin page whose figures a test sets: for what no real server shows when it is asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from exporter.events import ClosedReason
+from exporter.web import auth
+from exporter.web.admin import AdminPage
+from exporter.web.auth import Authenticator
+from exporter.web.history import History, Sample
+from exporter.web.problems import Problem, problems
+
+FIGURES: dict[str, Any] = {
+    "active_connections": 1240,
+    "connected_users": 830,
+    "active_conversations": 96,
+    "total_participants": 2310,
+    "typing_users": 17,
+    "total_messages": 1_234_567,
+    "total_conversations": 50_210,
+    "messages_today": 40_210,
+    "registered_users": 8000,
+    "active_users": {"1d": 1200, "7d": 3000, "30d": 5600},
+    "scope": "node",
+    "nodes": 1,
+}
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+class StatsDouble:
+    """The real page, sign-in and history around made-up figures; can be stopped and started on the same port."""
+
+    def __init__(self) -> None:
+        self.authenticator = Authenticator("HS256", b"a secret of the tests that is long enough")
+        self.history = History()
+        self.figures: dict[str, Any] = {}
+        self.fail: int | None = None  # the status to answer with
+        self.held = asyncio.Event()  # not set: an answer waits
+        self.held.set()
+        self.asked = 0
+        self.port = 0
+        self.pages: dict[str, tuple[str, str]] = {}  # path: (content type, text)
+        self._runner: web.AppRunner | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """The figures as they are in FIGURES, and an hour of history."""
+        self.figures = {**FIGURES, "database": {"up": True, "error": None}}
+        self.fail = None
+        self.held.set()
+        self.history = History()
+        now = time.time()
+        for i in range(360):
+            at = now - 10 * (360 - i) + 5
+            counters = {
+                "messages_accepted": 125 * i,
+                "deliveries": 1900 * i,
+                "joins": 14 * i,
+                "connections_opened": 4 * i,
+            }
+            live = {name: value for name, value in FIGURES.items() if isinstance(value, int) and name != "nodes"}
+            closed = {reason.value: 0 for reason in ClosedReason} | {"client": 3 * i, "heartbeat": i // 10, "internal_error": i // 359}
+            self.history.record(at, Sample(**live, **counters, connections_closed=closed))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def link(self, ttl: float = 3600, role: str = "admin") -> str:
+        """What ``demo`` prints: the page with a token in the fragment."""
+        return f"{self.url}/admin#token={self.token(ttl, role)}"
+
+    def token(self, ttl: float = 3600, role: str = "admin") -> str:
+        return self.authenticator.sign("ada", role=role, ttl=ttl)
+
+    async def start(self) -> None:
+        app = web.Application(middlewares=[problems()])
+        app.router.add_get("/v1/messaging/stats", self._stats)
+        app.add_routes(AdminPage(self.authenticator, self.history).routes())
+        app.router.add_get("/{page}", self._page)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.fail is not None:
+            raise Problem(self.fail, "the tests want it so")
+        auth.require_admin(request, self.authenticator)
+        await self.held.wait()
+        now = time.time()
+        database = {"as_of": moment(now - 2), **self.figures["database"]}
+        answer = {"as_of": moment(now), **self.figures, "database": database}
+        return web.json_response(answer, headers={"Cache-Control": "no-store"})
+
+    async def _page(self, request: web.Request) -> web.Response:
+        kind, text = self.pages[f"/{request.match_info['page']}"]
+        return web.Response(text=text, headers={"Content-Type": f"{kind}; charset=utf-8"})
