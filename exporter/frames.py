@@ -113,19 +113,19 @@ class FrameReader:
 
     def _data(self, opcode: int, final: bool, payload: bytes, messages: list[Incoming]) -> bool:
         """A data frame that is not a whole text message: binary or fragmented (section 5.4)."""
-        if (opcode == _CONTINUATION) != (self._fragments is not None):
+        started = self._fragments
+        if (opcode == _CONTINUATION) != (started is not None):
             self._violation("continuation without a start, or a start within a message")
             return False
-        if opcode != _CONTINUATION:
+        if started is not None:
+            started += payload
             if final:
-                messages.append((opcode, payload))
-                return True
-            self._opcode, self._fragments = opcode, bytearray()
-        assert self._fragments is not None  # just made, or a continuation of it
-        self._fragments += payload
-        if final:
-            messages.append((self._opcode, bytes(self._fragments)))
-            self._fragments = None
+                messages.append((self._opcode, bytes(started)))
+                self._fragments = None
+        elif final:
+            messages.append((opcode, payload))
+        else:
+            self._opcode, self._fragments = opcode, bytearray(payload)
         return True
 
     def _wait(self, data: bytes, start: int, need: int) -> int:
@@ -180,7 +180,7 @@ def close_code(payload: bytes) -> int | None:
     if not payload:
         return None
     code = int.from_bytes(payload[:2], "big")
-    allowed = 1000 <= code < 1012 and code not in (1004, 1005, 1006) or 3000 <= code < 5000
+    allowed = (1000 <= code < 1012 and code not in (1004, 1005, 1006)) or 3000 <= code < 5000
     if len(payload) < 2 or not allowed:
         return int(Violation.PROTOCOL)
     try:

@@ -127,7 +127,12 @@ class Outbox:
         data = b"".join(self.pending)
         self.pending = None
         self.transport.write(data)
-        self.turn._sent_bytes.value += len(data)  # noqa: SLF001  # the two classes of this module are one thing
+        self.turn._sent_bytes.value += len(data)  # the two classes of this module are one thing
+
+    @property
+    def buffered(self) -> int:
+        """Bytes in the send buffer."""
+        return self.transport.get_write_buffer_size()
 
     def drop(self) -> list[bytes]:
         """Take no more; what had been waiting."""

@@ -126,6 +126,15 @@ _CHECKS: Final = {
 }
 
 
+def read_name(payload: bytes) -> tuple[str, str | None]:
+    """The command's name and id as far as they can be read; ``unknown`` otherwise. For frames refused unread."""
+    try:
+        command = parse(payload)
+    except Malformed as malformed:
+        return malformed.command, malformed.id
+    return COMMANDS[type(command)], getattr(command, "id", None)
+
+
 def _explain(payload: bytes, error: Exception) -> Malformed:
     """The slow path: read again what can be read, to say what was wrong with which command."""
     try:

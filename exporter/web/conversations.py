@@ -1,0 +1,161 @@
+"""The conversation routes: HTTP to the node and back. Decides nothing: rights are the store's business."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from exporter.errors import BadFrame
+from exporter.node import Node
+from exporter.protocol import MAX_SEQ, check_identifier
+from exporter.records import Conversation, Message
+from exporter.web.auth import ADMIN, Authenticator, claims_of
+from exporter.web.problems import Problem
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1_000
+MAX_PARTICIPANTS = 1_000  # in one request
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class NewConversation(msgspec.Struct):
+    """Body of a creation."""
+
+    participants: list[str] = []
+    id: str | None = None
+
+
+class NewParticipants(msgspec.Struct):
+    """Body of an addition."""
+
+    participants: list[str]
+
+
+class StoredMessage(msgspec.Struct):
+    """A message as a list shows it."""
+
+    seq: int
+    id: str
+    sender: str
+    body: str
+    sent_at: datetime
+
+
+class Conversations:
+    """The handlers; ``routes()`` is what an application adds."""
+
+    def __init__(self, node: Node, authenticator: Authenticator) -> None:
+        self._node = node
+        self._authenticator = authenticator
+
+    def routes(self) -> list[web.RouteDef]:
+        """All below ``/v1/messaging/conversations``; a segment matches anything, aiohttp's own ``{id}`` no braces."""
+        base = "/v1/messaging/conversations"
+        return [
+            web.post(base, self.create),
+            web.get(base, self.mine),
+            web.post(base + "/{id:[^/]+}/participants", self.add),
+            web.delete(base + "/{id:[^/]+}/participants/{user:[^/]+}", self.remove),
+            web.get(base + "/{id:[^/]+}/messages", self.messages),
+            web.delete(base + "/{id:[^/]+}/messages/{seq:[^/]+}", self.delete),
+        ]
+
+    async def create(self, request: web.Request) -> web.Response:
+        """201 with the conversation; 409 for an existing id."""
+        claims = claims_of(request, self._authenticator)
+        wanted = await _body(request, NewConversation)
+        if wanted.id is not None:
+            check_identifier(wanted.id, "id")
+        _check_participants(wanted.participants)
+        made = await self._node.create_conversation(wanted.id, claims.user, wanted.participants)
+        return _json(_shape(made), 201)
+
+    async def mine(self, request: web.Request) -> web.Response:
+        """200 with every conversation of which the user is a member."""
+        claims = claims_of(request, self._authenticator)
+        found = await self._node.store.conversations_of(claims.user)
+        return _json({"conversations": [_shape(conversation) for conversation in found]})
+
+    async def add(self, request: web.Request) -> web.Response:
+        """201 with the conversation; adding who is a member already changes nothing."""
+        claims = claims_of(request, self._authenticator)
+        conversation = _identifier(request, "id")
+        wanted = await _body(request, NewParticipants)
+        _check_participants(wanted.participants)
+        return _json(_shape(await self._node.add_participants(conversation, claims.user, wanted.participants)), 201)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """204; the removed user's connections leave at once."""
+        claims = claims_of(request, self._authenticator)
+        await self._node.remove_participant(_identifier(request, "id"), claims.user, _identifier(request, "user"))
+        return web.Response(status=204)
+
+    async def messages(self, request: web.Request) -> web.Response:
+        """200 with the messages after a seq, the oldest first, and the conversation's ``last_seq``."""
+        claims = claims_of(request, self._authenticator)
+        after = _number(request, "after", 0, lowest=0)
+        limit = min(_number(request, "limit", DEFAULT_LIMIT, lowest=1), MAX_LIMIT)
+        found, last_seq = await self._node.store.messages_after(_identifier(request, "id"), claims.user, after, limit)
+        return _json({"messages": [_stored(message) for message in found], "last_seq": last_seq})
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """204 for the sender and for admins; totals fall by one, the joined are told."""
+        claims = claims_of(request, self._authenticator)
+        seq = request.match_info["seq"]
+        if not (seq.isascii() and seq.isdigit() and 0 < int(seq[:20]) <= MAX_SEQ):
+            raise Problem(404, "no such message")
+        admin = claims.role == ADMIN
+        await self._node.delete_message(_identifier(request, "id"), int(seq), claims.user, admin=admin)
+        return web.Response(status=204)
+
+
+async def _body(request: web.Request, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        text = str(error) if isinstance(error, msgspec.ValidationError) else "not a JSON object in UTF-8"
+        raise BadFrame(f"the body is wrong: {text[:1].lower()}{text[1:]}") from None
+
+
+def _check_participants(users: list[str]) -> None:
+    if len(users) > MAX_PARTICIPANTS:
+        raise BadFrame(f"more than {MAX_PARTICIPANTS} participants in one request")
+    for user in users:
+        check_identifier(user, "participant")
+
+
+def _identifier(request: web.Request, name: str) -> str:
+    value = request.match_info[name]
+    check_identifier(value, name)
+    return value
+
+
+def _number(request: web.Request, name: str, default: int, *, lowest: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= MAX_SEQ):
+        raise BadFrame(f"{name} is not a number from {lowest} up")
+    return int(text)
+
+
+def _shape(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": conversation.id,
+        "total_messages": conversation.total_messages,
+        "last_seq": conversation.last_seq,
+        "participants": conversation.participants,
+    }
+
+
+def _stored(message: Message) -> StoredMessage:
+    return StoredMessage(message.seq, message.id, message.sender, message.body, message.sent_at)
+
+
+def _json(document: object, status: int = 200) -> web.Response:
+    headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)

@@ -1,0 +1,90 @@
+"""One moment's figures, put together: what ``/metrics``, the JSON and the page show. Knows no HTTP.
+
+First everything that may take time: the database's totals up to a deadline, the independent recount and the fullest
+send buffer in slices. Then, in one turn of the loop, everything that belongs together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import asdict
+from typing import Final
+
+from exporter.census import SLICE, Census, Drift
+from exporter.collector import Collector
+from exporter.config import Limits
+from exporter.node import Node
+from exporter.records import DatabaseView, Pressure, Snapshot
+from exporter.web.sessions import Sessions
+
+# A recount of 10,000 connections takes some 6 ms of work in slices: not more often than this, in seconds, when many.
+RECOUNT_EVERY: Final = 5.0
+FEW: Final = 1_000
+
+
+class Figures:
+    """Makes snapshots."""
+
+    def __init__(self, node: Node, collector: Collector, sessions: Sessions, limits: Limits) -> None:
+        self._node = node
+        self._collector = collector
+        self._sessions = sessions
+        self._limits = limits
+        self._drift = Drift()
+        self._recounted_at = float("-inf")
+
+    async def snapshot(self, deadline: float) -> Snapshot:
+        """All figures; the database gets ``deadline`` seconds, after which its figures are not known."""
+        totals = await self._collector.collect(deadline)
+        started = time.perf_counter()
+        await self._recount()
+        send_buffer_max = await self._send_buffer_max()
+        return self._assemble(totals is not None, send_buffer_max, started)
+
+    def _assemble(self, known: bool, send_buffer_max: int, started: float) -> Snapshot:
+        node, collector = self._node, self._collector
+        database = DatabaseView(
+            up=known and collector.up,
+            totals=collector.latest if known else None,
+            error=None if known else collector.error,
+            last_success=collector.last_success,
+            duration=collector.duration,
+            pool=node.store.pool(),
+        )
+        pressure = Pressure(
+            send_buffer_max=send_buffer_max,
+            slow_consumers=len(node.turn.slow),
+            connection_limit=self._limits.connections,
+            typing_oldest_age=node.hub.oldest_typing_age(time.monotonic()),
+        )
+        return Snapshot(
+            as_of=time.time(),
+            live=node.hub.stats(),
+            cluster=node.cluster(),
+            alone=node.broker.alone,
+            broker_up=node.broker.up,
+            database=database,
+            pressure=pressure,
+            drift=asdict(self._drift),
+            live_duration=time.perf_counter() - started,
+        )
+
+    async def _recount(self) -> None:
+        now = time.monotonic()
+        if len(self._sessions) > FEW and now < self._recounted_at + RECOUNT_EVERY:
+            return
+        self._recounted_at = now
+        census = Census(self._node.hub, self._sessions)
+        for _ in census.count():
+            await asyncio.sleep(0)
+        if census.drift is not None:
+            self._drift = census.drift
+
+    async def _send_buffer_max(self) -> int:
+        largest = 0
+        sessions = iter(self._sessions)
+        while part := [session for _, session in zip(range(SLICE), sessions, strict=False)]:
+            largest = max(largest, max(session.buffered for session in part))
+            await asyncio.sleep(0)
+        return largest

@@ -1,0 +1,331 @@
+"""One WebSocket connection after its upgrade: bytes in, commands to the node, frames out. Knows no HTTP.
+
+It is the transport's protocol itself: aiohttp answers the upgrade and lets go of the socket (``web/ws.py``). No task
+and no queue per connection: a frame is handled in the callback that read it, so an idle connection is one small object,
+and a busy one never waits for a wake-up.
+
+Ending: whoever ends it first gives the reason, the hub is told at once, and the figures with it. What is left is
+courtesy: the close frame is written, and what still comes in is read and thrown away for a bounded time, because
+closing a socket with unread data would reset it and the peer would never see the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, cast
+
+import structlog
+
+from exporter import frames
+from exporter.config import Limits
+from exporter.errors import BadFrame, RateLimited
+from exporter.events import ClosedReason, Command
+from exporter.metrics import Metrics
+from exporter.node import Node, Peer
+from exporter.protocol import CloseCode, Delivery, Malformed, parse, read_name
+
+log = structlog.get_logger(__name__)
+
+# Courtesy after the close frame: seconds without a byte from the peer, and in all.
+LINGER: Final = 5.0
+LINGER_MAX: Final = 30.0
+# Commands that may wait behind a join before reading is paused; a pipelining client has a handful.
+MAX_WAITING: Final = 16
+
+_RATE_LIMITED: Final = RateLimited("too many frames; slow down")
+
+_CODES: Final = {
+    ClosedReason.SHUTDOWN: CloseCode.GOING_AWAY,
+    ClosedReason.SLOW_CONSUMER: CloseCode.SLOW_CONSUMER,
+    ClosedReason.RATE_LIMITED: CloseCode.RATE_LIMITED,
+    ClosedReason.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
+    ClosedReason.INTERNAL_ERROR: CloseCode.INTERNAL,
+}
+_WORDS: Final = {
+    ClosedReason.SHUTDOWN: "server going away",
+    ClosedReason.SLOW_CONSUMER: "slow consumer",
+    ClosedReason.RATE_LIMITED: "rate limited",
+    ClosedReason.TOKEN_EXPIRED: "token expired",
+    ClosedReason.INTERNAL_ERROR: "internal error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all sessions of a process share; ``now`` is monotonic seconds."""
+
+    node: Node
+    metrics: Metrics
+    limits: Limits
+    now: Callable[[], float]
+    ended: Callable[[Session], None]
+    lost: Callable[[Session], None]
+
+
+class State(Enum):
+    """Where a session stands; it only moves down this list."""
+
+    OPEN = 1
+    DRAINING = 2  # takes no more commands, waits for its sends
+    CLOSING = 3  # ended for the hub; the close frame is out, reading on for courtesy
+    LOST = 4  # the socket is gone
+
+
+class Session(Peer, asyncio.Protocol):
+    """A connection of one user. ``expires_at`` is Unix seconds, ``last_seen`` and ``opened_at`` are monotonic."""
+
+    __slots__ = (
+        "_around",
+        "_linger",
+        "_linger_until",
+        "_reader",
+        "_refilled_at",
+        "_strikes",
+        "_task",
+        "_tokens",
+        "_waiting",
+        "expires_at",
+        "id",
+        "last_seen",
+        "opened_at",
+        "pinged",
+        "state",
+    )
+
+    def __init__(
+        self, id: str, user: str, expires_at: float, transport: asyncio.Transport, around: Surroundings
+    ) -> None:
+        limits = around.limits
+        super().__init__(user, transport, around.node.turn, limits.send_buffer_bytes)
+        # Half the limit is where asyncio calls pause_writing: a slow consumer begins and ends there.
+        transport.set_write_buffer_limits(high=limits.send_buffer_bytes // 2, low=limits.send_buffer_bytes // 2)
+        self.sends_in_flight = 0
+        self.id = id
+        self.expires_at = expires_at
+        self.opened_at = self.last_seen = self._refilled_at = around.now()
+        self.pinged = False
+        self.state = State.OPEN
+        self._around = around
+        self._reader = frames.FrameReader(limits.frame_bytes)
+        self._tokens = float(limits.frames_per_second)
+        self._strikes = 0
+        self._task: asyncio.Task[None] | None = None  # the join that the next command waits for
+        self._waiting: deque[tuple[Command, float]] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._linger_until = 0.0
+
+    @property
+    def _socket(self) -> asyncio.Transport:
+        return cast(asyncio.Transport, self.transport)
+
+    # --- in -----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes have come."""
+        around = self._around
+        around.metrics.received_bytes.value += len(data)
+        self.last_seen = around.now()
+        self.pinged = False
+        try:
+            for opcode, payload in self._reader.feed(data):
+                if opcode == frames.TEXT:
+                    if self.state is State.OPEN:
+                        self._text(payload)
+                else:
+                    self._other(opcode, payload)
+            if self._reader.error is not None and self.state.value < State.CLOSING.value:
+                code, words = self._reader.error
+                self.end(ClosedReason.PROTOCOL_ERROR, code, words)
+        except Exception:  # a defect here costs this connection, not the process
+            log.exception("connection failed")
+            self.end(ClosedReason.INTERNAL_ERROR)
+
+    def _text(self, payload: bytes) -> None:
+        """One text frame: taken from the bucket, parsed, carried out or queued behind a join."""
+        node, now = self._around.node, self.last_seen
+        if not self._take_token(now):
+            self._strike(payload)
+            return
+        try:
+            command = parse(payload)
+        except Malformed as malformed:
+            if isinstance(malformed.refusal, BadFrame) and not _is_utf8(payload):  # RFC 6455 section 8.1: fail it
+                self.end(ClosedReason.PROTOCOL_ERROR, CloseCode.INVALID_DATA, "text is not UTF-8")
+            else:
+                node.refuse(self, malformed.command, malformed.refusal, malformed.id)
+            return
+        if self._task is not None:
+            self._wait(command, now)
+            return
+        self._task = node.handle(self, command, now)
+        if self._task is not None:
+            self._task.add_done_callback(self._carry_on)
+
+    def _take_token(self, now: float) -> bool:
+        """A bucket of one second's frames, refilled by time."""
+        limit = self._around.limits.frames_per_second
+        tokens = min(limit, self._tokens + (now - self._refilled_at) * limit)
+        self._refilled_at = now
+        if tokens < 1.0:
+            self._tokens = tokens
+            return False
+        self._tokens = tokens - 1.0
+        self._strikes = 0
+        return True
+
+    def _strike(self, payload: bytes | None) -> None:
+        """A frame too many: answered (pings are not), and as many again in a row close."""
+        self._strikes += 1
+        if payload is not None:
+            command, id = read_name(payload)
+            self._around.node.refuse(self, command, _RATE_LIMITED, id)
+        if self._strikes >= self._around.limits.frames_per_second:
+            self.end(ClosedReason.RATE_LIMITED)
+
+    def _wait(self, command: Command, now: float) -> None:
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append((command, now))
+        if len(self._waiting) == MAX_WAITING:
+            self._socket.pause_reading()
+
+    def _carry_on(self, _: asyncio.Task[None]) -> None:
+        """The join is answered: what was waiting behind it goes on, until the next join."""
+        self._task = None
+        while self._waiting and self._task is None and self.state is State.OPEN:
+            command, received = self._waiting.popleft()
+            self._task = self._around.node.handle(self, command, received)
+            if self._task is not None:
+                self._task.add_done_callback(self._carry_on)
+        if not self._waiting and self._waiting is not None:
+            self._waiting = None
+            if self.state is not State.LOST and not self._socket.is_reading():
+                self.last_seen = self._around.now()
+                self._socket.resume_reading()
+        if self._task is None and self.state is State.DRAINING:
+            self.settled()
+
+    def _other(self, opcode: int, payload: bytes) -> None:
+        """Control frames (RFC 6455 section 5.5) and binary messages, which this protocol does not have."""
+        if opcode == frames.CLOSE:
+            self._closed_by_peer(payload)
+        elif self.state is not State.OPEN:
+            return
+        elif opcode == frames.BINARY:
+            if self._take_token(self.last_seen):
+                self._around.node.refuse(self, "unknown", BadFrame("frames are text, not binary"), None)
+            else:
+                self._strike(payload)
+        elif opcode == frames.PING:
+            if self._take_token(self.last_seen):
+                self.put(frames.frame(frames.PONG, payload))
+            else:
+                self._strike(None)
+
+    def _closed_by_peer(self, payload: bytes) -> None:
+        if self.state.value < State.CLOSING.value:
+            code = frames.close_code(payload)
+            reason = ClosedReason.PROTOCOL_ERROR if code == CloseCode.PROTOCOL_ERROR else ClosedReason.CLIENT
+            self.end(reason, code if code is not None else CloseCode.NORMAL)
+        if self.state is State.CLOSING:
+            self._socket.close()  # both close frames have been seen: the server closes first (section 7.1.1)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Reading is paused because a join takes long: the peer's silence is then ours."""
+        return self._waiting is not None
+
+    # --- ending -------------------------------------------------------------------------------------------
+
+    def end(self, reason: ClosedReason, code: int | None = None, words: str | None = None) -> None:
+        """End it, with a close frame; the first reason counts."""
+        if not self._leave_hub(reason):
+            return
+        code = code if code is not None else _CODES.get(reason, CloseCode.NORMAL)
+        self.finish(frames.close_frame(code, words if words is not None else _WORDS.get(reason, "")))
+        self._start_lingering()
+
+    def cut(self, reason: ClosedReason) -> None:
+        """End it without a word: nobody is listening."""
+        if self._leave_hub(reason):
+            self._drop()
+        if self.state is not State.LOST:
+            self._socket.abort()
+
+    def drain(self) -> None:
+        """Take no more commands; end with ``shutdown`` as soon as nothing is under way."""
+        if self.state is State.OPEN:
+            self.state = State.DRAINING
+            self.settled()
+
+    def settled(self) -> None:
+        """The last send or join under way was answered."""
+        if self.state is State.DRAINING and not self.sends_in_flight and self._task is None:
+            self.end(ClosedReason.SHUTDOWN)
+
+    def overflow(self) -> None:
+        """The send buffer is full: the peer gets what is in it and the reason, if it reads on in time."""
+        if self._leave_hub(ClosedReason.SLOW_CONSUMER):
+            self._drop()
+            last = frames.close_frame(CloseCode.SLOW_CONSUMER, _WORDS[ClosedReason.SLOW_CONSUMER])
+            self._around.metrics.sent_bytes.value += len(last)
+            self._socket.write(last)
+            self._start_lingering()
+
+    def _leave_hub(self, reason: ClosedReason) -> bool:
+        """Tell the hub, once: True the first time."""
+        if self.state.value >= State.CLOSING.value:
+            return False
+        self.state = State.CLOSING
+        self._around.ended(self)
+        self._around.metrics.connection_duration.observe(self._around.now() - self.opened_at)
+        self._around.node.close(self, reason)
+        return True
+
+    def _drop(self) -> None:
+        dropped = sum(isinstance(frame, Delivery) for frame in self.drop())
+        self._around.metrics.deliveries_dropped.value += dropped
+
+    def _start_lingering(self) -> None:
+        self._waiting = None
+        if self._socket.is_closing():
+            return
+        if not self._socket.is_reading():
+            self._socket.resume_reading()
+        self._linger_until = self._around.now() + LINGER_MAX
+        self._linger_on()
+
+    def _linger_on(self) -> None:
+        now = self._around.now()
+        until = min(self.last_seen + LINGER, self._linger_until)
+        if self._linger is not None and now >= until:
+            self._socket.abort()
+            return
+        delay = LINGER if self._linger is None else until - now
+        self._linger = asyncio.get_running_loop().call_later(delay, self._linger_on)
+
+    def eof_received(self) -> None:
+        """asyncio: the peer will send no more; returning nothing closes the transport."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the socket is gone."""
+        if self._leave_hub(ClosedReason.CLIENT):
+            self._drop()
+        self.state = State.LOST
+        self.turn.slow.discard(self)
+        if self._linger is not None:
+            self._linger.cancel()
+        self._waiting = None
+        self._around.lost(self)
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

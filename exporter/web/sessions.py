@@ -1,0 +1,115 @@
+"""The open sessions of this process, and the clock that looks after them: heartbeats and expiring tokens.
+
+A timer per connection would be 20,000 timers. Instead the sessions stand in a ring of slots, and a tick visits one
+slot, so that each session is looked at several times per interval and no tick takes longer than a fraction of a
+millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from exporter import frames
+from exporter.events import ClosedReason
+from exporter.web.auth import LEEWAY
+from exporter.web.session import Session, State
+
+# Visits per interval: a silent peer is pinged at 7/8 and cut at 11/8, hence seen to at the latest one visit later,
+# which keeps the promise of one and a half intervals with a quarter of a visit to spare for a late loop.
+VISITS: Final = 8
+_PING_AFTER: Final = 7 / 8
+_CUT_AFTER: Final = 11 / 8 - 1 / 16
+_PING: Final = frames.frame(frames.PING, b"")
+
+
+class Sessions:
+    """Sessions by the socket: added when upgraded, taken out when they end. ``heartbeat`` in seconds."""
+
+    def __init__(self, heartbeat: float) -> None:
+        self.heartbeat = heartbeat
+        # 64 slots at the default of 30 s: a tick of 59 ms and 312 of 20,000 sessions; few slots for short intervals,
+        # so that the timer stays above 10 ms.
+        count = max(1, min(64, int(heartbeat / VISITS / 0.01)))
+        self._slots: list[dict[Session, None]] = [{} for _ in range(count)]
+        self._tick = heartbeat / VISITS / count
+        self._next_slot = 0
+        self._count = 0
+        self._fill = 0
+        self._lingering: set[Session] = set()
+        self._slot_of: dict[Session, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def __iter__(self) -> Iterator[Session]:
+        """The open ones; a copy, because whoever walks may end some."""
+        return iter(list(self._slot_of))
+
+    def add(self, session: Session) -> None:
+        """It has been upgraded."""
+        self._fill = (self._fill + 1) % len(self._slots)
+        self._slot_of[session] = self._fill
+        self._slots[self._fill][session] = None
+
+    def ended(self, session: Session) -> None:
+        """It has ended for the hub; its socket may linger."""
+        slot = self._slot_of.pop(session, None)
+        if slot is not None:
+            del self._slots[slot][session]
+            self._lingering.add(session)
+
+    def lost(self, session: Session) -> None:
+        """Its socket is gone."""
+        self.ended(session)
+        self._lingering.discard(session)
+
+    @property
+    def sockets(self) -> int:
+        """Sockets held, those of ended sessions included."""
+        return len(self._slot_of) + len(self._lingering)
+
+    def abort_all(self) -> None:
+        """Close every socket now."""
+        for session in (*self._slot_of, *self._lingering):
+            session.cut(ClosedReason.SHUTDOWN)
+
+    # --- the clock ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to look after them."""
+        self._timer = asyncio.get_running_loop().call_later(self._tick, self._visit)
+
+    def stop(self) -> None:
+        """No more heartbeats."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _visit(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._tick, self._visit)
+        slot = self._slots[self._next_slot]
+        self._next_slot = (self._next_slot + 1) % len(self._slots)
+        if not slot:
+            return
+        now, wall = time.monotonic(), time.time()
+        for session in list(slot):
+            if session.state is not State.OPEN:
+                continue
+            if session.expires_at + LEEWAY <= wall + self.heartbeat / VISITS:
+                self._expire(session, wall)
+            if session.is_held_up:
+                session.last_seen = now
+            silent = now - session.last_seen
+            if silent >= _CUT_AFTER * self.heartbeat:
+                session.cut(ClosedReason.HEARTBEAT)
+            elif silent >= _PING_AFTER * self.heartbeat and not session.pinged:
+                session.pinged = True
+                session.put(_PING)
+
+    def _expire(self, session: Session, wall: float) -> None:
+        """The token ends before the next visit: be there at that moment."""
+        delay = max(0.0, session.expires_at + LEEWAY - wall)
+        asyncio.get_running_loop().call_later(delay, session.end, ClosedReason.TOKEN_EXPIRED)

@@ -1,0 +1,98 @@
+"""``GET /v1/messaging/stats``: the figures of ``/metrics`` as JSON, for admins. Knows records and names, no state."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from exporter.metrics import WINDOWS, Metrics
+from exporter.records import Snapshot
+from exporter.web.auth import Authenticator, require_admin
+from exporter.web.figures import Figures
+from exporter.web.history import Sample
+from exporter.web.negotiation import SHARE
+
+
+def payload(snapshot: Snapshot) -> dict[str, Any]:
+    """The document of the contract; what is not known is null, with the reason in ``database.error``."""
+    live, cluster, totals = snapshot.live, snapshot.cluster, snapshot.database.totals
+    if snapshot.alone or cluster is None:
+        figures = {
+            "active_connections": live.active_connections,
+            "connected_users": live.connected_users,
+            "active_conversations": live.active_conversations,
+            "total_participants": live.participants,
+            "typing_users": live.typing_users,
+        }
+    else:
+        figures = {
+            "active_connections": cluster.connections,
+            "connected_users": cluster.users,
+            "active_conversations": cluster.conversations,
+            "total_participants": cluster.participants,
+            "typing_users": cluster.typing_users,
+        }
+    return {
+        **figures,
+        "total_messages": totals.stored_messages if totals else None,
+        "total_conversations": totals.stored_conversations if totals else None,
+        "messages_today": totals.messages_today if totals else None,
+        "registered_users": totals.registered_users if totals else None,
+        "active_users": {f"{days}d": totals.active_users[days] if totals else None for days in WINDOWS},
+        "scope": "node" if snapshot.alone or cluster is None else "cluster",
+        "nodes": cluster.nodes if cluster else None,
+        "as_of": _utc(snapshot.as_of),
+        "database": {
+            "up": snapshot.database.up,
+            "as_of": _utc(snapshot.database.last_success),
+            "error": snapshot.database.error,
+        },
+    }
+
+
+def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:
+    """One point of the page's last hour."""
+    document = payload(snapshot)
+    shown = (
+        "active_connections",
+        "connected_users",
+        "active_conversations",
+        "total_participants",
+        "typing_users",
+        "total_messages",
+        "total_conversations",
+        "messages_today",
+        "registered_users",
+    )
+    return Sample(
+        **{name: document[name] for name in shown},
+        messages_accepted=metrics.messages_accepted.value,
+        deliveries=metrics.deliveries.value,
+        joins=metrics.joins.value,
+        connections_opened=metrics.connections_opened.value,
+        connections_closed={str(reason): cell.value for reason, cell in metrics.connections_closed.cells.items()},
+    )
+
+
+class Stats:
+    """The handler. ``timeout`` in seconds is the database's."""
+
+    def __init__(self, figures: Figures, authenticator: Authenticator, *, timeout: float) -> None:
+        self._figures = figures
+        self._authenticator = authenticator
+        self._timeout = timeout
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """200 for admins, 401 without a token, 403 for another role."""
+        require_admin(request, self._authenticator)
+        snapshot = await self._figures.snapshot(self._timeout * SHARE)
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return web.Response(body=msgspec.json.encode(payload(snapshot)), headers=headers)
+
+
+def _utc(moment: float | None) -> str | None:
+    """Unix seconds as RFC 3339 in UTC, to the second."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
