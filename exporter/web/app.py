@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import html
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -47,6 +48,7 @@ log = structlog.get_logger(__name__)
 CLOSES_PER_SECOND: Final = 500.0
 DRAIN_SHARE: Final = 0.8
 RETRY: Final = 1.0  # seconds between attempts to reach a database that was not there at start
+SPARE_FILES: Final = 200  # besides the connections: database, listeners, scrapes, logs
 # A connection is a dozen objects that live long, and the collector finds nothing in them: 1.7 times faster connecting.
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 
@@ -174,6 +176,7 @@ class Server:
             await self.listeners.close()
             await self.store.close()
             raise
+        _allow_sockets(self.settings.limits.connections)
         self._pulse.start()
         self.sessions.start()
         self._background(self._sample())
@@ -261,6 +264,15 @@ class Server:
         self.sessions.abort_all()
         await self.node.close_all()
         await self.store.close()
+
+
+def _allow_sockets(connections: int) -> None:
+    """Raise the soft limit of open files to the hard one: each connection is one; say so when it is not enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < connections + SPARE_FILES:
+        log.warning("fewer files may be opened than connections are allowed", files=hard, connections=connections)
 
 
 async def serve(settings: Settings, *, started: Callable[[Server], None] | None = None) -> None:

@@ -1,0 +1,74 @@
+# messaging-exporter: `make` alone lists the commands.
+# Everything is installed into .venv; nothing else on the machine is changed, but for `make test` on Debian as root
+# (or with sudo that asks for no password), which installs the services that the tests start.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+# pytest-xdist workers: the tests wait for real servers more than they compute.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run observe test soak lint types coverage bench dashboards dist services clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+run: $(VENV)/.run ## the server with simulated people; ARGS="--web.listen-address :9000" for flags
+	@exec $(BIN)/messaging-exporter demo $(ARGS)
+
+observe: $(VENV)/.test ## the same with Prometheus and Alertmanager, and Grafana where it is installed
+	@exec $(BIN)/python grafana/observe.py $(ARGS)
+
+test: $(VENV)/.test services ## all tests, with real PostgreSQL, Valkey, Prometheus, Alertmanager and Chromium
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
+
+soak: $(VENV)/.test services ## the long tests: ten minutes of a healthy demo without an alert
+	SOAK=true $(BIN)/python -m pytest -q -m soak $(ARGS)
+
+lint: $(VENV)/.test types ## style and types
+	$(BIN)/ruff check exporter tests grafana
+	$(BIN)/ruff format --check exporter tests grafana
+
+types: $(VENV)/.test ## mypy --strict
+	$(BIN)/mypy
+
+coverage: $(VENV)/.test services ## all tests, and which lines they do not reach
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
+
+bench: $(VENV)/.bench ## speed and memory against peers in the same run; ARGS="fanout --quick" for a part
+	$(BIN)/python -m tests.bench $(ARGS)
+
+dashboards: $(VENV)/.test ## build grafana/dashboards/*.json from their source
+	$(BIN)/python -m grafana.build
+
+dist: $(VENV)/.test ## a wheel in dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## everything that was made here, data/ excepted
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+services: # what the tests start, where the machine is Debian and the user may install
+	@sh tests/servers/install.sh
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.run: $(VENV)/bin/python setup.cfg
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg
+	@echo "installing into $(VENV), with what the tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/bin/python setup.cfg
+	@echo "installing into $(VENV), with what the benchmarks need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	@touch $@ $(VENV)/.run
