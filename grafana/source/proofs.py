@@ -382,8 +382,8 @@ CASES: tuple[Case, ...] = (
             ),
         ),
         NODE_A,
-        "a:8765 (job messaging) last saw the cluster's figures 14m 0s ago.",
-        pending=61,
+        "a:8765 (job messaging) last saw the cluster's figures 15m 0s ago.",
+        pending=62,
     ),
     Case(
         "MessagingClusterNodesMismatch",

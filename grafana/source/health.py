@@ -1,0 +1,288 @@
+"""Cluster & exporter health: do the nodes agree, are the figures true, is the process well?"""
+
+from __future__ import annotations
+
+from grafana.source import promql as q
+from grafana.source.panels import Board, Query, Row, above, figure, lines, rows_of, states
+
+UID = "messaging-health"
+UP = {"0": ("down", "red"), "1": ("up", "green")}
+
+# Processes of other jobs export process_* and python_* too; only those of messaging nodes are wanted.
+OURS = f"and on (job, instance) {q.of('messaging_build_info')}"
+
+BOARD = Board(
+    UID,
+    "Messaging cluster & exporter health",
+    "Do the nodes agree, are the figures true, is the process well?",
+    [
+        Row(
+            "Nodes",
+            6,
+            [
+                (
+                    states(
+                        "Nodes",
+                        Query(q.least("up", "instance"), "{{instance}}"),
+                        "Red when Prometheus could not scrape a node. If it stays red, follow the runbook of MessagingDown.",
+                        UP,
+                    ),
+                    8,
+                ),
+                (
+                    lines(
+                        "Uptime",
+                        "s",
+                        Query(f"(time() - {q.of('process_start_time_seconds')}) {OURS}", "{{instance}}"),
+                        "Since each process started; a saw-tooth is a node that restarts. If it has many teeth, follow the runbook "
+                        "of MessagingRestartLoop.",
+                    ),
+                    8,
+                ),
+                (
+                    rows_of(
+                        "Versions",
+                        "none",
+                        Query(
+                            f"{q.of('messaging_build_info')} * on (job, instance) group_left (implementation)"
+                            f" max by (job, instance, implementation) ({q.of('python_info')})"
+                        ),
+                        "Version of each node, and its Python. If versions differ for long, a deploy has stopped half-way.",
+                        ["Time", "Value", "__name__"],
+                    ),
+                    8,
+                ),
+            ],
+        ),
+        Row(
+            "Cluster",
+            7,
+            [
+                (
+                    lines(
+                        "Nodes in the cluster, as each node sees it",
+                        "short",
+                        Query(q.worst("messaging_cluster_nodes", "instance"), "{{instance}}"),
+                        "All lines should be one. If they differ, the cluster is split or a lease was lost: follow the runbook of "
+                        "MessagingClusterNodesMismatch.",
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Distinct over all nodes",
+                        "short",
+                        [
+                            Query(q.cluster("messaging_cluster_connections"), "connections"),
+                            Query(q.cluster("messaging_cluster_users"), "users"),
+                            Query(q.cluster("messaging_cluster_conversations"), "conversations"),
+                            Query(q.cluster("messaging_cluster_participants"), "participants"),
+                            Query(q.cluster("messaging_cluster_typing_users"), "typing"),
+                        ],
+                        "Somebody on two nodes counts once. Only nodes with a fresh view are asked. If there is no data, no node "
+                        "has one: look at the broker.",
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Age of the cluster's figures",
+                        "s",
+                        Query(q.age("messaging_cluster_snapshot_timestamp_seconds"), "{{instance}}"),
+                        "Since each node last saw the cluster: at most some seconds more than the scrape interval. If a node's "
+                        "grows, it is cut off: follow the runbook of MessagingClusterSnapshotStale.",
+                        steps=above((120, "red")),
+                    ),
+                    6,
+                ),
+                (
+                    states(
+                        "Broker as each node sees it",
+                        Query(q.least("messaging_broker_up", "instance"), "{{instance}}"),
+                        "Red when a node cannot reach Redis; always up where a node is alone. If it stays red, follow the runbook "
+                        "of MessagingBrokerDown.",
+                        UP,
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Frames between nodes per second",
+                        "ops",
+                        [
+                            Query(q.speed("messaging_broker_frames_sent_total"), "sent"),
+                            Query(q.speed("messaging_broker_frames_received_total"), "received"),
+                        ],
+                        "Frames published to and received from other nodes; 0 where a node is alone. If frames are sent and none "
+                        "is received, subscriptions are broken.",
+                    ),
+                    12,
+                ),
+                (
+                    lines(
+                        "Broker lag",
+                        "s",
+                        [
+                            Query(q.quantile(0.5, "messaging_broker_lag_seconds"), "half within"),
+                            Query(q.quantile(0.99, "messaging_broker_lag_seconds"), "99 % within"),
+                        ],
+                        "From publishing on one node to receipt on another; no data where a node is alone. If it stays above 250 "
+                        "ms, follow the runbook of MessagingBrokerLag; it includes the clocks' difference.",
+                        steps=above((0.25, "red")),
+                    ),
+                    12,
+                ),
+            ],
+        ),
+        Row(
+            "Are the figures true?",
+            6,
+            [
+                (
+                    figure(
+                        "Drift",
+                        "none",
+                        Query(
+                            f"max by (figure) (abs({q.of('messaging_live_drift')}))",
+                            "{{figure}}",
+                        ),
+                        "Live figure minus an independent recount, the worst node's; 0 is healthy. If any is not, a figure leaks: "
+                        "follow the runbook of MessagingGaugeDrift.",
+                        steps=above((1, "red")),
+                    ),
+                    12,
+                ),
+                (
+                    lines(
+                        "Figures that contradict each other",
+                        "short",
+                        [
+                            Query(
+                                f"clamp_min({q.of('messaging_typing_users')} - {q.of('messaging_participants')}, 0)",
+                                "{{instance}}: typing above participants",
+                            ),
+                            Query(
+                                f"clamp_min({q.of('messaging_connected_users')} - {q.of('messaging_active_connections')}, 0)",
+                                "{{instance}}: users above connections",
+                            ),
+                            Query(
+                                f"clamp_min({q.of('messaging_active_conversations')} - {q.of('messaging_participants')}, 0)",
+                                "{{instance}}: conversations above participants",
+                            ),
+                        ],
+                        "By how much figures of one scrape contradict each other: always 0. If not, follow the runbook of "
+                        "MessagingInvariantBroken.",
+                        steps=above((1, "red")),
+                    ),
+                    12,
+                ),
+            ],
+        ),
+        Row(
+            "Process",
+            7,
+            [
+                (
+                    lines(
+                        "Event loop lag",
+                        "s",
+                        [
+                            Query(q.quantile(0.5, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} half"),
+                            Query(q.quantile(0.99, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} 99 %"),
+                        ],
+                        "How late timers ran. If it rises together with the CPU, the node is full; without, something blocks the "
+                        "loop.",
+                        steps=above((0.25, "red")),
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "CPU",
+                        "percentunit",
+                        Query(f"{q.rate('process_cpu_seconds_total')} {OURS}", "{{instance}}"),
+                        "Share of one core. One event loop uses one core: if it nears 100 %, add a node.",
+                        steps=above((0.7, "orange"), (0.9, "red")),
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Memory",
+                        "bytes",
+                        [
+                            Query(f"{q.of('process_resident_memory_bytes')} {OURS}", "{{instance}} resident"),
+                        ],
+                        "Resident memory: some 15 KiB per idle connection. If it rises while connections do not, something leaks: "
+                        "compare with 'Drift'.",
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "File descriptors",
+                        "short",
+                        [
+                            Query(f"{q.of('process_open_fds')} {OURS}", "{{instance}} open"),
+                            Query(f"{q.of('process_max_fds')} {OURS}", "{{instance}} limit"),
+                        ],
+                        "Each connection is one. If open nears the limit, raise LimitNOFILE.",
+                        dashed=["limit"],
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Garbage collections per second",
+                        "ops",
+                        Query(
+                            f"sum by (instance, generation) ({q.rate('python_gc_collections_total')} {OURS})",
+                            "{{instance}} generation {{generation}}",
+                        ),
+                        "Python's collector. If generation 2 runs often, pauses grow with the number of connections: compare with "
+                        "the event loop lag.",
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Garbage found per second",
+                        "ops",
+                        [
+                            Query(
+                                f"sum by (instance) ({q.rate('python_gc_objects_collected_total')} {OURS})",
+                                "{{instance}} collected",
+                            ),
+                            Query(
+                                f"sum by (instance) ({q.rate('python_gc_objects_uncollectable_total')} {OURS})",
+                                "{{instance}} uncollectable",
+                            ),
+                        ],
+                        "Objects in reference cycles. If uncollectable is not 0, memory leaks.",
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Scrape duration",
+                        "s",
+                        Query(f"{q.of('scrape_duration_seconds')} {OURS}", "{{instance}}"),
+                        "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is slow or the "
+                        "loop lags.",
+                    ),
+                    6,
+                ),
+                (
+                    lines(
+                        "Samples per scrape",
+                        "short",
+                        Query(f"{q.of('scrape_samples_scraped')} {OURS}", "{{instance}}"),
+                        "The number of series hardly ever changes: no label carries a user, conversation or address. If it grows, "
+                        "report a bug.",
+                    ),
+                    6,
+                ),
+            ],
+        ),
+    ],
+)
