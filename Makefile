@@ -42,7 +42,7 @@ bench: $(VENV)/.bench ## speed and memory against peers in the same run; ARGS="f
 	$(BIN)/python -m tests.bench $(ARGS)
 
 dashboards: $(VENV)/.test ## build grafana/dashboards/*.json from their source
-	$(BIN)/python -m grafana.build
+	$(BIN)/python -m grafana.source
 
 dist: $(VENV)/.test ## a wheel in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
