@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from playwright.async_api import Browser, Page
 
 from tests.servers.chromium import Visit, chromium, eventually, shows, visit
 from tests.servers.npm import node_modules
-from tests.servers.stats_double import FIGURES, StatsDouble
+from tests.servers.stats_double import FIGURES, StatsDouble, moment
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="module")]
 
@@ -235,12 +236,16 @@ async def test_what_is_not_known_is_called_unknown_with_its_reason(browser: Brow
 async def test_a_cluster_is_named_where_its_figures_are_and_rates_stay_this_nodes(
     browser: Browser, double: StatsDouble
 ) -> None:
-    double.figures.update(scope="cluster", nodes=3)
+    double.figures.update(scope="cluster", nodes=3, cluster={"up": True, "as_of": moment(time.time() - 40)})
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)
         await shows(page.locator(".now header p"), "whole cluster, 3 nodes · last hour")
         await shows(page.locator(".speed header p"), "this node · last hour")
-        await shows(page.locator("[data-health=live]"), "whole cluster, 3 nodes")
+        await shows(page.locator("[data-health=cluster]"), "3 nodes")
+        assert re.fullmatch(r"4\d s", await page.locator("[data-age=cluster]").inner_text())
+        double.figures["cluster"] = {"up": False, "error": "the broker cannot be reached"}
+        await shows(page.locator("[data-health=cluster]"), "not seen")
+        await shows(page.locator(".well .note"), "The broker cannot be reached.")
 
 
 async def test_pointing_at_a_line_tells_the_value_of_that_moment_on_every_line(
@@ -360,6 +365,7 @@ async def test_from_phone_to_wall_in_light_and_dark_everything_is_within_the_scr
     async with visit(browser, size=SIZES[size], scheme=scheme) as seen:
         page = await sign_in_by_link(seen, double)
         await shows(page.locator("[data-rate=messages] .number"), "12.5")
+        assert await seen.shifts() == []  # before the picture: taking it resizes the window
         picture = await page.screenshot(path=tmp_path / f"{size}-{scheme}.png", full_page=True)
         assert len(picture) > 10_000
         width, height = await page.evaluate(
@@ -376,5 +382,4 @@ async def test_from_phone_to_wall_in_light_and_dark_everything_is_within_the_scr
         assert clipped == []
         background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
-        assert await seen.shifts() == []
         assert seen.complaints == []

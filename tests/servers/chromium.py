@@ -24,10 +24,10 @@ FLAGS = (
 )
 SHIFTS = """
 window.layoutShifts = [];
+window.place = ({ x, y, width, height }) => [x, y, width, height].map(Math.round).join(' ');
 new PerformanceObserver((list) => {
   for (const { value, sources } of list.getEntries()) {
-    const moved = sources.map(({ previousRect: a, currentRect: b }) => [a.toJSON(), b.toJSON()]);
-    layoutShifts.push({ value, moved });
+    layoutShifts.push({ value, moved: sources.map((s) => `${place(s.previousRect)} -> ${place(s.currentRect)}`) });
   }
 }).observe({ type: 'layout-shift', buffered: true });
 """

@@ -50,6 +50,13 @@ const TOTALS = [
   ['total_conversations', 'Conversations'],
   ['registered_users', 'Registered users'],
 ];
+const HEALTH = [
+  ['server', 'Server'],
+  ['live', 'Live figures'],
+  ['cluster', 'Cluster'],
+  ['database', 'Database'],
+  ['lines', 'History'],
+];
 const ACTIVE = [
   ['1d', 'Today'],
   ['7d', '7 days'],
@@ -208,6 +215,8 @@ function write(node, text) {
 
 /** A number, or null for whatever else the JSON may hold. */
 const known = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : null);
+
+const plural = (number, thing) => `${whole.format(number)} ${thing}${number === 1 ? '' : 's'}`;
 
 const count = (value) => (value === null ? 'unknown' : whole.format(value));
 
@@ -592,7 +601,7 @@ export class MessagingStats extends HTMLElement {
 
   #buildHealth() {
     const list = el('dl', { class: 'rows health' });
-    for (const [key, label] of [['server', 'Server'], ['live', 'Live figures'], ['database', 'Database'], ['lines', 'History']]) {
+    for (const [key, label] of HEALTH) {
       this.#nodes[`${key}Word`] = el('dd', { class: 'word', 'data-health': key }, '–');
       this.#nodes[`${key}Age`] = el('dd', { class: 'age', 'data-age': key }, '');
       list.append(el('div', {}, el('dt', {}, label), this.#nodes[`${key}Word`], this.#nodes[`${key}Age`]));
@@ -635,7 +644,7 @@ export class MessagingStats extends HTMLElement {
   #scope(stats) {
     if (stats.scope !== 'cluster') return 'this node';
     const nodes = known(stats.nodes);
-    return nodes === null ? 'whole cluster' : `whole cluster, ${nodes} ${nodes === 1 ? 'node' : 'nodes'}`;
+    return nodes === null ? 'whole cluster' : `whole cluster, ${plural(nodes, 'node')}`;
   }
 
   /** Why the live figures are not known, or not of the whole cluster. */
@@ -765,7 +774,11 @@ export class MessagingStats extends HTMLElement {
     if (stats === null) return;
     const trouble = this.#liveError(stats);
     const unknown = FIGURES.some(([name]) => known(stats[name]) === null);
-    say('live', unknown ? 'unknown' : this.#scope(stats), trouble !== null || unknown ? 'bad' : '');
+    say('live', unknown ? 'unknown' : this.#scope(stats), unknown ? 'bad' : '');
+    const alone = stats.scope !== 'cluster' && trouble === null;
+    const nodes = known(stats.nodes);
+    if (alone) say('cluster', 'none: one node', '');
+    else say('cluster', trouble || nodes === null ? 'not seen' : plural(nodes, 'node'), trouble ? 'bad' : 'good');
     const database = stats.database ?? {};
     if (database.up === true) say('database', 'up', 'good');
     else say('database', database.up === false ? 'down' : 'unknown', 'bad');
@@ -789,6 +802,7 @@ export class MessagingStats extends HTMLElement {
     };
     put(n.serverAge, silence);
     put(n.liveAge, since(moment(this.#stats.as_of)));
+    put(n.clusterAge, since(moment(this.#stats.cluster?.as_of)));
     const database = since(moment(this.#stats.database?.as_of));
     put(n.databaseAge, database, database === null ? 'never seen' : age(database));
     put(n.linesAge, since(moment(this.#history?.as_of)));
