@@ -49,24 +49,27 @@ WIDTH = {Lane.WRITE: 1, Lane.JOIN: 1, Lane.READ: 2, Lane.TOTALS: 1, Lane.VERIFY:
 class Job(Generic[T]):
     """Work on a connection of its own, from asking for one to giving it back."""
 
-    def __init__(self, database: Database, lane: Lane, work: Work[T]) -> None:
+    def __init__(self, database: Database, lane: Lane, work: Work[T], timeout: float | None) -> None:
         self._database = database
         self._lane = lane
         self._work = work
         self._session: Session | None = None
         self._waiting = False
         self.aborted = False
-        self.task: asyncio.Task[T] = asyncio.get_running_loop().create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self.deadline = None if timeout is None else loop.time() + timeout
+        self.task: asyncio.Task[T] = loop.create_task(self._run())
         self.task.add_done_callback(database.ended)
         database.jobs.add(self.task)
 
-    async def result(self, timeout: float | None) -> T:
-        """What the work returned, within that many seconds. Raises Trouble, or what the work raised.
+    async def result(self) -> T:
+        """What the work returned, within the job's time. Raises Trouble, or what the work raised.
 
         A caller who is cancelled or runs out of time aborts the job; ``task`` then ends by itself.
         """
+        left = None if self.deadline is None else self.deadline - asyncio.get_running_loop().time()
         try:
-            done, _ = await asyncio.wait({self.task}, timeout=timeout)
+            done, _ = await asyncio.wait({self.task}, timeout=left)
         except asyncio.CancelledError:
             await self.abort()
             raise
@@ -128,19 +131,22 @@ class Database:
         self.error: str | None = None
         self._engine: AsyncEngine = dialect.engine(timeout, sum(WIDTH.values()))
 
-    def job(self, lane: Lane, work: Work[T]) -> Job[T]:
-        """Begin to do some work with a connection."""
-        return Job(self, lane, work)
+    def job(self, lane: Lane, work: Work[T], timeout: float | None) -> Job[T]:
+        """Begin to do some work with a connection, within a time (seconds)."""
+        return Job(self, lane, work, timeout)
 
     async def run(self, lane: Lane, work: Work[T], timeout: float | None = None) -> T:
         """Do some work with a connection, within a time (seconds; the database's own when None). Raises Trouble."""
-        return await self.job(lane, work).result(self.timeout if timeout is None else timeout)
+        return await self.job(lane, work, self.timeout if timeout is None else timeout).result()
 
     async def use(self, job: Job[T]) -> T:
         """Have a job done on a connection from the pool; a connection that had trouble is thrown away."""
         try:
             async with self._engine.connect() as connection:
-                session = await self.dialect.session(connection)
+                session = await self.dialect.session(connection, job.deadline)
+                while session.closed:  # the server restarted: the pool may hold several such
+                    await connection.invalidate()
+                    session = await self.dialect.session(connection, job.deadline)
                 try:
                     return await job.work(session)
                 except Refusal:

@@ -29,6 +29,10 @@ class Session(Protocol):
     async def abort(self) -> None:
         """Make the statement under way end soon, with Trouble; the connection is of no more use."""
 
+    @property
+    def closed(self) -> bool:
+        """Is it known already, without asking, that the connection is dead?"""
+
 
 class Dialect(ABC):
     """One kind of database at one place."""
@@ -60,8 +64,8 @@ class Dialect(ABC):
         """May this user do all that the store does? Raises Trouble; changes nothing."""
 
     @abstractmethod
-    async def session(self, connection: AsyncConnection) -> Session:
-        """The driver's own connection behind the pool's."""
+    async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
+        """The driver's own connection behind the pool's, for statements that end before a time of the loop's clock."""
 
     @abstractmethod
     def trouble(self, error: BaseException) -> Trouble:

@@ -80,6 +80,11 @@ class SqliteSession:
         except (sqlite3.Error, ValueError):
             return
 
+    @property
+    def closed(self) -> bool:
+        """A file does not hang up."""
+        return False
+
 
 _NUMBERED: dict[str, str] = {}
 
@@ -165,8 +170,8 @@ class SqliteDialect(Dialect):
 
         return engine
 
-    async def session(self, connection: AsyncConnection) -> Session:
-        """The aiosqlite connection behind the pool's."""
+    async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
+        """The aiosqlite connection behind the pool's; who waits for it interrupts it."""
         raw = await connection.get_raw_connection()
         driver = raw.driver_connection
         assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 — the engine above makes no other

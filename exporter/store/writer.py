@@ -30,7 +30,7 @@ QUEUE_ITEMS = 10_000
 QUEUE_CHARACTERS = 64 * 1024 * 1024
 """Of message bodies waiting at most."""
 BATCH_ITEMS = 1_000
-"""In one transaction at most: it bounds what a neighbour's trouble can delay, and by then the flush is shared enough."""
+"""In one transaction at most: by then its flush is shared enough, and it bounds how long a neighbour is waited for."""
 BATCH_CHARACTERS = 4 * 1024 * 1024
 """Of message bodies in one transaction at most, but for a single one."""
 UNREGISTERED = 100_000
@@ -201,9 +201,9 @@ class Writer:
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     async def _attempt(self, transaction: Transaction) -> Trouble | None:
-        job = self._database.job(Lane.WRITE, transaction.run)
+        job = self._database.job(Lane.WRITE, transaction.run, self._database.timeout)
         try:
-            await job.result(self._database.timeout)
+            await job.result()
         except Trouble as trouble:
             if job.task.done():
                 return trouble

@@ -12,9 +12,14 @@ depends_on = None
 
 def upgrade() -> None:
     """Count what is there and keep it counted; nobody can write in between."""
-    if op.get_bind().dialect.name == "sqlite":
-        from exporter.store.migrations.totals_sqlite import statements
+    bind = op.get_bind()
+    if bind.dialect.name == "sqlite":
+        from exporter.store.migrations import totals_sqlite
+
+        statements = totals_sqlite.statements()
     else:
-        from exporter.store.migrations.totals_postgresql import statements
-    for statement in statements():
-        op.get_bind().exec_driver_sql(statement)
+        from exporter.store.migrations import totals_postgresql
+
+        statements = totals_postgresql.statements(bind.exec_driver_sql("SELECT current_schema()").scalar_one())
+    for statement in statements:
+        bind.exec_driver_sql(statement)

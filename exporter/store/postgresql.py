@@ -1,0 +1,227 @@
+"""PostgreSQL through asyncpg: time limits on both sides, rights, and what its errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from exporter.errors import Misconfigured
+from exporter.store import faults
+from exporter.store.dialect import Dialect, Row, Session
+from exporter.store.faults import Kind, Trouble
+
+OLDEST = 150_000
+"""PostgreSQL 15: older ones are not tried."""
+CONNECT_WAIT = 60.0
+"""Seconds to reach the server for a migration."""
+
+_BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
+    ("57014", Kind.SLOW, faults.TIMEOUT),
+    ("55P03", Kind.SLOW, faults.LOCKED),
+    ("25P03", Kind.DOWN, faults.TIMEOUT),  # idle in a transaction: this process was asleep
+    ("57P03", Kind.DOWN, faults.STARTING),
+    ("57P", Kind.DOWN, faults.STARTING),
+    ("40", Kind.RACE, faults.RACED),
+    ("23505", Kind.DATA, faults.REJECTED),
+    ("22", Kind.DATA, faults.REJECTED),
+    ("23", Kind.DATA, faults.REJECTED),
+    ("54", Kind.DATA, faults.REJECTED),
+    ("28", Kind.SETUP, faults.PASSWORD),
+    ("3D", Kind.SETUP, faults.NO_DATABASE),
+    ("42501", Kind.SETUP, faults.RIGHTS),
+    ("42", Kind.SETUP, faults.NO_SCHEMA),
+    ("3F", Kind.SETUP, faults.NO_SCHEMA),
+    ("25006", Kind.SETUP, faults.READ_ONLY),
+    ("53100", Kind.DOWN, faults.FULL),
+    ("53", Kind.DOWN, faults.CROWDED),
+    ("58", Kind.DOWN, faults.BROKEN_DISK),
+    ("08", Kind.DOWN, faults.LOST),
+)
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """What an error of the driver means."""
+    if isinstance(error, Trouble):
+        return error
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        for start, kind, text in _BY_STATE:
+            if state.startswith(start):
+                return Trouble(kind, text)
+        return Trouble(Kind.DOWN, faults.UNKNOWN)
+    if isinstance(error, TimeoutError):
+        return Trouble(Kind.SLOW, faults.TIMEOUT)
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        return Trouble(Kind.SETUP, faults.BAD_URL)
+    if isinstance(error, (asyncpg.DataError, UnicodeError, OverflowError)):
+        return Trouble(Kind.DATA, faults.REJECTED)
+    if isinstance(error, asyncpg.InterfaceError):
+        return Trouble(Kind.DOWN, faults.LOST)
+    if isinstance(error, OSError):
+        return Trouble(Kind.DOWN, faults.UNREACHABLE)
+    return Trouble(Kind.DOWN, faults.UNKNOWN)
+
+
+class PostgresSession:
+    """One asyncpg connection; each statement is one round trip."""
+
+    def __init__(self, driver: Any, deadline: float | None) -> None:
+        self._driver = driver
+        self._deadline = deadline
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """Run one statement and return all its rows; one that takes too long is cancelled on the server too."""
+        limit = None
+        if self._deadline is not None:
+            # A little before the caller gives up, so that the cancelling gets on its way before the connection is cut.
+            left = self._deadline - asyncio.get_running_loop().time()
+            limit = max(0.001, left - min(0.05, left * 0.1))
+        try:
+            rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=limit)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
+            raise trouble_of(error) from error
+        return rows
+
+    async def abort(self) -> None:
+        """Cut the connection; ``statement_timeout`` ends what the server may still be doing."""
+        self._driver.terminate()
+
+    @property
+    def closed(self) -> bool:
+        """Did the server hang up?"""
+        return bool(self._driver.is_closed())
+
+
+class PostgresDialect(Dialect):
+    """One database on one server."""
+
+    name = "postgresql"
+    begin = "BEGIN"
+    lock = " FOR NO KEY UPDATE"
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    def engine(self, timeout: float, connections: int) -> AsyncEngine:
+        """A small pool; no statement takes longer, and no transaction is left open by a process that fell asleep."""
+        settings = {
+            "statement_timeout": f"{max(1, round(timeout * 1000))}",
+            "idle_in_transaction_session_timeout": f"{max(10_000, round(timeout * 2000))}",
+        }
+        return self._engine(connections, self._connect(timeout, settings))
+
+    def migrating_engine(self) -> AsyncEngine:
+        """One connection that may take its time."""
+        return self._engine(1, self._connect(CONNECT_WAIT, {"statement_timeout": "0"}))
+
+    def _engine(self, connections: int, connect: Callable[[], Awaitable[Any]]) -> AsyncEngine:
+        return create_async_engine(
+            "postgresql+asyncpg://",  # the URL goes to asyncpg, which understands libpq's options
+            async_creator=connect,
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=connections,
+            max_overflow=0,
+            pool_reset_on_return=None,  # whoever opens a transaction ends it
+        )
+
+    def _connect(self, timeout: float, settings: dict[str, str]) -> Callable[[], Awaitable[Any]]:
+        async def connect() -> Any:
+            try:
+                return await asyncpg.connect(
+                    self._dsn,
+                    timeout=timeout,
+                    server_settings={"application_name": "messaging-exporter", "timezone": "UTC", **settings},
+                )
+            except ValueError as error:  # its words would repeat parts of the URL
+                raise Trouble(Kind.SETUP, faults.BAD_URL) from error
+
+        return connect
+
+    async def prepare_migration(self, connection: AsyncConnection) -> None:
+        """Is it a server that this works with?"""
+        session = await self.session(connection, None)
+        rows = await session.fetch(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
+            " current_setting('transaction_read_only')"
+        )
+        version, encoding, schema, read_only = rows[0]
+        if version < OLDEST:
+            raise Misconfigured(f"the database server is PostgreSQL {version // 10000}: 15 or newer is needed")
+        if encoding != "UTF8":
+            raise Misconfigured(f"the database's encoding is {encoding}: UTF8 is needed")
+        if schema is None:
+            raise Misconfigured("the database user's search path names no schema that exists")
+        if read_only == "on":
+            raise Misconfigured(faults.READ_ONLY)
+
+    async def lock_migration(self, connection: AsyncConnection) -> None:
+        """An advisory lock per schema, held until the transaction ends."""
+        await connection.exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(hashtextextended('messaging-exporter ' || current_schema(), 0))"
+        )
+
+    async def check_rights(self, session: Session) -> None:
+        """Does the user have every right that the statements need?"""
+        rows = await session.fetch(
+            """
+            SELECT bool_and(has_table_privilege(t, r)), current_setting('transaction_read_only')
+            FROM (VALUES ('users', 'SELECT'), ('users', 'INSERT'), ('conversations', 'SELECT'),
+                ('conversations', 'INSERT'), ('conversations', 'UPDATE'), ('conversation_members', 'SELECT'),
+                ('conversation_members', 'INSERT'), ('conversation_members', 'UPDATE'),
+                ('conversation_members', 'DELETE'), ('messages', 'SELECT'), ('messages', 'INSERT'),
+                ('messages', 'DELETE'), ('daily_totals', 'SELECT'), ('verification', 'SELECT')) AS need (t, r)
+            """
+        )
+        allowed, read_only = rows[0]
+        if not allowed:
+            raise Trouble(Kind.SETUP, faults.RIGHTS)
+        if read_only == "on":
+            raise Trouble(Kind.SETUP, faults.READ_ONLY)
+
+    async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
+        """The asyncpg connection behind the pool's."""
+        raw = await connection.get_raw_connection()
+        return PostgresSession(raw.driver_connection, deadline)
+
+    def trouble(self, error: BaseException) -> Trouble:
+        """What an error means, SQLAlchemy's wrapping taken off."""
+        return trouble_of(getattr(error, "orig", None) or error)
+
+    def check(self) -> None:
+        """A server is asked by asking."""
+
+    def adopt(self) -> None:
+        """Nothing to remember."""
+
+    def source(self, **columns: str) -> str:
+        """The rows of one array per column."""
+        arrays = ", ".join(f"${i}::{kind}[]" for i, kind in enumerate(columns.values(), start=1))
+        names = ", ".join(columns)
+        return f"SELECT pos, {names} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, pos)"  # noqa: S608 — own names
+
+    def pack(self, rows: Sequence[Row]) -> tuple[Any, ...]:
+        """One list per column."""
+        return tuple(list(column) for column in zip(*rows, strict=True))
+
+    def time(self, expression: str) -> str:
+        """As it is."""
+        return expression
+
+    def when(self, value: Any) -> datetime:
+        """As it is: asyncpg gives aware times in UTC."""
+        found: datetime = value
+        return found
+
+    def moment(self, value: datetime) -> Any:
+        """As it is."""
+        return value.astimezone(UTC)
+
+    def day(self, value: datetime) -> Any:
+        """A date."""
+        return value.astimezone(UTC).date()
