@@ -1,0 +1,131 @@
+"""The HTTP routes a simulation uses: make conversations, catch up. Knows the contract's shapes, no WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from exporter.errors import Misconfigured
+
+T = TypeVar("T")
+PAGE = 1000
+
+
+class StoredMessage(msgspec.Struct):
+    """A message as the catch-up route gives it back."""
+
+    seq: int
+    id: str
+    sender: str
+    body: str
+
+
+class Page(msgspec.Struct):
+    """One answer of the catch-up route."""
+
+    messages: list[StoredMessage]
+    last_seq: int
+
+
+class Room(msgspec.Struct):
+    """A conversation as its members see it."""
+
+    id: str
+    last_seq: int
+    participants: list[str]
+
+
+class Rooms(msgspec.Struct):
+    """What a user is a member of."""
+
+    conversations: list[Room]
+
+
+class Refused(Exception):
+    """The server answered with a status that was not expected."""
+
+    def __init__(self, status: int, path: str) -> None:
+        super().__init__(f"the server answered {status} to {path}")
+        self.status = status
+
+
+_page = msgspec.json.Decoder(Page).decode
+_rooms = msgspec.json.Decoder(Rooms).decode
+_PASSING = (502, 503, 504)
+
+
+class Api:
+    """The routes of one server, as any of the people. Raises Refused, aiohttp.ClientError, OSError, TimeoutError."""
+
+    def __init__(self, http: aiohttp.ClientSession, base: URL, token_for: Callable[[str], str]) -> None:
+        self._http = http
+        self._base = base
+        self._token_for = token_for
+        self._gate = asyncio.Semaphore(8)
+
+    async def make(self, id: str, members: Sequence[str]) -> int:
+        """The conversation is there, with these members. Returns its last seq."""
+        body = {"id": id, "participants": list(members)}
+        status, _ = await self._call("POST", members[0], "conversations", body, (201, 409))
+        return 0 if status == 201 else await self._found(id, members)
+
+    async def _found(self, id: str, members: Sequence[str]) -> int:
+        _, answer = await self._call("GET", members[0], "conversations", None, (200,))
+        room = next((room for room in _rooms(answer).conversations if room.id == id), None)
+        if room is None:
+            raise Misconfigured(f"the conversation {id} exists and belongs to somebody else: choose another --seed")
+        if missing := sorted(set(members) - set(room.participants)):
+            path = f"conversations/{id}/participants"
+            await self._call("POST", members[0], path, {"participants": missing}, (201,))
+        return room.last_seq
+
+    async def messages(self, id: str, member: str, after: int, limit: int = PAGE) -> Page:
+        """Catch-up: what came after ``after``, at most ``limit``."""
+        path = f"conversations/{id}/messages"
+        _, answer = await self._call("GET", member, path, None, (200,), {"after": str(after), "limit": str(limit)})
+        return _page(answer)
+
+    async def _call(
+        self,
+        method: str,
+        user: str,
+        path: str,
+        body: object,
+        expected: tuple[int, ...],
+        query: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        url = self._base / "v1/messaging" / path
+        headers = {"Authorization": f"Bearer {self._token_for(user)}"}
+        async with (
+            self._gate,
+            self._http.request(
+                method, url, json=body, params=query, headers=headers, timeout=aiohttp.ClientTimeout(total=30)
+            ) as response,
+        ):
+            answer = await response.read()
+            if response.status not in expected:
+                raise Refused(response.status, f"{method} /v1/messaging/{path}")
+            return response.status, answer
+
+
+def passing(error: Exception) -> bool:
+    """Is it worth trying again?"""
+    return not isinstance(error, Refused) or error.status in _PASSING
+
+
+async def persist(attempt: Callable[[], Awaitable[T]], deadline: float, clock: Callable[[], float]) -> T:
+    """Tries until it works or the deadline has passed or trying again is no use; then raises the latest error."""
+    delay = 0.1
+    while True:
+        try:
+            return await attempt()
+        except (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
+            if clock() + delay > deadline or not passing(error):
+                raise
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, 1.0)

@@ -1,0 +1,206 @@
+"""One simulation from beginning to end: set up, live, wait, go home, compare. Knows the outward contract only."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import aiohttp
+import msgspec
+
+from exporter.errors import Misconfigured
+from exporter.simulate.api import Api, Refused, persist
+from exporter.simulate.audit import Audit
+from exporter.simulate.crowd import Crowd
+from exporter.simulate.ledger import Ledger
+from exporter.simulate.meter import Meter
+from exporter.simulate.options import SimulateOptions, http_base
+from exporter.simulate.people import Organisation
+from exporter.simulate.report import Summary, summarise
+from exporter.simulate.view import Moment, View
+
+REACH_TIMEOUT = 5.0  # seconds that the server may take to be there at the start
+SET_UP_TIMEOUT = 60.0  # seconds for all conversations together
+PATIENCE = 15.0  # seconds until a message that a connection has not got counts as not delivered
+HURRIED = 5.0  # seconds that a step of the end may take once somebody has asked to stop
+TOKEN_KEPT = 600.0  # seconds that a signed token is used again
+_ERRORS = (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError)
+
+
+class Simulation:
+    """One run: set up, live, drain, disperse, audit."""
+
+    def __init__(self, options: SimulateOptions, stop: asyncio.Event, view: View) -> None:
+        self._options = options
+        self._stop = stop
+        self._view = view
+        names = tuple(sorted(options.tokens))[: options.users] if options.tokens else ()
+        users = len(names) or options.users
+        self._organisation = Organisation(users, options.conversations, options.seed, names)
+        # The seed makes decisions the same; the ids must not be, or the server would take them for repetitions.
+        self._ledger = Ledger(secrets.token_hex(5), patience=min(PATIENCE, options.settle))
+        self._meter = Meter()
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._phase, self._progress = "setting up", 0.0
+        self._started = time.monotonic()
+
+    def http(self) -> aiohttp.ClientSession:
+        """The session for everything."""
+        context: ssl.SSLContext | bool = True
+        if self._options.insecure:
+            context = False
+        elif self._options.ca_file is not None:
+            try:
+                context = ssl.create_default_context(cafile=str(self._options.ca_file))
+            except OSError as error:
+                raise Misconfigured(f"cannot read {self._options.ca_file}: {error.strerror}") from None
+        connector = aiohttp.TCPConnector(limit=0, ssl=context)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        self._http = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        self._api = Api(self._http, http_base(self._options.urls[0]), self._token_for)
+        return self._http
+
+    def _token_for(self, user: str) -> str:
+        if self._options.tokens:
+            return self._options.tokens[user]
+        token, signed = self._tokens.get(user, ("", 0.0))
+        now = time.monotonic()
+        if not token or now - signed > TOKEN_KEPT:
+            assert self._options.token_for is not None  # noqa: S101 - checked() has asked
+            token = self._options.token_for(user)
+            self._tokens[user] = (token, now)
+        return token
+
+    async def whole(self) -> Summary:
+        """All of it; what is under way is shown throughout."""
+        showing = asyncio.ensure_future(self._show())
+        try:
+            return await self._whole()
+        finally:
+            showing.cancel()
+
+    async def _whole(self) -> Summary:
+        starts = await self._set_up()
+        crowd = Crowd(
+            self._options, self._organisation, self._ledger, self._meter, self._http, self._api, self._token_for
+        )
+        self._crowd = crowd
+        self._phase, self._started = "running", time.monotonic()
+        try:
+            await crowd.run(self._stop)
+            seconds = time.monotonic() - self._started
+            self._phase = "waiting for answers"
+            await crowd.drain(self._patience())
+            self._phase = "going home"
+        finally:
+            await crowd.disperse()
+        verified, because = await self._verify(starts)
+        return summarise(
+            self._ledger,
+            self._meter,
+            seconds=seconds,
+            seed=self._options.seed,
+            people=len(self._organisation.people),
+            conversations=self._options.conversations,
+            rate=self._options.rate,
+            verified=verified,
+            unverified_because=because,
+            stopped=self._stop.is_set(),
+        )
+
+    def _patience(self) -> float:
+        """How long a step of the end may take: not long once somebody has asked to stop."""
+        return min(HURRIED, self._options.settle) if self._stop.is_set() else self._options.settle
+
+    async def _show(self) -> None:
+        while True:
+            await asyncio.sleep(self._view.every)
+            self._view.show(self._moment())
+
+    def _moment(self) -> Moment:
+        now, progress, hour = time.monotonic(), None, 0.0
+        if self._phase == "running":
+            hour = self._crowd.hour()
+            if self._options.duration is not None:
+                progress = min(1.0, (now - self._started) / self._options.duration)
+        elif self._phase in ("verifying", "setting up"):
+            progress = self._progress
+        return Moment(self._meter, self._ledger, self._phase, now - self._started, progress, hour)
+
+    # --- the beginning --------------------------------------------------------------------------------------
+
+    async def _set_up(self) -> list[int]:
+        """The conversations are there; returns their last seqs. Raises Misconfigured."""
+        deadline = time.monotonic() + REACH_TIMEOUT
+        names, people = self._organisation.conversations, self._organisation.people
+
+        async def make(conversation: int) -> int:
+            members = [people[person].name for person in self._organisation.members[conversation]]
+            last_seq = await persist(partial(self._api.make, names[conversation], members), deadline, time.monotonic)
+            self._progress += 1 / len(names)
+            return last_seq
+
+        try:
+            first = await make(0)  # what is wrong is wrong with each of them
+            deadline = time.monotonic() + SET_UP_TIMEOUT
+            return [first, *await gather([partial(make, number) for number in range(1, len(names))])]
+        except _ERRORS as error:
+            raise Misconfigured(self._why_not(error)) from None
+
+    def _why_not(self, error: Exception) -> str:
+        base = http_base(self._options.urls[0])
+        if isinstance(error, Refused):
+            if error.status == 401:
+                return f"the server at {base} refuses the tokens: are they signed with its secret?"
+            return str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        return f"cannot reach the server at {base}: {reason}"
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    async def _verify(self, starts: list[int]) -> tuple[int | None, str | None]:
+        """Compares all that was acknowledged with what is stored: how many, or why not."""
+        if not self._options.verify:
+            return None, None
+        self._phase, self._progress = "verifying", 0.0
+        audits = [partial(self._audit, number, after) for number, after in enumerate(starts)]
+        try:
+            return sum(await gather(audits)), None
+        except _ERRORS as error:
+            return None, self._why_not(error)
+
+    async def _audit(self, conversation: int, after: int) -> int:
+        organisation = self._organisation
+        name = organisation.conversations[conversation]
+        member = organisation.people[organisation.members[conversation][0]].name
+        audit = Audit(self._ledger, conversation, after, self._content)
+        latest, step = after, 1 / self._options.conversations
+        while True:
+            attempt = partial(self._api.messages, name, member, latest)
+            page = await persist(attempt, time.monotonic() + self._patience(), time.monotonic)
+            audit.feed((message.seq, message.id, message.sender, message.body) for message in page.messages)
+            highest = max((message.seq for message in page.messages), default=latest)
+            if highest <= latest:  # nothing new; a server that repeats itself does not keep us here
+                break
+            latest = highest
+            if latest >= page.last_seq:
+                break
+        self._progress += step
+        return audit.finish(page.last_seq)
+
+    def _content(self, n: int) -> tuple[str, str]:
+        return self._organisation.people[self._ledger.author_of(n)].name, self._organisation.body(n)
+
+
+async def gather(works: Sequence[Callable[[], Awaitable[int]]]) -> list[int]:
+    """All results in order; when one fails the others are given up."""
+    tasks = [asyncio.ensure_future(work()) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
