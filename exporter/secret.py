@@ -63,19 +63,23 @@ def read_private(path: Path, what: str) -> bytes:
         raise
     except OSError as error:
         raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise Misconfigured(f"the {what} {path} is not a regular file")
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            mode = stat.S_IMODE(status.st_mode)
-            raise Misconfigured(f"the {what} {path} is open to other users (mode {mode:04o}): chmod 600 {path}")
-        if status.st_size > MAX_SECRET_BYTES:
-            raise Misconfigured(f"the {what} {path} is longer than {MAX_SECRET_BYTES} bytes")
-        try:
-            return file.read()
-        except OSError as error:
-            raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
+    try:
+        _check(os.fstat(descriptor), path, what)
+        return os.read(descriptor, MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _check(status: os.stat_result, path: Path, what: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise Misconfigured(f"the {what} {path} is not a regular file")
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(status.st_mode)
+        raise Misconfigured(f"the {what} {path} is open to other users (mode {mode:04o}): chmod 600 {path}")
+    if status.st_size > MAX_SECRET_BYTES:
+        raise Misconfigured(f"the {what} {path} is longer than {MAX_SECRET_BYTES} bytes")
 
 
 def _create(path: Path, secret: bytes) -> None:

@@ -1,0 +1,552 @@
+"""Tokens, Origins and the cookie: who gets in, and every way of getting in that must not work."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import secret
+from exporter.config import Settings
+from exporter.errors import Misconfigured
+from exporter.web import auth
+from exporter.web.auth import LEEWAY, MAX_TOKEN, Authenticator, Claims, Unauthenticated
+from exporter.web.problems import Problem
+
+KEY = b"k" * 48
+NOW = 1_700_000_000.0
+RSA = rsa.generate_private_key(65_537, 2_048)
+EC = ec.generate_private_key(ec.SECP256R1())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def hs256(**more: Any) -> Authenticator:
+    return Authenticator("HS256", KEY, clock=Clock(), **more)
+
+
+def token(algorithm: str = "HS256", key: Any = KEY, **claims: Any) -> str:
+    return jwt.encode({"sub": "ann", "exp": NOW + 60} | claims, key, algorithm)
+
+
+def handmade(header: Any, payload: Any, key: bytes = KEY, *, raw: bool = False) -> str:
+    """A token with a right HMAC over whatever is in it."""
+    parts = [part if raw else json.dumps(part).encode() for part in (header, payload)]
+    text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = hmac.new(key, text, hashlib.sha256).digest()
+    return (text + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+def pem(key: Any) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def request(method: str = "GET", **headers: str) -> web.Request:
+    return make_mocked_request(method, "/", headers={name.replace("_", "-"): text for name, text in headers.items()})
+
+
+# --- what is accepted ---------------------------------------------------------------------------------------
+
+
+def test_a_signed_token_says_who_and_until_when() -> None:
+    authenticator = hs256()
+    assert authenticator.verify(authenticator.sign("ann", role="admin", ttl=60)) == Claims("ann", "admin", NOW + 60)
+
+
+def test_the_role_is_user_when_the_token_says_nothing() -> None:
+    assert hs256().verify(token()).role == "user"
+
+
+def test_other_claims_are_somebody_elses_business() -> None:
+    assert hs256().verify(token(aud="chat", iss="idp", jti=7, nonce=[1], iat=NOW)).user == "ann"
+
+
+@pytest.mark.parametrize("user", ["a", "x" * 128, "Ännchen 🙂", "a/b {c}", "' OR 1=1 --", "<script>"])
+def test_a_user_may_have_any_printable_name(user: str) -> None:
+    authenticator = hs256()
+    assert authenticator.verify(authenticator.sign(user)).user == user
+
+
+@pytest.mark.parametrize(("algorithm", "key"), [("RS256", RSA), ("ES256", EC)])
+def test_a_public_key_verifies_what_the_identity_provider_signed(algorithm: str, key: Any, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(pem(key))
+    settings = Settings(data_dir=tmp_path, auth_public_key_file=file)
+    authenticator = Authenticator.from_settings(settings, clock=Clock())
+    assert authenticator.verify(token(algorithm, key)).user == "ann"
+    assert not (tmp_path / "auth.secret").exists()
+    with pytest.raises(Misconfigured, match="private key"):
+        authenticator.sign("ann")
+
+
+# --- time ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_a_token_is_good_until_its_end_and_the_leeway_and_no_longer(seen_before: bool) -> None:
+    authenticator, clock = hs256(), Clock()
+    authenticator._clock = clock
+    text = token(exp=NOW + 10)
+    if seen_before:
+        authenticator.verify(text)
+    clock.now = NOW + 10 + LEEWAY - 0.001
+    assert authenticator.verify(text).expires_at == NOW + 10
+    clock.now = NOW + 10 + LEEWAY
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match="has expired"):
+            authenticator.verify(text)
+
+
+@pytest.mark.parametrize("name", ["nbf", "iat"])
+def test_a_token_from_the_future_is_refused_beyond_the_leeway(name: str) -> None:
+    assert hs256().verify(token(**{name: NOW + LEEWAY})).user == "ann"
+    with pytest.raises(Unauthenticated, match="not valid yet"):
+        hs256().verify(token(**{name: NOW + LEEWAY + 1}))
+
+
+@pytest.mark.parametrize("exp", [True, "1700000060", [NOW], {}, "inf"])
+def test_an_end_that_is_no_number_is_refused(exp: Any) -> None:
+    with pytest.raises(Unauthenticated, match="exp is not a number"):
+        hs256().verify(handmade({"alg": "HS256"}, {"sub": "ann", "exp": exp}))
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400])
+def test_a_time_that_is_not_finite_is_refused(name: str, value: float) -> None:
+    payload = {"sub": "ann", "exp": NOW + 60} | {name: value}
+    with pytest.raises(Unauthenticated, match=f"{name} is not a finite number"):
+        hs256().verify(handmade({"alg": "HS256"}, payload))
+
+
+def test_a_token_for_ever_ends_where_dates_end() -> None:
+    assert hs256().verify(token(exp=1e300)).expires_at < 2.6e11
+
+
+@pytest.mark.parametrize("missing", ["exp", "sub"])
+def test_a_token_without_end_or_name_is_refused(missing: str) -> None:
+    claims = {"sub": "ann", "exp": NOW + 60}
+    del claims[missing]
+    with pytest.raises(Unauthenticated, match=f"has no {missing}"):
+        hs256().verify(jwt.encode(claims, KEY, "HS256"))
+
+
+# --- attacks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", ""])
+@pytest.mark.parametrize("signature", ["", "AAAA"])
+def test_an_unsigned_token_is_refused(algorithm: str, signature: str) -> None:
+    text = handmade({"alg": algorithm}, {"sub": "ann", "exp": NOW + 60, "role": "admin"}).rpartition(".")[0]
+    with pytest.raises(Unauthenticated):
+        hs256().verify(f"{text}.{signature}")
+
+
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+def test_only_the_configured_algorithm_is_accepted_even_with_the_right_key(algorithm: str) -> None:
+    with pytest.raises(Unauthenticated, match="algorithm is not HS256"):
+        hs256().verify(token(algorithm, KEY * 2))
+
+
+@pytest.mark.parametrize(("algorithm", "key"), [("RS256", RSA), ("ES256", EC)])
+def test_the_public_key_is_no_hmac_secret(algorithm: str, key: Any) -> None:
+    authenticator = Authenticator(algorithm, key.public_key(), clock=Clock())
+    for secret_of_all in (pem(key), pem(key).strip(), pem(key).replace(b"\n", b"")):
+        forged = handmade({"alg": "HS256", "typ": "JWT"}, {"sub": "ann", "exp": NOW + 60}, secret_of_all)
+        with pytest.raises(Unauthenticated):
+            authenticator.verify(forged)
+        with pytest.raises(Unauthenticated):
+            authenticator.verify(handmade({"alg": algorithm}, {"sub": "ann", "exp": NOW + 60}, secret_of_all))
+
+
+def test_a_key_inside_the_token_is_not_used() -> None:
+    mine = b"m" * 48
+    jwk = {"kty": "oct", "k": base64.urlsafe_b64encode(mine).decode()}
+    for more in ({"jwk": jwk}, {"jku": "http://127.0.0.1/"}, {"kid": "../../dev/null"}, {"x5u": "http://127.0.0.1/"}):
+        with pytest.raises(Unauthenticated):
+            hs256().verify(handmade({"alg": "HS256", **more}, {"sub": "ann", "exp": NOW + 60}, mine))
+
+
+def test_another_installations_token_is_refused() -> None:
+    with pytest.raises(Unauthenticated, match="signature is wrong"):
+        hs256().verify(token(key=b"o" * 48))
+
+
+def test_a_changed_token_is_refused_though_the_original_is_known() -> None:
+    authenticator = hs256()
+    header, payload, signature = token().split(".")
+    authenticator.verify(f"{header}.{payload}.{signature}")
+    admin = base64.urlsafe_b64encode(json.dumps({"sub": "ann", "exp": NOW + 60, "role": "admin"}).encode()).decode()
+    with pytest.raises(Unauthenticated):
+        authenticator.verify(f"{header}.{admin.rstrip('=')}.{signature}")
+
+
+def test_an_oversized_token_is_refused_before_it_is_read() -> None:
+    with pytest.raises(Unauthenticated, match="longer than"):
+        hs256().verify(token(x="y" * MAX_TOKEN))
+
+
+@pytest.mark.parametrize("sub", ["", "x" * 129, "a\nb", "a\x00b", "\x85", "\ud800", 7, None, ["ann"], {"a": 1}, True])
+def test_a_name_that_is_no_identifier_is_refused(sub: Any) -> None:
+    with pytest.raises(Unauthenticated):
+        hs256().verify(handmade({"alg": "HS256"}, {"sub": sub, "exp": NOW + 60}))
+
+
+@pytest.mark.parametrize("role", [None, 7, ["admin"], {"admin": True}, True])
+def test_a_role_that_is_no_string_is_refused(role: Any) -> None:
+    with pytest.raises(Unauthenticated, match="role"):
+        hs256().verify(handmade({"alg": "HS256"}, {"sub": "ann", "exp": NOW + 60, "role": role}))
+
+
+@pytest.mark.parametrize(
+    ("header", "payload"),
+    [
+        (b'{"alg":"HS256"}', b"[" * 2_500),
+        (b"[" * 2_500, b"{}"),
+        (b'{"alg":"HS256"}', b'{"exp":' + b"9" * 5_000 + b"}"),
+        (b'{"alg":"HS256"}', b"null"),
+        (b'{"alg":"HS256"}', b'"text"'),
+        (b'{"alg":"HS256"}', b"\xff\xfe"),
+        (b'{"alg":"HS256"}', b""),
+        (b"null", b"{}"),
+        (b"7", b"{}"),
+        (b'{"alg":7}', b"{}"),
+        (b'{"alg":["HS256"]}', b"{}"),
+        (b'{"alg":{"a":1}}', b"{}"),
+        (b"{}", b"{}"),
+        (b'{"alg":"HS256","kid":7}', b"{}"),
+        (b'{"alg":"HS256","crit":["exp"]}', b"{}"),
+        (b'{"alg":"HS256","b64":false}', b"{}"),
+        (b'{"alg":"HS256","zip":"DEF"}', b"{}"),
+    ],
+)
+def test_a_token_with_nonsense_inside_is_refused_though_its_signature_is_right(header: bytes, payload: bytes) -> None:
+    with pytest.raises(Unauthenticated):
+        hs256().verify(handmade(header, payload, raw=True))
+
+
+@given(text=st.text(max_size=60) | st.from_regex(r"[A-Za-z0-9_-]{0,30}\.[A-Za-z0-9_-]{0,30}\.[A-Za-z0-9_-]{0,30}"))
+def test_any_text_is_refused_in_printable_words_that_repeat_nothing(text: str) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        hs256().verify(text)
+    assert str(caught.value).isprintable()
+    assert len(text) < 12 or text not in str(caught.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(["alg", "typ", "sub", "exp", "nbf", "iat", "role", "aud", "crit"])
+
+
+@given(header=st.dictionaries(NAMES, json_values), payload=st.dictionaries(NAMES, json_values) | json_values)
+def test_any_json_with_a_right_signature_is_verified_or_refused(header: Any, payload: Any) -> None:
+    try:
+        claims = hs256().verify(handmade({"alg": "HS256"} | header, payload))
+    except Unauthenticated:
+        return
+    assert 1 <= len(claims.user) <= 128
+    assert claims.expires_at + LEEWAY > NOW
+
+
+# --- the memory of verified tokens --------------------------------------------------------------------------
+
+
+def test_a_token_seen_before_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    authenticator, text = hs256(), token()
+    first = authenticator.verify(text)
+    monkeypatch.setattr(jwt, "decode", lambda *_, **__: pytest.fail("verified twice"))
+    assert authenticator.verify(text) is first
+
+
+def test_the_memory_is_bounded_keeps_what_is_used_and_no_refusals() -> None:
+    authenticator = hs256(max_verified=3)
+    used = authenticator.sign("used")
+    for number in range(10):
+        authenticator.verify(used)
+        authenticator.verify(authenticator.sign(f"user{number}"))
+        with pytest.raises(Unauthenticated):
+            authenticator.verify(token(key=b"o" * 48, sub=f"user{number}"))
+    assert len(authenticator._verified) == 3
+    assert "used" in {claims.user for claims in authenticator._verified.values()}
+    assert not any(used.encode() in key for key in authenticator._verified)
+
+
+# --- the secret ---------------------------------------------------------------------------------------------
+
+
+def test_the_secret_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    for umask in (0o000, 0o022, 0o777):
+        before = os.umask(umask)
+        try:
+            made = secret.load_or_create(tmp_path / f"{umask}.secret")
+        finally:
+            os.umask(before)
+        file = tmp_path / f"{umask}.secret"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert len(made) >= 32
+        assert file.read_text().strip().encode() == made
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".secret"] * 3
+
+
+def test_the_secret_stays_the_same_and_white_space_around_it_does_not_count(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "new" / "folder")
+    text = Authenticator.from_settings(settings).sign("ann")
+    assert Authenticator.from_settings(settings).verify(text).user == "ann"
+    content = settings.effective_secret_file.read_text().strip()
+    settings.effective_secret_file.write_text(f"\n  {content}\r\n\n")
+    assert Authenticator.from_settings(settings).verify(text).user == "ann"
+    assert jwt.decode(text, content, ["HS256"])["sub"] == "ann"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644, 0o666, 0o601])
+def test_a_secret_that_others_can_reach_is_refused(mode: int, tmp_path: Path) -> None:
+    file = tmp_path / "auth.secret"
+    file.write_bytes(KEY)
+    file.chmod(mode)
+    with pytest.raises(Misconfigured, match="chmod 600"):
+        Authenticator.from_settings(Settings(data_dir=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "0 bytes"),
+        (b" \n\t", "0 bytes"),
+        (b"k" * 31, "31 bytes"),
+        (b"\n" + b"k" * 31 + b"\n", "31 bytes"),
+        (bytes(range(128, 176)), "not text"),
+        (b"k" * 70_000, "longer than"),
+        (pem(RSA), "PEM"),
+    ],
+)
+def test_a_secret_that_is_no_good_secret_is_refused_without_being_shown(
+    content: bytes, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "auth.secret"
+    file.write_bytes(content)
+    file.chmod(0o600)
+    with pytest.raises(Misconfigured, match=words) as caught:
+        Authenticator.from_settings(Settings(data_dir=tmp_path))
+    assert "kkkk" not in str(caught.value)
+    assert file.read_bytes() == content
+
+
+def test_a_secret_that_is_a_folder_or_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir(mode=0o700)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("folder", "pipe"):
+        with pytest.raises(Misconfigured, match="not a regular file"):
+            secret.load_or_create(tmp_path / name)
+
+
+def test_a_place_where_no_secret_can_be_made_is_misconfigured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "auth.secret", Path("/proc/auth.secret")):
+        with pytest.raises(Misconfigured, match="secret"):
+            secret.load_or_create(path)
+
+
+def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from exporter import secret; sys.stdin.read(1); "
+        "print(secret.load_or_create(Path(sys.argv[1])).decode())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "auth.secret")]
+    root = Path(__file__).parent.parent
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(6)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+    said = {process.communicate(timeout=30)[0] for process in started}
+    assert len(said) == 1
+    assert len(said.pop().strip()) >= 32
+    assert [path.name for path in tmp_path.iterdir()] == ["auth.secret"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no public key"),
+        (b"garbage", "no public key"),
+        (RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "private key"),
+        (pem(ec.generate_private_key(ec.SECP384R1())), "P-256"),
+        (pem(ed25519.Ed25519PrivateKey.generate()), "neither RSA"),
+        (pem(rsa.generate_private_key(65_537, 1_024)), "1024 bits"),  # noqa: S505 - refusing it is the point
+    ],
+)
+def test_a_public_key_file_that_does_not_fit_is_misconfigured(content: bytes, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(content)
+    with pytest.raises(Misconfigured, match=words):
+        Authenticator.from_settings(Settings(auth_public_key_file=file))
+
+
+def test_an_absent_public_key_file_is_misconfigured(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="cannot read"):
+        Authenticator.from_settings(Settings(auth_public_key_file=tmp_path / "absent.pem"))
+
+
+@pytest.mark.parametrize(("user", "role"), [("", "user"), ("a\nb", "user"), ("x" * 129, "user"), ("ann", "")])
+def test_no_token_is_signed_that_nobody_would_accept(user: str, role: str) -> None:
+    with pytest.raises(Misconfigured):
+        hs256().sign(user, role=role)
+
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({}, None),
+        ({"Authorization": "Bearer abc"}, "abc"),
+        ({"Authorization": "bEARER  abc "}, "abc"),
+        ({"Authorization": "Bearer "}, None),
+        ({"Authorization": "abc"}, None),
+        ({"Authorization": "Basic YTpi"}, None),
+        ({"Sec_WebSocket_Protocol": "messaging.v1, bearer.abc"}, "abc"),
+        ({"Sec_WebSocket_Protocol": "bearer.abc,messaging.v1"}, "abc"),
+        ({"Sec_WebSocket_Protocol": "messaging.v1, bearer."}, None),
+        ({"Sec_WebSocket_Protocol": "messaging.v1"}, None),
+        ({"Authorization": "Bearer one", "Sec_WebSocket_Protocol": "bearer.two"}, "one"),
+        ({"Authorization": "Basic YTpi", "Sec_WebSocket_Protocol": "bearer.two"}, "two"),
+        ({"Cookie": f"{auth.COOKIE}=abc"}, None),
+    ],
+)
+def test_a_token_comes_by_authorization_or_subprotocol(headers: dict[str, str], found: str | None) -> None:
+    assert auth.token_of(request(**headers)) == found
+
+
+def test_the_cookie_counts_only_where_it_is_asked_for() -> None:
+    assert auth.token_of(request(Cookie=f"{auth.COOKIE}=abc"), cookie=True) == "abc"
+    assert auth.token_of(request(Cookie=f"{auth.COOKIE}=abc", Authorization="Bearer xyz"), cookie=True) == "xyz"
+
+
+def test_two_authorizations_are_none() -> None:
+    two = make_mocked_request("GET", "/", headers=[("Authorization", "Bearer a"), ("Authorization", "Bearer b")])
+    assert auth.token_of(two) is None
+
+
+def test_without_a_token_the_answer_is_401_with_a_challenge() -> None:
+    for headers, words in (({}, "needed"), ({"Authorization": "Bearer x.y.z"}, "cannot be read")):
+        with pytest.raises(Problem, match=words) as caught:
+            auth.claims_of(request(**headers), hs256())
+        assert caught.value.status == 401
+        assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_user_is_no_admin_and_a_role_is_compared_exactly() -> None:
+    authenticator = hs256()
+    for role in ("user", "Admin", "admin ", "administrator", "superadmin"):
+        with pytest.raises(Problem) as caught:
+            auth.require_admin(request(Authorization=f"Bearer {token(role=role)}"), authenticator)
+        assert caught.value.status == 403
+    assert auth.require_admin(request(Authorization=f"Bearer {token(role='admin')}"), authenticator).user == "ann"
+
+
+def test_the_admins_cookie_reads_but_never_writes() -> None:
+    cookie = f"{auth.COOKIE}={token(role='admin')}"
+    assert auth.require_admin(request(Cookie=cookie), hs256()).role == "admin"
+    for method in ("POST", "DELETE", "PUT"):
+        with pytest.raises(Problem) as caught:
+            auth.require_admin(request(method, Cookie=cookie), hs256())
+        assert caught.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        ("http://chat.example.com", "chat.example.com", True),
+        ("https://chat.example.com", "chat.example.com", True),
+        ("https://chat.example.com", "chat.example.com:443", True),
+        ("http://chat.example.com:80", "CHAT.example.com", True),
+        ("http://127.0.0.1:8765", "127.0.0.1:8765", True),
+        ("http://[::1]:8765", "[::1]:8765", True),
+        ("http://127.0.0.1:8766", "127.0.0.1:8765", False),
+        ("http://evil.example.com", "chat.example.com", False),
+        ("http://chat.example.com.evil.com", "chat.example.com", False),
+        ("http://evil.com/chat.example.com", "chat.example.com", False),
+        ("http://chat.example.com@evil.com", "chat.example.com", False),
+        ("null", "chat.example.com", False),
+        ("", "chat.example.com", False),
+        ("file://", "chat.example.com", False),
+        ("http://chat.example.com:99999", "chat.example.com:99999", False),
+        ("http://[", "[", False),
+        ("*", "*", False),
+    ],
+)
+def test_without_a_list_only_the_same_origin_may_connect(origin: str, host: str, same: bool) -> None:
+    assert auth.origin_allowed(request(Origin=origin, Host=host), ()) is same
+
+
+def test_a_program_without_an_origin_may_connect() -> None:
+    assert auth.origin_allowed(request(Host="x"), ())
+    assert auth.origin_allowed(request(Host="x"), ("https://chat.example.com",))
+
+
+def test_a_list_says_exactly_who_may_connect() -> None:
+    allowed = ("https://chat.example.com",)
+    assert auth.origin_allowed(request(Origin="https://CHAT.example.com:443", Host="x"), allowed)
+    for origin in ("http://chat.example.com", "https://x.chat.example.com", "http://x", "null", "*"):
+        assert not auth.origin_allowed(request(Origin=origin, Host="x"), allowed)
+        assert auth.origin_allowed(request(Origin=origin, Host="x"), ("*",))
+
+
+def test_two_origins_are_nobodys() -> None:
+    two = make_mocked_request("GET", "/", headers=[("Origin", "http://x"), ("Origin", "http://x"), ("Host", "x")])
+    assert not auth.origin_allowed(two, ())
+
+
+@pytest.mark.parametrize(
+    ("headers", "safe"),
+    [
+        ({}, True),
+        ({"Origin": "http://x", "Sec_Fetch_Site": "same-origin"}, True),
+        ({"Origin": "http://x", "Sec_Fetch_Site": "cross-site"}, False),
+        ({"Origin": "http://x", "Sec_Fetch_Site": "same-site"}, False),
+        ({"Origin": "http://evil"}, False),
+        ({"Origin": "null"}, False),
+        ({"Sec_Fetch_Site": "cross-site"}, False),
+    ],
+)
+def test_a_form_of_another_site_is_told_from_our_own(headers: dict[str, str], safe: bool) -> None:
+    assert auth.csrf_safe(request("POST", Host="x", **headers)) is safe
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
+    for secure in (False, True):
+        response = web.Response()
+        auth.set_cookie(response, "abc", Claims("ann", "admin", 4e9), secure=secure)
+        cookie = response.cookies[auth.COOKIE]
+        assert (cookie.value, cookie["httponly"], cookie["samesite"], cookie["path"]) == ("abc", True, "Strict", "/")
+        assert bool(cookie["secure"]) is secure
+        assert int(cookie["max-age"]) > 0
+        auth.clear_cookie(response, secure=secure)
+        assert str(response.cookies[auth.COOKIE]["max-age"]) == "0"

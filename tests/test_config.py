@@ -1,0 +1,331 @@
+"""Settings out of flags, environment and file: who wins, what is refused, and that no secret is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import documents, values
+from exporter.config import Address, Limits, Settings
+from exporter.errors import Misconfigured
+from exporter.options import BY_NAME, OPTIONS, resolve, variable
+
+SECRET = "hunter2-%40-s3cr3t"
+URLS_WITH_PASSWORD = [
+    f"postgresql://ann:{SECRET}@db.example.com/app",
+    f"postgres://ann:{SECRET}@db.example.com:5432/app?sslmode=require",
+    f"postgresql+asyncpg://ann:{SECRET}@db.example.com/app",
+    f"postgresql://db.example.com/app?user=ann&password={SECRET}",
+    f"postgresql://ann@db.example.com/app?PASSWORD={SECRET}",
+    f"postgresql://ann@db.example.com/app?sslpassword={SECRET}",
+    f"postgresql://:{SECRET}@db.example.com/app",
+    f"postgresql://ann:{SECRET}/x@y@db.example.com/app",
+    f"postgresql://ann:{SECRET}?x@db.example.com/app",
+]
+ORIGIN = "https://chat.example.com"
+SAMPLES = {
+    "listen": ("127.0.0.1:1", (Address("127.0.0.1", 1),)),
+    "metrics_listen": ("[::1]:2", (Address("::1", 2),)),
+    "telemetry_path": ("/internal/metrics", "/internal/metrics"),
+    "web_config_file": ("web.yml", Path("web.yml")),
+    "max_requests": ("7", 7),
+    "data_dir": ("/srv/data", Path("/srv/data")),
+    "database_url": ("postgresql://db.example.com/app", "postgresql://db.example.com/app"),
+    "database_timeout": ("1500ms", 1.5),
+    "database_migrate": ("false", False),
+    "verify_interval": ("0", 0.0),
+    "auth_secret_file": ("/run/secret", Path("/run/secret")),
+    "auth_public_key_file": ("key.pem", Path("key.pem")),
+    "allowed_origins": (ORIGIN, (ORIGIN,)),
+    "limits.connections": ("11", 11),
+    "limits.connections_per_user": ("12", 12),
+    "limits.frame_bytes": ("13_000", 13_000),
+    "limits.frames_per_second": ("14", 14),
+    "limits.send_buffer_bytes": ("15", 15),
+    "typing_timeout": ("1m30s", 90.0),
+    "heartbeat_interval": ("2s", 2.0),
+    "drain_timeout": ("0", 0.0),
+    "log_level": ("DEBUG", "debug"),
+    "log_format": ("json", "json"),
+}
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "settings.yml"
+    path.write_text(text)
+    return str(path)
+
+
+def value_of(settings: Settings, field: str) -> object:
+    for name in field.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+def nested(name: str, text: str) -> str:
+    lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(name.split("."))]
+    return "\n".join(lines) + f' "{text}"\n'
+
+
+def test_without_anything_said_the_defaults_are_those_of_the_settings() -> None:
+    assert resolve({}, {}) == Settings()
+
+
+def test_every_setting_can_be_set_by_somebody() -> None:
+    simple = {field.name for field in dataclasses.fields(Settings)} - {"limits"}
+    limits = {f"limits.{field.name}" for field in dataclasses.fields(Limits)}
+    assert {option.field for option in OPTIONS} == simple | limits == set(SAMPLES)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_setting_is_read_alike_from_flag_environment_and_file(option, tmp_path: Path) -> None:
+    text, expected = SAMPLES[option.field]
+    flag = resolve({option.name: (text,) if option.many else text}, {})
+    assert value_of(flag, option.field) == expected
+    assert flag != Settings()
+    assert resolve({}, {option.variable: text}) == flag
+    if option.switch:
+        text = "no"
+    assert resolve({"config.file": write(tmp_path, nested(option.name, text))}, {}) == flag
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_the_help_tells_the_default_that_is_in_force(option) -> None:
+    default = value_of(Settings(), option.field)
+    if option.default and default not in ((), None, "", Path("data")) and "<" not in option.default:
+        parsed = option.parse(option.default)
+        assert ((parsed,) if option.many else parsed) == default
+
+
+def test_the_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "drain: {timeout: 3s}\ntyping: {timeout: 3s}\nheartbeat: {interval: 3s}\n")
+    environ = {"MESSAGING_DRAIN_TIMEOUT": "2s", "MESSAGING_TYPING_TIMEOUT": "2s", "MESSAGING_CONFIG_FILE": file}
+    settings = resolve({"drain.timeout": "1s"}, environ)
+    assert (settings.drain_timeout, settings.typing_timeout, settings.heartbeat_interval) == (1.0, 2.0, 3.0)
+
+
+def test_repeated_settings_are_commas_in_the_environment_and_lists_in_the_file(tmp_path: Path) -> None:
+    expected = (Address("127.0.0.1", 1), Address("", 2))
+    assert resolve({"web.listen-address": ("127.0.0.1:1", ":2")}, {}).listen == expected
+    assert resolve({}, {"MESSAGING_WEB_LISTEN_ADDRESS": "127.0.0.1:1, :2,"}).listen == expected
+    file = write(tmp_path, "web:\n  listen-address: ['127.0.0.1:1', ':2']\n")
+    assert resolve({"config.file": file}, {}).listen == expected
+
+
+def test_an_empty_variable_is_one_that_nobody_set() -> None:
+    assert resolve({}, {option.variable: " " for option in OPTIONS}) == Settings()
+
+
+def test_numbers_and_switches_of_yaml_need_no_quotes(tmp_path: Path) -> None:
+    file = write(tmp_path, "limits: {frame-bytes: 100}\ndatabase: {migrate: false}\nverify: {interval: 0}\n")
+    settings = resolve({"config.file": file}, {})
+    assert (settings.limits.frame_bytes, settings.database_migrate, settings.verify_interval) == (100, False, 0.0)
+
+
+@pytest.mark.parametrize("url", URLS_WITH_PASSWORD)
+def test_a_password_in_a_flag_is_refused_with_a_hint_and_not_repeated(url: str) -> None:
+    with pytest.raises(Misconfigured, match="MESSAGING_DATABASE_URL") as caught:
+        resolve({"database.url": url}, {})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", URLS_WITH_PASSWORD)
+def test_a_password_in_environment_or_file_is_accepted_and_not_shown(url: str, tmp_path: Path) -> None:
+    from_environment = resolve({}, {"MESSAGING_DATABASE_URL": url})
+    assert from_environment.database_url == url
+    assert "hunter2" not in repr(from_environment)
+    assert resolve({"config.file": write(tmp_path, f"database: {{url: '{url}'}}")}, {}) == from_environment
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:///x/y.db", "postgresql://ann@db/app", "postgresql:///app?host=/run/postgresql", "postgresql://h:5/a"],
+)
+def test_a_url_without_a_password_is_a_fine_flag(url: str) -> None:
+    assert resolve({"database.url": url}, {}).database_url == url
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "http", ""])
+def test_a_database_of_another_kind_is_refused_without_its_password(scheme: str) -> None:
+    with pytest.raises(Misconfigured, match="expected sqlite") as caught:
+        resolve({}, {"MESSAGING_DATABASE_URL": f"{scheme}://ann:{SECRET}@db/app"})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nonsense: 1", 'no setting called "nonsense"'),
+        ("web: {listen-adress: ':1'}", 'no setting called "web.listen-adress"'),
+        ("config: {file: x}", "no setting called"),
+        ("drain: {timeout: 1s}\ndrain: {timeout: 2s}", "a key stands twice"),
+        ("drain: {timeout: 1s}\ndrain.timeout: 2s", "stands twice"),
+        ("drain: {timeout: [1s, 2s]}", "expected one value"),
+        ("drain: {timeout: }", "expected text or a number"),
+        ("drain: {timeout: true}", "expected text or a number"),
+        ("web: {listen-address: []}", "has no value"),
+        ("database: {migrate: 5}", "expected true or false"),
+        ("drain: 5s", 'no setting called "drain"'),
+        ("- a\n- b", "expected a mapping"),
+        ("just words", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("\x00", "not valid YAML"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_in_one_line(text: str, words: str, tmp_path: Path) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(Misconfigured, match=r"settings\.yml") as caught:
+        resolve({"config.file": file}, {})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreadable_line_of_the_file_is_not_shown(tmp_path: Path) -> None:
+    file = write(tmp_path, f"database:\n  url: 'postgresql://ann:{SECRET}@db/app\n")
+    with pytest.raises(Misconfigured) as caught:
+        resolve({"config.file": file}, {})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_that_is_absent_a_folder_or_endless_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yml", tmp_path, Path("/dev/zero")):
+        with pytest.raises(Misconfigured, match=str(path)):
+            resolve({"config.file": str(path)}, {})
+
+
+def test_deep_nesting_is_refused(tmp_path: Path) -> None:
+    for text in ("a: " * 3 + "{b: " * 40 + "1" + "}" * 40, "[" * 50_000):
+        with pytest.raises(Misconfigured):
+            resolve({"config.file": write(tmp_path, text)}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("web.listen-address", "8765"),
+        ("web.listen-address", "1.2.3.4:99999"),
+        ("web.listen-address", "::1:8765"),
+        ("web.listen-address", "http://x:1"),
+        ("web.listen-address", ""),
+        ("web.telemetry-path", "metrics"),
+        ("web.telemetry-path", "/"),
+        ("web.telemetry-path", "/admin"),
+        ("web.telemetry-path", "/admin/x"),
+        ("web.telemetry-path", "/v1/messaging/ws"),
+        ("web.telemetry-path", "/-/ready"),
+        ("web.telemetry-path", "/a/../b"),
+        ("web.telemetry-path", "/{x}"),
+        ("web.telemetry-path", "/met rics"),
+        ("web.max-requests", "0"),
+        ("limits.connections", "-1"),
+        ("limits.connections", "1e3"),
+        ("limits.connections", "٣"),
+        ("limits.frame-bytes", "9" * 5000),
+        ("database.timeout", "5"),
+        ("database.timeout", "0"),
+        ("database.timeout", "-5s"),
+        ("database.timeout", "5 s"),
+        ("database.timeout", "inf"),
+        ("database.timeout", "9999999h"),
+        ("database.timeout", "٣s"),
+        ("auth.allowed-origins", "chat.example.com"),
+        ("auth.allowed-origins", "https://chat.example.com/path"),
+        ("auth.allowed-origins", "https://ann:x@chat.example.com"),
+        ("auth.allowed-origins", "https://chat.example.com:99999"),
+        ("log.level", "loud"),
+        ("log.format", "xml"),
+        ("data.dir", ""),
+        ("data.dir", "a\x00b"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_in_one_printable_line(name: str, text: str) -> None:
+    option = BY_NAME[name]
+    with pytest.raises(Misconfigured, match=f"--{name}") as caught:
+        resolve({name: (text,) if option.many else text}, {})
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\n level=error", "\ud800", "\u202e"])
+def test_what_is_refused_cannot_write_a_line_of_its_own(text: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        resolve({"log.level": text}, {})
+    assert str(caught.value).isprintable()
+
+
+def test_an_address_cannot_be_given_twice_but_any_free_port_can() -> None:
+    with pytest.raises(Misconfigured, match="given twice"):
+        resolve({"web.listen-address": (":1",), "web.metrics-listen-address": (":1",)}, {})
+    assert len(resolve({"web.listen-address": (":0", ":0")}, {}).listen) == 2
+
+
+def test_two_kinds_of_key_exclude_each_other() -> None:
+    with pytest.raises(Misconfigured, match="exclude each other"):
+        resolve({"auth.secret-file": "a", "auth.public-key-file": "b"}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5s", 5), ("500ms", 0.5), ("1h30m", 5400), ("1.5s", 1.5), ("1d", 86400), ("0", 0), ("1w", 604800)],
+)
+def test_durations_are_written_as_for_prometheus(text: str, seconds: float) -> None:
+    assert values.duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8765", "127.0.0.1:8765"),
+        (":8765", ":8765"),
+        ("[::1]:80", "[::1]:80"),
+        ("localhost:0", "localhost:0"),
+    ],
+)
+def test_an_address_reads_as_it_is_written(text: str, address: str) -> None:
+    assert str(values.address(text)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("HTTPS://Chat.Example.COM/", "https://chat.example.com"),
+        ("https://chat.example.com:443", "https://chat.example.com"),
+        ("http://chat.example.com:443", "http://chat.example.com:443"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_has_one_form(text: str, normal: str) -> None:
+    assert values.origin(text) == normal
+
+
+@pytest.mark.parametrize(
+    "parse", [values.duration, values.address, values.origin, values.route, values.switch, values.number(1, 9)]
+)
+@given(text=st.text(max_size=40))
+def test_a_parser_of_values_says_value_error_to_whatever_it_cannot_read(parse, text: str) -> None:
+    refused = None
+    try:
+        parse(text)
+    except ValueError as error:
+        refused = error
+    assert refused is None or (type(refused) is ValueError and str(refused).startswith("expected"))
+
+
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_a_document_or_misconfigured(content: bytes) -> None:
+    refused = "file"
+    try:
+        documents.parse(content, "file")
+    except Misconfigured as error:
+        refused = str(error)
+    assert refused.startswith("file")
+
+
+def test_the_variable_of_a_flag_is_its_name_in_capitals() -> None:
+    assert variable("limits.connections-per-user") == "MESSAGING_LIMITS_CONNECTIONS_PER_USER"
