@@ -11,7 +11,7 @@ from aiohttp import web
 
 from exporter.events import ClosedReason
 from exporter.web import auth
-from exporter.web.admin import AdminPage
+from exporter.web.admin import POLICY, AdminPage
 from exporter.web.auth import Authenticator
 from exporter.web.history import History, Sample
 from exporter.web.problems import Problem, problems
@@ -48,7 +48,8 @@ class StatsDouble:
         self.held.set()
         self.asked = 0
         self.port = 0
-        self.pages: dict[str, tuple[str, str]] = {}  # path: (content type, text)
+        self.pages: dict[str, str] = {}  # path: text, served with the strict policy of the admin page
+        self.lax = False  # without that policy
         self._runner: web.AppRunner | None = None
         self.reset()
 
@@ -68,7 +69,11 @@ class StatsDouble:
                 "connections_opened": 4 * i,
             }
             live = {name: value for name, value in FIGURES.items() if isinstance(value, int) and name != "nodes"}
-            closed = {reason.value: 0 for reason in ClosedReason} | {"client": 3 * i, "heartbeat": i // 10, "internal_error": i // 359}
+            closed = {reason.value: 0 for reason in ClosedReason} | {
+                "client": 3 * i,
+                "heartbeat": i // 10,
+                "internal_error": i // 359,
+            }
             self.history.record(at, Sample(**live, **counters, connections_closed=closed))
 
     @property
@@ -110,5 +115,9 @@ class StatsDouble:
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     async def _page(self, request: web.Request) -> web.Response:
-        kind, text = self.pages[f"/{request.match_info['page']}"]
-        return web.Response(text=text, headers={"Content-Type": f"{kind}; charset=utf-8"})
+        path = f"/{request.match_info['page']}"
+        kind = "text/javascript" if path.endswith(".js") else "text/html"
+        headers = {"Content-Type": f"{kind}; charset=utf-8"}
+        if not self.lax:
+            headers["Content-Security-Policy"] = POLICY
+        return web.Response(text=self.pages[path], headers=headers)

@@ -353,8 +353,8 @@ export class MessagingStats extends HTMLElement {
   /** A token of role admin, sent as `Authorization: Bearer`; null: the cookie of the admin page. */
   get token() { return this.#token ?? this.getAttribute('token'); }
   set token(value) {
-    if (value === this.#token) return;
-    this.#token = value;
+    if ((value ?? null) === this.#token) return;
+    this.#token = value ?? null;
     this.#restart();
   }
 
