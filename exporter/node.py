@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -44,6 +44,9 @@ from exporter.records import ClusterStats, Conversation, Draft, Message, ReadMar
 from exporter.store import Store
 
 log = structlog.get_logger(__name__)
+
+# Refused sends whose connection is remembered, in case they turn out to be durable: one second's at full speed.
+REMEMBERED: Final = 10_000
 
 
 class Peer(Outbox):
@@ -83,6 +86,7 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
         self._removals = 0
+        self._refused_sends: dict[tuple[ConversationId, UserId, str], Peer] = {}
         self._joining: dict[ConversationId, list[int]] = {}  # joins under way, highest seq accepted meanwhile
         self._verbs: dict[type[Command], Callable[[Peer, Any, float], asyncio.Task[None] | None]] = {
             Join: self._join,
@@ -113,14 +117,17 @@ class Node:
         except Refusal as refusal:
             self._refuse_command(peer, command, refusal, received)
         except Exception:  # a defect here must not end the connection, let alone the process
-            log.exception("command failed", command=protocol.COMMANDS[type(command)])
-            self._refuse_command(peer, command, Refusal("something went wrong here"), received)
+            self._failed(peer, command, received)
         return None
 
     def refuse(self, peer: Peer, command: str, refusal: Refusal, id: str | None) -> None:
         """Answer a refusal and count it."""
         self.metrics.commands_rejected[command, refusal.code].value += 1
         peer.put(text_frame(protocol.error(refusal, id)))
+
+    def _failed(self, peer: Peer, command: Command, received: float) -> None:
+        log.exception("command failed", command=protocol.COMMANDS[type(command)])
+        self._refuse_command(peer, command, Refusal("something went wrong here"), received)
 
     def _refuse_command(self, peer: Peer, command: Command, refusal: Refusal, received: float) -> None:
         name = protocol.COMMANDS[type(command)]
@@ -167,6 +174,8 @@ class Node:
             self.metrics.command_duration["join"].observe(self._now() - received)
         except Refusal as refusal:
             self._refuse_command(peer, command, refusal, received)
+        except Exception:  # as in handle: a defect costs this command only
+            self._failed(peer, command, received)
         finally:
             watch[0] -= 1
             if not watch[0]:
@@ -193,6 +202,7 @@ class Node:
         """The store's answer, in the order of the commits."""
         peer.sends_in_flight -= 1
         if isinstance(outcome, Refusal):
+            self._remember_refused(peer, command)
             self._refuse_command(peer, command, outcome, received)
         else:
             peer.put(text_frame(protocol.ack(outcome)))
@@ -204,9 +214,15 @@ class Node:
         if not peer.sends_in_flight:
             peer.settled()
 
+    def _remember_refused(self, peer: Peer, command: Send) -> None:
+        self._refused_sends[command.conversation, peer.user, command.id] = peer
+        if len(self._refused_sends) > REMEMBERED:
+            del self._refused_sends[next(iter(self._refused_sends))]
+
     def recovered(self, message: Message) -> None:
-        """A send whose outcome had not been known turned out to be durable: everybody may know now."""
-        self._accepted(message, None, None)
+        """A send whose outcome had not been known turned out to be durable: everybody else may know now."""
+        peer = self._refused_sends.pop((message.conversation, message.sender, message.id), None)
+        self._accepted(message, peer, None)
 
     def _accepted(self, message: Message, peer: Peer | None, received: float | None) -> None:
         self.metrics.messages_accepted.value += 1
@@ -243,9 +259,7 @@ class Node:
         """The creator is a member. Raises Conflict, Unavailable."""
         return await self.store.create_conversation(id, creator, participants)
 
-    async def add_participants(
-        self, conversation: ConversationId, by: UserId, users: Sequence[UserId]
-    ) -> Conversation:
+    async def add_participants(self, conversation: ConversationId, by: UserId, users: Sequence[UserId]) -> Conversation:
         """Raises NotFound, Forbidden, Unavailable."""
         return await self.store.add_participants(conversation, by, users)
 
@@ -353,5 +367,3 @@ class Node:
             self._typing_timer.cancel()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
