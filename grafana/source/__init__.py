@@ -1,1 +1,1 @@
-"""What makes the generated files of this folder: dashboards and the alerts' proofs. Run ``python -m grafana.source``."""
+"""What makes the generated files of this folder: dashboards and the alerts' proofs. ``python -m grafana.source``."""

@@ -1,4 +1,4 @@
-"""``python -m grafana.source``: writes the generated files of this folder, and removes those that are no longer made."""
+"""``python -m grafana.source``: writes the generated files of this folder, and removes what is no longer made."""
 
 from __future__ import annotations
 

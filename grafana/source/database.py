@@ -23,8 +23,8 @@ BOARD = Board(
                         "Messages",
                         "short",
                         Query(q.database("messaging_stored_messages")),
-                        "Messages that exist; deletes count. 'Not known' while the database cannot be read: if that lasts, see the "
-                        "row 'Database' below.",
+                        "Messages that exist; deletes count. 'Not known' while the database cannot be read: if that "
+                        "lasts, see the row 'Database' below.",
                     ),
                     4,
                 ),
@@ -33,7 +33,8 @@ BOARD = Board(
                         "Conversations",
                         "short",
                         Query(q.database("messaging_stored_conversations")),
-                        "Conversations that exist. If it grows much faster than the people, something makes them in a loop.",
+                        "Conversations that exist. If it grows much faster than the people, something makes them in a "
+                        "loop.",
                     ),
                     4,
                 ),
@@ -51,7 +52,8 @@ BOARD = Board(
                         "Messages today",
                         "short",
                         Query(q.database("messaging_messages_today")),
-                        "Messages that exist and were sent since 00:00 UTC. If it stands still while people are online, sends fail.",
+                        "Messages that exist and were sent since 00:00 UTC. If it stands still while people are "
+                        "online, sends fail.",
                         link=DELIVERY,
                     ),
                     4,
@@ -61,8 +63,8 @@ BOARD = Board(
                         "Active people",
                         "short",
                         Query(q.database("messaging_active_users", "window"), "{{window}}"),
-                        "Registered people whose latest message is of one of the last 1, 7, 30 UTC days, today included. If 1d is "
-                        "low, it may be early in the UTC day.",
+                        "Registered people whose latest message is of one of the last 1, 7, 30 UTC days, today "
+                        "included. If 1d is low, it may be early in the UTC day.",
                     ),
                     8,
                 ),
@@ -80,7 +82,8 @@ BOARD = Board(
                             Query(q.database("messaging_active_users", "window"), "{{window}}"),
                             Query(q.database("messaging_registered_users"), "registered"),
                         ],
-                        "Daily, weekly and monthly active people. If 30d falls while registered grows, newcomers do not stay.",
+                        "Daily, weekly and monthly active people. If 30d falls while registered grows, newcomers do "
+                        "not stay.",
                     ),
                     8,
                 ),
@@ -94,8 +97,8 @@ BOARD = Board(
                                 q.database("messaging_active_users", matchers='window="30d"'),
                             )
                         ),
-                        "People active today of those active within 30 days (DAU/MAU); it starts anew at 00:00 UTC. If its daily "
-                        "peak falls over weeks, people come less often.",
+                        "People active today of those active within 30 days (DAU/MAU); it starts anew at 00:00 UTC. "
+                        "If its daily peak falls over weeks, people come less often.",
                         maximum=1,
                     ),
                     8,
@@ -105,7 +108,8 @@ BOARD = Board(
                         "Messages today, over the day",
                         "short",
                         Query(q.database("messaging_messages_today"), "messages today"),
-                        "Rises through the UTC day and starts anew at midnight. If it falls before, somebody deletes messages.",
+                        "Rises through the UTC day and starts anew at midnight. If it falls before, somebody deletes "
+                        "messages.",
                     ),
                     8,
                 ),
@@ -114,7 +118,8 @@ BOARD = Board(
                         "Stored messages",
                         "short",
                         Query(q.database("messaging_stored_messages"), "messages"),
-                        "How the table grows; it is what backups and disks have to hold. If it falls, somebody deletes.",
+                        "How the table grows; it is what backups and disks have to hold. If it falls, somebody "
+                        "deletes.",
                         minimum=None,
                     ),
                     8,
@@ -150,8 +155,8 @@ BOARD = Board(
                     states(
                         "Database as each node sees it",
                         Query(q.least("messaging_database_up", "instance"), "{{instance}}"),
-                        "Red when a node could not read the database at a scrape. If one node is red, look at its network; if all "
-                        "are, follow the runbook of MessagingDatabaseDown.",
+                        "Red when a node could not read the database at a scrape. If one node is red, look at its "
+                        "network; if all are, follow the runbook of MessagingDatabaseDown.",
                         UP,
                     ),
                     8,
@@ -161,8 +166,8 @@ BOARD = Board(
                         "Age of the totals",
                         "s",
                         Query(q.age("messaging_database_last_success_timestamp_seconds"), "{{instance}}"),
-                        "Since each node last read the totals: about a scrape interval. If it grows, the database is down or its "
-                        "answer takes longer than the scrape may.",
+                        "Since each node last read the totals: about a scrape interval. If it grows, the database is "
+                        "down or its answer takes longer than the scrape may.",
                         steps=above((600, "red")),
                     ),
                     4,
@@ -175,8 +180,8 @@ BOARD = Board(
                             q.worst("messaging_scrape_collector_duration_seconds", "instance", "collector"),
                             "{{instance}} {{collector}}",
                         ),
-                        "How long a scrape's collectors took; database is one query over some rows per day. If it takes more than "
-                        "a second, the database is overloaded.",
+                        "How long a scrape's collectors took; database is one query over some rows per day. If it "
+                        "takes more than a second, the database is overloaded.",
                         steps=above((1, "orange")),
                     ),
                     4,
@@ -188,8 +193,8 @@ BOARD = Board(
                             q.least("messaging_scrape_collector_success", "instance", "collector"),
                             "{{instance}} {{collector}}",
                         ),
-                        "Red when a scrape did not get a collector's figures; they are absent then, never invented. If database "
-                        "is red while others are not, the database is down or slow.",
+                        "Red when a scrape did not get a collector's figures; they are absent then, never invented. "
+                        "If database is red while others are not, the database is down or slow.",
                         UP,
                     ),
                     4,
@@ -199,8 +204,8 @@ BOARD = Board(
                         "Database connections",
                         "short",
                         Query(q.total("messaging_database_pool_connections", "state"), "{{state}}"),
-                        "Connections to the database, over the chosen nodes. If none is idle for minutes, requests queue: follow "
-                        "the runbook of MessagingPoolExhausted.",
+                        "Connections to the database, over the chosen nodes; at most six per node. If four of a "
+                        "node's are in use for minutes, requests queue: follow the runbook of MessagingPoolExhausted.",
                         stacked=True,
                     ),
                     4,
@@ -216,8 +221,8 @@ BOARD = Board(
                         "Inaccurate conversations",
                         "none",
                         Query(q.database("messaging_inaccurate_conversations")),
-                        "Conversations whose totals the last verification found wrong. If it is not 0, follow the runbook of "
-                        "MessagingTotalsInaccurate: messaging-exporter verify --repair.",
+                        "Conversations whose totals the last verification found wrong. If it is not 0, follow the "
+                        "runbook of MessagingTotalsInaccurate: messaging-exporter verify --repair.",
                         steps=above((1, "red")),
                         none="never verified",
                     ),
@@ -228,8 +233,8 @@ BOARD = Board(
                         "Last verified",
                         "s",
                         Query(f"time() - {q.database('messaging_verified_timestamp_seconds')}"),
-                        "Since everything was last recounted the slow way; a server does it once a day. When it is older than "
-                        "three days, follow the runbook of MessagingVerificationOverdue.",
+                        "Since everything was last recounted the slow way; a server does it once a day. When it is "
+                        "older than three days, follow the runbook of MessagingVerificationOverdue.",
                         steps=above((259200, "orange")),
                         none="never verified",
                     ),

@@ -28,8 +28,8 @@ BOARD = Board(
                             Query(q.total("messaging_active_connections", "instance"), "{{instance}}"),
                             Query(q.least("messaging_connection_limit", "job"), "limit"),
                         ],
-                        "Open connections of each node, and the lowest limit. If one node has far more than the others, the load "
-                        "balancer does not spread; if all approach the limit, add a node.",
+                        "Open connections of each node, and the lowest limit. If one node has far more than the "
+                        "others, the load balancer does not spread; if all approach the limit, add a node.",
                         dashed=["limit"],
                     ),
                     8,
@@ -42,8 +42,8 @@ BOARD = Board(
                             Query(q.speed("messaging_connections_opened_total"), "opened"),
                             Query(q.speed("messaging_connections_closed_total"), "ended"),
                         ],
-                        "Connections that came and went. When both rise together, clients are being cut off and come back "
-                        "(MessagingReconnectStorm): the reasons are to the right.",
+                        "Connections that came and went. When both rise together, clients are being cut off and come "
+                        "back (MessagingReconnectStorm): the reasons are to the right.",
                     ),
                     8,
                 ),
@@ -52,8 +52,8 @@ BOARD = Board(
                         "Why connections end",
                         "cps",
                         Query(q.speed("messaging_connections_closed_total", "reason"), "{{reason}}"),
-                        "The server's reason for each end. If heartbeat grows, networks fail; slow_consumer: clients do not read; "
-                        "internal_error: a bug, read the log.",
+                        "The server's reason for each end. If heartbeat grows, networks fail; slow_consumer: clients "
+                        "do not read; internal_error: a bug, read the log.",
                         stacked=True,
                     ),
                     8,
@@ -63,8 +63,8 @@ BOARD = Board(
                         "Why connections are refused",
                         "cps",
                         Query(q.speed("messaging_connections_rejected_total", "reason"), "{{reason}}"),
-                        "Attempts refused before the upgrade. If capacity grows, add nodes; unauthenticated: expired or foreign "
-                        "tokens; origin: a web address is missing in --auth.allowed-origins.",
+                        "Attempts refused before the upgrade. If capacity grows, add nodes; unauthenticated: expired "
+                        "or foreign tokens; origin: a web address is missing in --auth.allowed-origins.",
                         stacked=True,
                     ),
                     8,
@@ -77,8 +77,8 @@ BOARD = Board(
                             Query(q.quantile(0.5, "messaging_connection_duration_seconds"), "half end within"),
                             Query(q.quantile(0.9, "messaging_connection_duration_seconds"), "90 % end within"),
                         ],
-                        "Lifetime of the connections that ended. If it gathers at one value, something in between has a time-out: "
-                        "a proxy's idle limit shows as 60 s.",
+                        "Lifetime of the connections that ended. If it gathers at one value, something in between has "
+                        "a time-out: a proxy's idle limit shows as 60 s.",
                     ),
                     8,
                 ),
@@ -91,8 +91,9 @@ BOARD = Board(
                             Query(q.total("messaging_active_conversations"), "conversations, per node"),
                             Query(q.total("messaging_participants"), "participants, per node"),
                         ],
-                        "Sums over the chosen nodes: somebody on two nodes counts twice here, once in the overview. If "
-                        "participants stay while users leave, something leaks: see 'Drift' in Cluster & exporter health.",
+                        "Sums over the chosen nodes: somebody on two nodes counts twice here, once in the overview. "
+                        "If participants stay while users leave, something leaks: see 'Drift' in Cluster & exporter "
+                        "health.",
                         link=HEALTH,
                     ),
                     8,
@@ -113,8 +114,8 @@ BOARD = Board(
                                 q.speed(f"{DELIVERY}_count"),
                             )
                         ),
-                        "The objective is 99 %. When it is lower, compare the two time panels to the right: becoming durable, or "
-                        "writing out?",
+                        "The objective is 99 %. When it is lower, compare the two time panels to the right: becoming "
+                        "durable, or writing out?",
                         steps=above((0.95, "orange"), (0.99, "green"), base="red"),
                         none="idle",
                     ),
@@ -125,8 +126,8 @@ BOARD = Board(
                         "Delivery time",
                         "s",
                         Query(q.speed(f"{DELIVERY}_bucket", "le")),
-                        "How many messages took how long from receipt to written. If a second band appears above the first, one "
-                        "part of the messages takes another road: a slow conversation, or the broker.",
+                        "How many messages took how long from receipt to written. If a second band appears above the "
+                        "first, one part of the messages takes another road: a slow conversation, or the broker.",
                     ),
                     8,
                 ),
@@ -138,8 +139,8 @@ BOARD = Board(
                             Query(q.quantile(0.5, DELIVERY, "path"), "{{path}}, half within"),
                             Query(q.quantile(0.99, DELIVERY, "path"), "{{path}}, 99 % within"),
                         ],
-                        "local: on the sender's node; cluster: through the broker. If only cluster is slow, look at the broker's "
-                        "lag; if both are, look at 'Becoming durable'.",
+                        "local: on the sender's node; cluster: through the broker. If only cluster is slow, look at "
+                        "the broker's lag; if both are, look at 'Becoming durable'.",
                         steps=above((0.25, "red")),
                         link=HEALTH,
                     ),
@@ -153,8 +154,8 @@ BOARD = Board(
                             Query(q.quantile(0.5, "messaging_message_persist_duration_seconds"), "half within"),
                             Query(q.quantile(0.99, "messaging_message_persist_duration_seconds"), "99 % within"),
                         ],
-                        "From receipt to durable; the sender's ack waits for it. If it stays above 0.5 s, follow the runbook of "
-                        "MessagingPersistSlow: the database is at its limit.",
+                        "From receipt to durable; the sender's ack waits for it. If it stays above 0.5 s, follow the "
+                        "runbook of MessagingPersistSlow: the database is at its limit.",
                         steps=above((0.5, "red")),
                         link=DATABASE,
                     ),
@@ -170,8 +171,8 @@ BOARD = Board(
                             Query(q.speed("messaging_deliveries_dropped_total"), "dropped"),
                             Query(q.speed("messaging_read_receipts_total"), "read"),
                         ],
-                        "Stored, handed to recipients, dropped because the recipient was being cut off, marked as read. If "
-                        "dropped is more than 1 %, look at the slow consumers.",
+                        "Stored, handed to recipients, dropped because the recipient was being cut off, marked as "
+                        "read. If dropped is more than 1 %, look at the slow consumers.",
                     ),
                     8,
                 ),
@@ -183,8 +184,8 @@ BOARD = Board(
                             Query(q.quantile(0.5, "messaging_fanout_recipients"), "half have at most"),
                             Query(q.quantile(0.99, "messaging_fanout_recipients"), "99 % have at most"),
                         ],
-                        "Connections on one node that a message went to. When it jumps, a very large conversation has become "
-                        "busy: expect more deliveries and more memory.",
+                        "Connections on one node that a message went to. When it jumps, a very large conversation has "
+                        "become busy: expect more deliveries and more memory.",
                     ),
                     8,
                 ),
@@ -193,8 +194,8 @@ BOARD = Board(
                         "From sent to read",
                         "s",
                         Query(q.quantile(0.5, "messaging_read_lag_seconds"), "half within"),
-                        "How long messages wait for their readers. It is about people; if it jumps at once, check whether "
-                        "deliveries work.",
+                        "How long messages wait for their readers. It is about people; if it jumps at once, check "
+                        "whether deliveries work.",
                     ),
                     8,
                 ),
@@ -224,7 +225,8 @@ BOARD = Board(
                             Query(q.speed("messaging_typing_started_total"), "started"),
                             Query(q.speed("messaging_typing_stopped_total", "reason"), "stopped: {{reason}}"),
                         ],
-                        "Healthy typing ends with a message or a stop. If most ends by timeout, clients do not send stop.",
+                        "Healthy typing ends with a message or a stop. If most ends by timeout, clients do not send "
+                        "stop.",
                     ),
                     8,
                 ),
@@ -235,8 +237,8 @@ BOARD = Board(
                         [
                             Query(q.worst("messaging_typing_oldest_age_seconds", "instance"), "{{instance}}"),
                         ],
-                        "Time since the oldest typing state was refreshed. It may reach --typing.timeout (6 s). If it goes on "
-                        "rising, follow the runbook of MessagingTypingStuck.",
+                        "Time since the oldest typing state was refreshed. It may reach --typing.timeout (6 s). If it "
+                        "goes on rising, follow the runbook of MessagingTypingStuck.",
                         steps=above((60, "red")),
                     ),
                     4,
@@ -261,7 +263,8 @@ BOARD = Board(
                         "Commands per second",
                         "ops",
                         Query(q.speed("messaging_command_duration_seconds_count", "command"), "{{command}}"),
-                        "What clients ask, refused commands included. If one kind multiplies, a client version may be looping.",
+                        "What clients ask, refused commands included. If one kind multiplies, a client version may be "
+                        "looping.",
                         stacked=True,
                     ),
                     8,
@@ -271,8 +274,8 @@ BOARD = Board(
                         "Command time, 99 % within",
                         "s",
                         Query(q.quantile(0.99, "messaging_command_duration_seconds", "command"), "{{command}}"),
-                        "From receipt to answer. send, join and read wait for the database; if typing and ping are slow too, the "
-                        "event loop lags.",
+                        "From receipt to answer. send, join and read wait for the database; if typing and ping are "
+                        "slow too, the event loop lags.",
                         link=HEALTH,
                     ),
                     8,
@@ -282,8 +285,8 @@ BOARD = Board(
                         "Refused commands by code",
                         "ops",
                         Query(q.speed("messaging_commands_rejected_total", "code"), "{{code}}"),
-                        "If unavailable grows, the database is down or slow; internal: a bug, read the log; the others are the "
-                        "clients' faults.",
+                        "If unavailable grows, the database is down or slow; internal: a bug, read the log; the "
+                        "others are the clients' faults.",
                         stacked=True,
                         link=DATABASE,
                     ),
@@ -294,7 +297,8 @@ BOARD = Board(
                         "Refused commands by kind",
                         "ops",
                         Query(q.speed("messaging_commands_rejected_total", "command"), "{{command}}"),
-                        "unknown: the frame could not be read. If one kind stands out, compare with its codes to the left.",
+                        "unknown: the frame could not be read. If one kind stands out, compare with its codes to the "
+                        "left.",
                         stacked=True,
                     ),
                     4,
@@ -310,8 +314,8 @@ BOARD = Board(
                         "Slow consumers",
                         "short",
                         Query(q.total("messaging_slow_consumers", "instance"), "{{instance}}"),
-                        "Connections whose send buffer is above half its limit. If there are many at once, follow the runbook of "
-                        "MessagingSlowConsumers: a network is slow, or a fan-out too large.",
+                        "Connections whose send buffer is above half its limit. If there are many at once, follow the "
+                        "runbook of MessagingSlowConsumers: a network is slow, or a fan-out too large.",
                     ),
                     8,
                 ),
@@ -320,8 +324,8 @@ BOARD = Board(
                         "Fullest send buffer",
                         "bytes",
                         Query(q.worst("messaging_send_buffer_max_bytes", "instance"), "{{instance}}"),
-                        "The fullest of all connections' buffers. At --limits.send-buffer-bytes (1 MiB) its connection is cut off "
-                        "with 4008. If it is always near, clients cannot keep up.",
+                        "The fullest of all connections' buffers. At --limits.send-buffer-bytes (1 MiB) its "
+                        "connection is cut off with 4008. If it is always near, clients cannot keep up.",
                         steps=above((524288, "orange"), (1048576, "red")),
                     ),
                     8,
@@ -334,8 +338,8 @@ BOARD = Board(
                             Query(q.speed("messaging_received_bytes_total"), "received"),
                             Query(q.speed("messaging_sent_bytes_total"), "sent"),
                         ],
-                        "WebSocket bytes after the upgrade. If sent approaches the network card's limit, everything becomes slow: "
-                        "spread the load over more nodes.",
+                        "WebSocket bytes after the upgrade. If sent approaches the network card's limit, everything "
+                        "becomes slow: spread the load over more nodes.",
                     ),
                     8,
                 ),

@@ -24,7 +24,8 @@ BOARD = Board(
                     states(
                         "Nodes",
                         Query(q.least("up", "instance"), "{{instance}}"),
-                        "Red when Prometheus could not scrape a node. If it stays red, follow the runbook of MessagingDown.",
+                        "Red when Prometheus could not scrape a node. If it stays red, follow the runbook of "
+                        "MessagingDown.",
                         UP,
                     ),
                     8,
@@ -34,8 +35,8 @@ BOARD = Board(
                         "Uptime",
                         "s",
                         Query(f"(time() - {q.of('process_start_time_seconds')}) {OURS}", "{{instance}}"),
-                        "Since each process started; a saw-tooth is a node that restarts. If it has many teeth, follow the runbook "
-                        "of MessagingRestartLoop.",
+                        "Since each process started; a saw-tooth is a node that restarts. If it has many teeth, "
+                        "follow the runbook of MessagingRestartLoop.",
                     ),
                     8,
                 ),
@@ -47,7 +48,8 @@ BOARD = Board(
                             f"{q.of('messaging_build_info')} * on (job, instance) group_left (implementation)"
                             f" max by (job, instance, implementation) ({q.of('python_info')})"
                         ),
-                        "Version of each node, and its Python. If versions differ for long, a deploy has stopped half-way.",
+                        "Version of each node, and its Python. If versions differ for long, a deploy has stopped "
+                        "half-way.",
                         ["Time", "Value", "__name__"],
                     ),
                     8,
@@ -63,8 +65,8 @@ BOARD = Board(
                         "Nodes in the cluster, as each node sees it",
                         "short",
                         Query(q.worst("messaging_cluster_nodes", "instance"), "{{instance}}"),
-                        "All lines should be one. If they differ, the cluster is split or a lease was lost: follow the runbook of "
-                        "MessagingClusterNodesMismatch.",
+                        "All lines should be one. If they differ, the cluster is split or a lease was lost: follow "
+                        "the runbook of MessagingClusterNodesMismatch.",
                     ),
                     6,
                 ),
@@ -79,8 +81,8 @@ BOARD = Board(
                             Query(q.cluster("messaging_cluster_participants"), "participants"),
                             Query(q.cluster("messaging_cluster_typing_users"), "typing"),
                         ],
-                        "Somebody on two nodes counts once. Only nodes with a fresh view are asked. If there is no data, no node "
-                        "has one: look at the broker.",
+                        "Somebody on two nodes counts once. Only nodes with a fresh view are asked. If there is no "
+                        "data, no node has one: look at the broker.",
                     ),
                     6,
                 ),
@@ -89,8 +91,8 @@ BOARD = Board(
                         "Age of the cluster's figures",
                         "s",
                         Query(q.age("messaging_cluster_snapshot_timestamp_seconds"), "{{instance}}"),
-                        "Since each node last saw the cluster: at most some seconds more than the scrape interval. If a node's "
-                        "grows, it is cut off: follow the runbook of MessagingClusterSnapshotStale.",
+                        "Since each node last saw the cluster: at most some seconds more than the scrape interval. If "
+                        "a node's grows, it is cut off: follow the runbook of MessagingClusterSnapshotStale.",
                         steps=above((120, "red")),
                     ),
                     6,
@@ -99,8 +101,8 @@ BOARD = Board(
                     states(
                         "Broker as each node sees it",
                         Query(q.least("messaging_broker_up", "instance"), "{{instance}}"),
-                        "Red when a node cannot reach Redis; always up where a node is alone. If it stays red, follow the runbook "
-                        "of MessagingBrokerDown.",
+                        "Red when a node cannot reach Redis; always up where a node is alone. If it stays red, follow "
+                        "the runbook of MessagingBrokerDown.",
                         UP,
                     ),
                     6,
@@ -113,8 +115,8 @@ BOARD = Board(
                             Query(q.speed("messaging_broker_frames_sent_total"), "sent"),
                             Query(q.speed("messaging_broker_frames_received_total"), "received"),
                         ],
-                        "Frames published to and received from other nodes; 0 where a node is alone. If frames are sent and none "
-                        "is received, subscriptions are broken.",
+                        "Frames published to and received from other nodes; 0 where a node is alone. If frames are "
+                        "sent and none is received, subscriptions are broken.",
                     ),
                     12,
                 ),
@@ -126,8 +128,9 @@ BOARD = Board(
                             Query(q.quantile(0.5, "messaging_broker_lag_seconds"), "half within"),
                             Query(q.quantile(0.99, "messaging_broker_lag_seconds"), "99 % within"),
                         ],
-                        "From publishing on one node to receipt on another; no data where a node is alone. If it stays above 250 "
-                        "ms, follow the runbook of MessagingBrokerLag; it includes the clocks' difference.",
+                        "From publishing on one node to receipt on another; no data where a node is alone. If it "
+                        "stays above 250 ms, follow the runbook of MessagingBrokerLag; it includes the clocks' "
+                        "difference.",
                         steps=above((0.25, "red")),
                     ),
                     12,
@@ -146,8 +149,8 @@ BOARD = Board(
                             f"max by (figure) (abs({q.of('messaging_live_drift')}))",
                             "{{figure}}",
                         ),
-                        "Live figure minus an independent recount, the worst node's; 0 is healthy. If any is not, a figure leaks: "
-                        "follow the runbook of MessagingGaugeDrift.",
+                        "Live figure minus an independent recount, the worst node's; 0 is healthy. If any is not, a "
+                        "figure leaks: follow the runbook of MessagingGaugeDrift.",
                         steps=above((1, "red")),
                     ),
                     12,
@@ -158,20 +161,20 @@ BOARD = Board(
                         "short",
                         [
                             Query(
-                                f"clamp_min({q.of('messaging_typing_users')} - {q.of('messaging_participants')}, 0)",
+                                q.excess("messaging_typing_users", "messaging_participants"),
                                 "{{instance}}: typing above participants",
                             ),
                             Query(
-                                f"clamp_min({q.of('messaging_connected_users')} - {q.of('messaging_active_connections')}, 0)",
+                                q.excess("messaging_connected_users", "messaging_active_connections"),
                                 "{{instance}}: users above connections",
                             ),
                             Query(
-                                f"clamp_min({q.of('messaging_active_conversations')} - {q.of('messaging_participants')}, 0)",
+                                q.excess("messaging_active_conversations", "messaging_participants"),
                                 "{{instance}}: conversations above participants",
                             ),
                         ],
-                        "By how much figures of one scrape contradict each other: always 0. If not, follow the runbook of "
-                        "MessagingInvariantBroken.",
+                        "By how much figures of one scrape contradict each other: always 0. If not, follow the "
+                        "runbook of MessagingInvariantBroken.",
                         steps=above((1, "red")),
                     ),
                     12,
@@ -188,10 +191,12 @@ BOARD = Board(
                         "s",
                         [
                             Query(q.quantile(0.5, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} half"),
-                            Query(q.quantile(0.99, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} 99 %"),
+                            Query(
+                                q.quantile(0.99, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} 99 %"
+                            ),
                         ],
-                        "How late timers ran. If it rises together with the CPU, the node is full; without, something blocks the "
-                        "loop.",
+                        "How late timers ran. If it rises together with the CPU, the node is full; without, something "
+                        "blocks the loop.",
                         steps=above((0.25, "red")),
                     ),
                     6,
@@ -213,8 +218,8 @@ BOARD = Board(
                         [
                             Query(f"{q.of('process_resident_memory_bytes')} {OURS}", "{{instance}} resident"),
                         ],
-                        "Resident memory: some 15 KiB per idle connection. If it rises while connections do not, something leaks: "
-                        "compare with 'Drift'.",
+                        "Resident memory: some 15 KiB per idle connection. If it rises while connections do not, "
+                        "something leaks: compare with 'Drift'.",
                     ),
                     6,
                 ),
@@ -239,8 +244,8 @@ BOARD = Board(
                             f"sum by (instance, generation) ({q.rate('python_gc_collections_total')} {OURS})",
                             "{{instance}} generation {{generation}}",
                         ),
-                        "Python's collector. If generation 2 runs often, pauses grow with the number of connections: compare with "
-                        "the event loop lag.",
+                        "Python's collector. If generation 2 runs often, pauses grow with the number of connections: "
+                        "compare with the event loop lag.",
                     ),
                     6,
                 ),
@@ -267,8 +272,8 @@ BOARD = Board(
                         "Scrape duration",
                         "s",
                         Query(f"{q.of('scrape_duration_seconds')} {OURS}", "{{instance}}"),
-                        "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is slow or the "
-                        "loop lags.",
+                        "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
+                        "slow or the loop lags.",
                     ),
                     6,
                 ),
@@ -277,8 +282,8 @@ BOARD = Board(
                         "Samples per scrape",
                         "short",
                         Query(f"{q.of('scrape_samples_scraped')} {OURS}", "{{instance}}"),
-                        "The number of series hardly ever changes: no label carries a user, conversation or address. If it grows, "
-                        "report a bug.",
+                        "The number of series hardly ever changes: no label carries a user, conversation or address. "
+                        "If it grows, report a bug.",
                     ),
                     6,
                 ),

@@ -71,13 +71,17 @@ def _common(
 ) -> AnyPanel:
     panel.title(title).description(description).datasource(SOURCE).unit(unit).thresholds(_thresholds(steps))
     if link is not None:
-        panel.links([
-            dashboard.DashboardLink(link.title)
-            .type(d.DashboardLinkType.LINK)
-            .url(f"/d/{link.uid}?${{__url_time_range}}&${{__all_variables}}")
-        ])
+        panel.links(
+            [
+                dashboard.DashboardLink(link.title)
+                .type(d.DashboardLinkType.LINK)
+                .url(f"/d/{link.uid}?${{__url_time_range}}&${{__all_variables}}")
+            ]
+        )
     for query in queries:
-        panel.with_target(prometheus.Dataquery().datasource(SOURCE).expr(query.expr).legend_format(query.legend).range())
+        panel.with_target(
+            prometheus.Dataquery().datasource(SOURCE).expr(query.expr).legend_format(query.legend).range()
+        )
     return panel
 
 
@@ -172,13 +176,19 @@ def warmth(title: str, unit: str, query: Query, description: str, link: Link | N
         .range()
     )
     axis = heatmap.YAxisConfig().unit(unit)
-    return panel.calculate(False).color(
-        heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
-    ).y_axis(axis)
+    return (
+        panel.calculate(False)
+        .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
+        .y_axis(axis)
+    )
 
 
 def states(
-    title: str, queries: Sequence[Query] | Query, description: str, words: dict[str, tuple[str, str]], link: Link | None = None
+    title: str,
+    queries: Sequence[Query] | Query,
+    description: str,
+    words: dict[str, tuple[str, str]],
+    link: Link | None = None,
 ) -> AnyPanel:
     """Good and bad times, a band per series."""
     queries = [queries] if isinstance(queries, Query) else queries
@@ -187,7 +197,13 @@ def states(
 
 
 def bars(
-    title: str, unit: str, queries: Sequence[Query], description: str, steps: Steps, maximum: float, link: Link | None = None
+    title: str,
+    unit: str,
+    queries: Sequence[Query],
+    description: str,
+    steps: Steps,
+    maximum: float,
+    link: Link | None = None,
 ) -> AnyPanel:
     """How full something is."""
     panel = _common(bargauge.Panel(), title, unit, queries, description, steps, link)
@@ -229,6 +245,7 @@ class Board:
     since: str = "now-1h"
 
 
+# The SDK's lists are invariant in their builders' types, hence Any.
 def _variables() -> list[Any]:
     def query(name: str, label: str, text: str) -> dashboard.QueryVariable:
         return (
@@ -287,7 +304,7 @@ def _annotations() -> list[Any]:
     ]
 
 
-def _links() -> list[dashboard.DashboardLink]:
+def _links() -> list[Any]:
     return [
         dashboard.DashboardLink("Messaging dashboards")
         .type(d.DashboardLinkType.DASHBOARDS)

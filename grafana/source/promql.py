@@ -71,3 +71,8 @@ def share(part: str, whole: str) -> str:
 def age(stamp: str) -> str:
     """Seconds since a time stamp, per node."""
     return f"time() - {of(stamp)}"
+
+
+def excess(part: str, whole: str) -> str:
+    """By how much a part is more than its whole, per node: 0 unless something leaks."""
+    return f"clamp_min({of(part)} - {of(whole)}, 0)"

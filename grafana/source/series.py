@@ -105,7 +105,9 @@ def _node(node: str, busy: bool, minutes: int) -> Iterator[tuple[str, str]]:
     # Conserved: opened - closed = active, joins - leaves = participants, started - stopped = typing.
     yield name("messaging_connections_opened_total", node), growing(32 * on, minutes, 100 * on)
     for reason in CLOSED:
-        yield counter("messaging_connections_closed_total", {"client": 29, "heartbeat": 1}.get(reason, 0), reason=reason)
+        yield counter(
+            "messaging_connections_closed_total", {"client": 29, "heartbeat": 1}.get(reason, 0), reason=reason
+        )
     for reason in REJECTED:
         yield counter("messaging_connections_rejected_total", 1, reason=reason)
     yield name("messaging_joins_total", node), growing(60 * on, minutes, 200 * on)
