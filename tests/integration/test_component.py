@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="mod
 
 MODULE = Path(str(resources.files("exporter.web"))) / "static" / "messaging-stats.js"
 PLAIN = """<!doctype html><html lang="en"><head><title>Plain</title>
-<link rel="icon" href="/admin/static/icon.svg"><script type="module" src="/admin/static/messaging-stats.js"></script></head>
+<link rel="icon" href="/admin/static/icon.svg">
+<script type="module" src="/admin/static/messaging-stats.js"></script></head>
 <body><h1>Ours</h1>
 <messaging-stats src="/v1/messaging/stats" token="%s" refresh="0.25"></messaging-stats></body></html>"""
 REACT = """
