@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import ssl
 import time
@@ -25,7 +26,6 @@ from exporter.simulate.view import Moment, View
 
 REACH_TIMEOUT = 5.0  # seconds that the server may take to be there at the start
 SET_UP_TIMEOUT = 60.0  # seconds for all conversations together
-PATIENCE = 15.0  # seconds until a message that a connection has not got counts as not delivered
 HURRIED = 5.0  # seconds that a step of the end may take once somebody has asked to stop
 TOKEN_KEPT = 600.0  # seconds that a signed token is used again
 _ERRORS = (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError)
@@ -42,7 +42,7 @@ class Simulation:
         users = len(names) or options.users
         self._organisation = Organisation(users, options.conversations, options.seed, names)
         # The seed makes decisions the same; the ids must not be, or the server would take them for repetitions.
-        self._ledger = Ledger(secrets.token_hex(5), patience=min(PATIENCE, options.settle))
+        self._ledger = Ledger(secrets.token_hex(5))
         self._meter = Meter()
         self._tokens: dict[str, tuple[str, float]] = {}
         self._phase, self._progress = "setting up", 0.0
@@ -157,7 +157,12 @@ class Simulation:
             if error.status == 401:
                 return f"the server at {base} refuses the tokens: are they signed with its secret?"
             return str(error)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        if isinstance(error, aiohttp.ClientSSLError):
+            return f"the server at {base} has a certificate that is not trusted here"
+        if isinstance(error, msgspec.DecodeError):
+            return f"the server at {base} answers something else than this kind of server would"
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number).lower() if number else "no answer"
         return f"cannot reach the server at {base}: {reason}"
 
     # --- the end --------------------------------------------------------------------------------------------

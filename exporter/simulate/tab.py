@@ -6,6 +6,7 @@ Knows the protocol and what a person does; which messages are due when is the cr
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class Tab:
     _allowed_at: float = 0.0
     _frames_per_second: float = 20.0
     _pause: float = 0.0
+    _looking: bool = True
+    _looked_again: float = -math.inf
     _leaving: bool = False
     _ending: bool = False  # this end of the connection brings the end about
     _timers: set[asyncio.TimerHandle] = field(default_factory=set)
@@ -122,7 +125,7 @@ class Tab:
         except (aiohttp.ClientError, OSError, TimeoutError):
             meter.rejected["unreachable"] += 1
             return 0.0
-        self.link, self._leaving, self._ending = link, False, False
+        self.link, self._leaving, self._ending, self._looking = link, False, False, True
         meter.connected(self.person)
         try:
             await self._read(link)
@@ -203,11 +206,12 @@ class Tab:
 
     async def _look_away(self, link: Link) -> None:
         """A slow reader: the socket fills up meanwhile."""
-        seconds, self._pause = self._pause, 0.0
+        seconds, self._pause, self._looking = self._pause, 0.0, False
         self.crowd.ledger.paused(link.number, self.crowd.clock())
         with suppress(TimeoutError):
             await asyncio.wait_for(self.crowd.calmed.wait(), seconds)
-        self.crowd.ledger.resumed(link.number, self.crowd.clock())
+        self._looking, self._looked_again = True, self.crowd.clock()
+        self.crowd.ledger.resumed(link.number, self._looked_again)
 
     def _look_elsewhere(self) -> None:
         """Close one conversation and open it again a little later."""
@@ -251,7 +255,12 @@ class Tab:
 
     def can_write(self, conversation: int) -> bool:
         """Is it connected, has it joined, and may it send another frame without being rate limited?"""
-        return self.link is not None and not self._leaving and conversation in self.joined and self.can_afford(False)
+        there = self.link is not None and self._looking and not self._leaving
+        return there and conversation in self.joined and self.can_afford(False)
+
+    def _attentive(self, now: float) -> bool:
+        """What somebody finds who looked away says nothing about the server's latency."""
+        return now - self._looked_again > 1.0
 
     def can_afford(self, spend: bool = True) -> bool:
         """Keeps below the server's limit of frames per second, as a well-behaved client does."""
@@ -343,8 +352,9 @@ class Tab:
 
     def _on_ack(self, link: Link, frame: Ack) -> None:
         crowd = self.crowd
-        seconds = crowd.ledger.answered(link.number, frame.id, frame.seq, crowd.clock())
-        if seconds is not None:
+        now = crowd.clock()
+        seconds = crowd.ledger.answered(link.number, frame.id, frame.seq, now)
+        if seconds is not None and self._attentive(now):
             crowd.meter.acknowledged(seconds)
         draft = self.drafts.pop(frame.id, None)
         if draft is None:
@@ -360,7 +370,7 @@ class Tab:
             return
         now = crowd.clock()
         seconds = crowd.ledger.delivered(link.number, conversation, frame.seq, frame.id, frame.body, now)
-        if seconds is not None:
+        if seconds is not None and self._attentive(now):
             crowd.meter.delivered(seconds)
         self.latest[conversation] = max(self.latest.get(conversation, 0), frame.seq)
         # About two people look at a message at once: everybody would cost the square of the audience in frames.
