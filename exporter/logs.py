@@ -29,9 +29,9 @@ _STDLIB_LEVELS: Final = {
 }
 _SECRET_KEY: Final = re.compile(r"passw|secret|token|authorization|cookie|credential", re.IGNORECASE)
 _SECRETS: Final = (
-    # userinfo: greedy up to the last @ before a path, because passwords hold unescaped @ : and even /
-    (re.compile(r"(?<=://)([^\s/@:?#]*):[^\s?#]*@"), rf"\1:{MASK}@"),
-    (re.compile(r"(passw(?:or)?d|pwd|secret|token)(\s*[=:]\s*)[^\s&;,'\")]+", re.IGNORECASE), rf"\1\2{MASK}"),
+    # userinfo: greedy up to the last @ of the word, because passwords hold unescaped @ : / and ?
+    (re.compile(r"(?<=://)([^\s/@:?#]*):\S*@"), rf"\1:{MASK}@"),
+    (re.compile(r"(passw(?:or)?d|pwd|secret|token)(\s*[=:]\s*['\"]?)[^\s&;,'\")]+", re.IGNORECASE), rf"\1\2{MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),  # JWTs: base64 of {"
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
 )
@@ -87,20 +87,29 @@ def printable(text: str) -> str:
 def _safe(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The structlog processor that masks, escapes and shortens every value."""
     for key, value in event.items():
-        if isinstance(value, bool | int | float) or value is None:
-            continue
-        if key != "event" and _SECRET_KEY.search(key):
-            event[key] = MASK
-            continue
-        text = printable(mask(str(value)))
-        event[key] = text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
+        event[key] = MASK if key != "event" and _SECRET_KEY.search(key) else _safe_value(value)
     return event
+
+
+def _safe_value(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_safe_value(item) for item in value]
+    text = printable(mask(str(value)))
+    return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
 
 
 def _renderer(format: str) -> structlog.types.Processor:
     if format == "json":
         return structlog.processors.JSONRenderer(sort_keys=False)
-    return structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], bool_as_flag=False)
+    logfmt = structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], bool_as_flag=False)
+
+    def render(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+        flat = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in event.items()}
+        return logfmt(logger, method, flat)
+
+    return render
 
 
 def _not_garbage(record: logging.LogRecord) -> bool:

@@ -1,0 +1,179 @@
+"""The log: one line per event, in two formats, that nobody can forge and that holds no secret."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import logs
+from tests.test_config import URLS_WITH_PASSWORD
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
+    yield
+    root.handlers[:], logging.raiseExceptions = handlers, raising
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def configured(format: str = "json", level: str = "info") -> tuple[structlog.BoundLogger, io.StringIO]:
+    stream = io.StringIO()
+    logs.configure(level, format, stream)
+    return structlog.get_logger("test"), stream
+
+
+def one(stream: io.StringIO) -> dict[str, object]:
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    return json.loads(text)
+
+
+def test_a_line_of_json_has_time_level_event_and_what_was_given() -> None:
+    log, stream = configured()
+    log.info("listening", urls=["http://127.0.0.1:1"], connections=3, ratio=0.5, yes=True, nothing=None)
+    line = one(stream)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", str(line.pop("ts")))
+    assert line == {
+        "event": "listening",
+        "level": "info",
+        "urls": ["http://127.0.0.1:1"],
+        "connections": 3,
+        "ratio": 0.5,
+        "yes": True,
+        "nothing": None,
+    }
+
+
+def test_a_line_of_logfmt_begins_with_time_level_and_event() -> None:
+    log, stream = configured("logfmt")
+    log.warning("slow consumer", bytes=7, urls=["a", "b"])
+    assert re.fullmatch(r'ts=\S+Z level=warning event="slow consumer" bytes=7 urls=a,b\n', stream.getvalue())
+
+
+@pytest.mark.parametrize(("level", "expected"), [("debug", 4), ("info", 3), ("warn", 2), ("error", 1)])
+def test_what_is_below_the_level_is_not_written(level: str, expected: int) -> None:
+    log, stream = configured(level=level)
+    for method in (log.debug, log.info, log.warning, log.error):
+        method("x")
+    assert stream.getvalue().count("\n") == expected
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_an_exception_is_one_line(format: str) -> None:
+    log, stream = configured(format)
+    try:
+        raise ValueError("a\nb")
+    except ValueError as error:
+        log.error("failed", exc_info=error)
+    assert stream.getvalue().count("\n") == 1
+    assert "Traceback" in stream.getvalue()
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_the_libraries_write_the_same_kind_of_line(format: str) -> None:
+    _, stream = configured(format)
+    logging.getLogger("library").warning("it is %s", "so\nlevel=error")
+    logging.getLogger("library").info("not interesting")
+    assert stream.getvalue().count("\n") == 1
+    assert "logger" in stream.getvalue()
+
+
+def test_warnings_are_lines_too() -> None:
+    _, stream = configured()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("deprecated", stacklevel=1)
+    assert one(stream)["logger"] == "py.warnings"
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+@pytest.mark.parametrize("url", URLS_WITH_PASSWORD)
+def test_a_password_in_a_url_is_masked_wherever_it_stands(url: str, format: str) -> None:
+    log, stream = configured(format)
+    log.info(f"event {url} end", value=url, error=ValueError(f"could not connect to {url}"), list=[url])
+    try:
+        raise OSError(url)
+    except OSError as error:
+        log.error("failed", exc_info=error)
+    logging.getLogger("library").error("cannot open %s", url)
+    assert "hunter2" not in stream.getvalue()
+    assert "s3cr3t" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [JWT, f"Bearer {JWT}", "Authorization: Bearer abcdefghijk", "Basic YW5uOmh1bnRlcjI=", "password = 'hunter2x'"],
+)
+def test_a_token_or_a_password_is_masked(text: str) -> None:
+    log, stream = configured()
+    log.info("x", text=text)
+    for part in (JWT, "abcdefghijk", "YW5uOmh1bnRlcjI", "hunter2x"):
+        assert part not in stream.getvalue()
+
+
+@pytest.mark.parametrize("key", ["password", "auth_token", "Authorization", "cookie", "client_secret"])
+def test_a_value_under_a_secret_name_is_masked(key: str) -> None:
+    log, stream = configured()
+    log.info("x", **{key: "plain", "user": "ann"})
+    line = one(stream)
+    assert line[key] == logs.MASK
+    assert line["user"] == "ann"
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+@given(text=st.text(max_size=50))
+def test_no_text_can_write_a_second_line_or_move_the_cursor(format: str, text: str) -> None:
+    log, stream = configured(format)
+    log.info(text, value=text)
+    line = stream.getvalue()
+    assert line[-1] == "\n"
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", line[:-1])
+
+
+def test_a_very_long_value_is_shortened() -> None:
+    log, stream = configured()
+    log.info("x", value="y" * 10**6)
+    assert len(stream.getvalue()) < 20_000
+
+
+def test_a_log_that_cannot_be_written_takes_nothing_down() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    logs.configure(stream=Full())
+    structlog.get_logger().info("x")
+    logging.getLogger("library").error("x")
+
+
+def test_garbage_from_a_port_scan_writes_no_trace() -> None:
+    from aiohttp.http_exceptions import BadStatusLine
+
+    _, stream = configured()
+    try:
+        raise BadStatusLine("\x16\x03")
+    except BadStatusLine:
+        logging.getLogger("aiohttp.server").exception("Error handling request")
+    assert stream.getvalue() == ""
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        logging.getLogger("aiohttp.server").exception("Error handling request")
+    assert "ZeroDivisionError" in stream.getvalue()

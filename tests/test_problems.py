@@ -1,0 +1,135 @@
+"""Errors over HTTP: always a problem document, never HTML, never what the client sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from exporter import errors, logs
+from exporter.errors import ErrorCode
+from exporter.web.problems import CONTENT_TYPE, Problem, problems
+
+EVIL = "<script>alert(1)</script>"
+
+
+async def refuse(request: web.Request) -> web.Response:
+    raise getattr(errors, request.match_info["name"])("exact words")
+
+
+async def crash(request: web.Request) -> web.Response:
+    raise ZeroDivisionError(EVIL + " password=hunter2")
+
+
+async def crash_late(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"begun")
+    raise ZeroDivisionError
+
+
+async def echo(request: web.Request) -> web.Response:
+    raise web.HTTPBadRequest(text=EVIL, reason="Evil reason")
+
+
+async def found(request: web.Request) -> web.Response:
+    raise web.HTTPSeeOther("/elsewhere")
+
+
+async def body(request: web.Request) -> web.Response:
+    return web.Response(body=await request.read())
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[TestClient]:
+    app = web.Application(middlewares=[problems()], client_max_size=100)
+    app.router.add_get("/refuse/{name}", refuse)
+    for path, handler in (("/crash", crash), ("/late", crash_late), ("/echo", echo), ("/found", found)):
+        app.router.add_get(path, handler)
+    app.router.add_post("/body", body)
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def problem(response: aiohttp.ClientResponse, status: int, code: str) -> dict[str, object]:
+    text = await response.text()
+    document = json.loads(text)
+    assert (response.status, response.content_type, document["status"]) == (status, CONTENT_TYPE, status)
+    assert set(document) == {"type", "title", "status", "detail", "code"}
+    assert document["code"] == code
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "<" not in text
+    return document
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code"),
+    [
+        ("BadFrame", 400, "bad_frame"),
+        ("UnknownType", 400, "unknown_type"),
+        ("TooLarge", 413, "too_large"),
+        ("NotFound", 404, "not_found"),
+        ("Forbidden", 403, "forbidden"),
+        ("NotJoined", 403, "not_joined"),
+        ("Conflict", 409, "conflict"),
+        ("RateLimited", 429, "rate_limited"),
+        ("Unavailable", 503, "unavailable"),
+        ("Refusal", 500, "internal"),
+    ],
+)
+async def test_a_refusal_has_one_status_and_the_code_of_the_wire(client, name: str, status: int, code: str) -> None:
+    document = await problem(await client.get(f"/refuse/{name}"), status, code)
+    assert document["detail"] == "exact words"
+
+
+def test_every_code_of_the_wire_has_a_status() -> None:
+    for code in ErrorCode:
+        refusal = errors.Refusal("x")
+        refusal.code = code
+        assert Problem.of(refusal).status >= 400
+
+
+async def test_unavailable_says_when_to_try_again(client) -> None:
+    assert int((await client.get("/refuse/Unavailable")).headers["Retry-After"]) > 0
+
+
+async def test_what_aiohttp_refuses_by_itself_is_a_problem_too(client) -> None:
+    await problem(await client.get(f"/absent/{EVIL}"), 404, "not_found")
+    wrong = await client.post("/crash")
+    await problem(wrong, 405, "method_not_allowed")
+    assert wrong.headers["Allow"] == "GET,HEAD"
+    await problem(await client.post("/body", data=b"x" * 101), 413, "too_large")
+
+
+async def test_nothing_of_what_a_handler_repeats_comes_back(client) -> None:
+    response = await client.get("/echo")
+    await problem(response, 400, "bad_request")
+    assert response.reason == "Bad Request"
+
+
+async def test_a_redirect_is_no_problem(client) -> None:
+    response = await client.get("/found", allow_redirects=False)
+    assert (response.status, response.headers["Location"]) == (303, "/elsewhere")
+
+
+async def test_a_crash_is_internal_for_the_client_and_a_trace_in_the_log_without_secrets(client, capsys) -> None:
+    logs.configure()
+    document = await problem(await client.get("/crash"), 500, "internal")
+    assert "ZeroDivision" not in json.dumps(document)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "ZeroDivisionError" in line
+    assert "hunter2" not in line
+
+
+async def test_a_crash_in_the_middle_of_an_answer_ends_it_without_a_second_answer_inside(client, capsys) -> None:
+    logs.configure()
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await (await client.get("/late")).read()
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    await problem(await client.get("/absent"), 404, "not_found")

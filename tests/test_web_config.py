@@ -1,0 +1,584 @@
+"""``--web.config.file``: read as the exporter toolkit reads it, re-read when it changes, never open when broken."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import bcrypt
+import pytest
+from aiohttp import web
+
+from exporter.errors import Misconfigured
+from exporter.web.basic_auth import MAX_WAITING, BasicAuth, Busy, credentials
+from exporter.web.problems import problems
+from exporter.web.web_config import WebConfig
+from exporter.web.web_settings import read
+from tests.servers.certificates import CertificateAuthority
+
+SAMPLE = Path(__file__).parent.parent / "docs" / "web-config.yml"
+SALT = b"$2b$04$" + b"." * 22  # of the lowest cost, and always the same: it is in the names of tests
+HASH = bcrypt.hashpw(b"right", SALT).decode()
+OTHER_HASH = bcrypt.hashpw(b"other", SALT).decode()
+USERS = f"basic_auth_users:\n  ann: {HASH}\n"
+TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
+
+
+class Running:
+    """A real listener in front of a small application with this web configuration."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.config = WebConfig(file)
+        self.url = ""
+
+    async def start(self) -> None:
+        app = web.Application(
+            middlewares=[self.config.middleware(lambda request: request.path in ("/", "/metrics")), problems()]
+        )
+        app.on_response_prepare.append(self.config.on_response_prepare)
+
+        async def answer(request: web.Request) -> web.Response:
+            return web.Response(text="here")
+
+        for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/v1/messaging/stats"):
+            app.router.add_get(path, answer)
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", 0, ssl_context=self.config.ssl_context())
+        await site.start()
+        port = self.runner.addresses[0][1]
+        self.url = f"{'https' if self.config.secure else 'http'}://127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        await self.runner.cleanup()
+        self.config.close()
+
+    async def get(self, path: str = "/", **kwargs: object) -> aiohttp.ClientResponse:
+        async with aiohttp.ClientSession() as session, session.get(self.url + path, **kwargs) as response:  # type: ignore[arg-type]
+            await response.read()
+            return response
+
+
+Start = Callable[[str], "asyncio.Future[Running]"]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    running: list[Running] = []
+
+    async def begin(text: str) -> Running:
+        file = tmp_path / "web.yml"
+        file.write_text(text)
+        one = Running(file)
+        running.append(one)
+        await one.start()
+        return one
+
+    yield begin  # type: ignore[misc]
+    for one in running:
+        await one.stop()
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def trusting(folder: Path, client: str | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    if client:
+        context.load_cert_chain(folder / f"{client}.crt", folder / f"{client}.key")
+    return context
+
+
+async def eventually(condition: Callable[[], asyncio.Future[bool]], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_accepts_the_sample_and_so_do_we(tmp_path: Path) -> None:
+    CertificateAuthority().write(tmp_path)
+    file = tmp_path / "web-config.yml"
+    file.write_text(SAMPLE.read_text())
+    said = subprocess.run(["promtool", "check", "web-config", str(file)], capture_output=True, text=True, timeout=30)
+    assert said.returncode == 0, said.stdout + said.stderr
+    settings = read(file)
+    assert settings.context is not None
+    assert bcrypt.checkpw(b"change me", settings.users[b"prometheus"])
+    assert settings.headers["X-Frame-Options"] == "deny"
+
+
+AGREED_BAD = [
+    "nonsense: 1",
+    "tls_server_config: {cert_fil: x}",
+    "http_server_config: {headers: {Server: x}}",
+    "http_server_config: {headers: {X-Frame-Options: allow}}",
+    "http_server_config: {headers: {X-Content-Type-Options: sniff}}",
+    "http_server_config: {http2: maybe}",
+    "basic_auth_users: {ann: plain}",
+    "tls_server_config: {cert_file: server.crt}",
+    "tls_server_config: {key_file: server.key}",
+    "tls_server_config: {cert_file: absent.crt, key_file: server.key}",
+    "tls_server_config: {cert_file: server.key, key_file: server.crt}",
+    "tls_server_config: {cert_file: server.crt, key_file: other.key}",
+    TLS.replace("}", ", client_ca_file: ca.crt}"),
+    TLS.replace("}", ", client_auth_type: Whatever}"),
+    TLS.replace("}", ", min_version: TLS99}"),
+    TLS.replace("}", ", min_version: SSL30}"),
+    TLS.replace("}", ", cipher_suites: [TLS_NULL]}"),
+    TLS.replace("}", ", curve_preferences: [Round]}"),
+    TLS.replace("}", ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: absent.crt}"),
+    "tls_server_config: {client_auth_type: RequireAndVerifyClientCert}",
+    "a: [",
+    "- a",
+]
+AGREED_GOOD = [
+    "",
+    "{}",
+    USERS,
+    TLS,
+    "tls_server_config: {}",
+    "tls_server_config: {min_version: TLS13}",
+    "http_server_config: {http2: false}",
+    "http_server_config: {headers: {X-XSS-Protection: 1; mode=block, X-Frame-Options: sameorigin}}",
+    TLS.replace("}", ", min_version: TLS12, max_version: TLS12, prefer_server_cipher_suites: false}"),
+    TLS.replace("}", ", cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_AES_128_GCM_SHA256]}"),
+    TLS.replace("}", ", curve_preferences: [X25519, CurveP256]}"),
+    TLS.replace("}", ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.crt}"),
+    TLS.replace("}", ", client_auth_type: VerifyClientCertIfGiven, client_ca_file: ca.crt}"),
+    TLS.replace("}", ", client_auth_type: RequestClientCert}"),
+]
+# What the toolkit takes and this server does not, or what Debian's promtool (0.42 of the toolkit's age) does not know.
+OURS_BAD = [
+    TLS.replace("}", ", client_auth_type: RequireAnyClientCert}"),
+    TLS.replace("}", ", min_version: TLS13, max_version: TLS12}"),
+    TLS.replace("}", ", client_allowed_sans: [x]}"),
+    TLS.replace("}", ", cert: x}"),
+    "tls_server_config: {cert: x, key: y}",
+    "rate_limit: {interval: 1s, burst: 0}",
+    "rate_limit: {interval: 1}",
+    "rate_limit: {burst: -1}",
+    "rate_limit: {burst: true}",
+    f"basic_auth_users: {{'a:b': {HASH}}}",
+    "basic_auth_users: [ann]",
+    USERS + USERS,
+    "http_server_config: {headers: {Content-Security-Policy: 'a\\r\\nSet-Cookie: b'}}".replace("'", '"'),
+]
+OURS_GOOD = ["rate_limit: {interval: 1s, burst: 20}", "http_server_config: {headers: {X-XSS-Protection: 0}}"]
+
+
+def laid_out(folder: Path, text: str) -> Path:
+    CertificateAuthority().write(folder)
+    (folder / "other.key").write_bytes(CertificateAuthority().issue("other")[1])
+    file = folder / "web.yml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("text", AGREED_GOOD + OURS_GOOD)
+def test_a_good_file_is_read(text: str, tmp_path: Path) -> None:
+    assert (read(laid_out(tmp_path, text)).context is not None) == ("cert_file" in text)
+
+
+@pytest.mark.parametrize("text", AGREED_BAD + OURS_BAD)
+def test_a_bad_file_is_refused_in_one_line_that_names_it(text: str, tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"web\.yml") as caught:
+        WebConfig(laid_out(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert "PRIVATE" not in str(caught.value)
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_and_this_server_agree_on_what_is_good(tmp_path: Path) -> None:
+    said = []
+    for number, (text, good) in enumerate([(t, True) for t in AGREED_GOOD] + [(t, False) for t in AGREED_BAD]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        command = ["promtool", "check", "web-config", str(laid_out(folder, text))]
+        if (subprocess.run(command, capture_output=True, timeout=30).returncode == 0) is not good:
+            said.append(text)
+    assert not said, "promtool is of another opinion"
+
+
+def test_a_secret_that_stands_where_a_key_belongs_is_not_shown(tmp_path: Path) -> None:
+    for text in (f"basic_auth_users: {{ann: 'hunter2 {HASH}'}}", "{'hunter2 secret!': 1}", "a: 'hunter2"):
+        with pytest.raises(Misconfigured) as caught:
+            read(laid_out(tmp_path, text))
+        assert "hunter2" not in str(caught.value)
+
+
+def test_certificate_and_key_may_stand_in_the_file_itself(tmp_path: Path) -> None:
+    def block(name: str, pem: bytes) -> str:
+        return f"  {name}: |\n" + "".join(f"    {line}\n" for line in pem.decode().splitlines())
+
+    cert, key = CertificateAuthority().issue("server")
+    before = set(Path(tmp_path).parent.iterdir())
+    settings = read(laid_out(tmp_path, "tls_server_config:\n" + block("cert", cert) + block("key", key)))
+    assert settings.context is not None
+    assert "PRIVATE" not in repr(settings)
+    assert set(tmp_path.parent.iterdir()) == before
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(tmp_path: Path) -> None:
+    file = laid_out(tmp_path, TLS)
+    cert, key = CertificateAuthority().issue("server", password=b"open sesame")
+    (tmp_path / "server.crt").write_bytes(cert)
+    (tmp_path / "server.key").write_bytes(key)
+    with pytest.raises(Misconfigured, match="encrypted"):
+        read(file)
+
+
+async def test_without_a_file_nothing_is_asked_and_nothing_is_added() -> None:
+    config = WebConfig(None)
+    assert not config.secure
+    assert config.ssl_context() is None
+    config.close()
+
+
+# --- basic auth ---------------------------------------------------------------------------------------------
+
+
+async def test_basic_auth_guards_the_guarded_and_nothing_else(start) -> None:
+    server = await start(USERS)
+    for path in ("/", "/metrics"):
+        refused = await server.get(path)
+        assert refused.status == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Basic ")
+        assert refused.content_type == "application/problem+json"
+        assert (await server.get(path, headers=basic("ann", "right"))).status == 200
+    for path in ("/-/healthy", "/-/ready", "/v1/messaging/stats"):
+        assert (await server.get(path)).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        basic("ann", "wrong"),
+        basic("ann", ""),
+        basic("Ann", "right"),
+        basic("bob", "right"),
+        basic("", ""),
+        basic("ann", "right" + "x" * 100),
+        basic("ann", "right\x00"),
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic " + base64.b64encode(b"no colon").decode()},
+        {"Authorization": "Basic " + base64.b64encode(b"\xff:\xfe").decode()},
+        {"Authorization": "Bearer abc"},
+        {"Authorization": basic("ann", "right")["Authorization"].replace("Basic", "Digest")},
+    ],
+)
+async def test_a_wrong_password_is_refused_and_again(start, headers: dict[str, str]) -> None:
+    server = await start(USERS)
+    for _ in range(2):
+        assert (await server.get("/metrics", headers=headers)).status == 401
+    assert (await server.get("/metrics", headers=basic("ann", "right"))).status == 200
+
+
+def test_a_password_longer_than_bcrypt_reads_is_refused_though_its_beginning_is_right() -> None:
+    async def check() -> None:
+        auth = BasicAuth()
+        users = {b"ann": bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4))}
+        assert await auth.allows(users, b"ann", b"x" * 72)
+        assert not await auth.allows(users, b"ann", b"x" * 73)
+        auth.close()
+
+    asyncio.run(check())
+
+
+class Checks:
+    """Stands in for bcrypt: counts, and waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, bytes]] = []
+        self.at_once = self.most_at_once = 0
+        self.go = threading.Event()
+
+    def __call__(self, password: bytes, hash: bytes) -> bool:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.seen.append((password, hash))
+        assert self.go.wait(10)
+        self.at_once -= 1
+        return password == b"right"
+
+
+async def test_passwords_are_checked_off_the_loop_one_at_a_time_and_once_each() -> None:
+    checks = Checks()
+    auth = BasicAuth(checks)
+    users = {b"ann": HASH.encode()}
+    asked = [asyncio.ensure_future(auth.allows(users, b"ann", word)) for word in (b"right", b"wrong", b"right") * 5]
+    await asyncio.sleep(0)  # the loop turns while bcrypt holds its thread
+    checks.go.set()
+    assert await asyncio.gather(*asked) == [True, False, True] * 5
+    assert [await auth.allows(users, b"ann", word) for word in (b"right", b"wrong")] == [True, False]
+    assert sorted(password for password, _ in checks.seen) == [b"right", b"wrong"]
+    assert checks.most_at_once == 1
+    auth.close()
+
+
+async def test_a_user_who_does_not_exist_costs_a_check_of_the_same_cost() -> None:
+    checks = Checks()
+    checks.go.set()
+    auth = BasicAuth(checks)
+    users = {b"ann": bcrypt.hashpw(b"right", bcrypt.gensalt(5))}
+    assert not await auth.allows(users, b"nobody", b"right")
+    assert not await auth.allows(users, b"nobody", b"right")
+    ((_, stand_in),) = checks.seen
+    assert stand_in[:7] == users[b"ann"][:7]
+    assert bcrypt.checkpw(b"right", stand_in) is False
+    auth.close()
+
+
+async def test_who_guesses_can_neither_queue_without_end_nor_push_out_who_knows() -> None:
+    checks = Checks()
+    checks.go.set()
+    auth = BasicAuth(checks)
+    users = {b"ann": HASH.encode()}
+    assert await auth.allows(users, b"ann", b"right")
+    checks.go.clear()
+    guesses = [asyncio.ensure_future(auth.allows(users, b"ann", b"guess %d" % n)) for n in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await auth.allows(users, b"ann", b"one more")
+    assert await auth.allows(users, b"ann", b"right")
+    checks.go.set()
+    assert not any(await asyncio.gather(*guesses))
+    auth.close()
+
+
+async def test_a_client_that_goes_away_does_not_take_the_check_of_another_along() -> None:
+    checks = Checks()
+    auth = BasicAuth(checks)
+    users = {b"ann": HASH.encode()}
+    first, second = (asyncio.ensure_future(auth.allows(users, b"ann", b"right")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    checks.go.set()
+    assert await second
+    auth.close()
+
+
+async def test_a_password_that_was_changed_in_the_file_is_not_remembered(start) -> None:
+    server = await start(USERS)
+    assert (await server.get("/metrics", headers=basic("ann", "right"))).status == 200
+    server.file.write_text(USERS.replace(HASH, OTHER_HASH))
+    assert (await server.get("/metrics", headers=basic("ann", "right"))).status == 401
+    assert (await server.get("/metrics", headers=basic("ann", "other"))).status == 200
+
+
+@pytest.mark.parametrize("header", ["", "Basic", "Basic ", "basic eA==", "Basic eA", "Basic e\u00e9==", "Bearer eDp5"])
+def test_a_header_that_is_no_basic_auth_holds_no_credentials(header: str) -> None:
+    assert credentials(header) is None
+
+
+def test_a_password_may_hold_colons() -> None:
+    assert credentials(basic("ann", "a:b:c")["Authorization"]) == (b"ann", b"a:b:c")
+
+
+# --- re-reading ---------------------------------------------------------------------------------------------
+
+
+async def test_a_file_that_breaks_means_500_but_for_healthy_until_it_is_mended(start) -> None:
+    server = await start(USERS)
+    for broken in ("nonsense: 1", "", None):
+        if broken is None:
+            server.file.unlink()
+        elif broken:
+            server.file.write_text(broken)
+        else:
+            server.file.write_bytes(b"\xff\xfe\x00")
+        for path in ("/", "/metrics", "/-/ready", "/v1/messaging/stats", "/absent"):
+            answer = await server.get(path, headers=basic("ann", "right"))
+            assert (answer.status, answer.content_type) == (500, "application/problem+json")
+        assert (await server.get("/-/healthy")).status == 200
+        server.file.write_text(USERS)
+        assert (await server.get("/metrics")).status == 401
+        assert (await server.get("/metrics", headers=basic("ann", "right"))).status == 200
+
+
+async def test_the_log_says_once_that_the_file_is_broken_and_once_that_it_is_good(start, capsys) -> None:
+    from exporter import logs
+
+    logs.configure()
+    server = await start(USERS)
+    server.file.write_text("nonsense: 1")
+    for _ in range(5):
+        await server.get("/metrics")
+    server.file.write_text(USERS)
+    for _ in range(5):
+        await server.get("/metrics")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "web configuration" in line]
+    assert ["broken" in line for line in lines] == [True, False]
+
+
+async def test_headers_follow_the_file_and_are_on_every_answer(start) -> None:
+    text = "http_server_config: {headers: {X-Frame-Options: deny, Strict-Transport-Security: max-age=1}}\n"
+    server = await start(text + USERS)
+    for path in ("/", "/-/healthy", "/absent"):
+        answer = await server.get(path)
+        assert (answer.headers["X-Frame-Options"], answer.headers["Strict-Transport-Security"]) == ("deny", "max-age=1")
+    server.file.write_text(text.replace("deny", "sameorigin"))
+    answer = await server.get("/")
+    assert (answer.status, answer.headers["X-Frame-Options"]) == (200, "sameorigin")
+
+
+async def test_the_rate_limit_holds_for_the_guarded(start) -> None:
+    server = await start("rate_limit: {interval: 1h, burst: 2}")
+    answers = [await server.get("/metrics") for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 429, 429]
+    assert answers[-1].headers["Retry-After"]
+    assert (await server.get("/-/healthy")).status == 200
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------
+
+
+def serial(server: Running, folder: Path) -> int:
+    """The serial number of the certificate that a new connection is shown."""
+    import socket
+
+    from cryptography import x509
+
+    host, _, port = server.url.partition("://")[2].partition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        trusting(folder).wrap_socket(plain, server_hostname=host) as secured,
+    ):
+        der = secured.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der).serial_number
+
+
+async def test_a_new_certificate_is_used_without_a_restart(start, tmp_path: Path) -> None:
+    authority = CertificateAuthority()
+    authority.write(tmp_path)
+    server = await start(TLS)
+    assert (await server.get("/", ssl=trusting(tmp_path))).status == 200
+    first = await asyncio.to_thread(serial, server, tmp_path)
+    authority.write(tmp_path)
+    assert await asyncio.to_thread(serial, server, tmp_path) != first
+    assert (await server.get("/", ssl=trusting(tmp_path))).status == 200
+
+
+async def test_a_certificate_that_breaks_means_500_and_mending_it_helps(start, tmp_path: Path) -> None:
+    authority = CertificateAuthority()
+    authority.write(tmp_path)
+    server = await start(TLS)
+    good = (tmp_path / "server.key").read_bytes()
+    for broken in (b"", b"garbage", CertificateAuthority().issue("other")[1]):
+        (tmp_path / "server.key").write_bytes(broken)
+        assert (await server.get("/", ssl=trusting(tmp_path))).status == 500
+        assert (await server.get("/-/healthy", ssl=trusting(tmp_path))).status == 200
+        (tmp_path / "server.key").write_bytes(good)
+        assert (await server.get("/", ssl=trusting(tmp_path))).status == 200
+
+
+async def test_a_file_that_names_an_absent_certificate_is_good_once_that_is_there(start, tmp_path: Path) -> None:
+    authority = CertificateAuthority()
+    authority.write(tmp_path)
+    server = await start(TLS)
+    server.file.write_text(TLS.replace("server.", "next."))
+    assert (await server.get("/", ssl=trusting(tmp_path))).status == 500
+    authority.write(tmp_path, "next")
+
+    async def mended() -> bool:
+        return (await server.get("/", ssl=trusting(tmp_path))).status == 200
+
+    await eventually(mended)
+
+
+async def test_tls_cannot_be_switched_while_the_server_runs(start, tmp_path: Path) -> None:
+    CertificateAuthority().write(tmp_path)
+    server = await start("")
+    server.file.write_text(TLS)
+    assert (await server.get("/")).status == 500
+    server.file.write_text("")
+    assert (await server.get("/")).status == 200
+
+
+async def test_a_plain_request_to_a_tls_listener_gets_nowhere(start, tmp_path: Path) -> None:
+    CertificateAuthority().write(tmp_path)
+    server = await start(TLS)
+    with pytest.raises(aiohttp.ClientError):
+        async with aiohttp.ClientSession() as session:
+            await session.get(server.url.replace("https", "http"))
+    assert (await server.get("/", ssl=trusting(tmp_path))).status == 200
+
+
+@pytest.mark.parametrize("version", ["TLS12", "TLS13"])
+async def test_only_the_versions_between_min_and_max_are_spoken(start, tmp_path: Path, version: str) -> None:
+    CertificateAuthority().write(tmp_path)
+    server = await start(TLS.replace("}", f", min_version: {version}, max_version: {version}}}"))
+    for name, number in (("TLS12", ssl.TLSVersion.TLSv1_2), ("TLS13", ssl.TLSVersion.TLSv1_3)):
+        context = trusting(tmp_path)
+        context.minimum_version = context.maximum_version = number
+        if name == version:
+            assert (await server.get("/", ssl=context)).status == 200
+        else:
+            with pytest.raises(aiohttp.ClientError):
+                await server.get("/", ssl=context)
+
+
+CLIENTS = TLS.replace("}", ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.crt}")
+
+
+async def test_only_clients_with_a_certificate_of_the_ca_get_in(start, tmp_path: Path) -> None:
+    authority = CertificateAuthority()
+    authority.write(tmp_path)
+    authority.write(tmp_path, "prometheus", client=True, sans=("prometheus.example.com",))
+    server = await start(CLIENTS)
+    assert (await server.get("/", ssl=trusting(tmp_path, "prometheus"))).status == 200
+    with pytest.raises(aiohttp.ClientError):
+        await server.get("/", ssl=trusting(tmp_path))
+    for name, (cert, key) in {
+        "stranger": CertificateAuthority().issue("prometheus", client=True),
+        "misused": authority.issue("server", client=False),
+    }.items():
+        (tmp_path / f"{name}.crt").write_bytes(cert)
+        (tmp_path / f"{name}.key").write_bytes(key)
+        with pytest.raises(aiohttp.ClientError):
+            await server.get("/", ssl=trusting(tmp_path, name))
+
+
+@pytest.mark.parametrize(
+    "name", ["prometheus.example.com", "::1", "10.0.0.1", "spiffe://x/prometheus", "a@example.com"]
+)
+async def test_only_clients_with_an_allowed_name_get_in(start, tmp_path: Path, name: str) -> None:
+    authority = CertificateAuthority()
+    authority.write(tmp_path)
+    authority.write(tmp_path, "good", client=True, sans=("first.example.com", name))
+    authority.write(tmp_path, "bad", client=True, sans=("sub.prometheus.example.com", "::2"))
+    server = await start(CLIENTS.replace("}", f", client_allowed_sans: ['{name}']}}"))
+    assert (await server.get("/", ssl=trusting(tmp_path, "good"))).status == 200
+    with pytest.raises(aiohttp.ClientError):
+        await server.get("/", ssl=trusting(tmp_path, "bad"))
+
+
+async def test_a_new_client_ca_counts_for_the_next_connection(start, tmp_path: Path) -> None:
+    first, second = CertificateAuthority("first"), CertificateAuthority("second")
+    first.write(tmp_path)
+    for name, authority in (("one", first), ("two", second)):
+        cert, key = authority.issue(name, client=True)
+        (tmp_path / f"{name}.crt").write_bytes(cert)
+        (tmp_path / f"{name}.key").write_bytes(key)
+    (tmp_path / "clients.crt").write_bytes(first.cert)
+    server = await start(CLIENTS.replace("client_ca_file: ca.crt", "client_ca_file: clients.crt"))
+    assert (await server.get("/", ssl=trusting(tmp_path, "one"))).status == 200
+    (tmp_path / "clients.crt").write_bytes(second.cert)
+    assert (await server.get("/", ssl=trusting(tmp_path, "two"))).status == 200
+    with pytest.raises(aiohttp.ClientError):
+        await server.get("/", ssl=trusting(tmp_path, "one"))
