@@ -66,8 +66,10 @@ class Scrape:
 
     async def _answer(self, request: web.Request) -> web.Response:
         seconds = budget(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds"), self._timeout)
-        snapshot = await self._figures.snapshot(seconds)
+        until = time.monotonic() + seconds
         process = await self._process_families()
+        snapshot = await self._figures.snapshot(until - time.monotonic())
+        # No await since the snapshot was put together: its gauges and these counters are of one turn of the loop.
         families = [*state_families(snapshot), *self._metrics.families(), *process]
         names = set(request.query.getall("name[]", []))
         if names:
