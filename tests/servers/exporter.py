@@ -171,21 +171,27 @@ class Client:
         except TimeoutError:
             raise AssertionError(f"not closed within {within} s") from None
 
-    def reset(self) -> None:
-        """Die: the peer's kernel gets a TCP reset, no word on the WebSocket."""
+    async def reset(self) -> None:
+        """Die: the peer's kernel has a TCP reset when this returns, and there was no word on the WebSocket."""
         held = self.connection.transport.get_extra_info("socket")
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        if held.fileno() >= 0:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.connection.transport.abort()
+        while held.fileno() >= 0:  # the transport closes the socket in its next turn
+            await asyncio.sleep(0)
 
-    def reset_within_a_frame(self) -> None:
+    async def reset_within_a_frame(self) -> None:
         """Die after half of a frame's bytes have left."""
         self.connection.transport.write(b"\x81\xfe\x01\x00mask{\"type\":\"send\",")
-        self.reset()
+        await self.reset()
 
-    def vanish_within_a_frame(self) -> None:
+    async def vanish_within_a_frame(self) -> None:
         """Half of a frame, then an ordinary end of the TCP stream."""
+        held = self.connection.transport.get_extra_info("socket")
         self.connection.transport.write(b"\x81\xfe\x01\x00mask{\"type\":\"send\",")
         self.connection.transport.close()
+        while held.fileno() >= 0:
+            await asyncio.sleep(0)
 
 
 class Asking:
@@ -228,7 +234,7 @@ class Asking:
             client = await Client.connect(self.url, token, welcome=False, **options)
         except InvalidStatus as refusal:
             return refusal
-        client.reset()
+        await client.reset()
         raise AssertionError("the server upgraded a connection that it must refuse")
 
     async def request(
