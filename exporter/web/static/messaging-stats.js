@@ -148,7 +148,7 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .bar { block-size: 0.4em; background: var(--line); border-radius: 0.2em; overflow: hidden; }
 .bar > div { block-size: 100%; inline-size: 0; background: var(--accent); }
 .aged .bar > div { background: var(--muted); }
-.word { overflow-wrap: anywhere; }
+.health dt, .word { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .word.good { color: var(--good); }
 .word.bad { color: var(--bad); font-weight: 600; }
 
@@ -767,14 +767,15 @@ export class MessagingStats extends HTMLElement {
       n[`${key}Word`].className = `word ${mood}`;
     };
     if (this.#state !== 'connecting') {
-      const words = { live: 'answers', lost: this.#reason || 'no answer', denied: 'refuses the token' };
+      const words = { live: 'answers', lost: this.#reason ? 'in trouble' : 'no answer', denied: 'refuses the token' };
       say('server', words[this.#state], this.#state === 'live' ? 'good' : 'bad');
     }
     const stats = this.#stats;
     if (stats === null) return;
     const trouble = this.#liveError(stats);
     const unknown = FIGURES.some(([name]) => known(stats[name]) === null);
-    say('live', unknown ? 'unknown' : this.#scope(stats), unknown ? 'bad' : '');
+    const scope = stats.scope === 'cluster' ? 'whole cluster' : 'this node';
+    say('live', unknown ? 'unknown' : scope, unknown ? 'bad' : '');
     const alone = stats.scope !== 'cluster' && trouble === null;
     const nodes = known(stats.nodes);
     if (alone) say('cluster', 'none: one node', '');
