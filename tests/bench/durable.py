@@ -6,10 +6,12 @@ get the message. Everything is on: triggers, totals, metrics. PostgreSQL is star
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from tests.bench.load import Load
+from tests.bench.machine import cores
 from tests.bench.options import Options
 from tests.bench.report import Sample, table
 from tests.bench.subjects import Ours
@@ -31,11 +33,12 @@ def postgres() -> Iterator[str | None]:
         yield None
         return
     server = Postgres()
-    server.start()
     try:
-        yield server.url
+        server.start()
+        os.sched_setaffinity(server.pid, {cores()[1]})  # what it forks for the server's connections is there, too
+        yield server.url(server.create_database())
     finally:
-        server.stop()
+        server.close()
 
 
 def run(options: Options) -> str:

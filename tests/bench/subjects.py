@@ -269,12 +269,12 @@ class Ours(Subject):
         options = {
             "web.listen-address": f"127.0.0.1:{self.port}",
             "data.dir": str(self.folder),
-            "limits.connections": 60_000,
+            "limits.connections": raise_files() - 50,
             "limits.connections-per-user": 60_000,
             "limits.frames-per-second": 10_000_000,
             "limits.send-buffer-bytes": 64 << 20,
             "typing.timeout": "3600s",
-            "log.level": "warning",
+            "log.level": "warn",
         }
         launcher = ["-m", "tests.bench.without_instruments" if self.bare else "exporter"]
         return [
