@@ -71,7 +71,7 @@ const CSS = `
   --muted: light-dark(#59616c, #9ba4b0);
   --line: light-dark(#dfe2e6, #2c3138);
   --rule: light-dark(#15181d, #6b7480);
-  --accent: light-dark(#1763b6, #6cb2f7);
+  --accent: var(--messaging-stats-accent, light-dark(#1763b6, #6cb2f7));
   --good: light-dark(#18794e, #4cc38a);
   --warn: light-dark(#8f5600, #f0b13c);
   --bad: light-dark(#b8232b, #ff8078);
