@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 FAILED: Final = 1
 USAGE: Final = 2
+DIFFERENCES: Final = 1  # of verify
+UNCHECKED: Final = 2  # of verify and simulate
 
 _ALL: Final = tuple(option.name for option in options.OPTIONS)
 _SHARED: Final = tuple(n for n in _ALL if n.startswith(("data.", "database.", "auth.", "log.")))
@@ -99,13 +101,18 @@ class _Command(click.Command):
 
 
 class _Duration(click.ParamType[float]):
+    """Seconds out of ``1h``; 0 where ``zero`` allows it."""
+
     name = "duration"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._parse = values.duration if zero else values.positive_duration
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
         try:
-            return values.positive_duration(value)
+            return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -126,6 +133,7 @@ def serve(settings: Settings) -> None:
     from exporter.web import app
 
     _configure_logs(settings)
+    _make_data_folder(settings)
     _run(app.serve(settings))
 
 
@@ -155,7 +163,123 @@ def migrate(settings: Settings) -> None:
             await store.close()
 
     _configure_logs(settings)
+    _make_data_folder(settings)
     _run(upgrade())
+
+
+@cli.command(cls=_Command)
+@_flags(*_SHARED)
+@click.option("--repair", is_flag=True, help="mend what differs, while the server goes on")
+def verify(settings: Settings, repair: bool) -> int:
+    """Recount everything the slow way and print what differs.
+
+    Exit status: 0 all agree or repaired, 1 differences, 2 could not check.
+    """
+    _configure_logs(settings)
+    try:
+        return _run(_verify(settings, repair))
+    except (Misconfigured, Unavailable) as error:
+        _say(f"could not verify: {error}")
+        return UNCHECKED
+
+
+async def _verify(settings: Settings, repair: bool) -> int:
+    from exporter.store import Store
+    from exporter.store.verify import verify
+
+    store = Store(settings.effective_database_url, timeout=settings.database_timeout)
+    with _progress("recounting") as progress:
+        report = await verify(store, repair=repair, progress=progress, out=click.echo)
+    counted = f"{report.conversations:,} conversations, about {report.messages:,} messages"
+    if report.agrees:
+        click.echo(f"all figures agree: {counted}")
+        return 0
+    found = (
+        f"{report.inaccurate_conversations} conversations, {report.inaccurate_days} days and "
+        f"{report.missing_triggers} triggers were wrong"
+    )
+    click.echo(f"{found}{', and are repaired' if report.repaired else '; mend them with --repair'}: {counted}")
+    return 0 if report.repaired else DIFFERENCES
+
+
+@contextlib.contextmanager
+def _progress(words: str) -> Iterator[Callable[[int, int], None]]:
+    """A line that moves, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(words, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=max(total, done, 1))
+
+
+@cli.command(cls=_Command)
+@_flags(*_SHARED)
+@click.option("--url", "urls", multiple=True, metavar="URL", help="where the server is; several are taken in turn")
+@click.option("--users", default=50, show_default=True, help="people")
+@click.option("--conversations", default=20, show_default=True, help="conversations among them")
+@click.option("--rate", default=10.0, show_default=True, help="messages per second of all together")
+@click.option(
+    "--duration", type=_Duration(zero=True), default="60s", show_default=True, metavar="DURATION", help="0: for ever"
+)
+@click.option("--seed", default=1, show_default=True, help="the same seed makes the same people")
+@click.option("--verify/--no-verify", default=True, help="compare with what is stored in the end")
+@click.option("--json", is_flag=True, help="the summary as JSON")
+@click.option("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="the CA of the server's certificate")
+@click.option("--insecure", is_flag=True, help="take any certificate of the server")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="YAML, USER: TOKEN; instead of signing"
+)
+def simulate(settings: Settings, token_file: Path | None, **given: Any) -> int:
+    """People on a running server: they chat, type, read, come and go, and check what they were promised.
+
+    Exit status: 0 all promises kept, 1 something acknowledged was lost, 2 could not check.
+    """
+    from exporter import simulate as people
+
+    _configure_logs(settings)
+    if not given["urls"]:
+        del given["urls"]
+    given["duration"] = given["duration"] or None
+    if token_file is not None:
+        return people.main(people.SimulateOptions(**given, tokens=_tokens(token_file)))
+    return people.main(people.SimulateOptions(**given, token_for=_signer(settings)))
+
+
+def _signer(settings: Settings) -> Callable[[str], str]:
+    """Signs with the server's secret, which must be there already: a new one would be of no use."""
+    from exporter.web.auth import Authenticator
+
+    if settings.auth_public_key_file is None and not settings.effective_secret_file.exists():
+        raise Misconfigured(
+            f"there is no secret at {settings.effective_secret_file}: give the server's --data.dir, "
+            "its --auth.secret-file, or tokens with --token-file"
+        )
+    authenticator = Authenticator.from_settings(settings)
+    authenticator.sign("nobody")  # with a public key this says at once that it cannot be
+    return authenticator.sign
+
+
+def _tokens(path: Path) -> dict[str, str]:
+    from exporter import documents
+
+    document = documents.load(path)
+    if not isinstance(document, dict) or not all(isinstance(v, str) for kv in document.items() for v in kv):
+        raise Misconfigured(f"{path}: expected lines of USER: TOKEN")
+    return document
+
+
+@cli.command(cls=_Command)
+@_flags(*_ALL)
+def demo(settings: Settings) -> int:
+    """The server with a past and with people on it, to look at; takes the flags of serve."""
+    from exporter.demo import main as run
+
+    _make_data_folder(settings)
+    return run(settings)
 
 
 @cli.command()
@@ -168,6 +292,17 @@ def assets(output: Path) -> None:
         package.write(output)
     except OSError as error:
         raise Misconfigured(f"cannot write to {output}: {(error.strerror or 'no reason given').lower()}") from error
+
+
+def _make_data_folder(settings: Settings) -> None:
+    """The embedded database needs its folder; with a URL of one's own nothing is made."""
+    if settings.database_url:
+        return
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        reason = (error.strerror or "no reason given").lower()
+        raise Misconfigured(f"cannot make the folder {settings.data_dir}: {reason}") from error
 
 
 def _configure_logs(settings: Settings) -> None:

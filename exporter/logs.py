@@ -31,7 +31,10 @@ _SECRET_KEY: Final = re.compile(r"passw|secret|token|authorization|cookie|creden
 _SECRETS: Final = (
     # userinfo: greedy up to the last @ of the word, because passwords hold unescaped @ : / and ?
     (re.compile(r"(?<=://)([^\s/@:?#]*):\S*@"), rf"\1:{MASK}@"),
-    (re.compile(r"(passw(?:or)?d|pwd|secret|token)(\s*[=:]\s*['\"]?)[^\s&;,'\")]+", re.IGNORECASE), rf"\1\2{MASK}"),
+    (
+        re.compile(r"((?:passw(?:or)?d|pwd)\s*[=:]\s*['\"]?|(?:secret|token)=)[^\s&;,'\")]+", re.IGNORECASE),
+        rf"\1{MASK}",
+    ),
     (re.compile(r"\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),  # JWTs: base64 of {"
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
 )
