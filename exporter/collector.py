@@ -22,6 +22,7 @@ class Collector:
         self._store = store
         self._clock = clock
         self._query: asyncio.Task[Totals] | None = None
+        self._until = 0.0  # when the query ends at the latest
         self._waiting = 0
         self.latest: Totals | None = None
         """The figures that were read last; ``latest.as_of`` says when. Kept while the database is down."""
@@ -44,38 +45,38 @@ class Collector:
             totals = await self._within(began + deadline)
         except Unavailable as refusal:
             self.up, self.error = False, refusal.message
-            totals = None
+            return None
         else:
             self.up, self.error = True, None
-            if self.latest is None or totals.as_of >= self.latest.as_of:
-                self.latest = totals
+            self.latest = totals
             self.last_success = self._clock()
-        self.duration = time.monotonic() - began
-        return totals
+            return totals
+        finally:
+            self.duration = time.monotonic() - began
 
     async def _within(self, until: float) -> Totals:
-        while True:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise Unavailable("the database did not answer in time")
-            shared = self._query is not None
+        while (left := until - time.monotonic()) > 0:
             if self._query is None:
                 self._query = asyncio.create_task(self._store.totals(left))
                 self._query.add_done_callback(self._ended)
-            query = self._query
+                self._until = until
+            query, query_until = self._query, self._until
             self._waiting += 1
             try:
-                done, _ = await asyncio.wait({query}, timeout=left)
+                await asyncio.wait({query}, timeout=left)
             finally:
                 self._waiting -= 1
-                if self._waiting == 0 and not query.done():
+                if not self._waiting and not query.done():
                     query.cancel()
                     self._query = None
-            if not done:
+            if not query.done():
+                break
+            if query.cancelled():
                 continue
-            if query.cancelled() or (shared and query.exception() is not None and until > time.monotonic()):
-                continue  # it had somebody else's deadline; ours is later
-            return query.result()
+            if query.exception() is None or query_until >= until or time.monotonic() < query_until:
+                return query.result()
+            # It ran out of the time of somebody who had less than we have: ask again.
+        raise Unavailable("the database did not answer in time")
 
     def _ended(self, query: asyncio.Task[Totals]) -> None:
         if self._query is query:

@@ -155,9 +155,7 @@ class Store:
         _require_storable(conversation, by)
         await self._change(lambda s, _: self._conversations.delete_message(s, conversation, seq, by, admin))
 
-    async def messages_after(
-        self, conversation: str, user: str, after: int, limit: int
-    ) -> tuple[list[Message], int]:
+    async def messages_after(self, conversation: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
         """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable."""
         _require_storable(conversation, user)
         return await self._read(lambda s: self._conversations.after(s, conversation, user, after, limit))
@@ -191,9 +189,7 @@ class Store:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""
         name = uuid.uuid4().hex if id is None else id
         _require_storable(name, creator, *participants)
-        return await self._change(
-            lambda s, now: self._conversations.create(s, now, name, creator, participants)
-        )
+        return await self._change(lambda s, now: self._conversations.create(s, now, name, creator, participants))
 
     async def conversations_of(self, user: str) -> list[Conversation]:
         """The conversations of a member, by name. Raises Unavailable."""
@@ -220,6 +216,14 @@ class Store:
             return await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
         except Trouble as trouble:
             raise Unavailable(trouble.text) from trouble
+
+    def now(self) -> datetime:
+        """The time, by the store's clock."""
+        return self._clock()
+
+    def patient(self) -> Database:
+        """A connection beside all others whose statements may take long: for ``verify``, which closes it."""
+        return Database(self._dialect, self._timeout, self._dialect.patient_engine(self._timeout))
 
     # --- within -------------------------------------------------------------------------------------------
 

@@ -80,9 +80,7 @@ class Conversations:
 
     async def delete_message(self, session: Session, name: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message. Raises NotFound, Forbidden."""
-        rows = await session.fetch(
-            "SELECT sender_id FROM messages WHERE conversation_id = $1 AND seq = $2", name, seq
-        )
+        rows = await session.fetch("SELECT sender_id FROM messages WHERE conversation_id = $1 AND seq = $2", name, seq)
         if not rows:
             raise NotFound("no such message")
         if not admin and rows[0][0] != by:
@@ -103,9 +101,7 @@ class Conversations:
         )
         return sorted(_gather(rows), key=lambda conversation: conversation.id)
 
-    async def after(
-        self, session: Session, name: str, user: str, after: int, limit: int
-    ) -> tuple[list[Message], int]:
+    async def after(self, session: Session, name: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
         """Messages with a higher number, in order, and the conversation's last one. Raises NotFound, Forbidden."""
         last_seq = await self._require(session, name, user)
         rows: Sequence[Any] = await session.fetch(self._after, name, after, last_seq, limit)

@@ -40,7 +40,7 @@ class Lane(Enum):
     TOTALS = 4
     """Scrapes: never behind anybody else."""
     VERIFY = 5
-    """Recounting; without a time limit."""
+    """Recounting; without a time limit, on a connection beside the pool."""
 
 
 WIDTH = {Lane.WRITE: 1, Lane.JOIN: 1, Lane.READ: 2, Lane.TOTALS: 1, Lane.VERIFY: 1}
@@ -122,14 +122,16 @@ class Job(Generic[T]):
 class Database:
     """A pool of connections to one place, and whether it answers."""
 
-    def __init__(self, dialect: Dialect, timeout: float) -> None:
+    def __init__(self, dialect: Dialect, timeout: float, engine: AsyncEngine | None = None) -> None:
+        """With the dialect's usual pool, or with another one whose troubles are not logged as those of the database."""
         self.dialect = dialect
         self.timeout = timeout
         self.jobs: set[asyncio.Task[Any]] = set()
         self.slots = {lane: asyncio.Semaphore(width) for lane, width in WIDTH.items()}
         self.up = False
         self.error: str | None = None
-        self._engine: AsyncEngine = dialect.engine(timeout, sum(WIDTH.values()))
+        self._quiet = engine is not None
+        self._engine = engine or dialect.engine(timeout, sum(WIDTH.values()) - WIDTH[Lane.VERIFY])
 
     def job(self, lane: Lane, work: Work[T], timeout: float | None) -> Job[T]:
         """Begin to do some work with a connection, within a time (seconds)."""
@@ -165,11 +167,11 @@ class Database:
         was_up, had = self.up, self.error
         if trouble is None:
             self.up, self.error = True, None
-            if not was_up:
+            if not was_up and not self._quiet:
                 log.info("database is up")
         elif trouble.kind not in (Kind.DATA, Kind.RACE):
             self.up, self.error = False, trouble.text
-            if was_up or trouble.text != had:
+            if (was_up or trouble.text != had) and not self._quiet:
                 log.warning("database is down", reason=trouble.text)
 
     def pool(self) -> PoolStats:
@@ -188,4 +190,3 @@ class Database:
         if self.jobs:
             await asyncio.wait(self.jobs, timeout=timeout)
         await self._engine.dispose()
-

@@ -1,8 +1,8 @@
 """What the two databases do differently, as one interface. Knows no statement: those are in ``statements``.
 
 A statement is written once, with ``$1`` … for parameters and with the rows that it is about in a source that the
-dialect makes: ``json_each`` of one JSON text on SQLite (which runs in C, without the interpreter's lock), ``unnest``
-of one array per column on PostgreSQL. So a statement about a thousand rows is one statement, and its triggers fire once.
+dialect makes: ``json_each`` of one JSON text on SQLite (it runs in C, without the interpreter's lock), ``unnest`` of
+one array per column on PostgreSQL. So a thousand rows are one statement, and its triggers fire once.
 """
 
 from __future__ import annotations
@@ -40,12 +40,18 @@ class Dialect(ABC):
     name: str
     begin: str
     """Opens a transaction that will write."""
+    compact: tuple[str, ...]
+    """Put the shards of the days before ``$1`` together, within a transaction."""
     lock: str
     """Ends a SELECT that must have the rows to itself; the names of the tables may follow ``OF``."""
 
     @abstractmethod
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
         """A pool of at most that many connections, whose statements take ``timeout`` seconds at most."""
+
+    @abstractmethod
+    def patient_engine(self, timeout: float) -> AsyncEngine:
+        """One connection, reached within ``timeout`` seconds, whose statements may take as long as they need."""
 
     @abstractmethod
     def migrating_engine(self) -> AsyncEngine:
@@ -62,6 +68,14 @@ class Dialect(ABC):
     @abstractmethod
     async def check_rights(self, session: Session) -> None:
         """May this user do all that the store does? Raises Trouble; changes nothing."""
+
+    @abstractmethod
+    async def missing_triggers(self, session: Session) -> Sequence[str]:
+        """Names of the triggers that should be there and are not, or are switched off."""
+
+    @abstractmethod
+    async def restore_triggers(self, session: Session) -> None:
+        """Make the missing triggers again, in one transaction."""
 
     @abstractmethod
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
@@ -93,6 +107,10 @@ class Dialect(ABC):
     @abstractmethod
     def time(self, expression: str) -> str:
         """A stored time as something that ``when`` reads."""
+
+    @abstractmethod
+    def utc_day(self, expression: str) -> str:
+        """The UTC day of a stored time."""
 
     @abstractmethod
     def when(self, value: Any) -> datetime:

@@ -15,6 +15,7 @@ from exporter.errors import Misconfigured
 from exporter.store import faults
 from exporter.store.dialect import Dialect, Row, Session
 from exporter.store.faults import Kind, Trouble
+from exporter.store.migrations import totals_postgresql
 
 OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
@@ -103,6 +104,18 @@ class PostgresDialect(Dialect):
 
     name = "postgresql"
     begin = "BEGIN"
+    compact = (
+        # One statement, so that nothing changes between counting a row and removing it.
+        """
+        WITH gone AS (DELETE FROM daily_totals WHERE day < $1 AND shard <> 0 RETURNING *)
+        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users)
+        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users)
+        FROM gone GROUP BY day ORDER BY day
+        ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
+            conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
+            last_active_users = t.last_active_users + excluded.last_active_users
+        """,
+    )
     lock = " FOR NO KEY UPDATE"
 
     def __init__(self, dsn: str) -> None:
@@ -115,6 +128,10 @@ class PostgresDialect(Dialect):
             "idle_in_transaction_session_timeout": f"{max(10_000, round(timeout * 2000))}",
         }
         return self._engine(connections, self._connect(timeout, settings))
+
+    def patient_engine(self, timeout: float) -> AsyncEngine:
+        """One connection of its own."""
+        return self._engine(1, self._connect(timeout, {"statement_timeout": "0"}))
 
     def migrating_engine(self) -> AsyncEngine:
         """One connection that may take its time."""
@@ -184,6 +201,30 @@ class PostgresDialect(Dialect):
         if read_only == "on":
             raise Trouble(Kind.SETUP, faults.READ_ONLY)
 
+    async def missing_triggers(self, session: Session) -> Sequence[str]:
+        """Also those that are switched off, or whose function is gone."""
+        rows = await session.fetch(
+            "SELECT tgname::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+            "WHERE relnamespace = current_schema()::regnamespace AND NOT tgisinternal AND tgenabled IN ('O', 'A')"
+        )
+        there = {row[0] for row in rows}
+        return [name for name in totals_postgresql.TRIGGERS if name not in there]
+
+    async def restore_triggers(self, session: Session) -> None:
+        """Make all functions and the missing triggers again."""
+        schema = (await session.fetch("SELECT current_schema()"))[0][0]
+        await session.fetch(self.begin)
+        try:
+            for statement in totals_postgresql.functions(schema):
+                await session.fetch(statement)
+            for name in await self.missing_triggers(session):
+                for statement in totals_postgresql.trigger(name):
+                    await session.fetch(statement)
+            await session.fetch("COMMIT")
+        except Trouble:
+            await session.fetch("ROLLBACK")
+            raise
+
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""
         raw = await connection.get_raw_connection()
@@ -203,7 +244,7 @@ class PostgresDialect(Dialect):
         """The rows of one array per column."""
         arrays = ", ".join(f"${i}::{kind}[]" for i, kind in enumerate(columns.values(), start=1))
         names = ", ".join(columns)
-        return f"SELECT pos, {names} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, pos)"  # noqa: S608 — own names
+        return f"SELECT pos, {names} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, pos)"
 
     def pack(self, rows: Sequence[Row]) -> tuple[Any, ...]:
         """One list per column."""
@@ -212,6 +253,10 @@ class PostgresDialect(Dialect):
     def time(self, expression: str) -> str:
         """As it is."""
         return expression
+
+    def utc_day(self, expression: str) -> str:
+        """As the triggers take it."""
+        return totals_postgresql.day(expression)
 
     def when(self, value: Any) -> datetime:
         """As it is: asyncpg gives aware times in UTC."""

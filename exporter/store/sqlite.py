@@ -21,6 +21,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from exporter.store import faults
 from exporter.store.dialect import Dialect, Row, Session
 from exporter.store.faults import Kind, Trouble
+from exporter.store.migrations import totals_sqlite
 
 MIGRATION_WAIT = 600.0
 """Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
@@ -102,6 +103,17 @@ class SqliteDialect(Dialect):
 
     name = "sqlite"
     begin = "BEGIN IMMEDIATE"
+    compact = (
+        """
+        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users)
+        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users)
+        FROM daily_totals WHERE day < $1 AND shard <> 0 GROUP BY day
+        ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
+            conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
+            last_active_users = t.last_active_users + excluded.last_active_users
+        """,
+        "DELETE FROM daily_totals WHERE day < $1 AND shard <> 0",
+    )
     lock = ""  # BEGIN IMMEDIATE has locked everything
 
     def __init__(self, path: Path) -> None:
@@ -111,6 +123,10 @@ class SqliteDialect(Dialect):
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
         """Connections that never create the file: a file that was moved away must not come back empty."""
         return self._engine(timeout, connections, "rw")
+
+    def patient_engine(self, timeout: float) -> AsyncEngine:
+        """One more connection: nothing limits its statements."""
+        return self._engine(timeout, 1, "rw")
 
     def migrating_engine(self) -> AsyncEngine:
         """One connection that may create the file; it waits for another process's migration."""
@@ -170,6 +186,22 @@ class SqliteDialect(Dialect):
 
         return engine
 
+    async def missing_triggers(self, session: Session) -> Sequence[str]:
+        """SQLite's triggers cannot be switched off, only dropped."""
+        there = {row[0] for row in await session.fetch("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+        return [name for name in totals_sqlite.TRIGGERS if name not in there]
+
+    async def restore_triggers(self, session: Session) -> None:
+        """Make the missing ones."""
+        await session.fetch(self.begin)
+        try:
+            for name in await self.missing_triggers(session):
+                await session.fetch(totals_sqlite.trigger(name))
+            await session.fetch("COMMIT")
+        except Trouble:
+            await session.fetch("ROLLBACK")
+            raise
+
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The aiosqlite connection behind the pool's; who waits for it interrupts it."""
         raw = await connection.get_raw_connection()
@@ -201,7 +233,7 @@ class SqliteDialect(Dialect):
     def source(self, **columns: str) -> str:
         """The rows of one JSON array of arrays."""
         picked = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, name in enumerate(columns))
-        return f"SELECT key + 1 AS pos, {picked} FROM json_each(?1)"  # noqa: S608 — names are the project's own
+        return f"SELECT key + 1 AS pos, {picked} FROM json_each(?1)"
 
     def pack(self, rows: Sequence[Row]) -> tuple[Any, ...]:
         """One JSON text."""
@@ -210,6 +242,10 @@ class SqliteDialect(Dialect):
     def time(self, expression: str) -> str:
         """Milliseconds, whatever form another program chose."""
         return f"strftime('%Y-%m-%dT%H:%M:%fZ', {expression})"
+
+    def utc_day(self, expression: str) -> str:
+        """As the triggers take it."""
+        return totals_sqlite.day(expression)
 
     def when(self, value: Any) -> datetime:
         """A time out of a row, in UTC."""

@@ -63,7 +63,9 @@ class Postgres:
             names = [entry.pw_name for entry in pwd.getpwall()]
             self._user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
             os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
-        self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
+        self._run(
+            "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
+        )
 
     def _become(self) -> dict[str, object]:
         if self._user is None:
@@ -96,6 +98,7 @@ class Postgres:
             "max_connections": "60",
             "shared_buffers": "32MB",
             "log_timezone": "UTC",
+            "fsync": "off",  # the tests crash processes, not the machine
             **self._settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -116,11 +119,15 @@ class Postgres:
         return self
 
     def _answers(self) -> bool:
-        done = subprocess.run(
-            [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)],
-            check=False,
-            timeout=10,
-        ) if (self._binaries / "pg_isready").exists() else None
+        done = (
+            subprocess.run(
+                [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)],
+                check=False,
+                timeout=10,
+            )
+            if (self._binaries / "pg_isready").exists()
+            else None
+        )
         if done is not None:
             return done.returncode == 0
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
@@ -171,7 +178,7 @@ class Postgres:
 
     def close(self) -> None:
         """Stop it and remove its folder."""
-        self.stop()
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:

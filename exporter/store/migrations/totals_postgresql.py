@@ -176,6 +176,7 @@ BEGIN
 END""",
     "messaging_messages_truncated() RETURNS trigger": """
 BEGIN
+    UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET messages = 0 WHERE messages <> 0;
     UPDATE conversations SET total_messages = 0 WHERE total_messages <> 0;
     RETURN NULL;
@@ -199,6 +200,7 @@ BEGIN{_bump("conversations", f"SELECT {day('NEW.created_at')}, 1 UNION ALL SELEC
 END""",
     "messaging_conversations_truncated() RETURNS trigger": """
 BEGIN
+    UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET conversations = 0 WHERE conversations <> 0;
     RETURN NULL;
 END""",
@@ -220,6 +222,7 @@ END""",
     "messaging_users_truncated() RETURNS trigger": """
 BEGIN
     DELETE FROM conversation_members WHERE user_id IN (SELECT id FROM users);
+    UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET users = 0, last_active_users = 0 WHERE users <> 0 OR last_active_users <> 0;
     RETURN NULL;
 END""",
@@ -255,15 +258,25 @@ TRIGGERS = {
 }
 
 
-def statements(schema: str) -> list[str]:
-    """Everything that revision 0002 does, in order, in the schema of that name."""
+def functions(schema: str) -> list[str]:
+    """The statements that make the functions, or make them again, in the schema of that name."""
     path = '"' + schema.replace('"', '""') + '"'
-    functions = [
-        f"CREATE FUNCTION {head} LANGUAGE plpgsql SECURITY DEFINER SET search_path = {path}, pg_temp AS $body${body}\n$body$"
+    return [
+        f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql SECURITY DEFINER SET search_path = {path}, pg_temp "
+        f"AS $body${body}\n$body$"
         for head, body in FUNCTIONS.items()
     ]
-    triggers = [
-        f"CREATE TRIGGER {name} {when} {rows} EXECUTE FUNCTION messaging_{function}()"
-        for name, (when, rows, function) in TRIGGERS.items()
-    ]
-    return [*TABLES, *BACKFILL, *functions, *triggers]
+
+
+def trigger(name: str) -> tuple[str, str]:
+    """The statements that make a trigger, or make it again, and switch it on."""
+    when, rows, function = TRIGGERS[name]
+    return (
+        f"CREATE OR REPLACE TRIGGER {name} {when} {rows} EXECUTE FUNCTION messaging_{function}()",
+        f"ALTER TABLE {when.rsplit(' ', 1)[1]} ENABLE TRIGGER {name}",
+    )
+
+
+def statements(schema: str) -> list[str]:
+    """Everything that revision 0002 does, in order, in the schema of that name."""
+    return [*TABLES, *BACKFILL, *functions(schema), *(trigger(name)[0] for name in TRIGGERS)]

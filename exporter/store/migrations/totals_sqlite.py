@@ -167,6 +167,11 @@ TRIGGERS = {
 }
 
 
+def trigger(name: str) -> str:
+    """The statement that makes a trigger."""
+    return f"CREATE TRIGGER {name} {TRIGGERS[name]}"
+
+
 def statements() -> list[str]:
     """Everything that revision 0002 does, in order."""
-    return [*TABLES, *BACKFILL, *(f"CREATE TRIGGER {name} {body}" for name, body in TRIGGERS.items())]
+    return [*TABLES, *BACKFILL, *map(trigger, TRIGGERS)]

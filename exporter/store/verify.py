@@ -1,0 +1,398 @@
+"""The slow recount: do the kept figures agree with what is there? Knows no command line.
+
+It needs no lock and no long transaction while writers go on. A figure and its recount are read in *one* statement, so
+in one state of the database, where triggers have already kept up with every row that can be seen: a difference is
+a difference. And since triggers only ever add and subtract, a difference does not change while writers go on, so
+adding it mends the figure at any later time, unless somebody else has mended it in between, which a counter tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+
+from exporter.errors import Misconfigured, Unavailable
+from exporter.store import Store
+from exporter.store.database import Database, Lane
+from exporter.store.dialect import Dialect, Row, Session
+from exporter.store.faults import Kind, Trouble
+
+PAGE_CONVERSATIONS = 500
+"""Looked at in one statement at most; with the next limit it bounds memory and the length of a statement."""
+PAGE_MESSAGES = 20_000
+"""Counted in one statement at most, but for a single larger conversation; some 10 ms."""
+REPAIR_SHARD = -1
+"""Where repairs add to a day: no trigger uses it, so nobody waits."""
+BACKGROUND_PACE = 9.0
+"""In the background it works a tenth of the time."""
+FIGURES = ("messages", "conversations", "users", "last_active_users")
+
+log = structlog.get_logger("exporter.store")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a verification found, and what is left of it after repairs."""
+
+    conversations: int
+    """Checked."""
+    messages: int
+    """Counted, roughly: writers went on."""
+    inaccurate_conversations: int
+    """Found with a wrong ``total_messages`` or ``last_seq``, or without a row."""
+    inaccurate_days: int
+    """Found with a wrong figure in ``daily_totals``."""
+    missing_triggers: int
+    """Found missing or disabled."""
+    repaired: bool
+    """Was all of that mended?"""
+
+    @property
+    def agrees(self) -> bool:
+        """Was everything right?"""
+        return not (self.inaccurate_conversations or self.inaccurate_days or self.missing_triggers)
+
+
+def _nobody(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+async def verify(
+    store: Store,
+    *,
+    repair: bool = False,
+    progress: Callable[[int, int], None] = _nobody,
+    out: Callable[[str], None] = lambda line: None,
+    pace: float = 0.0,
+) -> Report:
+    """Recount everything, print what differs, mend it if asked, and keep the result in the database.
+
+    Args:
+        store: its schema must be current; it need not have been started.
+        repair: mend, in small transactions, while others write.
+        progress: called with messages done and messages in all.
+        out: called with one line per difference.
+        pace: seconds of rest for each second of work.
+
+    Raises:
+        Unavailable, Misconfigured: it could not be checked.
+    """
+    database = store.patient()
+    try:
+        return await _Verification(store, database, repair, progress, out, pace).run()
+    except Trouble as trouble:
+        if trouble.kind is Kind.SETUP:
+            raise Misconfigured(trouble.text) from trouble
+        raise Unavailable(trouble.text) from trouble
+    finally:
+        await database.close(1.0)
+
+
+async def run_verification_forever(store: Store, interval: float, *, pace: float = BACKGROUND_PACE) -> None:
+    """Verify once per interval (seconds), whichever node does it; until cancelled. Never repairs.
+
+    Mistakes are logged as one warning; the collector's figures tell the rest.
+    """
+    while True:
+        await asyncio.sleep(await _until_due(store, interval))
+        try:
+            report = await verify(store, pace=pace)
+        except (Unavailable, Misconfigured) as error:
+            log.warning("verification was not possible", reason=str(error))
+            await asyncio.sleep(min(interval, 60.0))
+            continue
+        if not report.agrees:
+            log.warning(
+                "figures differ from a recount: run 'messaging-exporter verify --repair'",
+                conversations=report.inaccurate_conversations,
+                days=report.inaccurate_days,
+                triggers=report.missing_triggers,
+            )
+
+
+async def _until_due(store: Store, interval: float) -> float:
+    # A little chance, so that the nodes of a cluster do not all begin at once and one finds the other's result.
+    wait = random.uniform(0.0, min(interval * 0.1, 600.0))
+    try:
+        found = (await store.totals(30.0)).verified_at
+    except Unavailable:
+        return min(interval, 60.0)
+    return wait if found is None else max(wait, found + interval - store.now().timestamp())
+
+
+class _Verification:
+    def __init__(
+        self,
+        store: Store,
+        database: Database,
+        repair: bool,
+        progress: Callable[[int, int], None],
+        out: Callable[[str], None],
+        pace: float,
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._dialect: Dialect = database.dialect
+        self._repair = repair
+        self._progress = progress
+        self._out = out
+        self._pace = pace
+        self._days = _days_statement(self._dialect)
+
+    async def run(self) -> Report:
+        missing = await self._triggers()
+        conversations, messages, inaccurate = await self._conversations()
+        days = await self._recount_days()
+        left = (0, 0) if self._repair else (inaccurate, days)
+        now = self._store.now()
+        await self._run(lambda session: _keep(session, now.timestamp(), *left))
+        yesterday = self._dialect.day(now - timedelta(days=1))
+        await self._run(lambda session: _compact(session, self._dialect, yesterday))
+        return Report(conversations, messages, inaccurate, days, missing, self._repair)
+
+    async def _run(self, work: Callable[[Session], Any]) -> Any:
+        """Run work, a few times if others are in its way, and rest after it."""
+        for attempt in range(8):
+            began = time.monotonic()
+            try:
+                result = await self._database.job(Lane.VERIFY, work, None).result()
+            except Trouble as trouble:
+                if trouble.kind not in (Kind.RACE, Kind.SLOW) or attempt == 7:
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
+                continue
+            await asyncio.sleep((time.monotonic() - began) * self._pace)
+            return result
+        raise AssertionError("unreachable")
+
+    # --- triggers -----------------------------------------------------------------------------------------
+
+    async def _triggers(self) -> int:
+        missing: Sequence[str] = await self._run(self._dialect.missing_triggers)
+        for name in missing:
+            self._out(f"trigger {name}: missing or disabled")
+        if missing and self._repair:
+            await self._run(self._dialect.restore_triggers)
+        return len(missing)
+
+    # --- conversations ------------------------------------------------------------------------------------
+
+    async def _conversations(self) -> tuple[int, int, int]:
+        total = await self._run(_count_kept)
+        conversations = messages = inaccurate = 0
+        last: str | None = None
+        while True:
+            after = last
+            page = await self._run(partial(_next_page, after=after))
+            names, weight, more = page
+            last = names[-1] if names else last
+            until = last if more else None
+            for row in await self._run(partial(_differing, after=after, until=until)):
+                inaccurate += 1
+                await self._differs(row)
+            conversations += len(names)
+            messages += weight
+            self._progress(min(messages, total) if more else total, total)
+            if not more:
+                return conversations, messages, inaccurate
+
+    async def _differs(self, row: Row) -> None:
+        name, known, kept, last_seq, counted, top = row
+        if not known:
+            self._out(f"conversation {name!r}: no such row, {counted} messages")
+        elif kept != counted:
+            self._out(f"conversation {name!r}: total_messages is {kept}, counted {counted}")
+        if known and last_seq < top:
+            self._out(f"conversation {name!r}: last_seq is {last_seq}, highest seq {top}")
+        if self._repair:
+            begin, lock = self._dialect.begin, self._dialect.lock
+            await self._run(lambda session: _mend_conversation(session, begin, lock, name))
+
+    # --- days ---------------------------------------------------------------------------------------------
+
+    async def _recount_days(self) -> int:
+        for _ in range(8):
+            rows = await self._run(lambda session: session.fetch(self._days))
+            if not rows or not self._repair:
+                break
+            # Those whom the counter betrays have not changed anything: look again.
+            if await self._run(partial(_mend_days, begin=self._dialect.begin, rows=rows)):
+                break
+        else:
+            raise Trouble(Kind.RACE, "somebody else repairs the database at the same time")
+        for day, _repairs, *figures in rows:
+            for i, figure in enumerate(FIGURES):
+                counted, kept = figures[i], figures[i + len(FIGURES)]
+                if counted != kept:
+                    self._out(f"day {day}: {figure} is {kept}, counted {counted}")
+        return len(rows)
+
+
+async def _count_kept(session: Session) -> int:
+    rows = await session.fetch("SELECT CAST(coalesce(sum(messages), 0) AS bigint) FROM daily_totals")
+    return max(0, int(rows[0][0]))
+
+
+async def _next_page(session: Session, after: str | None) -> tuple[list[str], int, bool]:
+    """Names of the next conversations, how many messages they claim, and whether there are more."""
+    rows = await session.fetch(
+        f"SELECT id, total_messages FROM conversations WHERE {_range('id', after, None)} "
+        f"ORDER BY id LIMIT {PAGE_CONVERSATIONS + 1}",
+        *_bounds(after, None),
+    )
+    names: list[str] = []
+    weight = 0
+    for name, messages in rows[:PAGE_CONVERSATIONS]:
+        names.append(name)
+        weight += max(0, messages)
+        if weight >= PAGE_MESSAGES:
+            break
+    return names, weight, len(rows) > len(names)
+
+
+def _range(column: str, after: str | None, until: str | None) -> str:
+    parts = ["1 = 1"]
+    for operator, bound in ((">", after), ("<=", until)):
+        if bound is not None:
+            parts.append(f"{column} {operator} ${len(parts)}")
+    return " AND ".join(parts)
+
+
+def _bounds(after: str | None, until: str | None) -> list[str]:
+    return [bound for bound in (after, until) if bound is not None]
+
+
+async def _differing(session: Session, after: str | None, until: str | None) -> Sequence[Row]:
+    """Conversations whose kept figures and recount differ; also names that only messages know."""
+    return await session.fetch(
+        f"""
+        SELECT id, sum(known), CAST(sum(kept) AS bigint), max(last_seq), CAST(sum(counted) AS bigint), max(top)
+        FROM (
+            SELECT id, 1 AS known, total_messages AS kept, last_seq, 0 AS counted, 0 AS top
+            FROM conversations WHERE {_range("id", after, until)}
+            UNION ALL
+            SELECT conversation_id, 0, 0, 0, count(*), max(seq)
+            FROM messages WHERE {_range("conversation_id", after, until)} GROUP BY conversation_id
+        ) AS both_sides
+        GROUP BY id
+        HAVING sum(kept) <> sum(counted) OR max(last_seq) < max(top) OR sum(known) = 0
+        ORDER BY id
+        """,
+        *_bounds(after, until),
+    )
+
+
+async def _mend_conversation(session: Session, begin: str, lock: str, name: str) -> None:
+    """Whoever has changed its messages has the row until they commit; having it, we count what is committed."""
+    await session.fetch(begin)
+    try:
+        if not await session.fetch(f"SELECT 1 FROM conversations WHERE id = $1{lock}", name):
+            await session.fetch(
+                "INSERT INTO conversations (id) SELECT $1 WHERE EXISTS "
+                "(SELECT 1 FROM messages WHERE conversation_id = $1) ON CONFLICT (id) DO NOTHING",
+                name,
+            )
+        await session.fetch(
+            """
+            UPDATE conversations SET
+                total_messages = (SELECT count(*) FROM messages WHERE conversation_id = conversations.id),
+                last_seq = (
+                    SELECT CASE WHEN conversations.last_seq < coalesce(max(seq), 0) THEN max(seq)
+                        ELSE conversations.last_seq END
+                    FROM messages WHERE conversation_id = conversations.id
+                )
+            WHERE id = $1
+            """,
+            name,
+        )
+        await session.fetch("COMMIT")
+    except Trouble:
+        await _undo(session)
+        raise
+
+
+def _days_statement(dialect: Dialect) -> str:
+    sent, made = dialect.utc_day("sent_at"), dialect.utc_day("created_at")
+    return f"""
+    SELECT day, (SELECT repairs FROM verification WHERE id = 1),
+        CAST(sum(m) AS bigint), CAST(sum(c) AS bigint), CAST(sum(u) AS bigint), CAST(sum(a) AS bigint),
+        CAST(sum(km) AS bigint), CAST(sum(kc) AS bigint), CAST(sum(ku) AS bigint), CAST(sum(ka) AS bigint)
+    FROM (
+        SELECT {sent} AS day, count(*) AS m, 0 AS c, 0 AS u, 0 AS a, 0 AS km, 0 AS kc, 0 AS ku, 0 AS ka
+            FROM messages GROUP BY 1
+        UNION ALL SELECT {made}, 0, count(*), 0, 0, 0, 0, 0, 0 FROM conversations GROUP BY 1
+        UNION ALL SELECT {made}, 0, 0, count(*), 0, 0, 0, 0, 0 FROM users GROUP BY 1
+        UNION ALL SELECT last_active_on, 0, 0, 0, count(*), 0, 0, 0, 0 FROM users
+            WHERE last_active_on IS NOT NULL GROUP BY 1
+        UNION ALL SELECT day, 0, 0, 0, 0, messages, conversations, users, last_active_users FROM daily_totals
+    ) AS both_sides
+    GROUP BY day
+    HAVING sum(m) <> sum(km) OR sum(c) <> sum(kc) OR sum(u) <> sum(ku) OR sum(a) <> sum(ka)
+    ORDER BY day
+    """
+
+
+async def _mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
+    """Add what is missing; False when somebody else has done so since the rows were read."""
+    await session.fetch(begin)
+    try:
+        mine = await session.fetch(
+            "UPDATE verification SET repairs = repairs + 1 WHERE id = 1 AND repairs = $1 RETURNING repairs", rows[0][1]
+        )
+        for day, _repairs, m, c, u, a, km, kc, ku, ka in rows if mine else ():
+            await session.fetch(
+                f"""
+                INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users)
+                VALUES ($1, {REPAIR_SHARD}, $2, $3, $4, $5)
+                ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
+                    conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
+                    last_active_users = t.last_active_users + excluded.last_active_users
+                """,
+                day, m - km, c - kc, u - ku, a - ka,
+            )  # fmt: skip
+        await session.fetch("COMMIT")
+    except Trouble:
+        await _undo(session)
+        raise
+    return bool(mine)
+
+
+async def _keep(session: Session, verified_at: float, conversations: int, days: int) -> None:
+    await session.fetch(
+        """
+        INSERT INTO verification (id, verified_at, inaccurate_conversations, inaccurate_days)
+        VALUES (1, $1, $2, $3)
+        ON CONFLICT (id) DO UPDATE SET verified_at = excluded.verified_at,
+            inaccurate_conversations = excluded.inaccurate_conversations, inaccurate_days = excluded.inaccurate_days
+        """,
+        verified_at,
+        conversations,
+        days,
+    )
+
+
+async def _compact(session: Session, dialect: Dialect, before: Any) -> None:
+    """Put the shards of past days together: their sums stay, and a scrape reads fewer rows."""
+    await session.fetch(dialect.begin)
+    try:
+        for statement in dialect.compact:
+            await session.fetch(statement, before)
+        await session.fetch("COMMIT")
+    except Trouble:
+        await _undo(session)
+        raise
+
+
+async def _undo(session: Session) -> None:
+    try:
+        await session.fetch("ROLLBACK")
+    except Trouble as trouble:
+        raise Trouble(Kind.DOWN, trouble.text) from trouble

@@ -1,0 +1,358 @@
+"""The store's promises, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
+from exporter.records import Draft, Membership, Message, ReadMark
+from exporter.store import Store
+from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, opened, read, send, send_twice_told
+from tests.servers.postgres import postgres  # noqa: F401 — a fixture
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "sqlite":
+        return Sqlite(tmp_path / "messaging.db")
+    server = request.getfixturevalue("postgres")
+    return Postgresql(server.url(server.create_database()))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(place: Place, clock: Clock) -> AsyncIterator[Store]:
+    async with opened(place, clock=clock) as store:
+        yield store
+
+
+async def test_messages_are_numbered_without_holes_in_each_conversation(store: Store, clock: Clock) -> None:
+    await store.create_conversation("a", "ann", [])
+    await store.create_conversation("b", "ann", [])
+    stored = [await send(store, name, "ann", f"{name}{i}", f"body {i}") for i in range(3) for name in "ab"]
+    assert [(m.conversation, m.seq) for m in stored if isinstance(m, Message)] == [
+        ("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("b", 3),
+    ]  # fmt: skip
+    assert stored[0] == Message("a", 1, "ann", "a0", "body 0", clock.now)
+
+
+async def test_many_sends_at_once_share_transactions_and_keep_their_order(place: Place, store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    answers: list[tuple[int, int]] = []
+    finished = asyncio.Event()
+
+    def done(i: int, result: object) -> None:
+        assert isinstance(result, Message), result
+        answers.append((i, result.seq))
+        if len(answers) == 2500:
+            finished.set()
+
+    for i in range(2500):
+        store.send(Draft("c", "ann", f"m{i}", "x"), lambda result, _, i=i: done(i, result))
+    assert answers == [], "an answer came before the call had returned"
+    await finished.wait()
+    assert answers == [(i, i + 1) for i in range(2500)]
+    assert await place.fetch("SELECT count(*), max(seq) FROM messages") == [(2500, 2500)]
+
+
+async def test_a_repeated_send_is_answered_with_the_first_and_stored_once(place: Place, store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    first, again = await send_twice_told(store, "c", "ann", "m1", "one")
+    assert not again
+    assert await send_twice_told(store, "c", "ann", "m1", "another body") == (first, True)
+    outcomes = [Outcome() for _ in range(3)]
+    for outcome in outcomes:  # within one transaction
+        store.send(Draft("c", "ann", "m2", "two"), outcome)
+    results = [await outcome.future for outcome in outcomes]
+    assert [duplicate for _, duplicate in results] == [False, True, True]
+    assert len({result.seq for result, _ in results}) == 1
+    assert await send_twice_told(store, "c", "bob", "m1") != (first, True), "the id is the sender's own"
+    assert await place.fetch("SELECT count(*) FROM messages") == [(3,)]
+
+
+async def test_a_message_that_was_deleted_may_be_sent_again(store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    await send(store, "c", "ann", "m1")
+    await store.delete_message("c", 1, "ann", False)
+    stored, duplicate = await send_twice_told(store, "c", "ann", "m1")
+    assert (stored.seq, duplicate) == (2, False)
+
+
+async def test_one_bad_message_does_not_fail_its_neighbours(store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    outcomes = [Outcome() for _ in range(5)]
+    for i, (outcome, name) in enumerate(zip(outcomes, ["c", "gone", "c", "gone", "c"], strict=True)):
+        store.send(Draft(name, "ann", f"m{i}", "x"), outcome)
+    results = [(await outcome.future)[0] for outcome in outcomes]
+    assert [result.seq for result in results[::2]] == [1, 2, 3]
+    assert all(isinstance(result, NotFound) for result in results[1::2])
+
+
+async def test_data_that_the_database_rejects_fails_alone(place: Place, store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    if isinstance(place, Sqlite):
+        await place.execute(
+            "CREATE TRIGGER picky BEFORE INSERT ON messages WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    else:
+        await place.execute("ALTER TABLE messages ADD CONSTRAINT picky CHECK (body <> 'bad')")
+    outcomes = [Outcome() for _ in range(20)]
+    for i, outcome in enumerate(outcomes):
+        store.send(Draft("c", "ann", f"m{i}", "bad" if i in (3, 11) else "good"), outcome)
+    results = [(await outcome.future)[0] for outcome in outcomes]
+    assert [i for i, result in enumerate(results) if not isinstance(result, Message)] == [3, 11]
+    assert [result.seq for result in results if isinstance(result, Message)] == list(range(1, 19))
+    assert store.up
+
+
+@pytest.mark.parametrize("text", ["nul \0", "surrogate \ud800"])
+async def test_what_no_database_stores_is_refused_at_once(store: Store, text: str) -> None:
+    await store.create_conversation("c", "ann", [])
+    for draft in (Draft("c", "ann", "m", text), Draft("c", "ann", text, ""), Draft(text, "ann", "m", "")):
+        with pytest.raises(BadFrame):
+            store.send(draft, Outcome())
+    assert await store.register(text) is False
+    with pytest.raises(BadFrame):
+        await store.membership(text, "ann")
+
+
+@pytest.mark.parametrize(
+    "text", ["'; DROP TABLE messages; --", "$1 ?1 :a %s {x}", "\\u0000 \\", '"', "ключ🗝️" * 20, " ", "\n\t"]
+)
+async def test_any_other_text_comes_back_as_it_went(store: Store, text: str) -> None:
+    name, user = text[:100], text[:100]
+    made = await store.create_conversation(name, user, [user + "2"])
+    assert made.participants == tuple(sorted((user, user + "2")))
+    sent = await send(store, name, user, text[:60], text * 50)
+    assert isinstance(sent, Message)
+    assert sent.body == text * 50
+    assert await store.messages_after(name, user, 0, 10) == ([sent], 1)
+    assert await store.membership(name, user) == Membership(True, 1)
+    assert isinstance(await read(store, user, name, 1), ReadMark)
+
+
+async def test_a_sender_who_was_never_registered_is_registered_by_sending(place: Place, store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    await send(store, "c", "bob", "m")
+    assert await place.fetch("SELECT id FROM users") == [("bob",)]
+    assert (await store.totals(5)).active_users == {1: 1, 7: 1, 30: 1}
+
+
+async def test_registering_is_done_once_and_known_users_cost_nothing(place: Place, store: Store) -> None:
+    assert await asyncio.gather(*(store.register(f"u{i % 50}") for i in range(200))) == [True] * 200
+    assert await place.fetch("SELECT count(*) FROM users") == [(50,)]
+    assert store.pool().in_use == 0
+    assert await store.register("u1") is True
+
+
+async def test_members_are_neither_registered_nor_counted_by_being_added(store: Store) -> None:
+    await store.create_conversation("c", "ann", ["bob", "eve"])
+    assert (await store.totals(5)).registered_users == 0
+
+
+async def test_read_marks_move_forward_only(store: Store, clock: Clock) -> None:
+    await store.create_conversation("c", "ann", ["bob"])
+    for i in range(3):
+        await send(store, "c", "ann", f"m{i}")
+        clock.pass_(seconds=1)
+    assert await read(store, "bob", "c", 2) == ReadMark(True, datetime(2026, 3, 10, 12, 0, 1, tzinfo=UTC))
+    assert (await read(store, "bob", "c", 2)).moved is False
+    assert (await read(store, "bob", "c", 1)).moved is False
+    assert isinstance(await read(store, "bob", "c", 4), NotFound)
+    assert isinstance(await read(store, "bob", "gone", 1), NotFound)
+    assert isinstance(await read(store, "eve", "c", 1), Forbidden)
+    await store.delete_message("c", 3, "ann", False)
+    assert await read(store, "bob", "c", 3) == ReadMark(True, None)
+
+
+async def test_read_marks_of_one_transaction_see_each_other(place: Place, store: Store) -> None:
+    await store.create_conversation("c", "ann", ["bob"])
+    for i in range(5):
+        await send(store, "c", "ann", f"m{i}")
+    outcomes = {seq: Outcome() for seq in (2, 5, 3)}
+    for seq, outcome in outcomes.items():
+        store.mark_read("bob", "c", seq, outcome)
+    assert {seq: (await outcome.future)[0].moved for seq, outcome in outcomes.items()} == {2: True, 5: True, 3: False}
+    assert await place.fetch("SELECT last_read_seq FROM conversation_members WHERE user_id = 'bob'") == [(5,)]
+
+
+async def test_a_storm_of_joins_is_a_handful_of_statements(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.create_conversation("c", "ann", ["bob"])
+    await send(store, "c", "ann", "m")
+    calls: list[int] = []
+    original = store._statements.memberships
+
+    async def counted(session, pairs):  # type: ignore[no-untyped-def]
+        calls.append(len(pairs))
+        return await original(session, pairs)
+
+    monkeypatch.setattr(store._statements, "memberships", counted)
+    users = ["ann", "bob", "eve"]
+    found = await asyncio.gather(*(store.membership("c", users[i % 3]) for i in range(3000)))
+    assert [f.member for f in found[:3]] == [True, True, False]
+    assert {f.last_seq for f in found} == {1}
+    assert sum(calls) == 3
+    found = await asyncio.gather(*(store.membership("c", f"u{i}") for i in range(2500)))
+    assert len(calls) <= 1 + 4
+    with pytest.raises(NotFound):
+        await store.membership("gone", "ann")
+
+
+async def test_a_join_that_is_cancelled_leaves_the_others_theirs(store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    waiting = [asyncio.create_task(store.membership("c", "ann")) for _ in range(10)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    assert await asyncio.gather(*waiting[1:]) == [Membership(True, 0)] * 9
+
+
+async def test_a_conversation_is_made_once_with_its_members(store: Store) -> None:
+    made = await store.create_conversation("c", "zoe", ["bob", "ann", "bob"])
+    assert (made.id, made.total_messages, made.last_seq, made.participants) == ("c", 0, 0, ("ann", "bob", "zoe"))
+    with pytest.raises(Conflict):
+        await store.create_conversation("c", "eve", [])
+    assert await store.conversations_of("eve") == []
+    named = await store.create_conversation(None, "ann", [])
+    assert named.id
+    assert {c.id for c in await store.conversations_of("ann")} == {"c", named.id}
+    both = await asyncio.gather(
+        store.create_conversation("d", "ann", []), store.create_conversation("d", "bob", []), return_exceptions=True
+    )
+    assert sum(isinstance(result, Conflict) for result in both) == 1
+
+
+async def test_members_come_and_go(store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    with pytest.raises(Forbidden):
+        await store.add_participants("c", "bob", ["bob"])
+    with pytest.raises(NotFound):
+        await store.add_participants("gone", "ann", ["bob"])
+    assert (await store.add_participants("c", "ann", ["eve", "bob", "ann"])).participants == ("ann", "bob", "eve")
+    with pytest.raises(Forbidden):
+        await store.remove_participant("c", "zoe", "bob")
+    await store.remove_participant("c", "bob", "eve")
+    with pytest.raises(NotFound):
+        await store.remove_participant("c", "bob", "eve")
+    assert await store.membership("c", "eve") == Membership(False, 0)
+    assert [c.participants for c in await store.conversations_of("bob")] == [("ann", "bob")]
+
+
+async def test_history_is_for_members_in_order_and_in_pieces(store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    sent = [await send(store, "c", "ann", f"m{i}", f"body {i}") for i in range(7)]
+    assert await store.messages_after("c", "ann", 0, 3) == (sent[:3], 7)
+    assert await store.messages_after("c", "ann", 5, 100) == (sent[5:], 7)
+    assert await store.messages_after("c", "ann", 7, 100) == ([], 7)
+    with pytest.raises(Forbidden):
+        await store.messages_after("c", "bob", 0, 3)
+    with pytest.raises(NotFound):
+        await store.messages_after("gone", "ann", 0, 3)
+
+
+async def test_only_the_sender_and_admins_delete(store: Store) -> None:
+    await store.create_conversation("c", "ann", ["bob"])
+    for i in range(2):
+        await send(store, "c", "ann", f"m{i}")
+    with pytest.raises(Forbidden):
+        await store.delete_message("c", 1, "bob", False)
+    await store.delete_message("c", 1, "bob", True)
+    with pytest.raises(NotFound):
+        await store.delete_message("c", 1, "ann", False)
+    with pytest.raises(NotFound):
+        await store.delete_message("gone", 1, "ann", True)
+    assert [(c.total_messages, c.last_seq) for c in await store.conversations_of("ann")] == [(1, 2)]
+
+
+async def test_a_refused_change_leaves_no_trace_in_the_transaction_it_shared(place: Place, store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    results = await asyncio.gather(
+        store.create_conversation("d", "ann", []),
+        store.create_conversation("c", "bob", ["eve"]),
+        store.add_participants("c", "zoe", ["zoe"]),
+        store.create_conversation("e", "ann", []),
+        return_exceptions=True,
+    )
+    assert [type(result).__name__ for result in results] == ["Conversation", "Conflict", "Forbidden", "Conversation"]
+    assert await place.fetch("SELECT conversation_id, user_id FROM conversation_members ORDER BY 1") == [
+        ("c", "ann"), ("d", "ann"), ("e", "ann"),
+    ]  # fmt: skip
+
+
+async def test_a_caller_who_is_cancelled_loses_nothing_for_the_others(store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    tasks = [asyncio.create_task(store.create_conversation(f"x{i}", "ann", [])) for i in range(20)]
+    outcome = Outcome()
+    store.send(Draft("c", "ann", "m", "x"), outcome)
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    assert isinstance((await outcome.future)[0], Message)
+    assert {c.id for c in await asyncio.gather(*tasks[1::2])} == {f"x{i}" for i in range(1, 20, 2)}
+
+
+async def test_a_listener_that_fails_does_not_stop_the_writer(store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+
+    def broken(result: object, duplicate: bool) -> None:
+        raise RuntimeError("a mistake of the listener")
+
+    store.send(Draft("c", "ann", "m1", "x"), broken)
+    assert isinstance(await send(store, "c", "ann", "m2"), Message)
+
+
+async def test_the_queue_is_bounded_and_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.store.writer.QUEUE_ITEMS", 100)
+    await store.create_conversation("c", "ann", [])
+    outcomes = [Outcome() for _ in range(100)]
+    for i, outcome in enumerate(outcomes):
+        store.send(Draft("c", "ann", f"m{i}", "x"), outcome)
+    with pytest.raises(Unavailable):
+        store.send(Draft("c", "ann", "one too many", "x"), Outcome())
+    for outcome in outcomes:
+        assert isinstance((await outcome.future)[0], Message)
+    assert isinstance(await send(store, "c", "ann", "room again"), Message)
+
+
+async def test_closing_finishes_what_is_queued_and_refuses_the_rest(place: Place, clock: Clock) -> None:
+    async with opened(place, clock=clock) as store:
+        await store.create_conversation("c", "ann", [])
+        outcomes = [Outcome() for _ in range(300)]
+        for i, outcome in enumerate(outcomes):
+            store.send(Draft("c", "ann", f"m{i}", "x"), outcome)
+        await store.close()
+        for outcome in outcomes:
+            assert isinstance((await outcome.future)[0], Message)
+        with pytest.raises(Unavailable):
+            store.send(Draft("c", "ann", "late", "x"), Outcome())
+        assert await store.register("late") is False
+    assert store.pool().in_use == 0
+
+
+async def test_before_it_has_started_a_store_is_unavailable(place: Place) -> None:
+    store = Store(place.url)
+    assert (store.up, store.error) == (False, None)
+    with pytest.raises(Unavailable):
+        store.send(Draft("c", "ann", "m", "x"), Outcome())
+    assert await store.register("ann") is False
+    with pytest.raises(Unavailable):
+        await store.create_conversation("c", "ann", [])
+    await store.close()
+
+
+async def test_times_are_kept_to_the_millisecond_in_utc(place: Place, clock: Clock) -> None:
+    clock.now = datetime(2026, 3, 10, 23, 59, 59, 999_999, tzinfo=UTC)
+    async with opened(place, clock=clock) as store:
+        await store.create_conversation("c", "ann", [])
+        sent, _ = await send_twice_told(store, "c", "ann", "m")
+        assert sent.sent_at == datetime(2026, 3, 10, 23, 59, 59, 999_000, tzinfo=UTC)
+        assert await send_twice_told(store, "c", "ann", "m") == (sent, True)
+        assert (await store.messages_after("c", "ann", 0, 1))[0] == [sent]
