@@ -1,19 +1,21 @@
 """Each event is in the very next scrape: what it changed, by how much, and that nothing else changed.
 
-A row is one event. What comes before its ``yield`` makes the scene, what comes after it is the event; one scrape is taken
-at the ``yield`` and one at the end, at once, and their difference must be the row's. Nothing waits for figures to settle,
-but where a row says so because the server gives no answer to the event.
+A row is one event. What comes before its ``yield`` makes the scene, what comes after it is the event; one scrape is
+taken at the ``yield`` and one at the end, at once, and their difference must be the row's. Nothing waits for figures to
+settle, but where a row says so because the server gives no answer to the event.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import sqlite3
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -27,8 +29,11 @@ from tests.servers.exporter import (
     Client,
     Exporter,
     Figures,
+    InProcess,
     in_process,
+    locked,
     running,
+    until,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -494,6 +499,18 @@ async def a_message_sent_again(world: World) -> AsyncIterator[None]:
     assert (await tab.say(world.room, "hello", "1"))["seq"] == first["seq"]
 
 
+@row(**a_message(1))
+async def a_message_whose_sender_died_before_it_was_durable(world: World) -> AsyncIterator[None]:
+    ann, bob = await world.joined("ann", "bob")
+    with locked(world.exporter.database):
+        await ann.send("send", conversation=world.room, body="hello", id="1")
+        await ann.barrier()
+        await ann.reset()
+        await bob.frame("participant_left", conversation=world.room, user=world.name("ann"))
+        yield
+    await bob.frame("message", conversation=world.room, id="1")
+
+
 @row(stored_messages=-1, messages_today=-1)
 async def a_message_is_deleted(world: World) -> AsyncIterator[None]:
     ann, bob = await world.joined("ann", "bob")
@@ -834,8 +851,14 @@ async def tight(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Expor
         yield exporter
 
 
+async def not_at_midnight() -> bool:
+    """Not within the seconds before 00:00 UTC: ``messages_today`` would change by itself."""
+    return time.time() % 86_400 < 86_395
+
+
 async def play(exporter: Asking, scene: Scene, expected: Figures) -> None:
     """One row."""
+    await until(not_at_midnight, "midnight is over")
     world = World(exporter)
     steps = scene(world)
     try:
@@ -863,3 +886,202 @@ async def test_a_limit_is_in_the_very_next_scrape_and_nothing_else(
     tight: Exporter, scene: Scene, expected: Figures
 ) -> None:
     await play(tight, scene, expected)
+
+
+# --- with a fault in a part -------------------------------------------------------------------------------
+
+FAULTS: list[Any] = []
+
+
+def down(*_: object, **__: object) -> Any:
+    raise Unavailable("the database cannot be reached")
+
+
+async def down_later(*_: object, **__: object) -> Any:
+    down()
+
+
+def defect(*_: object, **__: object) -> Any:
+    raise RuntimeError("a mistake of ours")
+
+
+def server_of(world: World) -> Any:
+    assert isinstance(world.exporter, InProcess)
+    return world.exporter.server
+
+
+@row(FAULTS, refused__send__unavailable=1, took__send=1)
+async def a_message_that_cannot_be_stored(world: World) -> AsyncIterator[None]:
+    [tab] = await world.joined("ann")
+    yield
+    with patch.object(server_of(world).store, "send", down):
+        await refused(tab, "unavailable", "send", conversation=world.room, body="hello", id="1")
+
+
+@row(FAULTS, refused__join__unavailable=1, took__join=1)
+async def a_join_while_the_database_is_down(world: World) -> AsyncIterator[None]:
+    await world.gather("ann")
+    tab = await world.tab("ann")
+    yield
+    with patch.object(server_of(world).store, "membership", down_later):
+        await refused(tab, "unavailable", "join", conversation=world.room, id="1")
+
+
+@row(FAULTS, refused__read__unavailable=1, took__read=1)
+async def a_read_while_the_database_is_down(world: World) -> AsyncIterator[None]:
+    [tab] = await world.joined("ann")
+    yield
+    with patch.object(server_of(world).store, "mark_read", down):
+        await refused(tab, "unavailable", "read", conversation=world.room, seq=0)
+
+
+@row(FAULTS, refused__send__internal=1, took__send=1)
+async def a_defect_in_a_command(world: World) -> AsyncIterator[None]:
+    [tab] = await world.joined("ann")
+    yield
+    with patch.object(server_of(world).store, "send", defect):
+        await refused(tab, "internal", "send", conversation=world.room, body="hello", id="1")
+
+
+@row(FAULTS, refused__join__internal=1, took__join=1)
+async def a_defect_after_an_await(world: World) -> AsyncIterator[None]:
+    await world.gather("ann")
+    tab = await world.tab("ann")
+    yield
+    with patch.object(server_of(world).node.hub, "join", defect):
+        await refused(tab, "internal", "join", conversation=world.room, id="1")
+
+
+@row(FAULTS, **A_PARTICIPANT_ENDS, active_conversations=-1, closed__internal_error=1)
+async def a_defect_in_a_connection(world: World) -> AsyncIterator[None]:
+    [tab] = await world.joined("ann")
+    yield
+    with patch.object(server_of(world).node, "handle", defect):
+        await tab.send("ping")
+        assert await tab.closed() == (1011, "internal error")
+
+
+@row(FAULTS, active_connections=1, connected_users=1, connections_opened_total=1)
+async def a_new_user_while_the_database_is_down(world: World) -> AsyncIterator[None]:
+    yield
+    with patch.object(server_of(world).store, "register", AsyncMock(return_value=False)):
+        await world.tab("ann")
+
+
+@row(FAULTS)
+async def the_join_of_a_connection_that_died_meanwhile(world: World) -> AsyncIterator[None]:
+    await world.gather("ann")
+    tab = await world.tab("ann")
+    server = server_of(world)
+    asked, answer, look_up = asyncio.Event(), asyncio.Event(), server.store.membership
+
+    async def slow(conversation: str, user: str) -> Any:
+        asked.set()
+        await answer.wait()
+        return await look_up(conversation, user)
+
+    async def is_done() -> bool:
+        return not server.node._tasks
+
+    with patch.object(server.store, "membership", slow):
+        await tab.send("join", conversation=world.room)
+        await asked.wait()
+        await tab.reset()
+        await world.exporter.deserted()
+        yield
+        answer.set()
+        await until(is_done, "the join has ended")
+
+
+@row(FAULTS, connections_rejected_total__draining=1)
+async def an_upgrade_while_draining(world: World) -> AsyncIterator[None]:
+    door = server_of(world).door
+    yield
+    with patch.object(door, "draining", True):
+        refusal = await world.exporter.refused(world.exporter.token(world.name("ann")))
+        assert (refusal.response.status_code, refusal.response.headers["Retry-After"]) == (503, "5")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def faulty(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[InProcess]:
+    async with in_process(tmp_path_factory.mktemp("faulty"), typing_timeout=3600.0, verify_interval=0.0) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("scene", "expected"), FAULTS)
+async def test_a_fault_is_in_the_very_next_scrape_and_nothing_else(
+    faulty: InProcess, scene: Scene, expected: Figures
+) -> None:
+    await play(faulty, scene, expected)
+
+
+async def test_a_slow_consumer_is_seen_then_cut_off_and_what_it_missed_is_counted(tmp_path: Path) -> None:
+    limits = Limits(send_buffer_bytes=262_144, frames_per_second=10_000)
+    async with in_process(tmp_path, limits=limits, heartbeat_interval=600.0, verify_interval=0.0) as exporter:
+        world = World(exporter)
+        ann, bob = await world.joined("ann", "bob")
+        before = await exporter.scrape()
+        for session in exporter.server.sessions:  # so that the kernel keeps little of what bob does not read
+            session.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        bob.connection.transport.pause_reading()
+
+        seen_slow = False
+        for number in range(1, 100):
+            await ann.say(world.room, "x" * 50_000, str(number))
+            now = await exporter.scrape()
+            is_consistent(now)
+            assert now["messaging_deliveries_total"] == now["messaging_fanout_recipients_sum"] == number
+            if now["messaging_active_connections"] == 1:
+                break
+            assert now["messaging_deliveries_dropped_total"] == 0
+            if now["messaging_slow_consumers"]:
+                seen_slow = True
+                assert now["messaging_slow_consumers"] == 1
+                assert now["messaging_send_buffer_max_bytes"] > 262_144 / 2
+            assert now["messaging_send_buffer_max_bytes"] <= 262_144
+        assert seen_slow
+        assert now["messaging_deliveries_dropped_total"] >= 1
+        changed = difference(before, await exporter.scrape())
+        expected = {**A_PARTICIPANT_ENDS, "closed__slow_consumer": 1}
+        for name, value in changes({_series(name): value for name, value in expected.items()}).items():
+            assert changed[name] == value, name
+        assert now["messaging_slow_consumers"] == now["messaging_send_buffer_max_bytes"] == 0
+        bob.connection.transport.resume_reading()
+        assert await bob.closed() == (4008, "slow consumer")
+        await world.end()
+
+
+async def test_a_draining_server_acknowledges_what_it_took_and_is_not_ready(tmp_path: Path) -> None:
+    async with in_process(tmp_path, drain_timeout=PATIENCE, verify_interval=0.0) as exporter:
+        world = World(exporter)
+        ann, bob, cat = await world.joined("ann", "bob", "cat")
+        with locked(exporter.database):
+            await ann.send("send", conversation=world.room, body="hello", id="1")
+            await ann.barrier()
+            before = await exporter.scrape()
+            draining = asyncio.create_task(exporter.server.drain())
+            for tab in (bob, cat):
+                assert await tab.closed() == (1001, "server going away")
+            assert (await exporter.get("/-/ready"))[0] == 503
+            assert (await exporter.get("/-/healthy"))[0] == 200
+            assert (await exporter.refused(exporter.token("dan"))).response.status_code == 503
+            during = await exporter.scrape()
+            is_consistent(during)
+        assert difference(before, during) == changes(
+            {
+                "active_connections": -2,
+                "connected_users": -2,
+                "participants": -2,
+                _series("leaves_total__disconnect"): 2,
+                _series("closed__shutdown"): 2,
+                "connection_duration_seconds_count": 2,
+                _series("connections_rejected_total__draining"): 1,
+            }
+        )
+        assert (await ann.frame("ack", id="1"))["seq"] == 1
+        assert await ann.closed() == (1001, "server going away")
+        await draining
+        after = await exporter.scrape()
+        is_consistent(after)
+        expected = {**A_PARTICIPANT_ENDS, **a_message(0), "active_conversations": -1, "closed__shutdown": 1}
+        assert difference(during, after) == changes({_series(name): value for name, value in expected.items()})

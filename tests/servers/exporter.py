@@ -1,4 +1,4 @@
-"""The exporter itself, as its users have it: a process of its own on a free port, or the same server in the test's loop.
+"""The exporter itself, as its users have it: a process on a free port, or the same server in the test's loop.
 
 ``Exporter`` is ``python -m exporter serve``: it can be stopped, killed and started again on the same data.
 ``InProcess`` is the composition root in this loop, for tests that put a fault into a part of it. Both are asked in the
@@ -12,10 +12,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,17 @@ def figures_of(exposition: str) -> Figures:
             assert series not in figures, f"the exposition has {series} twice"
             figures[series] = float(value)
     return figures
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another program writes to this SQLite file for the length of a block: nobody else can."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=PATIENCE)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK")
 
 
 class Client:
@@ -177,21 +189,24 @@ class Client:
         if held.fileno() >= 0:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.connection.transport.abort()
-        while held.fileno() >= 0:  # the transport closes the socket in its next turn
-            await asyncio.sleep(0)
+        await _closed(held)
 
     async def reset_within_a_frame(self) -> None:
         """Die after half of a frame's bytes have left."""
-        self.connection.transport.write(b"\x81\xfe\x01\x00mask{\"type\":\"send\",")
+        self.connection.transport.write(b'\x81\xfe\x01\x00mask{"type":"send",')
         await self.reset()
 
     async def vanish_within_a_frame(self) -> None:
         """Half of a frame, then an ordinary end of the TCP stream."""
         held = self.connection.transport.get_extra_info("socket")
-        self.connection.transport.write(b"\x81\xfe\x01\x00mask{\"type\":\"send\",")
+        self.connection.transport.write(b'\x81\xfe\x01\x00mask{"type":"send",')
         self.connection.transport.close()
-        while held.fileno() >= 0:
-            await asyncio.sleep(0)
+        await _closed(held)
+
+
+async def _closed(held: socket.socket) -> None:
+    while held.fileno() >= 0:  # noqa: ASYNC110  # the transport closes the socket in its next turn
+        await asyncio.sleep(0)
 
 
 class Asking:
@@ -199,6 +214,8 @@ class Asking:
 
     url: str
     """Such as ``http://127.0.0.1:40001``."""
+    database: Path
+    """The SQLite file."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self.authenticator = authenticator
@@ -304,8 +321,10 @@ class Exporter(Asking):
         module: str = "exporter",
         command: str = "serve",
     ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.data = folder / "data"
+        self.database = self.data / "messaging.db"
         super().__init__(Authenticator.from_settings(Settings(data_dir=self.data)))
         self.log = folder / "exporter.log"
         self._arguments = [
@@ -326,11 +345,6 @@ class Exporter(Asking):
             **(environment or {}),
         }
         self.process: asyncio.subprocess.Process | None = None
-
-    @property
-    def database(self) -> Path:
-        """The SQLite file."""
-        return self.data / "messaging.db"
 
     @property
     def pid(self) -> int:
@@ -401,7 +415,6 @@ class Exporter(Asking):
 @asynccontextmanager
 async def running(folder: Path, *flags: str, ready: bool = True, **options: Any) -> AsyncIterator[Exporter]:
     """A process for the length of a block; killed at its end, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
     exporter = Exporter(folder, *flags, **options)
     try:
         yield await exporter.start(ready=ready)
@@ -415,18 +428,16 @@ class InProcess(Asking):
 
     def __init__(self, settings: Settings) -> None:
         self.server = Server(settings)
+        self.database = settings.data_dir / "messaging.db"
         super().__init__(self.server.authenticator)
-
-    @property
-    def database(self) -> Path:
-        """The SQLite file."""
-        return self.server.settings.data_dir / "messaging.db"
 
 
 @asynccontextmanager
 async def in_process(folder: Path, *, ready: bool = True, **settings: Any) -> AsyncIterator[InProcess]:
     """The server in this loop for the length of a block; ``settings`` are fields of Settings."""
-    chosen = replace(Settings(listen=(Address("127.0.0.1", 0),), data_dir=folder / "data", drain_timeout=1.0), **settings)
+    chosen = replace(
+        Settings(listen=(Address("127.0.0.1", 0),), data_dir=folder / "data", drain_timeout=1.0), **settings
+    )
     here = InProcess(chosen)
     await here.server.start()
     try:
