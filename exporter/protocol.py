@@ -7,6 +7,7 @@ counted. Unknown fields are ignored: an older server must understand a newer cli
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -64,7 +65,6 @@ COMMANDS: Final[dict[type[Command], str]] = {
 }
 _NAMES: Final = frozenset(COMMANDS.values())
 _decode_command = msgspec.json.Decoder(Command).decode
-_decode_anything = msgspec.json.Decoder().decode
 
 
 def parse(payload: bytes) -> Command:
@@ -138,8 +138,8 @@ def read_name(payload: bytes) -> tuple[str, str | None]:
 def _explain(payload: bytes, error: Exception) -> Malformed:
     """The slow path: read again what can be read, to say what was wrong with which command."""
     try:
-        value = _decode_anything(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        value = _read_loosely(payload)
+    except (ValueError, RecursionError):
         return Malformed(BadFrame("not a JSON object in UTF-8"))
     if not isinstance(value, dict):
         return Malformed(BadFrame("not a JSON object"))
@@ -149,6 +149,18 @@ def _explain(payload: bytes, error: Exception) -> Malformed:
     if name not in _NAMES:
         return Malformed(UnknownType("no such command"), id=id)
     return Malformed(BadFrame(_readable(error)), name, id)
+
+
+def _read_loosely(payload: bytes) -> object:
+    """The standard library also reads lone surrogates, NaN and, like this, numbers of any length.
+
+    Whoever sent one along with a good ``id`` waits for an answer to that id. Raises ValueError, RecursionError.
+    """
+    return json.loads(payload.decode(), parse_int=_unread, parse_float=_unread)
+
+
+def _unread(number: str) -> None:
+    """What the number is does not matter, only that it is no string."""
 
 
 def _client_id(value: object) -> str | None:
@@ -164,7 +176,11 @@ def _client_id(value: object) -> str | None:
 
 def _readable(error: Exception) -> str:
     """msgspec's words without JSONPath's dollar: it names fields and types, never the client's values."""
+    if not isinstance(error, msgspec.ValidationError):
+        return "not well-formed JSON, or with a lone surrogate"
     text = str(error)
+    if text.startswith("Invalid value"):  # of the tag, hence a first one that is unknown before a second one
+        return "type is given twice"
     return text[:1].lower() + text[1:].replace(" - at `$.", " at `").replace(" - at `$`", "")
 
 
