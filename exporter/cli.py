@@ -19,7 +19,7 @@ import click
 from exporter import __version__, options, values
 from exporter.config import Settings
 from exporter.errors import Misconfigured, Unavailable
-from exporter.logs import mask, printable
+from exporter.shown import mask, printable
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

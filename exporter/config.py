@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+LOG_LEVELS: Final = ("debug", "info", "warn", "error")  # the Prometheus exporters' words
+LOG_FORMATS: Final = ("logfmt", "json")
 
 
 @dataclass(frozen=True, slots=True)

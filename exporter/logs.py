@@ -15,9 +15,8 @@ from typing import Any, Final, TextIO
 
 import structlog
 
-LEVELS: Final = ("debug", "info", "warn", "error")  # the exporters' words
-FORMATS: Final = ("logfmt", "json")
-MASK: Final = "***"
+from exporter.shown import MASK, mask, printable
+
 MAX_VALUE: Final = 16_384  # characters of one value; a trace is longer only when something recurses
 
 _STDLIB_LEVELS: Final = {
@@ -28,17 +27,6 @@ _STDLIB_LEVELS: Final = {
     "error": logging.ERROR,
 }
 _SECRET_KEY: Final = re.compile(r"passw|secret|token|authorization|cookie|credential", re.IGNORECASE)
-_SECRETS: Final = (
-    # userinfo: greedy up to the last @ of the word, because passwords hold unescaped @ : / and ?
-    (re.compile(r"(?<=://)([^\s/@:?#]*):\S*@"), rf"\1:{MASK}@"),
-    (
-        re.compile(r"((?:passw(?:or)?d|pwd)\s*[=:]\s*['\"]?|(?:secret|token)=)[^\s&;,'\")]+", re.IGNORECASE),
-        rf"\1{MASK}",
-    ),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),  # JWTs: base64 of {"
-    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
-)
-_UNSAFE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def configure(level: str = "info", format: str = "logfmt", stream: TextIO | None = None) -> None:
@@ -73,18 +61,6 @@ def configure(level: str = "info", format: str = "logfmt", stream: TextIO | None
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk behind stderr is no reason for traces on stderr
-
-
-def mask(text: str) -> str:
-    """``text`` without what looks like a password or a token."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters and lone surrogates as escapes; line feeds are the renderer's."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _safe(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from exporter import documents, values
-from exporter.config import Limits, Settings
+from exporter.config import LOG_FORMATS, LOG_LEVELS, Limits, Settings
 from exporter.errors import Misconfigured
-from exporter.logs import FORMATS, LEVELS, mask, printable
+from exporter.shown import mask, printable
 
 PREFIX: Final = "MESSAGING_"
 CONFIG_FILE: Final = "config.file"
@@ -156,8 +156,8 @@ OPTIONS: Final = (
         "a peer silent for 1.5 of these is cut",
     ),
     Option("drain.timeout", "drain_timeout", values.duration, "10s", "time to say goodbye after SIGTERM"),
-    Option("log.level", "log_level", values.one_of(LEVELS), "info", "debug, info, warn or error"),
-    Option("log.format", "log_format", values.one_of(FORMATS), "logfmt", "logfmt or json"),
+    Option("log.level", "log_level", values.one_of(LOG_LEVELS), "info", "debug, info, warn or error"),
+    Option("log.format", "log_format", values.one_of(LOG_FORMATS), "logfmt", "logfmt or json"),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import logs
+from exporter.config import LOG_FORMATS
+from exporter.shown import MASK
 from tests.test_config import URLS_WITH_PASSWORD
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
@@ -74,7 +76,7 @@ def test_what_is_below_the_level_is_not_written(level: str, expected: int) -> No
     assert stream.getvalue().count("\n") == expected
 
 
-@pytest.mark.parametrize("format", logs.FORMATS)
+@pytest.mark.parametrize("format", LOG_FORMATS)
 def test_an_exception_is_one_line(format: str) -> None:
     log, stream = configured(format)
     try:
@@ -85,7 +87,7 @@ def test_an_exception_is_one_line(format: str) -> None:
     assert "Traceback" in stream.getvalue()
 
 
-@pytest.mark.parametrize("format", logs.FORMATS)
+@pytest.mark.parametrize("format", LOG_FORMATS)
 def test_the_libraries_write_the_same_kind_of_line(format: str) -> None:
     _, stream = configured(format)
     logging.getLogger("library").warning("it is %s", "so\nlevel=error")
@@ -103,7 +105,7 @@ def test_warnings_are_lines_too() -> None:
     assert one(stream)["logger"] == "py.warnings"
 
 
-@pytest.mark.parametrize("format", logs.FORMATS)
+@pytest.mark.parametrize("format", LOG_FORMATS)
 @pytest.mark.parametrize("url", URLS_WITH_PASSWORD)
 def test_a_password_in_a_url_is_masked_wherever_it_stands(url: str, format: str) -> None:
     log, stream = configured(format)
@@ -133,11 +135,11 @@ def test_a_value_under_a_secret_name_is_masked(key: str) -> None:
     log, stream = configured()
     log.info("x", **{key: "plain", "user": "ann"})
     line = one(stream)
-    assert line[key] == logs.MASK
+    assert line[key] == MASK
     assert line["user"] == "ann"
 
 
-@pytest.mark.parametrize("format", logs.FORMATS)
+@pytest.mark.parametrize("format", LOG_FORMATS)
 @given(text=st.text(max_size=50))
 def test_no_text_can_write_a_second_line_or_move_the_cursor(format: str, text: str) -> None:
     log, stream = configured(format)

@@ -1,0 +1,35 @@
+"""Text that may be shown: without secrets, on one line, without control characters. Knows nothing else.
+
+Masking is the last defence; the first is not to put a secret into a text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MASK: Final = "***"
+
+_SECRETS: Final = (
+    # userinfo: greedy up to the last @ of the word, because passwords hold unescaped @ : / and ?
+    (re.compile(r"(?<=://)([^\s/@:?#]*):\S*@"), rf"\1:{MASK}@"),
+    (
+        re.compile(r"((?:passw(?:or)?d|pwd)\s*[=:]\s*['\"]?|(?:secret|token)=)[^\s&;,'\")]+", re.IGNORECASE),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),  # JWTs: base64 of {"
+    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
+)
+_UNSAFE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def mask(text: str) -> str:
+    """``text`` without what looks like a password or a token."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters and lone surrogates as escapes; line feeds are the renderer's."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

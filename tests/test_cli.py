@@ -1,0 +1,263 @@
+"""The command line as people meet it: what it prints, where, and with which exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jwt
+import pytest
+import structlog
+
+from exporter import __version__, cli
+from exporter.config import Settings
+from exporter.options import OPTIONS
+from exporter.web.auth import Authenticator
+from tests.test_config import URLS_WITH_PASSWORD
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ["serve", "demo", "simulate", "token", "migrate", "assets", "verify"]
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, as a shell would start it."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MESSAGING_")}
+    return subprocess.run(
+        [sys.executable, "-m", "exporter", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        env=inherited | {"PYTHONPATH": str(ROOT)} | environ,
+    )
+
+
+def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The same within this process: status, stdout, stderr."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    said = capsys.readouterr()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, said.out, said.err
+
+
+def one_line(text: str) -> str:
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
+    assert text.startswith("messaging-exporter: ")
+    return text.strip()
+
+
+def test_the_version_is_the_packages(capsys) -> None:
+    assert main(capsys, "--version") == (0, f"messaging-exporter {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys) -> None:
+    status, out, _ = main(capsys, command, "--help")
+    assert status == 0
+    assert out.startswith("Usage:")
+
+
+def test_help_names_every_command(capsys) -> None:
+    status, out, _ = main(capsys, "--help")
+    assert status == 0
+    assert set(COMMANDS) <= set(out.split())
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_help_of_the_server_names_every_setting_its_variable_and_its_default(command: str, capsys) -> None:
+    _, out, _ = main(capsys, command, "--help")
+    words = " ".join(out.split())
+    for option in OPTIONS:
+        assert f"--{option.name} " in words
+        assert f"[{option.variable}]" in words
+        assert not option.default or f"(default: {option.default})" in words
+
+
+@pytest.mark.parametrize("command", ["token", "migrate", "verify", "simulate"])
+def test_the_other_commands_take_the_data_database_and_auth_flags(command: str, capsys) -> None:
+    _, out, _ = main(capsys, command, "--help")
+    for option in OPTIONS:
+        shared = option.name.startswith(("data.", "database.", "auth."))
+        assert (f"--{option.name} " in out) is (shared or option.name.startswith("log."))
+
+
+def test_help_loads_nothing_that_is_slow() -> None:
+    code = (
+        "import sys; from exporter import cli\n"
+        "try: cli.main(['serve', '--help'])\n"
+        "except SystemExit: pass\n"
+        "slow = {'aiohttp', 'sqlalchemy', 'jwt', 'cryptography', 'prometheus_client', 'rich', 'structlog', 'yaml'}\n"
+        "print(sorted(slow & set(sys.modules)), file=sys.stderr)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert said.stderr.strip() == "[]"
+
+
+def test_without_a_command_the_help_is_shown_and_the_status_is_2(capsys) -> None:
+    status, out, err = main(capsys)
+    assert (status, out) == (2, "")
+    assert "Commands:" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--nonsense"),
+        ("serve", "--redis.url", "redis://127.0.0.1"),
+        ("serve", "extra"),
+        ("nonsense",),
+        ("token",),
+        ("token", "ann", "--ttl", "soon"),
+        ("token", "ann", "--ttl", "0"),
+        ("simulate", "--users", "many"),
+        ("assets",),
+    ],
+)
+def test_words_that_the_command_line_does_not_know_exit_with_2_and_one_line(arguments: tuple[str, ...], capsys) -> None:
+    status, out, err = main(capsys, *arguments)
+    assert (status, out) == (2, "")
+    one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("serve", "--limits.connections", "none"), "--limits.connections"),
+        (("serve", "--config.file", "/nonexistent.yml"), "nonexistent.yml"),
+        (("serve", "--web.config.file", "/nonexistent.yml"), "nonexistent.yml"),
+        (("serve", "--database.url", "postgresql://u:hunter2@h/d"), "MESSAGING_DATABASE_URL"),
+        (("serve", "--database.url", "mysql://h/d"), "expected sqlite"),
+        (("serve", "--data.dir", "/proc/nowhere"), "/proc/nowhere"),
+        (("serve", "--auth.public-key-file", "/dev/null"), "/dev/null"),
+        (("token", "a\nb"), "control character"),
+        (("migrate", "--data.dir", "/proc/nowhere"), "/proc/nowhere"),
+        (("assets", "--output", "/proc/nowhere"), "/proc/nowhere"),
+        (("simulate",), "no secret"),
+    ],
+)
+def test_what_cannot_work_exits_with_1_and_one_clear_line(
+    arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    said = run(*arguments, cwd=tmp_path)
+    assert said.returncode == 1, said.stderr
+    assert words in one_line(said.stderr)
+    assert "hunter2" not in said.stderr + said.stdout
+
+
+@pytest.mark.parametrize("url", URLS_WITH_PASSWORD)
+def test_no_error_of_the_command_line_repeats_a_password(url: str, capsys) -> None:
+    for arguments in (
+        ("serve", "--database.url", url),
+        ("serve", f"--database.url={url}"),
+        ("serve", url),
+        (url,),
+        ("serve", f"--database.ulr={url}"),
+        ("token", "ann", "--ttl", url),
+    ):
+        _, out, err = main(capsys, *arguments)
+        one_line(err)
+        assert "hunter2" not in out + err
+        assert "s3cr3t" not in out + err
+
+
+def test_a_token_is_signed_with_the_installations_secret(tmp_path: Path, capsys) -> None:
+    folder = str(tmp_path / "data")
+    status, out, err = main(capsys, "token", "ann", "--data.dir", folder, "--role", "admin", "--ttl", "2h")
+    assert (status, err) == (0, "")
+    claims = Authenticator.from_settings(Settings(data_dir=Path(folder))).verify(out.strip())
+    assert (claims.user, claims.role) == ("ann", "admin")
+    assert 7_190 < claims.expires_at - time.time() < 7_210
+    secret = (tmp_path / "data" / "auth.secret").read_text().strip()
+    assert jwt.decode(out.strip(), secret, ["HS256"])["sub"] == "ann"
+
+
+def test_a_token_for_a_user_whose_name_begins_with_dashes_can_be_had(tmp_path: Path, capsys) -> None:
+    status, out, _ = main(capsys, "token", "--data.dir", str(tmp_path), "--", "--ann")
+    assert (status, jwt.decode(out.strip(), options={"verify_signature": False})["sub"]) == (0, "--ann")
+
+
+@pytest.fixture
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_migrate_makes_the_folder_and_the_database_and_may_be_repeated(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "new" / "data"
+    for _ in range(2):
+        assert main(capsys, "migrate", "--data.dir", str(folder))[0] == 0
+    assert (folder / "messaging.db").stat().st_size > 0
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_verify_says_whether_all_agrees_finds_what_does_not_and_repairs_it(tmp_path: Path, capsys) -> None:
+    here = ("--data.dir", str(tmp_path))
+    status, out, err = main(capsys, "verify", *here)
+    assert (status, out) == (2, "")
+    assert "could not verify" in one_line(err)
+    main(capsys, "migrate", *here)
+    status, out, _ = main(capsys, "verify", *here)
+    assert (status, "all figures agree" in out) == (0, True)
+    database = sqlite3.connect(tmp_path / "messaging.db")
+    with database:
+        database.execute("INSERT INTO conversations (id) VALUES ('c')")
+        database.execute("UPDATE conversations SET total_messages = 7")
+    database.close()
+    status, out, _ = main(capsys, "verify", *here)
+    assert (status, "1 conversations" in out) == (1, True)
+    assert main(capsys, "verify", "--repair", *here)[0] == 0
+    assert main(capsys, "verify", *here)[0] == 0
+
+
+def test_assets_are_written(tmp_path: Path, capsys) -> None:
+    assert main(capsys, "assets", "--output", str(tmp_path / "out"))[0] == 0
+    assert (tmp_path / "out" / "dashboards").is_dir()
+
+
+def test_the_environment_is_read_and_an_error_names_the_variable(tmp_path: Path) -> None:
+    said = run("serve", cwd=tmp_path, MESSAGING_LIMITS_CONNECTIONS="some")
+    assert said.returncode == 1
+    assert "MESSAGING_LIMITS_CONNECTIONS" in one_line(said.stderr)
+
+
+def test_a_server_that_cannot_listen_says_so_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = run("serve", "--web.listen-address", f"127.0.0.1:{port}", cwd=tmp_path)
+    assert said.returncode == 1
+    (line,) = [line for line in said.stderr.splitlines() if not line.startswith("ts=")]
+    assert re.fullmatch(rf"messaging-exporter: cannot listen on .*{port}.*in use", line)
+
+
+def test_a_reader_that_goes_away_is_no_reason_for_a_trace(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exporter", "token", "ann", "--data.dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    process.wait(60)
+    assert "Traceback" not in said
