@@ -65,7 +65,7 @@ async def _demo(settings: Settings, options: SimulateOptions) -> int:
         if places is not None:
             _welcome(places, settings, link)
             people = replace(options, urls=(places.urls[0],), token_for=authenticator.sign, insecure=True)
-            summary = await _unless(_watch(server, people, stop), server.exited)
+            summary = await _unless(_watch(server, people, stop), _vanished(server, stop))
             if summary is not None:
                 _say("\n" + "\n".join(summary.lines()))
                 return 1 if summary.wrong else 0
@@ -92,6 +92,13 @@ async def _unless(work: Coroutine[Any, Any, T], *ends: Awaitable[Any]) -> T | No
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def _vanished(server: ServerProcess, stop: asyncio.Event) -> None:
+    """Returns when the server ends though nobody asked for it. A signal to the whole group may end it first."""
+    await server.exited
+    if stop.is_set():
+        await asyncio.Event().wait()
 
 
 async def _prepare(server: ServerProcess, settings: Settings, options: SimulateOptions) -> Places:

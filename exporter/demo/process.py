@@ -42,7 +42,7 @@ class Places:
 
 
 class ServerProcess:
-    """A running server. What it says on its standard error goes line by line to ``note``; until that is set it is kept."""
+    """A running server. What it says on standard error goes line by line to ``note``; until that is set it is kept."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.note: Callable[[str], None] = self._keep

@@ -157,14 +157,19 @@ class Crowd:
         finally:
             writing.cancel()
             stopping.cancel()
+        self.closing = self.closing or stop.is_set()
         self._raise_failure()
         if writing.done() and not writing.cancelled():
             writing.result()
 
     async def _first_arrivals(self, stop: asyncio.Event) -> None:
-        """Nobody can write before somebody is there; but a server that is down shall show as such."""
-        deadline = self.clock() + ARRIVAL_TIMEOUT
-        while self.meter.joined < 2 and self.clock() < deadline and not stop.is_set():
+        """Nobody can write before they are there; but a server that takes nobody in shall show as such."""
+        arrived = max(tab.starts_at for tab in self.tabs) + 0.3
+        deadline = self.started + arrived + ARRIVAL_TIMEOUT
+        while self.clock() < deadline and not stop.is_set():
+            missing = sum(tab.wanted.is_set() and not tab.joined for tab in self.tabs)
+            if self.clock() > self.started + arrived and missing * 10 <= len(self.tabs):
+                break
             await asyncio.wait((self._failure,), timeout=0.02)
             self._raise_failure()
 

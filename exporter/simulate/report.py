@@ -142,7 +142,7 @@ def summarise(
         connections=meter.opened,
         resets=meter.resets,
         closed=dict(meter.closed),
-        rejected=dict(meter.rejected),
+        rejected={reason: count for reason, count in meter.rejected.items() if count},
         errors=dict(meter.errors),
         ack_seconds=meter.ack.summary(),
         delivery_seconds=meter.delivery.summary(),

@@ -26,6 +26,7 @@ from exporter.simulate.view import Moment, View
 
 REACH_TIMEOUT = 5.0  # seconds that the server may take to be there at the start
 SET_UP_TIMEOUT = 60.0  # seconds for all conversations together
+GRACE = 2.0  # seconds after an acknowledgement in which a connection may end without having got the message
 HURRIED = 5.0  # seconds that a step of the end may take once somebody has asked to stop
 TOKEN_KEPT = 600.0  # seconds that a signed token is used again
 _ERRORS = (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError)
@@ -42,7 +43,7 @@ class Simulation:
         users = len(names) or options.users
         self._organisation = Organisation(users, options.conversations, options.seed, names)
         # The seed makes decisions the same; the ids must not be, or the server would take them for repetitions.
-        self._ledger = Ledger(secrets.token_hex(5))
+        self._ledger = Ledger(secrets.token_hex(5), grace=GRACE)
         self._meter = Meter()
         self._tokens: dict[str, tuple[str, float]] = {}
         self._phase, self._progress = "setting up", 0.0

@@ -119,11 +119,11 @@ class Tab:
             async with self.crowd.gate:
                 link = await self.crowd.open(self.person)
         except aiohttp.WSServerHandshakeError as error:
-            meter.rejected[str(error.status)] += 1
+            meter.rejected[str(error.status)] += not self.crowd.closing
             retry_after = error.headers.get("Retry-After", "") if error.headers else ""
             return min(float(retry_after), 10.0) if retry_after.isdigit() else 0.0
         except (aiohttp.ClientError, OSError, TimeoutError):
-            meter.rejected["unreachable"] += 1
+            meter.rejected["unreachable"] += not self.crowd.closing
             return 0.0
         self.link, self._leaving, self._ending, self._looking = link, False, False, True
         meter.connected(self.person)
