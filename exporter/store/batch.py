@@ -121,14 +121,14 @@ class Transaction:
 
     async def run(self, session: Session) -> None:
         """Do it. Raises Trouble when nothing of it is known to be durable."""
-        await session.fetch(self._statements.dialect.begin)
+        await session.execute(self._statements.dialect.begin)
         try:
             await self._work(session)
             self.committing = True
-            await session.fetch("COMMIT")
+            await session.execute("COMMIT")
         except Trouble as trouble:
             try:
-                await session.fetch("ROLLBACK")
+                await session.execute("ROLLBACK")
             except Trouble:
                 # Nothing is left to undo, or nobody to ask: such a connection must not be used again.
                 raise Trouble(Kind.DOWN, trouble.text) from trouble
@@ -208,11 +208,11 @@ class Transaction:
             await self._statements.move(session, [(*at, seq) for at, seq in sorted(reached.items())])
 
     async def _operate(self, session: Session, operation: Operation) -> Any:
-        await session.fetch("SAVEPOINT operation")
+        await session.execute("SAVEPOINT operation")
         try:
             result = await operation(session, self._now)
         except Refusal as refusal:
-            await session.fetch("ROLLBACK TO SAVEPOINT operation")
+            await session.execute("ROLLBACK TO SAVEPOINT operation")
             result = refusal
-        await session.fetch("RELEASE SAVEPOINT operation")
+        await session.execute("RELEASE SAVEPOINT operation")
         return result

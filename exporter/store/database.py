@@ -111,7 +111,6 @@ class Job(Generic[T]):
         """Do the work on this connection."""
         if self.aborted:
             raise Trouble(Kind.SLOW, faults.TIMEOUT)
-        self._database.dialect.check()
         self._session = session
         try:
             return await self._work(session)
@@ -144,6 +143,7 @@ class Database:
     async def use(self, job: Job[T]) -> T:
         """Have a job done on a connection from the pool; a connection that had trouble is thrown away."""
         try:
+            self.dialect.check()
             async with self._engine.connect() as connection:
                 session = await self.dialect.session(connection, job.deadline)
                 while session.closed:  # the server restarted: the pool may hold several such

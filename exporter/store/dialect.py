@@ -26,6 +26,9 @@ class Session(Protocol):
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """Run one statement and return all its rows. Raises Trouble and nothing else."""
 
+    async def execute(self, sql: str) -> None:
+        """Run one statement that has neither parameters nor rows."""
+
     async def abort(self) -> None:
         """Make the statement under way end soon, with Trouble; the connection is of no more use."""
 

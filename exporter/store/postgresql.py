@@ -78,16 +78,25 @@ class PostgresSession:
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """Run one statement and return all its rows; one that takes too long is cancelled on the server too."""
-        limit = None
-        if self._deadline is not None:
-            # A little before the caller gives up, so that the cancelling gets on its way before the connection is cut.
-            left = self._deadline - asyncio.get_running_loop().time()
-            limit = max(0.001, left - min(0.05, left * 0.1))
         try:
-            rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=limit)
+            rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=self._limit())
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
             raise trouble_of(error) from error
         return rows
+
+    async def execute(self, sql: str) -> None:
+        """Run one statement by the simple protocol: nothing is prepared."""
+        try:
+            await self._driver.execute(sql, timeout=self._limit())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise trouble_of(error) from error
+
+    def _limit(self) -> float | None:
+        if self._deadline is None:
+            return None
+        # A little before the caller gives up, so that the cancelling gets on its way before the connection is cut.
+        left = self._deadline - asyncio.get_running_loop().time()
+        return max(0.001, left - min(0.05, left * 0.1))
 
     async def abort(self) -> None:
         """Cut the connection; ``statement_timeout`` ends what the server may still be doing."""
@@ -213,16 +222,16 @@ class PostgresDialect(Dialect):
     async def restore_triggers(self, session: Session) -> None:
         """Make all functions and the missing triggers again."""
         schema = (await session.fetch("SELECT current_schema()"))[0][0]
-        await session.fetch(self.begin)
+        await session.execute(self.begin)
         try:
             for statement in totals_postgresql.functions(schema):
-                await session.fetch(statement)
+                await session.execute(statement)
             for name in await self.missing_triggers(session):
                 for statement in totals_postgresql.trigger(name):
-                    await session.fetch(statement)
-            await session.fetch("COMMIT")
+                    await session.execute(statement)
+            await session.execute("COMMIT")
         except Trouble:
-            await session.fetch("ROLLBACK")
+            await session.execute("ROLLBACK")
             raise
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:

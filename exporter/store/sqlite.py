@@ -26,6 +26,13 @@ from exporter.store.migrations import totals_sqlite
 MIGRATION_WAIT = 600.0
 """Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
 
+PRAGMAS = (
+    "synchronous = FULL",  # in WAL mode the default of some builds would lose the latest commits with the power
+    "foreign_keys = ON",
+    "cache_size = -16384",  # 16 MiB; the default 2 MiB thrashes at ten million rows
+)
+"""What each connection sets for itself."""
+
 _BY_NAME = (
     ("SQLITE_BUSY", Kind.SLOW, faults.LOCKED),
     ("SQLITE_LOCKED", Kind.SLOW, faults.LOCKED),
@@ -73,6 +80,10 @@ class SqliteSession:
             return list(await self._driver.execute_fetchall(_numbered(sql), args))
         except (sqlite3.Error, ValueError, OverflowError) as error:
             raise trouble_of(error) from error
+
+    async def execute(self, sql: str) -> None:
+        """Run one statement."""
+        await self.fetch(sql)
 
     async def abort(self) -> None:
         """Interrupt the statement under way; a wait for a lock ends after ``busy_timeout`` at the latest."""
@@ -149,12 +160,12 @@ class SqliteDialect(Dialect):
 
     async def check_rights(self, session: Session) -> None:
         """Can the file be written?"""
-        await session.fetch(self.begin)
+        await session.execute(self.begin)
         try:
             # Taking the lock needs no write; this does, and is rolled back.
-            await session.fetch("UPDATE verification SET repairs = repairs")
+            await session.execute("UPDATE verification SET repairs = repairs")
         finally:
-            await session.fetch("ROLLBACK")
+            await session.execute("ROLLBACK")
 
     def _engine(self, timeout: float, connections: int, mode: str) -> AsyncEngine:
         url = URL.create(
@@ -178,9 +189,8 @@ class SqliteDialect(Dialect):
             self.check()
             cursor = connection.cursor()
             try:
-                cursor.execute("PRAGMA synchronous = FULL")
-                cursor.execute("PRAGMA foreign_keys = ON")
-                cursor.execute("PRAGMA cache_size = -16384")  # 16 MiB; the default 2 MiB thrashes at ten million rows
+                for pragma in PRAGMAS:
+                    cursor.execute(f"PRAGMA {pragma}")
             finally:
                 cursor.close()
 
@@ -193,13 +203,13 @@ class SqliteDialect(Dialect):
 
     async def restore_triggers(self, session: Session) -> None:
         """Make the missing ones."""
-        await session.fetch(self.begin)
+        await session.execute(self.begin)
         try:
             for name in await self.missing_triggers(session):
                 await session.fetch(totals_sqlite.trigger(name))
-            await session.fetch("COMMIT")
+            await session.execute("COMMIT")
         except Trouble:
-            await session.fetch("ROLLBACK")
+            await session.execute("ROLLBACK")
             raise
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:

@@ -292,7 +292,7 @@ async def _differing(session: Session, after: str | None, until: str | None) -> 
 
 async def _mend_conversation(session: Session, begin: str, lock: str, name: str) -> None:
     """Whoever has changed its messages has the row until they commit; having it, we count what is committed."""
-    await session.fetch(begin)
+    await session.execute(begin)
     try:
         if not await session.fetch(f"SELECT 1 FROM conversations WHERE id = $1{lock}", name):
             await session.fetch(
@@ -313,7 +313,7 @@ async def _mend_conversation(session: Session, begin: str, lock: str, name: str)
             """,
             name,
         )
-        await session.fetch("COMMIT")
+        await session.execute("COMMIT")
     except Trouble:
         await _undo(session)
         raise
@@ -342,7 +342,7 @@ def _days_statement(dialect: Dialect) -> str:
 
 async def _mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
     """Add what is missing; False when somebody else has done so since the rows were read."""
-    await session.fetch(begin)
+    await session.execute(begin)
     try:
         mine = await session.fetch(
             "UPDATE verification SET repairs = repairs + 1 WHERE id = 1 AND repairs = $1 RETURNING repairs", rows[0][1]
@@ -358,7 +358,7 @@ async def _mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
                 """,
                 day, m - km, c - kc, u - ku, a - ka,
             )  # fmt: skip
-        await session.fetch("COMMIT")
+        await session.execute("COMMIT")
     except Trouble:
         await _undo(session)
         raise
@@ -381,11 +381,11 @@ async def _keep(session: Session, verified_at: float, conversations: int, days: 
 
 async def _compact(session: Session, dialect: Dialect, before: Any) -> None:
     """Put the shards of past days together: their sums stay, and a scrape reads fewer rows."""
-    await session.fetch(dialect.begin)
+    await session.execute(dialect.begin)
     try:
         for statement in dialect.compact:
             await session.fetch(statement, before)
-        await session.fetch("COMMIT")
+        await session.execute("COMMIT")
     except Trouble:
         await _undo(session)
         raise
@@ -393,6 +393,6 @@ async def _compact(session: Session, dialect: Dialect, before: Any) -> None:
 
 async def _undo(session: Session) -> None:
     try:
-        await session.fetch("ROLLBACK")
+        await session.execute("ROLLBACK")
     except Trouble as trouble:
         raise Trouble(Kind.DOWN, trouble.text) from trouble

@@ -1,0 +1,541 @@
+"""The database refuses, hangs, loses answers, moves away, is full and comes back: what was acknowledged is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import structlog
+
+from exporter.errors import Refusal, Unavailable
+from exporter.records import Draft, Message
+from exporter.store import Store
+from exporter.store import sqlite as sqlite_module
+from exporter.store.batch import Transaction
+from exporter.store.faults import Kind, Trouble
+from tests.databases import (
+    Outcome,
+    Place,
+    Postgresql,
+    Sqlite,
+    eventually,
+    heartbeat,
+    opened,
+    read,
+    send,
+    send_twice_told,
+)
+from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.servers.proxy import LossyProxy
+
+TIMEOUT = 1.0
+LATE = 1.5
+"""Seconds beyond a time limit that a busy machine may need; a store that hangs takes much longer."""
+STALL = 0.5
+"""Seconds that the loop may be kept from others on a busy machine; a blocking call would take TIMEOUT."""
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "sqlite":
+        return Sqlite(tmp_path / "messaging.db")
+    server = request.getfixturevalue("postgres")
+    return Postgresql(server.url(server.create_database()))
+
+
+class Witness:
+    """Everything that a store told: answers, and messages that turned out to be durable."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, Message] = {}
+        self.repeated: dict[str, Message] = {}
+        self.refused: dict[str, Refusal] = {}
+        self.recovered: list[Message] = []
+
+    def send(self, store: Store, conversation: str, sender: str, id: str) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(result: Message | Refusal, duplicate: bool) -> None:
+            if isinstance(result, Refusal):
+                self.refused[id] = result
+            elif duplicate:
+                self.repeated[id] = result
+            else:
+                assert id not in self.stored, "told twice"
+                self.stored[id] = result
+            future.set_result(result)
+
+        try:
+            store.send(Draft(conversation, sender, id, "x"), done)
+        except Unavailable as refusal:
+            self.refused[id] = refusal
+            future.set_result(refusal)
+        return future
+
+    @property
+    def broadcast(self) -> list[str]:
+        """Ids of the messages that a server would have delivered."""
+        return sorted([*self.stored, *(message.id for message in self.recovered)])
+
+
+async def within(seconds: float, call: Any) -> Any:
+    """What a call answers, refusals included; it must not take longer."""
+    async with asyncio.timeout(seconds):
+        try:
+            return await call
+        except Refusal as refusal:
+            return refusal
+
+
+async def test_a_message_whose_commit_got_no_answer_is_told_of_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = Witness()
+    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        lose_the_answer_of_a_commit(monkeypatch)
+        assert isinstance(await witness.send(store, "c", "ann", "m1"), Unavailable)
+        await eventually(lambda: witness.recovered)  # by itself, with nothing else to do
+        stored, duplicate = await send_twice_told(store, "c", "ann", "m1")
+        assert witness.recovered == [stored]
+        assert duplicate
+        assert await place.fetch("SELECT count(*) FROM messages") == [(1,)]
+        await send(store, "c", "ann", "m2")
+        assert len(witness.recovered) == 1
+
+
+async def test_a_retry_is_acknowledged_after_the_message_was_told_of(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[Any] = []
+    async with opened(place, timeout=TIMEOUT, on_recovered=lambda m: order.append(("recovered", m.id))) as store:
+        await store.create_conversation("c", "ann", [])
+        lose_the_answer_of_a_commit(monkeypatch)
+        assert isinstance(await send(store, "c", "ann", "m1"), Unavailable)
+        _, duplicate = await send_twice_told(store, "c", "ann", "m1")
+        order.append(("acknowledged", duplicate))
+        assert order == [("recovered", "m1"), ("acknowledged", True)]
+
+
+async def test_a_message_whose_commit_failed_is_not_told_of(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    witness = Witness()
+    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        lose_the_answer_of_a_commit(monkeypatch, commit=False)
+        assert isinstance(await witness.send(store, "c", "ann", "m1"), Unavailable)
+        stored, duplicate = await send_twice_told(store, "c", "ann", "m1")
+        assert (stored.seq, duplicate, witness.recovered) == (1, False, [])
+
+
+def lose_the_answer_of_a_commit(monkeypatch: pytest.MonkeyPatch, *, commit: bool = True) -> None:
+    """The next transaction of the writer ends as with a connection that dies while it waits for its commit."""
+    original = Transaction.run
+    done = []
+
+    class Losing:
+        def __init__(self, session: Any) -> None:
+            self.session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.session, name)
+
+        async def execute(self, sql: str) -> None:
+            if sql == "COMMIT" and not done:
+                done.append(True)
+                await self.session.execute("COMMIT" if commit else "ROLLBACK")
+                raise Trouble(Kind.DOWN, "the connection to the database was lost")
+            await self.session.execute(sql)
+
+    monkeypatch.setattr(Transaction, "run", lambda self, session: original(self, Losing(session)))
+
+
+async def test_a_commit_that_takes_too_long_is_told_of_when_it_is_done(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = Witness()
+    original = Transaction.run
+    slow: list[bool] = []
+
+    async def run(self: Transaction, session: Any) -> None:
+        await original(self, session)
+        if slow.pop() if slow else False:
+            await asyncio.sleep(TIMEOUT * 2)
+
+    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        slow.append(True)
+        monkeypatch.setattr(Transaction, "run", run)
+        future = witness.send(store, "c", "ann", "m1")
+        assert isinstance(await within(TIMEOUT + LATE, future), Unavailable)
+        await eventually(lambda: witness.recovered)
+        assert [m.seq for m in witness.recovered] == [1]
+        assert (await send_twice_told(store, "c", "ann", "m1"))[1]
+
+
+async def test_an_outage_is_logged_once_per_change_of_state(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(place, timeout=TIMEOUT) as store:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(5):
+                store._database.note(Trouble(Kind.DOWN, "the database cannot be reached"))
+            assert (store.up, store.error) == (False, "the database cannot be reached")
+            for _ in range(5):
+                await store.totals(5)
+            assert (store.up, store.error) == (True, None)
+        assert [entry["event"] for entry in logs] == ["database is down", "database is up"]
+
+
+async def test_users_are_registered_later_when_the_database_is_away(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(place, timeout=TIMEOUT) as store:
+        original = Transaction.run
+        away = [True]
+
+        async def run(self: Transaction, session: Any) -> None:
+            if away:
+                raise Trouble(Kind.DOWN, "away")
+            await original(self, session)
+
+        monkeypatch.setattr(Transaction, "run", run)
+        assert await within(LATE, store.register("ann")) is False
+        assert await place.fetch("SELECT id FROM users") == []
+        away.clear()
+
+        async def there() -> bool:
+            return await place.fetch("SELECT id FROM users") == [("ann",)]
+
+        await eventually(there)
+
+
+# --- SQLite ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> Sqlite:
+    return Sqlite(tmp_path / "messaging.db")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program is in the middle of a transaction."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def test_a_locked_file_makes_writers_unavailable_in_time_and_readers_go_on(file: Sqlite) -> None:
+    witness = Witness()
+    async with opened(file, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        with heartbeat() as gaps, locked(file.path):
+            began = time.monotonic()
+            sends = [witness.send(store, "c", "ann", f"m{i}") for i in range(50)]
+            answers = [
+                within(TIMEOUT + LATE, store.create_conversation("d", "ann", [])),
+                within(TIMEOUT + LATE, read(store, "bob", "c", 0)),
+                *(within(TIMEOUT + LATE, future) for future in sends),
+            ]
+            assert await within(LATE, store.register("new")) is False
+            assert (await store.totals(LATE)).stored_messages == 0
+            assert (await store.membership("c", "bob")).member
+            assert {type(answer) for answer in await asyncio.gather(*answers)} == {Unavailable}
+            assert time.monotonic() - began >= TIMEOUT * 0.9, "a lock may go away in time"
+            assert store.up is False or store.error is None
+        assert max(gaps) < STALL
+        stored = await send(store, "c", "ann", "after")
+        assert isinstance(stored, Message)
+        assert (await file.fetch("SELECT count(*) FROM messages")) == [(stored.seq,)]
+        assert len(witness.recovered) == stored.seq - 1, "what was answered unavailable and is there was told of"
+        assert store.up
+
+
+async def test_a_short_lock_is_waited_for(file: Sqlite) -> None:
+    async with opened(file, timeout=5.0) as store:
+        await store.create_conversation("c", "ann", [])
+        with locked(file.path):
+            outcome = Outcome()
+            store.send(Draft("c", "ann", "m", "x"), outcome)
+            await asyncio.sleep(0.3)
+            assert not outcome.future.done()
+        assert isinstance((await outcome.future)[0], Message)
+
+
+async def test_a_file_that_was_moved_away_is_a_database_that_is_down(file: Sqlite) -> None:
+    async with opened(file, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        assert isinstance(await send(store, "c", "ann", "m1"), Message)
+        away = file.path.with_name("away.db")
+        file.path.rename(away)
+        assert isinstance(await within(TIMEOUT + LATE, send(store, "c", "ann", "m2")), Unavailable)
+        assert isinstance(await within(TIMEOUT + LATE, store.totals(TIMEOUT)), Unavailable)
+        assert isinstance(await within(TIMEOUT + LATE, store.membership("c", "ann")), Unavailable)
+        assert isinstance(await within(TIMEOUT + LATE, store.conversations_of("ann")), Unavailable)
+        assert (store.up, store.error) == (False, "the database's file was moved, removed or replaced")
+        assert not file.path.exists(), "an empty file came into being"
+        away.rename(file.path)
+        assert (await store.totals(TIMEOUT)).stored_messages == 1
+        assert store.up
+        stored = await send(store, "c", "ann", "m2")
+        assert isinstance(stored, Message)
+        assert stored.seq == 2
+
+
+async def test_a_file_that_was_replaced_is_a_database_that_is_down(file: Sqlite) -> None:
+    async with opened(file, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        copy = file.path.with_name("copy.db")
+        shutil.copy(file.path, copy)
+        original = file.path.with_name("original.db")
+        file.path.rename(original)
+        copy.rename(file.path)
+        assert isinstance(await within(TIMEOUT + LATE, send(store, "c", "ann", "m1")), Unavailable)
+        assert isinstance(await within(TIMEOUT + LATE, store.totals(TIMEOUT)), Unavailable)
+        original.replace(file.path)
+        assert isinstance(await send(store, "c", "ann", "m1"), Message)
+
+
+async def test_a_file_that_was_removed_does_not_come_back_empty(file: Sqlite) -> None:
+    async with opened(file, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        file.path.unlink()
+        assert isinstance(await within(TIMEOUT + LATE, send(store, "c", "ann", "m1")), Unavailable)
+        assert isinstance(await within(TIMEOUT + LATE, store.totals(TIMEOUT)), Unavailable)
+        assert not file.path.exists()
+
+
+async def test_a_full_disk_refuses_and_takes_again_when_there_is_room(
+    file: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "PRAGMAS", (*sqlite_module.PRAGMAS, "max_page_count = 60"))
+    async with opened(file, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        for i in range(200):
+            result = await send(store, "c", "ann", f"m{i}", "x" * 4000)
+            if isinstance(result, Refusal):
+                break
+        assert isinstance(result, Unavailable)
+        assert result.message == "the database's disk is full"
+        assert (store.up, store.error) == (False, "the database's disk is full")
+        assert (await store.totals(TIMEOUT)).stored_messages == i
+        await store.delete_message("c", 1, "ann", False)
+        await store.delete_message("c", 2, "ann", False)
+        assert isinstance(await send(store, "c", "ann", "smaller", "x"), Message)
+        assert store.up
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def own(tmp_path: Path) -> AsyncIterator[tuple[Postgres, Postgresql]]:
+    """A server that a test may stop, freeze and crash."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server, Postgresql(server.url(server.create_database()))
+    finally:
+        server.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_a_server_that_goes_and_comes_back(own: tuple[Postgres, Postgresql]) -> None:
+    server, place = own
+    async with opened(place, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        assert isinstance(await send(store, "c", "ann", "m1"), Message)
+        await asyncio.gather(*(store.conversations_of("ann") for _ in range(8)))
+        server.stop(signal.SIGQUIT)
+        with heartbeat() as gaps:
+            for call in (
+                send(store, "c", "ann", "m2"),
+                read(store, "bob", "c", 1),
+                store.membership("c", "ann"),
+                store.totals(TIMEOUT),
+                store.create_conversation("d", "ann", []),
+                store.messages_after("c", "ann", 0, 1),
+            ):
+                assert isinstance(await within(TIMEOUT + LATE, call), Unavailable)
+            assert await within(LATE, store.register("new")) is False
+        assert max(gaps) < STALL
+        assert (store.up, store.error) == (False, "the database cannot be reached")
+        await asyncio.to_thread(server.start)
+        stored = await send(store, "c", "ann", "m2")
+        assert isinstance(stored, Message)
+        assert stored.seq == 2
+        assert (await store.totals(TIMEOUT)).stored_messages == 2
+        assert (await store.membership("c", "bob")).member
+        assert await asyncio.gather(*(store.conversations_of("ann") for _ in range(8)))
+
+        async def registered() -> bool:
+            return ("new",) in await place.fetch("SELECT id FROM users")
+
+        await eventually(registered)
+
+
+@pytest.mark.needs("postgres")
+async def test_a_restart_between_two_uses_is_not_noticed(own: tuple[Postgres, Postgresql]) -> None:
+    server, place = own
+    async with opened(place, timeout=5.0) as store:
+        await store.create_conversation("c", "ann", [])
+        await store.totals(5)
+        await store.membership("c", "ann")
+        await asyncio.to_thread(server.restart)
+        assert (await store.totals(5)).stored_conversations == 1
+        assert (await store.membership("c", "ann")).member
+        assert isinstance(await send(store, "c", "ann", "m1"), Message)
+
+
+@pytest.mark.needs("postgres")
+async def test_a_frozen_server_costs_only_time_limits(own: tuple[Postgres, Postgresql]) -> None:
+    server, place = own
+    witness = Witness()
+    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        await store.totals(TIMEOUT)
+        with heartbeat() as gaps:
+            with server.frozen():
+                began = time.monotonic()
+                for _ in range(3):
+                    assert isinstance(await within(0.3 + LATE, store.totals(0.3)), Unavailable)
+                answers = await asyncio.gather(
+                    *(within(TIMEOUT + LATE, witness.send(store, "c", "ann", f"m{i}")) for i in range(200)),
+                    within(TIMEOUT + LATE, store.membership("c", "bob")),
+                    within(TIMEOUT + LATE, store.conversations_of("bob")),
+                    *(within(TIMEOUT + LATE, store.totals(TIMEOUT)) for _ in range(20)),
+                )
+                assert {type(answer) for answer in answers} == {Unavailable}
+                assert store.up is False
+                pool = store.pool()
+                assert pool.in_use + pool.idle <= 5
+                assert time.monotonic() - began < 20
+            await eventually(lambda: within(TIMEOUT + LATE, store.totals(TIMEOUT)), 30)
+
+            async def works() -> bool:
+                return isinstance(await send(store, "c", "ann", "after"), Message)
+
+            await eventually(works, 30)
+        assert max(gaps) < STALL
+        rows = {row[0] for row in await place.fetch("SELECT client_id FROM messages")}
+        assert rows == {*witness.broadcast, "after"}
+
+
+@pytest.mark.needs("postgres")
+async def test_a_slow_statement_of_a_scrape_is_ended_on_the_server_too(place_: Postgresql) -> None:
+    async with opened(place_, timeout=30.0) as store:
+        other = await asyncpg.connect(place_.url)
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("LOCK TABLE daily_totals IN ACCESS EXCLUSIVE MODE")
+        for _ in range(3):
+            assert isinstance(await within(0.3 + LATE, store.totals(0.3)), Unavailable)
+
+        async def idle() -> bool:
+            rows = await place_.fetch(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'messaging-exporter'"
+                " AND state = 'active' AND datname = current_database()"
+            )
+            return rows == [(0,)]
+
+        await eventually(idle, 5)
+        await transaction.rollback()
+        await other.close()
+        assert (await store.totals(5)).stored_messages == 0
+        assert store.pool().in_use + store.pool().idle <= 5
+
+
+@pytest.fixture
+def place_(postgres: Postgres) -> Postgresql:  # noqa: F811
+    return Postgresql(postgres.url(postgres.create_database()))
+
+
+@pytest.mark.needs("postgres")
+async def test_a_conversation_that_somebody_else_has_locked_delays_only_until_the_time_limit(
+    place_: Postgresql,
+) -> None:
+    witness = Witness()
+    async with opened(place_, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        other = await asyncpg.connect(place_.url)
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("SELECT 1 FROM conversations FOR UPDATE")
+        assert isinstance(await within(TIMEOUT + LATE, witness.send(store, "c", "ann", "m1")), Unavailable)
+        assert (await store.totals(TIMEOUT)).stored_messages == 0
+        await transaction.rollback()
+        await other.close()
+        stored, duplicate = await send_twice_told(store, "c", "ann", "m1")
+        assert isinstance(stored, Message)
+        assert duplicate == bool(witness.recovered)
+        assert await place_.fetch("SELECT count(*) FROM messages") == [(1,)]
+
+
+@pytest.mark.needs("postgres")
+async def test_answers_of_commits_lost_on_the_network_lose_no_message_and_double_none(
+    postgres: Postgres,  # noqa: F811
+    place_: Postgresql,
+) -> None:
+    witness = Witness()
+    async with LossyProxy(postgres.port) as proxy:
+        through = Postgresql(place_.url.replace(str(postgres.port), str(proxy.port)))
+        async with opened(through, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+            await store.create_conversation("c", "ann", [])
+            for i in range(12):
+                if i % 3 == 0:
+                    proxy.cut_after = b"COMMIT"
+                await witness.send(store, "c", "ann", f"m{i}")
+                if f"m{i}" in witness.refused:
+                    await witness.send(store, "c", "ann", f"m{i}")
+            assert proxy.cuts >= 4
+            rows = await place_.fetch("SELECT client_id, seq FROM messages ORDER BY seq")
+    assert [seq for _, seq in rows] == list(range(1, 13))
+    assert {name for name, _ in rows} == {*witness.stored, *witness.repeated}
+    assert witness.broadcast == sorted(name for name, _ in rows), "each was delivered once"
+
+
+@pytest.mark.needs("postgres")
+async def test_backends_killed_under_load_lose_no_message_and_double_none(place_: Postgresql) -> None:
+    witness = Witness()
+    async with opened(place_, timeout=5.0, on_recovered=witness.recovered.append) as store:
+        for name in "abc":
+            await store.create_conversation(name, "ann", [])
+        other = await asyncpg.connect(place_.url)
+        stop = asyncio.Event()
+
+        async def kill() -> int:
+            kills = 0
+            while not stop.is_set():
+                kills += await other.fetchval(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                    " WHERE application_name = 'messaging-exporter' AND datname = current_database()"
+                )
+                await asyncio.sleep(0.02)
+            return kills
+
+        async def client(sender: int) -> None:
+            for i in range(24):
+                name = f"{sender}-{i}"
+                while True:
+                    result = await witness.send(store, "abc"[i % 3], f"u{sender}", name)
+                    if isinstance(result, Message):
+                        break
+                    await asyncio.sleep(0.005)
+
+        killer = asyncio.create_task(kill())
+        await asyncio.gather(*(client(sender) for sender in range(8)))
+        stop.set()
+        assert await killer > 5
+        await other.close()
+        rows = await place_.fetch("SELECT conversation_id, client_id, seq FROM messages ORDER BY 1, 3")
+    for name in "abc":
+        assert [seq for conversation, _, seq in rows if conversation == name] == list(range(1, 65))
+    assert sorted(client_id for _, client_id, _ in rows) == witness.broadcast
