@@ -114,8 +114,8 @@ BOARD = Board(
                                 q.speed(f"{DELIVERY}_count"),
                             )
                         ),
-                        "The objective is 99 %. When it is lower, compare the two time panels to the right: becoming "
-                        "durable, or writing out?",
+                        "The objective is 99 %. When it is lower, the two time panels to the right say whether it is "
+                        "becoming durable that takes long, or writing out.",
                         steps=above((0.95, "orange"), (0.99, "green"), base="red"),
                         none="idle",
                     ),

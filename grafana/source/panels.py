@@ -29,9 +29,9 @@ SOURCE = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
 Steps: TypeAlias = Sequence[tuple[float | None, str]]
 AnyPanel: TypeAlias = Any  # the SDK's panel builders share no base class with their common methods
 
-# The SDK gives query variables the keys of interval variables, which Grafana's own types refuse; and it hides links and
-# annotations in a menu by default.
-REFUSED = frozenset({"auto", "auto_min", "auto_count", "placement"})
+# The SDK gives query variables the keys of interval variables and tables a footer, which Grafana's own types refuse; and
+# it hides links and annotations in a menu by default.
+REFUSED = frozenset({"auto", "auto_min", "auto_count", "footer", "placement"})
 
 GOOD: Steps = ((None, "green"),)
 PLAIN: Steps = ((None, "blue"),)
@@ -227,7 +227,7 @@ def rows_of(title: str, unit: str, query: Query, description: str, hide: Sequenc
 
 @dataclass(frozen=True)
 class Row:
-    """A line of panels: (panel, width); the widths make up 24. Without a title it has no heading."""
+    """Lines of panels of one height: (panel, width); the widths of a line make up 24. Without a title it has no heading."""
 
     title: str
     height: int
@@ -253,7 +253,6 @@ def _variables() -> list[Any]:
             .label(label)
             .datasource(SOURCE)
             .query({"query": text, "refId": name})
-            .definition(text)
             .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .sort(d.VariableSort.ALPHABETICAL_ASC)
             .multi(True)
@@ -357,6 +356,9 @@ def assemble(board: Board) -> str:
             y += 1
         x = 0
         for panel, width in row.panels:
+            if x + width > WIDTH:
+                x = 0
+                y += row.height
             identity += 1
             builder.with_panel(panel.id(identity).grid_pos(d.GridPos(h=row.height, w=width, x=x, y=y)))
             x += width

@@ -1,0 +1,42 @@
+"""What a real server exposes: families with their kind, help and labels, read from a scrape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.store.verify import verify
+from tests.servers.exporter import in_process
+
+
+@dataclass(frozen=True)
+class Family:
+    """A metric: its name as Prometheus stores it (a counter's with ``_total``), kind, help, label names."""
+
+    name: str
+    kind: str
+    help: str
+    labels: frozenset[str]
+
+    @property
+    def aggregation(self) -> str | None:
+        """What its HELP says: "aggregate with sum"."""
+        for word in ("sum of rates", "sum", "max", "min"):
+            if f"aggregate with {word}" in self.help:
+                return word.split()[0]
+        return None
+
+
+async def families(folder: Path) -> dict[str, Family]:
+    """Of a server that has verified its totals once, so that nothing is absent."""
+    async with in_process(folder) as here:
+        await verify(here.server.store)
+        text = await here.exposition()
+    found = {}
+    for family in text_string_to_metric_families(text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
+        found[name] = Family(name, family.type, family.documentation, labels)
+    return found
