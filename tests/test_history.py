@@ -102,8 +102,8 @@ def test_an_hour_is_held_and_no_more() -> None:
     assert answer["figures"]["active_connections"] == list(range(640, 1000))
     assert answer["start"] == T + 6400
     assert answer["since"] == "2026-11-22T13:00:00.000Z"
-    assert answer["closed"]["heartbeat"] == {"last_minute": 6, "last_hour": 359}
-    assert answer["rates"]["joins"] == [None] + [0.1] * 359
+    assert answer["closed"]["heartbeat"] == {"last_minute": 6, "last_hour": 360}
+    assert answer["rates"]["joins"] == [0.1] * 360
 
 
 @pytest.mark.parametrize("pause", [3600, 36_000_000])
@@ -158,7 +158,8 @@ def test_memory_is_the_same_after_an_hour_and_after_a_day() -> None:
 
     def run(first: int, last: int) -> None:
         for i in range(first, last):
-            history.record(T + 10 * i, sample(20_000, joins=i * 4000, connections_closed={"client": i}))
+            closed = dict.fromkeys(ClosedReason, i)
+            history.record(T + 10 * i, sample(20_000, joins=i * 4000, connections_closed=closed))
 
     run(0, 400)
     history.body()

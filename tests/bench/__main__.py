@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "inbound": "typing and join/leave events per second, instruments on and off",
     "connections": "memory per connection, connect + join rate, reconnect storm",
     "scrape": "/metrics under load, and the stall that it causes",
+    "page": "the admin page's addresses with 10,000 connections, and what the last hour takes",
     "durable": "durable sends per second on SQLite and PostgreSQL",
 }
 
