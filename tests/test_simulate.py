@@ -87,13 +87,14 @@ def planted(run: Simulation, double: Double) -> dict[str, set[str]]:
 
 async def test_an_honest_server_is_not_accused_and_the_rate_is_kept_exactly() -> None:
     async with Double() as double:
-        _, summary = await run(double)
+        books, summary = await run(double)
     assert summary.wrong == {}
     assert summary.status == 0
     assert summary.sent + summary.missed == 250
     assert summary.missed <= 2
     assert summary.acknowledged == summary.verified == summary.sent == double.accepted
     assert summary.delivered > summary.sent
+    assert summary.connections == sum(person.tabs for person in books._organisation.people)
     assert summary.typing > 100
     assert summary.reads > 20
     assert summary.ack_seconds["p50"] is not None

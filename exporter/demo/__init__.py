@@ -151,10 +151,14 @@ def _status(console: Console, text: str) -> Any:
 
 def _welcome(places: Places, settings: Settings, link: str) -> None:
     metrics, public = places.metrics_urls[0], places.urls[0]
+    sign_in = f"{metrics}/admin#token={link}"
+    console = Console()
+    if console.is_terminal and not console.is_dumb_terminal:  # a link that can be clicked though it is two lines long
+        sign_in = f"\x1b]8;;{sign_in}\x1b\\{sign_in}\x1b]8;;\x1b\\"
     _say(
         "messaging-exporter is running, with simulated people on it. Ctrl-C stops it.\n\n"
         f"  Metrics     {metrics}{settings.telemetry_path}\n"
-        f"  Admin page  {metrics}/admin#token={link}\n"
+        f"  Admin page  {sign_in}\n"
         f"  WebSocket   {public.replace('http', 'ws', 1)}/v1/messaging/ws\n"
     )
 

@@ -182,8 +182,9 @@ class Crowd:
         return (START_HOUR + (self.clock() - self.started) / self._options.day * 24) % 24
 
     async def _keep_hours(self) -> None:
+        opened = self.clock()
         while not self.closing:
-            hour, since = self.hour(), self.clock() - self.started
+            hour, since = self.hour(), self.clock() - opened
             for tab in self.tabs:
                 here = self._options.steady or self.organisation.people[tab.person].present(hour)
                 present = here and tab.starts_at <= since

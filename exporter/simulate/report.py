@@ -73,6 +73,11 @@ class Summary:
             f"{self.connections} connections, {self.resets} of them reset by a lost network; "
             f"{self.caught_up} messages caught up, {self.reads} read receipts, {self.typing} times typing",
         ]
+        if self.own_lag_seconds > 0.1:
+            lines.append(
+                f"this program itself was up to {1000 * self.own_lag_seconds:.0f} ms late, for want of a processor, "
+                "and the latencies above include that"
+            )
         if self.missed:
             lines.append(
                 f"{self.missed} messages were due while nobody could write them, or faster than clients may send"

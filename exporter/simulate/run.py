@@ -93,7 +93,7 @@ class Simulation:
         self._phase, self._started = "running", time.monotonic()
         try:
             await crowd.run(self._stop)
-            seconds = time.monotonic() - self._started
+            seconds = time.monotonic() - crowd.started
             self._phase = "waiting for answers"
             await crowd.drain(self._patience())
             self._phase = "going home"

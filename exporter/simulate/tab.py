@@ -109,7 +109,7 @@ class Tab:
             wait = await self._connect()
             failures = 0 if wait is None else failures + 1
             # Full jitter: after a restart of the server not everybody comes back at once.
-            limit = min(8.0, 0.25 * 2 ** min(failures, 5))
+            limit = min(3.0, 0.25 * 2 ** min(failures, 5))
             await asyncio.sleep(max(wait or 0.0, self.random.uniform(0.02, limit)))
 
     async def _connect(self) -> float | None:
