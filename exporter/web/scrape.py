@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest as generate_text
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.samples import Sample
 
 from exporter.metrics import Metrics, state_families
 from exporter.web.figures import Figures
@@ -116,10 +117,18 @@ def _restricted(families: Iterable[Metric], names: set[str]) -> Iterator[Metric]
             yield family
             continue
         samples = [sample for sample in family.samples if sample.name in names]
-        if samples:
-            part = Metric(family.name, family.documentation, family.type, family.unit)
-            part.samples = samples
-            yield part
+        if family.type == "histogram":
+            # A part of a histogram is none: OpenMetrics' parsers refuse one without all of its parts.
+            for name in sorted({sample.name for sample in samples}):
+                yield _part(name, "unknown", family, [sample for sample in samples if sample.name == name])
+        elif samples:
+            yield _part(family.name, family.type, family, samples)
+
+
+def _part(name: str, kind: str, family: Metric, samples: list[Sample]) -> Metric:
+    part = Metric(name, family.documentation, kind, family.unit)
+    part.samples = samples
+    return part
 
 
 __all__ = ["OPENMETRICS", "TEXT", "Scrape"]
