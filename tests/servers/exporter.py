@@ -387,6 +387,20 @@ class Exporter(Asking):
         found = self.log.read_text().splitlines()
         return [json.loads(line) if line.startswith("{") else {"text": line} for line in found]
 
+    async def command(self, *arguments: str) -> int:
+        """Another command of the program on the same data; its exit status, and its output in the log."""
+        with self.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "exporter", arguments[0], "--data.dir", str(self.data), *arguments[1:]),
+                env=self._environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+            )
+        async with asyncio.timeout(PATIENCE):
+            return await process.wait()
+
     def signal(self, number: signal.Signals) -> None:
         """Send the process a signal."""
         assert self.process is not None
