@@ -215,7 +215,7 @@ class Server:
     async def _sample(self) -> None:
         """One point of the last hour every ten seconds."""
         while True:
-            snapshot = await self.figures.snapshot(self.settings.database_timeout * SHARE)
+            snapshot = await self.figures.snapshot(self.settings.database_timeout * SHARE, pressure=False)
             self.history.record(snapshot.as_of, sample(snapshot, self.metrics))
             await asyncio.sleep(self.history.until_next(time.time()))
 
