@@ -19,7 +19,7 @@ from exporter.web.history import Sample as Point
 from tests.bench.load import Load
 from tests.bench.machine import raise_files
 from tests.bench.options import Options
-from tests.bench.report import Sample, table
+from tests.bench.report import table
 from tests.bench.subjects import Ours
 
 ROOM = 10

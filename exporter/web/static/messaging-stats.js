@@ -16,7 +16,8 @@ const SHORTEST_REFRESH = 0.25;
 const LONGEST_PAUSE = 10; // seconds between two attempts while the server does not answer
 const TIME_OUT = 8; // seconds for one answer; twice the refresh time when that is longer
 const STALE = 15; // seconds after which an age is marked
-const WINDOWS = [120, 300, 600, 1200, 1800, 3600]; // seconds that a chart may span: the first that holds all samples
+const SHORTEST_WINDOW = 60; // seconds that a chart spans at least: it grows with what there is to an hour
+const LONGEST_WINDOW = 3600;
 
 const NO_REASON = 'the server gave no reason';
 const BINS = 72; // points of a line: 50 s each in an hour, one sample each up to twelve minutes
@@ -243,7 +244,12 @@ function moment(text) {
   return Number.isNaN(at) ? null : at / 1000;
 }
 
-const span = (seconds) => (seconds >= 3600 ? 'last hour' : `last ${seconds / 60} min`);
+/** The length of a chart in words. */
+function span(seconds) {
+  if (seconds >= LONGEST_WINDOW) return 'last hour';
+  const minutes = Math.round(seconds / 60);
+  return minutes < 2 ? 'last minute' : `last ${minutes} min`;
+}
 
 /** The points in bins of `width` seconds, in runs without a gap: [[{at, mean, low, high}…]…]. The latest stays alone. */
 function runs(points, from, width) {
@@ -720,7 +726,7 @@ export class MessagingStats extends HTMLElement {
     const length = known(history.length) ?? 0;
     if (start === null || length === 0 || this.#serverTime === null) return null;
     const end = Math.max(this.#serverTime, start + length * step);
-    const seconds = WINDOWS.find((w) => w >= end - start) ?? WINDOWS[WINDOWS.length - 1];
+    const seconds = Math.min(Math.max(end - start, SHORTEST_WINDOW), LONGEST_WINDOW);
     return { step, start, length, end, seconds, from: end - seconds };
   }
 
