@@ -21,6 +21,9 @@ _CONTINUATION: Final = 0x0
 _DATA: Final = frozenset((_CONTINUATION, TEXT, BINARY))
 _CONTROL: Final = frozenset((CLOSE, PING, PONG))
 _MAX_CONTROL: Final = 125
+# The rate limit counts messages, and an empty fragment is within every size: without this, a flood of them is free.
+# A message of the default limit in pieces of 64 bytes, the smallest that conformance suites send, is within it.
+MAX_FRAGMENTS: Final = 1_024
 
 
 class Violation(IntEnum):
@@ -40,13 +43,14 @@ class FrameReader:
     control frames behind it are still returned, so that the peer's answer to the close is seen.
     """
 
-    __slots__ = ("_buffer", "_fragments", "_limit", "_need", "_opcode", "_skip", "error")
+    __slots__ = ("_buffer", "_fragments", "_limit", "_need", "_opcode", "_pieces", "_skip", "error")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer: bytearray | None = None  # an unfinished frame
         self._need = 0  # bytes that an unfinished frame needs before another look is worth while
         self._fragments: bytearray | None = None  # an unfinished message
+        self._pieces = 0  # of the unfinished message
         self._opcode = TEXT
         self._skip = 0
         self.error: tuple[int, str] | None = None
@@ -77,24 +81,24 @@ class FrameReader:
         if end - start < 2:
             return self._wait(data, start, 2)
         first, second = data[start], data[start + 1]
-        size = second & 0x7F
-        head = start + 6
-        if size == 126:
-            head += 2
-            if end < start + 4:
-                return self._wait(data, start, 8)
-            size = int.from_bytes(data[start + 2 : start + 4], "big")
-        elif size == 127:
-            head += 8
-            if end < start + 10:
-                return self._wait(data, start, 14)
-            size = int.from_bytes(data[start + 2 : start + 10], "big")
         opcode = first & 0x0F
         # 0x80: FIN alone, no reserved bit; 0x80 of the second byte: masked, as a client must (section 5.1)
         if not second & 0x80:
             return self._violation("frame is not masked")
         if first & 0x70 or (opcode not in _DATA and opcode not in _CONTROL):
             return self._violation("reserved bits or opcode")
+        size = second & 0x7F
+        head = start + 6
+        if size == 126:
+            head += 2
+            if end < start + 4:
+                return self._wait(data, start, 4)
+            size = int.from_bytes(data[start + 2 : start + 4], "big")
+        elif size == 127:
+            head += 8
+            if end < start + 10:
+                return self._wait(data, start, 10)
+            size = int.from_bytes(data[start + 2 : start + 10], "big")
         if opcode in _CONTROL and (size > _MAX_CONTROL or not first & 0x80):
             return self._violation("control frame is fragmented or too long")
         if opcode in _DATA and size + (len(self._fragments) if self._fragments is not None else 0) > self._limit:
@@ -119,13 +123,16 @@ class FrameReader:
             return False
         if started is not None:
             started += payload
-            if final:
+            self._pieces += 1
+            if self._pieces > MAX_FRAGMENTS:
+                self._too_large(0, 0, f"message has more than {MAX_FRAGMENTS} fragments")
+            elif final:
                 messages.append((self._opcode, bytes(started)))
                 self._fragments = None
         elif final:
             messages.append((opcode, payload))
         else:
-            self._opcode, self._fragments = opcode, bytearray(payload)
+            self._opcode, self._fragments, self._pieces = opcode, bytearray(payload), 1
         return True
 
     def _wait(self, data: bytes, start: int, need: int) -> int:
@@ -138,9 +145,9 @@ class FrameReader:
         self._skip = 2**63  # nothing behind a broken frame can be read
         return -1
 
-    def _too_large(self, length: int, missing: int) -> int:
+    def _too_large(self, length: int, missing: int, words: str = "frame is larger than {} bytes") -> int:
         """Pass over this frame and every data frame after it, so that the peer's close frame is still seen."""
-        self.error = self.error or (Violation.TOO_LARGE, f"frame is larger than {self._limit} bytes")
+        self.error = self.error or (Violation.TOO_LARGE, words.format(self._limit))
         self._fragments = None
         self._limit = -1
         if missing <= 0:
@@ -172,7 +179,8 @@ def text_frame(payload: bytes) -> bytes:
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """A close frame; the reason is cut to what fits (section 5.5.1)."""
-    return frame(CLOSE, code.to_bytes(2, "big") + reason.encode()[: _MAX_CONTROL - 2])
+    words = reason.encode()[: _MAX_CONTROL - 2].decode(errors="ignore")  # not in the middle of a character
+    return frame(CLOSE, code.to_bytes(2, "big") + words.encode())
 
 
 def close_code(payload: bytes) -> int | None:
@@ -180,7 +188,8 @@ def close_code(payload: bytes) -> int | None:
     if not payload:
         return None
     code = int.from_bytes(payload[:2], "big")
-    allowed = (1000 <= code < 1012 and code not in (1004, 1005, 1006)) or 3000 <= code < 5000
+    # 1012 to 1014 have been registered since: restart, try again, bad gateway
+    allowed = (1000 <= code < 1015 and code not in (1004, 1005, 1006)) or 3000 <= code < 5000
     if len(payload) < 2 or not allowed:
         return int(Violation.PROTOCOL)
     try:
