@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -39,6 +40,9 @@ PATIENCE = 20.0
 WS = "/v1/messaging/ws"
 CONVERSATIONS = "/v1/messaging/conversations"
 STATS = "/v1/messaging/stats"
+
+_SHOWN = re.compile(r"Metrics +(http://\S+)/metrics\n")
+"""How ``demo`` tells people where it is."""
 
 Figures = dict[str, float]
 """A scrape: ``name{label="value"}`` as it stands in the exposition, to its value."""
@@ -373,9 +377,10 @@ class Exporter(Asking):
         assert self.process is not None
         assert self.process.returncode is None, f"it ended with {self.process.returncode}:\n{text}"
         for line in text.splitlines(keepends=True):
-            if line.startswith("{") and line.endswith("\n") and '"listening"' in line:
-                urls = json.loads(line)["urls"]
-                return (json.loads(urls.replace("'", '"')) if isinstance(urls, str) else urls)[0]  # type: ignore[no-any-return]
+            if '"listening"' in line and line.endswith("\n"):
+                return str(json.loads(json.loads(line)["urls"].replace("'", '"'))[0])
+            if shown := _SHOWN.search(line):
+                return shown[1]
         return None
 
     async def ready(self) -> bool:
