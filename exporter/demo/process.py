@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _LENGTH: Final = struct.Struct(">Q")
 _STDIN: Final = 0
+# What a pipe says whose reader was ended by the same signal; uvloop says it with a RuntimeError.
+_GONE: Final = (OSError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,10 @@ class ServerProcess:
         )
         packed = pickle.dumps(settings)
         assert process.stdin is not None  # noqa: S101 - asked for above
-        process.stdin.write(_LENGTH.pack(len(packed)) + packed)
-        return cls(process)
+        server = cls(process)
+        with suppress(*_GONE):
+            process.stdin.write(_LENGTH.pack(len(packed)) + packed)
+        return server
 
     async def places(self) -> Places:
         """Where it listens, once it does. Returns only if it ever does: look at ``exited`` beside it."""
@@ -96,7 +100,8 @@ class ServerProcess:
     async def stop(self, seconds: float) -> None:
         """Asks it to drain and stop, waits this long, then ends it."""
         assert self._process.stdin is not None  # noqa: S101 - asked for above
-        self._process.stdin.close()
+        with suppress(*_GONE):
+            self._process.stdin.close()
         await asyncio.wait((self.exited,), timeout=seconds)
         if not self.exited.done():
             with suppress(ProcessLookupError):
