@@ -378,7 +378,7 @@ class Exporter(Asking):
         assert self.process.returncode is None, f"it ended with {self.process.returncode}:\n{text}"
         for line in text.splitlines(keepends=True):
             if '"listening"' in line and line.endswith("\n"):
-                return str(json.loads(json.loads(line)["urls"].replace("'", '"'))[0])
+                return str(json.loads(line)["urls"][0])
             if shown := _SHOWN.search(line):
                 return shown[1]
         return None
