@@ -43,13 +43,20 @@ class Sqlite:
 
     async def execute(self, *scripts: str) -> None:
         """Each script in a connection of its own, as another program would run it: foreign keys off."""
-        for script in scripts:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=20)) as connection:
-                connection.executescript(script)
+
+        def run() -> None:
+            for script in scripts:
+                with contextlib.closing(sqlite3.connect(self.path, timeout=20)) as connection:
+                    connection.executescript(script)
+
+        await asyncio.to_thread(run)
 
     async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
-        with contextlib.closing(sqlite3.connect(self.path, timeout=20)) as connection:
-            return connection.execute(sql).fetchall()
+        def run() -> list[tuple[Any, ...]]:
+            with contextlib.closing(sqlite3.connect(self.path, timeout=20)) as connection:
+                return connection.execute(sql).fetchall()
+
+        return await asyncio.to_thread(run)
 
 
 class Postgresql:

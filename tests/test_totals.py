@@ -16,6 +16,8 @@ from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 TODAY = date(2026, 3, 10)
 
+INSERT = "INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES "
+
 FURNISH = """
 INSERT INTO users (id, created_at) VALUES
     ('ann', '2026-01-01T00:00:00Z'), ('bob', '2026-03-10T09:00:00Z'), ('eve', '2026-03-01T00:00:00Z');
@@ -73,7 +75,8 @@ CHANGES = {
     "all conversations are deleted": "DELETE FROM conversations",
     "a user is deleted": "DELETE FROM users WHERE id = 'ann'",
     "all users are deleted": "DELETE FROM users",
-    "messages move to another conversation": "UPDATE messages SET conversation_id = 'b', seq = seq + 10 WHERE conversation_id = 'a'",
+    "messages move to another conversation": """
+        UPDATE messages SET conversation_id = 'b', seq = seq + 10 WHERE conversation_id = 'a'""",
     "messages trade places between conversations": """
         INSERT INTO conversations (id) VALUES ('c');
         UPDATE messages SET conversation_id = 'c', seq = 1 WHERE conversation_id = 'b';
@@ -141,13 +144,11 @@ async def test_last_active_is_the_day_of_the_latest_message_inserted(place: Plac
     await place.execute(
         "DELETE FROM messages WHERE sender_id = 'ann'",
         "UPDATE messages SET sent_at = '2026-01-01T00:00:00Z' WHERE sender_id = 'bob'",
-        "INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('a', 9, 'bob', '2025-12-31T00:00:00Z')",
+        INSERT + "('a', 9, 'bob', '2025-12-31T00:00:00Z')",
         "UPDATE messages SET sender_id = 'eve' WHERE conversation_id = 'b'",
     )
     assert await days(place) == {"ann": "2026-03-10", "bob": "2026-03-05", "eve": None}
-    await place.execute(
-        "INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('a', 10, 'bob', '2026-03-11T00:00:00Z')"
-    )
+    await place.execute(INSERT + "('a', 10, 'bob', '2026-03-11T00:00:00Z')")
     assert (await days(place))["bob"] == "2026-03-11"
     assert (await store.totals(5)).active_users == {1: 1, 7: 1, 30: 1}, "a day in the future is in no window"
 
@@ -326,8 +327,9 @@ async def postgresql(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Post
         "TRUNCATE users",
         "TRUNCATE users, conversations, messages, conversation_members",
         "BEGIN; TRUNCATE conversations CASCADE; TRUNCATE users; ROLLBACK",
-        "MERGE INTO messages AS m USING (VALUES ('a', 1), ('b', 8)) AS v (c, s) ON m.conversation_id = v.c AND m.seq = v.s"
-        " WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (conversation_id, seq, sender_id) VALUES (c, s, 'eve')",
+        "MERGE INTO messages AS m USING (VALUES ('a', 1), ('b', 8)) AS v (c, s)"
+        " ON m.conversation_id = v.c AND m.seq = v.s WHEN MATCHED THEN DELETE"
+        " WHEN NOT MATCHED THEN INSERT (conversation_id, seq, sender_id) VALUES (c, s, 'eve')",
         "WITH gone AS (DELETE FROM messages WHERE conversation_id = 'a' RETURNING *) INSERT INTO messages"
         " SELECT 'b', seq + 30, sender_id, client_id || 'x', body, sent_at FROM gone",
         "SET session_replication_role = origin; SET timezone = 'Pacific/Kiritimati';"
@@ -362,7 +364,8 @@ async def test_a_program_that_may_only_insert_messages_keeps_the_totals_right(
     )
     elsewhere = Postgresql(place.url.replace("postgres@", "writer@"))
     await elsewhere.execute(
-        "SET search_path = pg_catalog; INSERT INTO public.messages (conversation_id, seq, sender_id) VALUES ('a', 9, 'eve')"
+        "SET search_path = pg_catalog;"
+        " INSERT INTO public.messages (conversation_id, seq, sender_id) VALUES ('a', 9, 'eve')"
     )
     await assert_exact(place, store, TODAY)
     assert (await recount(place, TODAY))["stored_messages"] == 5

@@ -221,7 +221,12 @@ class SqliteDialect(Dialect):
 
     def trouble(self, error: BaseException) -> Trouble:
         """What an error means, SQLAlchemy's wrapping taken off."""
-        return trouble_of(getattr(error, "orig", None) or error)
+        trouble = trouble_of(getattr(error, "orig", None) or error)
+        if trouble.text == faults.NO_FILE and not self.path.parent.is_dir():
+            return Trouble(Kind.SETUP, faults.NO_FOLDER)
+        if trouble.text == faults.NO_FILE and not self.path.exists():
+            return Trouble(Kind.SETUP, faults.NO_FILE_YET)
+        return trouble
 
     def _stat(self) -> tuple[int, int] | None:
         # On the loop: it takes 2 µs on a local file system, and SQLite in WAL mode works on no other.

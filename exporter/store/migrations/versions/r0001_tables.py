@@ -11,7 +11,7 @@ depends_on = None
 
 _SQLITE_NOW = "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
 
-_SQLITE = f"""
+SQLITE = f"""
 CREATE TABLE users (
     id TEXT NOT NULL PRIMARY KEY,
     created_at TEXT NOT NULL DEFAULT {_SQLITE_NOW}
@@ -41,7 +41,7 @@ CREATE TABLE messages (
 );
 """
 
-_POSTGRESQL = """
+POSTGRESQL = """
 CREATE TABLE users (
     id text PRIMARY KEY,
     created_at timestamptz NOT NULL DEFAULT now()
@@ -74,7 +74,7 @@ CREATE TABLE messages (
 
 def upgrade() -> None:
     """Make the tables."""
-    script = _SQLITE if op.get_bind().dialect.name == "sqlite" else _POSTGRESQL
+    script = SQLITE if op.get_bind().dialect.name == "sqlite" else POSTGRESQL
     for statement in script.split(";\n"):
         if statement.strip():
             op.execute(statement)

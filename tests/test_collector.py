@@ -1,0 +1,157 @@
+"""One scrape's figures: shared, in time, with their age, and absent when they are not known."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from exporter.collector import Collector
+from exporter.errors import Unavailable
+from exporter.records import Totals
+
+
+def totals(as_of: float = 1.0) -> Totals:
+    return Totals(1, 2, 3, 4, {1: 1, 7: 2, 30: 3}, as_of)
+
+
+class Double:
+    """A store whose answers a test decides."""
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.cancelled = 0
+        self.timeouts: list[float] = []
+        self.gate = asyncio.Event()
+        self.error: str | None = None
+
+    async def totals(self, timeout: float) -> Totals:
+        self.queries += 1
+        self.timeouts.append(timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                await self.gate.wait()
+        except TimeoutError:
+            raise Unavailable("the database did not answer in time") from None
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error:
+            raise Unavailable(self.error)
+        return totals(float(self.queries))
+
+
+@pytest.fixture
+def double() -> Double:
+    return Double()
+
+
+@pytest.fixture
+def collector(double: Double) -> Collector:
+    store: Any = double
+    return Collector(store, clock=lambda: 1000.0)
+
+
+async def test_before_the_first_scrape_nothing_is_known(collector: Collector) -> None:
+    assert (collector.latest, collector.error, collector.last_success, collector.up) == (None, None, None, False)
+
+
+async def test_a_scrape_gets_the_figures_as_they_are_now(collector: Collector, double: Double) -> None:
+    double.gate.set()
+    assert await collector.collect(1.0) == totals(1.0)
+    assert await collector.collect(1.0) == totals(2.0), "nothing is cached"
+    assert (collector.latest, collector.error, collector.last_success, collector.up) == (
+        totals(2.0),
+        None,
+        1000.0,
+        True,
+    )
+    assert collector.duration >= 0
+
+
+async def test_scrapes_at_once_share_one_query(collector: Collector, double: Double) -> None:
+    tasks = [asyncio.create_task(collector.collect(5.0)) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    double.gate.set()
+    assert await asyncio.gather(*tasks) == [totals(1.0)] * 50
+    assert double.queries == 1
+
+
+async def test_a_failure_is_shared_too_and_not_tried_again_by_everybody(collector: Collector, double: Double) -> None:
+    double.error = "the database cannot be reached"
+    tasks = [asyncio.create_task(collector.collect(5.0)) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    double.gate.set()
+    assert await asyncio.gather(*tasks) == [None] * 50
+    assert double.queries == 1
+    assert (collector.up, collector.error, collector.latest) == (False, "the database cannot be reached", None)
+
+
+async def test_each_scrape_has_its_own_deadline(collector: Collector, double: Double) -> None:
+    began = time.monotonic()
+    short = asyncio.create_task(collector.collect(0.1))
+    await asyncio.sleep(0)
+    long = asyncio.create_task(collector.collect(30.0))
+    assert await short is None
+    assert time.monotonic() - began < 5
+    assert collector.error == "the database did not answer in time"
+    double.gate.set()
+    assert await long is not None, "a scrape with more time asks again"
+    assert collector.up
+    assert double.queries == 2
+
+
+async def test_a_shorter_deadline_does_not_end_the_query_of_a_longer_one(collector: Collector, double: Double) -> None:
+    long = asyncio.create_task(collector.collect(30.0))
+    await asyncio.sleep(0)
+    assert await collector.collect(0.05) is None
+    double.gate.set()
+    assert await long == totals(1.0)
+    assert (double.queries, double.cancelled) == (1, 0)
+
+
+async def test_the_query_ends_when_nobody_waits_for_it(collector: Collector, double: Double) -> None:
+    tasks = [asyncio.create_task(collector.collect(30.0)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await asyncio.sleep(0)
+    assert double.cancelled == 1
+    double.gate.set()
+    assert await collector.collect(1.0) == totals(2.0)
+
+
+async def test_a_scrape_that_is_cancelled_leaves_the_others_theirs(collector: Collector, double: Double) -> None:
+    tasks = [asyncio.create_task(collector.collect(30.0)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    tasks[0].cancel()
+    await asyncio.sleep(0)
+    double.gate.set()
+    assert await asyncio.gather(*tasks[1:]) == [totals(1.0)] * 2
+
+
+async def test_the_last_figures_stay_with_their_age_while_the_database_is_away(
+    collector: Collector, double: Double
+) -> None:
+    double.gate.set()
+    await collector.collect(1.0)
+    double.error = "gone"
+    assert await collector.collect(1.0) is None
+    assert (collector.up, collector.error, collector.latest, collector.last_success) == (
+        False,
+        "gone",
+        totals(1.0),
+        1000.0,
+    )
+    double.error = None
+    assert await collector.collect(1.0) == totals(3.0)
+    assert (collector.up, collector.error) == (True, None)
+
+
+@pytest.mark.parametrize("deadline", [0.0, -1.0])
+async def test_without_any_time_nothing_is_asked(collector: Collector, double: Double, deadline: float) -> None:
+    assert await collector.collect(deadline) is None
+    assert (double.queries, collector.up) == (0, False)

@@ -1,0 +1,352 @@
+"""Making and upgrading the schema: adoption of rows that are there, interruption, two at once, and clear refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from exporter.errors import Misconfigured, Unavailable
+from exporter.store import Store
+from exporter.store.migrate import revisions
+from exporter.store.urls import PostgresPlace, SqlitePlace, locate
+from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, send
+from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+
+ROOT = Path(__file__).parent.parent
+TODAY = date(2026, 3, 10)
+
+OLD_ROWS = """
+INSERT INTO users (id, created_at)
+    SELECT 'u' || n, ('2026-0' || (1 + n % 3) || '-01T10:00:00Z'){time} FROM numbers WHERE n < 40;
+INSERT INTO conversations (id, created_at, total_messages, last_seq)
+    SELECT 'c' || n, ('2026-01-0' || (1 + n % 9) || 'T23:30:00Z'){time}, n * 7, n % 5 FROM numbers WHERE n < 30;
+INSERT INTO conversation_members (conversation_id, user_id)
+    SELECT 'c' || (n % 30), 'u' || (n % 40) FROM numbers WHERE n < 100;
+INSERT INTO messages (conversation_id, seq, sender_id, client_id, body, sent_at)
+    SELECT 'c' || (n % 30), 1 + n / 30, 'u' || (n % 55), 'm' || n, 'x',
+        ('2026-03-0' || (1 + n % 9) || 'T12:00:00Z'){time}
+    FROM numbers WHERE n < 5000;
+"""
+NUMBERS = {
+    "sqlite": "CREATE TEMP TABLE numbers AS WITH RECURSIVE c (n) AS"
+    " (SELECT 0 UNION ALL SELECT n + 1 FROM c WHERE n < 9999) SELECT n FROM c;",
+    "postgresql": "CREATE TEMP TABLE numbers AS SELECT generate_series(0, 9999) AS n;",
+}
+
+
+def old_rows(place: Place) -> str:
+    """Rows as an earlier release may have left them, with totals that nobody kept right."""
+    return NUMBERS[place.name] + OLD_ROWS.format(time="::timestamptz" if place.name == "postgresql" else "")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "sqlite":
+        return Sqlite(tmp_path / "messaging.db")
+    server = request.getfixturevalue("postgres")
+    return Postgresql(server.url(server.create_database()))
+
+
+async def migrate(place: Place, revision: str = "head") -> None:
+    store = Store(place.url)
+    try:
+        await store.migrate(revision)
+    finally:
+        await store.close()
+
+
+async def test_there_are_revisions_to_adopt_from() -> None:
+    assert len(revisions()) >= 2
+
+
+async def test_a_database_of_an_earlier_revision_is_adopted_with_its_rows(place: Place) -> None:
+    await migrate(place, revisions()[0])
+    await place.execute(old_rows(place))
+    async with opened(place, clock=Clock()) as store:
+        await assert_exact(place, store, TODAY)
+        found = await store.totals(5)
+        assert (found.stored_messages, found.stored_conversations, found.registered_users) == (5000, 30, 40)
+        assert found.active_users[30] == 40
+        stored = await send(store, "c1", "u1", "new")
+        assert stored.seq == 168  # type: ignore[union-attr]
+        await assert_exact(place, store, TODAY)
+
+
+async def test_migrating_again_changes_nothing(place: Place) -> None:
+    async with opened(place, clock=Clock()) as store:
+        await store.create_conversation("c", "ann", [])
+        await send(store, "c", "ann", "m")
+        before = await place.fetch("SELECT * FROM daily_totals")
+        await store.migrate()
+        assert await place.fetch("SELECT * FROM daily_totals") == before
+
+
+async def run(script: str, url: str) -> int:
+    """A Python script in another process; its exit status."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, cwd=ROOT)
+    return await process.wait()
+
+
+MIGRATE = "import asyncio, sys; from exporter.store import Store; asyncio.run(Store(sys.argv[1]).migrate())"
+
+
+async def test_processes_that_migrate_at_once_do_not_collide(place: Place) -> None:
+    await migrate(place, revisions()[0])
+    await place.execute(old_rows(place))
+    assert await asyncio.gather(*(run(MIGRATE, place.url) for _ in range(3))) == [0] * 3
+    async with opened(place, clock=Clock()) as store:
+        await assert_exact(place, store, TODAY)
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from exporter.store import Store, migrate
+original = migrate.command.upgrade
+def upgrade(config, revision):
+    original(config, revision)  # everything has been done, nothing has been committed
+    os.kill(os.getpid(), signal.SIGKILL)
+migrate.command.upgrade = upgrade
+asyncio.run(Store(sys.argv[1]).migrate())
+"""
+
+
+async def test_a_migration_that_is_killed_half_way_has_done_nothing_and_can_be_run_again(place: Place) -> None:
+    await migrate(place, revisions()[0])
+    await place.execute(old_rows(place))
+    assert await run(KILLED, place.url) == -signal.SIGKILL
+    assert await place.fetch("SELECT version_num FROM alembic_version") == [(revisions()[0],)]
+    async with opened(place, clock=Clock()) as store:
+        await assert_exact(place, store, TODAY)
+
+
+async def test_rows_written_while_it_migrates_are_counted(place: Place) -> None:
+    await migrate(place, revisions()[0])
+    await place.execute(old_rows(place))
+    stop = asyncio.Event()
+
+    def write(n: int) -> None:
+        statement = (
+            "INSERT INTO messages (conversation_id, seq, sender_id, sent_at)"
+            f" VALUES ('c2', {10_000 + n}, 'u3', '2026-03-10T01:00:00Z')"
+        )
+        asyncio.run(place.execute(statement))
+
+    async def writing() -> int:
+        n = 0
+        while not stop.is_set():
+            await asyncio.to_thread(write, n)
+            n += 1
+        return n
+
+    task = asyncio.create_task(writing())
+    await migrate(place)
+    stop.set()
+    assert await task > 0
+    async with opened(place, clock=Clock()) as store:
+        await assert_exact(place, store, TODAY)
+
+
+async def test_a_schema_of_a_newer_version_is_refused_and_not_touched(place: Place) -> None:
+    await migrate(place)
+    await place.execute("UPDATE alembic_version SET version_num = '9999'")
+    store = Store(place.url)
+    for call in (store.migrate, store.start):
+        with pytest.raises(Misconfigured, match=r"9999.*newer") as caught:
+            await call()
+        assert "\n" not in str(caught.value)
+    await store.close()
+    assert await place.fetch("SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+async def test_starting_without_the_schema_says_what_to_run(place: Place) -> None:
+    store = Store(place.url)
+    if isinstance(place, Sqlite):
+        sqlite3.connect(place.path).close()
+        place.path.touch()
+    with pytest.raises(Misconfigured, match="migrate"):
+        await store.start()
+    await migrate(place, revisions()[0])
+    with pytest.raises(Misconfigured, match="migrate"):
+        await store.start()
+    await store.close()
+
+
+# --- places that are not one ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "messaging.db",
+        "mysql://root:hunter2@host/db",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://host/file",
+        "sqlite:///file.db?mode=hunter2",
+        "postgresql://user:hunter2@host:port/db",
+        "postgresql://user:hunter2@[::1/db",
+        "hunter2://",
+    ],
+)
+def test_a_url_that_names_no_database_is_one_clear_line_without_secrets(url: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        Store(url)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value).replace("(hunter2)", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("sqlite:///data/messaging.db", SqlitePlace(Path("data/messaging.db"))),
+        ("sqlite:////var/lib/a%20b.db", SqlitePlace(Path("/var/lib/a b.db"))),
+        ("sqlite+aiosqlite:///x.db", SqlitePlace(Path("x.db"))),
+        ("postgres://u:p@h/d?sslmode=require", PostgresPlace("postgresql://u:p@h/d?sslmode=require")),
+        ("postgresql+asyncpg:///d?host=/run", PostgresPlace("postgresql:///d?host=/run")),
+    ],
+)
+def test_urls_in_all_their_forms(url: str, found: Any) -> None:
+    assert locate(url) == found
+    assert ":p@" not in repr(locate(url))
+
+
+async def refused(url: str, kind: type[Exception], match: str) -> str:
+    """Both ways to begin refuse in the same way; the line that a person sees."""
+    lines = set()
+    for name in ("migrate", "start"):
+        store = Store(url, timeout=2.0)
+        with pytest.raises(kind, match=match) as caught:
+            await getattr(store, name)()
+        await store.close()
+        lines.add(str(caught.value))
+        assert "\n" not in str(caught.value)
+        assert "hunter2" not in str(caught.value) + str(store.error)
+    return lines.pop()
+
+
+async def test_sqlite_places_that_cannot_be(tmp_path: Path) -> None:
+    await refused(f"sqlite:///{tmp_path}/no/such/folder/m.db", Misconfigured, "folder")
+    await refused(f"sqlite:///{tmp_path}", Misconfigured, "opened")
+    (tmp_path / "text.db").write_text("this is not a database, it is a text of some length " * 100)
+    await refused(f"sqlite:///{tmp_path}/text.db", Misconfigured, "not a database")
+    assert not (tmp_path / "no").exists()
+
+
+async def test_strange_characters_in_a_path_are_just_characters(tmp_path: Path) -> None:
+    folder = tmp_path / "a b?c#d%e"
+    folder.mkdir()
+    path = folder / "ü&mode=memory.db"
+    from urllib.parse import quote
+
+    async with opened(Sqlite(Path(quote(str(path))))) as store:
+        await store.create_conversation("c", "ann", [])
+    assert path.exists()
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[Path]:
+    """A folder of one's own, as somebody whom permissions stop: root is nobody for a while."""
+    root = os.geteuid() == 0
+    folder = Path(tempfile.mkdtemp())
+    try:
+        if root:
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+async def test_a_read_only_file_is_refused() -> None:
+    with ordinary_user() as folder:
+        place = Sqlite(folder / "messaging.db")
+        await migrate(place)
+        place.path.chmod(0o444)
+        store = Store(place.url)
+        with pytest.raises(Misconfigured, match="read-only"):
+            await store.start()
+        await store.close()
+        place.path.chmod(0o644)
+        folder.chmod(0o555)
+        await refused(place.url, Misconfigured, r"read-only|opened")
+        folder.chmod(0o755)
+
+
+@pytest.mark.needs("postgres")
+async def test_postgresql_places_that_cannot_be(postgres: Postgres) -> None:  # noqa: F811
+    name = postgres.create_database()
+    base = f"@127.0.0.1:{postgres.port}/"
+    await refused(f"postgresql://postgres:hunter2{base}nowhere", Misconfigured, "does not exist")
+    await refused(f"postgresql://nobody_such:hunter2{base}{name}", Misconfigured, "refuses the user")
+    await refused(f"postgresql://postgres:hunter2{base}{name}?sslmode=hunter2", Misconfigured, "URL")
+    await refused("postgresql://postgres:hunter2@127.0.0.1:1/x?password=hunter2", Unavailable, "reached")
+    await refused("postgresql://postgres:hunter2@host.invalid/x", Unavailable, "reached")
+
+
+@pytest.mark.needs("postgres")
+async def test_postgresql_without_rights_is_refused_and_left_as_it_was(postgres: Postgres) -> None:  # noqa: F811
+    name = postgres.create_database()
+    role = "r" + name
+    place = Postgresql(postgres.url(name, role))
+    admin = Postgresql(postgres.url(name))
+    await admin.execute(f"CREATE ROLE {role} LOGIN")
+    with pytest.raises(Misconfigured, match="lacks a right"):
+        await migrate(place)
+    assert await admin.fetch("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    await migrate(admin)
+    await admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    store = Store(place.url)
+    with pytest.raises(Misconfigured, match="lacks a right"):
+        await store.start()
+    await admin.execute(
+        f"GRANT INSERT, DELETE ON messages, conversation_members TO {role};"
+        f"GRANT INSERT, UPDATE ON users, conversations TO {role}; GRANT UPDATE ON conversation_members TO {role}"
+    )
+    await store.start()
+    await store.create_conversation("c", "ann", [])
+    assert (await send(store, "c", "ann", "m")).seq == 1  # type: ignore[union-attr]
+    await store.close()
+    await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.needs("postgres")
+async def test_postgresql_in_a_schema_of_its_own_beside_another(postgres: Postgres) -> None:  # noqa: F811
+    admin = Postgresql(postgres.url(postgres.create_database()))
+    await admin.execute('CREATE SCHEMA "One ""Two"; CREATE SCHEMA three')
+    for path in ('"One ""Two"', "three"):
+        place = Postgresql(admin.url + "?search_path=" + path.replace('"', "%22").replace(" ", "%20"))
+        async with opened(place, clock=Clock()) as store:
+            await store.create_conversation("c", "ann", [])
+            await send(store, "c", "ann", "m")
+            await assert_exact(place, store, TODAY)
+    await admin.execute("INSERT INTO \"One \"\"Two\".messages (conversation_id, seq, sender_id) VALUES ('c', 9, 'x')")
+    assert await admin.fetch('SELECT total_messages FROM "One ""Two".conversations') == [(2,)]
+    assert await admin.fetch("SELECT total_messages FROM three.conversations") == [(1,)]
+
+
+@pytest.mark.needs("postgres")
+async def test_a_database_that_is_read_only_is_refused(postgres: Postgres) -> None:  # noqa: F811
+    name = postgres.create_database()
+    place = Postgresql(postgres.url(name))
+    await migrate(place)
+    connection = await asyncpg.connect(postgres.url())
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await connection.close()
+    await refused(place.url, Misconfigured, "read-only")

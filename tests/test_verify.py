@@ -1,0 +1,264 @@
+"""Verification finds what triggers could not see, mends it while others write, and keeps the result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+import structlog
+
+from exporter.errors import Misconfigured, Unavailable
+from exporter.records import Draft
+from exporter.store import Store
+from exporter.store import verify as verify_module
+from exporter.store.verify import run_verification_forever, verify
+from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
+from tests.servers.postgres import postgres  # noqa: F401 — a fixture
+
+TODAY = date(2026, 3, 10)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "sqlite":
+        return Sqlite(tmp_path / "messaging.db")
+    server = request.getfixturevalue("postgres")
+    return Postgresql(server.url(server.create_database()))
+
+
+@pytest.fixture
+async def store(place: Place) -> AsyncIterator[Store]:
+    async with opened(place, clock=Clock()) as store:
+        for name in ("a", "b'\"\n", "c"):
+            await store.create_conversation(name, "ann", [])
+            for i in range(5):
+                await send(store, name, f"u{i}", f"m{i}")
+        yield store
+
+
+async def findings(store: Store, **options: object) -> tuple[verify_module.Report, list[str]]:
+    lines: list[str] = []
+    report = await verify(store, out=lines.append, **options)  # type: ignore[arg-type]
+    return report, lines
+
+
+async def test_what_triggers_kept_agrees(store: Store) -> None:
+    report, lines = await findings(store)
+    assert (report.agrees, report.conversations, report.messages, lines) == (True, 3, 15, [])
+    totals = await store.totals(5)
+    assert (totals.inaccurate_conversations, totals.verified_at) == (0, Clock().now.timestamp())
+
+
+async def test_before_the_first_verification_nothing_is_known(store: Store) -> None:
+    totals = await store.totals(5)
+    assert (totals.inaccurate_conversations, totals.verified_at) == (None, None)
+
+
+SPOILED = {
+    "a total": (
+        "UPDATE conversations SET total_messages = 99 WHERE id = 'a'",
+        ["'a': total_messages is 99, counted 5"],
+    ),
+    "a last seq": ("UPDATE conversations SET last_seq = 2 WHERE id = 'c'", ["'c': last_seq is 2, highest seq 5"]),
+    "all totals": (
+        "UPDATE conversations SET total_messages = total_messages - 1",
+        ["'a': total_messages is 4", "'b\\'\"\\n': total_messages is 4", "'c': total_messages is 4, counted 5"],
+    ),
+    "a day": ("UPDATE daily_totals SET messages = messages + 3", ["2026-03-10: messages is 18, counted 15"]),
+    "a day that is missing": (
+        "DELETE FROM daily_totals",
+        ["messages is 0, counted 15", "conversations is 0, counted 3"],
+    ),
+    "a day too many": (
+        "INSERT INTO daily_totals (day, shard, users) VALUES ('2020-02-29', 3, 7)",
+        ["2020-02-29: users is 7, counted 0"],
+    ),
+    "active users": ("UPDATE daily_totals SET last_active_users = 0", ["last_active_users is 0, counted 5"]),
+}
+
+
+@pytest.mark.parametrize(("spoil", "expected"), SPOILED.values(), ids=SPOILED.keys())
+async def test_a_difference_is_found_told_and_mended(
+    place: Place, store: Store, spoil: str, expected: list[str]
+) -> None:
+    await place.execute(spoil)
+    report, lines = await findings(store)
+    assert not report.agrees
+    assert not report.repaired
+    for part in expected:
+        assert any(part in line for line in lines), lines
+    assert all("\n" not in line for line in lines)
+    assert (await store.totals(5)).inaccurate_conversations == report.inaccurate_conversations
+
+    report, again = await findings(store, repair=True)
+    assert (report.agrees, report.repaired, again) == (False, True, lines)
+    assert (await store.totals(5)).inaccurate_conversations == 0
+    await assert_exact(place, store, TODAY)
+    assert (await findings(store))[0].agrees
+
+
+async def test_a_repair_while_others_write_mends_exactly(place: Place, store: Store) -> None:
+    stop = asyncio.Event()
+
+    async def write(sender: str) -> int:
+        sent = 0
+        while not stop.is_set():
+            outcome = Outcome()
+            store.send(Draft("ac"[sent % 2], sender, f"{sender}{sent}", "x"), outcome)
+            sent += 1
+            await outcome.future
+            if sent % 10 == 0:
+                await store.delete_message("a", sent // 2, "root", True) if sent % 20 else None
+        return sent
+
+    async def write_anyhow(sender: str) -> int:
+        try:
+            return await write(sender)
+        except Exception:  # deleting a message twice is refused; the others go on
+            return 0
+
+    writers = [asyncio.create_task(write_anyhow(f"w{i}")) for i in range(4)]
+    for _ in range(6):
+        await place.execute(
+            "UPDATE conversations SET total_messages = total_messages + 7",
+            "UPDATE daily_totals SET messages = messages - 5, users = users + 1",
+        )
+        report, _ = await findings(store, repair=True)
+        assert report.inaccurate_conversations == 3
+        assert report.inaccurate_days == 1
+        assert (await findings(store))[0].agrees
+    stop.set()
+    assert sum(await asyncio.gather(*writers)) > 0
+    await assert_exact(place, store, TODAY)
+
+
+async def test_two_repairs_at_once_do_not_mend_twice(place: Place, store: Store) -> None:
+    await place.execute(
+        "UPDATE conversations SET total_messages = 1",
+        "UPDATE daily_totals SET messages = 1, conversations = 1, users = 1, last_active_users = 1",
+    )
+    await asyncio.gather(*(verify(store, repair=True) for _ in range(3)))
+    await assert_exact(place, store, TODAY)
+
+
+async def test_it_goes_in_pages_and_says_how_far_it_is(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "PAGE_CONVERSATIONS", 10)
+    monkeypatch.setattr(verify_module, "PAGE_MESSAGES", 4)
+    for i in range(55):
+        await store.create_conversation(f"x{i}", "ann", [])
+        if i % 10 == 0:
+            await send(store, f"x{i}", "ann", "m")
+    await place.execute("UPDATE conversations SET total_messages = 1 WHERE id IN ('x3', 'x33', 'x54')")
+    seen: list[tuple[int, int]] = []
+    report, lines = await findings(store, progress=lambda done, total: seen.append((done, total)))
+    assert (report.conversations, report.inaccurate_conversations, len(lines)) == (58, 3, 3)
+    assert len(seen) > 6
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (21, 21)
+
+
+async def test_triggers_that_somebody_dropped_are_found_and_made_again(place: Place, store: Store) -> None:
+    if isinstance(place, Sqlite):
+        await place.execute("DROP TRIGGER messages_inserted; DROP TRIGGER conversations_deleted")
+    else:
+        await place.execute("DROP TRIGGER messages_inserted ON messages; ALTER TABLE conversations DISABLE TRIGGER ALL")
+    await place.execute("INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('a', 9, 'ann')")
+    report, lines = await findings(store)
+    assert report.missing_triggers >= 2
+    assert "trigger messages_inserted: missing or disabled" in lines
+    report, _ = await findings(store, repair=True)
+    assert report.repaired
+    await place.execute("INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('a', 10, 'ann')")
+    await assert_exact(place, store, TODAY)
+    assert (await findings(store))[0].agrees
+
+
+async def test_messages_whose_conversation_is_gone_get_it_back(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    async with opened(place, clock=Clock()) as store:
+        await store.create_conversation("z", "ann", [])
+        await send(store, "z", "ann", "m")
+        await place.execute("DROP TRIGGER conversations_deleted; DELETE FROM conversations")
+        report, lines = await findings(store, repair=True)
+        assert report.inaccurate_conversations == 1
+        assert "conversation 'z': no such row, 1 messages" in lines
+        await assert_exact(place, store, TODAY)
+        assert (await findings(store))[0].agrees
+
+
+async def test_replacing_behind_the_triggers_back_is_found(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    async with opened(place, clock=Clock()) as store:
+        await store.create_conversation("c", "ann", [])
+        await send(store, "c", "ann", "m")
+        await place.execute(
+            "PRAGMA recursive_triggers = OFF;"
+            "INSERT OR REPLACE INTO messages (conversation_id, seq, sender_id) VALUES ('c', 1, 'bob')"
+        )
+        assert (await findings(store))[0].inaccurate_conversations == 1
+        await verify(store, repair=True)
+        await assert_exact(place, store, TODAY)
+
+
+async def test_past_days_need_one_row_each_afterwards(place: Place, store: Store) -> None:
+    for shard in (93, 95, -1):
+        await place.execute(
+            "INSERT INTO daily_totals (day, shard, messages, users) VALUES"
+            f" ('2026-01-01', {shard}, 1, 1), ('2026-03-10', {shard}, 2, 0)"
+        )
+    before = await place.fetch("SELECT day, sum(messages), sum(users) FROM daily_totals GROUP BY 1 ORDER BY 1")
+    await verify(store)
+    assert before == await place.fetch("SELECT day, sum(messages), sum(users) FROM daily_totals GROUP BY 1 ORDER BY 1")
+    assert await place.fetch("SELECT shard FROM daily_totals WHERE day = '2026-01-01'") == [(0,)]
+    assert len(await place.fetch("SELECT shard FROM daily_totals WHERE day = '2026-03-10'")) >= 3
+
+
+async def test_what_cannot_be_checked_is_said(place: Place, store: Store) -> None:
+    if isinstance(place, Sqlite):
+        place.path.rename(place.path.with_name("away"))
+        with pytest.raises(Unavailable, match="moved"):
+            await verify(store)
+    else:
+        await place.execute("ALTER TABLE messages RENAME TO elsewhere")
+        with pytest.raises(Misconfigured, match="lacks tables"):
+            await verify(store)
+
+
+async def test_it_does_not_keep_others_waiting(place: Place, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_module, "PAGE_MESSAGES", 1)
+    task = asyncio.create_task(verify(store, pace=1000.0))  # it rests nearly all the time
+    for i in range(20):
+        await send(store, "a", "ann", f"x{i}")
+        await store.totals(5)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_in_the_background_it_is_done_when_it_is_due(place: Place, store: Store) -> None:
+    await place.execute("UPDATE conversations SET total_messages = 9 WHERE id = 'a'")
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(run_verification_forever(store, 0.5, pace=0))
+
+        async def found() -> bool:
+            return (await store.totals(5)).inaccurate_conversations == 1
+
+        await eventually(found)
+        await eventually(lambda: [entry for entry in logs if entry["log_level"] == "warning"])
+        task.cancel()
+        await asyncio.wait({task})
+    assert await place.fetch("SELECT total_messages FROM conversations WHERE id = 'a'") == [(9,)], "it only looks"
+
+
+async def test_in_the_background_it_waits_until_it_is_due(place: Place, store: Store) -> None:
+    await verify(store)
+    waits: list[float] = []
+    waits.append(await verify_module._until_due(store, 3600.0))
+    assert 3600.0 <= waits[0] <= 3600.0 + 1
+    store._clock = lambda: datetime(2026, 3, 10, 14, 0, tzinfo=UTC)  # type: ignore[method-assign]
+    assert await verify_module._until_due(store, 3600.0) <= 360.0
