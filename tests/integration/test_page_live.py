@@ -148,7 +148,7 @@ async def test_the_page_outlives_a_restart_of_the_server(browser: Browser, site:
         page = await signed_in(seen, site)
         await shows(figure(page, "active_connections"), "1")
         await server.stop()
-        lost = page.locator("[role=status]", has_text="The server does not answer. These are the figures of")
+        lost = page.locator("[role=status]", has_text="Server lost. Figures of")
         await lost.wait_for()
         assert await figure(page, "total_messages").inner_text() == "1"
         await server.start()

@@ -91,8 +91,8 @@ const CSS = `
   grid-template-columns: minmax(0, 1fr);
 }
 .status {
-  display: flex; flex-wrap: wrap; align-items: baseline; justify-content: space-between; gap: 0 1.5em;
-  min-height: 1.4em; margin-block-end: -0.8em; color: var(--muted); font-size: 0.875em;
+  display: grid; grid-template-columns: minmax(0, 1fr); align-items: baseline; gap: 0 1.5em;
+  min-height: 2.8em; margin-block-end: -0.8em; color: var(--muted); font-size: 0.875em;
 }
 .state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; }
 .dot { flex: none; inline-size: 0.6em; block-size: 0.6em; border-radius: 50%; background: var(--muted); }
@@ -166,6 +166,8 @@ tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .quiet { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 @container (min-width: 44rem) {
+  .status { grid-template-columns: minmax(0, 1fr) 14em; min-height: 1.4em; }
+  .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
   .status, .now { grid-column: 1 / -1; }
   .speed, .ends { grid-column: span 3; }
@@ -641,10 +643,9 @@ export class MessagingStats extends HTMLElement {
   #statusText() {
     if (this.#state === 'live') return 'Live';
     if (this.#state === 'connecting') return 'Connecting…';
-    const since = this.#serverTime === null ? '' : ` These are the figures of ${clock.format(this.#serverTime * 1000)}.`;
+    const since = this.#serverTime === null ? '' : ` Figures of ${clock.format(this.#serverTime * 1000)}.`;
     if (this.#state === 'denied') return `Not allowed to see the figures: ${this.#reason}.${since}`;
-    const what = this.#reason ? `The server is in trouble: ${this.#reason}.` : 'The server does not answer.';
-    return `${what}${since} Trying again.`;
+    return (this.#reason ? `Server in trouble: ${this.#reason}.` : 'Server lost.') + since; // one line on a phone
   }
 
   #scope(stats) {
@@ -802,7 +803,8 @@ export class MessagingStats extends HTMLElement {
     const silence = (performance.now() - this.#answered) / 1000;
     const now = this.#serverTime + silence;
     const since = (at) => (at === null ? null : now - at);
-    write(n.updated, this.#state === 'live' && silence < this.refresh + 2 ? '' : `last answer ${age(silence)} ago`);
+    const late = this.#state !== 'live' || silence >= this.refresh + 2;
+    write(n.updated, late ? `last answer ${age(silence)} ago` : `as of ${clock.format(this.#serverTime * 1000)}`);
     const put = (node, seconds, text = age(seconds)) => {
       write(node, text);
       node.classList.toggle('old', seconds !== null && seconds >= Math.max(STALE, 3 * this.refresh));
