@@ -257,9 +257,27 @@ async def test_pointing_at_a_line_tells_the_value_of_that_moment_on_every_line(
         await page.locator("[data-figure=active_connections] svg").hover()
         for name, value in (("active_connections", "1,240"), ("typing_users", "17")):
             text = await page.locator(f"[data-figure={name}] .range").inner_text()
-            assert re.fullmatch(rf"\d\d:\d\d:\d\d +{value}", text)
+            assert re.fullmatch(rf"\d\d:\d\d:\d\d · {value}", text)
         await page.mouse.move(0, 0)
         await shows(page.locator("[data-figure=active_connections] .range"), "1,240 to 1,240")
+
+
+async def test_the_keyboard_reads_the_lines_as_pointing_does(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=60)
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Tab")
+        slider = page.get_by_role("slider", name="Moment on the lines")
+        assert await slider.evaluate("node => node.getRootNode().activeElement === node")
+        await page.keyboard.press("ArrowLeft")
+        read = await page.locator("[data-figure=active_connections] .range").inner_text()
+        assert re.fullmatch(r"\d\d:\d\d:\d\d · 1,240", read)
+        assert await slider.get_attribute("aria-valuetext") == read
+        await page.keyboard.press("Home")
+        assert await page.locator("[data-figure=typing_users] .range").inner_text() != read
+        await page.keyboard.press("Tab")
+        await shows(page.locator("[data-figure=active_connections] .range"), "1,240 to 1,240")
+        assert await seen.shifts() == []
 
 
 # --- losing the server ---------------------------------------------------------------------------------------------

@@ -165,7 +165,13 @@ tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .aged td { color: var(--muted); }
 .quiet { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
+svg { touch-action: pan-y; }
+.now { position: relative; }
+.moment { position: absolute; inset-block-start: 0.75em; inset-inline-start: 3.5em; inline-size: 7em; block-size: 1.1em; margin: 0; opacity: 0; pointer-events: none; accent-color: var(--accent); }
+.moment:focus-visible { opacity: 1; outline: 2px solid var(--accent); outline-offset: 2px; }
+
 @container (min-width: 44rem) {
+  .moment { inline-size: 16em; }
   .status { grid-template-columns: minmax(0, 1fr) 14em; min-height: 1.4em; }
   .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
@@ -539,6 +545,12 @@ export class MessagingStats extends HTMLElement {
 
   #buildNow() {
     this.#nodes.scope = el('p', {}, '');
+    const attributes = { class: 'moment', type: 'range', min: 0, max: BINS, value: BINS, 'aria-label': 'Moment on the lines' };
+    const moment = el('input', attributes); // for the keyboard what pointing is for the mouse; seen when focused
+    moment.addEventListener('input', () => this.#point(moment.valueAsNumber / BINS));
+    moment.addEventListener('focus', () => this.#point(moment.valueAsNumber / BINS));
+    moment.addEventListener('blur', () => this.#point(null));
+    this.#nodes.moment = moment;
     const list = el('dl', { class: 'figures' });
     for (const [name, label, title] of FIGURES) {
       const number = el('span', { class: 'number' }, '–');
@@ -546,7 +558,7 @@ export class MessagingStats extends HTMLElement {
       this.#nodes[name] = number;
       list.append(el('div', {}, el('dt', { title }, label), el('dd', { 'data-figure': name }, number, svg, range)));
     }
-    return this.#section('now', 'Now', this.#nodes.scope, list);
+    return this.#section('now', 'Now', this.#nodes.scope, moment, list);
   }
 
   #buildRates() {
@@ -746,6 +758,7 @@ export class MessagingStats extends HTMLElement {
       chart.point(this.#pointed);
       write(range, this.#rangeText(kind, points, all, peak, w));
     }
+    if (this.#pointed !== null) this.#nodes.moment.setAttribute('aria-valuetext', this.#charts[0].range.textContent);
     write(this.#nodes.rateScope, `this node · ${span(w.seconds)}`);
   }
 
@@ -759,7 +772,7 @@ export class MessagingStats extends HTMLElement {
     const at = w.from + this.#pointed * w.seconds;
     const near = points.reduce((best, p) => (Math.abs(p[0] - at) < Math.abs(best[0] - at) ? p : best), [-Infinity, null]);
     const there = Math.abs(near[0] - at) <= w.step ? format(near[1]) : 'unknown';
-    return `${clock.format(at * 1000)}  ${there}`;
+    return `${clock.format(at * 1000)} · ${there}`;
   }
 
   #point(share) {
