@@ -17,7 +17,7 @@ import structlog
 
 from exporter import protocol
 from exporter.broker import Broker, Envelope, LocalBroker
-from exporter.errors import Forbidden, NotFound, Refusal
+from exporter.errors import Forbidden, NotFound, Refusal, Unavailable
 from exporter.events import (
     ClosedReason,
     Command,
@@ -85,9 +85,9 @@ class Node:
         self._wall = wall
         self._tasks: set[asyncio.Task[Any]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
-        self._removals = 0
         self._refused_sends: dict[tuple[ConversationId, UserId, str], Peer] = {}
-        self._joining: dict[ConversationId, list[int]] = {}  # joins under way, highest seq accepted meanwhile
+        # per conversation: joins under way, highest seq accepted meanwhile, removals meanwhile
+        self._joining: dict[ConversationId, list[int]] = {}
         self._verbs: dict[type[Command], Callable[[Peer, Any, float], asyncio.Task[None] | None]] = {
             Join: self._join,
             Leave: self._leave,
@@ -137,7 +137,8 @@ class Node:
     # --- commands -----------------------------------------------------------------------------------------
 
     def _typing(self, peer: Peer, command: Typing, received: float) -> None:
-        events = self.hub.set_typing(peer, command.conversation, command.active, received)
+        # Now, not when it was received: it may have waited behind a join, and the deadlines must come in order.
+        events = self.hub.set_typing(peer, command.conversation, command.active, self._now())
         if events:
             self._emit(events)
         if command.active and self._typing_timer is None:
@@ -159,10 +160,10 @@ class Node:
 
     async def _join_when_known(self, peer: Peer, command: Join, received: float) -> None:
         conversation = command.conversation
-        watch = self._joining.setdefault(conversation, [0, 0])
+        watch = self._joining.setdefault(conversation, [0, 0, 0])
         watch[0] += 1
         try:
-            last_seq = await self._membership(conversation, peer.user)
+            last_seq = await self._membership(conversation, peer.user, watch)
             if not self.hub.is_open(peer):
                 return
             events = self.hub.join(peer, conversation)
@@ -181,12 +182,12 @@ class Node:
             if not watch[0]:
                 del self._joining[conversation]
 
-    async def _membership(self, conversation: ConversationId, user: UserId) -> int:
-        """``last_seq`` for a member; raises Forbidden. Asks again when somebody was removed meanwhile."""
+    async def _membership(self, conversation: ConversationId, user: UserId, watch: list[int]) -> int:
+        """``last_seq`` for a member; raises Forbidden. Asks again when somebody was removed from there meanwhile."""
         while True:
-            removals = self._removals
+            removals = watch[2]
             membership = await self.store.membership(conversation, user)
-            if removals != self._removals:
+            if removals != watch[2]:
                 continue
             if not membership.member:
                 raise Forbidden("only members may join")
@@ -202,7 +203,8 @@ class Node:
         """The store's answer, in the order of the commits."""
         peer.sends_in_flight -= 1
         if isinstance(outcome, Refusal):
-            self._remember_refused(peer, command)
+            if isinstance(outcome, Unavailable):  # the only refusal whose message may be durable all the same
+                self._remember_refused(peer, command)
             self._refuse_command(peer, command, outcome, received)
         else:
             peer.put(text_frame(protocol.ack(outcome)))
@@ -277,7 +279,9 @@ class Node:
         self._put_out(conversation, user)
 
     def _put_out(self, conversation: ConversationId, user: UserId) -> None:
-        self._removals += 1
+        watch = self._joining.get(conversation)
+        if watch is not None:
+            watch[2] += 1
         events, removed = self.hub.remove(conversation, user)
         left = text_frame(protocol.encode(protocol.Left(conversation, reason="removed")))
         for peer in removed:
