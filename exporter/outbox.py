@@ -49,14 +49,20 @@ class Turn:
         """Write for everybody who has something to be written."""
         waiting, self._waiting = self._waiting, []
         written = 0
+        failure: Exception | None = None
         for outbox in waiting:
-            written += outbox.flush()
+            try:
+                written += outbox.flush()
+            except Exception as error:  # a defect of one connection must not silence those behind it for ever
+                failure = error
         self._sent_bytes.value += written
         if self._timed:
             timed, self._timed = self._timed, []
             now = self._now()
             for buckets, received in timed:
                 buckets.observe(now - received)
+        if failure is not None:
+            raise failure  # the loop's handler logs it
 
     def fan_out(
         self, audience: Iterable[Outbox], frame: bytes, not_to: Outbox | None = None, not_to_user: str | None = None
@@ -117,6 +123,9 @@ class Outbox:
             return 0
         pending.clear()
         self.transport.write(data)
+        # What one turn gathers may be more than the limit by itself; asyncio has said so within the write.
+        if self._paused and self.transport.get_write_buffer_size() > self._limit:
+            self.overflow()
         return len(data)
 
     def finish(self, last: bytes) -> None:
@@ -126,6 +135,7 @@ class Outbox:
         self.pending.append(last)
         data = b"".join(self.pending)
         self.pending = None
+        self.turn.slow.discard(self)
         self.transport.write(data)
         self.turn._sent_bytes.value += len(data)  # the two classes of this module are one thing
 
@@ -147,9 +157,10 @@ class Outbox:
     # asyncio calls these two when the send buffer rises above half the limit and when it is below again
 
     def pause_writing(self) -> None:
-        """The peer has become a slow consumer."""
+        """The peer has become a slow consumer, unless it has ended and only its socket remains."""
         self._paused = True
-        self.turn.slow.add(self)
+        if self.pending is not None:
+            self.turn.slow.add(self)
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
