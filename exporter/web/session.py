@@ -36,6 +36,7 @@ LINGER_MAX: Final = 30.0
 # Commands that may wait behind a join before reading is paused; a pipelining client has a handful.
 MAX_WAITING: Final = 16
 
+_SAYS_1002: Final = CloseCode.PROTOCOL_ERROR.to_bytes(2, "big")
 _RATE_LIMITED: Final = RateLimited("too many frames; slow down")
 
 _CODES: Final = {
@@ -150,13 +151,13 @@ class Session(Peer, asyncio.Protocol):
         if not self._take_token(now):
             self._strike(payload)
             return
+        if not payload.isascii() and not _is_utf8(payload):  # RFC 6455 section 8.1: fail it; the parser may not look
+            self.end(ClosedReason.PROTOCOL_ERROR, CloseCode.INVALID_DATA, "text is not UTF-8")
+            return
         try:
             command = parse(payload)
         except Malformed as malformed:
-            if isinstance(malformed.refusal, BadFrame) and not _is_utf8(payload):  # RFC 6455 section 8.1: fail it
-                self.end(ClosedReason.PROTOCOL_ERROR, CloseCode.INVALID_DATA, "text is not UTF-8")
-            else:
-                node.refuse(self, malformed.command, malformed.refusal, malformed.id)
+            node.refuse(self, malformed.command, malformed.refusal, malformed.id)
             return
         if self._task is not None:
             self._wait(command, now)
@@ -220,16 +221,17 @@ class Session(Peer, asyncio.Protocol):
                 self._around.node.refuse(self, "unknown", BadFrame("frames are text, not binary"), None)
             else:
                 self._strike(payload)
+        elif not self._take_token(self.last_seen):
+            self._strike(None)
         elif opcode == frames.PING:
-            if self._take_token(self.last_seen):
-                self.put(frames.frame(frames.PONG, payload))
-            else:
-                self._strike(None)
+            self.put(frames.frame(frames.PONG, payload))
 
     def _closed_by_peer(self, payload: bytes) -> None:
         if self.state.value < State.CLOSING.value:
             code = frames.close_code(payload)
-            reason = ClosedReason.PROTOCOL_ERROR if code == CloseCode.PROTOCOL_ERROR else ClosedReason.CLIENT
+            # Invalid is what we make 1002 of; a client that says 1002 has only closed: the server decides the reason.
+            invalid = code == CloseCode.PROTOCOL_ERROR and payload[:2] != _SAYS_1002
+            reason = ClosedReason.PROTOCOL_ERROR if invalid else ClosedReason.CLIENT
             self.end(reason, code if code is not None else CloseCode.NORMAL)
         if self.state is State.CLOSING:
             self._socket.close()  # both close frames have been seen: the server closes first (section 7.1.1)
