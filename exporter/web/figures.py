@@ -15,7 +15,7 @@ from exporter.census import SLICE, Census, Drift
 from exporter.collector import Collector
 from exporter.config import Limits
 from exporter.node import Node
-from exporter.records import DatabaseView, Pressure, Snapshot
+from exporter.records import DatabaseView, Pressure, Snapshot, Totals
 from exporter.web.sessions import Sessions
 
 # A recount of 10,000 connections takes some 6 ms of work in slices: not more often than this, in seconds, when many.
@@ -41,22 +41,27 @@ class Figures:
         recount and the fullest send buffer are then not those of this moment. The JSON and the page show neither.
         """
         totals = await self._collector.collect(deadline)
+        database = self._database(totals)
         started = time.perf_counter()
         if pressure:
             await self._recount()
         send_buffer_max = await self._send_buffer_max() if pressure else 0
-        return self._assemble(totals is not None, send_buffer_max, started)
+        return self._assemble(database, send_buffer_max, started)
 
-    def _assemble(self, known: bool, send_buffer_max: int, started: float) -> Snapshot:
-        node, collector = self._node, self._collector
-        database = DatabaseView(
-            up=known and collector.up,
-            totals=collector.latest if known else None,
-            error=None if known else collector.error,
+    def _database(self, totals: Totals | None) -> DatabaseView:
+        """Taken before anything else is awaited: another scrape's outcome must not be mixed with this one's."""
+        collector = self._collector
+        return DatabaseView(
+            up=totals is not None,
+            totals=totals,
+            error=None if totals is not None else collector.error,
             last_success=collector.last_success,
             duration=collector.duration,
-            pool=node.store.pool(),
+            pool=self._node.store.pool(),
         )
+
+    def _assemble(self, database: DatabaseView, send_buffer_max: int, started: float) -> Snapshot:
+        node = self._node
         pressure = Pressure(
             send_buffer_max=send_buffer_max,
             slow_consumers=len(node.turn.slow),
