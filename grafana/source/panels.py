@@ -29,8 +29,8 @@ SOURCE = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
 Steps: TypeAlias = Sequence[tuple[float | None, str]]
 AnyPanel: TypeAlias = Any  # the SDK's panel builders share no base class with their common methods
 
-# The SDK gives query variables the keys of interval variables and tables a footer, which Grafana's own types refuse; and
-# it hides links and annotations in a menu by default.
+# The SDK gives query variables the keys of interval variables and tables a footer, which Grafana's own types refuse;
+# and it hides links and annotations in a menu by default.
 REFUSED = frozenset({"auto", "auto_min", "auto_count", "footer", "placement"})
 
 GOOD: Steps = ((None, "green"),)
@@ -227,7 +227,7 @@ def rows_of(title: str, unit: str, query: Query, description: str, hide: Sequenc
 
 @dataclass(frozen=True)
 class Row:
-    """Lines of panels of one height: (panel, width); the widths of a line make up 24. Without a title it has no heading."""
+    """Lines of panels: (panel, width); the widths of a line make up 24. Without a title there is no heading."""
 
     title: str
     height: int

@@ -151,7 +151,8 @@ class Prometheus(Process):
 
     async def _query(self, path: str, key: str, **params: str) -> list[Sample]:
         status, body = await self.get(path, **params)
-        assert status == 200, f"{params['query']}: {body}"
+        if status != 200:
+            raise ValueError(f"{params['query']}: {body}")
         result = body["data"]["result"]
         assert body["data"]["resultType"] in ("vector", "matrix"), f"{params['query']} is no vector"
         return [
