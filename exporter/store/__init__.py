@@ -27,7 +27,7 @@ from exporter.store.faults import Kind, Trouble
 from exporter.store.joins import Joins
 from exporter.store.places import dialect_of
 from exporter.store.statements import Statements
-from exporter.store.writer import Writer
+from exporter.store.writer import UNREGISTERED, Writer
 
 __all__ = ["Store", "utcnow"]
 
@@ -80,6 +80,7 @@ class Store:
         self._database = Database(self._dialect, timeout)
         self._joins = Joins(self._database, self._statements)
         self._writer: Writer | None = None
+        self._unregistered: set[str] = set()  # who came before the database could be reached
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -104,6 +105,9 @@ class Store:
         self._dialect.adopt()
         if self._writer is None:
             self._writer = Writer(self._database, self._statements, self._clock, self._on_recovered)
+            for user in self._unregistered:
+                self._writer.register(user)
+            self._unregistered.clear()
 
     async def _check(self, session: Session) -> None:
         await migrate.require_current(session)
@@ -173,6 +177,8 @@ class Store:
         except BadFrame:
             return False
         if writer is None:
+            if len(self._unregistered) < UNREGISTERED:
+                self._unregistered.add(user)
             return False
         if writer.is_known(user):
             return True

@@ -36,6 +36,7 @@ PRAGMAS = (
 _BY_NAME = (
     ("SQLITE_BUSY", Kind.SLOW, faults.LOCKED),
     ("SQLITE_LOCKED", Kind.SLOW, faults.LOCKED),
+    ("SQLITE_PROTOCOL", Kind.SLOW, faults.LOCKED),  # after ten seconds of asking for a lock of the shared memory
     ("SQLITE_INTERRUPT", Kind.SLOW, faults.TIMEOUT),
     ("SQLITE_FULL", Kind.DOWN, faults.FULL),
     ("SQLITE_READONLY", Kind.SETUP, faults.READ_ONLY),
