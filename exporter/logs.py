@@ -96,7 +96,10 @@ def _not_garbage(record: logging.LogRecord) -> bool:
     if record.name != "aiohttp.server" or not record.exc_info:
         return True
     error = record.exc_info[0]
-    return error is None or not error.__module__.startswith("aiohttp.http")
+    if error is None or issubclass(error, ConnectionError):  # the latter: it hung up before the answer
+        return error is None
+    # RequestPayloadError: a body that its headers belie, found when what is left of it is read and thrown away.
+    return not (error.__module__.startswith("aiohttp.http") or error.__name__ == "RequestPayloadError")
 
 
 class _LoggerFactory:

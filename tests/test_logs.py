@@ -167,12 +167,14 @@ def test_a_log_that_cannot_be_written_takes_nothing_down() -> None:
 
 def test_garbage_from_a_port_scan_writes_no_trace() -> None:
     from aiohttp.http_exceptions import BadStatusLine
+    from aiohttp.web import RequestPayloadError
 
     _, stream = configured()
-    try:
-        raise BadStatusLine("\x16\x03")
-    except BadStatusLine:
-        logging.getLogger("aiohttp.server").exception("Error handling request")
+    for peers_affair in (BadStatusLine("\x16\x03"), RequestPayloadError("x"), ConnectionResetError("gone")):
+        try:
+            raise peers_affair
+        except (BadStatusLine, RequestPayloadError, ConnectionResetError):
+            logging.getLogger("aiohttp.server").exception("Error handling request")
     assert stream.getvalue() == ""
     try:
         raise ZeroDivisionError

@@ -133,3 +133,9 @@ async def test_a_crash_in_the_middle_of_an_answer_ends_it_without_a_second_answe
         await (await client.get("/late")).read()
     assert "ZeroDivisionError" in capsys.readouterr().err
     await problem(await client.get("/absent"), 404, "not_found")
+
+
+async def test_a_compressed_body_is_refused_before_it_is_unpacked(client) -> None:
+    for encoding in ("gzip", "deflate", "br", "zstd"):
+        answer = await client.post("/body", data=b"not even that", headers={"Content-Encoding": encoding})
+        await problem(answer, 415, "unsupported_media_type")

@@ -104,6 +104,8 @@ def problems() -> Middleware:
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
+            if "Content-Encoding" in request.headers:
+                raise Problem(415, "request bodies are taken uncompressed")
             return await handler(request)
         except Problem as problem:
             return _answer(request, problem)
@@ -115,6 +117,8 @@ def problems() -> Middleware:
             return _answer(request, _of_http(error))
         except ConnectionError:
             raise  # the client went away: there is nobody to answer, and nothing of ours went wrong
+        except web.RequestPayloadError:
+            return _answer(request, Problem(400, "the request body is malformed"))
         except Exception as error:  # whatever a handler forgot: the process goes on, and the log says where
             _log.error("request failed", method=request.method, path=request.path, exc_info=error)
             return _answer(request, Problem(500, _DETAIL[500]))
