@@ -51,7 +51,9 @@ async def client() -> AsyncIterator[TestClient]:
     for path, handler in (("/crash", crash), ("/late", crash_late), ("/echo", echo), ("/found", found)):
         app.router.add_get(path, handler)
     app.router.add_post("/body", body)
-    async with TestClient(TestServer(app)) as client:
+    server = TestServer(app)
+    await server.start_server(auto_decompress=False)  # as the product's listeners do
+    async with TestClient(server) as client:
         yield client
 
 
