@@ -1,0 +1,151 @@
+"""Stand-ins for the unit tests of the core: a store that answers on command, a transport that remembers, a clock.
+
+Whatever has a real counterpart is tried with it too: the store in test_store.py, the sockets in tests/integration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from exporter.errors import Refusal
+from exporter.frames import TEXT
+from exporter.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark
+
+SENT_AT = datetime(2026, 11, 22, 13, 0, 0, tzinfo=UTC)
+
+
+class Clock:
+    """Monotonic seconds that pass when told to."""
+
+    def __init__(self, now: float = 1_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Transport:
+    """Remembers what was written; ``room`` is how many bytes the peer takes before they stay in the buffer."""
+
+    def __init__(self, room: float = float("inf")) -> None:
+        self.writes: list[bytes] = []
+        self.buffered = 0
+        self.room = room
+        self.failure: Exception | None = None
+
+    def write(self, data: bytes) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.writes.append(data)
+        self.buffered += int(max(0, len(data) - self.room))
+        self.room = max(0, self.room - len(data))
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+
+def server_frames(data: bytes) -> list[tuple[int, bytes]]:
+    """The unmasked frames in what a server wrote, as (opcode, payload)."""
+    frames = []
+    while data:
+        size, head = data[1], 2
+        if size == 126:
+            size, head = int.from_bytes(data[2:4], "big"), 4
+        elif size == 127:
+            size, head = int.from_bytes(data[2:10], "big"), 10
+        assert len(data) >= head + size, "the server wrote half a frame"
+        frames.append((data[0] & 0x0F, data[head : head + size]))
+        data = data[head + size :]
+    return frames
+
+
+def texts(data: bytes) -> list[dict[str, Any]]:
+    """The JSON of the text frames in what a server wrote."""
+    return [json.loads(payload) for opcode, payload in server_frames(data) if opcode == TEXT]
+
+
+class FakeStore:
+    """Answers when the test says so. ``sends`` and ``reads`` hold what waits for ``done``."""
+
+    def __init__(self) -> None:
+        self.sends: list[tuple[Draft, Callable[[Message | Refusal, bool], None]]] = []
+        self.reads: list[tuple[tuple[str, str, int], Callable[[ReadMark | Refusal], None]]] = []
+        self.asked: list[tuple[tuple[str, ...], asyncio.Future[Any]]] = []
+        self.refusal: Exception | None = None
+        self.last_seq = 0
+
+    # --- what the test says -------------------------------------------------------------------------------
+
+    def answer(self, outcome: object, number: int = 0) -> None:
+        """Answer the longest waiting question."""
+        _, future = self.asked.pop(number)
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    def commit(self, number: int = 0, *, duplicate: bool = False, seq: int | None = None) -> Message:
+        """The longest waiting message is durable."""
+        draft, done = self.sends.pop(number)
+        self.last_seq = self.last_seq + 1 if seq is None else seq
+        message = self.message(draft, self.last_seq)
+        done(message, duplicate)
+        return message
+
+    def refuse(self, refusal: Refusal) -> Draft:
+        """The longest waiting message is not stored, as far as is known."""
+        draft, done = self.sends.pop(0)
+        done(refusal, False)
+        return draft
+
+    @staticmethod
+    def message(draft: Draft, seq: int) -> Message:
+        return Message(draft.conversation, seq, draft.sender, draft.id, draft.body, SENT_AT)
+
+    # --- the store ----------------------------------------------------------------------------------------
+
+    def send(self, draft: Draft, done: Callable[[Message | Refusal, bool], None]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.sends.append((draft, done))
+
+    def mark_read(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.reads.append(((user, conversation, seq), done))
+
+    async def _ask(self, *question: str) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.asked.append((question, future))
+        return await future
+
+    async def membership(self, conversation: str, user: str) -> Membership:
+        return await self._ask("membership", conversation, user)  # type: ignore[no-any-return]
+
+    async def remove_participant(self, conversation: str, by: str, user: str) -> None:
+        await self._ask("remove", conversation, by, user)
+
+    async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
+        await self._ask("delete", conversation, str(seq), by)
+
+    async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
+        return await self._ask("create", id or "", creator)  # type: ignore[no-any-return]
+
+    async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
+        return await self._ask("add", conversation, by)  # type: ignore[no-any-return]
+
+    async def register(self, user: str) -> bool:
+        return True
+
+    def pool(self) -> PoolStats:
+        return PoolStats()
+
+
+async def turns(count: int = 5) -> None:
+    """Let whatever is ready run."""
+    for _ in range(count):
+        await asyncio.sleep(0)
