@@ -39,7 +39,9 @@ SERVICES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what needs a service that this machine does not have."""
+    """Skip, with the reason, what needs a service that this machine does not have. Soaks are for ``make soak`` only."""
+    if os.environ.get("SOAK") != "true":
+        items[:] = [item for item in items if item.get_closest_marker("soak") is None]
     found: dict[str, bool] = {}
     for item in items:
         for mark in item.iter_markers("needs"):

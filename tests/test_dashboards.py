@@ -17,7 +17,7 @@ import pytest
 
 from grafana.source.__main__ import GRAFANA, generated
 from grafana.source.promql import CHOSEN
-from grafana.source.proofs import alerts
+from grafana.source.proofs import alerts, load
 from tests.exposition import Family, families
 from tests.queries import OF_PROMETHEUS, SPEEDS, family, metrics, parsed, readable, uses
 
@@ -223,8 +223,6 @@ def test_panels_that_show_rates_say_per_second_by_their_unit() -> None:
 def test_a_query_is_typed_promql_on_the_chosen_job_and_instance(target: Target) -> None:
     for use in uses(target.expr):
         wanted = {'job=~".+"', 'instance=~".+"'}
-        if use.metric in ("ALERTS", "job:messaging_active_connections:sum"):
-            wanted = {'job=~".+"'}  # neither has an instance: alerts are of a node or of the whole
         assert wanted <= use.matchers, f"{use.metric} in {target}"
     assert "$job" in target.expr
 
@@ -295,7 +293,7 @@ def test_a_legend_uses_labels_that_the_query_keeps(target: Target, exposed: dict
 
 def test_every_metric_used_exists(exposed: dict[str, Family]) -> None:
     known = set(exposed)
-    recorded = {"job:messaging_active_connections:sum"}
+    recorded = {rule["record"] for group in load(GRAFANA / "rules" / "recording.yml") for rule in group["rules"]}
     used = {metric for target in ALL for metric in metrics(target.expr)}
     for board in BOARDS.values():
         for mark in board["annotations"]["list"]:

@@ -161,7 +161,8 @@ def test_recorded_names_say_level_metric_and_operation() -> None:
 def test_every_recorded_series_is_used() -> None:
     used = {metric for rule in alerts().values() for metric in metrics(rule["expr"])}
     used |= {metric for group in load(RECORDING) for rule in group["rules"] for metric in metrics(rule["expr"])}
-    assert used >= RECORDED
+    shown = "".join(path.read_text() for path in (RULES.parent / "dashboards").glob("*.json"))
+    assert {record for record in RECORDED - used if record not in shown} == set()
 
 
 def test_every_metric_used_exists(exposed: dict[str, Family]) -> None:

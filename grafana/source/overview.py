@@ -11,12 +11,6 @@ DATABASE = Link("Database & activity", "messaging-database")
 HEALTH = Link("Cluster & exporter health", "messaging-health")
 
 ABNORMAL = 'reason=~"heartbeat|slow_consumer|protocol_error|rate_limited|internal_error"'
-# The rules record one series per job as long as they are loaded, therefore "no alert" and "no rules" look different.
-FIRING = (
-    'count by (job) (ALERTS{job=~"$job", alertname=~"Messaging.+", alertstate="firing"})'
-    ' or on (job) 0 * job:messaging_active_connections:sum{job=~"$job"}'
-)
-
 BOARD = Board(
     UID,
     "Messaging overview",
@@ -43,7 +37,7 @@ BOARD = Board(
                     figure(
                         "Alerts firing",
                         "none",
-                        Query(FIRING),
+                        Query(q.worst("instance:messaging_alerts_firing:count")),
                         "Alerts of this project that fire now. When it is not 0, open Alerting and follow each "
                         "alert's runbook link. 'No rules' means that the rule files are not loaded, or that nothing "
                         "is scraped.",
