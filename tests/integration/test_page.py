@@ -69,6 +69,16 @@ async def violations(page: Page, axe: str) -> list[str]:
     return [f"{v['id']}: {v['help']}: {[n['html'] for n in v['nodes']]}" for v in result["violations"]]
 
 
+async def clipped(page: Page) -> list[str]:
+    """The texts that do not fit where they stand."""
+    found: list[str] = await page.evaluate(
+        """[...document.querySelector('messaging-stats').shadowRoot.querySelectorAll('.number, dt, dd, td, th, h2')]
+           .filter((node) => node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).display !== 'inline')
+           .map((node) => node.textContent)"""
+    )
+    return found
+
+
 # --- signing in and out ------------------------------------------------------------------------------------------
 
 
@@ -204,6 +214,7 @@ async def test_nothing_moves_complains_or_asks_elsewhere_while_figures_of_any_si
             double.figures["active_users"] = dict.fromkeys(("1d", "7d", "30d"), value)
             double.figures["database"] = down if value is None else {"up": True, "error": None}
             await shows(figure(page, "registered_users"), "unknown" if value is None else f"{value:,}")
+            assert await clipped(page) == []
         double.fail = 500
         await page.locator("messaging-stats .lost").wait_for()
         double.fail = None
@@ -393,12 +404,7 @@ async def test_from_phone_to_wall_in_light_and_dark_everything_is_within_the_scr
         assert width <= SIZES[size][0]
         if size == "wall":
             assert height <= SIZES[size][1], "a wall screen has nobody to scroll it"
-        clipped = await page.evaluate(
-            """[...document.querySelector('messaging-stats').shadowRoot.querySelectorAll('.number, dt, dd, td, th, h2')]
-               .filter((node) => node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).display !== 'inline')
-               .map((node) => node.textContent)"""
-        )
-        assert clipped == []
+        assert await clipped(page) == []
         background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
         assert seen.complaints == []

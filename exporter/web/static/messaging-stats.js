@@ -114,6 +114,8 @@ dt { color: var(--muted); }
 .figures dt { font-size: 0.9375em; }
 .figures .number { font-size: 2.25em; font-weight: 600; letter-spacing: -0.03em; line-height: 1.15; display: block; block-size: 1.15em; }
 .figures > :first-child .number { font-size: 3.25em; }
+.figures > .long:first-child .number { letter-spacing: -0.05em; }
+.figures > .long:not(:first-child) .number { font-size: 1.375em; line-height: 1.882; block-size: 1.882em; }
 .unknown .number { color: var(--muted); font-weight: 400; letter-spacing: 0; font-size: 1.25em; line-height: 2.07; block-size: 2.07em; }
 .figures > .unknown:first-child .number { font-size: 1.25em; line-height: 2.99; block-size: 2.99em; }
 .aged .number, .aged .value { color: var(--muted); }
@@ -139,7 +141,7 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .rates dd { min-inline-size: 0; }
 .rates dd:last-child { display: grid; }
 .totals > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
-.active > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.3fr) minmax(0, 0.9fr) minmax(0, 0.8fr); }
+.active > div { grid-template-columns: minmax(0, 0.9fr) minmax(0, 1fr) minmax(0, 1.4fr) minmax(0, 0.6fr); }
 .health > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.5fr) minmax(0, 0.9fr); align-items: baseline; }
 .totals .value, .active .value { font-weight: 600; }
 .value, .share, .age { text-align: end; white-space: nowrap; }
@@ -186,6 +188,7 @@ svg { touch-action: pan-y; }
   .figures > div:last-child { padding-inline-end: 0; }
   .figures .number { block-size: 1.48em; line-height: 1.69; font-size: 2.5em; } /* on one baseline with the first */
   .figures > :first-child .number { font-size: 3.5em; line-height: 1; block-size: 1.057em; }
+  .figures > .long:not(:first-child) .number { font-size: 1.375em; line-height: 2.9; block-size: 2.691em; }
   .figures > .unknown .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
   .figures > .unknown:first-child .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
 }
@@ -224,6 +227,9 @@ function write(node, text) {
 
 /** A number, or null for whatever else the JSON may hold. */
 const known = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : null);
+
+/** A list, or an empty one for whatever else the JSON may hold. */
+const list = (value) => (Array.isArray(value) ? value : []);
 
 const plural = (number, thing) => `${whole.format(number)} ${thing}${number === 1 ? '' : 's'}`;
 
@@ -424,6 +430,7 @@ export class MessagingStats extends HTMLElement {
       } catch (error) {
         if (signal.aborted) return;
         failures += 1;
+        this.#historyDue = 0; // whoever comes back may be another process with another past
         this.#state = 'lost';
         this.#reason = error instanceof Answer ? error.message : '';
         if (error instanceof Answer && (error.status === 401 || error.status === 403)) {
@@ -551,27 +558,27 @@ export class MessagingStats extends HTMLElement {
     moment.addEventListener('focus', () => this.#point(moment.valueAsNumber / BINS));
     moment.addEventListener('blur', () => this.#point(null));
     this.#nodes.moment = moment;
-    const list = el('dl', { class: 'figures' });
+    const rows = el('dl', { class: 'figures' });
     for (const [name, label, title] of FIGURES) {
       const number = el('span', { class: 'number' }, '–');
       const [svg, range] = this.#chart('figures', name);
       this.#nodes[name] = number;
-      list.append(el('div', {}, el('dt', { title }, label), el('dd', { 'data-figure': name }, number, svg, range)));
+      rows.append(el('div', {}, el('dt', { title }, label), el('dd', { 'data-figure': name }, number, svg, range)));
     }
-    return this.#section('now', 'Now', this.#nodes.scope, moment, list);
+    return this.#section('now', 'Now', this.#nodes.scope, moment, rows);
   }
 
   #buildRates() {
     this.#nodes.rateScope = el('p', {}, '');
-    const list = el('dl', { class: 'rows rates' });
+    const rows = el('dl', { class: 'rows rates' });
     for (const [name, label, title] of RATES) {
       const number = el('span', { class: 'number' }, '–');
       const [svg, range] = this.#chart('rates', name);
       this.#nodes[`rate_${name}`] = number;
       const value = el('dd', { 'data-rate': name }, number);
-      list.append(el('div', {}, el('dt', { title }, label), value, el('dd', {}, svg, range)));
+      rows.append(el('div', {}, el('dt', { title }, label), value, el('dd', {}, svg, range)));
     }
-    return this.#section('speed', 'Per second', this.#nodes.rateScope, list);
+    return this.#section('speed', 'Per second', this.#nodes.rateScope, rows);
   }
 
   #buildClosed() {
@@ -595,39 +602,39 @@ export class MessagingStats extends HTMLElement {
   #buildTotals() {
     this.#nodes.totalsAge = el('p', { class: 'age' }, '');
     this.#nodes.totalsNote = el('p', { class: 'note' });
-    const list = el('dl', { class: 'rows totals' });
+    const rows = el('dl', { class: 'rows totals' });
     for (const [name, label] of TOTALS) {
       const value = el('dd', { class: 'value', 'data-figure': name }, '–');
       this.#nodes[name] = value;
-      list.append(el('div', {}, el('dt', {}, label), value));
+      rows.append(el('div', {}, el('dt', {}, label), value));
     }
-    return this.#section('sums', 'Stored', this.#nodes.totalsAge, list, this.#nodes.totalsNote);
+    return this.#section('sums', 'Stored', this.#nodes.totalsAge, rows, this.#nodes.totalsNote);
   }
 
   #buildActive() {
     const n = this.#nodes;
     n.activeAge = el('p', { class: 'age' }, '');
     n.activeNote = el('p', { class: 'note' });
-    const list = el('dl', { class: 'rows active' });
+    const rows = el('dl', { class: 'rows active' });
     for (const [window, label] of ACTIVE) {
       n[`bar_${window}`] = el('div');
       n[`active_${window}`] = el('dd', { class: 'value', 'data-active': window }, '–');
       n[`share_${window}`] = el('dd', { class: 'share' }, '');
       const bar = el('dd', { class: 'bar', 'aria-hidden': 'true' }, n[`bar_${window}`]);
-      list.append(el('div', {}, el('dt', {}, label), bar, n[`active_${window}`], n[`share_${window}`]));
+      rows.append(el('div', {}, el('dt', {}, label), bar, n[`active_${window}`], n[`share_${window}`]));
     }
-    return this.#section('people', 'Active users', n.activeAge, list, n.activeNote);
+    return this.#section('people', 'Active users', n.activeAge, rows, n.activeNote);
   }
 
   #buildHealth() {
-    const list = el('dl', { class: 'rows health' });
+    const rows = el('dl', { class: 'rows health' });
     for (const [key, label] of HEALTH) {
       this.#nodes[`${key}Word`] = el('dd', { class: 'word', 'data-health': key }, '–');
       this.#nodes[`${key}Age`] = el('dd', { class: 'age', 'data-age': key }, '');
-      list.append(el('div', {}, el('dt', {}, label), this.#nodes[`${key}Word`], this.#nodes[`${key}Age`]));
+      rows.append(el('div', {}, el('dt', {}, label), this.#nodes[`${key}Word`], this.#nodes[`${key}Age`]));
     }
     this.#nodes.healthNote = el('p', { class: 'note bad' });
-    return this.#section('well', 'Health', el('p', {}, 'age of each'), list, this.#nodes.healthNote);
+    return this.#section('well', 'Health', el('p', {}, 'age of each'), rows, this.#nodes.healthNote);
   }
 
   // --- showing: only texts and paths change ---------------------------------------------------------------------------
@@ -679,6 +686,7 @@ export class MessagingStats extends HTMLElement {
       unknown ||= value === null;
       write(n[name], count(value));
       n[name].closest('div').classList.toggle('unknown', value === null);
+      n[name].closest('div').classList.toggle('long', value >= 1e6);
     }
     const seen = this.#scope(stats) + (this.#window() === null ? '' : ` · ${span(this.#window().seconds)}`);
     write(n.scope, unknown ? `Unknown: ${this.#liveError(stats) ?? NO_REASON}` : seen);
@@ -710,7 +718,7 @@ export class MessagingStats extends HTMLElement {
   #renderHistory(history) {
     const n = this.#nodes;
     for (const [name] of RATES) {
-      const values = history.rates?.[name] ?? [];
+      const values = list(history.rates?.[name]);
       const value = known(values[values.length - 1]);
       write(n[`rate_${name}`], rate(value));
       n[`rate_${name}`].closest('div').classList.toggle('unknown', value === null);
@@ -747,7 +755,7 @@ export class MessagingStats extends HTMLElement {
     const w = this.#window();
     if (w === null) return;
     for (const { kind, name, chart, range } of this.#charts) {
-      const values = this.#history[kind]?.[name] ?? [];
+      const values = list(this.#history[kind]?.[name]);
       const points = values
         .map((value, i) => [Math.min(w.start + (i + 0.5) * w.step, w.end), known(value)])
         .filter(([at]) => at >= w.from);
