@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 FOLDERS: Final = ("dashboards", "provisioning", "rules", "runbooks")
-EXAMPLES: Final = ("alertmanager.yml", "prometheus.yml")
+ALONE: Final = ("README.md", "alertmanager.yml", "prometheus.yml")
 KINDS: Final = (".json", ".md", ".yml")
 
 # The one file that names a folder of the machine it is used on.
@@ -48,7 +48,7 @@ def _scalar(path: Path) -> str:
 
 def _assets() -> Iterator[tuple[PurePosixPath, Traversable]]:
     package = files("exporter").joinpath("grafana")
-    for name in EXAMPLES:
+    for name in ALONE:
         yield PurePosixPath(name), package.joinpath(name)
     for folder in FOLDERS:
         yield from _below(package.joinpath(folder), PurePosixPath(folder))

@@ -265,6 +265,11 @@ def test_there_is_one_runbook_per_alert_and_no_other() -> None:
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == set(alerts())
 
 
+def test_the_list_of_alerts_for_people_is_complete() -> None:
+    listed = (RULES.parent / "README.md").read_text()
+    assert set(re.findall(r"\bMessaging[A-Z]\w+", listed)) == set(alerts())
+
+
 @each_alert
 def test_a_runbook_is_where_its_alert_says_and_has_its_four_parts(name: str) -> None:
     url = alerts()[name]["annotations"]["runbook_url"]
