@@ -22,6 +22,7 @@ _WORDS: Final = {
     403: "Not for this user, this role or this Origin.",
     404: "No such conversation, message or member.",
     409: "Something of that name exists.",
+    415: "The body is of another type, or compressed.",
     413: "A field or the body is too long.",
     426: "This is a WebSocket of version 13.",
     429: "Too many connections of this user.",
@@ -314,7 +315,7 @@ def _admin() -> Schema:
                 {
                     200: _json("Signed in (for Accept: application/json).", "SignedIn"),
                     303: _empty("Signed in: to /admin."),
-                    **{status: _form_or_problem(status) for status in (400, 401, 403)},
+                    **{status: _form_or_problem(status) for status in (400, 401, 403, 415)},
                 },
                 security=_ANYONE,
                 body=form,
@@ -347,7 +348,7 @@ def _admin() -> Schema:
 
 def _form() -> Schema:
     schema = {"type": "object", "properties": {"token": {"type": "string"}}, "required": ["token"]}
-    return {"application/x-www-form-urlencoded": {"schema": schema}, "multipart/form-data": {"schema": schema}}
+    return {"application/x-www-form-urlencoded": {"schema": schema}}
 
 
 def _form_or_problem(status: int) -> Schema:
