@@ -54,7 +54,11 @@ GC_THRESHOLDS: Final = (50_000, 20, 50)
 
 
 class Server:
-    """One process: ``start``, then ``stop``. ``urls`` are where it listens, known after the start."""
+    """One process: ``start``, then ``stop``.
+
+    Known after the start: ``urls``, where users connect, such as ``http://127.0.0.1:8765``, and ``metrics_urls``, where
+    ``/metrics`` and the admin page are.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -74,18 +78,10 @@ class Server:
         self.history = History()
         self.ready = False
         self.listeners = Listeners(self.web_config)
+        self.urls: list[str] = []
+        self.metrics_urls: list[str] = []
         self._pulse = Pulse(self.metrics.event_loop_lag)
         self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def urls(self) -> list[str]:
-        """Where users connect, such as ``http://127.0.0.1:8765``."""
-        return self.listeners.urls(self.settings.listen)
-
-    @property
-    def metrics_urls(self) -> list[str]:
-        """Where ``/metrics`` and the admin page are."""
-        return self.listeners.urls(self.settings.metrics_listen) if self.settings.metrics_listen else self.urls
 
     def _recovered(self, message: Message) -> None:
         self.node.recovered(message)
@@ -96,6 +92,7 @@ class Server:
         telemetry = self.settings.telemetry_path
         guard = self.web_config.middleware(lambda request: request.path in ("/", telemetry))
         app = web.Application(middlewares=[problems(), guard], client_max_size=1024**2)
+        app.on_response_prepare.append(self.web_config.on_response_prepare)
         app.router.add_get("/", self._landing)
         app.router.add_get("/openapi.json", self._openapi)
         if public:
@@ -167,10 +164,10 @@ class Server:
         try:
             apart = bool(self.settings.metrics_listen)
             public = self._application(public=True, operations=not apart)
-            await self.listeners.open(public, self.settings.listen)
+            self.urls = self.metrics_urls = await self.listeners.open(public, self.settings.listen)
             if apart:
                 operations = self._application(public=False, operations=True)
-                await self.listeners.open(operations, self.settings.metrics_listen)
+                self.metrics_urls = await self.listeners.open(operations, self.settings.metrics_listen)
         except BaseException:
             opening.cancel()
             await self.listeners.close()
@@ -264,6 +261,7 @@ class Server:
         self.sessions.abort_all()
         await self.node.close_all()
         await self.store.close()
+        self.web_config.close()
 
 
 def _allow_sockets(connections: int) -> None:

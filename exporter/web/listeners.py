@@ -27,13 +27,10 @@ class Listeners:
     def __init__(self, web_config: WebConfig) -> None:
         self._web_config = web_config
         self._runners: list[web.AppRunner] = []
-        self._bound: dict[Address, list[Address]] = {}
-        self._scheme = "http"
 
-    async def open(self, app: web.Application, addresses: Sequence[Address]) -> None:
-        """Serve ``app`` on every address; raises Misconfigured when one is taken or does not exist."""
+    async def open(self, app: web.Application, addresses: Sequence[Address]) -> list[str]:
+        """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist."""
         context = self._web_config.ssl_context()
-        self._scheme = "https" if context is not None else "http"
         runner = web.AppRunner(
             app,
             access_log=None,  # it would write addresses and paths, and costs more than a small request
@@ -44,19 +41,14 @@ class Listeners:
         )
         self._runners.append(runner)
         await runner.setup()
+        urls = []
         for address in addresses:
-            for listening in _sockets(address):
-                await web.SockSite(runner, listening, ssl_context=context, backlog=BACKLOG).start()
-                host, port = listening.getsockname()[:2]
-                self._bound.setdefault(address, []).append(Address(host, port))
-
-    def urls(self, addresses: Sequence[Address]) -> list[str]:
-        """What was bound for these addresses, as URLs."""
-        return [self._url(bound) for address in addresses for bound in self._bound.get(address, [])[:1]]
-
-    def _url(self, address: Address) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address.host, address.host)  # noqa: S104  # shown, not bound
-        return f"{self._scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{address.port}"
+            listening = _socket(address)
+            await web.SockSite(runner, listening, ssl_context=context, backlog=BACKLOG).start()
+            host, port = listening.getsockname()[:2]
+            shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # shown, not bound
+            urls.append(f"{'http' if context is None else 'https'}://{Address(shown, port)}")
+        return urls
 
     async def close(self) -> None:
         """Stop listening; requests under way get a second."""
@@ -65,17 +57,17 @@ class Listeners:
         self._runners.clear()
 
 
-def _sockets(address: Address) -> list[socket.socket]:
-    """Listening sockets; all interfaces means IPv4 and, where the machine has it, IPv6 on the same port."""
+def _socket(address: Address) -> socket.socket:
+    """A listening socket; all interfaces means IPv4 and, where the machine has it, IPv6 on the same port."""
     try:
         if not address.host:
             if socket.has_dualstack_ipv6():
-                return [socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)]
-            return [socket.create_server(("", address.port))]
+                return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return socket.create_server(("", address.port))
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        return [socket.create_server((address.host, address.port), family=family)]
+        return socket.create_server((address.host, address.port), family=family)
     except (OSError, OverflowError) as error:
         # strerror of the bare number: create_server adds the address to the words, which stands there already
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number is not None and number in errno.errorcode else str(error)
-        raise Misconfigured(f"cannot listen on {address.host}:{address.port}: {reason.lower()}") from None
+        raise Misconfigured(f"cannot listen on {address}: {reason.lower()}") from None
