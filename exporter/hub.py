@@ -10,7 +10,7 @@ A connection is any hashable handle; the hub stores it and never looks into it.
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from exporter.errors import Forbidden, NotJoined
 from exporter.events import (
@@ -28,6 +28,8 @@ from exporter.events import (
     UserId,
 )
 from exporter.records import HubStats
+
+_NONE: frozenset[Any] = frozenset()
 
 C = TypeVar("C")
 K = TypeVar("K")
@@ -139,12 +141,21 @@ class Hub(Generic[C]):
 
     def require_joined(self, connection: C, conversation: ConversationId) -> None:
         """Raises NotJoined unless this connection takes part in that conversation."""
-        if connection not in self.conversations.get(conversation, ()):
+        if connection not in self.conversations.get(conversation, _NONE):
             raise NotJoined("join the conversation first")
 
     def audience(self, conversation: ConversationId) -> Set[C]:
         """The connections that a fan-out goes to, as they are now: a live view, not to be kept over an await."""
-        return self.conversations.get(conversation) or set()
+        return self.conversations.get(conversation) or _NONE
+
+    def tabs(self, conversation: ConversationId, user: UserId) -> Set[C]:
+        """The connections with which a user takes part there: a live view, too."""
+        return self.participants.get((conversation, user)) or _NONE
+
+    def joined(self, connection: C) -> tuple[ConversationId, ...]:
+        """What a connection takes part in; nothing when it is not open."""
+        known = self.connections.get(connection)
+        return known.joined if known is not None else ()
 
     def participants_of(self, conversation: ConversationId) -> list[UserId]:
         """The users who have joined, sorted."""
@@ -167,14 +178,14 @@ class Hub(Generic[C]):
 
     def set_typing(self, connection: C, conversation: ConversationId, active: bool, now: float) -> list[HubEvent]:
         """Start, refresh (no event) or stop typing. Raises NotJoined."""
-        self.require_joined(connection, conversation)
-        user = self.connections[connection].user
-        if not active:
-            return self.stop_typing(conversation, user, TypingStoppedReason.STOP)
-        pair = (conversation, user)
-        refreshed = self.typing.pop(pair, None) is not None
-        self.typing[pair] = now + self.typing_timeout
-        return [] if refreshed else [TypingStarted(conversation, user)]
+        if connection not in self.conversations.get(conversation, _NONE):
+            raise NotJoined("join the conversation first")
+        pair = (conversation, self.connections[connection].user)
+        before = self.typing.pop(pair, None)
+        if active:
+            self.typing[pair] = now + self.typing_timeout
+            return [] if before is not None else [TypingStarted(*pair)]
+        return [] if before is None else [TypingStopped(*pair, TypingStoppedReason.STOP)]
 
     def stop_typing(self, conversation: ConversationId, user: UserId, reason: TypingStoppedReason) -> list[HubEvent]:
         """Nothing happens when the user does not type there."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from exporter import protocol
@@ -49,6 +50,15 @@ log = structlog.get_logger(__name__)
 REMEMBERED: Final = 10_000
 
 
+# What the others in a conversation are told of an event; a table, because ``match`` costs 1 µs here.
+_TOLD: Final[dict[type[HubEvent], Callable[[Any], msgspec.Struct]]] = {
+    TypingStarted: lambda event: protocol.SomebodyTyping(event.conversation, event.user, True),
+    TypingStopped: lambda event: protocol.SomebodyTyping(event.conversation, event.user, False),
+    ParticipantJoined: lambda event: protocol.SomebodyJoined(event.conversation, event.user),
+    ParticipantLeft: lambda event: protocol.SomebodyLeft(event.conversation, event.user),
+}
+
+
 class Peer(Outbox):
     """A connection as the node sees it: somewhere to put frames, with the sends that it still waits for."""
 
@@ -83,6 +93,7 @@ class Node:
         self.broker: Broker[Peer] = LocalBroker(self.deliver)
         self._now = now
         self._wall = wall
+        self._typing_took = metrics.command_duration["typing"].observe
         self._tasks: set[asyncio.Task[Any]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
         self._refused_sends: dict[tuple[ConversationId, UserId, str], Peer] = {}
@@ -105,6 +116,8 @@ class Node:
 
     def close(self, peer: Peer, reason: ClosedReason) -> None:
         """A connection ended; ending twice is ending once."""
+        for conversation in self.hub.joined(peer):
+            self.turn.settle(conversation)
         self._emit(self.hub.close(peer, reason))
 
     def handle(self, peer: Peer, command: Command, received: float) -> asyncio.Task[None] | None:
@@ -143,13 +156,14 @@ class Node:
             self._emit(events)
         if command.active and self._typing_timer is None:
             self._arm_typing_timer()
-        self.metrics.command_duration["typing"].observe(self._now() - received)
+        self._typing_took(self._now() - received)
 
     def _ping(self, peer: Peer, command: Ping, received: float) -> None:
         peer.put(text_frame(protocol.encode(protocol.Pong(command.id))))
         self.metrics.command_duration["ping"].observe(self._now() - received)
 
     def _leave(self, peer: Peer, command: Leave, received: float) -> None:
+        self.turn.settle(command.conversation)
         events = self.hub.leave(peer, command.conversation)
         peer.put(text_frame(protocol.encode(protocol.Left(command.conversation, command.id))))
         self._emit(events)
@@ -166,6 +180,7 @@ class Node:
             last_seq = await self._membership(conversation, peer.user, watch)
             if not self.hub.is_open(peer):
                 return
+            self.turn.settle(conversation)
             events = self.hub.join(peer, conversation)
             joined = protocol.Joined(
                 conversation, self.hub.participants_of(conversation), max(last_seq, watch[1]), command.id
@@ -282,6 +297,7 @@ class Node:
         watch = self._joining.get(conversation)
         if watch is not None:
             watch[2] += 1
+        self.turn.settle(conversation)
         events, removed = self.hub.remove(conversation, user)
         left = text_frame(protocol.encode(protocol.Left(conversation, reason="removed")))
         for peer in removed:
@@ -303,28 +319,33 @@ class Node:
         """Count what happened and tell those who should know."""
         for event in events:
             self.metrics.count(event)
-            match event:
-                case TypingStarted(conversation, user):
-                    self._tell(conversation, user, protocol.SomebodyTyping(conversation, user, True))
-                case TypingStopped(conversation, user):
-                    self._tell(conversation, user, protocol.SomebodyTyping(conversation, user, False))
-                case ParticipantJoined(conversation, user):
-                    self._tell(conversation, user, protocol.SomebodyJoined(conversation, user))
-                case ParticipantLeft(conversation, user):
-                    self._tell(conversation, user, protocol.SomebodyLeft(conversation, user))
-                case _:
-                    pass  # connections come and go without anybody being told
+            told = _TOLD.get(type(event))
+            if told is not None:  # connections come and go without anybody being told
+                self._tell(event.conversation, event.user, told, event)  # type: ignore[union-attr]  # the others have one
 
-    def _tell(self, conversation: ConversationId, user: UserId, what: object) -> None:
-        self.broker.publish(Envelope(conversation, text_frame(protocol.encode(what)), not_to_user=user))
+    def _tell(
+        self, conversation: ConversationId, user: UserId, told: Callable[[Any], msgspec.Struct], event: HubEvent
+    ) -> None:
+        hub = self.hub
+        if self.broker.alone and len(hub.audience(conversation)) == len(hub.tabs(conversation, user)):
+            return  # nobody else is there: no frame is made, which is half of such an event's cost
+        frame = text_frame(protocol.encode(told(event)))
+        self.broker.publish(Envelope(conversation, frame, not_to_user=user))
 
     def deliver(self, envelope: Envelope[Peer]) -> None:
         """Hand a frame to everybody here whom it is for; the audience is asked now, after all awaits."""
-        audience = self.hub.audience(envelope.conversation)
-        sent, dropped = self.turn.fan_out(audience, envelope.frame, envelope.not_to, envelope.not_to_user)
+        conversation, peer = envelope.conversation, envelope.not_to
+        audience = self.hub.audience(conversation)
+        but: Collection[Peer] = ()
+        if envelope.not_to_user is not None:
+            but = self.hub.tabs(conversation, envelope.not_to_user)
+        elif peer is not None and peer in audience:
+            but = (peer,)
+        sent = len(audience) - len(but)
+        if sent:
+            self.turn.fan_out(conversation, audience, envelope.frame, but)
         if isinstance(envelope.frame, protocol.Delivery):
             self.metrics.deliveries.value += sent
-            self.metrics.deliveries_dropped.value += dropped
             self.metrics.fanout_recipients.observe(sent)
             if envelope.received is not None and sent:
                 self.turn.time(self.metrics.message_delivery_duration["local"], envelope.received)

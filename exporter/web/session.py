@@ -168,9 +168,13 @@ class Session(Peer, asyncio.Protocol):
 
     def _take_token(self, now: float) -> bool:
         """A bucket of one second's frames, refilled by time."""
-        limit = self._around.limits.frames_per_second
-        tokens = min(limit, self._tokens + (now - self._refilled_at) * limit)
-        self._refilled_at = now
+        tokens = self._tokens
+        if now != self._refilled_at:  # the frames of one read come at one time
+            limit = self._around.limits.frames_per_second
+            tokens += (now - self._refilled_at) * limit
+            if tokens > limit:
+                tokens = limit
+            self._refilled_at = now
         if tokens < 1.0:
             self._tokens = tokens
             return False

@@ -1,0 +1,253 @@
+"""What leaves, and in which order: against a model that notes every frame for every connection at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from exporter.instruments import Cell
+from exporter.outbox import Outbox, Turn
+
+
+class Wire:
+    """A transport that remembers its writes."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.buffered = 0
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+
+class Box(Outbox):
+    """A connection that says when it overflowed."""
+
+    def __init__(self, user: str, turn: Turn, limit: int = 1_000) -> None:
+        self.wire = Wire()
+        self.overflowed = False
+        super().__init__(user, self.wire, turn, limit)
+
+    def overflow(self) -> None:
+        self.overflowed = True
+        self.dropped = self.drop()
+
+
+class Loop:
+    """Runs what was asked for at the end of the turn."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], None]] = []
+        self.sent = Cell()
+        self.turn = Turn(self.soon.append, self.sent, lambda: 0.0)
+
+    def end_turn(self) -> None:
+        soon, self.soon[:] = self.soon[:], []
+        for call in soon:
+            call()
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+def test_a_turn_is_one_call_and_one_write_per_connection(loop: Loop) -> None:
+    ann, bob = Box("ann", loop.turn), Box("bob", loop.turn)
+    ann.put(b"1")
+    loop.turn.fan_out("room", {ann, bob}, b"2")
+    loop.turn.fan_out("room", {ann, bob}, b"3")
+    assert len(loop.soon) == 1
+    assert not ann.wire.writes
+    loop.end_turn()
+    assert ann.wire.writes == [b"123"]
+    assert bob.wire.writes == [b"23"]
+    assert loop.sent.value == 5
+    assert not loop.soon
+
+
+def test_own_frames_stand_where_they_happened_among_those_of_the_conversation(loop: Loop) -> None:
+    ann, bob = Box("ann", loop.turn), Box("bob", loop.turn)
+    audience = {ann, bob}
+    loop.turn.fan_out("room", audience, b"1")
+    ann.put(b"2")
+    loop.turn.fan_out("room", audience, b"3", (bob,))
+    ann.put(b"4")
+    loop.end_turn()
+    assert ann.wire.writes == [b"1234"]
+    assert bob.wire.writes == [b"1"]
+
+
+def test_whoever_caused_a_frame_does_not_get_it(loop: Loop) -> None:
+    ann, bob, cat = (Box(name, loop.turn) for name in ("ann", "bob", "cat"))
+    audience = {ann, bob, cat}
+    loop.turn.fan_out("room", audience, b"a", {ann})
+    loop.turn.fan_out("room", audience, b"b", {bob})
+    loop.turn.fan_out("room", audience, b"a", {ann})
+    loop.end_turn()
+    assert [box.wire.writes for box in (ann, bob, cat)] == [[b"b"], [b"aa"], [b"aba"]]
+
+
+def test_a_turn_in_which_nobody_may_have_the_frame_writes_nothing(loop: Loop) -> None:
+    ann = Box("ann", loop.turn)
+    loop.turn.fan_out("room", {ann}, b"a", {ann})
+    loop.end_turn()
+    assert ann.wire.writes == []
+    assert loop.sent.value == 0
+
+
+def test_settling_gives_the_batch_to_those_who_were_there(loop: Loop) -> None:
+    ann, bob, cat = (Box(name, loop.turn) for name in ("ann", "bob", "cat"))
+    audience = {ann, bob}
+    loop.turn.fan_out("room", audience, b"1")
+    loop.turn.settle("room")
+    audience.add(cat)
+    cat.put(b"joined")
+    loop.turn.fan_out("room", audience, b"2")
+    loop.turn.settle("room")
+    audience.discard(bob)
+    bob.put(b"left")
+    loop.turn.fan_out("room", audience, b"3")
+    loop.end_turn()
+    assert [box.wire.writes for box in (ann, bob, cat)] == [[b"123"], [b"12left"], [b"joined23"]]
+
+
+def test_a_connection_in_two_busy_conversations_is_written_once(loop: Loop) -> None:
+    ann, bob, cat = (Box(name, loop.turn) for name in ("ann", "bob", "cat"))
+    loop.turn.fan_out("one", {ann, bob}, b"1")
+    loop.turn.fan_out("two", {ann, cat}, b"2", {cat})
+    loop.end_turn()
+    assert [len(box.wire.writes) for box in (ann, bob, cat)] == [1, 1, 0]
+    assert sorted(ann.wire.writes[0]) == [ord("1"), ord("2")]
+
+
+def test_a_frame_handed_out_while_writing_leaves_in_the_next_turn(loop: Loop) -> None:
+    ann, bob = Box("ann", loop.turn), Box("bob", loop.turn)
+
+    class Reacting(Wire):
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            if len(self.writes) == 1:
+                loop.turn.fan_out("other", {bob}, b"late")
+
+    ann.wire = ann.transport = Reacting()
+    ann.put(b"1")
+    loop.end_turn()
+    assert bob.wire.writes == []
+    loop.end_turn()
+    assert bob.wire.writes == [b"late"]
+
+
+def test_nothing_follows_the_last_frame(loop: Loop) -> None:
+    ann = Box("ann", loop.turn)
+    loop.turn.fan_out("room", {ann}, b"1")
+    loop.turn.settle("room")
+    ann.finish(b"close")
+    assert ann.wire.writes == [b"1close"]
+    assert ann.put(b"2") is False
+    ann.take([(2, b"3", ())])
+    loop.end_turn()
+    assert ann.wire.writes == [b"1close"]
+
+
+def test_a_slow_consumer_gets_its_frames_until_its_buffer_is_full_and_then_none(loop: Loop) -> None:
+    ann, slow = Box("ann", loop.turn), Box("slow", loop.turn, limit=10)
+    slow.pause_writing()
+    slow.wire.buffered = 8
+    audience = {ann, slow}
+    loop.turn.fan_out("room", audience, b"12")
+    loop.end_turn()
+    assert slow.wire.writes == [b"12"]
+    loop.turn.fan_out("room", audience, b"123")
+    loop.end_turn()
+    assert slow.overflowed
+    assert slow.dropped == [b"123"]
+    assert slow.wire.writes == [b"12"]
+    assert ann.wire.writes == [b"12", b"123"]
+    assert not loop.turn.slow
+
+
+def test_what_one_turn_gathers_is_within_the_limit_too(loop: Loop) -> None:
+    ann, big = Box("ann", loop.turn), Box("big", loop.turn, limit=10)
+
+    class Full(Wire):
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            self.buffered += len(data)
+            big.pause_writing()  # as asyncio does within the write
+
+    big.wire = big.transport = Full()
+    loop.turn.fan_out("room", {ann, big}, b"12345678901")
+    loop.end_turn()
+    assert big.overflowed
+    assert not loop.turn.slow
+    assert ann.wire.writes == [b"12345678901"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_connection_whose_write_fails_does_not_silence_the_others(loop: Loop, own: bool) -> None:
+    class Broken(Wire):
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("the handler is closed")
+
+    boxes = [Box(str(number), loop.turn) for number in range(5)]
+    boxes[2].transport = Broken()
+    if own:
+        for box in boxes:
+            box.put(b"1")
+    else:
+        loop.turn.fan_out("room", dict.fromkeys(boxes).keys(), b"1")
+    with pytest.raises(RuntimeError):
+        loop.end_turn()
+    assert [box.wire.writes for box in boxes] == [[b"1"], [b"1"], [], [b"1"], [b"1"]]
+    loop.turn.fan_out("room", {boxes[0]}, b"2")
+    loop.end_turn()
+    assert boxes[0].wire.writes == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_turn(seed: int) -> None:
+    """Joins, leaves, own frames and fan-outs in any order; the model notes each frame for each connection at once."""
+    chance = random.Random(seed)
+    loop = Loop()
+    boxes = [Box(str(number), loop.turn) for number in range(5)]
+    rooms: dict[str, set[Box]] = {"one": set(boxes[:3]), "two": {boxes[2]} if chance.random() < 0.5 else set()}
+    expected: dict[Box, list[str]] = {box: [] for box in boxes}
+    slow = chance.choice(boxes) if chance.random() < 0.3 else None
+    if slow is not None:
+        slow.pause_writing()
+    frames = 0
+    for _ in range(chance.randint(1, 4)):
+        for _ in range(chance.randint(1, 12)):
+            room, box = chance.choice(["one", "one", "one", "two"]), chance.choice(boxes)
+            frames += 1
+            match chance.choice(["fan_out"] * 5 + ["put", "join", "leave"]):
+                case "fan_out":
+                    but = set(chance.sample(boxes, chance.choice([0, 1, 1, 2]))) & rooms[room]
+                    loop.turn.fan_out(room, rooms[room], f"{room[0]}{frames};".encode(), frozenset(but))
+                    for member in rooms[room] - but:
+                        expected[member].append(f"{room[0]}{frames};")
+                case "put":
+                    box.put(f"p{frames};".encode())
+                    expected[box].append(f"p{frames};")
+                case "join":
+                    loop.turn.settle(room)
+                    rooms[room].add(box)
+                case "leave":
+                    loop.turn.settle(room)
+                    rooms[room].discard(box)
+        writes = {box: len(box.wire.writes) for box in boxes}
+        loop.end_turn()
+        assert all(len(box.wire.writes) <= writes[box] + 1 for box in boxes), "more than one write in a turn"
+    for box in boxes:
+        got = b"".join(box.wire.writes).decode().split(";")[:-1]
+        wanted = [frame[:-1] for frame in expected[box]]
+        assert sorted(got) == sorted(wanted)
+        for kinds in ("op", "tp"):  # the order between two conversations is nobody's business
+            assert [f for f in got if f[0] in kinds] == [f for f in wanted if f[0] in kinds]
+    assert loop.sent.value == sum(len(data) for box in boxes for data in box.wire.writes)
