@@ -7,9 +7,12 @@ with the secret of this installation, or RS256/ES256 with the public key of the 
 from __future__ import annotations
 
 import hashlib
+import hmac
+import json
 import math
 import re
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,6 +53,12 @@ _UNVERIFIED_CLAIMS: Final[Options] = {
     "verify_sub": False,
     "verify_jti": False,
 }
+
+# What PyJWT and nearly everybody else writes as the header of an HS256 token, and the same in the other order.
+_PLAIN_HEADS: Final = frozenset(
+    urlsafe_b64encode(head).rstrip(b"=").decode()
+    for head in (b'{"alg":"HS256","typ":"JWT"}', b'{"typ":"JWT","alg":"HS256"}')
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,9 @@ class Authenticator:
         return jwt.encode({"sub": user, "role": role, "iat": int(now), "exp": math.ceil(now + ttl)}, self._key, "HS256")
 
     def _payload(self, token: str) -> Mapping[str, Any]:
+        plain = self._plain_payload(token)
+        if plain is not None:
+            return plain
         try:
             payload: Mapping[str, Any] = jwt.decode(
                 token, self._key, algorithms=[self._algorithm], options=_UNVERIFIED_CLAIMS
@@ -143,6 +155,26 @@ class Authenticator:
             # Besides PyJWT's own: what deep nesting and wrong types in the header bring out of json and base64.
             raise Unauthenticated("the token cannot be read") from error
         return payload
+
+    def _plain_payload(self, token: str) -> Mapping[str, Any] | None:
+        """Of a genuine token with the most usual header; None for all others, about which PyJWT says what is wrong.
+
+        13 instead of 58 µs (docs/benchmarks.md), which is a sixth of what a new connection costs; in a reconnect storm
+        that counts. It can only accept, and only what PyJWT would: the header is one of two known texts, which name
+        HS256 and nothing else, and the signature is compared in its one canonical spelling.
+        """
+        signed, _, signature = token.rpartition(".")
+        head, _, body = signed.partition(".")
+        if not isinstance(self._key, bytes) or head not in _PLAIN_HEADS:
+            return None
+        genuine = urlsafe_b64encode(hmac.digest(self._key, signed.encode(), "sha256")).rstrip(b"=")
+        if not hmac.compare_digest(genuine, signature.encode()):
+            return None
+        try:
+            payload = json.loads(urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        except (ValueError, RecursionError):
+            return None
+        return payload if isinstance(payload, dict) else None
 
     def _claims(self, payload: Mapping[str, Any]) -> Claims:
         now = self._clock()
