@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Coroutine, Iterable
 from contextlib import closing
@@ -289,7 +290,7 @@ async def test_every_gauge_equals_the_model_after_thousands_of_random_operations
     seed = int(os.environ.get("DRIFT_SEED", random.randrange(2**32)))
     print(f"the same dice again: DRIFT_SEED={seed}")
     flags = ("--typing.timeout=1h", "--verify.interval=0", "--limits.frames-per-second=10000")
-    async with running(tmp_path, *flags, module="tests.servers.slow_exporter") as exporter:
+    async with running(tmp_path, *flags, program=(sys.executable, "-m", "tests.servers.slow_exporter")) as exporter:
         crowd = Crowd(exporter, seed)
         await crowd.make_rooms()
         scrapes: list[Figures] = []

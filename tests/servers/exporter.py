@@ -16,7 +16,7 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -315,14 +315,14 @@ class Asking:
 
 
 class Exporter(Asking):
-    """A process. ``flags`` are those of ``serve``; ``module`` is what ``python -m`` runs."""
+    """A process. ``flags`` are those of ``serve``; ``program`` is what is run instead of ``python -m exporter``."""
 
     def __init__(
         self,
         folder: Path,
         *flags: str,
         environment: Mapping[str, str] | None = None,
-        module: str = "exporter",
+        program: Sequence[str] = (sys.executable, "-m", "exporter"),
         command: str = "serve",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -331,9 +331,8 @@ class Exporter(Asking):
         self.database = self.data / "messaging.db"
         super().__init__(Authenticator.from_settings(Settings(data_dir=self.data)))
         self.log = folder / "exporter.log"
+        self._program = program
         self._arguments = [
-            "-m",
-            module,
             command,
             "--data.dir",
             str(self.data),
@@ -361,7 +360,7 @@ class Exporter(Asking):
         with self.log.open("ab") as log:
             begins_at = log.tell()
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, *self._arguments, env=self._environment, cwd=self.folder, stdout=log, stderr=log
+                *self._program, *self._arguments, env=self._environment, cwd=self.folder, stdout=log, stderr=log
             )
         try:
             self.url = await until(lambda: self._listening(begins_at), "listening")
@@ -396,8 +395,8 @@ class Exporter(Asking):
         """Another command of the program on the same data; its exit status, and its output in the log."""
         with self.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "exporter", arguments[0], "--data.dir", str(self.data), *arguments[1:]),
+                *self._program,
+                *(arguments[0], "--data.dir", str(self.data), *arguments[1:]),
                 env=self._environment,
                 cwd=self.folder,
                 stdout=log,

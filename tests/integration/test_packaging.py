@@ -1,0 +1,115 @@
+"""The wheel in an empty environment: everything it needs comes with it or is named by it, and it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from tests.servers.exporter import ROOT, running
+
+SOURCES = ("exporter", "grafana", "pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+# As a user has it: nothing of this repository on the path, no variable that changes the program.
+CLEAN = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("MESSAGING_", "PYTHON", "COV_", "COVERAGE")) and name != "VIRTUAL_ENV"
+}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run it; what it says is the failure."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=CLEAN, capture_output=True, text=True, timeout=170, check=False
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, because building leaves folders behind in the source."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(
+                source, folder / "source" / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(source, folder / "source" / name)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        folder,
+        folder / "source",
+        cwd=folder,
+    )
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with nothing but the wheel and what it asks for; its ``bin``."""
+    folder = tmp_path_factory.mktemp("empty")
+    run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", wheel, cwd=folder)
+    return python.parent
+
+
+def test_the_wheel_has_all_that_is_read_at_run_time_and_nothing_of_the_tests(wheel: Path) -> None:
+    assert wheel.name == f"messaging_exporter-{__version__}-py3-none-any.whl"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = [path.relative_to(ROOT) for path in (ROOT / "exporter").rglob("*.py")]
+    assert {str(path) for path in sources if path.parts[1] != "grafana"} <= names
+    static = [path.relative_to(ROOT) for path in (ROOT / "exporter" / "web" / "static").iterdir()]
+    assert {str(path) for path in static} <= names
+    assert "exporter/py.typed" in names
+    for kind in ("dashboards/*.json", "rules/*.yml", "runbooks/*.md", "provisioning/*/*.yml"):
+        files = [path.relative_to(ROOT) for path in (ROOT / "grafana").glob(kind)]
+        assert files
+        assert {f"exporter/{path}" for path in files} <= names
+    assert not [name for name in names if name.startswith(("tests", "grafana", "build"))]
+    metadata = zipfile.ZipFile(wheel).read(f"messaging_exporter-{__version__}.dist-info/METADATA").decode()
+    assert "Requires-Python: >=3.11" in metadata
+    assert "License-Expression: Apache-2.0" in metadata or "License: Apache-2.0" in metadata
+
+
+async def test_it_runs_in_an_empty_environment(environment: Path, tmp_path: Path) -> None:
+    program = environment / "messaging-exporter"
+    assert run(program, "--version", cwd=tmp_path) == f"messaging-exporter {__version__}\n"
+    assert run(environment / "python", "-m", "exporter", "--version", cwd=tmp_path).endswith(f" {__version__}\n")
+    assert run(program, "token", "ann", "--ttl", "1h", cwd=tmp_path).count(".") == 2
+    run(program, "assets", "--output", "assets", cwd=tmp_path)
+    assert list((tmp_path / "assets").rglob("*.json"))
+    installed = {path.name for path in (environment.parent / "lib").glob("python*/site-packages/*")}
+    assert not {"pytest", "tests", "websockets", "pip"} & installed
+
+    options = {"program": (str(program),), "environment": {"PYTHONPATH": ""}}
+    async with running(tmp_path / "server", **options) as exporter:
+        await exporter.conversation("room", "ann", "bob")
+        ann, bob = await exporter.connect("ann"), await exporter.connect("bob")
+        for tab in (ann, bob):
+            await tab.join("room")
+        await ann.say("room", "hello", "1")
+        assert (await bob.frame("message"))["body"] == "hello"
+        figures = await exporter.scrape()
+        assert (figures["messaging_active_connections"], figures["messaging_stored_messages"]) == (2, 1)
+        status, page, _ = await exporter.get("/admin")
+        assert (status, b"<html" in page) == (200, True)
+        for tab in (ann, bob):
+            await tab.close()
+        assert await exporter.stop() == 0
