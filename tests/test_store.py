@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from exporter.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store
-from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, opened, read, send, send_twice_told
+from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, eventually, opened, read, send, send_twice_told
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 
@@ -356,3 +356,22 @@ async def test_times_are_kept_to_the_millisecond_in_utc(place: Place, clock: Clo
         assert sent.sent_at == datetime(2026, 3, 10, 23, 59, 59, 999_000, tzinfo=UTC)
         assert await send_twice_told(store, "c", "ann", "m") == (sent, True)
         assert (await store.messages_after("c", "ann", 0, 1))[0] == [sent]
+
+
+async def test_past_days_are_put_together_by_themselves(
+    place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.store.TIDY_INTERVAL", 0.05)
+    async with opened(place, clock=clock) as store:
+        await place.execute(
+            *(f"INSERT INTO daily_totals (day, shard, messages) VALUES ('2026-01-01', {n}, {n})" for n in range(90, 99))
+        )
+
+        async def one_row() -> bool:
+            return await place.fetch("SELECT day, shard, messages FROM daily_totals WHERE messages > 0") in (
+                [("2026-01-01", 0, 846)],
+                [(date(2026, 1, 1), 0, 846)],
+            )
+
+        await eventually(one_row)
+        assert (await store.totals(5)).stored_messages == 846

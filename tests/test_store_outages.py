@@ -339,7 +339,7 @@ async def test_a_full_disk_refuses_and_takes_again_when_there_is_room(
 @pytest.fixture
 async def own(tmp_path: Path) -> AsyncIterator[tuple[Postgres, Postgresql]]:
     """A server that a test may stop, freeze and crash."""
-    server = Postgres()
+    server = Postgres(fsync="off")
     try:
         server.start()
         yield server, Postgresql(server.url(server.create_database()))

@@ -11,6 +11,8 @@ It may not know a connection of a client, a frame, a metric or a broker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -33,6 +35,8 @@ __all__ = ["Store", "utcnow"]
 
 T = TypeVar("T")
 
+TIDY_INTERVAL = 3600.0
+"""Seconds, on average, until the shards of past days are put together again: sixteen rows a day at most."""
 REGISTER_WAIT = 0.25
 """Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
 
@@ -80,6 +84,7 @@ class Store:
         self._database = Database(self._dialect, timeout)
         self._joins = Joins(self._database, self._statements)
         self._writer: Writer | None = None
+        self._tidier: asyncio.Task[None] | None = None
         self._unregistered: set[str] = set()  # who came before the database could be reached
 
     # --- life ---------------------------------------------------------------------------------------------
@@ -105,6 +110,7 @@ class Store:
         self._dialect.adopt()
         if self._writer is None:
             self._writer = Writer(self._database, self._statements, self._clock, self._on_recovered)
+            self._tidier = asyncio.create_task(self._tidy(), name="store-tidier")
             for user in self._unregistered:
                 self._writer.register(user)
             self._unregistered.clear()
@@ -115,6 +121,9 @@ class Store:
 
     async def close(self) -> None:
         """Finish what is queued, for ``timeout`` seconds at most, then close all connections."""
+        if self._tidier is not None:
+            self._tidier.cancel()
+            await asyncio.wait({self._tidier})
         if self._writer is not None:
             await self._writer.close(self._timeout)
         await self._database.close(1.0)
@@ -237,6 +246,19 @@ class Store:
         if self._writer is None:
             raise Unavailable("the database is not ready")
         return self._writer
+
+    async def _tidy(self) -> None:
+        async def work(session: Session) -> None:
+            try:
+                await totals.compact(session, self._dialect, self.now())
+            except Trouble as trouble:  # the user may lack the right to; then a scrape reads more rows, and is right
+                if trouble.kind is Kind.DOWN:
+                    raise
+
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1.5) * TIDY_INTERVAL)  # the nodes of a cluster not all at once
+            with contextlib.suppress(Trouble):
+                await self._database.run(Lane.READ, work)
 
     async def _read(self, work: Work[T]) -> T:
         try:

@@ -13,14 +13,13 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import structlog
 
 from exporter.errors import Misconfigured, Unavailable
-from exporter.store import Store
+from exporter.store import Store, totals
 from exporter.store.database import Database, Lane
 from exporter.store.dialect import Dialect, Row, Session
 from exporter.store.faults import Kind, Trouble
@@ -154,8 +153,7 @@ class _Verification:
         left = (0, 0) if self._repair else (inaccurate, days)
         now = self._store.now()
         await self._run(lambda session: _keep(session, now.timestamp(), *left))
-        yesterday = self._dialect.day(now - timedelta(days=1))
-        await self._run(lambda session: _compact(session, self._dialect, yesterday))
+        await self._run(lambda session: totals.compact(session, self._dialect, now))
         return Report(conversations, messages, inaccurate, days, missing, self._repair)
 
     async def _run(self, work: Callable[[Session], Any]) -> Any:
@@ -377,18 +375,6 @@ async def _keep(session: Session, verified_at: float, conversations: int, days: 
         conversations,
         days,
     )
-
-
-async def _compact(session: Session, dialect: Dialect, before: Any) -> None:
-    """Put the shards of past days together: their sums stay, and a scrape reads fewer rows."""
-    await session.execute(dialect.begin)
-    try:
-        for statement in dialect.compact:
-            await session.fetch(statement, before)
-        await session.execute("COMMIT")
-    except Trouble:
-        await _undo(session)
-        raise
 
 
 async def _undo(session: Session) -> None:

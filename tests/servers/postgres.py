@@ -75,7 +75,7 @@ class Postgres:
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "LC_ALL": "C", "HOME": str(self._folder)}
 
-    def _run(self, program: str, *args: str) -> str:
+    def _run(self, program: str, *args: str, timeout: float = 120) -> str:
         done = subprocess.run(
             [str(self._binaries / program), *args],
             check=False,
@@ -83,7 +83,7 @@ class Postgres:
             text=True,
             cwd=self._folder,
             env=self._environment(),
-            timeout=120,
+            timeout=timeout,
             **self._become(),  # type: ignore[call-overload]
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
@@ -98,7 +98,6 @@ class Postgres:
             "max_connections": "60",
             "shared_buffers": "32MB",
             "log_timezone": "UTC",
-            "fsync": "off",  # the tests crash processes, not the machine
             **self._settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -185,11 +184,11 @@ class Postgres:
         """For a client."""
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
-    def psql(self, sql: str, database: str = "postgres", user: str = "postgres") -> str:
+    def psql(self, sql: str, database: str = "postgres", user: str = "postgres", timeout: float = 120) -> str:
         """Run a script as a person would; its output, unaligned and without headings."""
         return self._run(
             "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(self.port),
-            "-U", user, "-d", database, "-c", sql,
+            "-U", user, "-d", database, "-c", sql, timeout=timeout,
         )  # fmt: skip
 
     def create_database(self) -> str:
@@ -202,7 +201,7 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A server for all tests of one process."""
-    server = Postgres()
+    server = Postgres(fsync="off")  # the tests crash processes, not the machine
     try:
         yield server.start()
     finally:
