@@ -109,9 +109,11 @@ class Door:
         transport = request.transport
         if transport is None or transport.is_closing():
             return _Upgraded()  # the client has gone: nobody to answer, nothing to count, and no line in the log
-        transport.write(answer)
         id = f"{self._prefix}-{next(self._numbers)}"
         session = Session(id, claims.user, claims.expires_at, transport, self._around)
+        welcome = text_frame(protocol.encode(self._welcome(session)))
+        transport.write(answer + welcome)  # in one system call: 5 µs of some 250 that a connection costs
+        self._metrics.sent_bytes.value += len(welcome)
         early = _EarlyBytes()
         request.protocol.set_parser(early)  # type: ignore[arg-type]  # it asks for these two methods only
         transport.set_protocol(session)
@@ -119,7 +121,6 @@ class Door:
         request.protocol.connection_lost(None)
         self._sessions.add(session)
         self._node.open(session)
-        session.put(text_frame(protocol.encode(self._welcome(session))))
         if early.data:
             asyncio.get_running_loop().call_soon(session.data_received, bytes(early.data))
         return _Upgraded()
