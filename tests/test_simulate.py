@@ -32,7 +32,7 @@ def options(double: Double, **changes: object) -> SimulateOptions:
         "conversations": 5,
         "rate": 100.0,
         "duration": 2.5,
-        "settle": 5.0,
+        "settle": 2.5,
         "seed": 3,
         "steady": True,
         "token_for": lambda user: user,
@@ -243,6 +243,15 @@ async def test_the_same_seed_sends_the_same_messages() -> None:
             await run(double, duration=1.0, rate=30.0)
             said.append(sorted(frame["body"] for frame in double.frames if frame["type"] == "send"))
     assert said[0] == said[1]
+
+
+async def test_several_nodes_take_turns_and_one_that_does_not_answer_is_passed_over(unused_tcp_port: int) -> None:
+    async with Double() as double:
+        urls = (f"ws://127.0.0.1:{unused_tcp_port}", double.url)
+        _, summary = await run(double, urls=urls, duration=1.0, rate=20.0, users=4)
+    assert summary.wrong == {}
+    assert summary.verified == summary.sent == 20
+    assert summary.rejected["unreachable"] > 0
 
 
 async def test_being_stopped_early_ends_with_a_verified_summary() -> None:

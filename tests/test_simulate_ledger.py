@@ -218,6 +218,18 @@ def test_one_that_breaks_off_while_it_does_not_read_is_owed_nothing_of_that_time
     assert found(ledger) == {}
 
 
+def test_pauses_close_upon_each_other_are_one(ledger: Ledger) -> None:
+    ledger.joined(2, 0, 0, 0.5)
+    ledger.paused(2, 0.9)
+    acknowledge(ledger, 1, send(ledger))
+    ledger.resumed(2, 5.0)
+    ledger.paused(2, 5.1)
+    ledger.resumed(2, 9.0)
+    ledger.closed(2, 9.1)
+    ledger.settle(40.0)
+    assert found(ledger) == {}
+
+
 def test_a_process_that_lags_blames_itself_first(ledger: Ledger) -> None:
     ledger.joined(2, 0, 0, 0.5)
     acknowledge(ledger, 1, send(ledger))

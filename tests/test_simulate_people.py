@@ -21,6 +21,13 @@ def test_the_same_seed_makes_the_same_people_and_plans_and_another_seed_others()
     assert not {person.name for person in one.people} & {person.name for person in other.people}
 
 
+def test_nobody_is_without_a_conversation_and_no_conversation_floods_thousands() -> None:
+    organisation = Organisation(1000, 20, 1)
+    assert all(organisation.memberships)
+    assert max(len(members) for members in organisation.members) < 260
+    assert all(len(members) == 2 for members in Organisation(2, 3, 1).members)
+
+
 def test_a_plan_does_not_depend_on_the_plans_before_it() -> None:
     assert Organisation(40, 12, 7).plan(150) == [Organisation(40, 12, 7).plan(n) for n in range(151)][150]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -60,11 +61,15 @@ _PASSING = (502, 503, 504)
 
 
 class Api:
-    """The routes of one server, as any of the people. Raises Refused, aiohttp.ClientError, OSError, TimeoutError."""
+    """The routes of a server, or of one node of several after another: who does not answer is not asked next.
 
-    def __init__(self, http: aiohttp.ClientSession, base: URL, token_for: Callable[[str], str]) -> None:
+    Raises Refused, aiohttp.ClientError, OSError, TimeoutError. ``timeout`` is what one answer may take, in seconds.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, bases: Sequence[URL], token_for: Callable[[str], str]) -> None:
+        self.timeout = 30.0
         self._http = http
-        self._base = base
+        self._bases = deque(bases)
         self._token_for = token_for
         self._gate = asyncio.Semaphore(8)
 
@@ -99,13 +104,28 @@ class Api:
         expected: tuple[int, ...],
         query: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        url = self._base / "v1/messaging" / path
+        try:
+            return await self._ask(method, user, path, body, expected, query)
+        except (Refused, aiohttp.ClientError, OSError, TimeoutError) as error:
+            if passing(error):
+                self._bases.rotate(-1)
+            raise
+
+    async def _ask(
+        self,
+        method: str,
+        user: str,
+        path: str,
+        body: object,
+        expected: tuple[int, ...],
+        query: dict[str, str] | None,
+    ) -> tuple[int, bytes]:
+        url = self._bases[0] / "v1/messaging" / path
         headers = {"Authorization": f"Bearer {self._token_for(user)}"}
+        timeout = aiohttp.ClientTimeout(total=self.timeout)
         async with (
             self._gate,
-            self._http.request(
-                method, url, json=body, params=query, headers=headers, timeout=aiohttp.ClientTimeout(total=30)
-            ) as response,
+            self._http.request(method, url, json=body, params=query, headers=headers, timeout=timeout) as response,
         ):
             answer = await response.read()
             if response.status not in expected:

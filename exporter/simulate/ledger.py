@@ -165,12 +165,12 @@ class Ledger:
     def paused(self, connection: int, now: float) -> None:
         """The connection stops reading for a while: it is owed what came before, and the rest once it reads again."""
         for membership in self._memberships.get(connection, {}).values():
-            membership.reading, membership.paused = False, now
+            membership.pause(now)
 
     def resumed(self, connection: int, now: float) -> None:
         """It reads again."""
         for membership in self._memberships.get(connection, {}).values():
-            membership.reading, membership.resumed = True, now
+            membership.resume(now)
 
     def deleted(self, conversation: int, seq: int) -> None:
         """Somebody deleted a message: it leaves no hole."""

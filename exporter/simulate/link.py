@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -81,6 +83,12 @@ class Link:
             await self._ws.close()
         except (aiohttp.ClientError, OSError):
             return
+
+    async def drop(self) -> None:
+        """Lets go of the connection without waiting for anybody; nothing to do when it is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):  # aiohttp frees the connection when its closing is interrupted
+                await self.close()
 
     def reset(self) -> None:
         """The phone is in a tunnel: what was received is read, then the peer gets a TCP reset and no close frame.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 # Kept above the floor of one membership, and of senders whose order it knows: a gap costs no memory for ever.
 MOST_SEEN = 4096
+CATCHING_UP = 1.0  # seconds of reading after a pause until all that had piled up is taken as read
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +18,7 @@ class Membership:
     joined: float
     until: float | None = None
     reading: bool = True
-    paused: float = 0.0  # when it last stopped reading
+    paused: float = 0.0  # when it last stopped reading, having read all there was
     resumed: float = 0.0
     floor: int = 0  # everything above last_seq up to here was seen
     seen: set[int] = field(default_factory=set)
@@ -38,8 +39,20 @@ class Membership:
             self.floor = min(seq for seq in self.seen if seq > self.last_seq)
             self.seen = {seq for seq in self.seen if seq > self.floor}
 
+    def pause(self, now: float) -> None:
+        """It stops reading. One pause close upon another is one: nothing shows that it had caught up in between."""
+        if self._caught_up(now):
+            self.paused = now
+        self.reading = False
+
+    def resume(self, now: float) -> None:
+        """It reads again."""
+        self.reading, self.resumed = True, now
+
+    def _caught_up(self, now: float) -> bool:
+        return self.reading and (not self.resumed or self.resumed + CATCHING_UP < now)
+
     def end(self, now: float) -> None:
         """It is over. Who does not read, or has hardly begun to again, was last known to read before the pause."""
-        caught_up = self.reading and self.resumed + 1.0 < now
-        self.until = now if caught_up or not self.paused else self.paused
+        self.until = now if self._caught_up(now) else self.paused
         self.latest_of.clear()

@@ -50,6 +50,10 @@ Tusen takk!
 """.strip().splitlines()
 
 
+# Each message goes to everybody who has joined: in a conversation of thousands, a few people's chat is a flood.
+LARGEST: Final = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """Somebody: their tabs, their hours (of a 24 h day) and how good their network and eyes are.
@@ -97,7 +101,7 @@ class Organisation:
         self.seed = seed
         self.people = [_person(Random(f"{seed}/person/{i}"), i, tag, names) for i in range(users)]
         self.conversations = [f"sim-{tag}-{TOPICS[i % len(TOPICS)]}-{i + 1}" for i in range(conversations)]
-        self.members = [_members(Random(f"{seed}/members/{i}"), i, users) for i in range(conversations)]
+        self.members = _members(users, conversations, seed)
         self.memberships: list[list[int]] = [[] for _ in range(users)]
         for conversation, members in enumerate(self.members):
             for person in members:
@@ -149,7 +153,14 @@ def _person(random: Random, index: int, tag: str, names: tuple[str, ...]) -> Per
     )
 
 
-def _members(random: Random, index: int, users: int) -> list[int]:
-    """The busiest conversation has nearly everybody; then ever smaller teams, and pairs at the end."""
-    size = max(2, min(users, round(users * 0.9 / (1 + index * 0.6)) + random.randint(0, 2)))
-    return sorted(random.sample(range(users), size))
+def _members(users: int, conversations: int, seed: int) -> list[list[int]]:
+    """The busiest conversation has nearly everybody; then ever smaller teams, and pairs at the end; nobody has none."""
+    members = []
+    for index in range(conversations):
+        random = Random(f"{seed}/members/{index}")
+        size = round(min(users, LARGEST) * 0.9 / (1 + index * 0.6)) + random.randint(0, 2)
+        members.append(set(random.sample(range(users), max(2, min(users, size)))))
+    lonely = set(range(users)).difference(*members)
+    for person in sorted(lonely):
+        members[person % conversations].add(person)
+    return [sorted(chosen) for chosen in members]

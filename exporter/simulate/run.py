@@ -62,7 +62,7 @@ class Simulation:
         connector = aiohttp.TCPConnector(limit=0, ssl=context)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         self._http = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
-        self._api = Api(self._http, http_base(self._options.urls[0]), self._token_for)
+        self._api = Api(self._http, [http_base(url) for url in self._options.urls], self._token_for)
         return self._http
 
     def _token_for(self, user: str) -> str:
@@ -173,6 +173,8 @@ class Simulation:
         if not self._options.verify:
             return None, None
         self._phase, self._progress = "verifying", 0.0
+        if self._stop.is_set():
+            self._api.timeout = HURRIED
         audits = [partial(self._audit, number, after) for number, after in enumerate(starts)]
         try:
             return sum(await gather(audits)), None

@@ -131,6 +131,7 @@ class Tab:
             await self._read(link)
         finally:
             self._disconnected(link)
+            await link.drop()
         return None
 
     async def _read(self, link: Link) -> None:
@@ -196,7 +197,7 @@ class Tab:
             self.link.reset()
 
     def _get_distracted(self) -> None:
-        if not self.crowd.calm:
+        if not self.crowd.calm and self._looking:
             self._pause = self.random.uniform(1.0, 5.0)
         self._later(self.random.expovariate(1 / max(1.0, self._pause_every)), self._get_distracted)
 

@@ -238,18 +238,12 @@ async def test_a_server_that_is_killed_ends_the_demo_with_one_clear_line(tmp_pat
 async def test_a_demo_that_is_killed_takes_its_server_with_it(tmp_path: Path) -> None:
     async with demo(tmp_path) as running:
         await running.urls()
-        assert running.others()
+        lines = running.command_lines()
+        assert len(lines) == 2
+        assert "data" not in lines[1]  # settings may hold secrets, and everybody may read a process list
         running.process.kill()
         await running.ended()
         await running.nobody_left()
-
-
-async def test_a_secret_in_the_database_url_is_not_in_the_process_list(tmp_path: Path) -> None:
-    async with demo(tmp_path) as running:
-        await running.urls()
-        lines = running.command_lines()
-    assert len(lines) == 2
-    assert not any("messaging.db" in line or "auth" in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

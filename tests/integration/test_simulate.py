@@ -41,7 +41,7 @@ async def command(server: Exporter, *flags: str) -> tuple[int | None, str, str]:
 
 async def test_the_command_tells_what_was_sent_acknowledged_and_delivered(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
-        flags = ("--users", "12", "--conversations", "4", "--rate", "30", "--duration", "3s")
+        flags = ("--users", "12", "--conversations", "4", "--rate", "45", "--duration", "2s")
         status, out, errors = await command(server, "--json", *flags)
         assert status == 0, (out, errors)
         summary = json.loads(out)

@@ -272,7 +272,7 @@ class Double:
             peer.queue.put_nowait(frame)
         elif fault == "misordered" and others and peer not in room.held:
             room.held[peer] = frame
-            asyncio.get_running_loop().call_later(4.0, self._release, peer, room, frame, False)
+            asyncio.get_running_loop().call_later(1.0, self._release, peer, room, frame, False)
             return
         elif fault == "redelivered" and others:
             self.planted["redelivered"].add(message["id"])
