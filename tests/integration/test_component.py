@@ -145,6 +145,22 @@ async def test_the_refresh_time_can_be_changed_and_removing_the_element_ends_the
         await eventually(lambda: _quiet(double), "the asking ends")
 
 
+async def test_properties_that_were_set_before_the_module_was_loaded_count(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.pages["/late.html"] = "<!doctype html><title>Late</title><messaging-stats></messaging-stats>"
+    async with visit(browser) as seen:
+        await seen.page.goto(f"{double.url}/late.html")
+        await seen.page.evaluate(
+            "token => { Object.assign(document.querySelector('messaging-stats'), { token, refresh: 0.25 }) }",
+            double.token(),
+        )
+        await seen.page.evaluate("import('/admin/static/messaging-stats.js').then(() => null)")
+        await shows(figure(seen.page), "1,240")
+        double.figures["active_connections"] = 1
+        await shows(figure(seen.page), "1")
+
+
 async def test_two_panels_on_one_page_do_not_disturb_each_other(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await plain(seen, double, double.token())

@@ -386,6 +386,12 @@ export class MessagingStats extends HTMLElement {
   set refresh(value) { this.setAttribute('refresh', String(value)); }
 
   connectedCallback() {
+    for (const name of ['src', 'token', 'refresh']) {
+      if (!Object.hasOwn(this, name)) continue;
+      const given = this[name]; // set before this module was there, hence past the setter
+      delete this[name];
+      this[name] = given;
+    }
     document.addEventListener('visibilitychange', this.#onVisible);
     this.#ticker = setInterval(() => this.#renderAges(), 1000);
     this.#restart();
@@ -441,7 +447,10 @@ export class MessagingStats extends HTMLElement {
         }
       }
       this.#render();
-      if (failures === 0) this.#emit('messaging-stats-update', this.#stats);
+      if (failures === 0) {
+        this.#emit('messaging-stats-update', this.#stats);
+        await this.#askHistory(signal);
+      }
       const pause = failures === 0 ? this.refresh : Math.max(this.refresh, Math.min(LONGEST_PAUSE, failures));
       await this.#pause(pause * 1000, signal);
     }
@@ -454,15 +463,20 @@ export class MessagingStats extends HTMLElement {
     this.#answered = performance.now();
     this.#serverTime = Math.max(at ?? 0, moment(stats.as_of) ?? 0) || Date.now() / 1000; // Date has whole seconds only
     this.#state = 'live';
-    if (this.#answered < this.#historyDue) return;
+  }
+
+  /** When its next sample is due: the figures are shown already, and the server is there, so its lines may be late. */
+  async #askHistory(signal) {
+    if (performance.now() < this.#historyDue) return;
     try {
       const [history] = await this.#get('/history', signal);
+      if (signal.aborted) return;
       this.#history = history;
       const latest = moment(history.as_of);
       const wait = latest === null ? 1 : latest + (known(history.step) ?? 10) + 0.25 - this.#serverTime;
       this.#historyDue = performance.now() + Math.min(Math.max(wait, 1), 60) * 1000;
+      this.#render();
     } catch (error) {
-      // The figures came, so the server is there: their lines may come a little later.
       if (!signal.aborted) this.#historyDue = performance.now() + (error instanceof Answer ? 30000 : 2000);
     }
   }
