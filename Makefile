@@ -20,7 +20,7 @@ run: $(VENV)/.run ## the server with simulated people; ARGS="--web.listen-addres
 	@exec $(BIN)/messaging-exporter demo $(ARGS)
 
 observe: $(VENV)/.test ## the same with Prometheus and Alertmanager, and Grafana where it is installed
-	@exec $(BIN)/python grafana/observe.py $(ARGS)
+	@exec $(BIN)/python grafana/source/observe.py $(ARGS)
 
 test: $(VENV)/.test services ## all tests, with real PostgreSQL, Valkey, Prometheus, Alertmanager and Chromium
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)

@@ -103,6 +103,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(copy)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
+    assert "would be ignored" not in done.stdout + done.stderr, "setuptools does not know a folder with files"
     (found,) = folder.glob("*.whl")
     return found
 

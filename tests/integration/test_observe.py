@@ -49,7 +49,7 @@ class Terminal:
     async def start(self) -> None:
         with self.said.open("wb") as said:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, str(GRAFANA / "observe.py"), "--data.dir", str(self.data),
+                sys.executable, str(GRAFANA / "source" / "observe.py"), "--data.dir", str(self.data),
                 cwd=self.folder, env=self._environment, stdout=said, stderr=said,
             )  # fmt: skip
 
@@ -190,7 +190,7 @@ async def test_a_part_that_ends_by_itself_ends_the_whole_with_its_last_words(tmp
 @pytest.mark.parametrize("flag", ["--no.such-flag"])
 async def test_a_flag_that_the_demo_does_not_know_ends_it(flag: str, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(GRAFANA / "observe.py"), flag,
+        sys.executable, str(GRAFANA / "source" / "observe.py"), flag,
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(GRAFANA.parent)}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, told = await asyncio.wait_for(process.communicate(), 60)

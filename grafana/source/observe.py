@@ -25,7 +25,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-GRAFANA: Final = Path(__file__).resolve().parent
+GRAFANA: Final = Path(__file__).resolve().parents[1]
 # Faster than in production, so that something is to be seen within seconds.
 INTERVAL: Final = "5s"
 HOME: Final = Path("/usr/share/grafana")  # where its packages put it
