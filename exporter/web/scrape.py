@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest as generate_text
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -25,6 +25,7 @@ from exporter.metrics import Metrics, state_families
 from exporter.web.figures import Figures
 from exporter.web.negotiation import OPENMETRICS, TEXT, budget, content_type, wants_gzip
 from exporter.web.problems import Problem
+from exporter.web.process import process_families
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +53,8 @@ class Scrape:
         self._timeout = timeout
         self._max_requests = max_requests
         self._under_way = 0
-        own = CollectorRegistry()  # these three insist on a registry; they are asked directly
-        self._process = [ProcessCollector(registry=own), PlatformCollector(registry=own), GCCollector(registry=own)]
+        own = CollectorRegistry()  # these two insist on a registry; they are asked directly
+        self._python = [PlatformCollector(registry=own), GCCollector(registry=own)]
 
     async def handle(self, request: web.Request) -> web.Response:
         """200 with everything that is known now; 503 when too many scrapes are under way."""
@@ -84,7 +85,7 @@ class Scrape:
         return web.Response(body=body, headers=headers)
 
     async def _process_families(self) -> list[Metric]:
-        """In a thread: counting 10,000 open files takes milliseconds. Absent when it fails or takes too long."""
+        """In a thread: old kernels have to list 10,000 open files. Absent when it fails or takes too long."""
         work = asyncio.get_running_loop().run_in_executor(None, self._collect_process)
         try:
             return await asyncio.wait_for(work, _PROCESS_TIMEOUT)
@@ -93,7 +94,7 @@ class Scrape:
             return []
 
     def _collect_process(self) -> list[Metric]:
-        return [family for collector in self._process for family in collector.collect()]
+        return [*process_families(), *(family for collector in self._python for family in collector.collect())]
 
 
 async def _render(families: Iterable[Metric], kind: str) -> bytes:

@@ -1,0 +1,61 @@
+"""The process figures are what prometheus_client's own collector says, and what the kernel shows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from exporter.web.process import process_families
+
+
+def own() -> dict[str, float]:
+    return {sample.name: sample.value for family in process_families() for sample in family.samples}
+
+
+def test_names_types_and_texts_are_those_of_the_client_library() -> None:
+    theirs = ProcessCollector(registry=CollectorRegistry()).collect()
+    assert {(f.name, f.type, f.documentation) for f in process_families()} == {
+        (f.name, f.type, f.documentation) for f in theirs
+    }
+
+
+def test_values_agree_with_the_client_library() -> None:
+    mine = own()
+    theirs = {s.name: s.value for f in ProcessCollector(registry=CollectorRegistry()).collect() for s in f.samples}
+    assert mine["process_start_time_seconds"] == theirs["process_start_time_seconds"]
+    assert mine["process_max_fds"] == theirs["process_max_fds"]
+    assert mine["process_cpu_seconds_total"] == pytest.approx(theirs["process_cpu_seconds_total"], abs=1)
+    assert mine["process_resident_memory_bytes"] == pytest.approx(theirs["process_resident_memory_bytes"], rel=0.2)
+    assert mine["process_virtual_memory_bytes"] == pytest.approx(theirs["process_virtual_memory_bytes"], rel=0.2)
+
+
+def test_open_files_are_counted_one_by_one() -> None:
+    before = own()["process_open_fds"]
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(50)]
+    try:
+        assert own()["process_open_fds"] == before + 50
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    assert own()["process_open_fds"] == before
+
+
+def test_an_older_kernel_has_them_listed(tmp_path: Path) -> None:
+    """Before Linux 6.2 the folder's size was 0; one entry is the listing's own descriptor."""
+
+    class OldFolder(type(tmp_path)):  # type: ignore[misc]
+        def stat(self, **_: object) -> os.stat_result:
+            return os.stat_result((0,) * 10)
+
+    from exporter.web.process import _open_files
+
+    for name in ("0", "1", "2", "3"):
+        (tmp_path / name).touch()
+    assert _open_files(OldFolder(tmp_path)) == 3
+
+
+def test_no_proc_is_no_figures(tmp_path: Path) -> None:
+    assert list(process_families(tmp_path)) == []
