@@ -48,6 +48,29 @@ class Transport:
         return self.buffered
 
 
+def client_frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    reserved: int = 0,
+    masked: bool = True,
+    length_bytes: int | None = None,
+    mask: bytes = b"\xa1\xb2\xc3\xd4",
+) -> bytes:
+    """A frame as a client sends it, or as it must not."""
+    size = len(payload)
+    if length_bytes is None:
+        length_bytes = 0 if size < 126 else 2 if size < 65_536 else 8
+    code = {0: size, 2: 126, 8: 127}[length_bytes]
+    extended = size.to_bytes(length_bytes, "big") if length_bytes else b""
+    head = bytes((fin << 7 | reserved << 4 | opcode, masked << 7 | code)) + extended
+    if not masked:
+        return head + payload
+    keys = (mask * (size // 4 + 1))[:size]
+    return head + mask + (int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")).to_bytes(size, "big")
+
+
 def server_frames(data: bytes) -> list[tuple[int, bytes]]:
     """The unmasked frames in what a server wrote, as (opcode, payload)."""
     frames = []

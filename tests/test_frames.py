@@ -21,32 +21,11 @@ from websockets.protocol import Protocol, Side
 
 from exporter import frames
 from exporter.frames import BINARY, CLOSE, MAX_FRAGMENTS, PING, PONG, TEXT, FrameReader, Violation
+from tests.doubles import client_frame as client
 
 LIMIT = 200  # beyond 125, so that both short and extended lengths are met on both sides of it
-MASK = bytes.fromhex("a1b2c3d4")
+MASK = b"\xa1\xb2\xc3\xd4"
 CONTINUATION = 0
-
-
-def client(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    reserved: int = 0,
-    masked: bool = True,
-    length_bytes: int | None = None,
-    mask: bytes = MASK,
-) -> bytes:
-    """A frame as a client sends it, or as it must not."""
-    size = len(payload)
-    if length_bytes is None:
-        length_bytes = 0 if size < 126 else 2 if size < 65_536 else 8
-    code = {0: size, 2: 126, 8: 127}[length_bytes]
-    extended = size.to_bytes(length_bytes, "big") if length_bytes else b""
-    head = bytes((fin << 7 | reserved << 4 | opcode, masked << 7 | code)) + extended
-    if not masked:
-        return head + payload
-    return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
 
 
 def read(data: bytes, limit: int = LIMIT, cuts: Iterator[bytes] | None = None) -> tuple[FrameReader, list[object]]:
@@ -165,7 +144,7 @@ def cut(draw: st.DrawFn, stream: bytes) -> list[bytes]:
 
 
 @given(st.data(), streams, st.booleans(), st.integers(0, 3))
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_any_frames_cut_anywhere_are_read_as_the_websockets_library_reads_them(
     data: st.DataObject, stream: list[bytes], closed: bool, missing: int
 ) -> None:
@@ -192,7 +171,7 @@ def test_any_frames_cut_anywhere_are_read_as_the_websockets_library_reads_them(
 
 
 @given(st.binary(max_size=600), st.data())
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_any_bytes_cut_anywhere_are_refused_when_the_websockets_library_refuses_them(
     noise: bytes, data: st.DataObject
 ) -> None:
