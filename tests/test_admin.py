@@ -70,7 +70,7 @@ async def test_the_page_runs_and_asks_nothing_that_is_not_its_own(client: Client
     page = await response.text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|https?://", page)
     assert response.headers["Cache-Control"] == "no-store"
-    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Referrer-Policy"] == "same-origin"
 
 
 async def test_no_file_of_the_page_names_another_host(client: Client) -> None:

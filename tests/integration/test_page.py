@@ -173,6 +173,46 @@ async def test_when_the_token_expires_the_page_says_so_and_signing_in_again_goes
         assert double.asked > asked
 
 
+async def test_a_proxy_may_serve_everything_below_a_prefix(browser: Browser, double: StatsDouble) -> None:
+    proxy = await double.behind("/ops/messaging")
+    try:
+        async with visit(browser) as seen:
+            page = seen.page
+            await page.goto(f"http://127.0.0.1:{proxy.addresses[0][1]}/ops/messaging/admin")
+            await page.get_by_label("Admin token").fill(double.token())
+            await page.keyboard.press("Enter")
+            await shows(figure(page, "active_connections"), "1,240")
+            await shows(page.locator("[data-rate=messages] .number"), "12.5")
+            await page.reload()
+            await shows(status(page), "Live")
+            await page.get_by_role("button", name="Sign out").click()
+            await shows(page.locator("#why"), "You have signed out.")
+            assert seen.complaints == []
+    finally:
+        await proxy.cleanup()
+
+
+async def test_without_javascript_the_form_still_signs_in_and_says_what_is_wrong(
+    browser: Browser, double: StatsDouble
+) -> None:
+    context = await browser.new_context(java_script_enabled=False)
+    try:
+        page = await context.new_page()
+        await page.goto(f"{double.url}/admin")
+        await page.get_by_label("Admin token").fill("nonsense")
+        await page.get_by_role("button", name="Sign in").click()
+        await shows(page.get_by_role("alert"), "The token is not a signed JWT.")
+        await page.get_by_label("Admin token").fill(double.token())
+        await page.get_by_role("button", name="Sign in").click()
+        await page.wait_for_url(f"{double.url}/admin")
+        assert await page.get_by_role("link", name="as JSON").is_visible()
+        await page.get_by_role("button", name="Sign out").click()
+        await page.wait_for_url(f"{double.url}/admin")
+        assert await page.get_by_label("Admin token").is_visible()
+    finally:
+        await context.close()
+
+
 # --- the figures -------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,9 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientSession, DummyCookieJar, web
+from multidict import CIMultiDict
+from yarl import URL
 
 from exporter.events import ClosedReason
 from exporter.web import auth
@@ -97,6 +99,29 @@ class StatsDouble:
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
+
+    async def behind(self, prefix: str) -> web.AppRunner:
+        """A reverse proxy on another port that serves all of this below ``prefix``; the caller cleans it up."""
+
+        async def forward(request: web.Request) -> web.Response:
+            url = URL(self.url + request.raw_path.removeprefix(prefix), encoded=True)
+            headers = {name: value for name, value in request.headers.items() if name != "Accept-Encoding"}
+            body = await request.read()
+            async with (
+                ClientSession(cookie_jar=DummyCookieJar()) as session,
+                session.request(request.method, url, headers=headers, data=body, allow_redirects=False) as answer,
+            ):
+                kept = CIMultiDict(answer.headers)
+                for name in ("Content-Length", "Content-Encoding"):  # the body is read and no longer packed
+                    kept.popall(name, None)
+                return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+        app = web.Application()
+        app.router.add_route("*", prefix + "/{tail:.*}", forward)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
 
     async def stop(self) -> None:
         if self._runner is not None:
