@@ -12,48 +12,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
 
 from exporter.errors import ErrorCode
 from exporter.events import Join, Leave, Ping, Read, Send, Typing
-from exporter.protocol import (
-    Ack,
-    CloseCode,
-    Deleted,
-    Error,
-    Joined,
-    Left,
-    NewMessage,
-    Pong,
-    SomebodyJoined,
-    SomebodyLeft,
-    SomebodyRead,
-    SomebodyTyping,
-    Welcome,
-)
+from exporter.protocol import CloseCode
+from exporter.simulate.frames import Ack, Deleted, Error, Frame, Joined, Left, NewMessage, Welcome, decode
 from exporter.simulate.link import Link
 
 if TYPE_CHECKING:
     from exporter.simulate.crowd import Crowd
 
-Frame: TypeAlias = (
-    Welcome
-    | Joined
-    | Left
-    | SomebodyJoined
-    | SomebodyLeft
-    | SomebodyTyping
-    | Ack
-    | NewMessage
-    | SomebodyRead
-    | Deleted
-    | Pong
-    | Error
-)
-_decode = msgspec.json.Decoder(Frame).decode
 _encode = msgspec.json.Encoder().encode
 
 FIRST_TAB_OPENS, OTHER_TABS_OPEN = 12, 3  # conversations
@@ -138,7 +110,7 @@ class Tab:
         self._misfortunes(link)
         async for frame in link.frames():
             try:
-                self._handle(link, _decode(frame))
+                self._handle(link, decode(frame))
             except msgspec.DecodeError:
                 self.crowd.meter.errors["unreadable"] += 1
             if self._pause:
