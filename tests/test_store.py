@@ -167,7 +167,9 @@ async def test_read_marks_move_forward_only(store: Store, clock: Clock) -> None:
     assert await read(store, "bob", "c", 2) == ReadMark(True, datetime(2026, 3, 10, 12, 0, 1, tzinfo=UTC))
     assert (await read(store, "bob", "c", 2)).moved is False
     assert (await read(store, "bob", "c", 1)).moved is False
-    assert isinstance(await read(store, "bob", "c", 4), NotFound)
+    for seq in (4, 2**63, 10**30):
+        assert isinstance(await read(store, "bob", "c", seq), NotFound)
+    assert (await read(store, "bob", "c", -(10**30))).moved is False
     assert isinstance(await read(store, "bob", "gone", 1), NotFound)
     assert isinstance(await read(store, "eve", "c", 1), Forbidden)
     await store.delete_message("c", 3, "ann", False)
@@ -251,7 +253,8 @@ async def test_history_is_for_members_in_order_and_in_pieces(store: Store) -> No
     sent = [await send(store, "c", "ann", f"m{i}", f"body {i}") for i in range(7)]
     assert await store.messages_after("c", "ann", 0, 3) == (sent[:3], 7)
     assert await store.messages_after("c", "ann", 5, 100) == (sent[5:], 7)
-    assert await store.messages_after("c", "ann", 7, 100) == ([], 7)
+    for after in (7, 10**30):
+        assert await store.messages_after("c", "ann", after, 100) == ([], 7)
     with pytest.raises(Forbidden):
         await store.messages_after("c", "bob", 0, 3)
     with pytest.raises(NotFound):
@@ -334,7 +337,10 @@ async def test_closing_finishes_what_is_queued_and_refuses_the_rest(place: Place
         with pytest.raises(Unavailable):
             store.send(Draft("c", "ann", "late", "x"), Outcome())
         assert await store.register("late") is False
-    assert store.pool().in_use == 0
+        for call in (store.membership("c", "ann"), store.conversations_of("ann"), store.totals(1)):
+            with pytest.raises(Unavailable):
+                await call
+    assert (store.pool().in_use, store.pool().idle) == (0, 0)
 
 
 async def test_before_it_has_started_a_store_is_unavailable(place: Place) -> None:

@@ -290,6 +290,27 @@ async def test_a_file_that_was_moved_away_is_a_database_that_is_down(file: Sqlit
         assert stored.seq == 2
 
 
+async def test_a_commit_into_a_file_that_went_away_meanwhile_is_not_acknowledged(
+    file: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = Witness()
+    original = Transaction.run
+    away = file.path.with_name("away.db")
+
+    async def run(self: Transaction, session: Any) -> None:
+        await original(self, session)
+        file.path.rename(away)
+
+    async with opened(file, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        with monkeypatch.context() as patch:
+            patch.setattr(Transaction, "run", run)
+            assert isinstance(await witness.send(store, "c", "ann", "m1"), Unavailable)
+        away.rename(file.path)
+        await eventually(lambda: witness.recovered)
+        assert (await send_twice_told(store, "c", "ann", "m1")) == (witness.recovered[0], True)
+
+
 async def test_a_file_that_was_replaced_is_a_database_that_is_down(file: Sqlite) -> None:
     async with opened(file, timeout=TIMEOUT) as store:
         await store.create_conversation("c", "ann", [])

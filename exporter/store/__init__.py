@@ -161,17 +161,17 @@ class Store:
     def mark_read(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
         """Queue a read mark; ``done`` and errors as with ``send``."""
         _require_storable(user, conversation)
-        self._writing().put(MarkItem(user, conversation, seq, done))
+        self._writing().put(MarkItem(user, conversation, _number(seq), done))
 
     async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
         _require_storable(conversation, by)
-        await self._change(lambda s, _: self._conversations.delete_message(s, conversation, seq, by, admin))
+        await self._change(lambda s, _: self._conversations.delete_message(s, conversation, _number(seq), by, admin))
 
     async def messages_after(self, conversation: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
         """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable."""
         _require_storable(conversation, user)
-        return await self._read(lambda s: self._conversations.after(s, conversation, user, after, limit))
+        return await self._read(lambda s: self._conversations.after(s, conversation, user, _number(after), limit))
 
     # --- users and members --------------------------------------------------------------------------------
 
@@ -290,6 +290,11 @@ def _require_storable(*texts: str) -> None:
                 text.encode()
             except UnicodeEncodeError:
                 raise BadFrame("a lone surrogate cannot be stored") from None
+
+
+def _number(seq: int) -> int:
+    # Whoever asks for a number beyond what a database can hold asks for one that is not there.
+    return max(-1, min(seq, 2**62))
 
 
 def _at_start(trouble: Trouble) -> Exception:

@@ -130,6 +130,7 @@ class Database:
         self.up = False
         self.error: str | None = None
         self._quiet = engine is not None
+        self._closed = False
         self._engine = engine or dialect.engine(timeout, sum(WIDTH.values()) - WIDTH[Lane.VERIFY])
 
     def job(self, lane: Lane, work: Work[T], timeout: float | None) -> Job[T]:
@@ -143,6 +144,8 @@ class Database:
     async def use(self, job: Job[T]) -> T:
         """Have a job done on a connection from the pool; a connection that had trouble is thrown away."""
         try:
+            if self._closed:
+                raise Trouble(Kind.DOWN, faults.CLOSED)
             self.dialect.check()
             async with self._engine.connect() as connection:
                 session = await self.dialect.session(connection, job.deadline)
@@ -150,7 +153,9 @@ class Database:
                     await connection.invalidate()
                     session = await self.dialect.session(connection, job.deadline)
                 try:
-                    return await job.work(session)
+                    result = await job.work(session)
+                    self.dialect.check()  # what was committed to a file that is gone is not durable
+                    return result
                 except Refusal:
                     raise  # the work has put the connection in order
                 except BaseException as error:
@@ -187,6 +192,7 @@ class Database:
 
     async def close(self, timeout: float) -> None:
         """Close all connections; wait that many seconds at most for those that are still in use."""
+        self._closed = True
         if self.jobs:
             await asyncio.wait(self.jobs, timeout=timeout)
         await self._engine.dispose()

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from exporter.errors import Misconfigured, Unavailable
-from exporter.store import Store, totals
+from exporter.store import Store, migrate, totals
 from exporter.store.database import Database, Lane
 from exporter.store.dialect import Dialect, Row, Session
 from exporter.store.faults import Kind, Trouble
@@ -98,16 +98,20 @@ async def verify(
 async def run_verification_forever(store: Store, interval: float, *, pace: float = BACKGROUND_PACE) -> None:
     """Verify once per interval (seconds), whichever node does it; until cancelled. Never repairs.
 
-    Mistakes are logged as one warning; the collector's figures tell the rest.
+    Differences are logged as one warning; the collector's figures tell the rest.
     """
+    hindered = ""
     while True:
         await asyncio.sleep(await _until_due(store, interval))
         try:
             report = await verify(store, pace=pace)
         except (Unavailable, Misconfigured) as error:
-            log.warning("verification was not possible", reason=str(error))
-            await asyncio.sleep(min(interval, 60.0))
+            if str(error) != hindered:
+                hindered = str(error)
+                log.warning("verification was not possible", reason=hindered)
+            await asyncio.sleep(min(interval, 300.0))
             continue
+        hindered = ""
         if not report.agrees:
             log.warning(
                 "figures differ from a recount: run 'messaging-exporter verify --repair'",
@@ -147,6 +151,7 @@ class _Verification:
         self._days = _days_statement(self._dialect)
 
     async def run(self) -> Report:
+        await self._run(migrate.require_current)
         missing = await self._triggers()
         conversations, messages, inaccurate = await self._conversations()
         days = await self._recount_days()

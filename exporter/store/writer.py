@@ -130,7 +130,12 @@ class Writer:
             self._wake.clear()
             while self._queue or self._unregistered or self._doubts:
                 users = list(islice(self._unregistered, BATCH_ITEMS))
-                if not await self._commit(self._take(), users) and not self._queue:
+                try:
+                    useful = await self._commit(self._take(), users)
+                except Exception:  # a mistake of ours; everybody waits for this task, and time limits answer the items
+                    log.exception("a transaction failed")
+                    useful = False
+                if not useful and not self._queue:
                     self._set_alarm()
                     break
 
