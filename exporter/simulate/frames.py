@@ -14,7 +14,7 @@ import msgspec
 class Welcome(msgspec.Struct, tag="welcome"):
     """First frame of a connection."""
 
-    limits: dict[str, float] = {}  # noqa: RUF012 - msgspec copies an empty default
+    limits: dict[str, float] = {}  # msgspec copies an empty default
 
 
 class Joined(msgspec.Struct, tag="joined"):
