@@ -18,7 +18,7 @@ cut off, and what was waiting for it is dropped and counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from operator import itemgetter
 from typing import Protocol
 
@@ -139,8 +139,8 @@ class Turn:
                     outbox.transport.write(data)
                     writes += 1
                 else:
+                    outbox.pending = [(position, data)]
                     waiting.append(outbox)
-                    outbox.pending.append((position, data))  # type: ignore[union-attr]  # who finished is in no audience
             except Exception as error:  # as above
                 self._failure = error
         return written + writes * len(data)
@@ -165,7 +165,8 @@ class Outbox:
         self.user = user
         self.transport = transport
         self.turn = turn
-        self.pending: list[tuple[int, bytes]] | None = []
+        # A shared tuple when empty: no list per idle connection, and none to look into for every delivery.
+        self.pending: list[tuple[int, bytes]] | tuple[()] | None = ()
         self._limit = limit
         self._paused = False
 
@@ -174,9 +175,12 @@ class Outbox:
         pending = self.pending
         if pending is None:
             return False
-        if not pending:
+        entry = (self.turn.position + 1, frame)
+        if pending:
+            pending.append(entry)
+        else:
+            self.pending = [entry]
             self.turn.add(self)
-        pending.append((self.turn.position + 1, frame))
         return True
 
     def take(self, entries: list[Entry]) -> None:
@@ -185,9 +189,11 @@ class Outbox:
         if pending is None:
             return
         mine = [(position, frame) for position, frame, but in entries if self not in but]
-        if mine and not pending:
+        if pending:
+            pending += mine
+        elif mine:
+            self.pending = mine
             self.turn._waiting.append(self)  # where a batch is, the end of the turn is scheduled or under way
-        pending += mine
 
     def flush(self) -> int:
         """Write what waits, in one piece; how many bytes that were."""
@@ -198,14 +204,14 @@ class Outbox:
         if self._paused and self.transport.get_write_buffer_size() + len(data) > self._limit:
             self.overflow()
             return 0
-        pending.clear()
+        self.pending = ()
         self.transport.write(data)
         return len(data)
 
     @staticmethod
-    def _joined(pending: list[tuple[int, bytes]]) -> bytes:
-        pending.sort(key=_position)  # own frames and a conversation's were queued apart
-        return b"".join([frame for _, frame in pending])
+    def _joined(pending: Iterable[tuple[int, bytes]]) -> bytes:
+        # Own frames and a conversation's were queued apart.
+        return b"".join([frame for _, frame in sorted(pending, key=_position)])
 
     def stay_within_limit(self) -> None:
         """Cut the connection off when its send buffer holds more than it may."""
