@@ -21,6 +21,7 @@ from grafana.source.series import (
     LENGTH,
     NODES,
     Series,
+    evening,
     growing,
     healthy,
     histogram,
@@ -37,7 +38,7 @@ RULES = Path(__file__).parent.parent / "rules"
 A, B = NODES
 Fault = tuple[str, str | None]
 # Minutes at which nothing may fire on a healthy or an idle server: once the windows are full, and every so often.
-SILENT = (5, 30, 61, 90, 119, 150, 180)
+SILENT = (5, 30, 60, 61, 63, 65, 70, 90, 119, 150, 180)
 HEADER = (
     "# Made by python -m grafana.source from grafana/source/proofs.py; promtool test rules grafana/rules/tests/*.yml\n"
 )
@@ -153,11 +154,25 @@ CASES: tuple[Case, ...] = (
         (
             step(name("messaging_active_connections", A), 500, 20),
             (name("messaging_active_connections", B), steady(100)),
+            (name("messaging_connections_closed_total", A, reason="heartbeat"), "0+1x59 540+1x120"),
         ),
         JOB,
-        "messaging has 120 connections, less than half of what it had within the last 15 minutes.",
+        "messaging has 120 connections left, less than half of what it had within the last 15 minutes.",
         read=68,
         gone=80,
+        what="cut off by a network",
+    ),
+    Case(
+        "MessagingConnectionsDropped",
+        (
+            step(name("messaging_active_connections", A), 500, 20),
+            step(name("messaging_active_connections", B), 100, 10),
+        ),
+        JOB,
+        "messaging has 30 connections left, less than half of what it had within the last 15 minutes.",
+        read=68,
+        gone=80,
+        what="all gone, whatever the cause",
     ),
     Case(
         "MessagingReconnectStorm",
@@ -552,6 +567,7 @@ def files() -> Iterator[tuple[str, str]]:
     """Name and text of every test file."""
     rules = alerts()
     tests: dict[str, dict[str, Any]] = {
+        "evening": silence("people go home", evening()),
         "healthy": silence("a healthy cluster", healthy()),
         "idle": silence("an idle cluster", idle()),
     }

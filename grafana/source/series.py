@@ -153,6 +153,19 @@ def idle(minutes: int = LENGTH) -> Series:
     return {key: values for node in NODES for key, values in _node(node, False, minutes)}
 
 
+def evening() -> Series:
+    """Seven of ten connections end within a minute because people go home: every figure moves, and nothing is wrong."""
+    changes: list[tuple[str, str | None]] = []
+    for node in NODES:
+        changes += [
+            (name("messaging_active_connections", node), levels((60, 500), (121, 150))),
+            (name("messaging_connections_opened_total", node), growing(30, start=500)),
+            (name("messaging_connections_closed_total", node, reason="client"), "0+29x59 2090+29x120"),
+            (name("messaging_cluster_connections", node), levels((60, 1000), (121, 300))),
+        ]
+    return over(healthy(), changes)
+
+
 def over(base: Series, faults: Iterable[tuple[str, str | None]]) -> Series:
     """``base`` with other values for some series; ``None`` takes a series out."""
     result = dict(base)
