@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -496,10 +497,8 @@ def test_a_mistake_in_the_settings_is_one_line_and_the_end(tmp_path: Path, mista
         check=False,
         cwd=Path(__file__).parents[2],
     )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert line.startswith("messaging-exporter: ")
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert re.fullmatch(r"messaging-exporter: .+\n", done.stderr), done.stderr
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------

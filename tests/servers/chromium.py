@@ -98,7 +98,7 @@ async def visit(
         await context.close()
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within: float = 10) -> float:
+async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within: float = 20) -> float:
     """Wait until ``check()`` holds; returns the seconds it took, and fails with ``what`` when it never does."""
     began = time.monotonic()
     while not await check():
@@ -107,7 +107,7 @@ async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within:
     return time.monotonic() - began
 
 
-async def shows(locator: Locator, text: str, *, within: float = 10) -> float:
+async def shows(locator: Locator, text: str, *, within: float = 20) -> float:
     """Wait until the element's text is ``text``; returns the seconds it took."""
     seen = ""
 
