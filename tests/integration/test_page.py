@@ -20,7 +20,7 @@ from tests.servers.stats_double import FIGURES, StatsDouble, moment
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="module")]
 
-SIZES = {"phone": (390, 844), "desk": (1280, 800), "wall": (2560, 1440)}
+SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desk": (1280, 800), "wall": (2560, 1440)}
 LIVE = ("active_connections", "connected_users", "active_conversations", "total_participants", "typing_users")
 STORED = ("total_messages", "messages_today", "total_conversations", "registered_users")
 

@@ -181,6 +181,9 @@ svg { touch-action: pan-y; }
   .speed, .ends { grid-column: span 3; }
   .sums, .people { grid-column: span 3; }
   .well { grid-column: 1 / -1; }
+  .figures { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+}
+@container (min-width: 60rem) {
   .figures { grid-template-columns: 1.6fr repeat(4, minmax(0, 1fr)); gap: 0; }
   .figures > :first-child { grid-column: auto; }
   .figures > div { padding-inline: 1.25em; border-inline-start: 1px solid var(--line); min-inline-size: 0; }
