@@ -96,6 +96,8 @@ async def test_an_honest_server_is_not_accused_and_the_rate_is_kept_exactly() ->
     assert summary.delivered > summary.sent
     assert summary.connections == sum(person.tabs for person in books._organisation.people)
     assert summary.typing > 100
+    typing = [frame for frame in double.frames if frame["type"] == "typing"]
+    assert sum(not frame["active"] for frame in typing) > 5
     assert summary.reads > 20
     assert summary.ack_seconds["p50"] is not None
 

@@ -236,7 +236,8 @@ class Crowd:
         tab = self._author(plan.conversation, plan.author)
         if tab is not None:
             tab.types(plan.conversation, True)
-        other = self._author(plan.conversation, plan.author[::-1]) if plan.abandoned else None
+        draw = plan.abandoned
+        other = self._author(plan.conversation, (draw, draw)) if draw is not None else None
         if other is not None and other is not tab:
             other.types(plan.conversation, True)
             if plan.typing < 1.2:

@@ -86,7 +86,7 @@ class Plan:
     conversation: int
     author: tuple[float, float]
     typing: float  # seconds before
-    abandoned: bool  # somebody else types just now and thinks better of it
+    abandoned: float | None  # somebody else types just now and thinks better of it: the draw that chooses them
 
 
 class Organisation:
@@ -121,7 +121,7 @@ class Organisation:
             conversation=self.conversation_at(random.random()),
             author=(random.random(), random.random()),
             typing=min(4.0, random.lognormvariate(0.1, 0.6)),
-            abandoned=random.random() < 0.15,
+            abandoned=random.random() if random.random() < 0.2 else None,
         )
 
     def body(self, n: int) -> str:
