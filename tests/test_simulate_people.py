@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import itertools
 
 import pytest
 
 from exporter.simulate.latency import Percentiles
-from exporter.simulate.people import Organisation
+from exporter.simulate.people import Organisation, hour_of
 from exporter.simulate.picker import Picker
 
 
@@ -55,6 +56,15 @@ def test_most_people_are_there_in_the_morning_few_at_night_and_somebody_always()
     assert present[15.0] > 140
     assert 0 < present[3.0] < 80
     assert all(sum(person.present(hour / 4) for person in people) >= 10 for hour in range(96))
+
+
+def test_a_day_begins_in_the_morning_and_its_night_is_short() -> None:
+    hours = [hour_of(n / 1000) for n in range(2000)]
+    assert hours[0] == pytest.approx(9.5)
+    assert hours[:1000] == pytest.approx(hours[1000:])
+    steps = [(later - earlier) % 24 for earlier, later in itertools.pairwise(hours)]
+    assert all(0 < step < 0.1 for step in steps)
+    assert sum(8 <= hour < 19 for hour in hours[:1000]) > 700
 
 
 def test_there_are_tabs_flaky_phones_and_a_few_slow_readers() -> None:

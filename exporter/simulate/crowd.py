@@ -20,11 +20,10 @@ from exporter.simulate.ledger import Ledger
 from exporter.simulate.link import Link
 from exporter.simulate.meter import Meter
 from exporter.simulate.options import SimulateOptions, socket_url
-from exporter.simulate.people import Organisation, Plan
+from exporter.simulate.people import Organisation, Plan, hour_of
 from exporter.simulate.picker import Picker
 from exporter.simulate.tab import FIRST_TAB_OPENS, OTHER_TABS_OPEN, Tab
 
-START_HOUR = 9.5
 LOOK_AHEAD = 4.5  # seconds; more than the longest typing
 MOMENT = 10.0  # seconds that "lately" means
 SIMULTANEOUS_CONNECTS = 64
@@ -179,7 +178,7 @@ class Crowd:
 
     def hour(self) -> float:
         """The hour of the simulated day."""
-        return (START_HOUR + (self.clock() - self.started) / self._options.day * 24) % 24
+        return hour_of((self.clock() - self.started) / self._options.day)
 
     async def _keep_hours(self) -> None:
         opened = self.clock()

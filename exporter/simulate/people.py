@@ -52,6 +52,9 @@ Tusen takk!
 
 # Each message goes to everybody who has joined: in a conversation of thousands, a few people's chat is a flood.
 LARGEST: Final = 200
+DAWN: Final = 7.5
+DAYLIGHT: Final = 0.8  # of a simulated day pass between 7:30 and 19:30: nobody wants to watch a night
+_MORNING: Final = DAYLIGHT * (9.5 - DAWN) / 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,14 @@ class Plan:
     author: tuple[float, float]
     typing: float  # seconds before
     abandoned: float | None  # somebody else types just now and thinks better of it: the draw that chooses them
+
+
+def hour_of(days: float) -> float:
+    """The hour after so many days, 0 being half past nine in the morning. Nights pass four times as fast as days."""
+    phase = (days + _MORNING) % 1
+    if phase < DAYLIGHT:
+        return DAWN + 12 * phase / DAYLIGHT
+    return (DAWN + 12 + 12 * (phase - DAYLIGHT) / (1 - DAYLIGHT)) % 24
 
 
 class Organisation:
