@@ -276,6 +276,13 @@ def test_cluster_and_database_figures_are_taken_from_fresh_nodes_only(
 
 
 @each_target
+def test_what_every_program_exports_is_shown_of_messaging_nodes_only(target: Target) -> None:
+    names = metrics(target.expr)
+    if any(name in OF_PROMETHEUS or name.startswith(("process_", "python_")) for name in names):
+        assert "messaging_build_info" in names, target
+
+
+@each_target
 def test_a_legend_uses_labels_that_the_query_keeps(target: Target, exposed: dict[str, Family]) -> None:
     found = uses(target.expr)
     for label in re.findall(r"\{\{(\w+)\}\}", target.legend):

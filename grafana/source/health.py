@@ -8,9 +8,6 @@ from grafana.source.panels import Board, Query, Row, above, figure, lines, rows_
 UID = "messaging-health"
 UP = {"0": ("down", "red"), "1": ("up", "green")}
 
-# Processes of other jobs export process_* and python_* too; only those of messaging nodes are wanted.
-OURS = f"and on (job, instance) {q.of('messaging_build_info')}"
-
 BOARD = Board(
     UID,
     "Messaging cluster & exporter health",
@@ -23,7 +20,7 @@ BOARD = Board(
                 (
                     states(
                         "Nodes",
-                        Query(q.least("up", "instance"), "{{instance}}"),
+                        Query(f"min by (instance) {q.up()}", "{{instance}}"),
                         "Red when Prometheus could not scrape a node. If it stays red, follow the runbook of "
                         "MessagingDown.",
                         UP,
@@ -34,7 +31,7 @@ BOARD = Board(
                     lines(
                         "Uptime",
                         "s",
-                        Query(f"(time() - {q.of('process_start_time_seconds')}) {OURS}", "{{instance}}"),
+                        Query(q.ours(f"(time() - {q.of('process_start_time_seconds')})"), "{{instance}}"),
                         "Since each process started; a saw-tooth is a node that restarts. If it has many teeth, "
                         "follow the runbook of MessagingRestartLoop.",
                     ),
@@ -45,8 +42,8 @@ BOARD = Board(
                         "Versions",
                         "none",
                         Query(
-                            f"{q.of('messaging_build_info')} * on (job, instance) group_left (implementation)"
-                            f" max by (job, instance, implementation) ({q.of('python_info')})"
+                            f"{q.of('messaging_build_info')} * on (job, instance) group_left (major, minor)"
+                            f" max by (job, instance, major, minor) ({q.of('python_info')})"
                         ),
                         "Version of each node, and its Python. If versions differ for long, a deploy has stopped "
                         "half-way.",
@@ -205,7 +202,7 @@ BOARD = Board(
                     lines(
                         "CPU",
                         "percentunit",
-                        Query(f"{q.rate('process_cpu_seconds_total')} {OURS}", "{{instance}}"),
+                        Query(q.ours(q.rate("process_cpu_seconds_total")), "{{instance}}"),
                         "Share of one core. One event loop uses one core: if it nears 100 %, add a node.",
                         steps=above((0.7, "orange"), (0.9, "red")),
                     ),
@@ -216,7 +213,7 @@ BOARD = Board(
                         "Memory",
                         "bytes",
                         [
-                            Query(f"{q.of('process_resident_memory_bytes')} {OURS}", "{{instance}} resident"),
+                            Query(q.ours(q.of("process_resident_memory_bytes")), "{{instance}} resident"),
                         ],
                         "Resident memory: some 15 KiB per idle connection. If it rises while connections do not, "
                         "something leaks: compare with 'Drift'.",
@@ -228,8 +225,8 @@ BOARD = Board(
                         "File descriptors",
                         "short",
                         [
-                            Query(f"{q.of('process_open_fds')} {OURS}", "{{instance}} open"),
-                            Query(f"{q.of('process_max_fds')} {OURS}", "{{instance}} limit"),
+                            Query(q.ours(q.of("process_open_fds")), "{{instance}} open"),
+                            Query(q.ours(q.of("process_max_fds")), "{{instance}} limit"),
                         ],
                         "Each connection is one. If open nears the limit, raise LimitNOFILE.",
                         dashed=["limit"],
@@ -241,7 +238,7 @@ BOARD = Board(
                         "Garbage collections per second",
                         "ops",
                         Query(
-                            f"sum by (instance, generation) ({q.rate('python_gc_collections_total')} {OURS})",
+                            f"sum by (instance, generation) ({q.ours(q.rate('python_gc_collections_total'))})",
                             "{{instance}} generation {{generation}}",
                         ),
                         "Python's collector. If generation 2 runs often, pauses grow with the number of connections: "
@@ -255,11 +252,11 @@ BOARD = Board(
                         "ops",
                         [
                             Query(
-                                f"sum by (instance) ({q.rate('python_gc_objects_collected_total')} {OURS})",
+                                f"sum by (instance) ({q.ours(q.rate('python_gc_objects_collected_total'))})",
                                 "{{instance}} collected",
                             ),
                             Query(
-                                f"sum by (instance) ({q.rate('python_gc_objects_uncollectable_total')} {OURS})",
+                                f"sum by (instance) ({q.ours(q.rate('python_gc_objects_uncollectable_total'))})",
                                 "{{instance}} uncollectable",
                             ),
                         ],
@@ -271,7 +268,7 @@ BOARD = Board(
                     lines(
                         "Scrape duration",
                         "s",
-                        Query(f"{q.of('scrape_duration_seconds')} {OURS}", "{{instance}}"),
+                        Query(q.ours(q.of("scrape_duration_seconds")), "{{instance}}"),
                         "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
                         "slow or the loop lags.",
                     ),
@@ -281,7 +278,7 @@ BOARD = Board(
                     lines(
                         "Samples per scrape",
                         "short",
-                        Query(f"{q.of('scrape_samples_scraped')} {OURS}", "{{instance}}"),
+                        Query(q.ours(q.of("scrape_samples_scraped")), "{{instance}}"),
                         "The number of series hardly ever changes: no label carries a user, conversation or address. "
                         "If it grows, report a bug.",
                     ),

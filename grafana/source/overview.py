@@ -24,7 +24,7 @@ BOARD = Board(
                     figure(
                         "Nodes up",
                         "none",
-                        Query(q.total("up")),
+                        Query(f"sum by (job) {q.up()}"),
                         "Nodes that answer Prometheus. If it is red or lower than you run, users of the missing nodes "
                         "are cut off: follow the runbook of MessagingDown.",
                         steps=above((1, "green"), base="red"),
@@ -256,7 +256,8 @@ BOARD = Board(
                         [
                             Query(
                                 q.share(
-                                    q.total("process_open_fds", "instance"), q.total("process_max_fds", "instance")
+                                    f"sum by (instance) ({q.ours(q.of('process_open_fds'))})",
+                                    f"sum by (instance) ({q.ours(q.of('process_max_fds'))})",
                                 ),
                                 "{{instance}}",
                             )

@@ -76,3 +76,22 @@ def age(stamp: str) -> str:
 def excess(part: str, whole: str) -> str:
     """By how much a part is more than its whole, per node: 0 unless something leaks."""
     return f"clamp_min({of(part)} - {of(whole)}, 0)"
+
+
+# --- what other programs export too: only that of our targets ------------------------------------------------
+
+
+def ours(series: str) -> str:
+    """Series that every process or every target has, of messaging nodes only: $job may be all jobs of a Prometheus."""
+    return f"{series} and on (job, instance) {of('messaging_build_info')}"
+
+
+def up() -> str:
+    """1 or 0 for each of our targets.
+
+    One that is down exposes nothing that tells it is ours: it is known by another node of its job, or, where the rules
+    are loaded, by having been ours within a day.
+    """
+    target = of("up")
+    known = of("instance:messaging_alerts_firing:count")
+    return f"({target} and on (job) {of('messaging_build_info')} or {target} and on (job, instance) {known})"

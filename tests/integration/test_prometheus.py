@@ -209,7 +209,9 @@ ONLY_IN_A_CLUSTER = {"messaging-health / Broker lag A", "messaging-health / Brok
 async def test_every_query_of_every_panel_gives_finite_figures_for_every_choice(tmp_path: Path) -> None:
     async with busy(tmp_path / "server") as server:
         instance = address(server.url)
-        prometheus = Prometheus(tmp_path / "prometheus", {JOB: [instance]}, rules=hurried(tmp_path / "rules"))
+        prometheus = Prometheus(
+            tmp_path / "prometheus", {JOB: [instance]}, rules=hurried(tmp_path / "rules"), itself=True
+        )
         await prometheus.start()
         try:
             # All, one, and several with their special characters escaped within the string, as Grafana does.
@@ -226,7 +228,7 @@ async def test_every_query_of_every_panel_gives_finite_figures_for_every_choice(
             async def all_answered() -> bool:
                 empty.clear()
                 for where, expr in sorted(todo):
-                    why = unfit(await prometheus.query(expr))
+                    why = unfit(await prometheus.query(expr), foreign=prometheus.address)
                     if why:
                         empty.append(f"{where}: {why}: {expr}")
                     else:
@@ -246,9 +248,14 @@ async def test_every_query_of_every_panel_gives_finite_figures_for_every_choice(
             await prometheus.stop()
 
 
-def unfit(answer: list[Sample]) -> str:
-    """Why a panel could not show this; empty when it can."""
+def unfit(answer: list[Sample], foreign: str = "") -> str:
+    """Why a panel could not show this; empty when it can. ``foreign`` is a target that is no messaging node."""
     if not answer:
         return "no data"
+    strangers = [
+        labels for labels, _ in answer if labels.get("job") == "prometheus" or labels.get("instance") == foreign
+    ]
+    if strangers:
+        return f"shows what is not ours: {strangers}"
     bad = [(labels, values) for labels, values in answer if not all(map(math.isfinite, values))]
     return f"not finite: {bad}" if bad else ""

@@ -50,7 +50,7 @@ async def test_a_healthy_server_under_much_traffic_raises_no_alert_for_ten_minut
             assert "firing" not in {state for _, state in states}, states
             sent = await prometheus.query("sum(messaging_messages_accepted_total)")
             delivered = await prometheus.query("sum(messaging_deliveries_total)")
-            print(f"\n{sent[0][1][0]:.0f} messages, {delivered[0][1][0]:.0f} deliveries; pending at times: {sorted(states)}")
+            print(f"\n{sent[0][1][0]:.0f} messages, {delivered[0][1][0]:.0f} deliveries; pending: {sorted(states)}")
         finally:
             if people.returncode is None:
                 people.kill()

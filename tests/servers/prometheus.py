@@ -104,7 +104,10 @@ class Process:
 
 
 class Prometheus(Process):
-    """Scrapes and evaluates every second. ``jobs`` are targets by job; ``rules`` are files, or none."""
+    """Scrapes and evaluates every second. ``jobs`` are targets by job; ``rules`` are files, or none.
+
+    With ``itself`` it also scrapes itself, as job prometheus: a neighbour with the same process metrics.
+    """
 
     def __init__(
         self,
@@ -113,8 +116,11 @@ class Prometheus(Process):
         *,
         rules: Sequence[Path] = (),
         alertmanager: str | None = None,
+        itself: bool = False,
     ) -> None:
         super().__init__(folder, "prometheus")
+        if itself:
+            jobs = {**jobs, "prometheus": [self.address]}
         config: dict[str, Any] = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(path) for path in rules],
