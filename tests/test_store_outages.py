@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import shutil
 import signal
 import sqlite3
@@ -532,6 +533,9 @@ async def test_backends_killed_under_load_lose_no_message_and_double_none(place_
         other = await asyncpg.connect(place_.url)
         stop = asyncio.Event()
 
+        def told() -> int:
+            return len(witness.stored) + len(witness.recovered)
+
         async def kill() -> int:
             kills = 0
             while not stop.is_set():
@@ -539,7 +543,9 @@ async def test_backends_killed_under_load_lose_no_message_and_double_none(place_
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                     " WHERE application_name = 'messaging-exporter' AND datname = current_database()"
                 )
-                await asyncio.sleep(0.02)
+                before = told()
+                await eventually(lambda before=before: stop.is_set() or told() > before)
+                await asyncio.sleep(random.uniform(0, 0.02))
             return kills
 
         async def client(sender: int) -> None:

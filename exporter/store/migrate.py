@@ -6,6 +6,7 @@ half-way nothing has happened, and it can be run again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,10 +28,11 @@ def _config() -> Config:
     return config
 
 
-def revisions() -> list[str]:
+@functools.cache
+def revisions() -> tuple[str, ...]:
     """All known revisions, oldest first."""
     script = ScriptDirectory.from_config(_config())
-    return [revision.revision for revision in script.walk_revisions()][::-1]
+    return tuple(revision.revision for revision in script.walk_revisions())[::-1]
 
 
 def upgrade(connection: Connection, revision: str) -> None:
@@ -74,7 +76,7 @@ async def require_current(session: Session) -> None:
         if trouble.kind is not Kind.SETUP:
             raise
         rows = []
-    current = [str(row[0]) for row in rows]
+    current = tuple(str(row[0]) for row in rows)
     _require_known(current)
     if current != revisions()[-1:]:
         found = f"at revision {', '.join(current)}" if current else "not there"

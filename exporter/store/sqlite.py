@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -67,6 +68,21 @@ def trouble_of(error: BaseException) -> Trouble:
     if isinstance(error, ValueError):  # aiosqlite: "no active connection", "Connection closed"
         return Trouble(Kind.DOWN, faults.LOST)
     return Trouble(Kind.DOWN, faults.UNKNOWN)
+
+
+async def _open(*args: Any, **options: Any) -> aiosqlite.Connection:
+    """A connection of aiosqlite's; when it cannot be opened, its thread has ended before this is told.
+
+    The thread reports its end to the loop. At a start that fails the loop is closed by then, and a trace would
+    stand on stderr beside the one line that people need.
+    """
+    connection = aiosqlite.connect(*args, **options)
+    connection._thread.daemon = True  # as SQLAlchemy does it: a file that hangs must not keep the process
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(connection._thread.join, 1.0)
+        raise
 
 
 class SqliteSession:
@@ -182,7 +198,7 @@ class SqliteDialect(Dialect):
             pool_timeout=timeout,
             pool_reset_on_return=None,  # whoever opens a transaction ends it
             # Below the caller's own time limit, so that a lock is reported as a lock.
-            connect_args={"timeout": timeout / 2, "isolation_level": None},
+            connect_args={"timeout": timeout / 2, "isolation_level": None, "async_creator_fn": _open},
         )
 
         @event.listens_for(engine.sync_engine, "connect")

@@ -38,8 +38,9 @@ from exporter.collector import Collector
 from exporter.records import Draft, Message
 from exporter.store import Store
 from exporter.store.migrate import revisions
+from exporter.store.verify import verify
 from tests.bench.options import Options
-from tests.bench.report import Sample, table
+from tests.bench.report import Sample, ratio, table
 from tests.servers.postgres import Postgres, find_binaries
 
 FULL = (10_000, 1_000_000, 10_000_000)
@@ -84,6 +85,13 @@ async def _migrate(url: str, revision: str = "head") -> None:
         await store.migrate(revision)
     finally:
         await store.close()
+
+
+async def _verify(url: str) -> None:
+    store = Store(url, timeout=60)
+    report = await verify(store)
+    await store.close()
+    assert report.agrees, report
 
 
 def fill_postgresql(server: Postgres, name: str, messages: int) -> None:
@@ -258,11 +266,15 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
                 urls["PostgreSQL", size] = server.url(name)
                 print(f"  PostgreSQL, {size:,}: filled in {took:.0f} s, adopted in {adopted:.1f} s", flush=True)
         samples = scrapes(urls, rounds)
+        for kind, size in urls:
+            if size == sizes[-1]:
+                took = timed(lambda url=urls[kind, size]: asyncio.run(_verify(url)))  # type: ignore[misc]
+                print(f"  {kind}, {size:,}: verified in {took:.1f} s", flush=True)
         rows = []
         for kind in dict.fromkeys(kind for kind, _ in samples):
             cells = [samples[kind, size] for size in sizes]
-            ratio = cells[-1].median / cells[0].median
-            rows.append([f"{kind}: `Collector.collect`, ms", *(cell.show() for cell in cells), f"{ratio:.2f}"])
+            growth = cells[-1].median / cells[0].median
+            rows.append([f"{kind}: `Collector.collect`, ms", *(cell.show() for cell in cells), f"{growth:.2f}"])
         if server is not None:
             compact = {("compacted", size): server.url(name) for size, name in names.items()}
             for name in names.values():
@@ -274,8 +286,8 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
                 server.psql("VACUUM ANALYZE daily_totals", name)
             samples |= scrapes(compact, rounds)
             cells = [samples["compacted", size] for size in sizes]
-            ratio = cells[-1].median / cells[0].median
-            rows.append(["the same, past days compacted", *(cell.show() for cell in cells), f"{ratio:.2f}"])
+            growth = cells[-1].median / cells[0].median
+            rows.append(["the same, past days compacted", *(cell.show() for cell in cells), f"{growth:.2f}"])
             counts = [Sample() for _ in sizes]
             for size, cell in zip(sizes, counts, strict=True):
                 server.psql("CREATE INDEX messages_sent_at ON messages (sent_at)", names[size], timeout=1800)
@@ -290,8 +302,8 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
                     for _ in range(max(3, rounds // 2)):
                         cell.values.append(timed(lambda url=url: get(url)) * 1000)  # type: ignore[misc]
             if counts[-1].values:
-                ratio = counts[-1].median / counts[0].median
-                rows.append(["prometheus-postgres-exporter, `COUNT(*)`", *(c.show(1) for c in counts), f"{ratio:.2f}"])
+                growth = counts[-1].median / counts[0].median
+                rows.append(["prometheus-postgres-exporter, `COUNT(*)`", *(c.show(1) for c in counts), f"{growth:.2f}"])
                 times = ["×"] + [
                     f"{c.median / samples['PostgreSQL', size].median:.0f}"
                     for size, c in zip(sizes, counts, strict=True)
@@ -447,6 +459,20 @@ async def per_second(send: Send, senders: int, seconds: float, first: int) -> tu
     return len(took) / (time.perf_counter() - began), statistics.median(took), number
 
 
+async def in_turn(subjects: dict[str, Send], seconds: float, first: int) -> dict[str, float]:
+    """One sender, one message through each subject in turn, so that a busy moment hits all: medians in ms."""
+    took: dict[str, list[float]] = {name: [] for name in subjects}
+    until = time.perf_counter() + seconds
+    number = first
+    while time.perf_counter() < until:
+        for name, send in subjects.items():
+            number += 1
+            began = time.perf_counter()
+            await send(0, number)
+            took[name].append((time.perf_counter() - began) * 1000)
+    return {name: statistics.median(values) for name, values in took.items()}
+
+
 BODY = "a body of some forty characters, as usual"
 
 
@@ -536,28 +562,42 @@ def bench_sends(folder: Path, rounds: int, seconds: float) -> str:
             "one transaction per message": usual(engines[0]),
             "… without triggers": usual(engines[1]),
         }
-        rows = []
         number = 0
-        for senders in (SENDERS, 1):
-            rates = {name: Sample() for name in subjects}
-            medians = {name: Sample() for name in subjects}
-            for i in range(-1, rounds):
-                for name, send in subjects.items():
-                    rate, median, number = await per_second(send, senders, seconds if i >= 0 else 0.5, number)
-                    if i >= 0:
-                        rates[name].values.append(rate)
-                        medians[name].values.append(median)
-            ours = rates["the store"], medians["the store"]
-            rows.extend(
-                [
-                    f"{kind}, {senders} sender(s): {name}",
-                    rates[name].show(0),
-                    medians[name].show(2),
-                    f"{ours[0].median / rates[name].median:.1f}",
-                    f"{ours[1].median / medians[name].median:.2f}",
-                ]
-                for name in subjects
-            )
+        rates = {name: Sample() for name in subjects}
+        medians = {name: Sample() for name in subjects}
+        for i in range(-1, rounds * 2):
+            for name, send in subjects.items():
+                rate, median, number = await per_second(send, SENDERS, max(1.0, seconds / 2), number)
+                if i >= 0:
+                    rates[name].values.append(rate)
+                    medians[name].values.append(median)
+        alone = {name: Sample() for name in subjects}
+        for _ in range(rounds):
+            found = await in_turn(subjects, seconds * 2, number)
+            number += 100_000
+            for name, median in found.items():
+                alone[name].values.append(median)
+        first = next(iter(subjects))
+        rows = [
+            [
+                f"{kind}, {SENDERS} senders at once: {name}",
+                rates[name].show(0),
+                medians[name].show(2),
+                ratio(rates[first].values, rates[name].values).show(1),
+                ratio(medians[first].values, medians[name].values).show(2),
+            ]
+            for name in subjects
+        ]
+        rows.extend(
+            [
+                f"{kind}, one sender: {name}",
+                f"{1000 / alone[name].median:.0f}",
+                alone[name].show(2),
+                ratio(alone[name].values, alone[first].values).show(1),
+                ratio(alone[first].values, alone[name].values).show(2),
+            ]
+            for name in subjects
+        )
         await stores[0].close()
         await stores[1].close()
         for engine in engines:

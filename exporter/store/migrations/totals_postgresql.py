@@ -124,14 +124,26 @@ DECLARE
     numbers bigint[];
     tops bigint[];
     days date[];
+    one record;
 BEGIN
+    SELECT count(*) AS n, min(conversation_id) AS id, min(sender_id) AS sender, min(sent_at) AS sent_at, max(seq) AS top
+        INTO one FROM added;
+    IF one.n = 0 THEN
+        RETURN NULL;
+    ELSIF one.n = 1 THEN  -- the usual case of a program that inserts row by row, in half the time
+        UPDATE conversations SET total_messages = total_messages + 1, last_seq = greatest(last_seq, one.top)
+            WHERE id = one.id;
+        INSERT INTO daily_totals AS t (day, shard, messages)
+            VALUES ({day("one.sent_at")}, messaging_shard(), 1)
+            ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + 1;
+        UPDATE users SET last_active_on = {day("one.sent_at")}
+            WHERE id = one.sender AND (last_active_on IS NULL OR last_active_on < {day("one.sent_at")});
+        RETURN NULL;
+    END IF;
     SELECT array_agg(id ORDER BY id), array_agg(n ORDER BY id), array_agg(top ORDER BY id) INTO ids, numbers, tops
         FROM (
             SELECT conversation_id AS id, count(*) AS n, max(seq) AS top FROM added GROUP BY conversation_id
         ) AS d;
-    IF ids IS NULL THEN
-        RETURN NULL;
-    END IF;
     {_LOCK}
     UPDATE conversations AS c
         SET total_messages = c.total_messages + d.n, last_seq = greatest(c.last_seq, d.top)
@@ -274,9 +286,10 @@ TRIGGERS = {
 def functions(schema: str) -> list[str]:
     """The statements that make the functions, or make them again, in the schema of that name."""
     path = '"' + schema.replace('"', '""') + '"'
+    owned = f"SECURITY DEFINER SET search_path = {path}, pg_temp SET plan_cache_mode = force_generic_plan"
     return [
-        f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql SECURITY DEFINER SET search_path = {path}, pg_temp "
-        f"SET plan_cache_mode = force_generic_plan AS $body${body}\n$body$"
+        f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql {owned if head.endswith('trigger') else ''} "
+        f"AS $body${body}\n$body$"
         for head, body in FUNCTIONS.items()
     ]
 
