@@ -30,7 +30,7 @@ BOARD = Board(
                         ],
                         "Open connections of each node, and the lowest limit. If one node has far more than the "
                         "others, the load balancer does not spread; if all approach the limit, add a node.",
-                        dashed=["limit"],
+                        dashed=["/limit$/"],
                     ),
                     8,
                 ),

@@ -229,7 +229,7 @@ BOARD = Board(
                             Query(q.ours(q.of("process_max_fds")), "{{instance}} limit"),
                         ],
                         "Each connection is one. If open nears the limit, raise LimitNOFILE.",
-                        dashed=["limit"],
+                        dashed=["/limit$/"],
                     ),
                     6,
                 ),

@@ -133,7 +133,7 @@ def lines(
     link: Link | None = None,
     dashed: Sequence[str] = (),
 ) -> AnyPanel:
-    """A course over time. Thresholds are drawn when there are any; ``dashed`` names limits, drawn as such."""
+    """A course over time. Thresholds are drawn when there are any; ``dashed`` are patterns of limits, drawn as such."""
     queries = [queries] if isinstance(queries, Query) else queries
     panel = _common(timeseries.Panel(), title, unit, queries, description, steps, link)
     panel.line_width(1).fill_opacity(60 if stacked else 10).show_points(c.VisibilityMode.NEVER)
