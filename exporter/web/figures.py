@@ -40,8 +40,14 @@ class Figures:
         Without ``pressure`` nothing is looked at that grows with the connections (some 6 ms of work at 10,000): the
         recount and the fullest send buffer are then not those of this moment. The JSON and the page show neither.
         """
-        totals = await self._collector.collect(deadline)
-        database = self._database(totals)
+        return await self.around(await self.database(deadline), pressure=pressure)
+
+    async def database(self, deadline: float) -> DatabaseView:
+        """The part that takes time without taking work; ``around`` does the rest."""
+        return self._database(await self._collector.collect(deadline))
+
+    async def around(self, database: DatabaseView, *, pressure: bool = True) -> Snapshot:
+        """The rest, in slices; what is live is of the turn of the loop in which this returns."""
         started = time.perf_counter()
         if pressure:
             await self._recount()

@@ -53,6 +53,7 @@ class Scrape:
         self._timeout = timeout
         self._max_requests = max_requests
         self._under_way = 0
+        self._work = asyncio.Lock()
         own = CollectorRegistry()  # these two insist on a registry; they are asked directly
         self._python = [PlatformCollector(registry=own), GCCollector(registry=own)]
 
@@ -70,14 +71,16 @@ class Scrape:
         seconds = budget(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds"), self._timeout)
         until = time.monotonic() + seconds
         process = await self._process_families()
-        snapshot = await self._figures.snapshot(until - time.monotonic())
-        # No await since the snapshot was put together: its gauges and these counters are of one turn of the loop.
-        families = [*state_families(snapshot), *self._metrics.families(), *process]
-        names = set(request.query.getall("name[]", []))
-        if names:
-            families = list(_restricted(families, names))
+        database = await self._figures.database(until - time.monotonic())
         kind = content_type(",".join(request.headers.getall("Accept", ())))
-        body = await _render(families, kind)
+        # Scrapes that waited for the same query go on in the same turn of the loop: one after the other, because forty
+        # of them, each giving way after a millisecond, would hold up a message for forty milliseconds and more.
+        async with self._work:
+            snapshot = await self._figures.around(database)
+            # No await since the snapshot was put together: its gauges and these counters are of one turn of the loop.
+            families = [*state_families(snapshot), *self._metrics.families(), *process]
+            names = set(request.query.getall("name[]", []))
+            body = await _render(_restricted(families, names) if names else families, kind)
         headers = {"Content-Type": kind, "Vary": "Accept, Accept-Encoding"}
         if wants_gzip(",".join(request.headers.getall("Accept-Encoding", ()))):
             body = await asyncio.get_running_loop().run_in_executor(None, gzip.compress, body, 4)
