@@ -182,9 +182,13 @@ def frame(opcode: int, payload: bytes) -> bytes:
     return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
 
 
+_SHORT_TEXT: Final = [bytes((0x80 | TEXT, size)) for size in range(126)]  # made once: nearly every frame has one
+
+
 def text_frame(payload: bytes) -> bytes:
     """A whole text message."""
-    return frame(TEXT, payload)
+    size = len(payload)
+    return _SHORT_TEXT[size] + payload if size < 126 else frame(TEXT, payload)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:

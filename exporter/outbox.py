@@ -117,24 +117,24 @@ class Turn:
 
         ``alone``: no other batch in this turn, so that nobody's frames have to meet in their outbox.
         """
-        frames = [entry[1] for entry in entries]
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        apart: dict[Outbox, list[int]] = {}  # which frames somebody may not have
-        for index, entry in enumerate(entries):
-            for outbox in entry[2]:
-                apart.setdefault(outbox, []).append(index)
-        position = entries[-1][0]
+        position, data, but = entries[-1]
+        if len(entries) == 1:
+            pieces = dict.fromkeys(but, b"")
+        else:
+            frames = [frame for _, frame, _ in entries]
+            data = b"".join(frames)
+            pieces = _pieces(frames, entries)
         slow, waiting = self.slow, self._waiting
         written = writes = 0
         for outbox in audience:
             try:
-                if outbox.pending or outbox in slow or (outbox in apart and not alone):
+                if outbox.pending or outbox in slow or (outbox in pieces and not alone):
                     outbox.take(entries)
-                elif outbox in apart:
-                    mine = _without(frames, apart[outbox])
-                    if mine:
-                        outbox.transport.write(mine)
-                        written += len(mine)
+                elif outbox in pieces:
+                    piece = pieces[outbox]
+                    if piece:
+                        outbox.transport.write(piece)
+                        written += len(piece)
                 elif alone:
                     outbox.transport.write(data)
                     writes += 1
@@ -146,11 +146,19 @@ class Turn:
         return written + writes * len(data)
 
 
-def _without(frames: list[bytes], indexes: list[int]) -> bytes:
-    mine = frames.copy()
-    for index in reversed(indexes):
-        del mine[index]
-    return b"".join(mine)
+def _pieces(frames: list[bytes], entries: list[Entry]) -> dict[Outbox, bytes]:
+    """For those who may not have all of a batch: what is left for them."""
+    without: dict[Outbox, list[int]] = {}
+    for index, (_, _, but) in enumerate(entries):
+        for outbox in but:
+            without.setdefault(outbox, []).append(index)
+    pieces = {}
+    for outbox, indexes in without.items():
+        left = frames.copy()
+        for index in reversed(indexes):
+            del left[index]
+        pieces[outbox] = b"".join(left)
+    return pieces
 
 
 class Outbox:

