@@ -31,7 +31,7 @@ def options(double: Double, **changes: object) -> SimulateOptions:
         "users": 16,
         "conversations": 5,
         "rate": 100.0,
-        "duration": 2.5,
+        "duration": 1.6,
         "settle": 2.5,
         "seed": 3,
         "steady": True,
@@ -90,15 +90,15 @@ async def test_an_honest_server_is_not_accused_and_the_rate_is_kept_exactly() ->
         books, summary = await run(double)
     assert summary.wrong == {}
     assert summary.status == 0
-    assert summary.sent + summary.missed == 250
+    assert summary.sent + summary.missed == 160
     assert summary.missed <= 2
     assert summary.acknowledged == summary.verified == summary.sent == double.accepted
     assert summary.delivered > summary.sent
     assert summary.connections == sum(person.tabs for person in books._organisation.people)
-    assert summary.typing > 100
+    assert summary.typing > 80
     typing = [frame for frame in double.frames if frame["type"] == "typing"]
-    assert sum(not frame["active"] for frame in typing) > 5
-    assert summary.reads > 20
+    assert sum(not frame["active"] for frame in typing) >= 3
+    assert summary.reads > 10
     assert summary.ack_seconds["p50"] is not None
 
 
@@ -117,7 +117,7 @@ async def test_each_planted_fault_is_found_and_nothing_else(faults: tuple[str, .
         books, summary = await run(double)
     expected = planted(books, double)
     assert set(expected) == set(faults)
-    assert all(len(messages) >= 5 for messages in expected.values())
+    assert all(len(messages) >= 3 for messages in expected.values())
     assert found(books) == expected
     assert summary.status == 1
     assert summary.wrong == {kind: len(messages) for kind, messages in expected.items()}
@@ -134,7 +134,7 @@ async def test_a_send_that_was_refused_though_stored_is_tried_again_and_nobody_i
     async with Double(("unsure",)) as double:
         _, summary = await run(double)
     assert summary.wrong == {}
-    assert summary.errors["unavailable"] >= 20
+    assert summary.errors["unavailable"] >= 10
     assert summary.resent == summary.errors["unavailable"]
     assert summary.acknowledged == summary.sent
 
