@@ -73,16 +73,16 @@ def client_frame(
 
 def server_frames(data: bytes) -> list[tuple[int, bytes]]:
     """The unmasked frames in what a server wrote, as (opcode, payload)."""
-    frames = []
-    while data:
-        size, head = data[1], 2
+    frames, at = [], 0
+    while at < len(data):
+        size, head = data[at + 1], at + 2
         if size == 126:
-            size, head = int.from_bytes(data[2:4], "big"), 4
+            size, head = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
         elif size == 127:
-            size, head = int.from_bytes(data[2:10], "big"), 10
+            size, head = int.from_bytes(data[at + 2 : at + 10], "big"), at + 10
         assert len(data) >= head + size, "the server wrote half a frame"
-        frames.append((data[0] & 0x0F, data[head : head + size]))
-        data = data[head + size :]
+        frames.append((data[at] & 0x0F, data[head : head + size]))
+        at = head + size
     return frames
 
 

@@ -1,0 +1,949 @@
+"""A session on a real socket, on asyncio's loop and on uvloop's: limits, order, endings and what the peer gets to see.
+
+The heartbeat and the expiry of tokens are tried with a clock that passes when told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+import uvloop
+
+from exporter import frames
+from exporter.config import Limits
+from exporter.errors import ErrorCode, Unavailable
+from exporter.events import ClosedReason
+from exporter.frames import BINARY, CLOSE, PING, PONG, TEXT
+from exporter.metrics import Metrics
+from exporter.node import Node
+from exporter.outbox import Turn
+from exporter.protocol import Delivery
+from exporter.records import HubStats, Membership
+from exporter.web import session as session_module
+from exporter.web import sessions as sessions_module
+from exporter.web.auth import LEEWAY
+from exporter.web.session import MAX_WAITING, Session, State, Surroundings
+from exporter.web.sessions import VISITS, Sessions
+from tests.doubles import Clock, FakeStore, client_frame, server_frames, texts, turns
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+MEMBER = Membership(member=True, last_seq=0)
+NEVER = 1e12
+PATIENCE = 20.0
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        await asyncio.sleep(0.001)
+
+
+class Client:
+    """The other end: a raw socket, so that it can do what a library would not."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        self.raw = raw
+        self.seen = b""
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, *data: bytes) -> None:
+        await self._loop.sock_sendall(self.raw, b"".join(data))
+
+    async def say(self, *commands: dict[str, Any]) -> None:
+        await self.send(*(client_frame(TEXT, json.dumps(command).encode()) for command in commands))
+
+    async def _receive(self) -> bool:
+        async with asyncio.timeout(PATIENCE):
+            data = await self._loop.sock_recv(self.raw, 1 << 20)
+        self.seen += data
+        return bool(data)
+
+    async def frames(self, count: int) -> list[dict[str, Any]]:
+        """The next text frames."""
+        while True:
+            with contextlib.suppress(AssertionError, IndexError):
+                if len(found := texts(self.seen)) >= count:
+                    self.seen = b""
+                    assert len(found) == count, found
+                    return found
+            assert await self._receive(), f"closed after {texts(self.seen)}"
+
+    async def rest(self, *, answered: bool = False) -> list[tuple[int, bytes]]:
+        """Everything up to the end of the stream; a close frame is answered, so that the server need not wait."""
+        while await self._receive():
+            with contextlib.suppress(AssertionError, IndexError):
+                opcode, payload = server_frames(self.seen)[-1]
+                if opcode == CLOSE and not answered:
+                    answered = True
+                    with contextlib.suppress(ConnectionError):
+                        await self.send(client_frame(CLOSE, payload[:2]))
+        return server_frames(self.seen)
+
+    async def closed(self) -> tuple[int, str]:
+        """Code and words of the close frame, which is the last thing that comes."""
+        opcode, payload = (await self.rest())[-1]
+        assert opcode == CLOSE
+        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+
+class World:
+    """A node with real sessions on real sockets."""
+
+    def __init__(self, *, limits: Limits | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        loop = asyncio.get_running_loop()
+        self.store = FakeStore()
+        self.metrics = Metrics()
+        self.limits = limits = limits or Limits()
+        self.node = Node(
+            self.store,  # type: ignore[arg-type]
+            self.metrics,
+            Turn(loop.call_soon, self.metrics.sent_bytes, now),
+            now=now,
+        )
+        self.sessions = Sessions(30.0)
+        self.around = Surroundings(self.node, self.metrics, limits, now, self.sessions.ended, self.sessions.lost)
+        self.made: list[Session] = []
+        self._clients: list[socket.socket] = []
+        self._server: asyncio.Server | None = None
+
+    def session(self, transport: asyncio.Transport, user: str, expires_at: float = NEVER) -> Session:
+        session = Session(f"s{len(self.made)}", user, expires_at, transport, self.around)
+        self.made.append(session)
+        self.sessions.add(session)
+        self.node.open(session)
+        return session
+
+    async def connect(self, user: str = "ann", *, receive_buffer: int | None = None) -> tuple[Session, Client]:
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[Session] = loop.create_future()
+
+        class Accepting(asyncio.Protocol):
+            def connection_made(_, transport: asyncio.BaseTransport) -> None:
+                session = self.session(cast(asyncio.Transport, transport), user)  # uvloop's is a class of its own
+                transport.set_protocol(session)
+                accepted.set_result(session)
+
+        server = await loop.create_server(Accepting, "127.0.0.1", 0)
+        raw = socket.socket()
+        raw.setblocking(False)
+        if receive_buffer is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._clients.append(raw)
+        await loop.sock_connect(raw, server.sockets[0].getsockname())
+        session = await asyncio.wait_for(accepted, PATIENCE)
+        server.close()
+        return session, Client(raw)
+
+    async def joined(self, client: Client, conversation: str = "c") -> None:
+        await client.say({"type": "join", "conversation": conversation})
+        await until(lambda: self.store.asked, "the join is asked")
+        self.store.answer(MEMBER)
+        await client.frames(1)
+
+    def closed(self) -> dict[str, int]:
+        """How many ended for which reason."""
+        return {str(r): cell.value for r, cell in self.metrics.connections_closed.cells.items() if cell.value}
+
+    def rejected(self, command: str, code: ErrorCode) -> int:
+        return self.metrics.commands_rejected[command, code].value
+
+    async def finish(self) -> None:
+        for raw in self._clients:
+            raw.close()
+        self.sessions.abort_all()
+        await until(lambda: not self.sessions.sockets, "all sockets are gone")
+        for _, future in self.store.asked:
+            if not future.done():
+                future.set_exception(Unavailable("the test is over"))
+        await self.node.close_all()
+        assert self.node.hub.stats() == HubStats()
+        assert not self.node.turn.slow
+        opened, closed = self.metrics.connections_opened.value, sum(self.closed().values())
+        assert opened == closed == sum(self.metrics.connection_duration.counts) == len(self.made)
+
+
+@contextlib.asynccontextmanager
+async def world(**options: Any) -> AsyncIterator[World]:
+    made = World(**options)
+    try:
+        yield made
+    finally:
+        await made.finish()
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """The test on asyncio's loop and on uvloop's, which write and pause differently."""
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    def run(loop: str) -> None:
+        failures: list[dict[str, Any]] = []
+
+        async def watched() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+            await test()
+
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            runner.run(watched())
+        assert not failures
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+# --- in ---------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_command_is_answered_however_its_bytes_arrive() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        await client.say({"type": "ping", "id": "1"}, {"type": "ping", "id": "2"})
+        assert await client.frames(2) == [{"type": "pong", "id": "1"}, {"type": "pong", "id": "2"}]
+        for byte in client_frame(TEXT, b'{"type": "ping"}'):
+            await client.send(bytes([byte]))
+        assert await client.frames(1) == [{"type": "pong"}]
+
+
+@on_both_loops
+async def test_bytes_in_and_out_are_counted_exactly() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        await client.say({"type": "ping", "id": "1"})
+        await until(lambda: w.metrics.sent_bytes.value, "the answer")
+        await client.send(client_frame(PING, b"x"))
+        await client.send(client_frame(CLOSE, struct.pack("!H", 1000)))
+        sent = sum(len(frames.frame(*frame)) for frame in await client.rest(answered=True))
+        assert w.metrics.sent_bytes.value == sent
+        received = len(client_frame(TEXT, json.dumps({"type": "ping", "id": "1"}).encode())) + 7 + 8
+        assert w.metrics.received_bytes.value == received
+
+
+@on_both_loops
+async def test_what_is_no_command_is_answered_and_the_connection_stays_open() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await client.send(
+            client_frame(TEXT, b"garbage"),
+            client_frame(BINARY, b"\x00\xff"),
+            client_frame(TEXT, b'{"type": "nonsense", "id": "1"}'),
+            client_frame(TEXT, b'{"type": "join", "conversation": "' + b"x" * 129 + b'", "id": "2"}'),
+            client_frame(TEXT, b'{"type": "ping"}'),
+        )
+        *errors, pong = await client.frames(5)
+        assert [(error["code"], error.get("id")) for error in errors] == [
+            ("bad_frame", None),
+            ("bad_frame", None),
+            ("unknown_type", "1"),
+            ("too_large", "2"),
+        ]
+        assert pong == {"type": "pong"}
+        assert session.state is State.OPEN
+        assert w.rejected("unknown", ErrorCode.BAD_FRAME) == 2
+        assert w.rejected("unknown", ErrorCode.UNKNOWN_TYPE) == w.rejected("join", ErrorCode.TOO_LARGE) == 1
+
+
+@on_both_loops
+async def test_a_ping_frame_is_answered_with_its_payload_and_a_pong_frame_is_not() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        await client.send(client_frame(PONG, b"unasked"), client_frame(PING, b"x" * 125), client_frame(PING))
+        await client.send(client_frame(CLOSE))
+        assert await client.rest() == [(PONG, b"x" * 125), (PONG, b""), (CLOSE, struct.pack("!H", 1000))]
+
+
+# --- the rate limit ---------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_bucket_of_one_seconds_frames_then_rate_limited_then_4029() -> None:
+    clock = Clock()
+    async with world(limits=Limits(frames_per_second=5), now=clock) as w:
+        _, client = await w.connect()
+        await client.say(*({"type": "ping", "id": str(n)} for n in range(9)))
+        answers = await client.frames(9)
+        assert [a["type"] for a in answers] == ["pong"] * 5 + ["error"] * 4
+        assert {(a["code"], a["id"]) for a in answers[5:]} == {("rate_limited", str(n)) for n in range(5, 9)}
+        assert w.rejected("ping", ErrorCode.RATE_LIMITED) == 4
+        await client.send(client_frame(TEXT, b'{"type": "join"'))  # the fifth in a row; nobody reads what it is
+        *_, (opcode, last), close = await client.rest()
+        assert (opcode, json.loads(last)["code"]) == (TEXT, "rate_limited")
+        assert close == (CLOSE, struct.pack("!H", 4029) + b"rate limited")
+        assert w.rejected("unknown", ErrorCode.RATE_LIMITED) == 1
+        assert w.closed() == {"rate_limited": 1}
+
+
+@on_both_loops
+async def test_the_bucket_fills_with_time_up_to_one_second_and_strikes_in_a_row_are_forgotten() -> None:
+    clock = Clock()
+    async with world(limits=Limits(frames_per_second=4), now=clock) as w:
+        _, client = await w.connect()
+        for _ in range(3):
+            await client.say(*({"type": "ping"} for _ in range(7)))  # three too many: one more would close
+            assert [a["type"] for a in await client.frames(7)] == ["pong"] * 4 + ["error"] * 3
+            clock.now += 100.0  # a long pause is worth no more than one second
+        clock.now += 0.0
+        await client.say(*({"type": "ping"} for _ in range(6)))
+        assert [a["type"] for a in await client.frames(6)] == ["pong"] * 4 + ["error"] * 2
+        clock.now += 0.25
+        await client.say({"type": "ping"}, {"type": "ping"})
+        assert [a["type"] for a in await client.frames(2)] == ["pong", "error"]
+        assert w.closed() == {}
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG, BINARY])
+def test_a_flood_of_frames_that_are_no_commands_ends_too(opcode: int) -> None:
+    async def test() -> None:
+        async with world(limits=Limits(frames_per_second=5), now=Clock()) as w:
+            _, client = await w.connect()
+            await client.send(client_frame(opcode) * 200)
+            assert await client.closed() == (4029, "rate limited")
+            assert w.closed() == {"rate_limited": 1}
+
+    asyncio.run(test())
+
+
+@on_both_loops
+async def test_a_refused_command_changes_nothing() -> None:
+    clock = Clock()
+    async with world(limits=Limits(frames_per_second=2), now=clock) as w:
+        _, client = await w.connect()
+        await w.joined(client)
+        await client.say({"type": "ping"})
+        await client.frames(1)
+        before = w.node.hub.stats()
+        await client.say({"type": "typing", "conversation": "c", "active": True})
+        assert [frame["code"] for frame in await client.frames(1)] == ["rate_limited"]
+        assert w.node.hub.stats() == before
+        assert w.metrics.typing_started.value == 0
+
+
+# --- waiting behind a join --------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_commands_behind_a_join_wait_for_it_and_are_answered_in_order() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        await client.say(
+            {"type": "join", "conversation": "c", "id": "1"},
+            {"type": "ping", "id": "2"},
+            {"type": "typing", "conversation": "c", "active": True},
+            {"type": "join", "conversation": "d", "id": "3"},
+            {"type": "leave", "conversation": "c", "id": "4"},
+            {"type": "send", "conversation": "d", "body": "b", "id": "5"},
+        )
+        await until(lambda: w.store.asked, "the first join is asked")
+        await turns()
+        assert [question for question, _ in w.store.asked] == [("membership", "c", "ann")]
+        assert not w.metrics.typing_started.value
+        w.store.answer(MEMBER)
+        assert [frame.get("id") for frame in await client.frames(2)] == ["1", "2"]
+        assert w.metrics.typing_started.value == 1
+        await until(lambda: w.store.asked, "the second join is asked")
+        w.store.answer(Unavailable("down"))
+        answers = await client.frames(3)
+        assert [(a["type"], a["id"], a.get("code")) for a in answers] == [
+            ("error", "3", "unavailable"),
+            ("left", "4", None),
+            ("error", "5", "not_joined"),
+        ]
+
+
+@on_both_loops
+async def test_who_sends_on_and_on_behind_a_join_is_not_read_until_it_is_answered() -> None:
+    async with world(limits=Limits(frames_per_second=10_000)) as w:
+        session, client = await w.connect()
+        await client.say({"type": "join", "conversation": "c"})
+        await until(lambda: w.store.asked, "the join is asked")
+        for number in range(MAX_WAITING):
+            await client.say({"type": "ping", "id": str(number)})
+        await until(lambda: not session._socket.is_reading(), "reading is paused")
+        assert session.is_held_up
+        before = w.metrics.received_bytes.value
+        await client.say({"type": "ping", "id": "last"})
+        await turns(50)
+        assert w.metrics.received_bytes.value == before
+        w.store.answer(MEMBER)
+        answers = await client.frames(MAX_WAITING + 2)
+        assert [a.get("id") for a in answers] == [None, *map(str, range(MAX_WAITING)), "last"]
+        assert session._socket.is_reading()
+        assert not session.is_held_up
+
+
+@on_both_loops
+async def test_a_connection_that_is_cut_during_its_join_is_forgotten_with_what_waited() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await client.say({"type": "join", "conversation": "c"}, *({"type": "ping"} for _ in range(MAX_WAITING + 3)))
+        await until(lambda: not session._socket.is_reading(), "reading is paused")
+        session.cut(ClosedReason.HEARTBEAT)
+        w.store.answer(MEMBER)
+        await until(lambda: session.state is State.LOST, "the socket is gone")
+        await turns()
+        assert w.metrics.joins.value == 0
+        assert sum(w.metrics.command_duration["ping"].counts) == 0
+
+
+@on_both_loops
+async def test_a_connection_that_ends_while_it_is_not_read_still_hears_why() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await client.say({"type": "join", "conversation": "c"}, *({"type": "ping"} for _ in range(MAX_WAITING + 3)))
+        await until(lambda: not session._socket.is_reading(), "reading is paused")
+        session.end(ClosedReason.TOKEN_EXPIRED)
+        assert await client.closed() == (4001, "token expired")
+        w.store.answer(MEMBER)
+        await turns()
+        assert w.metrics.joins.value == 0
+
+
+# --- endings ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("payload", "answer", "reason"),
+    [
+        (b"", 1000, "client"),
+        (struct.pack("!H", 1000) + b"bye", 1000, "client"),
+        (struct.pack("!H", 1001), 1001, "client"),
+        (struct.pack("!H", 1002), 1002, "client"),  # the client's code decides nothing
+        (struct.pack("!H", 1011), 1011, "client"),
+        (struct.pack("!H", 1013), 1013, "client"),
+        (struct.pack("!H", 4029), 4029, "client"),
+        (struct.pack("!H", 1005), 1002, "protocol_error"),
+        (struct.pack("!H", 999), 1002, "protocol_error"),
+        (struct.pack("!H", 5000), 1002, "protocol_error"),
+        (b"\x03", 1002, "protocol_error"),
+        (struct.pack("!H", 1000) + b"\xff", 1002, "protocol_error"),
+    ],
+)
+def test_a_close_frame_is_answered_and_the_server_closes_first(payload: bytes, answer: int, reason: str) -> None:
+    async def test() -> None:
+        async with world() as w:
+            session, client = await w.connect()
+            await client.send(client_frame(CLOSE, payload), client_frame(TEXT, b'{"type": "ping"}'))
+            assert (await client.closed())[0] == answer  # and then the end of the stream, though we have not closed
+            assert w.closed() == {reason: 1}
+            await until(lambda: session.state is State.LOST, "the socket is gone")
+
+    asyncio.run(test())
+
+
+VIOLATIONS = {
+    "unmasked": (client_frame(TEXT, b'{"type": "ping"}', masked=False), 1002),
+    "reserved bit": (client_frame(TEXT, b"{}", reserved=4), 1002),
+    "unknown opcode": (client_frame(3), 1002),
+    "long control frame": (client_frame(PING, b"x" * 126), 1002),
+    "continuation of nothing": (client_frame(0, b"x"), 1002),
+    "not UTF-8": (client_frame(TEXT, b'{"type": "ping", "id": "\xff"}'), 1007),
+    "not UTF-8 where nobody looks": (client_frame(TEXT, b'{"type": "ping", "x": "\xff"}'), 1007),
+    "a surrogate in UTF-8": (client_frame(TEXT, b'{"type": "ping", "x": "\xed\xa0\x80"}'), 1007),
+    "one byte above the limit": (client_frame(TEXT, b"x" * 65_537), 1009),
+    "fragments above the limit": (client_frame(TEXT, b"x" * 65_536, fin=False) + client_frame(0, b"x"), 1009),
+}
+
+
+@pytest.mark.parametrize(("data", "code"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
+def test_a_violation_closes_with_its_code_after_what_came_before_is_answered(data: bytes, code: int) -> None:
+    async def test() -> None:
+        async with world() as w:
+            _, client = await w.connect()
+            await client.send(client_frame(TEXT, b'{"type": "ping"}'), data, client_frame(TEXT, b'{"type": "ping"}'))
+            client.raw.shutdown(socket.SHUT_WR)
+            pong, close = await client.rest()
+            assert pong == (TEXT, b'{"type":"pong"}')
+            assert (close[0], int.from_bytes(close[1][:2], "big")) == (CLOSE, code)
+            assert w.closed() == {"protocol_error": 1}
+
+    asyncio.run(test())
+
+
+@on_both_loops
+async def test_a_client_gets_to_see_1009_however_large_its_frame_is() -> None:
+    """Closing with unread bytes in the socket would reset it, and the client would never see the code."""
+    async with world() as w:
+        session, client = await w.connect()
+        size = 40 << 20
+        await client.send(bytes((0x81, 0xFF)) + size.to_bytes(8, "big") + bytes(4))
+        chunk = bytes(1 << 20)
+        for _ in range(size // len(chunk)):
+            await client.send(chunk)
+        await client.send(client_frame(CLOSE, struct.pack("!H", 1009)))
+        assert await client.closed() == (1009, "frame is larger than 65536 bytes")
+        assert w.closed() == {"protocol_error": 1}
+        await until(lambda: session.state is State.LOST, "the socket is gone")
+
+
+@on_both_loops
+async def test_a_frame_of_exactly_the_limit_is_accepted() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        await client.send(client_frame(TEXT, b'{"type": "ping"}'.ljust(65_536)))
+        assert await client.frames(1) == [{"type": "pong"}]
+
+
+@on_both_loops
+async def test_a_reset_is_the_clients_end_and_everything_is_gone_with_it() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await w.joined(client)
+        await client.say({"type": "typing", "conversation": "c", "active": True})
+        await until(lambda: w.node.hub.stats().typing_users, "typing")
+        client.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.raw.close()
+        await until(lambda: session.state is State.LOST, "the reset is seen")
+        assert w.node.hub.stats() == HubStats()
+        assert w.closed() == {"client": 1}
+        assert w.sessions.sockets == 0
+
+
+@on_both_loops
+async def test_half_a_frame_and_then_nothing_is_the_clients_end() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await client.send(client_frame(TEXT, b'{"type": "ping"}')[:9])
+        client.raw.shutdown(socket.SHUT_WR)
+        assert await client.rest() == []
+        await until(lambda: session.state is State.LOST, "the socket is gone")
+        assert w.closed() == {"client": 1}
+
+
+@on_both_loops
+async def test_the_first_reason_counts_and_ending_twice_is_ending_once() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        session.end(ClosedReason.TOKEN_EXPIRED)
+        session.end(ClosedReason.SHUTDOWN)
+        session.overflow()
+        session.drain()
+        assert session.state is State.CLOSING
+        assert len(w.sessions) == 0
+        assert w.sessions.sockets == 1  # the courtesy after the close frame
+        assert await client.closed() == (4001, "token expired")
+        session.cut(ClosedReason.HEARTBEAT)
+        assert w.closed() == {"token_expired": 1}
+
+
+@on_both_loops
+async def test_who_does_not_answer_the_close_frame_is_cut_off_after_a_while() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        session.end(ClosedReason.RATE_LIMITED)
+        await until(lambda: session.state is State.LOST, "the socket is gone")
+        assert await client.closed() == (4029, "rate limited")
+
+
+@on_both_loops
+async def test_who_goes_on_sending_after_the_close_frame_is_cut_off_in_the_end() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        session.end(ClosedReason.RATE_LIMITED)
+        ended = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while session.state is not State.LOST:
+                await client.send(client_frame(TEXT, b'{"type": "ping"}'))
+                await asyncio.sleep(0.002)
+                assert time.monotonic() < ended + PATIENCE
+        assert sum(w.metrics.command_duration["ping"].counts) == 0
+        await until(lambda: session.state is State.LOST, "the socket is gone")
+
+
+@pytest.fixture(autouse=True)
+def _short_courtesy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "cut_off" in request.node.name:
+        monkeypatch.setattr(session_module, "LINGER", 0.05)
+        monkeypatch.setattr(session_module, "LINGER_MAX", 0.2)
+
+
+@on_both_loops
+async def test_a_defect_costs_the_connection_with_1011_and_nobody_else() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        _, other = await w.connect("bob")
+
+        def defect(*_: object) -> None:
+            raise ZeroDivisionError
+
+        handle, w.node.handle = w.node.handle, defect  # type: ignore[method-assign]
+        await client.say({"type": "ping"})
+        assert await client.closed() == (1011, "internal error")
+        w.node.handle = handle  # type: ignore[method-assign]
+        await other.say({"type": "ping"})
+        assert await other.frames(1) == [{"type": "pong"}]
+        assert w.closed() == {"internal_error": 1}
+
+
+# --- draining ---------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_an_idle_connection_that_is_drained_is_told_at_once() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        session.drain()
+        session.drain()
+        assert len(w.sessions) == 0
+        assert await client.closed() == (1001, "server going away")
+        assert w.closed() == {"shutdown": 1}
+
+
+@on_both_loops
+async def test_a_drained_connection_gets_its_answers_first_and_takes_no_more_commands() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await w.joined(client)
+        await client.say(*({"type": "send", "conversation": "c", "body": "b", "id": str(n)} for n in range(2)))
+        await until(lambda: len(w.store.sends) == 2, "both are queued")
+        session.drain()
+        before = w.metrics.received_bytes.value
+        await client.say({"type": "send", "conversation": "c", "body": "late", "id": "2"}, {"type": "ping"})
+        await client.send(client_frame(PING))
+        await until(lambda: w.metrics.received_bytes.value > before, "they were read")
+        await turns()
+        assert session.state is State.DRAINING
+        assert len(w.store.sends) == 2
+        w.store.commit()
+        assert session.state is State.DRAINING
+        w.store.refuse(Unavailable("down"))
+        ack, error, close = await client.rest()
+        assert (json.loads(ack[1])["type"], json.loads(error[1])["code"]) == ("ack", "unavailable")
+        assert close == (CLOSE, struct.pack("!H", 1001) + b"server going away")
+        assert w.closed() == {"shutdown": 1}
+
+
+@on_both_loops
+async def test_a_drained_connection_gets_the_answer_to_its_join_first() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await client.say({"type": "join", "conversation": "c"}, {"type": "ping"})
+        await until(lambda: w.store.asked, "the join is asked")
+        session.drain()
+        assert session.state is State.DRAINING
+        w.store.answer(MEMBER)
+        joined, close = await client.rest()  # what waited behind the join is not carried out
+        assert json.loads(joined[1])["type"] == "joined"
+        assert int.from_bytes(close[1][:2], "big") == 1001
+
+
+@on_both_loops
+async def test_a_client_that_closes_while_it_is_drained_has_closed() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        await w.joined(client)
+        await client.say({"type": "send", "conversation": "c", "body": "b", "id": "1"})
+        await until(lambda: w.store.sends, "it is queued")
+        session.drain()
+        await client.send(client_frame(CLOSE, struct.pack("!H", 1000)))
+        assert (await client.closed())[0] == 1000
+        w.store.commit()
+        assert w.closed() == {"client": 1}
+
+
+# --- slow consumers ---------------------------------------------------------------------------------------
+
+SMALL = Limits(send_buffer_bytes=256 * 1024)
+PAYLOAD = Delivery(frames.text_frame(b"x" * 16_000))
+
+
+async def fill(session: Session, condition: Callable[[], bool]) -> int:
+    """Deliver, turn by turn, until the condition holds; how many deliveries."""
+    for count in range(10_000):
+        if condition():
+            return count
+        session.put(PAYLOAD)
+        await asyncio.sleep(0)
+    raise AssertionError("the buffer never filled")
+
+
+@on_both_loops
+async def test_a_peer_that_does_not_read_becomes_slow_and_is_itself_again_when_it_reads() -> None:
+    async with world(limits=SMALL) as w:
+        session, client = await w.connect(receive_buffer=65_536)
+        slow = w.node.turn.slow
+        count = await fill(session, lambda: session in slow)
+        assert session.buffered > SMALL.send_buffer_bytes // 2
+        assert session.state is State.OPEN
+        while len(client.seen) < count * len(PAYLOAD):
+            await client._receive()
+        await until(lambda: session not in slow, "it has caught up")
+        assert session.buffered <= SMALL.send_buffer_bytes // 2
+        assert w.closed() == {}
+
+
+@on_both_loops
+async def test_a_peer_that_still_does_not_read_is_cut_with_4008_which_it_sees_when_it_reads_again() -> None:
+    async with world(limits=SMALL) as w:
+        session, client = await w.connect(receive_buffer=65_536)
+        await w.joined(client)
+        delivered = await fill(session, lambda: session.state is not State.OPEN)
+        assert session.state is State.CLOSING
+        assert w.closed() == {"slow_consumer": 1}
+        assert w.node.hub.stats() == HubStats()
+        assert not w.node.turn.slow  # an ended connection is no slow consumer, though its buffer is full
+        assert session.buffered <= SMALL.send_buffer_bytes + 200
+        assert w.metrics.deliveries_dropped.value >= 1
+        assert not session.put(PAYLOAD)
+        *messages, close = await client.rest()
+        assert close == (CLOSE, struct.pack("!H", 4008) + b"slow consumer")
+        assert len(messages) == delivered - w.metrics.deliveries_dropped.value
+
+
+@on_both_loops
+async def test_a_burst_of_one_turn_is_within_the_limit_too() -> None:
+    """A peer that had not been slow is given many times the limit in one turn, which the socket cannot take."""
+    async with world(limits=Limits(send_buffer_bytes=64 * 1024)) as w:
+        session, client = await w.connect(receive_buffer=65_536)
+        for _ in range(600):  # 10 MB
+            session.put(PAYLOAD)
+        await until(lambda: session.state is not State.OPEN, "it is cut off")
+        assert w.closed() == {"slow_consumer": 1}
+        assert not w.node.turn.slow
+        assert await client.closed() == (4008, "slow consumer")
+
+
+@on_both_loops
+async def test_what_was_waiting_for_a_connection_that_is_cut_is_counted_as_dropped() -> None:
+    async with world() as w:
+        session, client = await w.connect()
+        session.put(PAYLOAD)
+        session.put(frames.text_frame(b"no delivery"))
+        session.put(PAYLOAD)
+        session.cut(ClosedReason.HEARTBEAT)
+        assert w.metrics.deliveries_dropped.value == 2
+        with contextlib.suppress(ConnectionError):
+            assert await client.rest() == []
+
+
+# --- the clock --------------------------------------------------------------------------------------------
+
+
+class StillTransport(asyncio.Transport):
+    """A socket on which nothing happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.aborted = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def is_reading(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def close(self) -> None:
+        self.aborted = True
+
+
+class Ring:
+    """Sessions under a clock that is moved from tick to tick."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, heartbeat: float = 30.0) -> None:
+        self.clock, self.wall = Clock(), Clock(1_795_352_400.0)
+        fake = type("time", (), {"monotonic": staticmethod(self.clock), "time": staticmethod(self.wall)})
+        monkeypatch.setattr(sessions_module, "time", fake)
+        self.world = World(now=self.clock)
+        self.heartbeat = heartbeat
+        self.sessions = Sessions(heartbeat)
+        around = self.world.around
+        self.world.around = Surroundings(
+            around.node, around.metrics, around.limits, around.now, self.sessions.ended, self.sessions.lost
+        )
+
+    def session(self, expires_at: float = NEVER) -> Session:
+        session = Session("s", "ann", expires_at, StillTransport(), self.world.around)
+        self.sessions.add(session)
+        self.world.node.open(session)
+        return session
+
+    def tick(self, seconds: float | None = None) -> None:
+        """One visit of one slot, with the clock where it then is."""
+        step = self.sessions._tick if seconds is None else seconds
+        self.clock.now += step
+        self.wall.now += step
+        self.sessions.stop()
+        self.sessions._visit()
+        self.world.node.turn.flush()
+
+    def close(self) -> None:
+        self.sessions.stop()
+        for session in list(self.sessions):
+            session.cut(ClosedReason.SHUTDOWN)
+
+
+@pytest.mark.parametrize("heartbeat", [0.05, 1.0, 30.0, 300.0])
+@pytest.mark.parametrize("late", [1.0, 1.2])
+async def test_a_silent_peer_is_pinged_within_an_interval_and_cut_within_one_and_a_half(
+    monkeypatch: pytest.MonkeyPatch, heartbeat: float, late: float
+) -> None:
+    """Whatever the phase at which it fell silent, and with a loop that runs every tick a fifth late, too."""
+    ring = Ring(monkeypatch, heartbeat)
+    fell_silent: dict[Session, float] = {}
+    pinged: dict[Session, float] = {}
+    cut: dict[Session, float] = {}
+    while not cut or len(cut) < len(fell_silent):
+        if ring.clock.now < 1_000 + heartbeat / 2:  # one at each tick of half an interval: every phase
+            fell_silent[ring.session()] = ring.clock.now
+        ring.tick(ring.sessions._tick * late)
+        for session, since in fell_silent.items():
+            transport = session.transport
+            assert isinstance(transport, StillTransport)
+            if transport.written and session not in pinged:
+                pinged[session] = ring.clock.now - since
+            if transport.aborted and session not in cut:
+                cut[session] = ring.clock.now - since
+        assert ring.clock.now < 1_000 + 4 * heartbeat * late
+    visit = heartbeat / VISITS * late
+    assert heartbeat * 0.8 <= min(pinged.values())
+    assert max(pinged.values()) <= heartbeat * 7 / 8 + visit * 1.2
+    assert max(cut.values()) <= 1.5 * heartbeat
+    assert min(cut[session] - pinged[session] for session in cut) >= 0.25 * heartbeat  # time to answer
+    reasons = ring.world.metrics.connections_closed
+    assert reasons[ClosedReason.HEARTBEAT].value == len(fell_silent) == reasons[ClosedReason.HEARTBEAT].value
+    assert all(session.transport.written == [frames.frame(PING, b"")] for session in cut)  # type: ignore[attr-defined]
+    assert len(ring.sessions) == 0
+    ring.close()
+
+
+@pytest.mark.parametrize("what", [client_frame(PONG), client_frame(TEXT, b'{"type": "ping"}'), b"\x81"])
+async def test_a_peer_of_which_anything_is_heard_is_never_cut(monkeypatch: pytest.MonkeyPatch, what: bytes) -> None:
+    ring = Ring(monkeypatch)
+    session = ring.session()
+    transport = session.transport
+    assert isinstance(transport, StillTransport)
+    pings = 0
+    while ring.clock.now < 1_000 + 10 * 30.0:
+        ring.tick()
+        if frames.frame(PING, b"") in transport.written:
+            pings += 1
+            transport.written.clear()
+            if len(what) > 1 or pings == 1:
+                session.data_received(what)
+            else:
+                session.last_seen = ring.clock.now  # a second half byte would be a violation
+                session.pinged = False
+    assert session.state is State.OPEN
+    assert 9 <= pings <= 12  # a ping in each interval, not in each visit
+    ring.close()
+
+
+async def test_a_busy_peer_is_not_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(monkeypatch)
+    session = ring.session()
+    for number in range(2_000):
+        ring.tick()
+        if number % 64 == 0:
+            session.data_received(client_frame(PONG))
+    assert isinstance(session.transport, StillTransport)
+    assert session.transport.written == []
+    ring.close()
+
+
+async def test_the_silence_of_a_peer_that_is_not_read_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(monkeypatch)
+    session = ring.session()
+    session.data_received(client_frame(TEXT, b'{"type": "join", "conversation": "c"}'))
+    session.data_received(client_frame(TEXT, b'{"type": "ping"}'))
+    assert session.is_held_up
+    await turns()
+    while ring.clock.now < 1_000 + 5 * 30.0:
+        ring.tick()
+    assert session.state is State.OPEN
+    ring.world.store.answer(MEMBER)
+    await turns()
+    assert not session.is_held_up
+    ring.close()
+
+
+@pytest.mark.parametrize("lifetime", [-29.0, 0.0, 10.0, 1_000.0])
+async def test_a_token_that_expires_ends_the_connection_after_the_leeway_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, lifetime: float
+) -> None:
+    ring = Ring(monkeypatch)
+    begun = ring.wall.now
+    later: list[tuple[float, Callable[..., object], tuple[object, ...]]] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def note(delay: float, callback: Any, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        if getattr(callback, "__name__", "") != "end":
+            return call_later(delay, callback, *args, **options)
+        later.append((ring.wall.now + delay, callback, args))
+        return call_later(0, lambda: None)
+
+    monkeypatch.setattr(loop, "call_later", note)
+    session = ring.session(begun + lifetime)
+    transport = session.transport
+    assert isinstance(transport, StillTransport)
+    due = begun + lifetime + LEEWAY
+    while session.state is State.OPEN:
+        ring.tick()
+        session.last_seen = ring.clock.now
+        for at, end, args in [entry for entry in later if entry[0] <= ring.wall.now]:
+            later.remove((at, end, args))
+            assert at >= due - 1e-6
+            end(*args)
+        assert ring.wall.now < due + 30.0 / VISITS + 1
+    assert ring.wall.now >= due
+    (opcode, payload) = server_frames(b"".join(transport.written))[-1]
+    assert (opcode, payload) == (CLOSE, struct.pack("!H", 4001) + b"token expired")
+    assert ring.world.metrics.connections_closed[ClosedReason.TOKEN_EXPIRED].value == 1
+    transport.aborted = True
+    session.connection_lost(None)
+    ring.close()
+
+
+async def test_a_tick_visits_one_slot_and_all_slots_are_visited_in_one_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(monkeypatch)
+    made = [ring.session() for _ in range(640)]
+    slots = ring.sessions._slots
+    assert {len(slot) for slot in slots} == {640 // len(slots)}
+    assert ring.sessions._tick * len(slots) == pytest.approx(30.0 / VISITS)
+    assert len(ring.sessions) == ring.sessions.sockets == len(list(ring.sessions)) == len(made)
+    ring.close()
+
+
+async def test_sessions_may_end_while_somebody_walks_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(monkeypatch)
+    made = [ring.session() for _ in range(10)]
+    for session in ring.sessions:
+        session.cut(ClosedReason.SHUTDOWN)
+    assert len(ring.sessions) == 0
+    assert ring.sessions.sockets == 10
+    for session in made:
+        session.connection_lost(None)
+        session.connection_lost(None)
+    assert ring.sessions.sockets == 0
+    ring.close()
+
+
+async def test_the_clock_starts_and_stops() -> None:
+    sessions = Sessions(0.08)
+    sessions.start()
+    first = sessions._timer
+    await until(lambda: sessions._timer is not first, "it ticks")
+    sessions.stop()
+    assert sessions._timer is not None
+    assert sessions._timer.cancelled()
