@@ -250,6 +250,38 @@ async def test_the_same_seed_sends_the_same_messages() -> None:
     assert said[0] == said[1]
 
 
+async def test_refusals_are_obeyed_or_tried_again_as_their_codes_say() -> None:
+    async with Double() as double:
+        double.refusals = {"join": ["unavailable", "forbidden"], "send": ["rate_limited", "unavailable", "too_large"]}
+        _, summary = await run(double, rate=30.0)
+    assert summary.errors == {"unavailable": 2, "forbidden": 1, "rate_limited": 1, "too_large": 1}
+    assert summary.given_up == 1
+    assert summary.resent == 2
+    assert summary.wrong == {}
+    assert summary.acknowledged == summary.sent - 1
+    assert len([frame for frame in double.frames if frame["type"] == "join" and frame["id"]]) > 5
+
+
+async def test_deleted_messages_removed_members_and_frames_that_cannot_be_read_accuse_nobody() -> None:
+    async with Double() as double:
+        recorder = Recorder(at=40)
+
+        async def meddle() -> None:
+            await recorder.reached.wait()
+            room = max(double.rooms.values(), key=lambda room: room.seq)
+            for seq in (1, 5, room.seq):
+                double.delete(room, seq)
+            double.remove(room, min(room.peers, key=id))
+            double.tell(room, next(iter(room.peers)), type="news", text="from a newer server")
+
+        meddling = asyncio.ensure_future(meddle())
+        _, summary = await run(double, recorder)
+        await meddling
+    assert summary.wrong == {}
+    assert summary.errors["unreadable"] == 1
+    assert summary.sent > 100
+
+
 async def test_several_nodes_take_turns_and_one_that_does_not_answer_is_passed_over(unused_tcp_port: int) -> None:
     async with Double() as double:
         urls = (f"ws://127.0.0.1:{unused_tcp_port}", double.url)

@@ -60,6 +60,8 @@ class Double:
         self.accepted = 0
         self.welcomed = 0
         self.refuse_tokens = False
+        self.refusals: dict[str, list[str]] = {}
+        """Codes to refuse the next commands of a name with."""
         self.port = 0
         self._answers: dict[tuple[str, str, str], int] = {}
 
@@ -115,6 +117,21 @@ class Double:
             peer_socket = transport.get_extra_info("socket")
             peer_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
+
+    def tell(self, room: Room, peer: Peer, **frame: object) -> None:
+        """A frame that nobody has asked for."""
+        peer.queue.put_nowait({"conversation": room.id, **frame})
+
+    def delete(self, room: Room, seq: int) -> None:
+        """Somebody deletes a message."""
+        room.stored = [message for message in room.stored if message["seq"] != seq]
+        for peer in room.peers:
+            self.tell(room, peer, type="deleted", seq=seq)
+
+    def remove(self, room: Room, peer: Peer) -> None:
+        """Somebody takes a member out."""
+        room.peers.discard(peer)
+        self.tell(room, peer, type="left", reason="removed")
 
     # --- routes -----------------------------------------------------------------------------------------------
 
@@ -184,6 +201,9 @@ class Double:
     def _command(self, peer: Peer, frame: dict[str, Any]) -> None:
         self.frames.append(frame)
         name, room = frame["type"], self.rooms.get(frame.get("conversation", ""))
+        if self.refusals.get(name):
+            self._refuse(peer, frame, self.refusals[name].pop(0))
+            return
         if name == "ping":
             peer.queue.put_nowait({"type": "pong"})
         elif room is None or peer.user not in room.members:
