@@ -12,6 +12,7 @@ import pytest
 from exporter.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store
+from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, eventually, opened, read, send, send_twice_told
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
@@ -323,6 +324,43 @@ async def test_the_queue_is_bounded_and_says_so(store: Store, monkeypatch: pytes
     for outcome in outcomes:
         assert isinstance((await outcome.future)[0], Message)
     assert isinstance(await send(store, "c", "ann", "room again"), Message)
+
+
+async def test_two_nodes_number_without_holes_and_store_a_message_that_both_got_once(
+    place: Place, store: Store
+) -> None:
+    async with opened(place) as other:
+        for name in "ab":
+            await store.create_conversation(name, "ann", [])
+        outcomes: dict[str, list[Outcome]] = {}
+        for i in range(300):
+            for node in (store, other):
+                outcome = Outcome()
+                node.send(Draft("ab"[i % 2], "ann", f"m{i}", "x"), outcome)
+                outcomes.setdefault(f"m{i}", []).append(outcome)
+            if i % 20 == 0:
+                await asyncio.sleep(0.005)
+        for both in outcomes.values():
+            results = [await outcome.future for outcome in both]
+            assert all(isinstance(result, Message) for result, _ in results), results
+            assert len({result.seq for result, _ in results}) == 1
+            assert sorted(duplicate for _, duplicate in results) == [False, True]
+    rows = await place.fetch("SELECT conversation_id, seq FROM messages ORDER BY 1, 2")
+    assert rows == [(name, seq) for name in "ab" for seq in range(1, 151)]
+
+
+async def test_numbers_that_somebody_put_out_of_order_stop_only_their_conversation(place: Place, store: Store) -> None:
+    for name in "ab":
+        await store.create_conversation(name, "ann", [])
+        await send(store, name, "ann", "m1")
+    await place.execute("UPDATE conversations SET last_seq = 0 WHERE id = 'a'")
+    outcomes = [Outcome() for _ in range(4)]
+    for i, outcome in enumerate(outcomes):
+        store.send(Draft("ab"[i % 2], "ann", f"n{i}", "x"), outcome)
+    kinds = [type((await outcome.future)[0]) for outcome in outcomes]
+    assert kinds == [Unavailable, Message, Unavailable, Message]
+    await verify(store, repair=True)
+    assert isinstance(await send(store, "a", "ann", "n0"), Message)
 
 
 async def test_closing_finishes_what_is_queued_and_refuses_the_rest(place: Place, clock: Clock) -> None:

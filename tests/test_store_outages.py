@@ -22,6 +22,7 @@ from exporter.records import Draft, Message
 from exporter.store import Store
 from exporter.store import sqlite as sqlite_module
 from exporter.store.batch import Transaction
+from exporter.store.database import Lane
 from exporter.store.faults import Kind, Trouble
 from tests.databases import (
     Outcome,
@@ -184,14 +185,30 @@ async def test_a_commit_that_takes_too_long_is_told_of_when_it_is_done(
 
 async def test_an_outage_is_logged_once_per_change_of_state(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(place, timeout=TIMEOUT) as store:
+        down = Trouble(Kind.DOWN, "the database cannot be reached")
         with structlog.testing.capture_logs() as logs:
             for _ in range(5):
-                store._database.note(Trouble(Kind.DOWN, "the database cannot be reached"))
+                store._database.note(down, Lane.TOTALS)
+                store._database.note(down, Lane.JOIN)
             assert (store.up, store.error) == (False, "the database cannot be reached")
             for _ in range(5):
                 await store.totals(5)
             assert (store.up, store.error) == (True, None)
         assert [entry["event"] for entry in logs] == ["database is down", "database is up"]
+
+
+async def test_a_disk_that_is_full_is_logged_once_however_many_scrapes_succeed(place: Place) -> None:
+    async with opened(place, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(5):
+                store._database.note(Trouble(Kind.DOWN, "the database's disk is full"), Lane.WRITE)
+                await store.totals(5)
+            await send(store, "c", "ann", "m")
+        assert [(entry["event"], entry["use"]) for entry in logs] == [
+            ("database is down", "writing"),
+            ("database is up", "writing"),
+        ]
 
 
 async def test_users_are_registered_later_when_the_database_is_away(

@@ -76,7 +76,7 @@ class Job(Generic[T]):
         if not done:
             await self.abort()
             trouble = Trouble(Kind.SLOW, faults.TIMEOUT)
-            self._database.note(trouble)
+            self._database.note(trouble, self._lane)
             raise trouble
         return self.task.result()
 
@@ -100,11 +100,11 @@ class Job(Generic[T]):
         try:
             result = await self._database.use(self)
         except Trouble as trouble:
-            self._database.note(trouble)
+            self._database.note(trouble, self._lane)
             raise
         finally:
             slots.release()
-        self._database.note(None)
+        self._database.note(None, self._lane)
         return result
 
     async def work(self, session: Session) -> T:
@@ -130,6 +130,7 @@ class Database:
         self.up = False
         self.error: str | None = None
         self._quiet = engine is not None
+        self._logged: dict[str, str | None] = {}
         self._closed = False
         self._engine = engine or dialect.engine(timeout, sum(WIDTH.values()) - WIDTH[Lane.VERIFY])
 
@@ -167,17 +168,26 @@ class Database:
         except Exception as error:  # whatever a driver raises while it connects
             raise self.dialect.trouble(error) from error
 
-    def note(self, trouble: Trouble | None) -> None:
-        """Remember the outcome of the latest use; a change of state is logged, a state is not."""
-        was_up, had = self.up, self.error
+    def note(self, trouble: Trouble | None, lane: Lane) -> None:
+        """Remember the outcome of the latest use.
+
+        A change of state is logged, a state is not; reading and writing apart, since a full disk stops only one.
+        """
         if trouble is None:
             self.up, self.error = True, None
-            if not was_up and not self._quiet:
-                log.info("database is up")
-        elif trouble.kind not in (Kind.DATA, Kind.RACE):
+        elif trouble.kind in (Kind.DATA, Kind.RACE, Kind.TAKEN):
+            return
+        else:
             self.up, self.error = False, trouble.text
-            if (was_up or trouble.text != had) and not self._quiet:
-                log.warning("database is down", reason=trouble.text)
+        use = "writing" if lane is Lane.WRITE else "reading"
+        if self._logged.get(use) == self.error or self._quiet:
+            return
+        first = use not in self._logged
+        self._logged[use] = self.error
+        if self.error is not None:
+            log.warning("database is down", use=use, reason=self.error)
+        elif not first or use == "reading":
+            log.info("database is up", use=use)
 
     def pool(self) -> PoolStats:
         """Connections that somebody uses, and others that are open."""

@@ -17,6 +17,8 @@ class Kind(Enum):
     """It did not answer in time, or another program holds a lock: later."""
     RACE = auto()
     """Two transactions were in each other's way and this one was taken back: again at once."""
+    TAKEN = auto()
+    """A key that was free a moment ago is not: somebody was first, and looking again will show what they did."""
     DATA = auto()
     """What this statement wanted to write cannot be stored; its neighbours may be."""
     SETUP = auto()
@@ -43,6 +45,7 @@ BROKEN_DISK = "the database's disk reports an error"
 DAMAGED = "the file is not a database or is damaged"
 NO_FILE = "the database's file cannot be opened"
 NO_FILE_YET = "the database's file does not exist: run migrate"
+NO_NEW_FILE = "the database's file cannot be made"
 NO_FOLDER = "the folder of the database's file does not exist"
 RIGHTS = "the database refuses: the user lacks a right"
 PASSWORD = "the database refuses the user or the password"
@@ -51,6 +54,7 @@ BAD_URL = "the database's URL cannot be read"
 CROWDED = "the database has no connection or memory to spare"
 STARTING = "the database is starting up or shutting down"
 RACED = "the database took the transaction back: others were in its way"
+KEY_TAKEN = "the database has something else in that place"
 REJECTED = "the database rejected the data"
 NO_SCHEMA = "the database lacks tables or columns that are needed: run migrate"
 CLOSED = "the database was closed"

@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from exporter.errors import Misconfigured
+from exporter.store import faults
 from exporter.store.dialect import Dialect, Session
 from exporter.store.faults import Kind, Trouble
 
@@ -63,7 +64,10 @@ async def migrate(dialect: Dialect, revision: str = "head") -> None:
     except (Trouble, Misconfigured):
         raise
     except Exception as error:  # whatever a driver raises, as SQLAlchemy wraps it or as it is
-        raise dialect.trouble(error) from error
+        trouble = dialect.trouble(error)
+        if trouble.text == faults.NO_FILE_YET:
+            trouble = Trouble(trouble.kind, faults.NO_NEW_FILE)
+        raise trouble from error
     finally:
         await engine.dispose()
 

@@ -38,7 +38,7 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("57P03", Kind.DOWN, faults.STARTING),
     ("57P", Kind.DOWN, faults.STARTING),
     ("40", Kind.RACE, faults.RACED),
-    ("23505", Kind.DATA, faults.REJECTED),
+    ("23505", Kind.TAKEN, faults.KEY_TAKEN),
     ("22", Kind.DATA, faults.REJECTED),
     ("23", Kind.DATA, faults.REJECTED),
     ("54", Kind.DATA, faults.REJECTED),

@@ -168,7 +168,7 @@ class _Verification:
             try:
                 result = await self._database.job(Lane.VERIFY, work, None).result()
             except Trouble as trouble:
-                if trouble.kind not in (Kind.RACE, Kind.SLOW) or attempt == 7:
+                if trouble.kind not in (Kind.RACE, Kind.SLOW, Kind.TAKEN) or attempt == 7:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
                 continue

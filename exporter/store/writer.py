@@ -191,8 +191,10 @@ class Writer:
                     losses += 1  # a connection that died while nobody used it says nothing about the next one
                 case Kind.SLOW if items and not doubtful and not self._closing:
                     await asyncio.sleep(0.01)  # until each item's own time is over
-                case Kind.DATA:
-                    return await self._divide(items, users)
+                case Kind.TAKEN if not races:
+                    races += 1  # another node stored the same message meanwhile: now it will be found
+                case Kind.TAKEN | Kind.DATA:
+                    return await self._divide(items, users, trouble)
                 case _:
                     for item in items:
                         self._answer(item, Unavailable(trouble.text))
@@ -222,7 +224,7 @@ class Writer:
         error = job.task.exception()
         return error if error is None or isinstance(error, Trouble) else Trouble(Kind.DOWN, faults.UNKNOWN)
 
-    async def _divide(self, items: Sequence[Item], users: Sequence[str]) -> bool:
+    async def _divide(self, items: Sequence[Item], users: Sequence[str], trouble: Trouble) -> bool:
         """Something in there cannot be stored: find it, and store the rest, in order."""
         if items and users:
             return await self._commit([], users) and await self._commit(items, [])
@@ -232,7 +234,8 @@ class Writer:
                 self._tell(user, False)
                 self._unregistered.pop(user, None)
         elif len(items) == 1:
-            self._answer(items[0], BadFrame("the database rejected this"))
+            refusal = BadFrame if trouble.kind is Kind.DATA else Unavailable
+            self._answer(items[0], refusal(trouble.text))
         elif items:
             middle = len(items) // 2
             return await self._commit(items[:middle], []) and await self._commit(items[middle:], [])

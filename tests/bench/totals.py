@@ -225,13 +225,14 @@ def scrapes(urls: dict[tuple[str, int], str], rounds: int) -> dict[tuple[str, in
             assert totals is not None, collectors[key].error
             assert totals.stored_messages == key[1], (key, totals)
         for _ in range(rounds):
-            for key, collector in collectors.items():
-                batch = []
-                for _ in range(15):
+            took: dict[tuple[str, int], list[float]] = {key: [] for key in urls}
+            for _ in range(25):
+                for key, collector in collectors.items():
                     began = time.perf_counter()
                     assert await collector.collect(60) is not None
-                    batch.append((time.perf_counter() - began) * 1000)
-                found[key].values.append(statistics.median(batch))
+                    took[key].append((time.perf_counter() - began) * 1000)
+            for key, values in took.items():
+                found[key].values.append(statistics.median(values))
         for store in stores.values():
             await store.close()
         return found
