@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "connections": "memory per connection, connect + join rate, reconnect storm",
     "scrape": "/metrics under load, and the stall that it causes",
     "page": "the admin page's addresses with 10,000 connections, and what the last hour takes",
+    "totals": "a scrape at ten million messages, what triggers cost, durable sends against the usual way",
     "durable": "durable sends per second on SQLite and PostgreSQL",
 }
 
