@@ -13,6 +13,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.servers.exporter import CONVERSATIONS, Client, Exporter, running, until
+from tests.servers.postgres import Postgres, postgres
+
+__all__ = ["postgres"]  # a fixture, for this module too
 
 SENDERS = 50
 ROOMS = 10
@@ -120,12 +123,10 @@ async def check(exporter: Exporter, senders: list[Sender]) -> int:
     return total
 
 
-@pytest.mark.timeout(120)
-async def test_what_was_acknowledged_is_there_once_and_what_was_not_is_stored_once_when_sent_again(
-    tmp_path: Path,
-) -> None:
+async def kill_twice(folder: Path, *flags: str) -> Exporter:
+    """Twice: all send, it is killed and started again, all that was acknowledged is looked for, the rest sent again."""
     senders = [Sender(number) for number in range(SENDERS)]
-    async with running(tmp_path, "--limits.frames-per-second=10000", "--verify.interval=0") as exporter:
+    async with running(folder, "--limits.frames-per-second=10000", "--verify.interval=0", *flags) as exporter:
         for room in range(ROOMS):
             members = [sender.user for sender in senders if sender.room == f"room-{room}"]
             await exporter.conversation(f"room-{room}", *members)
@@ -152,10 +153,21 @@ async def test_what_was_acknowledged_is_there_once_and_what_was_not_is_stored_on
             assert figures["messaging_stored_messages"] == sent
             assert figures["messaging_messages_accepted_total"] == sent - stored
         assert await exporter.stop() == 0
+        assert await exporter.command("verify", *flags) == 0
+    return exporter
+
+
+@pytest.mark.timeout(120)
+async def test_what_was_acknowledged_is_there_once_and_what_was_not_is_stored_once_when_sent_again(
+    tmp_path: Path,
+) -> None:
+    exporter = await kill_twice(tmp_path)
     with closing(sqlite3.connect(exporter.database)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert database.execute("PRAGMA foreign_key_check").fetchall() == []
-        [(messages, conversations)] = database.execute(
-            "SELECT (SELECT count(*) FROM messages), (SELECT sum(total_messages) FROM conversations)"
-        )
-        assert messages == conversations == sum(len(sender.sent) for sender in senders)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.needs("postgres")
+async def test_the_same_holds_on_postgresql(tmp_path: Path, postgres: Postgres) -> None:
+    await kill_twice(tmp_path, "--database.url", postgres.url(postgres.create_database()))
