@@ -59,6 +59,7 @@ class World:
         self.number = next(_numbers)
         self.room = f"room-{self.number}"
         self.people: list[Client] = []
+        self.sockets: list[asyncio.StreamWriter] = []
 
     def name(self, who: str) -> str:
         return f"{who}-{self.number}"
@@ -87,6 +88,8 @@ class World:
     async def end(self) -> None:
         for client in self.people:
             await client.reset()
+        for writer in self.sockets:
+            writer.transport.abort()
         await self.exporter.deserted()
 
 
@@ -175,6 +178,33 @@ async def a_user_who_was_here_before_connects(world: World) -> AsyncIterator[Non
     await (await world.tab("ann")).close()
     yield
     await world.tab("ann")
+
+
+@row(active_connections=1, connected_users=1, registered_users=1, connections_opened_total=1)
+async def a_browser_connects_with_its_token_as_a_subprotocol(world: World) -> AsyncIterator[None]:
+    yield
+    offered = ("messaging.v1", f"bearer.{world.exporter.token(world.name('ann'))}")
+    tab = await Client.connect(world.exporter.url, None, subprotocols=offered)
+    world.people.append(tab)
+    assert tab.connection.subprotocol == "messaging.v1"
+
+
+@row(active_connections=1, connected_users=1, registered_users=1, connections_opened_total=1, took__ping=2)
+async def a_client_that_does_not_wait_for_the_answer_of_its_handshake(world: World) -> AsyncIterator[None]:
+    host, _, port = world.exporter.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    world.sockets.append(writer)
+    headers = {"Host": host, "Authorization": f"Bearer {world.exporter.token(world.name('ann'))}", **handshake()}
+    lines = [f"GET {WS} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    yield
+    ping = b"\x81\x8f\0\0\0\0" + b'{"type":"ping"}'
+    writer.write("\r\n".join(lines).encode() + ping + ping)
+    answer = b""
+    async with asyncio.timeout(PATIENCE):
+        while answer.count(b'{"type":"pong"}') < 2:
+            answer += await reader.read(4_096)
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.index(b"welcome") < answer.index(b"pong")
 
 
 @row(active_connections=-1, closed__client=1, connection_duration_seconds_count=1)
