@@ -1,4 +1,7 @@
-"""Durable sends with acknowledgement: 64 senders, each in a conversation with ten others, on either database.
+"""Durable sends with acknowledgement: 64 senders in conversations with ten others, on either database.
+
+Either each sender has a conversation of its own with ten who only read (64 × 11 connections, eleven writes a send), or
+six conversations of eleven in which everybody sends (the writes of one turn of the loop are shared).
 
 Each sender waits for its ``ack`` before it sends again (and, in the second row, keeps four under way); the ten others
 get the message. Everything is on: triggers, totals, metrics. PostgreSQL is started by the bench, on the load's core.
@@ -18,6 +21,7 @@ from tests.bench.subjects import Ours
 
 SENDERS = 64
 OTHERS = 10
+TOGETHER = 6  # conversations of eleven, 64 of whose 66 members send
 FLIGHTS = (1, 4)
 
 
@@ -53,17 +57,21 @@ def run(options: Options) -> str:
                 continue
             subject = Ours(kind="send", database_url=database, label=name)
             stack.enter_context(subject)
-            rooms = [subject.rooms([OTHERS + 1], first=number) for number in range(SENDERS)]
-            plan = [room[0] for room in rooms] + [member for room in rooms for member in room[1:]]
-            load = stack.enter_context(Load(plan, subject.port, subject.pid))
-            answer = load.run("connect", count=len(plan), window=128, limit=30)
-            if answer["joined"] != len(plan):
-                raise RuntimeError(f"{name}: {answer['joined']} of {len(plan)} joined")
-            running.append((subject, load))
+            apart = [subject.rooms([OTHERS + 1], first=number) for number in range(SENDERS)]
+            plans = {
+                f"{SENDERS}, one sends": [room[0] for room in apart] + [one for room in apart for one in room[1:]],
+                f"{TOGETHER}, all send": subject.rooms([OTHERS + 1] * TOGETHER, first=SENDERS),
+            }
+            for rooms, plan in plans.items():
+                load = stack.enter_context(Load(plan, subject.port, subject.pid))
+                answer = load.run("connect", count=len(plan), window=128, limit=30)
+                if answer["joined"] != len(plan):
+                    raise RuntimeError(f"{name}: {answer['joined']} of {len(plan)} joined")
+                running.append((subject, rooms, load))
         for flight in FLIGHTS:
-            cells = {subject.name: [Sample() for _ in range(7)] for subject, _ in running}
+            cells = {(subject.name, rooms): [Sample() for _ in range(7)] for subject, rooms, _ in running}
             for number in range(-1, options.rounds):
-                for subject, load in running:
+                for subject, rooms, load in running:
                     answer = load.run(
                         "request",
                         seconds=max(1.0, options.window),
@@ -89,12 +97,13 @@ def run(options: Options) -> str:
                         answer["server_cpu"] / busy,
                         answer["client_cpu"] / busy,
                     )
-                    for cell, value in zip(cells[subject.name], values, strict=True):
+                    for cell, value in zip(cells[subject.name, rooms], values, strict=True):
                         cell.values.append(value)
-            for name, (rate, cost, p50, p99, deliveries, server, client) in cells.items():
+            for (name, rooms), (rate, cost, p50, p99, deliveries, server, client) in cells.items():
                 rows.append(
                     [
                         name,
+                        rooms,
                         str(flight),
                         rate.show(0),
                         cost.show(1),
@@ -104,6 +113,14 @@ def run(options: Options) -> str:
                         f"{server.median:.0%} / {client.median:.0%}",
                     ]
                 )
-    head = ["database", "in flight each", "acknowledged/s", "µs CPU each", "ack p50, ms", "ack p99, ms", "deliveries/s",
-            "busy: server / load"]  # fmt: skip
+    head = [
+        "database",
+        "conversations",
+        "in flight each",
+        "acknowledged/s",
+        "µs CPU each",
+        "ack p50, ms",
+        "ack p99, ms",
+    ]
+    head += ["deliveries/s", "busy: server / load"]
     return f"### Durable sends, {SENDERS} senders, {OTHERS} receivers each\n\n{table(head, rows)}\n"
