@@ -91,9 +91,10 @@ class Turn:
         self._scheduled = False
         batches, self._batches = self._batches, {}
         written = 0
-        alone = len(batches) == 1  # or a connection may be in several: then its frames meet in its outbox
+        # Several batches: a connection may be in more than one, and then their frames meet in its outbox.
+        whole: dict[Outbox, list[Entry]] | None = None if len(batches) == 1 else {}
         for audience, entries in batches.values():
-            written += self._write(audience, entries, alone)
+            written += self._write(audience, entries, whole)
         waiting, self._waiting = self._waiting, []
         for outbox in waiting:
             try:
@@ -112,11 +113,13 @@ class Turn:
         if failure is not None:
             raise failure  # the loop's handler logs it
 
-    def _write(self, audience: Set[Outbox], entries: list[Entry], alone: bool) -> int:
+    def _write(self, audience: Set[Outbox], entries: list[Entry], whole: dict[Outbox, list[Entry]] | None) -> int:
         """One batch: the hottest loop of the product, hence written out. How many bytes were written.
 
-        ``alone``: no other batch in this turn, so that nobody's frames have to meet in their outbox.
+        ``whole``: who has a joined batch in their outbox, to be taken apart when another one mixes with it, because a
+        sender's messages keep their order also across conversations. None: there is no other batch in this turn.
         """
+        alone = whole is None
         position, data, but = entries[-1]
         if len(entries) == 1:
             pieces = dict.fromkeys(but, b"")
@@ -129,6 +132,8 @@ class Turn:
         for outbox in audience:
             try:
                 if outbox.pending or outbox in slow or (outbox in pieces and not alone):
+                    if whole and outbox in whole:
+                        outbox.pending = [(place, frame) for place, frame, _ in whole.pop(outbox)]
                     outbox.take(entries)
                 elif outbox in pieces:
                     piece = pieces[outbox]
@@ -141,6 +146,8 @@ class Turn:
                 else:
                     outbox.pending = [(position, data)]
                     waiting.append(outbox)
+                    if whole is not None and len(entries) > 1:
+                        whole[outbox] = entries
             except Exception as error:  # as above
                 self._failure = error
         return written + writes * len(data)

@@ -471,6 +471,22 @@ async def test_messages_arrive_in_the_order_in_which_they_were_acknowledged(worl
     assert [frame["id"] for frame in bob.got()] == acknowledged
 
 
+async def test_the_order_of_a_sender_holds_across_conversations_in_one_turn_too(world: World) -> None:
+    ann, bob, cyd = await world.joined("ann", "bob", "cyd")
+    for tab in (ann, bob):
+        await world.join(tab, "d")
+    await world.join(cyd, "e")
+    for tab in (ann, bob, cyd):
+        tab.got()
+    for number, conversation in enumerate(["c", "d", "c", "c", "d", "d", "c"]):
+        world.do(ann, Send(conversation, "b", str(number)))
+        world.store.commit()
+    acknowledged = [frame["id"] for frame in ann.got()]
+    assert acknowledged == list("0123456")
+    assert [frame["id"] for frame in bob.got()] == acknowledged
+    assert [frame["id"] for frame in cyd.got()] == list("0236")
+
+
 async def test_sends_in_flight_are_counted_and_the_last_answer_settles(world: World) -> None:
     (ann,) = await world.joined("ann")
     world.do(ann, Send("c", "b", "1"))
