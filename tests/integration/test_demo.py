@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from tests.servers.exporter import PATIENCE, ROOT, Figures, figures_of, until
+from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
 
 LIVE = (
     "messaging_active_connections",
@@ -31,9 +32,10 @@ LIVE = (
 class Demo:
     """The command in a process group of its own, as a shell starts it."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, **environment: str) -> None:
         self.folder = folder
         self.database = folder / "data" / "messaging.db"
+        self._environment = environment
         self._flags = flags or ("--web.listen-address", "127.0.0.1:0")
         self.output = folder / "output"
         self.errors = folder / "errors"
@@ -49,7 +51,14 @@ class Demo:
                 "demo",
                 *self._flags,
                 cwd=self.folder,
-                env={**environment, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
+                env={
+                    **environment,
+                    "PYTHONPATH": str(ROOT),
+                    "TERM": "xterm",
+                    "COLUMNS": "100",
+                    "LINES": "30",
+                    **self._environment,
+                },
                 stdin=asyncio.subprocess.DEVNULL if terminal is None else terminal,
                 stdout=out if terminal is None else terminal,
                 stderr=errors if terminal is None else terminal,
@@ -107,8 +116,8 @@ class Demo:
 
 
 @asynccontextmanager
-async def demo(folder: Path, *flags: str) -> AsyncIterator[Demo]:
-    running = Demo(folder, *flags)
+async def demo(folder: Path, *flags: str, **environment: str) -> AsyncIterator[Demo]:
+    running = Demo(folder, *flags, **environment)
     await running.start()
     try:
         yield running
@@ -244,6 +253,22 @@ async def test_a_demo_that_is_killed_takes_its_server_with_it(tmp_path: Path) ->
         running.process.kill()
         await running.ended()
         await running.nobody_left()
+
+
+@pytest.mark.needs("postgres")
+async def test_on_postgresql_it_has_a_past_too_and_the_url_shows_nowhere(
+    tmp_path: Path,
+    postgres: Postgres,  # noqa: F811 — the fixture
+) -> None:
+    url = postgres.url(postgres.create_database())
+    async with demo(tmp_path, MESSAGING_DATABASE_URL=url) as running:
+        metrics, _, _ = await running.urls()
+        figures = await scraped(metrics, lambda f: f["messaging_messages_accepted_total"] > 0, "messages")
+        assert figures["messaging_stored_messages"] > 10_000
+        assert not any("postgresql" in line for line in running.command_lines())
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ended() == 0
+        assert url not in running.said() + running.errors.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
