@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 
 import pytest
 
-from exporter.instruments import Cell
+from exporter.instruments import Buckets, Cell
 from exporter.outbox import Outbox, Turn
 
 
@@ -249,3 +250,114 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
         wanted = [frame[:-1] for frame in expected[box]]
         assert got == wanted  # also between conversations: messages of one sender keep their order
     assert loop.sent.value == sum(len(data) for box in boxes for data in box.wire.writes)
+
+
+def test_a_single_frame_is_written_as_it_is_to_everybody_and_never_copied(loop: Loop) -> None:
+    frame = b"a frame for everybody"
+    boxes = {Box(str(number), loop.turn) for number in range(3)}
+    loop.turn.fan_out("room", boxes, frame)
+    own = Box("own", loop.turn)
+    own.put(frame)
+    loop.end_turn()
+    assert all(box.wire.writes[0] is frame for box in (*boxes, own))
+
+
+def test_what_is_dropped_is_returned_once_and_nothing_follows(loop: Loop) -> None:
+    ann = Box("ann", loop.turn)
+    ann.put(b"1")
+    loop.turn.fan_out("room", {ann}, b"2")
+    loop.turn.settle("room")
+    assert ann.drop() == [b"1", b"2"]
+    assert ann.drop() == []
+    assert not ann.put(b"3")
+    ann.finish(b"close")
+    loop.end_turn()
+    assert ann.wire.writes == []
+
+
+def test_a_connection_is_slow_from_the_pause_to_the_resumption(loop: Loop) -> None:
+    ann = Box("ann", loop.turn)
+    ann.pause_writing()
+    assert loop.turn.slow == {ann}
+    ann.resume_writing()
+    assert loop.turn.slow == set()
+
+
+@pytest.mark.parametrize("end", [lambda box: box.finish(b"close"), lambda box: box.drop()], ids=["finish", "drop"])
+def test_an_ended_connection_is_no_slow_consumer_whatever_its_socket_says(
+    loop: Loop, end: Callable[[Box], object]
+) -> None:
+    ann = Box("ann", loop.turn)
+    ann.pause_writing()
+    end(ann)
+    assert loop.turn.slow == set()
+    ann.pause_writing()
+    assert loop.turn.slow == set()
+
+
+def test_exactly_the_limit_is_within_it(loop: Loop) -> None:
+    slow = Box("slow", loop.turn, limit=10)
+    slow.pause_writing()
+    slow.wire.buffered = 8
+    slow.put(b"12")
+    loop.end_turn()
+    assert not slow.overflowed
+    slow.wire.buffered = 10
+    loop.turn.fan_out("room", {Box("ann", loop.turn)}, b"x")
+    loop.end_turn()
+    assert not slow.overflowed
+    slow.put(b"1")
+    loop.end_turn()
+    assert slow.overflowed
+
+
+def test_the_time_of_a_delivery_ends_when_the_turn_is_written(loop: Loop) -> None:
+    now = [10.0]
+    turn = Turn(loop.soon.append, loop.sent, lambda: now[0])
+    buckets = Buckets((1.0,))
+    ann = Box("ann", turn)
+
+    class Slow(Wire):
+        def write(self, data: bytes) -> None:
+            now[0] += 2.0
+
+    ann.transport = Slow()
+    turn.fan_out("room", {ann}, b"1")
+    turn.time(buckets, 9.5)
+    assert buckets.counts == [0, 0]
+    loop.end_turn()
+    assert (buckets.counts, buckets.sum) == ([0, 1], pytest.approx(2.5))
+    ann.put(b"2")
+    loop.end_turn()
+    assert sum(buckets.counts) == 1
+
+
+def test_what_the_end_of_one_has_the_others_told_leaves_too(loop: Loop) -> None:
+    """Cutting one off makes frames for the others, in the middle of the writing."""
+    early, late = Box("early", loop.turn), Box("late", loop.turn)
+
+    class Telling(Box):
+        def overflow(self) -> None:
+            super().overflow()
+            loop.turn.fan_out("room", {early, late}, b"left")
+
+    slow = Telling("slow", loop.turn, limit=10)
+    slow.pause_writing()
+    loop.turn.fan_out("room", {early, slow, late}, b"x" * 20)
+    loop.end_turn()
+    loop.end_turn()
+    assert [box.wire.writes for box in (early, late)] == [[b"x" * 20, b"left"]] * 2
+    assert not loop.soon
+
+
+async def test_what_is_put_in_the_same_turn_of_a_real_loop_leaves_together() -> None:
+    turns = asyncio.get_running_loop()
+    turn = Turn(turns.call_soon, Cell(), lambda: 0.0)
+    ann = Box("ann", turn)
+    ann.put(b"1")
+    ann.put(b"2")
+    turns.call_soon(ann.put, b"3")  # behind the end of the turn
+    await asyncio.sleep(0)
+    assert ann.wire.writes == [b"12"]
+    await asyncio.sleep(0)
+    assert ann.wire.writes == [b"12", b"3"]
