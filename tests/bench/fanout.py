@@ -16,13 +16,35 @@ from typing import Any
 from tests.bench.load import Load
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table
-from tests.bench.subjects import PEERS, Ours, Subject
+from tests.bench.subjects import (
+    PEERS,
+    AiohttpSend,
+    BareUvloop,
+    Epoll,
+    NodeWs,
+    Ours,
+    PythonSocketIo,
+    SocketIo,
+    Subject,
+    UWebSockets,
+)
 
 MODES: dict[str, tuple[int, int]] = {  # in flight, senders
     "1 in flight": (1, 1),
     "32 senders in flight": (32, 32),
     "one sender pipelines 32": (32, 1),
 }
+ALL, LARGE = (10, 100, 1_000), (100, 1_000)
+# mode, the other, at these N, its cost in ours at least
+GOALS: list[tuple[str, str, tuple[int, ...], tuple[float, ...]]] = [
+    ("32 senders in flight", NodeWs.name, LARGE, (8, 8)),
+    ("32 senders in flight", AiohttpSend.name, LARGE, (8, 8)),
+    ("32 senders in flight", SocketIo.name, LARGE, (12, 12)),
+    ("32 senders in flight", PythonSocketIo.name, LARGE, (40, 40)),
+    ("32 senders in flight", UWebSockets.name, LARGE, (0.5, 0.5)),
+    ("one sender pipelines 32", Epoll.name, LARGE, (0.45, 0.65)),
+    ("1 in flight", BareUvloop.name, ALL, (0.80, 0.88, 0.95)),
+]
 SLOW = 3.0  # a subject whose window took longer is measured in at most SLOW_ROUNDS
 SLOW_ROUNDS = 2
 
@@ -50,7 +72,6 @@ def subjects(options: Options) -> Iterator[Subject]:
 
 def measure(size: int, options: Options) -> dict[tuple[str, str], Cells]:
     """All subjects side by side, their windows in turn, so that what disturbs the machine disturbs all."""
-    cells: dict[tuple[str, str], Cells] = {}
     with ExitStack() as stack:
         running: list[tuple[Subject, Load]] = []
         for subject in subjects(options):
@@ -66,11 +87,12 @@ def measure(size: int, options: Options) -> dict[tuple[str, str], Cells]:
             if answer["joined"] != size + 1:
                 raise RuntimeError(f"{subject.name}: {answer['joined']} of {size + 1} joined")
             running.append((subject, load))
+        cells = {(subject.name, mode): Cells() for subject, _ in running for mode in MODES}
         for number in range(-1, options.rounds):  # the first warms up, and is not counted
             turn = number % len(running)
             for subject, load in running[turn:] + running[:turn]:
                 for mode, (inflight, senders) in MODES.items():
-                    cell = cells.setdefault((subject.name, mode), Cells())
+                    cell = cells[subject.name, mode]
                     if number >= SLOW_ROUNDS and cell.slow:
                         continue
                     seconds = options.window if number >= 0 else 0.1
@@ -89,6 +111,33 @@ def measure(size: int, options: Options) -> dict[tuple[str, str], Cells]:
     return cells
 
 
+def goals(size: int, cells: dict[tuple[str, str], Cells]) -> list[list[str]]:
+    """What is promised, and what it is in this run: how many times dearer the other is, round by round."""
+    rows = []
+    for mode, other, sizes, least in GOALS:
+        ours, theirs = cells.get((Ours.name, mode)), cells.get((other, mode))
+        if size in sizes and ours and theirs and ours.cost.values and theirs.cost.values:
+            reached = ratio(theirs.cost.values, ours.cost.values)
+            floor = least[sizes.index(size)]
+            rows.append(
+                [f"{size:,}", mode, other, f"{floor:.2f}", reached.show(2), "yes" if reached.median >= floor else "NO"]
+            )
+    ours, bare = cells.get((Ours.name, "1 in flight")), cells.get((BareUvloop.name, "1 in flight"))
+    if ours and bare and ours.last.values:
+        waits = ratio(ours.last.values, bare.last.values)
+        rows.append(
+            [
+                f"{size:,}",
+                "last receiver's p50",
+                BareUvloop.name,
+                "≤ 1.20",
+                waits.show(2),
+                "yes" if waits.median <= 1.2 else "NO",
+            ]
+        )
+    return rows
+
+
 def _record(cell: Cells, answer: dict[str, Any]) -> None:
     cell.lost += answer["failed"]
     if answer["deliveries"] and answer["latency_n"]:
@@ -102,6 +151,7 @@ def _record(cell: Cells, answer: dict[str, Any]) -> None:
 def run(options: Options) -> str:
     """The tables for every N."""
     parts = []
+    reached: list[list[str]] = []
     for size in options.sizes:
         started = time.monotonic()
         cells = measure(size, options)
@@ -129,5 +179,9 @@ def run(options: Options) -> str:
             head = ["server", "µs CPU per delivery", "times ours", "last receiver p50, µs", "times ours",
                     "deliveries/s", "busy: server / load", "rounds"]  # fmt: skip
             parts.append(f"### Fan-out to N = {size:,}, {mode}\n\n{table(head, rows)}\n")
+        reached += goals(size, cells)
         print(f"  N = {size}: {time.monotonic() - started:.0f} s", flush=True)
+    if reached:
+        head = ["N", "mode", "the other", "its cost is at least … × ours", "in this run", "reached"]
+        parts.append(f"### Fan-out against its goals\n\n{table(head, reached)}\n")
     return "\n".join(parts)

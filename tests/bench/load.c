@@ -342,7 +342,7 @@ static void do_fanout(void) {
     begin(); run.fanout = 1; run.members = (uint32_t)number("members", opened);
     for (uint32_t i = 0; i < opened; i++) conns[i].level = 0;
     double own0 = own_cpu(), cpu0 = cpu_of(pid), t0 = now(), stop = t0 + seconds;
-    while (now() < stop + 5) {
+    while (now() < stop + 20) {
         int over = now() >= stop;
         if (over && run.completed == run.sent) break;
         while (!over && run.sent - run.completed < window) {

@@ -323,7 +323,7 @@ class Client:
             conn.level = 0
         window, senders, echo = int(self.get("inflight", 1)), int(self.get("senders", 1)), self.get("echo")
         stop = now() + self.get("seconds", 1)
-        while now() < stop + 5:
+        while now() < stop + 20:
             over = now() >= stop
             if over and self.completed == self.sent:
                 break
