@@ -142,6 +142,9 @@ class PostgresDialect(Dialect):
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
         """A small pool; no statement takes longer, and no transaction is left open by a process that fell asleep."""
         settings = {
+            # Every statement here is index look-ups, whatever the statistics of a table that was empty a minute ago
+            # make the planner believe when it plans for good.
+            "enable_seqscan": "off",
             "statement_timeout": f"{max(1, round(timeout * 1000))}",
             "idle_in_transaction_session_timeout": f"{max(10_000, round(timeout * 2000))}",
         }

@@ -6,8 +6,9 @@ shard by backend number collides for every third pair of writers). Two that lock
 each other out, so rows are locked in the order of their keys. And a session has a time zone, so a day is always taken
 ``AT TIME ZONE 'UTC'``.
 
-The functions run with their owner's rights and their own search path: a program that may only insert messages can do
-so, and one with another search path meets the same tables.
+What the functions do is index look-ups and nothing else, and they are planned so once per session, whatever the
+statistics of tables that grow say. They run with their owner's rights and their own search path: a program that may
+only insert messages can do so, and one with another search path meets the same tables.
 """
 
 from __future__ import annotations
@@ -286,7 +287,10 @@ TRIGGERS = {
 def functions(schema: str) -> list[str]:
     """The statements that make the functions, or make them again, in the schema of that name."""
     path = '"' + schema.replace('"', '""') + '"'
-    owned = f"SECURITY DEFINER SET search_path = {path}, pg_temp SET plan_cache_mode = force_generic_plan"
+    owned = (
+        f"SECURITY DEFINER SET search_path = {path}, pg_temp "
+        "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off"
+    )
     return [
         f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql {owned if head.endswith('trigger') else ''} "
         f"AS $body${body}\n$body$"
