@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes on a busy machine proves nothing; speed is measured in tests/bench.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
