@@ -251,6 +251,23 @@ def test_a_message_that_overtakes_one_of_the_same_sender_is_misordered_of_anothe
     assert ledger.reordered == 2
 
 
+def test_an_order_that_is_broken_across_conversations_is_found_too(ledger: Ledger) -> None:
+    ledger.joined(9, 0, 0, 0.5)
+    ledger.joined(9, 1, 0, 0.5)
+    here, there, last = ledger.write(0, 0), ledger.write(0, 1), ledger.write(0, 0)
+    for n in (here, there, last):
+        ledger.sent(n, f"body {n}", 1, 1.0)
+    for seq, n in ((1, here), (1, there), (2, last)):
+        acknowledge(ledger, seq, n)
+    ledger.delivered(9, 1, 1, ledger.id_of(there), f"body {there}", 1.2)
+    deliver(ledger, 9, 1, here)
+    deliver(ledger, 9, 2, last)
+    assert found(ledger) == {}
+    ledger.settle(10.0)
+    assert ledger.findings.messages[Kind.MISORDERED] == {ledger.id_of(here)}
+    assert found(ledger) == {"misordered": 1}
+
+
 def test_a_message_that_was_tried_again_has_no_promised_place(ledger: Ledger) -> None:
     ledger.joined(9, 0, 0, 0.5)
     first, second = send(ledger), send(ledger)

@@ -43,7 +43,6 @@ class Room:
     seq: int = 0
     stored: list[dict[str, Any]] = field(default_factory=list)
     peers: set[Peer] = field(default_factory=set)
-    held: dict[Peer, dict[str, Any]] = field(default_factory=dict)
 
 
 class Double:
@@ -59,6 +58,8 @@ class Double:
         self.frames: list[dict[str, Any]] = []
         self.accepted = 0
         self.welcomed = 0
+        self.held: dict[Peer, tuple[Room, dict[str, Any]]] = {}
+        """By sender: a message whose delivery waits for a later one to overtake it."""
         self.refuse_tokens = False
         self.refusals: dict[str, list[str]] = {}
         """Codes to refuse the next commands of a name with."""
@@ -102,7 +103,6 @@ class Double:
                 self.planted["lost"].add(message["id"])
                 self._answers.pop((message["sender"], room.id, message["id"]), None)
             room.peers.clear()
-            room.held.clear()
         await asyncio.sleep(0.3)
         await self.start()
 
@@ -187,7 +187,7 @@ class Double:
             self.peers.discard(peer)
             for room in self.rooms.values():
                 room.peers.discard(peer)
-                room.held.pop(peer, None)
+            self.held.pop(peer, None)
         return ws
 
     async def _write(self, peer: Peer) -> None:
@@ -290,23 +290,23 @@ class Double:
         elif fault == "echoed":
             self.planted["echoed"].add(message["id"])
             peer.queue.put_nowait(frame)
-        elif fault == "misordered" and others and peer not in room.held:
-            room.held[peer] = frame
-            asyncio.get_running_loop().call_later(1.0, self._release, peer, room, frame, False)
+        elif fault == "misordered" and others and peer not in self.held:
+            self.held[peer] = room, frame
+            asyncio.get_running_loop().call_later(1.0, self._release, peer, frame, False)
             return
         elif fault == "redelivered" and others:
             self.planted["redelivered"].add(message["id"])
             others = others + others[:1]
         for other in others:
             other.queue.put_nowait(frame)
-        if peer in room.held and others and fault not in ("unheard", "undelivered"):
-            self._release(peer, room, room.held[peer], True)
+        if peer in self.held and self.held[peer][0].peers & set(others):
+            self._release(peer, self.held[peer][1], True)
 
-    def _release(self, peer: Peer, room: Room, frame: dict[str, Any], overtaken: bool) -> None:
+    def _release(self, peer: Peer, frame: dict[str, Any], overtaken: bool) -> None:
         """A message that was held back is delivered, overtaken by a later one of its sender or just late."""
-        if room.held.get(peer) is not frame:
+        if peer not in self.held or self.held[peer][1] is not frame:
             return
-        del room.held[peer]
+        room, _ = self.held.pop(peer)
         if overtaken:
             self.planted["misordered"].add(frame["id"])
         for other in room.peers - {peer}:
