@@ -20,6 +20,11 @@ BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kerne
 # enough for a scrape every 15 s to keep its connection, short enough that half requests pile up nowhere.
 IDLE = 30.0
 
+# Bytes that the kernel takes for one connection without being able to send them. By itself it takes up to 4 MB
+# (net.ipv4.tcp_wmem), four times the send buffer's limit, which nobody counts: 200 slow readers held 600 MB of it, and
+# the kernel under pressure slows down everybody's sockets. What is on its way to the peer does not count.
+UNSENT = 131_072
+
 
 class Listeners:
     """Opens applications on addresses and closes them again."""
@@ -58,6 +63,14 @@ class Listeners:
 
 
 def _socket(address: Address) -> socket.socket:
+    """A listening socket whose connections, which inherit this, let the kernel keep little that it could not send."""
+    listening = _bound(address)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+    return listening
+
+
+def _bound(address: Address) -> socket.socket:
     """A listening socket; all interfaces means IPv4 and, where the machine has it, IPv6 on the same port."""
     try:
         if not address.host:
