@@ -137,7 +137,7 @@ def test_only_the_web_and_the_simulated_people_know_aiohttp() -> None:
 
 
 def test_only_instruments_metrics_and_the_scrape_know_prometheus_client() -> None:
-    allowed = {"instruments", "metrics", "web.scrape"}
+    allowed = {"instruments", "metrics", "web.scrape", "web.process"}
     users = {n for n, p in MODULES.items() if "prometheus_client" in {i.split(".")[0] for i in imports(p)}}
     assert users <= allowed
 
