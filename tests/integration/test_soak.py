@@ -14,7 +14,7 @@ from tests.servers.exporter import WS, running
 from tests.servers.prometheus import GRAFANA, Prometheus, until
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))
-USERS, CONVERSATIONS, RATE = 120, 60, 25
+USERS, CONVERSATIONS, RATE = 120, 60, 40
 
 
 @pytest.mark.soak
