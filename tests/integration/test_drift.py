@@ -27,6 +27,8 @@ ROOMS = [f"room-{number}" for number in range(24)]
 RUSH = ROOMS[:4]
 """Where nobody types: whoever dies with a message on its way does so here, since it would end the typing some day."""
 KEEPER = "keeper"
+DATABASE_DESCRIPTORS = 18
+"""Six connections, each with the file, its log and its index."""
 
 
 class Person:
@@ -293,6 +295,7 @@ async def test_every_gauge_equals_the_model_after_thousands_of_random_operations
     async with running(tmp_path, *flags, program=(sys.executable, "-m", "tests.servers.slow_exporter")) as exporter:
         crowd = Crowd(exporter, seed)
         await crowd.make_rooms()
+        descriptors = (await exporter.scrape())["process_open_fds"]
         scrapes: list[Figures] = []
         beside = (watch(exporter, scrapes), hold_up(exporter, random.Random(seed)))
         await together([crowd.act(crowd.people[number % USERS]) for number in range(TABS)], beside)
@@ -323,6 +326,10 @@ async def test_every_gauge_equals_the_model_after_thousands_of_random_operations
             [(stored,)] = database.execute("SELECT count(*) FROM messages")
         assert figures["messaging_stored_messages"] == figures["messaging_messages_accepted_total"] == stored
         assert figures['messaging_connections_rejected_total{reason="origin"}'] > 0
+        await exporter.hang_up()  # the requests' own connections, which are kept alive
+        await exporter.scraped(
+            lambda now: now["process_open_fds"] <= descriptors + DATABASE_DESCRIPTORS, "every socket is closed"
+        )
         assert await exporter.stop() == 0
         assert [line for line in exporter.lines() if line.get("level") not in ("info", "warning")] == []
 

@@ -20,7 +20,7 @@ __all__ = ["postgres"]  # a fixture, for this module too
 SENDERS = 50
 ROOMS = 10
 IN_FLIGHT = 4
-ENOUGH = 2_000
+ENOUGH = 1_000
 """Acknowledged messages before the first kill; then half as many before the second."""
 
 
