@@ -24,6 +24,8 @@ from tests.writers import CONVERSATIONS, USERS
 
 MIDNIGHT = datetime(2026, 3, 11, tzinfo=UTC)
 SECONDS = 6.0
+ENOUGH = 20
+"""Messages that each server must have stored among all that; on a busy machine it goes on a little longer."""
 PROCESSES = 6
 """Programs of plain SQL; with a second store and the one under test that makes eight writers."""
 
@@ -93,7 +95,7 @@ async def serve(store: Store, seed: str, until: float) -> int:
     """What the server does: sends, most of them in company, conversations, deletes. How many were stored."""
     chance = random.Random(seed)
     stored = number = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or (stored < ENOUGH and time.monotonic() < until + 60):
         outcomes = []
         for _ in range(chance.choice([1, 5, 30])):
             number += 1
@@ -133,7 +135,7 @@ async def test_every_figure_is_exact_after_eight_writers(place: Place, programs:
             found = await store.totals(20)
             assert found.stored_messages >= found.messages_today >= 0
             scrapes += 1
-        assert min(await asyncio.gather(*servers)) > 20
+        assert min(await asyncio.gather(*servers)) >= ENOUGH
         programs.stop()
         assert programs.kills > PROCESSES
         assert (await place.fetch("SELECT count(*) FROM messages WHERE client_id LIKE 'w%'"))[0][0] > 0
