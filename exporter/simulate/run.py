@@ -48,6 +48,7 @@ class Simulation:
         self._tokens: dict[str, tuple[str, float]] = {}
         self._phase, self._progress = "setting up", 0.0
         self._started = time.monotonic()
+        self._crowd: Crowd | None = None
 
     def http(self) -> aiohttp.ClientSession:
         """The session for everything."""
@@ -123,11 +124,10 @@ class Simulation:
             self._view.show(self._moment())
 
     def _moment(self) -> Moment:
-        now, progress, hour = time.monotonic(), None, 0.0
-        if self._phase == "running":
-            hour = self._crowd.hour()
-            if self._options.duration is not None:
-                progress = min(1.0, (now - self._started) / self._options.duration)
+        now, progress = time.monotonic(), None
+        hour = self._crowd.hour() if self._crowd is not None else None
+        if self._phase == "running" and self._crowd is not None and self._options.duration is not None:
+            progress = max(0.0, min(1.0, (now - self._crowd.started) / self._options.duration))
         elif self._phase in ("verifying", "setting up"):
             progress = self._progress
         return Moment(self._meter, self._ledger, self._phase, now - self._started, progress, hour)

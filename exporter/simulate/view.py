@@ -31,7 +31,7 @@ class Moment:
     phase: str
     seconds: float
     progress: float | None
-    hour: float
+    hour: float | None
 
 
 class View(Protocol):
@@ -145,12 +145,12 @@ class LiveView:
         self._live.update(Group(*parts), refresh=True)
 
     def _header(self, moment: Moment) -> Text:
-        hour, minute = int(moment.hour), int(moment.hour % 1 * 60)
-        meter = moment.meter
+        meter, hour = moment.meter, moment.hour
+        clock = "" if hour is None else f"{int(hour):02}:{int(hour % 1 * 60):02} on a day in fast motion"
         return Text.assemble(
             (self._title, "bold"),
             f"  {moment.phase}, {moment.seconds:.0f} s  ",
-            (f"{hour:02}:{minute:02} on a day in fast motion", "dim"),
+            (clock, "dim"),
             f"\n{len(meter.people)} people on {meter.online} connections, {meter.joined} times joined",
         )
 
