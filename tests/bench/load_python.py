@@ -136,6 +136,9 @@ class Client:
         conn.joined, conn.incoming, conn.since, conn.wants_write = False, b"", now(), True
         conn.outgoing = bytearray(conn.steps[0][0])
         self.connecting += 1
+        if conn.source:
+            sock.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+            sock.bind((socket.inet_ntoa(struct.pack(">I", conn.source)), 0))
         sock.connect_ex(self.address)
         self.selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, conn)
 
