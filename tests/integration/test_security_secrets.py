@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import logging
 import socket
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
+from exporter import cli
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import CONVERSATIONS, STATS, Client, Exporter, running
 from tests.servers.postgres import Postgres
@@ -105,27 +107,31 @@ async def test_a_password_in_a_url_is_shown_nowhere_through_an_outage(
         "ann:hunter2s3cr3t@127.0.0.1",
     ],
 )
-async def test_a_bad_url_is_one_clear_line_without_its_password(url: str, tmp_path: Path) -> None:
-    for command in ("serve", "verify"):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "exporter", command),
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "MESSAGING_DATABASE_URL": url},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            out, err = await asyncio.wait_for(process.communicate(), 30)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise
-        assert process.returncode == (2 if command == "verify" else 1), err
-        is_silent((out + err).decode(), command)
-        lines = [line for line in err.decode().splitlines() if not line.startswith("ts=")]
-        assert len(lines) == 1
-        assert "Traceback" not in err.decode()
+@pytest.mark.usefixtures("logging_restored")
+def test_a_bad_url_is_one_clear_line_without_its_password(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MESSAGING_DATABASE_URL", url)
+    monkeypatch.setenv("MESSAGING_DATA_DIR", str(tmp_path))
+    for command, status in (("serve", 1), ("migrate", 1), ("verify", 2)):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([command])
+        out, err = capsys.readouterr()
+        assert (command, caught.value.code) == (command, status)
+        is_silent(out + err, command)
+        assert "Traceback" not in err
+        assert len([line for line in err.splitlines() if not line.startswith("ts=")]) == 1
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
 
 
 async def test_tokens_keys_and_hashes_are_not_logged(tmp_path: Path) -> None:
