@@ -217,6 +217,7 @@ def test_a_url_that_names_no_database_is_one_clear_line_without_secrets(url: str
         ("sqlite:////var/lib/a%20b.db", SqlitePlace(Path("/var/lib/a b.db"))),
         ("sqlite+aiosqlite:///x.db", SqlitePlace(Path("x.db"))),
         ("postgres://u:p@h/d?sslmode=require", PostgresPlace("postgresql://u:p@h/d?sslmode=require")),
+        ("postgresql://h1:5432,h2:5433/d", PostgresPlace("postgresql://h1:5432,h2:5433/d")),
         ("postgresql+asyncpg:///d?host=/run", PostgresPlace("postgresql:///d?host=/run")),
     ],
 )

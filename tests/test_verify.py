@@ -12,7 +12,7 @@ import structlog
 
 from exporter.errors import Misconfigured, Unavailable
 from exporter.records import Draft
-from exporter.store import Store
+from exporter.store import Store, recount
 from exporter.store import verify as verify_module
 from exporter.store.verify import run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
@@ -75,6 +75,10 @@ SPOILED = {
     "a day too many": (
         "INSERT INTO daily_totals (day, shard, users) VALUES ('2020-02-29', 3, 7)",
         ["2020-02-29: users is 7, counted 0"],
+    ),
+    "days and the memory of repairs": (
+        "DELETE FROM verification; UPDATE daily_totals SET conversations = 7",
+        ["conversations is 7, counted 3"],
     ),
     "active users": ("UPDATE daily_totals SET last_active_users = 0", ["last_active_users is 0, counted 5"]),
 }
@@ -147,8 +151,8 @@ async def test_two_repairs_at_once_do_not_mend_twice(place: Place, store: Store)
 async def test_it_goes_in_pages_and_says_how_far_it_is(
     place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_module, "PAGE_CONVERSATIONS", 10)
-    monkeypatch.setattr(verify_module, "PAGE_MESSAGES", 4)
+    monkeypatch.setattr(recount, "PAGE_CONVERSATIONS", 10)
+    monkeypatch.setattr(recount, "PAGE_MESSAGES", 4)
     for i in range(55):
         await store.create_conversation(f"x{i}", "ann", [])
         if i % 10 == 0:
@@ -230,7 +234,7 @@ async def test_what_cannot_be_checked_is_said(place: Place, store: Store) -> Non
 
 
 async def test_it_does_not_keep_others_waiting(place: Place, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_module, "PAGE_MESSAGES", 1)
+    monkeypatch.setattr(recount, "PAGE_MESSAGES", 1)
     task = asyncio.create_task(verify(store, pace=1000.0))  # it rests nearly all the time
     for i in range(20):
         await send(store, "a", "ann", f"x{i}")

@@ -2,8 +2,8 @@
 
 ``Store`` is all that others import. Behind it: ``writer`` (queue, group commit), ``batch`` (one transaction),
 ``statements`` and ``conversations`` (SQL, once for both databases), ``joins`` (coalesced look-ups), ``totals`` (the
-collector's statement), ``verify`` (the slow recount), ``database`` (connections, time limits), ``dialect`` with
-``sqlite`` and ``postgresql``, ``migrate`` with ``migrations``.
+collector's statement), ``verify`` with ``recount`` (the slow way), ``database`` (connections, time limits), ``dialect``
+with ``sqlite`` and ``postgresql``, ``migrate`` with ``migrations``.
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """

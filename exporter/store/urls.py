@@ -62,7 +62,9 @@ def _path(rest: str) -> Path:
 def _dsn(rest: str) -> str:
     dsn = f"postgresql://{rest}"
     try:
-        _ = urlsplit(dsn).port
+        parts = urlsplit(dsn)
+        if "," not in parts.netloc:  # several hosts: the driver reads them
+            _ = parts.port
     except ValueError:
         raise Misconfigured("the database URL's host or port cannot be read") from None
     return dsn

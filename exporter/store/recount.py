@@ -1,0 +1,172 @@
+"""The statements of a verification: what differs, and mending it. Knows no order of things, no progress and no report.
+
+Each compares in one statement, so in one state of the database; the mending ones are small transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exporter.store.dialect import Dialect, Row, Session
+from exporter.store.faults import Kind, Trouble
+
+PAGE_CONVERSATIONS = 500
+"""Looked at in one statement at most; with the next limit it bounds memory and the length of a statement."""
+PAGE_MESSAGES = 20_000
+"""Counted in one statement at most, but for a single larger conversation; some 10 ms."""
+REPAIR_SHARD = -1
+"""Where repairs add to a day: no trigger uses it, so nobody waits."""
+
+
+async def count_kept(session: Session) -> int:
+    """How many messages the totals claim: what there is to count, for a display of progress."""
+    rows = await session.fetch("SELECT CAST(coalesce(sum(messages), 0) AS bigint) FROM daily_totals")
+    return max(0, int(rows[0][0]))
+
+
+async def next_page(session: Session, after: str | None) -> tuple[list[str], int, bool]:
+    """Names of the next conversations, how many messages they claim, and whether there are more."""
+    rows = await session.fetch(
+        f"SELECT id, total_messages FROM conversations WHERE {_range('id', after, None)} "
+        f"ORDER BY id LIMIT {PAGE_CONVERSATIONS + 1}",
+        *_bounds(after, None),
+    )
+    names: list[str] = []
+    weight = 0
+    for name, messages in rows[:PAGE_CONVERSATIONS]:
+        names.append(name)
+        weight += max(0, messages)
+        if weight >= PAGE_MESSAGES:
+            break
+    return names, weight, len(rows) > len(names)
+
+
+def _range(column: str, after: str | None, until: str | None) -> str:
+    parts = ["1 = 1"]
+    for operator, bound in ((">", after), ("<=", until)):
+        if bound is not None:
+            parts.append(f"{column} {operator} ${len(parts)}")
+    return " AND ".join(parts)
+
+
+def _bounds(after: str | None, until: str | None) -> list[str]:
+    return [bound for bound in (after, until) if bound is not None]
+
+
+async def differing(session: Session, after: str | None, until: str | None) -> Sequence[Row]:
+    """Conversations whose kept figures and recount differ; also names that only messages know."""
+    return await session.fetch(
+        f"""
+        SELECT id, sum(known), CAST(sum(kept) AS bigint), max(last_seq), CAST(sum(counted) AS bigint), max(top)
+        FROM (
+            SELECT id, 1 AS known, total_messages AS kept, last_seq, 0 AS counted, 0 AS top
+            FROM conversations WHERE {_range("id", after, until)}
+            UNION ALL
+            SELECT conversation_id, 0, 0, 0, count(*), max(seq)
+            FROM messages WHERE {_range("conversation_id", after, until)} GROUP BY conversation_id
+        ) AS both_sides
+        GROUP BY id
+        HAVING sum(kept) <> sum(counted) OR max(last_seq) < max(top) OR sum(known) = 0
+        ORDER BY id
+        """,
+        *_bounds(after, until),
+    )
+
+
+async def mend_conversation(session: Session, begin: str, lock: str, name: str) -> None:
+    """Whoever has changed its messages has the row until they commit; having it, we count what is committed."""
+    await session.execute(begin)
+    try:
+        if not await session.fetch(f"SELECT 1 FROM conversations WHERE id = $1{lock}", name):
+            await session.fetch(
+                "INSERT INTO conversations (id) SELECT $1 WHERE EXISTS "
+                "(SELECT 1 FROM messages WHERE conversation_id = $1) ON CONFLICT (id) DO NOTHING",
+                name,
+            )
+        await session.fetch(
+            """
+            UPDATE conversations SET
+                total_messages = (SELECT count(*) FROM messages WHERE conversation_id = conversations.id),
+                last_seq = (
+                    SELECT CASE WHEN conversations.last_seq < coalesce(max(seq), 0) THEN max(seq)
+                        ELSE conversations.last_seq END
+                    FROM messages WHERE conversation_id = conversations.id
+                )
+            WHERE id = $1
+            """,
+            name,
+        )
+        await session.execute("COMMIT")
+    except Trouble:
+        await _undo(session)
+        raise
+
+
+def days_statement(dialect: Dialect) -> str:
+    """Days on which a kept figure and its recount differ: day, number of repairs so far, counted ×4, kept ×4."""
+    sent, made = dialect.utc_day("sent_at"), dialect.utc_day("created_at")
+    return f"""
+    SELECT day, coalesce((SELECT repairs FROM verification WHERE id = 1), 0),
+        CAST(sum(m) AS bigint), CAST(sum(c) AS bigint), CAST(sum(u) AS bigint), CAST(sum(a) AS bigint),
+        CAST(sum(km) AS bigint), CAST(sum(kc) AS bigint), CAST(sum(ku) AS bigint), CAST(sum(ka) AS bigint)
+    FROM (
+        SELECT {sent} AS day, count(*) AS m, 0 AS c, 0 AS u, 0 AS a, 0 AS km, 0 AS kc, 0 AS ku, 0 AS ka
+            FROM messages GROUP BY 1
+        UNION ALL SELECT {made}, 0, count(*), 0, 0, 0, 0, 0, 0 FROM conversations GROUP BY 1
+        UNION ALL SELECT {made}, 0, 0, count(*), 0, 0, 0, 0, 0 FROM users GROUP BY 1
+        UNION ALL SELECT last_active_on, 0, 0, 0, count(*), 0, 0, 0, 0 FROM users
+            WHERE last_active_on IS NOT NULL GROUP BY 1
+        UNION ALL SELECT day, 0, 0, 0, 0, messages, conversations, users, last_active_users FROM daily_totals
+    ) AS both_sides
+    GROUP BY day
+    HAVING sum(m) <> sum(km) OR sum(c) <> sum(kc) OR sum(u) <> sum(ku) OR sum(a) <> sum(ka)
+    ORDER BY day
+    """
+
+
+async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
+    """Add what is missing; False when somebody else has done so since the rows were read."""
+    await session.execute(begin)
+    try:
+        await session.fetch("INSERT INTO verification (id) VALUES (1) ON CONFLICT (id) DO NOTHING")
+        mine = await session.fetch(
+            "UPDATE verification SET repairs = repairs + 1 WHERE id = 1 AND repairs = $1 RETURNING repairs", rows[0][1]
+        )
+        for day, _repairs, m, c, u, a, km, kc, ku, ka in rows if mine else ():
+            await session.fetch(
+                f"""
+                INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users)
+                VALUES ($1, {REPAIR_SHARD}, $2, $3, $4, $5)
+                ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
+                    conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
+                    last_active_users = t.last_active_users + excluded.last_active_users
+                """,
+                day, m - km, c - kc, u - ku, a - ka,
+            )  # fmt: skip
+        await session.execute("COMMIT")
+    except Trouble:
+        await _undo(session)
+        raise
+    return bool(mine)
+
+
+async def keep(session: Session, verified_at: float, conversations: int, days: int) -> None:
+    """Keep the result for those who publish it; ``verified_at`` in Unix seconds."""
+    await session.fetch(
+        """
+        INSERT INTO verification (id, verified_at, inaccurate_conversations, inaccurate_days)
+        VALUES (1, $1, $2, $3)
+        ON CONFLICT (id) DO UPDATE SET verified_at = excluded.verified_at,
+            inaccurate_conversations = excluded.inaccurate_conversations, inaccurate_days = excluded.inaccurate_days
+        """,
+        verified_at,
+        conversations,
+        days,
+    )
+
+
+async def _undo(session: Session) -> None:
+    try:
+        await session.execute("ROLLBACK")
+    except Trouble as trouble:
+        raise Trouble(Kind.DOWN, trouble.text) from trouble
