@@ -139,13 +139,15 @@ class Transaction:
             await self._resolve(session)
         if self.users:
             await self._statements.register(session, list(self.users), self._now)
-        sends = [item for item in self._items if isinstance(item, SendItem)]
+        # It may have taken long to get here: whoever has been told "unavailable" meanwhile is left out.
+        items = [item for item in self._items if not item.answered]
+        sends = [item for item in items if isinstance(item, SendItem)]
         if sends:
             await self._send(session, sends)
-        marks = [item for item in self._items if isinstance(item, MarkItem)]
+        marks = [item for item in items if isinstance(item, MarkItem)]
         if marks:
             await self._mark(session, marks)
-        for item in self._items:
+        for item in items:
             if isinstance(item, OperationItem):
                 self.results[item] = await self._operate(session, item.operation)
 
