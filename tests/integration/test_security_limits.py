@@ -1,0 +1,143 @@
+"""Floods and oversizes on a real socket: each has its close code and its counter, and costs nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.servers.exporter import Exporter, Figures, running
+from tests.servers.wire import Wire, handshake, masked, resident
+
+LIMIT = 65_536
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def exporter(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Exporter]:
+    async with running(tmp_path_factory.mktemp("limits"), "--limits.connections", "1000") as exporter:
+        yield exporter
+
+
+def closed(figures: Figures, reason: str) -> float:
+    return figures[f'messaging_connections_closed_total{{reason="{reason}"}}']
+
+
+async def flood(exporter: Exporter, data: bytes, reason: str) -> int:
+    """Upgrade, write all of it, read to the close frame: its code. It is counted once, and a bystander stays well."""
+    before = closed(await exporter.scrape(), reason)
+    bystander = await exporter.connect("bystander")
+    wire = await Wire.upgraded(exporter.url, exporter.token("flooder"))
+    closing = asyncio.ensure_future(wire.close_code())
+    for start in range(0, len(data), 65_536):
+        wire.writer.write(data[start : start + 65_536])
+        try:
+            await wire.writer.drain()
+        except ConnectionError:
+            break
+    code = await asyncio.wait_for(closing, 30)
+    wire.close()
+    await bystander.barrier()
+    await bystander.close()
+    figures = await exporter.deserted()
+    assert all(value == 0 for name, value in figures.items() if name.startswith("messaging_live_drift"))
+    assert closed(figures, reason) == before + 1
+    return code
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        ("pings", masked(b"x" * 125, 9)),
+        ("pongs", masked(b"", 10)),
+        ("binary", masked(b"\x00" * 10, 2)),
+        ("garbage", masked(b"[[[[")),
+        ("commands", masked(b'{"type":"ping"}')),
+        ("unknown", masked(b'{"type":"nonsense"}')),
+    ],
+)
+async def test_a_flood_is_answered_and_then_closed_with_4029(exporter: Exporter, name: str, frame: bytes) -> None:
+    before = resident(exporter.pid)
+    assert await flood(exporter, frame * 20_000, "rate_limited") == 4029
+    assert resident(exporter.pid) - before < 16 * 2**20
+
+
+async def test_a_message_of_exactly_the_limit_is_taken_and_one_byte_more_is_1009(exporter: Exporter) -> None:
+    await exporter.conversation("room", "ann")
+    head = json.dumps({"type": "send", "conversation": "room", "id": "1", "body": ""}).encode()
+    fits = head.replace(b'"body": ""', b'"body": "' + b"x" * (LIMIT - len(head)) + b'"')
+    assert len(fits) == LIMIT
+    client = await exporter.connect("ann")
+    await client.join("room")
+    await client.raw(fits.decode())
+    assert (await client.frame("ack", id="1"))["seq"] == 1
+    await client.raw(fits.decode() + " ")
+    assert (await client.closed())[0] == 1009
+
+
+@pytest.mark.parametrize("size", [LIMIT + 1, 5_000_000, 60_000_000])
+async def test_1009_is_seen_however_large_the_frame_was(exporter: Exporter, size: int) -> None:
+    before = resident(exporter.pid)
+    assert await flood(exporter, masked(b"x" * size), "protocol_error") == 1009
+    assert resident(exporter.pid) - before < 16 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("a long message in pieces", masked(b"x" * 60_000, 1, fin=False) + masked(b"x" * 60_000, 0, fin=False), 1009),
+        ("pieces without end", masked(b"x", 1, fin=False) + masked(b"", 0, fin=False) * 50_000, 1009),
+        ("no mask", b"\x81\x05hello", 1002),
+        ("a reserved bit", masked(b"x", rsv=4), 1002),
+        ("a long ping", masked(b"x" * 126, 9), 1002),
+        ("not UTF-8", masked(b"\xff\xfe\xfd"), 1007),
+    ],
+)
+async def test_a_breach_of_the_websocket_rules_is_closed_with_its_code(
+    exporter: Exporter, name: str, data: bytes, code: int
+) -> None:
+    assert await flood(exporter, data, "protocol_error") == code
+
+
+async def test_pieces_that_are_never_finished_are_kept_within_the_limit(exporter: Exporter) -> None:
+    before, received = resident(exporter.pid), (await exporter.scrape())["messaging_received_bytes_total"]
+    wires = [await Wire.upgraded(exporter.url, exporter.token(f"user-{number}")) for number in range(50)]
+    for wire in wires:
+        wire.writer.write(masked(b"x" * 60_000, 1, fin=False))
+        wire.writer.write(bytes((0x80, 0xFE)) + (5_000).to_bytes(2, "big") + b"mask" + b"x" * 4_000)
+    await exporter.scraped(lambda figures: figures["messaging_received_bytes_total"] > received + 50 * 64_000, "read")
+    assert resident(exporter.pid) - before < 50 * 3 * LIMIT + 8 * 2**20
+    for wire in wires:
+        wire.close()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"X-{number}: y" for number in range(500)],
+        ["X: " + "y" * 20_000],
+        ["Cookie: " + "a=b; " * 5_000],
+    ],
+    ids=["many headers", "a long header", "many cookies"],
+)
+async def test_headers_beyond_measure_are_refused(exporter: Exporter, lines: list[str]) -> None:
+    wire = await Wire.open(exporter.url)
+    wire.writer.write(handshake(exporter.token("ann"), *lines))
+    answer = await asyncio.wait_for(wire.reader.read(12), 30)
+    assert answer[:10] in (b"HTTP/1.0 4", b"HTTP/1.1 4")
+    wire.close()
+    await exporter.deserted()
+
+
+async def test_frames_behind_the_handshake_in_one_write_are_handled(exporter: Exporter) -> None:
+    wire = await Wire.open(exporter.url)
+    wire.writer.write(handshake(exporter.token("ann")) + masked(b'{"type":"ping","id":"early"}'))
+    await wire.reader.readuntil(b"\r\n\r\n")
+    while b'"early"' not in (await asyncio.wait_for(wire.frame(), 30))[1]:
+        pass
+    wire.close()
