@@ -10,6 +10,9 @@ ARGS ?=
 # pytest-xdist workers: the tests wait for real servers more than they compute.
 WORKERS ?= 2
 
+# A temporary folder of its own for each run: pytest clears the older ones of the same user, also of runs under way.
+PYTEST = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp" $(BIN)/python -m pytest
+
 .DEFAULT_GOAL := help
 .PHONY: help run observe test soak lint types coverage bench dashboards dist services clean
 
@@ -23,10 +26,10 @@ observe: $(VENV)/.test ## the same with Prometheus and Alertmanager, and Grafana
 	@exec $(BIN)/python grafana/source/observe.py $(ARGS)
 
 test: $(VENV)/.test services ## all tests, with real PostgreSQL, Valkey, Prometheus, Alertmanager and Chromium
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile -q $(ARGS)
 
 soak: $(VENV)/.test services ## the long tests: ten minutes of a healthy demo without an alert
-	SOAK=true $(BIN)/python -m pytest -q -m soak $(ARGS)
+	@export SOAK=true; $(PYTEST) -q -m soak $(ARGS)
 
 lint: $(VENV)/.test types ## style and types
 	$(BIN)/ruff check exporter tests grafana
@@ -36,7 +39,7 @@ types: $(VENV)/.test ## mypy --strict
 	$(BIN)/mypy
 
 coverage: $(VENV)/.test services ## all tests, and which lines they do not reach
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile -q --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
 
 bench: $(VENV)/.bench ## speed and memory against peers in the same run; ARGS="fanout --quick" for a part
 	$(BIN)/python -m tests.bench $(ARGS)
