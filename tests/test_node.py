@@ -36,6 +36,7 @@ from exporter.events import (
 from exporter.metrics import Metrics
 from exporter.node import REMEMBERED, Node, Peer
 from exporter.outbox import Turn
+from exporter.protocol import Delivery
 from exporter.records import Conversation, Membership, Message, ReadMark
 from tests.doubles import SENT_AT, Clock, FakeStore, Transport, texts, turns
 
@@ -496,6 +497,39 @@ async def test_sends_in_flight_are_counted_and_the_last_answer_settles(world: Wo
     assert (ann.sends_in_flight, ann.settlings) == (1, 0)
     world.store.refuse(Unavailable("down"))
     assert (ann.sends_in_flight, ann.settlings) == (0, 1)
+
+
+async def test_who_leaves_in_the_turn_of_a_message_gets_it_first_and_who_comes_does_not(world: World) -> None:
+    """Frames are gathered for the end of the turn; they are for those who were there when they were made."""
+    ann, bob, cyd = await world.joined("ann", "bob", "cyd")
+    dan = world.tab("dan")
+    task = world.do(dan, Join("c"))
+    removal = asyncio.create_task(world.node.remove_participant("c", "ann", "cyd"))
+    await turns()
+    for number in range(2):
+        world.do(ann, Send("c", "b", str(number)))
+    world.store.commit()
+    world.do(bob, Leave("c"))
+    world.store.answer(MEMBER)
+    assert task is not None
+    await task
+    world.store.answer(None)
+    await removal
+    world.store.commit()
+    assert [frame["type"] for frame in bob.got()] == ["message", "left"]
+    assert [frame["type"] for frame in cyd.got()] == ["message", "participant_left", "participant_joined", "left"]
+    assert [frame["type"] for frame in dan.got()] == ["joined", "participant_left", "message"]
+
+
+async def test_a_connection_that_ends_in_the_turn_of_a_message_has_it_in_its_queue(world: World) -> None:
+    """So that it is written before the close frame, or counted as dropped."""
+    ann, bob = await world.joined("ann", "bob")
+    world.do(ann, Send("c", "b", "1"))
+    world.store.commit()
+    world.node.close(bob, CLIENT)
+    (delivery,) = bob.drop()
+    assert isinstance(delivery, Delivery)
+    assert bob.got() == []
 
 
 # --- late recovery ----------------------------------------------------------------------------------------
