@@ -261,3 +261,14 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_trace(tmp_path: Path) -> Non
     process.stderr.close()
     process.wait(60)
     assert "Traceback" not in said
+
+
+def test_the_documentation_names_every_setting_its_variable_and_its_default() -> None:
+    text = (ROOT / "docs" / "flags.md").read_text()
+    for option in OPTIONS:
+        (line,) = [
+            line for line in text.splitlines() if line.startswith((f"| `--{option.name}` ", f"| `--{option.name}`,"))
+        ]
+        assert f"`{option.variable}`" in line
+        assert option.default in line
+        assert option.help in line
