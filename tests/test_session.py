@@ -563,8 +563,8 @@ async def test_who_goes_on_sending_after_the_close_frame_is_cut_off_in_the_end()
 @pytest.fixture(autouse=True)
 def _short_courtesy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "cut_off" in request.node.name:
-        monkeypatch.setattr(session_module, "LINGER", 0.05)
-        monkeypatch.setattr(session_module, "LINGER_MAX", 0.2)
+        monkeypatch.setattr(session_module, "LINGER", 0.3)  # longer than a busy machine keeps the sender waiting
+        monkeypatch.setattr(session_module, "LINGER_MAX", 0.6)
 
 
 @on_both_loops
@@ -687,6 +687,7 @@ async def test_a_peer_that_still_does_not_read_is_cut_with_4008_which_it_sees_wh
     async with world(limits=SMALL) as w:
         session, client = await w.connect(receive_buffer=65_536)
         await w.joined(client)
+        before = w.metrics.sent_bytes.value
         delivered = await fill(session, lambda: session.state is not State.OPEN)
         assert session.state is State.CLOSING
         assert w.closed() == {"slow_consumer": 1}
@@ -698,6 +699,7 @@ async def test_a_peer_that_still_does_not_read_is_cut_with_4008_which_it_sees_wh
         *messages, close = await client.rest()
         assert close == (CLOSE, struct.pack("!H", 4008) + b"slow consumer")
         assert len(messages) == delivered - w.metrics.deliveries_dropped.value
+        assert w.metrics.sent_bytes.value - before == len(client.seen)
 
 
 @on_both_loops
