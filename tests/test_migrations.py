@@ -248,6 +248,12 @@ async def test_sqlite_places_that_cannot_be(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
+def test_an_sqlite_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(Misconfigured, match=r"3\.35"):
+        Store("sqlite:///m.db")
+
+
 async def test_strange_characters_in_a_path_are_just_characters(tmp_path: Path) -> None:
     folder = tmp_path / "a b?c#d%e"
     folder.mkdir()

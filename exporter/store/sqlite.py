@@ -19,11 +19,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from exporter.errors import Misconfigured
 from exporter.store import faults
 from exporter.store.dialect import Dialect, Row, Session
 from exporter.store.faults import Kind, Trouble
 from exporter.store.migrations import totals_sqlite
 
+OLDEST = (3, 35)
+"""The first with ``RETURNING``, of 2021."""
 MIGRATION_WAIT = 600.0
 """Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
 
@@ -147,6 +150,8 @@ class SqliteDialect(Dialect):
     lock = ""  # BEGIN IMMEDIATE has locked everything
 
     def __init__(self, path: Path) -> None:
+        if sqlite3.sqlite_version_info < OLDEST:
+            raise Misconfigured(f"Python's SQLite is {sqlite3.sqlite_version}: 3.35 or newer is needed")
         self.path = path
         self._identity: tuple[int, int] | None = None
 
