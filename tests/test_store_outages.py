@@ -268,6 +268,8 @@ async def test_a_locked_file_makes_writers_unavailable_in_time_and_readers_go_on
             assert (await store.membership("c", "bob")).member
             assert {type(answer) for answer in await asyncio.gather(*answers)} == {Unavailable}
             assert time.monotonic() - began >= TIMEOUT * 0.9, "a lock may go away in time"
+            assert store._writer is not None
+            assert (len(store._writer._queue), store._writer._characters) == (0, 0), "what was refused piles up"
             assert store.up is False or store.error is None
         assert max(gaps) < STALL
         stored = await send(store, "c", "ann", "after")

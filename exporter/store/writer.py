@@ -300,4 +300,6 @@ class Writer:
         now = self._loop.time()
         while self._open and (self._open[0].answered or self._open[0].deadline <= now):
             self._answer(self._open.popleft(), Unavailable(faults.TIMEOUT))
+        while self._queue and self._queue[0].answered:  # however long the writer is held up, they do not pile up
+            self._queue.popleft()
         self._sweeper = self._loop.call_at(self._open[0].deadline, self._sweep) if self._open else None
