@@ -79,6 +79,7 @@ def run(options: Options) -> str:
                         inflight=flight,
                         answer=Ours.ack,
                         deliver=subject.deliver,
+                        expect=OTHERS,
                     )
                     if answer["failed"] or answer["deliveries"] != OTHERS * answer["answers"]:
                         raise RuntimeError(

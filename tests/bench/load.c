@@ -394,8 +394,8 @@ static void do_request(void) {
         flush_dirty();
         turn(20);
     }
-    double over = now(), quiet = over + 0.05; uint64_t seen = run.deliveries;       /* what is still on its way */
-    while (now() < quiet && now() < over + 5) { turn(5); if (run.deliveries != seen) { seen = run.deliveries; quiet = now() + 0.05; } }
+    double over = now(), each = number("expect", 0);       /* what is still on its way */
+    while (run.deliveries < each * run.answers && now() < over + 5) turn(5);
     failed += run.sent > run.answers ? run.sent - run.answers : 0;
     quiet_time = now() - over;
     report("request", t0, cpu0, own0, pid);

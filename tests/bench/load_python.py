@@ -380,12 +380,9 @@ class Client:
                         self.sent += 1
             self.flush_dirty()
             self.turn(0.02)
-        over, seen = now(), -1
-        quiet = over + 0.05
-        while now() < min(quiet, over + 5):
+        over, each = now(), self.get("expect")  # what is still on its way
+        while self.deliveries < each * self.answers and now() < over + 5:
             self.turn(0.005)
-            if self.deliveries != seen:
-                seen, quiet = self.deliveries, now() + 0.05
         self.failed += max(0, self.sent - self.answers)
         self.quiet = now() - over
 
