@@ -11,6 +11,7 @@ from aiohttp import web
 
 from exporter.config import Address
 from exporter.errors import Misconfigured
+from exporter.web.problems import Problem
 from exporter.web.web_config import WebConfig
 
 BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
@@ -36,7 +37,7 @@ class Listeners:
     async def open(self, app: web.Application, addresses: Sequence[Address]) -> list[str]:
         """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist."""
         context = self._web_config.ssl_context()
-        runner = web.AppRunner(
+        runner = _Runner(
             app,
             access_log=None,  # it would write addresses and paths, and costs more than a small request
             handle_signals=False,
@@ -60,6 +61,45 @@ class Listeners:
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's connection, whose answer to what is no HTTP repeats nothing of it and writes no trace."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The problem document for what could not be parsed; everything else is aiohttp's."""
+        if status != 400 or request.writer.output_size:
+            return super().handle_error(request, status, exc, message)
+        response = Problem(400, "this cannot be read as HTTP").response()
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """Underscored, but the one place where aiohttp lets a connection be of another class."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            **made._kwargs,
+        )
 
 
 def _socket(address: Address) -> socket.socket:

@@ -128,10 +128,24 @@ async def test_pieces_that_are_never_finished_are_kept_within_the_limit(exporter
 async def test_headers_beyond_measure_are_refused(exporter: Exporter, lines: list[str]) -> None:
     wire = await Wire.open(exporter.url)
     wire.writer.write(handshake(exporter.token("ann"), *lines))
-    answer = await asyncio.wait_for(wire.reader.read(12), 30)
-    assert answer[:10] in (b"HTTP/1.0 4", b"HTTP/1.1 4")
+    assert (await asyncio.wait_for(wire.reader.read(12), 30)).startswith(b"HTTP/1.0 400")
     wire.close()
     await exporter.deserted()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"<b>hello</b>\r\n\r\n", b"GET / HTTP/1.1\r\n<b>: hello\r\n\r\n", b"GET /\xff<b> X\r\n\r\n"]
+)
+async def test_what_is_no_http_is_a_problem_that_repeats_nothing(exporter: Exporter, garbage: bytes) -> None:
+    wire = await Wire.open(exporter.url)
+    wire.writer.write(garbage)
+    head, _, body = (await asyncio.wait_for(wire.rest(), 30)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 400")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["code"] == "bad_request"
+    assert b"<b>" not in head + body
+    wire.close()
+    assert not [line for line in exporter.lines() if "exception" in line]
 
 
 async def test_frames_behind_the_handshake_in_one_write_are_handled(exporter: Exporter) -> None:
