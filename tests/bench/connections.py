@@ -40,7 +40,14 @@ def run(options: Options) -> str:
             "p99, ms", "busy: server / load"]  # fmt: skip
     text = f"### Connections that joined one conversation of {ROOM}\n\n{table(head, rows)}\n"
     if storms:
-        head = ["connections", "all joined again, s", "connect + join p99, ms", "longest stall, ms", "failed"]
+        head = [
+            "connections",
+            "all joined again, s",
+            "connect + join p99, ms",
+            "longest stall, ms",
+            "refused once",
+            "missing",
+        ]
         text += f"\n### Reconnect storm: all reset, all again at once\n\n{table(head, storms)}\n"
     return text
 
@@ -82,7 +89,7 @@ def _grow(subject: Subject, steps: list[int], rows: list[list[str]], storms: lis
 
 
 def _storm(subject: Subject, load: Load, opened: int, storms: list[list[str]], options: Options) -> None:
-    took, stall, late, failed = Sample(), Sample(), Sample(), 0
+    took, stall, late, refused, missing = Sample(), Sample(), Sample(), 0, 0
     for _ in range(options.rounds):
         answer = load.run(
             "connect", again=1, window=opened, limit=60, probe=0.002, probe_conn=0, pong=Ours.pong, count=opened
@@ -90,5 +97,6 @@ def _storm(subject: Subject, load: Load, opened: int, storms: list[list[str]], o
         took.values.append(answer["seconds"])
         stall.values.append(answer.get("probe_max", float("nan")) * 1e3)
         late.values.append(answer.get("latency_p99", float("nan")) * 1e3)
-        failed += answer["failed"] + (opened - answer["joined"])
-    storms.append([f"{opened:,}", took.show(2), late.show(0), stall.show(1), str(failed)])
+        refused += answer["failed"]
+        missing += opened - answer["joined"]
+    storms.append([f"{opened:,}", took.show(2), late.show(0), stall.show(1), str(refused), str(missing)])

@@ -329,6 +329,7 @@ static void do_connect(void) {
             open_conn(&conns[next]); burst++;
         }
         turn(next < last && connecting < window ? 0 : 5);
+        if (again && next == last && !connecting && joined_count() < last - first) next = first;    /* refused: come again */
     }
     report("connect", t0, cpu0, own0, pid);
 }

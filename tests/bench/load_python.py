@@ -313,6 +313,8 @@ class Client:
                     break
                 self.open(waiting.pop())
             self.turn(0 if waiting and self.connecting < window else 0.005)
+            if self.get("again") and not waiting and not self.connecting:  # refused: come again
+                waiting = [conn for conn in self.conns[: self.opened] if conn.sock is None]
 
     def fan_out(self) -> None:
         quiet, seen = now() + 0.02, -1
