@@ -309,7 +309,7 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
                     f"{c.median / samples['PostgreSQL', size].median:.0f}"
                     for size, c in zip(sizes, counts, strict=True)
                 ]
-                rows.append(["… slower than ours by", *times[1:], ""])
+                rows.append(["… times as long as ours", *times[1:], ""])
     head = ["scrape", *(f"{size:,} messages" for size in sizes), "last / first"]
     return f"{CONVERSATIONS:,} conversations, {USERS:,} users, {DAYS} days\n\n{table(head, rows)}\n"
 
