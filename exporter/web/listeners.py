@@ -22,8 +22,8 @@ BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kerne
 IDLE = 30.0
 
 # Bytes that the kernel takes for one connection without being able to send them. By itself it takes up to 4 MB
-# (net.ipv4.tcp_wmem; measured for a peer that does not read: 3.0 MB, with this 0.13 MB), several times the send buffer's
-# limit, and in memory that no limit of ours counts. What is on its way to the peer does not count.
+# (net.ipv4.tcp_wmem; measured for a peer that does not read: 3.0 MB, with this 0.13 MB), several times the limit of
+# the send buffer, and in memory that no limit of ours counts. What is on its way to the peer does not count.
 UNSENT = 131_072
 
 
