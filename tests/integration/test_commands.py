@@ -20,6 +20,7 @@ import pytest_asyncio
 import yaml
 
 from exporter.options import BY_NAME, CONFIG_FILE
+from exporter.options import variable as variable_of
 from tests.integration.test_exposition import AFTER_A_VERIFICATION, CONTRACT
 from tests.servers.exporter import ROOT, Exporter, running
 
@@ -195,7 +196,7 @@ def test_every_flag_variable_metric_and_link_of_a_document_exists(document: Path
     flags = {*BY_NAME, CONFIG_FILE, *PLANNED}
     for flag in re.findall(r"--([a-z]+\.[a-z.-]+[a-z])", text):
         assert flag in flags or flag.removeprefix("no-") in flags, f"--{flag}"
-    variables = {option.variable for option in BY_NAME.values()}
+    variables = {option.variable for option in BY_NAME.values()} | {variable_of(CONFIG_FILE)}
     for variable in re.findall(r"\bMESSAGING_[A-Z_]+[A-Z]\b", text):
         assert variable in variables, variable
     known = {*CONTRACT, *AFTER_A_VERIFICATION, "messaging_build_info"}
