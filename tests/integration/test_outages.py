@@ -268,10 +268,11 @@ async def scene(folder: Path, **settings: Any) -> AsyncIterator[Scene]:
 
 
 async def test_a_file_that_another_process_has_all_locks_of_is_a_database_that_hangs(tmp_path: Path) -> None:
+    others = threads() - 1  # what the tests before this one left in the process
     async with scene(tmp_path) as people:
         with held(people.exporter.database, HOLD_SHARED_MEMORY):
             await people.sees_it()
-            assert threads() <= THREADS
+            assert threads() - others <= THREADS
         await people.is_over()
 
 
@@ -378,9 +379,9 @@ async def test_scrapes_at_the_same_time_share_one_query(tmp_path: Path) -> None:
 
 
 async def test_a_scraper_without_patience_does_without_and_one_with_patience_gets_all(tmp_path: Path) -> None:
-    async with slow(tmp_path, 2.5) as (people, totals):
+    async with slow(tmp_path, 0.8) as (people, totals):
         patient = asyncio.create_task(people.exporter.scrape())
-        await asyncio.gather(*(people.a_scrape_is_complete_in_time(deadline=1.5) for _ in range(3)))
+        await asyncio.gather(*(people.a_scrape_is_complete_in_time(deadline=1.0) for _ in range(3)))
         assert (await patient)["messaging_stored_messages"] == 1
         assert totals.most == 1
 
