@@ -23,7 +23,7 @@ from prometheus_client.samples import Sample
 
 from exporter.metrics import Metrics, state_families
 from exporter.web.figures import Figures
-from exporter.web.negotiation import OPENMETRICS, TEXT, budget, content_type, wants_gzip
+from exporter.web.negotiation import OPENMETRICS, budget, content_type, wants_gzip
 from exporter.web.problems import Problem
 from exporter.web.process import process_families
 
@@ -133,6 +133,3 @@ def _part(name: str, kind: str, family: Metric, samples: list[Sample]) -> Metric
     part = Metric(name, family.documentation, kind, family.unit)
     part.samples = samples
     return part
-
-
-__all__ = ["OPENMETRICS", "TEXT", "Scrape"]

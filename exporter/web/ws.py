@@ -1,8 +1,8 @@
 """``GET /v1/messaging/ws``: who may connect, and the hand-over of the socket from HTTP to a session.
 
 aiohttp reads the request and has done its part when the upgrade is answered: then the transport gets a new protocol
-(``set_protocol``, asyncio's way for an upgrade) and aiohttp's handler is told that its connection has ended. Measured
-against aiohttp's WebSocketResponse: 4 instead of 14 KiB for an idle connection, and no task wakes up for a frame.
+(``set_protocol``, asyncio's way for an upgrade) and aiohttp's handler is told that its connection has ended. A joined
+connection then takes 3.2 KiB (docs/benchmarks.md), and no task wakes up for a frame.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ class Door:
         self._around = Surroundings(node, node.metrics, limits, time.monotonic, sessions.ended, sessions.lost)
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        self._admitting = 0
         self.draining = False
 
     async def upgrade(self, request: web.Request) -> web.StreamResponse:
