@@ -41,7 +41,7 @@ from exporter.frames import text_frame
 from exporter.hub import Hub
 from exporter.metrics import Metrics
 from exporter.outbox import Outbox, Turn
-from exporter.records import ClusterStats, Conversation, Draft, Message, ReadMark
+from exporter.records import ClusterStats, Conversation, Draft, Membership, Message, ReadMark
 from exporter.store import Store
 
 log = structlog.get_logger(__name__)
@@ -94,12 +94,12 @@ class Node:
         self._now = now
         self._wall = wall
         self._typing_took = metrics.command_duration["typing"].observe
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._under_way: set[asyncio.Future[None]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
         self._refused_sends: dict[tuple[ConversationId, UserId, str], Peer] = {}
         # per conversation: joins under way, highest seq accepted meanwhile, removals meanwhile
         self._joining: dict[ConversationId, list[int]] = {}
-        self._verbs: dict[type[Command], Callable[[Peer, Any, float], asyncio.Task[None] | None]] = {
+        self._verbs: dict[type[Command], Callable[[Peer, Any, float], asyncio.Future[None] | None]] = {
             Join: self._join,
             Leave: self._leave,
             Typing: self._typing,
@@ -120,8 +120,8 @@ class Node:
             self.turn.settle(conversation)
         self._emit(self.hub.close(peer, reason))
 
-    def handle(self, peer: Peer, command: Command, received: float) -> asyncio.Task[None] | None:
-        """Carry out one command. A task: the connection's next command has to wait for it.
+    def handle(self, peer: Peer, command: Command, received: float) -> asyncio.Future[None] | None:
+        """Carry out one command. A future: the connection's next command has to wait for it.
 
         Never raises: a refusal is answered and counted, and a defect costs this command only.
         """
@@ -169,44 +169,55 @@ class Node:
         self._emit(events)
         self.metrics.command_duration["leave"].observe(self._now() - received)
 
-    def _join(self, peer: Peer, command: Join, received: float) -> asyncio.Task[None]:
-        return self._spawn(self._join_when_known(peer, command, received))
-
-    async def _join_when_known(self, peer: Peer, command: Join, received: float) -> None:
-        conversation = command.conversation
-        watch = self._joining.setdefault(conversation, [0, 0, 0])
+    def _join(self, peer: Peer, command: Join, received: float) -> asyncio.Future[None]:
+        question = self.store.membership(command.conversation, peer.user)
+        watch = self._joining.setdefault(command.conversation, [0, 0, 0])
         watch[0] += 1
+        # No task: two callbacks are half the price, and in a reconnect storm everybody joins.
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._under_way.add(answered)
+        question.add_done_callback(partial(self._known, peer, command, received, watch, watch[2], answered))
+        return answered
+
+    def _known(
+        self,
+        peer: Peer,
+        command: Join,
+        received: float,
+        watch: list[int],
+        removals: int,
+        answered: asyncio.Future[None],
+        question: asyncio.Future[Membership],
+    ) -> None:
+        """The store has told of a membership; it is asked again when somebody was removed from there meanwhile."""
         try:
-            last_seq = await self._membership(conversation, peer.user, watch)
-            if not self.hub.is_open(peer):
+            membership = question.result()
+            if removals != watch[2]:
+                question = self.store.membership(command.conversation, peer.user)
+                question.add_done_callback(partial(self._known, peer, command, received, watch, watch[2], answered))
                 return
-            self.turn.settle(conversation)
-            events = self.hub.join(peer, conversation)
-            joined = protocol.Joined(
-                conversation, self.hub.participants_of(conversation), max(last_seq, watch[1]), command.id
-            )
-            peer.put(text_frame(protocol.encode(joined)))
-            self._emit(events)
-            self.metrics.command_duration["join"].observe(self._now() - received)
+            if not membership.member:
+                raise Forbidden("only members may join")
+            if self.hub.is_open(peer):
+                self._let_in(peer, command, received, max(membership.last_seq, watch[1]))
         except Refusal as refusal:
             self._refuse_command(peer, command, refusal, received)
         except Exception:  # as in handle: a defect costs this command only
             self._failed(peer, command, received)
-        finally:
-            watch[0] -= 1
-            if not watch[0]:
-                del self._joining[conversation]
+        watch[0] -= 1
+        if not watch[0]:
+            del self._joining[command.conversation]
+        self._under_way.discard(answered)
+        answered.set_result(None)
 
-    async def _membership(self, conversation: ConversationId, user: UserId, watch: list[int]) -> int:
-        """``last_seq`` for a member; raises Forbidden. Asks again when somebody was removed from there meanwhile."""
-        while True:
-            removals = watch[2]
-            membership = await self.store.membership(conversation, user)
-            if removals != watch[2]:
-                continue
-            if not membership.member:
-                raise Forbidden("only members may join")
-            return membership.last_seq
+    def _let_in(self, peer: Peer, command: Join, received: float, last_seq: int) -> None:
+        conversation = command.conversation
+        self.turn.settle(conversation)
+        events = self.hub.join(peer, conversation)
+        joined = protocol.Joined(conversation, self.hub.participants_of(conversation), last_seq, command.id)
+        peer.put(text_frame(protocol.encode(joined)))
+        self._emit(events)
+        self.metrics.command_duration["join"].observe(self._now() - received)
 
     def _send(self, peer: Peer, command: Send, received: float) -> None:
         self.hub.require_joined(peer, command.conversation)
@@ -382,13 +393,13 @@ class Node:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
         return task
 
     async def close_all(self) -> None:
         """Wait for the work that is under way, stop the timers."""
         if self._typing_timer is not None:
             self._typing_timer.cancel()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._under_way:
+            await asyncio.gather(*self._under_way, return_exceptions=True)

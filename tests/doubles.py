@@ -146,8 +146,10 @@ class FakeStore:
         self.asked.append((question, future))
         return await future
 
-    async def membership(self, conversation: str, user: str) -> Membership:
-        return await self._ask("membership", conversation, user)  # type: ignore[no-any-return]
+    def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
+        future: asyncio.Future[Membership] = asyncio.get_running_loop().create_future()
+        self.asked.append((("membership", conversation, user), future))
+        return future
 
     async def remove_participant(self, conversation: str, by: str, user: str) -> None:
         await self._ask("remove", conversation, by, user)

@@ -82,7 +82,7 @@ class World:
         self.node.open(tab)
         return tab
 
-    def do(self, tab: Tab, command: Command) -> asyncio.Task[None] | None:
+    def do(self, tab: Tab, command: Command) -> asyncio.Future[None] | None:
         return self.node.handle(tab, command, self.clock.now)
 
     async def join(self, tab: Tab, conversation: str = "c", membership: Membership = MEMBER) -> None:

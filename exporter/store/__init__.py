@@ -1,9 +1,10 @@
 """The database: messages, members, read marks, and totals that are exact after every commit.
 
 ``Store`` is all that others import. Behind it: ``writer`` (queue, group commit), ``batch`` (one transaction),
-``statements`` and ``conversations`` (SQL, once for both databases), ``joins`` (coalesced look-ups), ``totals`` (the
-collector's statement), ``verify`` with ``recount`` (the slow way), ``database`` (connections, time limits), ``dialect``
-with ``sqlite`` and ``postgresql``, ``migrate`` with ``migrations``.
+``statements`` and ``conversations`` (SQL, once for both databases), ``joins`` (coalesced look-ups), ``company`` and
+``patience`` (when to wait for others, how long for an answer), ``totals`` (the collector's statement), ``verify`` with
+``recount`` (the slow way), ``database`` (connections, time limits), ``dialect`` with ``sqlite`` and ``postgresql``,
+``migrate`` with ``migrations``.
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """
@@ -37,8 +38,6 @@ T = TypeVar("T")
 
 TIDY_INTERVAL = 3600.0
 """Seconds, on average, until the shards of past days are put together again: sixteen rows a day at most."""
-REGISTER_WAIT = 0.25
-"""Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
 
 
 def utcnow() -> datetime:
@@ -126,6 +125,7 @@ class Store:
             await asyncio.wait({self._tidier})
         if self._writer is not None:
             await self._writer.close(self._timeout)
+        self._joins.close()
         await self._database.close(1.0)
 
     @property
@@ -191,14 +191,12 @@ class Store:
             return False
         if writer.is_known(user):
             return True
-        future = writer.register(user)
-        await asyncio.wait({future}, timeout=min(REGISTER_WAIT, self._timeout))
-        return future.done() and future.result()
+        return await writer.register(user)
 
-    async def membership(self, conversation: str, user: str) -> Membership:
-        """What a join needs to know. Raises NotFound, Unavailable."""
+    def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
+        """What a join needs to know; the future may raise NotFound, Unavailable. Raises BadFrame."""
         _require_storable(conversation, user)
-        return await self._joins.membership(conversation, user)
+        return self._joins.membership(conversation, user)
 
     async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""

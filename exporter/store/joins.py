@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from itertools import islice
 
-from exporter.errors import NotFound, Unavailable
+from exporter.errors import NotFound, Refusal, Unavailable
 from exporter.records import Membership
+from exporter.store.company import pause_after
 from exporter.store.database import Database, Lane
 from exporter.store.faults import Trouble
+from exporter.store.patience import Patience
 from exporter.store.statements import Statements
 
 BATCH = 1_000
@@ -23,45 +25,54 @@ class Joins:
     def __init__(self, database: Database, statements: Statements) -> None:
         self._database = database
         self._statements = statements
-        self._asked: dict[Pair, asyncio.Future[Membership]] = {}
+        self._asked: dict[Pair, list[asyncio.Future[Membership]]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._patience: Patience[Membership] = Patience(database.timeout, _too_late)
 
-    async def membership(self, conversation: str, user: str) -> Membership:
-        """Is the user a member, and how far is the conversation? Raises NotFound or Unavailable."""
-        pair = (conversation, user)
-        future = self._asked.get(pair)
-        if future is None:
-            future = self._asked[pair] = asyncio.get_running_loop().create_future()
-            if self._task is None:
-                self._task = asyncio.create_task(self._run())
-        done, _ = await asyncio.wait({future}, timeout=self._database.timeout)
-        if not done:
-            raise Unavailable("the database did not answer in time")
-        return future.result()
+    def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
+        """Is the user a member, and how far is the conversation? The future may raise NotFound or Unavailable."""
+        future = self._patience.future()
+        self._asked.setdefault((conversation, user), []).append(future)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return future
+
+    def close(self) -> None:
+        """Whoever still waits is told ``unavailable``."""
+        self._patience.close()
 
     async def _run(self) -> None:
         try:
             while self._asked:
                 pairs = list(islice(self._asked, BATCH))
                 await self._look_up({pair: self._asked.pop(pair) for pair in pairs})
+                await asyncio.sleep(pause_after(len(pairs)))
         finally:
             self._task = None
 
-    async def _look_up(self, asked: dict[Pair, asyncio.Future[Membership]]) -> None:
+    async def _look_up(self, asked: dict[Pair, list[asyncio.Future[Membership]]]) -> None:
         pairs = list(asked)
         try:
             found = await self._database.run(Lane.JOIN, lambda session: self._statements.memberships(session, pairs))
         except Trouble as trouble:
-            for future in asked.values():
-                _fail(future, Unavailable(trouble.text))
+            for futures in asked.values():
+                _refuse(futures, Unavailable(trouble.text))
             return
-        for future, (last_seq, member) in zip(asked.values(), found, strict=True):
+        for futures, (last_seq, member) in zip(asked.values(), found, strict=True):
             if last_seq is None:
-                _fail(future, NotFound("no such conversation"))
-            else:
-                future.set_result(Membership(member, last_seq))
+                _refuse(futures, NotFound("no such conversation"))
+                continue
+            membership = Membership(member, last_seq)
+            for future in futures:
+                if not future.done():
+                    future.set_result(membership)
 
 
-def _fail(future: asyncio.Future[Membership], error: Exception) -> None:
-    future.set_exception(error)
-    future.exception()  # nobody may be waiting any more
+def _refuse(futures: list[asyncio.Future[Membership]], refusal: Refusal) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(refusal)
+
+
+def _too_late(future: asyncio.Future[Membership]) -> None:
+    future.set_exception(Unavailable("the database did not answer in time"))

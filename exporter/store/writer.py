@@ -20,9 +20,11 @@ from exporter.errors import BadFrame, Refusal, Unavailable
 from exporter.records import Message
 from exporter.store import faults
 from exporter.store.batch import Item, SendItem, Transaction
+from exporter.store.company import pause_after
 from exporter.store.database import Database, Lane
 from exporter.store.faults import Kind, Trouble
 from exporter.store.known import KnownUsers
+from exporter.store.patience import Patience
 from exporter.store.statements import Key, Statements
 
 QUEUE_ITEMS = 10_000
@@ -37,6 +39,8 @@ UNREGISTERED = 100_000
 """Users waiting to be registered at most; who is beyond that is registered by their next connection."""
 RACES = 8
 """How often a transaction that the database took back is tried again."""
+REGISTER_WAIT = 0.25
+"""Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
 RETRY = 1.0
 """Seconds until work that nobody waits for (registrations, doubtful messages) is tried again."""
 
@@ -62,6 +66,8 @@ class Writer:
         self._open: deque[Item] = deque()  # queued or under way, oldest first; answered ones linger at times
         self._characters = 0
         self._unregistered: dict[str, list[asyncio.Future[bool]]] = {}
+        self._register_at = 0.0  # not before, unless something else is to be stored anyway
+        self._patience: Patience[bool] = Patience(min(REGISTER_WAIT, database.timeout), _later)
         self._doubts: dict[Key, Message] = {}
         self._known = KnownUsers()
         self._wake = asyncio.Event()
@@ -98,8 +104,11 @@ class Writer:
         return user in self._known
 
     def register(self, user: str) -> asyncio.Future[bool]:
-        """Have a user registered, now or whenever the database can; the future tells how the next try went."""
-        future: asyncio.Future[bool] = self._loop.create_future()
+        """Have a user registered, now or whenever the database can.
+
+        The future is True when it is done; False when the next try failed or takes longer than ``REGISTER_WAIT``.
+        """
+        future = self._patience.future()
         if self._closing or (len(self._unregistered) >= UNREGISTERED and user not in self._unregistered):
             future.set_result(False)
         else:
@@ -121,6 +130,7 @@ class Writer:
             self._answer(item, Unavailable("the server is shutting down"))
         for user in list(self._unregistered):
             self._tell(user, False)
+        self._patience.close()
 
     # --- the loop -----------------------------------------------------------------------------------------
 
@@ -129,6 +139,10 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._queue or self._unregistered or self._doubts:
+                early = self._register_at - self._loop.time()
+                if early > 0 and not (self._queue or self._doubts or self._closing):
+                    self._set_alarm(early)
+                    break
                 users = list(islice(self._unregistered, BATCH_ITEMS))
                 try:
                     useful = await self._commit(self._take(), users)
@@ -136,8 +150,9 @@ class Writer:
                     log.exception("a transaction failed")
                     useful = False
                 if not useful and not self._queue:
-                    self._set_alarm()
+                    self._set_alarm(RETRY)
                     break
+                self._register_at = self._loop.time() + pause_after(len(users))
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []
@@ -152,9 +167,10 @@ class Writer:
                 characters += item.size
         return batch
 
-    def _set_alarm(self) -> None:
-        if self._alarm is None:
-            self._alarm = self._loop.call_later(RETRY, self._ring)
+    def _set_alarm(self, seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(seconds, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
@@ -303,3 +319,7 @@ class Writer:
         while self._queue and self._queue[0].answered:  # however long the writer is held up, they do not pile up
             self._queue.popleft()
         self._sweeper = self._loop.call_at(self._open[0].deadline, self._sweep) if self._open else None
+
+
+def _later(registered: asyncio.Future[bool]) -> None:
+    registered.set_result(False)

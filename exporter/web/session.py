@@ -81,12 +81,12 @@ class Session(Peer, asyncio.Protocol):
 
     __slots__ = (
         "_around",
+        "_join",
         "_linger",
         "_linger_until",
         "_reader",
         "_refilled_at",
         "_strikes",
-        "_task",
         "_tokens",
         "_waiting",
         "expires_at",
@@ -114,7 +114,7 @@ class Session(Peer, asyncio.Protocol):
         self._reader = frames.FrameReader(limits.frame_bytes)
         self._tokens = float(limits.frames_per_second)
         self._strikes = 0
-        self._task: asyncio.Task[None] | None = None  # the join that the next command waits for
+        self._join: asyncio.Future[None] | None = None  # what the next command waits for
         self._waiting: deque[tuple[Command, float]] | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._linger_until = 0.0
@@ -159,12 +159,12 @@ class Session(Peer, asyncio.Protocol):
         except Malformed as malformed:
             node.refuse(self, malformed.command, malformed.refusal, malformed.id)
             return
-        if self._task is not None:
+        if self._join is not None:
             self._wait(command, now)
             return
-        self._task = node.handle(self, command, now)
-        if self._task is not None:
-            self._task.add_done_callback(self._carry_on)
+        self._join = node.handle(self, command, now)
+        if self._join is not None:
+            self._join.add_done_callback(self._carry_on)
 
     def _take_token(self, now: float) -> bool:
         """A bucket of one second's frames, refilled by time."""
@@ -198,20 +198,20 @@ class Session(Peer, asyncio.Protocol):
         if len(self._waiting) == MAX_WAITING:
             self._socket.pause_reading()
 
-    def _carry_on(self, _: asyncio.Task[None]) -> None:
+    def _carry_on(self, _: asyncio.Future[None]) -> None:
         """The join is answered: what was waiting behind it goes on, until the next join."""
-        self._task = None
-        while self._waiting and self._task is None and self.state is State.OPEN:
+        self._join = None
+        while self._waiting and self._join is None and self.state is State.OPEN:
             command, received = self._waiting.popleft()
-            self._task = self._around.node.handle(self, command, received)
-            if self._task is not None:
-                self._task.add_done_callback(self._carry_on)
+            self._join = self._around.node.handle(self, command, received)
+            if self._join is not None:
+                self._join.add_done_callback(self._carry_on)
         if not self._waiting and self._waiting is not None:
             self._waiting = None
             if self.state is not State.LOST and not self._socket.is_reading():
                 self.last_seen = self._around.now()
                 self._socket.resume_reading()
-        if self._task is None and self.state is State.DRAINING:
+        if self._join is None and self.state is State.DRAINING:
             self.settled()
 
     def _other(self, opcode: int, payload: bytes) -> None:
@@ -270,7 +270,7 @@ class Session(Peer, asyncio.Protocol):
 
     def settled(self) -> None:
         """The last send or join under way was answered."""
-        if self.state is State.DRAINING and not self.sends_in_flight and self._task is None:
+        if self.state is State.DRAINING and not self.sends_in_flight and self._join is None:
             self.end(ClosedReason.SHUTDOWN)
 
     def overflow(self) -> None:
