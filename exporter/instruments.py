@@ -81,6 +81,11 @@ class Buckets:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def observe_alike(self, value: float, count: int) -> None:
+        """Add that many observations of one value."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += value * count
+
     def cumulative(self) -> list[tuple[str, float]]:
         """Prometheus' form: each bucket counts what is at most its bound, the last is +Inf."""
         total = 0

@@ -83,7 +83,10 @@ class World:
         return tab
 
     def do(self, tab: Tab, command: Command) -> asyncio.Future[None] | None:
-        return self.node.handle(tab, command, self.clock.now)
+        try:
+            return self.node.handle(tab, command, self.clock.now)
+        finally:
+            self.node.handled(self.clock.now)
 
     async def join(self, tab: Tab, conversation: str = "c", membership: Membership = MEMBER) -> None:
         task = self.do(tab, Join(conversation))
@@ -645,6 +648,19 @@ async def test_deadlines_come_in_order_also_for_a_command_that_waited_behind_a_j
     world.node.handle(ann, Typing("c", True), received_early)
     deadlines = list(world.node.hub.typing.values())
     assert deadlines == sorted(deadlines) == [world.clock.now + 6.0] * 2
+
+
+async def test_typing_that_was_read_together_is_observed_together_when_the_last_is_done(world: World) -> None:
+    (ann,) = await world.joined("ann")
+    received = world.clock.now
+    for active in (True, False, True):
+        world.node.handle(ann, Typing("c", active), received)
+    assert world.durations("typing") == 0
+    world.clock.now += 0.002
+    world.node.handled(received)
+    world.node.handled(received)
+    assert world.durations("typing") == 3
+    assert world.metrics.command_duration["typing"].sum == pytest.approx(0.006)
 
 
 # --- read -------------------------------------------------------------------------------------------------

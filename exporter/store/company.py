@@ -11,12 +11,13 @@ from typing import Final
 
 FEW: Final = 4
 """So many at once are no storm: whoever comes next is not made to wait."""
-ENOUGH: Final = 64
-"""Shared by so many, the fixed part is small beside each one's own."""
 PAUSE: Final = 0.006
-"""Seconds: what a storm of 5,000 connections a second needs to bring another twenty."""
+"""Seconds: what a storm of 4,000 connections a second needs to bring another two dozen."""
 
 
-def pause_after(count: int) -> float:
-    """Seconds to wait before the next round, after one that served ``count``: who had company will have it again."""
-    return PAUSE if FEW <= count < ENOUGH else 0.0
+def pause_after(count: int, enough: int) -> float:
+    """Seconds to wait before the next round, after one that served ``count``: who had company will have it again.
+
+    ``enough``: shared by so many, the fixed part is small beside each one's own.
+    """
+    return PAUSE if FEW <= count < enough else 0.0

@@ -15,6 +15,8 @@ from exporter.store.statements import Statements
 
 BATCH = 1_000
 """Look-ups in one statement at most: some milliseconds of either database."""
+ENOUGH = 24
+"""Look-ups in one statement that are worth waiting for; with more, 64 people who come and go wait for each other."""
 
 Pair = tuple[str, str]
 
@@ -46,7 +48,7 @@ class Joins:
             while self._asked:
                 pairs = list(islice(self._asked, BATCH))
                 await self._look_up({pair: self._asked.pop(pair) for pair in pairs})
-                await asyncio.sleep(pause_after(len(pairs)))
+                await asyncio.sleep(pause_after(len(pairs), ENOUGH))
         finally:
             self._task = None
 

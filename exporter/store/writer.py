@@ -39,6 +39,8 @@ UNREGISTERED = 100_000
 """Users waiting to be registered at most; who is beyond that is registered by their next connection."""
 RACES = 8
 """How often a transaction that the database took back is tried again."""
+ENOUGH = 64
+"""Registrations in one transaction that are worth waiting for."""
 REGISTER_WAIT = 0.25
 """Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
 RETRY = 1.0
@@ -152,7 +154,7 @@ class Writer:
                 if not useful and not self._queue:
                     self._set_alarm(RETRY)
                     break
-                self._register_at = self._loop.time() + pause_after(len(users))
+                self._register_at = self._loop.time() + pause_after(len(users), ENOUGH)
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []

@@ -138,6 +138,7 @@ class Session(Peer, asyncio.Protocol):
                         self._text(payload)
                 else:
                     self._other(opcode, payload)
+            around.node.handled(self.last_seen)
             if self._reader.error is not None and self.state.value < State.CLOSING.value:
                 code, words = self._reader.error
                 self.end(ClosedReason.PROTOCOL_ERROR, code, words)
@@ -204,6 +205,7 @@ class Session(Peer, asyncio.Protocol):
         while self._waiting and self._join is None and self.state is State.OPEN:
             command, received = self._waiting.popleft()
             self._join = self._around.node.handle(self, command, received)
+            self._around.node.handled(received)
             if self._join is not None:
                 self._join.add_done_callback(self._carry_on)
         if not self._waiting and self._waiting is not None:
