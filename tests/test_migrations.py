@@ -184,6 +184,31 @@ async def test_starting_without_the_schema_says_what_to_run(place: Place) -> Non
     await store.close()
 
 
+async def test_tables_of_another_program_are_left_alone_and_named_as_the_reason(place: Place) -> None:
+    if isinstance(place, Sqlite):
+        sqlite3.connect(place.path).close()
+    await place.execute("CREATE TABLE conversations (number integer)")
+    store = Store(place.url)
+    with pytest.raises(Misconfigured, match="not this program's"):
+        await store.migrate()
+    await store.close()
+    tables = {"sqlite": "sqlite_master WHERE type = 'table'", "postgresql": "pg_tables WHERE schemaname = 'public'"}
+    assert await place.fetch(f"SELECT count(*) FROM {tables[place.name]}") == [(1,)]
+
+
+async def test_a_message_of_an_earlier_revision_without_a_time_can_be_read(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    await migrate(place, revisions()[0])
+    await place.execute(
+        "INSERT INTO conversations (id) VALUES ('c'); INSERT INTO conversation_members VALUES ('c', 'ann', 0);"
+        "INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('c', 1, 'ann', 'long ago')"
+    )
+    async with opened(place, clock=Clock()) as store:
+        await assert_exact(place, store, TODAY)
+        found, _ = await store.messages_after("c", "ann", 0, 10)
+        assert [(message.seq, message.sent_at.year) for message in found] == [(1, 1)]
+
+
 # --- places that are not one ----------------------------------------------------------------------------------
 
 

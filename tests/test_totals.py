@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from exporter.errors import BadFrame
 from exporter.store import Store
+from exporter.store.database import Lane
+from exporter.store.dialect import Session
 from exporter.store.totals import STATEMENT
-from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, recount, send
+from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, read, recount, send
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 TODAY = date(2026, 3, 10)
@@ -229,6 +233,34 @@ async def test_the_collectors_statement_does_not_look_at_messages(place: Place, 
     assert "messages" not in text.replace("stored_messages", "").replace("messages_today", "").replace("(messages", "")
 
 
+FAR = {
+    "sqlite": ["'-0044-03-15'", "'0000-05-05'", "'9999-12-31T23:59:59.999Z'"],
+    "postgresql": ["'0044-03-15 BC'", "'29999-03-15'", "'infinity'", "'-infinity'"],
+}
+
+
+async def test_a_time_that_the_driver_does_not_know_is_counted_and_fails_nobody(place: Place, store: Store) -> None:
+    for seq, time in enumerate(FAR[place.name], start=10):
+        await place.execute(INSERT + f"('a', {seq}, 'eve', {time})")
+    await assert_exact(place, store, TODAY)
+    found, _ = await store.messages_after("a", "ann", 9, 100)
+    assert [message.seq for message in found] == list(range(10, 10 + len(FAR[place.name])))
+    assert {message.sent_at.year for message in found} <= {1, 9999}
+    for message in found:
+        mark = await read(store, "ann", "a", message.seq)
+        assert (mark.moved, mark.sent_at) == (True, message.sent_at)
+    assert store.up
+
+
+async def test_no_number_is_given_beyond_the_last(place: Place, store: Store) -> None:
+    await place.execute(INSERT + f"('a', {2**63 - 2}, 'eve', '2026-03-10T00:00:00Z')")
+    assert (await send(store, "a", "ann", "last")).seq == 2**63 - 1  # type: ignore[union-attr]
+    answers = await asyncio.gather(send(store, "a", "ann", "more"), send(store, "b", "ann", "other"))
+    assert isinstance(answers[0], BadFrame)
+    assert answers[1].seq == 2  # type: ignore[union-attr]
+    await assert_exact(place, store, TODAY)
+
+
 # --- what only one of the two can do --------------------------------------------------------------------------
 
 
@@ -340,6 +372,24 @@ async def test_postgresql_keeps_up_with(postgresql: tuple[Postgresql, Store], ch
     place, store = postgresql
     await place.execute(change)
     await assert_exact(place, store, TODAY)
+
+
+@pytest.mark.needs("postgres")
+async def test_postgresql_that_is_serializable_for_everybody_does_not_hinder_the_server(
+    postgresql: tuple[Postgresql, Store],
+) -> None:
+    place, _ = postgresql
+    await place.execute(
+        "DO $$ BEGIN EXECUTE format("
+        "'ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$"
+    )
+    assert await place.fetch("SHOW transaction_isolation") == [("serializable",)]
+    async with opened(place, clock=Clock()) as store:
+
+        async def level(session: Session) -> str:
+            return str((await session.fetch("SHOW transaction_isolation"))[0][0])
+
+        assert await store._database.run(Lane.WRITE, level) == "read committed"
 
 
 @pytest.mark.needs("postgres")

@@ -12,9 +12,13 @@ from typing import Any
 
 from exporter.errors import Forbidden, NotFound, Refusal
 from exporter.records import Draft, Message, ReadMark
+from exporter.store import faults
 from exporter.store.dialect import Session
 from exporter.store.faults import Kind, Trouble
 from exporter.store.statements import Key, Statements
+
+LAST_SEQ = 2**63 - 1
+"""The highest number that a column holds; SQLite would round what lies beyond to a number that is given already."""
 
 Operation = Callable[[Session, datetime], Awaitable[Any]]
 """Any other change, done within the transaction; what it raises as a Refusal undoes it alone."""
@@ -177,6 +181,8 @@ class Transaction:
                 repeated = same
             else:
                 seq = last[conversation] = last.get(conversation, stored.last_seq) + 1
+                if seq > LAST_SEQ:
+                    raise Trouble(Kind.DATA, faults.REJECTED)
                 first = Message(conversation, seq, sender, client, same[0].draft.body, self._now)
                 self.stored.append(first)
                 self.results[same[0]] = (first, False)

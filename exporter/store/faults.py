@@ -56,6 +56,9 @@ STARTING = "the database is starting up or shutting down"
 RACED = "the database took the transaction back: others were in its way"
 KEY_TAKEN = "the database has something else in that place"
 REJECTED = "the database rejected the data"
+FOREIGN = (
+    "the database has tables of these names that are not this program's: give it a database or a schema of its own"
+)
 NO_SCHEMA = "the database lacks tables or columns that are needed: run migrate"
 CLOSED = "the database was closed"
 UNKNOWN = "the database reported an error"

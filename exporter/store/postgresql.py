@@ -22,9 +22,15 @@ OLDEST = 150_000
 CONNECT_WAIT = 60.0
 """Seconds to reach the server for a migration."""
 
+EARLIEST = "timestamptz '0001-01-01 00:00Z'"
+LATEST = "timestamptz '9999-12-31 23:59:59.999Z'"
+
 SETTINGS = {
     "application_name": "messaging-exporter",
     "timezone": "UTC",
+    # Stricter levels, as a database may set them for everybody, would take transactions back for nothing: what is read
+    # and then relied on is locked first.
+    "default_transaction_isolation": "read committed",
     # The statements are few and their arrays of any length; planning each of them anew took as long as running it.
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
@@ -45,6 +51,7 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("28", Kind.SETUP, faults.PASSWORD),
     ("3D", Kind.SETUP, faults.NO_DATABASE),
     ("42501", Kind.SETUP, faults.RIGHTS),
+    ("42P07", Kind.SETUP, faults.FOREIGN),
     ("42", Kind.SETUP, faults.NO_SCHEMA),
     ("3F", Kind.SETUP, faults.NO_SCHEMA),
     ("25006", Kind.SETUP, faults.READ_ONLY),
@@ -272,8 +279,11 @@ class PostgresDialect(Dialect):
         return tuple(list(column) for column in zip(*rows, strict=True))
 
     def time(self, expression: str) -> str:
-        """As it is."""
-        return expression
+        """As it is, but within the years 1 to 9999: the driver has no others, and one such row would fail all."""
+        return (
+            f"CASE WHEN {expression} < {EARLIEST} THEN {EARLIEST} "
+            f"WHEN {expression} > {LATEST} THEN {LATEST} ELSE {expression} END"
+        )
 
     def utc_day(self, expression: str) -> str:
         """As the triggers take it."""

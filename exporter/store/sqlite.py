@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +29,8 @@ OLDEST = (3, 35)
 """The first with ``RETURNING``, of 2021."""
 MIGRATION_WAIT = 600.0
 """Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
+
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 PRAGMAS = (
     "synchronous = FULL",  # in WAL mode the default of some builds would lose the latest commits with the power
@@ -70,6 +72,8 @@ def trouble_of(error: BaseException) -> Trouble:
         return Trouble(Kind.DATA, faults.REJECTED)
     if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such"):
         return Trouble(Kind.SETUP, faults.NO_SCHEMA)
+    if isinstance(error, sqlite3.OperationalError) and str(error).endswith("already exists"):
+        return Trouble(Kind.SETUP, faults.FOREIGN)
     if isinstance(error, ValueError):  # aiosqlite: "no active connection", "Connection closed"
         return Trouble(Kind.DOWN, faults.LOST)
     return Trouble(Kind.DOWN, faults.UNKNOWN)
@@ -279,16 +283,19 @@ class SqliteDialect(Dialect):
         return (msgspec.json.encode(rows).decode(),)
 
     def time(self, expression: str) -> str:
-        """Milliseconds, whatever form another program chose."""
-        return f"strftime('%Y-%m-%dT%H:%M:%fZ', {expression})"
+        """Milliseconds, whatever form another program chose; text that is no time, as old rows may have, is empty."""
+        return f"CASE WHEN {expression} IS NOT NULL THEN coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', {expression}), '') END"
 
     def utc_day(self, expression: str) -> str:
         """As the triggers take it."""
         return totals_sqlite.day(expression)
 
     def when(self, value: Any) -> datetime:
-        """A time out of a row, in UTC."""
-        return datetime.fromisoformat(value)
+        """A time out of a row, in UTC; the earliest there is for what lies before it or is none."""
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:  # the years 0 and before are times to SQLite
+            return EARLIEST
 
     def moment(self, value: datetime) -> Any:
         """ISO 8601 with milliseconds and Z: of one width, so that text sorts as time does."""
