@@ -8,16 +8,18 @@ slices, because what was copied does not change any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from typing import Any, TypeVar
 
 from exporter.events import ConversationId, UserId
-from exporter.hub import C, Hub, Pair
+from exporter.hub import C, Connection, Hub
 from exporter.records import HubStats
 
-# Counting 500 connections takes about 0.3 ms: short beside the 3 ms that a scrape may hold up the loop at most.
-SLICE = 500
+T = TypeVar("T")
+
+# Counting 250 connections takes 0.2 to 0.4 ms: short beside the 3 ms that a scrape may hold up the loop at most.
+SLICE = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,10 @@ class Census:
     """One recount. Make it, exhaust ``count()``, read ``drift``."""
 
     def __init__(self, hub: Hub[C], open_connections: Iterable[C]) -> None:
-        """Copy the material; about 0.1 µs per connection, hence in one turn."""
+        """Copy the material, in one turn: 0.05 µs per connection, because the hub's records are not looked into."""
         self._stats = hub.stats()
-        known = hub.connections
-        sockets = list(open_connections)
-        self._sockets = len(sockets)
-        self._present: list[tuple[UserId, tuple[ConversationId, ...]]] = [
-            (record.user, record.joined) for socket in sockets if (record := known.get(socket)) is not None
-        ]
+        self._known: Mapping[Any, Connection] = hub.connections.copy()
+        self._sockets: list[Any] = list(open_connections)
         self._typing = list(hub.typing)
         self.drift: Drift | None = None
 
@@ -50,23 +48,35 @@ class Census:
         """Count on; each step is a slice, after which others may run."""
         users: set[UserId] = set()
         conversations: set[ConversationId] = set()
-        participants: set[Pair] = set()
-        present = iter(self._present)
-        while part := list(islice(present, SLICE)):
-            for user, joined in part:
-                users.add(user)
-                conversations.update(joined)
-                participants.update((conversation, user) for conversation in joined)
+        # Texts and not pairs: the garbage collector counts tuples, and 10,000 new ones may make it run, for 5 ms and
+        # more. The names have no control characters, so two different pairs are two different texts.
+        participants: set[str] = set()
+        for part in _slices(self._sockets):
+            for socket in part:
+                known = self._known.get(socket)
+                if known is not None:
+                    users.add(known.user)
+                    conversations.update(known.joined)
+                    participants.update([f"{conversation}\0{known.user}" for conversation in known.joined])
+            yield
+        # Whoever types takes part; a typing state without a participant is a ghost.
+        typing = 0
+        for pairs in _slices(self._typing):
+            typing += sum(f"{conversation}\0{user}" in participants for conversation, user in pairs)
             yield
         recounted = HubStats(
-            active_connections=self._sockets,
+            active_connections=len(self._sockets),
             connected_users=len(users),
             active_conversations=len(conversations),
             participants=len(participants),
-            # Whoever types takes part; a typing state without a participant is a ghost.
-            typing_users=sum(pair in participants for pair in self._typing),
+            typing_users=typing,
         )
         self.drift = difference(self._stats, recounted)
+
+
+def _slices(items: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(items), SLICE):
+        yield items[start : start + SLICE]
 
 
 def difference(hub: HubStats, recounted: HubStats) -> Drift:

@@ -10,7 +10,7 @@ A connection is any hashable handle; the hub stores it and never looks into it.
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from exporter.errors import Forbidden, NotJoined
 from exporter.events import (
@@ -40,14 +40,11 @@ Pair = tuple[ConversationId, UserId]
 MAX_JOINED = 1_000
 
 
-class Connection:
-    """What the hub knows of one connection. ``joined`` is replaced, never changed, so that a copy of it stays true."""
+class Connection(NamedTuple):
+    """What the hub knows of one connection; replaced, never changed, so a copy of the dictionary copies the state."""
 
-    __slots__ = ("joined", "user")
-
-    def __init__(self, user: UserId) -> None:
-        self.user = user
-        self.joined: tuple[ConversationId, ...] = ()
+    user: UserId
+    joined: tuple[ConversationId, ...] = ()
 
 
 class Hub(Generic[C]):
@@ -84,7 +81,7 @@ class Hub(Generic[C]):
             return []
         events: list[HubEvent] = []
         for conversation in known.joined:
-            events += self._leave(connection, known, conversation, LeftReason.DISCONNECT)
+            events += self._leave(connection, conversation, LeftReason.DISCONNECT)
         del self.connections[connection]
         _discard(self.users, known.user, connection)
         events.append(ConnectionClosed(known.user, reason))
@@ -117,7 +114,7 @@ class Hub(Generic[C]):
         if audience is None:
             audience = self.conversations[conversation] = set()
         audience.add(connection)
-        known.joined += (conversation,)
+        self.connections[connection] = Connection(known.user, (*known.joined, conversation))
         pair = (conversation, known.user)
         tabs = self.participants.get(pair)
         if tabs is not None:
@@ -129,14 +126,14 @@ class Hub(Generic[C]):
     def leave(self, connection: C, conversation: ConversationId) -> list[HubEvent]:
         """Stop taking part with this connection. Raises NotJoined."""
         self.require_joined(connection, conversation)
-        return self._leave(connection, self.connections[connection], conversation, LeftReason.LEAVE)
+        return self._leave(connection, conversation, LeftReason.LEAVE)
 
     def remove(self, conversation: ConversationId, user: UserId) -> tuple[list[HubEvent], list[C]]:
         """A user is no longer a member: all their connections leave at once; returns the events and them."""
         removed = list(self.participants.get((conversation, user), ()))
         events: list[HubEvent] = []
         for connection in removed:
-            events += self._leave(connection, self.connections[connection], conversation, LeftReason.REMOVED)
+            events += self._leave(connection, conversation, LeftReason.REMOVED)
         return events, removed
 
     def require_joined(self, connection: C, conversation: ConversationId) -> None:
@@ -162,17 +159,16 @@ class Hub(Generic[C]):
         connections = self.connections
         return sorted({connections[connection].user for connection in self.audience(conversation)})
 
-    def _leave(
-        self, connection: C, known: Connection, conversation: ConversationId, reason: LeftReason
-    ) -> list[HubEvent]:
-        known.joined = tuple(other for other in known.joined if other != conversation)
+    def _leave(self, connection: C, conversation: ConversationId, reason: LeftReason) -> list[HubEvent]:
+        user, joined = self.connections[connection]
+        self.connections[connection] = Connection(user, tuple(other for other in joined if other != conversation))
         _discard(self.conversations, conversation, connection)
-        pair = (conversation, known.user)
+        pair = (conversation, user)
         if not _discard(self.participants, pair, connection):
             return []
         # Nobody of this user is left: whoever does not take part does not type. A removal stops it like a leave.
         stopped = TypingStoppedReason.DISCONNECT if reason is LeftReason.DISCONNECT else TypingStoppedReason.LEAVE
-        return [*self.stop_typing(conversation, known.user, stopped), ParticipantLeft(*pair, reason)]
+        return [*self.stop_typing(conversation, user, stopped), ParticipantLeft(*pair, reason)]
 
     # --- typing -------------------------------------------------------------------------------------------
 
