@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
 from functools import partial
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ from exporter.frames import text_frame
 from exporter.hub import Hub
 from exporter.instruments import Cell
 from exporter.metrics import Metrics
-from exporter.outbox import Outbox, Turn
+from exporter.outbox import NOBODY, Outbox, Turn
 from exporter.records import ClusterStats, Conversation, Draft, Membership, Message, ReadMark
 from exporter.store import Store
 
@@ -359,11 +359,11 @@ class Node:
         """Hand a frame to everybody here whom it is for; the audience is asked now, after all awaits."""
         conversation, peer = envelope.conversation, envelope.not_to
         audience = self.hub.audience(conversation)
-        but: Collection[Peer] = ()
+        but: Set[Outbox] = NOBODY
         if envelope.not_to_user is not None:
             but = self.hub.tabs(conversation, envelope.not_to_user)
         elif peer is not None and peer in audience:
-            but = (peer,)
+            but = {peer}
         sent = len(audience) - len(but)
         if sent:
             self.turn.fan_out(conversation, audience, envelope.frame, but)

@@ -18,13 +18,13 @@ cut off, and what was waiting for it is dropped and counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from operator import itemgetter
 from typing import Protocol
 
 from exporter.instruments import Buckets, Cell
 
-NOBODY: Collection[Outbox] = ()
+NOBODY: Set[Outbox] = frozenset()
 
 _position = itemgetter(0)
 
@@ -37,7 +37,7 @@ class Writer(Protocol):
 
 
 # A frame with its place among all that happened in this process, and who may not have it.
-Entry = tuple[int, bytes, "Collection[Outbox]"]
+Entry = tuple[int, bytes, "Set[Outbox]"]
 
 
 class Turn:
@@ -62,7 +62,7 @@ class Turn:
             self._call_soon(self.flush)
         self._waiting.append(outbox)
 
-    def fan_out(self, conversation: str, audience: Set[Outbox], frame: bytes, but: Collection[Outbox] = NOBODY) -> None:
+    def fan_out(self, conversation: str, audience: Set[Outbox], frame: bytes, but: Set[Outbox] = NOBODY) -> None:
         """One frame to everybody but these few; ``audience`` may change only after ``settle``."""
         self.position += 2
         entry = (self.position, frame, but)
@@ -121,13 +121,15 @@ class Turn:
         """
         alone = whole is None
         position, data, but = entries[-1]
+        slow, waiting = self.slow, self._waiting
         if len(entries) == 1:
+            if alone and not slow and not waiting:  # the usual turn of a quiet server: nothing to be looked up
+                return self._write_one(audience - but if but else audience, data)
             pieces = dict.fromkeys(but, b"")
         else:
             frames = [frame for _, frame, _ in entries]
             data = b"".join(frames)
             pieces = _pieces(frames, entries)
-        slow, waiting = self.slow, self._waiting
         written = writes = 0
         for outbox in audience:
             try:
@@ -151,6 +153,17 @@ class Turn:
             except Exception as error:  # as above
                 self._failure = error
         return written + writes * len(data)
+
+    def _write_one(self, outboxes: Set[Outbox], data: bytes) -> int:
+        """The same to everybody, who have nothing else: how many bytes were written."""
+        writes = 0
+        for outbox in outboxes:
+            try:
+                outbox.transport.write(data)
+                writes += 1
+            except Exception as error:  # as above
+                self._failure = error
+        return writes * len(data)
 
 
 def _pieces(frames: list[bytes], entries: list[Entry]) -> dict[Outbox, bytes]:

@@ -77,7 +77,7 @@ def test_own_frames_stand_where_they_happened_among_those_of_the_conversation(lo
     audience = {ann, bob}
     loop.turn.fan_out("room", audience, b"1")
     ann.put(b"2")
-    loop.turn.fan_out("room", audience, b"3", (bob,))
+    loop.turn.fan_out("room", audience, b"3", {bob})
     ann.put(b"4")
     loop.end_turn()
     assert ann.wire.writes == [b"1234"]
