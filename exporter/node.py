@@ -71,6 +71,17 @@ class Peer(Outbox):
         """The last send in flight was answered."""
 
 
+class _Joining:
+    """What happens to a conversation while somebody's join waits for the store."""
+
+    __slots__ = ("last_seq", "removals", "under_way")
+
+    def __init__(self) -> None:
+        self.under_way = 0  # joins that wait
+        self.last_seq = 0  # the highest accepted meanwhile
+        self.removals = 0
+
+
 class Node:
     """One process of the product: everything but HTTP.
 
@@ -99,8 +110,7 @@ class Node:
         self._under_way: set[asyncio.Future[None]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
         self._refused_sends: dict[tuple[ConversationId, UserId, str], Peer] = {}
-        # per conversation: joins under way, highest seq accepted meanwhile, removals meanwhile
-        self._joining: dict[ConversationId, list[int]] = {}
+        self._joining: dict[ConversationId, _Joining] = {}
         self._verbs: dict[type[Command], Callable[[Peer, Any, float], asyncio.Future[None] | None]] = {
             Join: self._join,
             Leave: self._leave,
@@ -183,12 +193,14 @@ class Node:
 
     def _join(self, peer: Peer, command: Join, received: float) -> asyncio.Future[None]:
         question = self.store.membership(command.conversation, peer.user)
-        watch = self._joining.setdefault(command.conversation, [0, 0, 0])
-        watch[0] += 1
+        watch = self._joining.get(command.conversation)
+        if watch is None:
+            watch = self._joining[command.conversation] = _Joining()
+        watch.under_way += 1
         # No task: two callbacks are half the price, and in a reconnect storm everybody joins.
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way.add(answered)
-        question.add_done_callback(partial(self._known, peer, command, received, watch, watch[2], answered))
+        question.add_done_callback(partial(self._known, peer, command, received, watch, watch.removals, answered))
         return answered
 
     def _known(
@@ -196,7 +208,7 @@ class Node:
         peer: Peer,
         command: Join,
         received: float,
-        watch: list[int],
+        watch: _Joining,
         removals: int,
         answered: asyncio.Future[None],
         question: asyncio.Future[Membership],
@@ -204,20 +216,22 @@ class Node:
         """The store has told of a membership; it is asked again when somebody was removed from there meanwhile."""
         try:
             membership = question.result()
-            if removals != watch[2]:
+            if removals != watch.removals:
                 question = self.store.membership(command.conversation, peer.user)
-                question.add_done_callback(partial(self._known, peer, command, received, watch, watch[2], answered))
+                question.add_done_callback(
+                    partial(self._known, peer, command, received, watch, watch.removals, answered)
+                )
                 return
             if not membership.member:
                 raise Forbidden("only members may join")
             if self.hub.is_open(peer):
-                self._let_in(peer, command, received, max(membership.last_seq, watch[1]))
+                self._let_in(peer, command, received, max(membership.last_seq, watch.last_seq))
         except Refusal as refusal:
             self._refuse_command(peer, command, refusal, received)
         except Exception:  # as in handle: a defect costs this command only
             self._failed(peer, command, received)
-        watch[0] -= 1
-        if not watch[0]:
+        watch.under_way -= 1
+        if not watch.under_way:
             del self._joining[command.conversation]
         self._under_way.discard(answered)
         answered.set_result(None)
@@ -267,8 +281,8 @@ class Node:
     def _accepted(self, message: Message, peer: Peer | None, received: float | None) -> None:
         self.metrics.messages_accepted.value += 1
         watch = self._joining.get(message.conversation)
-        if watch is not None and message.seq > watch[1]:
-            watch[1] = message.seq
+        if watch is not None and message.seq > watch.last_seq:
+            watch.last_seq = message.seq
         self._emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
         frame = protocol.Delivery(text_frame(protocol.new_message(message)))
         self.broker.publish(Envelope(message.conversation, frame, not_to=peer, received=received))
@@ -319,7 +333,7 @@ class Node:
     def _put_out(self, conversation: ConversationId, user: UserId) -> None:
         watch = self._joining.get(conversation)
         if watch is not None:
-            watch[2] += 1
+            watch.removals += 1
         self.turn.settle(conversation)
         events, removed = self.hub.remove(conversation, user)
         left = text_frame(protocol.encode(protocol.Left(conversation, reason="removed")))
