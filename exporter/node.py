@@ -40,6 +40,7 @@ from exporter.events import (
 from exporter.frames import text_frame
 from exporter.hub import Hub
 from exporter.instruments import Cell
+from exporter.joining import Joining
 from exporter.metrics import Metrics
 from exporter.outbox import NOBODY, Outbox, Turn
 from exporter.records import ClusterStats, Conversation, Draft, Membership, Message, ReadMark
@@ -71,17 +72,6 @@ class Peer(Outbox):
         """The last send in flight was answered."""
 
 
-class _Joining:
-    """What happens to a conversation while somebody's join waits for the store."""
-
-    __slots__ = ("last_seq", "removals", "under_way")
-
-    def __init__(self) -> None:
-        self.under_way = 0  # joins that wait
-        self.last_seq = 0  # the highest accepted meanwhile
-        self.removals = 0
-
-
 class Node:
     """One process of the product: everything but HTTP.
 
@@ -110,7 +100,7 @@ class Node:
         self._under_way: set[asyncio.Future[None]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
         self._refused_sends: dict[tuple[ConversationId, UserId, str], Peer] = {}
-        self._joining: dict[ConversationId, _Joining] = {}
+        self._joining = Joining(store)
         self._verbs: dict[type[Command], Callable[[Peer, Any, float], asyncio.Future[None] | None]] = {
             Join: self._join,
             Leave: self._leave,
@@ -192,47 +182,30 @@ class Node:
         self.metrics.command_duration["leave"].observe(self._now() - received)
 
     def _join(self, peer: Peer, command: Join, received: float) -> asyncio.Future[None]:
-        question = self.store.membership(command.conversation, peer.user)
-        watch = self._joining.get(command.conversation)
-        if watch is None:
-            watch = self._joining[command.conversation] = _Joining()
-        watch.under_way += 1
-        # No task: two callbacks are half the price, and in a reconnect storm everybody joins.
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        known = partial(self._membership_known, peer, command, received, answered)
+        self._joining.ask(command.conversation, peer.user, known)
         self._under_way.add(answered)
-        question.add_done_callback(partial(self._known, peer, command, received, watch, watch.removals, answered))
         return answered
 
-    def _known(
+    def _membership_known(
         self,
         peer: Peer,
         command: Join,
         received: float,
-        watch: _Joining,
-        removals: int,
         answered: asyncio.Future[None],
         question: asyncio.Future[Membership],
     ) -> None:
-        """The store has told of a membership; it is asked again when somebody was removed from there meanwhile."""
         try:
             membership = question.result()
-            if removals != watch.removals:
-                question = self.store.membership(command.conversation, peer.user)
-                question.add_done_callback(
-                    partial(self._known, peer, command, received, watch, watch.removals, answered)
-                )
-                return
             if not membership.member:
                 raise Forbidden("only members may join")
             if self.hub.is_open(peer):
-                self._let_in(peer, command, received, max(membership.last_seq, watch.last_seq))
+                self._let_in(peer, command, received, membership.last_seq)
         except Refusal as refusal:
             self._refuse_command(peer, command, refusal, received)
         except Exception:  # as in handle: a defect costs this command only
             self._failed(peer, command, received)
-        watch.under_way -= 1
-        if not watch.under_way:
-            del self._joining[command.conversation]
         self._under_way.discard(answered)
         answered.set_result(None)
 
@@ -280,9 +253,7 @@ class Node:
 
     def _accepted(self, message: Message, peer: Peer | None, received: float | None) -> None:
         self.metrics.messages_accepted.value += 1
-        watch = self._joining.get(message.conversation)
-        if watch is not None and message.seq > watch.last_seq:
-            watch.last_seq = message.seq
+        self._joining.accepted(message.conversation, message.seq)
         self._emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
         frame = protocol.Delivery(text_frame(protocol.new_message(message)))
         self.broker.publish(Envelope(message.conversation, frame, not_to=peer, received=received))
@@ -331,9 +302,7 @@ class Node:
         self._put_out(conversation, user)
 
     def _put_out(self, conversation: ConversationId, user: UserId) -> None:
-        watch = self._joining.get(conversation)
-        if watch is not None:
-            watch.removals += 1
+        self._joining.removed(conversation)
         self.turn.settle(conversation)
         events, removed = self.hub.remove(conversation, user)
         left = text_frame(protocol.encode(protocol.Left(conversation, reason="removed")))

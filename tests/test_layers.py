@@ -21,7 +21,7 @@ ROWS = [
     {"records"},
     {"protocol", "frames", "hub", "instruments"},
     {"census", "store", "broker", "metrics", "outbox"},
-    {"collector"},
+    {"collector", "joining"},
     {"node"},
     {"web"},
     {"simulate", "assets"},
