@@ -217,9 +217,22 @@ async def test_a_server_that_is_gone_at_the_end_cannot_be_verified() -> None:
 
 
 async def test_heartbeats_are_answered_by_people_who_have_nothing_to_say() -> None:
-    async with Double(heartbeat=0.3) as double:
-        _, summary = await run(double, rate=0.0, duration=1.5)
-        assert summary.connections == double.welcomed
+    async with Double() as double:
+        stop = asyncio.Event()
+        running = asyncio.ensure_future(simulate(options(double, rate=0.0, duration=None), stop=stop))
+        async with asyncio.timeout(30):
+            await until(lambda: running.done() or len(double.peers) >= 16)
+            for payload in (b"first", b"second"):
+                asked = await double.ping(payload)
+                await until(lambda: running.done() or all(payload in double.pongs[peer] for peer in asked))  # noqa: B023
+            assert not running.done()
+            stop.set()
+            summary = await running
+    assert len(asked) >= 16
+    assert {tuple(pongs) for peer, pongs in double.pongs.items() if peer in asked} <= {
+        (b"first", b"second"),
+        (b"second",),  # a second tab, opened between the two
+    }
     assert summary.sent == 0
     assert summary.closed == {}
 

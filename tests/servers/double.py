@@ -48,10 +48,11 @@ class Room:
 class Double:
     """``async with Double(...) as double``: listens on a free port. ``faults`` are planted in turn, on every n-th."""
 
-    def __init__(self, faults: Iterable[str] = (), every: int = 5, heartbeat: float | None = None) -> None:
+    def __init__(self, faults: Iterable[str] = (), every: int = 5) -> None:
         self.faults = itertools.cycle(tuple(faults)) if faults else None
         self.every = every
-        self.heartbeat = heartbeat
+        self.pongs: dict[Peer, list[bytes]] = defaultdict(list)
+        """What came back of the pings sent with ``ping``, also from those that are gone by now."""
         self.planted: dict[str, set[str]] = defaultdict(set)
         self.rooms: dict[str, Room] = {}
         self.peers: set[Peer] = set()
@@ -122,6 +123,13 @@ class Double:
         """A frame that nobody has asked for."""
         peer.queue.put_nowait({"conversation": room.id, **frame})
 
+    async def ping(self, payload: bytes) -> list[Peer]:
+        """A heartbeat to everybody; nobody is cut for being slow to answer."""
+        asked = list(self.peers)
+        for peer in asked:
+            await peer.ws.ping(payload)
+        return asked
+
     def delete(self, room: Room, seq: int) -> None:
         """Somebody deletes a message."""
         room.stored = [message for message in room.stored if message["seq"] != seq]
@@ -169,7 +177,7 @@ class Double:
     # --- the socket -------------------------------------------------------------------------------------------
 
     async def socket(self, request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse(protocols=("messaging.v1",), heartbeat=self.heartbeat)
+        ws = web.WebSocketResponse(protocols=("messaging.v1",), autoping=False)
         peer = Peer(ws, self._user(request), request)
         await ws.prepare(request)
         self.peers.add(peer)
@@ -182,6 +190,10 @@ class Double:
             async for message in ws:
                 if message.type is WSMsgType.TEXT:
                     self._command(peer, json.loads(message.data))
+                elif message.type is WSMsgType.PING:
+                    await ws.pong(message.data)
+                elif message.type is WSMsgType.PONG:
+                    self.pongs[peer].append(bytes(message.data))
         finally:
             writer.cancel()
             self.peers.discard(peer)
