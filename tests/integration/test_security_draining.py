@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.exporter import CONVERSATIONS, Exporter, running, until
+from tests.servers.exporter import CONVERSATIONS, Exporter, locked, running, until
 from tests.servers.wire import Wire, masked
 
 CLIENTS = 1_000
@@ -153,6 +153,22 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         await exporter.ended()  # far within the 60 s that the drain may take
         for wire in wires:
             wire.close()
+
+
+async def test_a_second_signal_does_not_wait_for_a_database_that_hangs(tmp_path: Path) -> None:
+    async with running(tmp_path, "--limits.connections", "2000", "--database.timeout", "60s") as exporter:
+        await exporter.conversation("room", "ann")
+        ann = await exporter.connect("ann")
+        await ann.join("room")
+        with locked(exporter.database):
+            await ann.send("send", conversation="room", body="b", id="1")
+            await ann.barrier()
+            exporter.signal(signal.SIGTERM)
+            while (await exporter.get("/-/ready"))[0] != 503:
+                pass
+            exporter.signal(signal.SIGTERM)
+            await exporter.ended()  # far within the 60 s that the statement may take
+        assert any("second signal" in line.get("event", "") for line in exporter.lines())
 
 
 async def test_a_request_under_way_is_answered(tmp_path: Path) -> None:
