@@ -54,6 +54,7 @@ class Sessions:
         self._fill = (self._fill + 1) % len(self._slots)
         self._slot_of[session] = self._fill
         self._slots[self._fill][session] = None
+        self._mind_expiry(session, time.time())  # a token may end before the first visit
 
     def ended(self, session: Session) -> None:
         """It has ended for the hub; its socket may linger."""
@@ -98,8 +99,7 @@ class Sessions:
         for session in list(slot):
             if session.state is not State.OPEN:
                 continue
-            if session.expires_at + LEEWAY <= wall + self.heartbeat / VISITS:
-                self._expire(session, wall)
+            self._mind_expiry(session, wall)
             if session.is_held_up:
                 session.last_seen = now
             silent = now - session.last_seen
@@ -109,7 +109,8 @@ class Sessions:
                 session.pinged = True
                 session.put(_PING)
 
-    def _expire(self, session: Session, wall: float) -> None:
-        """The token ends before the next visit: be there at that moment."""
-        delay = max(0.0, session.expires_at + LEEWAY - wall)
-        asyncio.get_running_loop().call_later(delay, session.end, ClosedReason.TOKEN_EXPIRED)
+    def _mind_expiry(self, session: Session, wall: float) -> None:
+        """When the token ends before the next visit: be there at that moment."""
+        left = session.expires_at + LEEWAY - wall
+        if left <= self.heartbeat / VISITS:
+            asyncio.get_running_loop().call_later(max(0.0, left), session.end, ClosedReason.TOKEN_EXPIRED)
