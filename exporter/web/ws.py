@@ -168,7 +168,7 @@ def _draining() -> Rejected:
 def _handshake(request: web.Request) -> bytes:
     """The answer to a good handshake (RFC 6455 section 4.2); raises Rejected for a bad one."""
     headers = request.headers
-    if "websocket" not in headers.get("Upgrade", "").lower() or "upgrade" not in headers.get("Connection", "").lower():
+    if "websocket" not in _listed(request, "Upgrade") or "upgrade" not in _listed(request, "Connection"):
         needed = {"Upgrade": "websocket", "Connection": "Upgrade"}
         raise Rejected(RejectedReason.HANDSHAKE, 426, "this is a WebSocket", needed)
     if headers.get("Sec-WebSocket-Version", "").strip() != "13":
@@ -195,3 +195,8 @@ def _handshake(request: web.Request) -> bytes:
     if offered:
         lines.append(f"Sec-WebSocket-Protocol: {protocol.SUBPROTOCOL}")
     return "\r\n".join((*lines, "", "")).encode()
+
+
+def _listed(request: web.Request, name: str) -> str:
+    """All values of a header: a list may be spread over several lines (RFC 9110 section 5.3)."""
+    return ",".join(request.headers.getall(name, ())).lower()

@@ -155,3 +155,12 @@ async def test_frames_behind_the_handshake_in_one_write_are_handled(exporter: Ex
     while b'"early"' not in (await asyncio.wait_for(wire.frame(), 30))[1]:
         pass
     wire.close()
+
+
+async def test_a_proxy_may_spread_the_connection_header_over_several_lines(exporter: Exporter) -> None:
+    wire = await Wire.open(exporter.url)
+    request = handshake(exporter.token("ann"))
+    wire.writer.write(request.replace(b"Connection: Upgrade", b"Connection: keep-alive\r\nConnection: Upgrade"))
+    assert (await wire.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    wire.close()
+    await exporter.deserted()
