@@ -34,6 +34,7 @@ _SHARED: Final = tuple(n for n in _ALL if n.startswith(("data.", "database.", "a
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its status."""
+    _open_standard_streams()
     try:
         status = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -50,10 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Unavailable as error:
         _say(f"{error.message}; try again")
         sys.exit(FAILED)
-    except BrokenPipeError:
+    except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
+        if not isinstance(error, BrokenPipeError):  # a full disk behind stdout
+            _say((error.strerror or "no reason given").lower())
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_standard_streams() -> None:
+    """Where a supervisor has closed stdin, stdout or stderr, /dev/null takes their place.
+
+    Otherwise the first socket would get the number of one of them: logs would go to a peer, and libuv aborts.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
 
 
 def _say(message: str) -> None:

@@ -17,6 +17,8 @@ _SECRETS: Final = (
         re.compile(r"((?:passw(?:or)?d|pwd)\s*[=:]\s*['\"]?|(?:secret|token)=)[^\s&;,'\")]+", re.IGNORECASE),
         rf"\1{MASK}",
     ),
+    # an option of a URL whose name is percent-encoded: it may be any, and drivers decode it
+    (re.compile(r"([?&][^=&\s]*%[^=&\s]*=)[^&\s,'\")]+"), rf"\1{MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),  # JWTs: base64 of {"
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
 )

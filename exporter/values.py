@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from exporter.config import Address
 
@@ -86,7 +86,10 @@ def path(text: str) -> Path:
     """A file or folder; relative ones are relative to where the command was started."""
     if not text or "\x00" in text:
         raise ValueError("expected a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("expected a path; there is no such user, or no home for this one") from None
 
 
 def route(text: str) -> str:
@@ -129,7 +132,7 @@ def database_url(text: str) -> str:
 
 def holds_password(url: str) -> bool:
     """Is there a password in this URL, in whatever place people put it? In doubt: yes."""
-    rest = url.partition("://")[2] or url
+    rest = unquote(url.partition("://")[2] or url)  # drivers decode the options' names, too
     before, at, _ = rest.rpartition("@")
     if at and before.partition(":")[2]:
         return True

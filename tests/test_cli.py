@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +248,14 @@ def test_a_server_that_cannot_listen_says_so_in_one_line(tmp_path: Path) -> None
     assert re.fullmatch(rf"messaging-exporter: cannot listen on .*{port}.*in use", line)
 
 
+@pytest.mark.parametrize("name", ["nowhere.invalid", "a..b", "a" * 70])
+def test_a_name_that_cannot_be_resolved_is_said_in_one_line(tmp_path: Path, name: str) -> None:
+    said = run("serve", "--web.listen-address", f"{name}:0", cwd=tmp_path)
+    assert said.returncode == 1
+    (line,) = [line for line in said.stderr.splitlines() if not line.startswith("ts=")]
+    assert line.startswith(f"messaging-exporter: cannot listen on {name}:0: this name is unknown")
+
+
 def test_a_reader_that_goes_away_is_no_reason_for_a_trace(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "exporter", "token", "ann", "--data.dir", str(tmp_path)],
@@ -261,6 +271,42 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_trace(tmp_path: Path) -> Non
     process.stderr.close()
     process.wait(60)
     assert "Traceback" not in said
+
+
+def test_a_server_without_standard_streams_serves(tmp_path: Path) -> None:
+    """A supervisor may have closed them; a socket in their place would be written to, or abort the event loop."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "exporter", "serve", f"--web.listen-address=127.0.0.1:{port}"]
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command, f"--data.dir={tmp_path / 'data'}"], cwd=ROOT
+    )
+    try:
+        status = None
+        while status is None and process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/-/healthy") as answer:
+                status = answer.status
+        assert status == 200
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_stdout_is_said_in_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(
+            [sys.executable, "-m", "exporter", "token", "ann", "--data.dir", str(tmp_path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            timeout=60,
+        )
+    assert said.returncode == 1
+    assert "space" in one_line(said.stderr)
 
 
 def test_the_documentation_names_every_setting_its_variable_and_its_default() -> None:

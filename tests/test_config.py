@@ -22,6 +22,7 @@ URLS_WITH_PASSWORD = [
     f"postgresql://db.example.com/app?user=ann&password={SECRET}",
     f"postgresql://ann@db.example.com/app?PASSWORD={SECRET}",
     f"postgresql://ann@db.example.com/app?sslpassword={SECRET}",
+    f"postgresql://ann@db.example.com/app?%70ass%77ord={SECRET}",
     f"postgresql://:{SECRET}@db.example.com/app",
     f"postgresql://ann:{SECRET}/x@y@db.example.com/app",
     f"postgresql://ann:{SECRET}?x@db.example.com/app",
@@ -240,6 +241,7 @@ def test_deep_nesting_is_refused(tmp_path: Path) -> None:
         ("log.level", "loud"),
         ("log.format", "xml"),
         ("data.dir", ""),
+        ("data.dir", "~nobody-of-that-name/x"),
         ("data.dir", "a\x00b"),
     ],
 )

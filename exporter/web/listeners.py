@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
 from exporter.config import Address
 from exporter.errors import Misconfigured
-from exporter.web.problems import Problem
+from exporter.web.problems import Problem, of_http
 from exporter.web.web_config import WebConfig
 
 BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
@@ -25,6 +25,8 @@ IDLE = 30.0
 # (net.ipv4.tcp_wmem; measured for a peer that does not read: 3.0 MB, with this 0.13 MB), several times the limit of
 # the send buffer, and in memory that no limit of ours counts. What is on its way to the peer does not count.
 UNSENT = 131_072
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Listeners:
@@ -83,6 +85,20 @@ class _Protocol(web.RequestHandler):
         return response
 
 
+def _in_our_words(handler: _Handler) -> _Handler:
+    """What aiohttp refuses before the middlewares begin (an ``Expect`` that it does not know) as a problem document."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return of_http(error).response()
+
+    return handle
+
+
 class _Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
@@ -94,7 +110,7 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
-            made.request_handler,
+            _in_our_words(made.request_handler),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,
@@ -117,8 +133,11 @@ def _bound(address: Address) -> socket.socket:
             if socket.has_dualstack_ipv6():
                 return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
             return socket.create_server(("", address.port))
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        found = {family for family, *_ in socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)}
+        family = socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
         return socket.create_server((address.host, address.port), family=family)
+    except (socket.gaierror, UnicodeError):  # the latter: what cannot be in any name
+        raise Misconfigured(f"cannot listen on {address}: this name is unknown here") from None
     except (OSError, OverflowError) as error:
         # strerror of the bare number: create_server adds the address to the words, which stands there already
         number = error.errno if isinstance(error, OSError) else None

@@ -122,7 +122,7 @@ def problems() -> Middleware:
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return _answer(request, _of_http(error))
+            return _answer(request, of_http(error))
         except ConnectionError:
             raise  # the client went away: there is nobody to answer, and nothing of ours went wrong
         except TimeoutError:
@@ -145,8 +145,8 @@ def _answer(request: web.Request, problem: Problem) -> web.StreamResponse:
     return problem.response()
 
 
-def _of_http(error: web.HTTPException) -> Problem:
-    """aiohttp's own refusals, without their HTML or text, which may repeat what the client sent."""
+def of_http(error: web.HTTPException) -> Problem:
+    """One of aiohttp's own refusals, without their HTML or text, which may repeat what the client sent."""
     headers = {name: error.headers[name] for name in _KEPT_HEADERS if name in error.headers}
     return Problem(error.status, _DETAIL.get(error.status, _phrase(error.status).lower()), headers=headers)
 
