@@ -19,6 +19,7 @@ from exporter.web.problems import problems
 AUTHENTICATOR = Authenticator("HS256", b"a secret of the tests that is long enough")
 HISTORY = "/v1/messaging/stats/history"
 JSON = {"Accept": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 ADMIN = AUTHENTICATOR.sign("ada", role="admin")
 USER = AUTHENTICATOR.sign("bob")
 EXPIRED = AUTHENTICATOR.sign("ada", role="admin", ttl=-60)
@@ -102,6 +103,17 @@ async def test_behind_a_proxy_that_ends_tls_the_cookie_can_be_marked_secure(
     client = await aiohttp_client(app)
     response = await client.post("/admin/sign-in", data={"token": ADMIN}, headers=JSON)
     assert response.cookies[auth.COOKIE]["secure"]
+
+
+async def test_a_script_with_an_admins_token_gets_the_page_of_whoever_signed_in(client: Client) -> None:
+    for token, shown in ((ADMIN, "panel"), (USER, "sign-in"), (EXPIRED, "sign-in")):
+        response = await client.get("/admin", headers={"Authorization": f"Bearer {token}"})
+        assert (response.status, view(await response.text())) == (200, shown)
+
+
+async def test_a_form_of_endless_fields_is_refused_and_not_a_crash(client: Client) -> None:
+    response = await client.post("/admin/sign-in", data="&".join(["a=b"] * 101), headers={**JSON, **FORM})
+    assert (response.status, response.content_type) == (400, "application/problem+json")
 
 
 async def test_whoever_signed_in_gets_the_figures(client: Client) -> None:

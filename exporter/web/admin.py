@@ -25,6 +25,7 @@ from exporter.web.history import History
 from exporter.web.problems import Problem
 
 MAX_COOKIE: Final = 4_096  # bytes of name and value that a browser keeps (RFC 6265, section 6.1); longer is dropped
+MAX_FIELDS: Final = 100  # of the form, which has one: a body of nothing but & is not worth the work
 NO_STORE: Final = {"Cache-Control": "no-store"}
 TYPES: Final = {
     ".css": "text/css; charset=utf-8",
@@ -92,7 +93,7 @@ class AdminPage:
         ]
 
     async def page(self, request: web.Request) -> web.Response:
-        """The figures for whoever holds an admin's cookie, the sign-in form for everybody else; always 200."""
+        """The figures for whoever brings an admin's cookie or token, the form for everybody else; always 200."""
         return self._render(self._signed_in(request))
 
     async def page_without_slash(self, request: web.Request) -> web.Response:
@@ -160,7 +161,7 @@ class AdminPage:
         return response
 
     def _signed_in(self, request: web.Request) -> Claims | None:
-        token = request.cookies.get(auth.COOKIE)
+        token = auth.token_of(request, cookie=True)
         if token is None:
             return None
         try:
@@ -175,7 +176,10 @@ class AdminPage:
         if request.content_type != "application/x-www-form-urlencoded":
             raise Problem(415, "the form is application/x-www-form-urlencoded")
         # Not request.post(): it also takes multipart, and a charset or a boundary that is none would be a crash.
-        given = parse_qs((await request.read()).decode(errors="replace"), max_num_fields=100)
+        try:
+            given = parse_qs((await request.read()).decode(errors="replace"), max_num_fields=MAX_FIELDS)
+        except ValueError:
+            raise Problem(400, f"the form has more than {MAX_FIELDS} fields") from None
         token = given.get("token", [""])[0].strip()
         if not token:
             raise Problem(400, "there is no token in the form")

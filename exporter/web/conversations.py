@@ -25,7 +25,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 class NewConversation(msgspec.Struct):
     """Body of a creation."""
 
-    participants: list[str] = []
+    participants: list[str]
     id: str | None = None
 
 
@@ -106,7 +106,7 @@ class Conversations:
         """204 for the sender and for admins; totals fall by one, the joined are told."""
         claims = claims_of(request, self._authenticator)
         seq = request.match_info["seq"]
-        if not (seq.isascii() and seq.isdigit() and 0 < int(seq[:20]) <= MAX_SEQ):
+        if not (seq.isascii() and seq.isdigit() and len(seq) < 20 and 0 < int(seq) <= MAX_SEQ):
             raise Problem(404, "no such message")
         admin = claims.role == ADMIN
         await self._node.delete_message(_identifier(request, "id"), int(seq), claims.user, admin=admin)

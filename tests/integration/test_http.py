@@ -214,7 +214,7 @@ async def test_a_message_is_deleted_by_its_sender_or_an_admin_and_its_number_sta
     assert ([message["seq"] for message in page["messages"]], page["last_seq"]) == ([2, 4], 4)
 
 
-@pytest.mark.parametrize("seq", ["0", "-1", "x", "1.0", "99999999999999999999999", "²", "%20"])
+@pytest.mark.parametrize("seq", ["0", "-1", "x", "1.0", "99999999999999999999999", "0" + "1" * 25, "²", "%20"])
 async def test_a_message_of_no_number_is_not_found(exporter: Exporter, room: str, seq: str) -> None:
     await exporter.conversation(room, "ann")
     is_problem(await exporter.request("DELETE", path(room, "messages", seq), user="ann"), 404, "not_found")
@@ -272,6 +272,7 @@ async def test_a_name_that_is_not_allowed_is_refused(exporter: Exporter, name: s
 
 BODIES = [
     b"",
+    b"{}",
     b"{",
     b"[]",
     b"null",
@@ -379,6 +380,15 @@ async def test_the_description_of_the_routes_is_there_for_anyone(exporter: Expor
 async def test_what_is_nowhere_is_a_problem_that_repeats_nothing(exporter: Exporter, route: str) -> None:
     answer = await exporter.get(route)
     is_problem(answer, 404, "not_found")
+    assert "<b>" not in str(answer[1])
+
+
+@pytest.mark.parametrize("route", ["/metrics", "/nowhere", CONVERSATIONS])
+async def test_an_expectation_that_nobody_knows_is_a_problem_that_repeats_nothing(
+    exporter: Exporter, route: str
+) -> None:
+    answer = await exporter.request("GET", route, user="ann", headers={"Expect": "<b>"})
+    is_problem(answer, 417, "bad_request")
     assert "<b>" not in str(answer[1])
 
 
