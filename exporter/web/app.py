@@ -95,7 +95,7 @@ class Server:
         guard = self.web_config.middleware(lambda request: request.path in ("/", telemetry))
         app = web.Application(middlewares=[problems(), guard], client_max_size=1024**2)
         app.on_response_prepare.append(self.web_config.on_response_prepare)
-        app.router.add_get("/", self._landing)
+        app.router.add_get("/", self._landing(public=public, operations=operations))
         app.router.add_get("/openapi.json", self._openapi)
         if public:
             app.router.add_get("/v1/messaging/ws", self.door.upgrade, allow_head=False)
@@ -115,11 +115,12 @@ class Server:
             app.router.add_routes(AdminPage(self.authenticator, self.history).routes())
         return app
 
-    async def _landing(self, request: web.Request) -> web.Response:
-        """Name, version and links."""
-        here = {"/v1/messaging/ws": "WebSocket (messaging.v1)", "/openapi.json": "OpenAPI description"}
-        operations = {self.settings.telemetry_path: "Metrics", "/admin": "Admin page", "/-/ready": "Ready"}
-        links = here if self.settings.metrics_listen else operations | here
+    def _landing(self, *, public: bool, operations: bool) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """The page with name, version and links to what this listener serves."""
+        figures = {self.settings.telemetry_path: "Metrics", "/admin": "Admin page", "/-/ready": "Ready"}
+        messaging = {"/v1/messaging/ws": "WebSocket (messaging.v1)"}
+        links = (figures if operations else {}) | (messaging if public else {})
+        links["/openapi.json"] = "OpenAPI description"
         items = "".join(
             f'<li><a href="{html.escape(path)}">{html.escape(words)}</a> <code>{html.escape(path)}</code></li>'
             for path, words in links.items()
@@ -134,7 +135,11 @@ class Server:
             "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
         }
-        return web.Response(text=text, headers=headers)
+
+        async def landing(request: web.Request) -> web.Response:
+            return web.Response(text=text, headers=headers)
+
+        return landing
 
     async def _openapi(self, request: web.Request) -> web.Response:
         """The description of all routes."""

@@ -426,6 +426,12 @@ async def test_figures_on_a_listener_of_their_own_are_served_only_there(tmp_path
         assert (await exporter.get(CONVERSATIONS, user="ann"))[0] == 404
         assert (await exporter.get(WS, user="ann"))[0] == 404
         assert (await exporter.get("/metrics"))[0] == 404
+        for listener in (public, private):
+            exporter.url = listener
+            links = re.findall(r'href="([^"]+)"', (await exporter.get("/"))[1].decode())
+            assert ("/internal/figures" in links, WS in links) == (listener == private, listener == public)
+            for link in links:
+                assert (await exporter.get(link))[0] != 404, (listener, link)
         exporter.url = public
         assert (await exporter.get(WS, user="ann"))[0] == 426
         tab = await exporter.connect("ann")
