@@ -396,6 +396,7 @@ def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> Non
         (b"", "no public key"),
         (b"garbage", "no public key"),
         (RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "private key"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "openssl x509 -pubkey"),
         (pem(ec.generate_private_key(ec.SECP384R1())), "P-256"),
         (pem(ed25519.Ed25519PrivateKey.generate()), "neither RSA"),
         (pem(rsa.generate_private_key(65_537, 1_024)), "1024 bits"),  # noqa: S505 - refusing it is the point

@@ -219,11 +219,15 @@ def _public_key(settings: Settings) -> tuple[str, RSAPublicKey | EllipticCurvePu
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Misconfigured(f"cannot read the public key file {path}: {error.strerror}") from error
+        raise Misconfigured(f"cannot read the public key file {path}: {(error.strerror or 'no reason given').lower()}") from error
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
-        hint = "; it holds a private key, which belongs to the identity provider alone" if b"PRIVATE" in content else ""
+        hint = ""
+        if b"PRIVATE" in content:
+            hint = "; it holds a private key, which belongs to the identity provider alone"
+        elif b"BEGIN CERTIFICATE" in content:
+            hint = "; it holds a certificate: take the key out with openssl x509 -pubkey -noout"
         raise Misconfigured(f"the public key file {path} holds no public key in PEM form{hint}") from error
     match key:
         case RSAPublicKey() if key.key_size >= MIN_RSA_BITS:
