@@ -219,7 +219,8 @@ def _public_key(settings: Settings) -> tuple[str, RSAPublicKey | EllipticCurvePu
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Misconfigured(f"cannot read the public key file {path}: {(error.strerror or 'no reason given').lower()}") from error
+        reason = (error.strerror or "no reason given").lower()
+        raise Misconfigured(f"cannot read the public key file {path}: {reason}") from error
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -298,7 +298,7 @@ def _admin() -> Schema:
     form = _form()
     return {
         "/admin": {
-            "get": _operation("admin", "The page", {200: page}, security=[{}, {"cookie": []}], tag="admin"),
+            "get": _operation("admin", "The page", {200: page}, security=[{}, *_ADMIN], tag="admin"),
         },
         "/admin/": {
             "get": _operation(
