@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LENGTH: Final = struct.Struct(">Q")
 _STDIN: Final = 0
+_OF_THE_GROUP: Final = frozenset((signal.SIGINT, signal.SIGTERM))
 # What a pipe says whose reader was ended by the same signal; uvloop says it with a RuntimeError.
 _GONE: Final = (OSError, RuntimeError)
 
@@ -116,8 +117,9 @@ def main() -> int:
     from exporter.simulate import loop_factory
     from exporter.web import app
 
-    # The other process decides when to stop: Ctrl-C reaches both, and a second signal would cut the draining short.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # The other process decides when to stop: Ctrl-C and a supervisor's SIGTERM reach the whole group, and a second
+    # signal would cut the draining short.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
     settings: Settings = pickle.loads(_exactly(_LENGTH.unpack(_exactly(_LENGTH.size))[0]))  # noqa: S301 - our parent's
     threading.Thread(target=_stop_with_input, daemon=True).start()
     logs.configure(settings.log_level, settings.log_format)
@@ -148,4 +150,5 @@ def _exactly(size: int) -> bytes:
 def _stop_with_input() -> None:
     while os.read(_STDIN, 1024):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # one with the group's, if that is pending
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

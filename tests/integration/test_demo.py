@@ -17,6 +17,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from exporter.config import Address, Settings
+from exporter.demo.process import ServerProcess
 from tests.servers.exporter import PATIENCE, ROOT, Figures, figures_of, until
 from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
 
@@ -269,6 +271,24 @@ async def test_on_postgresql_it_has_a_past_too_and_the_url_shows_nowhere(
         running.process.send_signal(signal.SIGINT)
         assert await running.ended() == 0
         assert url not in running.said() + running.errors.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_whole_group_is_not_the_servers_second_one(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A terminal and a supervisor signal both processes, and the demo then stops its server: one signal, not two."""
+    server = await ServerProcess.start(Settings(listen=(Address("127.0.0.1", 0),), data_dir=tmp_path))
+    lines: list[str] = []
+    server.note = lines.append
+    (url,) = (await server.places()).urls
+    os.kill(server._process.pid, number)
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/-/ready") as response:
+        assert response.status == 200
+    await server.stop(30.0)
+    assert server.exited.result() == 0
+    assert [line for line in lines if "draining" in line]
+    assert not [line for line in lines if "second signal" in line]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
