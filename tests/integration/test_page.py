@@ -274,10 +274,11 @@ async def test_nothing_moves_complains_or_asks_elsewhere_while_figures_of_any_si
 
 
 async def test_what_is_not_known_is_called_unknown_with_its_reason(browser: Browser, double: StatsDouble) -> None:
-    double.figures.update(dict.fromkeys(STORED), active_users=dict.fromkeys(("1d", "7d", "30d")))
-    double.figures["database"] = {"up": False, "error": "the database does not answer"}
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)
+        double.figures.update(dict.fromkeys(STORED), active_users=dict.fromkeys(("1d", "7d", "30d")))
+        double.figures["database"] = {"up": False, "error": "the database does not answer"}
+        await shows(status(page), "Live, but the database is down")
         for name in STORED:
             await shows(figure(page, name), "unknown")
         for window in ("1d", "7d", "30d"):

@@ -97,6 +97,7 @@ const CSS = `
 .state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; }
 .dot { flex: none; inline-size: 0.6em; block-size: 0.6em; border-radius: 50%; background: var(--muted); }
 .live .dot { background: var(--good); }
+.live.hurt .dot { background: var(--warn); border-radius: 0; }
 .lost .dot, .denied .dot { background: var(--bad); border-radius: 0; }
 .lost .state, .denied .state { color: var(--bad); font-weight: 600; }
 section { border-block-start: 2px solid var(--rule); padding-block-start: 0.6em; min-inline-size: 0; }
@@ -671,17 +672,22 @@ export class MessagingStats extends HTMLElement {
   #renderStatus() {
     const { status, state, panel } = this.#nodes;
     status.className = `status ${this.#state}`;
+    status.classList.toggle('hurt', this.#databaseDown());
     panel.classList.toggle('aged', this.#state !== 'live' && this.#stats !== null);
     write(state, this.#statusText());
   }
 
   /** What is said aloud: it changes with the state, never with the seconds. */
   #statusText() {
-    if (this.#state === 'live') return 'Live';
+    if (this.#state === 'live') return this.#databaseDown() ? 'Live, but the database is down' : 'Live';
     if (this.#state === 'connecting') return 'Connecting…';
     const since = this.#serverTime === null ? '' : ` Figures of ${clock.format(this.#serverTime * 1000)}.`;
     if (this.#state === 'denied') return `Not allowed to see the figures: ${this.#reason}.${since}`;
     return (this.#reason ? `Server in trouble: ${this.#reason}.` : 'Server lost.') + since; // one line on a phone
+  }
+
+  #databaseDown() {
+    return this.#stats?.database?.up === false;
   }
 
   #scope(stats) {
