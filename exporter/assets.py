@@ -7,11 +7,14 @@ a clone and a folder of copies in a wheel, so that ``importlib.resources`` finds
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 from typing import Final
+
+from exporter.errors import Misconfigured
 
 FOLDERS: Final = ("dashboards", "provisioning", "rules", "runbooks")
 ALONE: Final = ("README.md", "alertmanager.yml", "prometheus.yml")
@@ -21,19 +24,28 @@ KINDS: Final = (".json", ".md", ".yml")
 PROVIDER: Final = PurePosixPath("provisioning/dashboards/messaging.yml")
 DEFAULT_PATH: Final = "/etc/messaging-exporter/dashboards"
 
+# Where the alerts' links lead to, in the rules and in their proofs.
+RUNBOOKS: Final = "https://github.com/messaging-exporter/messaging-exporter/blob/main/grafana/runbooks"
+# No quotes, blanks, braces or fragments: it stands in YAML as it is, and Prometheus expands templates.
+_URL: Final = re.compile(r"(https?|file)://[!$%&()*+,\-./0-9:;=?@A-Z_a-z~]+")
 
-def write(output: Path) -> list[Path]:
+
+def write(output: Path, runbooks: str = RUNBOOKS) -> list[Path]:
     """Write all assets below ``output``, which is created; existing files of the same names are replaced.
 
-    Grafana's provisioning points to the dashboards in ``output`` afterwards. Returns the files in order. Raises OSError
-    when something cannot be written.
+    Grafana's provisioning points to the dashboards in ``output`` afterwards, and the alerts' links to what is below the
+    URL ``runbooks``. Returns the files in order. Raises Misconfigured when that is no URL, and OSError when something
+    cannot be written.
     """
+    if not _URL.fullmatch(runbooks):
+        raise Misconfigured(f"--runbooks: expected a URL such as https://wiki.example/runbooks, got {runbooks!r}")
     root = output.resolve()
     written: list[Path] = []
     for name, source in sorted(_assets()):
         text = source.read_text(encoding="utf-8")
         if name == PROVIDER:
             text = text.replace(DEFAULT_PATH, _scalar(root / "dashboards"))
+        text = text.replace(f"{RUNBOOKS}/", f"{runbooks.rstrip('/')}/")
         target = output.joinpath(*name.parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")

@@ -308,12 +308,13 @@ def demo(settings: Settings) -> int:
 
 @cli.command()
 @click.option("--output", "output", required=True, metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-def assets(output: Path) -> None:
+@click.option("--runbooks", metavar="URL", help="Where you publish DIR/runbooks: the alerts link to what is below it.")
+def assets(output: Path, runbooks: str | None) -> None:
     """Write dashboards, rules, runbooks and provisioning out of the installed package."""
     from exporter import assets as package
 
     try:
-        package.write(output)
+        package.write(output, package.RUNBOOKS if runbooks is None else runbooks)
     except OSError as error:
         raise Misconfigured(f"cannot write to {output}: {(error.strerror or 'no reason given').lower()}") from error
 

@@ -69,6 +69,33 @@ def test_writing_again_brings_changed_files_back_and_leaves_the_user_s_own(tmp_p
 
 
 @pytest.mark.needs("promtool")
+@pytest.mark.parametrize("base", ["https://wiki.example/team/runbooks/", "https://wiki.example/view?page="])
+def test_the_alerts_link_to_the_user_s_own_copies_of_the_runbooks_and_their_proofs_hold(
+    base: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "exporter", "assets", "--output", str(tmp_path), "--runbooks", base]
+    subprocess.run(command, check=True, timeout=60, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    groups = yaml.safe_load((tmp_path / "rules" / "alerts.yml").read_text())["groups"]
+    links = {rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
+    assert links == {f"{base.rstrip('/')}/{path.name}" for path in (tmp_path / "runbooks").glob("*.md")}
+    proof = str(tmp_path / "rules" / "tests" / "MessagingDown.yml")
+    done = subprocess.run(["promtool", "test", "rules", proof], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("base", ["runbooks", "https://a b", "https://x/{{ $value }}", "https://x/#'", ""])
+def test_a_place_of_runbooks_that_is_no_url_is_one_line_and_nothing_is_written(base: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter", "assets", "--output", str(tmp_path / "new"), "--runbooks", base],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("messaging-exporter: --runbooks: expected a URL")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.needs("promtool")
 def test_prometheus_takes_the_example_from_where_it_was_written(tmp_path: Path) -> None:
     assets.write(tmp_path)
     done = subprocess.run(
