@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -414,3 +415,10 @@ def test_grafana_s_own_types_refuse_a_dashboard_with_a_mistake(grafana_types: Pa
 def test_each_panel_kind_is_one_that_grafana_has_built_in() -> None:
     kinds = Counter(panel["type"] for board in BOARDS for panel in panels(board))
     assert set(kinds) <= {"stat", "timeseries", "heatmap", "state-timeline", "bargauge", "table"}
+
+
+def test_the_picture_in_the_readme_has_every_panel_of_the_overview_and_says_what_it_is() -> None:
+    picture = ElementTree.parse(GRAFANA.parent / "docs" / "images" / "dashboard.svg").getroot()  # noqa: S314 - our own
+    words = {"".join(node.itertext()) for node in picture.iter("{http://www.w3.org/2000/svg}text")}
+    assert {panel["title"] for panel in panels("messaging-overview")} <= words
+    assert any("not a screenshot of Grafana" in word for word in words)
