@@ -13,21 +13,30 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
 import pytest_asyncio
 import yaml
+from playwright.async_api import ConsoleMessage
 
 from exporter.options import BY_NAME, CONFIG_FILE
 from exporter.options import variable as variable_of
 from tests.integration.test_exposition import AFTER_A_VERIFICATION, CONTRACT
+from tests.servers.chromium import chromium, visit
 from tests.servers.exporter import ROOT, Exporter, running
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("SECURITY.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "grafana" / "README.md",
+    *sorted((ROOT / "grafana" / "runbooks").glob("*.md")),
+]
 PLANNED = {"redis.url"}
 """What the documents say is not built yet."""
 ADDRESS = "127.0.0.1:8765"
@@ -41,13 +50,14 @@ class Example:
     shown: str
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def examples() -> list[Example]:
     found = []
-    for block in blocks("console"):
+    for block in [block for document in DOCUMENTS for block in blocks("console", document.read_text())]:
+        assert block.startswith("$ "), block
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, shown = part.partition("\n")
             found.append(Example(command, shown))
@@ -90,7 +100,7 @@ async def typed(command: str, shell: dict[str, str], folder: Path) -> tuple[int,
     return process.returncode, out.decode(), errors.decode()
 
 
-# --- the examples of the README, by their first words -----------------------------------------------------
+# --- the examples of the documents, by their first words -----------------------------------------------------
 
 
 async def make(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
@@ -151,8 +161,18 @@ async def curl(example: Example, exporter: Exporter, shell: dict[str, str]) -> N
     for tab in people:
         await tab.close()
     assert (status, errors) == (0, "")
-    shown = set(without_numbers(example.shown).split("\n"))
-    assert shown <= set(without_numbers(out + "\n").split("\n"))
+    assert without_numbers(out).splitlines() == without_numbers(example.shown).splitlines()
+
+
+async def simulate(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
+    """For two seconds instead of minutes."""
+    command = example.command.replace(ADDRESS, exporter.url.removeprefix("http://"))
+    command = command.replace("--data.dir data", f"--data.dir {exporter.data}").replace("10m", "2s")
+    assert "10m" in example.command
+    status, out, errors = await typed(command, shell, exporter.folder)
+    assert status == 0, out + errors
+    assert "200 people, 30 conversations" in out
+    assert "nothing acknowledged was lost or doubled" in out
 
 
 BY_FIRST_WORDS = {
@@ -161,18 +181,41 @@ BY_FIRST_WORDS = {
     "pip install": pip,
     "messaging-exporter serve": serve,
     "messaging-exporter token": token,
+    "messaging-exporter simulate": simulate,
     "curl -s": curl,
 }
 
 
 @pytest.mark.parametrize("example", examples(), ids=[example.command[:40] for example in examples()])
 @in_one_loop
-async def test_an_example_of_the_readme_does_what_is_shown(
+async def test_an_example_of_a_document_does_what_is_shown(
     example: Example, exporter: Exporter, shell: dict[str, str]
 ) -> None:
     play = BY_FIRST_WORDS.get(" ".join(example.command.split()[:2]))
     assert play is not None, f"nothing here runs: {example.command}"
     await play(example, exporter, shell)
+
+
+@pytest.mark.needs("chromium")
+@in_one_loop
+async def test_the_javascript_of_the_readme_connects_and_joins(exporter: Exporter) -> None:
+    """In a page of the server, for other origins are refused."""
+    [code] = blocks("js")
+    code = code.replace(ADDRESS, exporter.url.removeprefix("http://")).replace('"room"', '"hall"')
+    await exporter.conversation("hall", "ann")
+    async with chromium() as browser, visit(browser) as seen:
+        frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+        async def logged(message: ConsoleMessage) -> None:
+            frames.put_nowait(await message.args[0].json_value())
+
+        seen.page.on("console", logged)
+        await seen.page.goto(f"{exporter.url}/admin")
+        await seen.page.evaluate(f"(token) => {{ {code} window.kept = ws; }}", exporter.token("ann"))
+        async with asyncio.timeout(30):
+            assert (await frames.get())["type"] == "welcome"
+            joined = await frames.get()
+        assert (joined["type"], joined["conversation"], joined["participants"]) == ("joined", "hall", ["ann"])
 
 
 @pytest.mark.needs("promtool")
@@ -196,7 +239,9 @@ def test_every_flag_variable_metric_and_link_of_a_document_exists(document: Path
     flags = {*BY_NAME, CONFIG_FILE, *PLANNED}
     for flag in re.findall(r"--([a-z]+\.[a-z.-]+[a-z])", text):
         assert flag in flags or flag.removeprefix("no-") in flags, f"--{flag}"
-    variables = {option.variable for option in BY_NAME.values()} | {variable_of(CONFIG_FILE)}
+    variables = {option.variable for option in BY_NAME.values()} | {
+        variable_of(name) for name in (CONFIG_FILE, *PLANNED)
+    }
     for variable in re.findall(r"\bMESSAGING_[A-Z_]+[A-Z]\b", text):
         assert variable in variables, variable
     known = {*CONTRACT, *AFTER_A_VERIFICATION, "messaging_build_info"}
