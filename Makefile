@@ -42,6 +42,7 @@ coverage: $(VENV)/.test services ## all tests, and which lines they do not reach
 	@$(PYTEST) -n $(WORKERS) --dist loadfile -q --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
 
 bench: $(VENV)/.bench ## speed and memory against peers in the same run; ARGS="fanout --quick" for a part
+	@sh tests/servers/install.sh bench
 	$(BIN)/python -m tests.bench $(ARGS)
 
 dashboards: $(VENV)/.test ## build grafana/dashboards/*.json from their source

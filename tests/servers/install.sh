@@ -2,6 +2,7 @@
 # Install the services that the tests start, where that is possible: Debian, as root or with sudo that asks nothing.
 # Whatever is there already is left alone, and nothing is started: the tests do that themselves, on free ports.
 # Elsewhere this says what is missing and succeeds; the tests that need it are then skipped, in a list at the end.
+# "bench" as the argument: also what only the benchmarks compare with.
 set -eu
 
 missing=""
@@ -15,6 +16,7 @@ need chromium chromium
 need node nodejs
 need npm npm
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
+[ "${1:-}" != bench ] || need prometheus-postgres-exporter prometheus-postgres-exporter
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ]; then
