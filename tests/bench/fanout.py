@@ -87,10 +87,12 @@ def measure(size: int, options: Options) -> dict[tuple[str, str], Cells]:
             if answer["joined"] != size + 1:
                 raise RuntimeError(f"{subject.name}: {answer['joined']} of {size + 1} joined")
             running.append((subject, load))
+            subject.pause()
         cells = {(subject.name, mode): Cells() for subject, _ in running for mode in MODES}
         for number in range(-1, options.rounds):  # the first warms up, and is not counted
             turn = number % len(running)
             for subject, load in running[turn:] + running[:turn]:
+                subject.resume()
                 for mode, (inflight, senders) in MODES.items():
                     cell = cells[subject.name, mode]
                     if number >= SLOW_ROUNDS and cell.slow:
@@ -108,6 +110,7 @@ def measure(size: int, options: Options) -> dict[tuple[str, str], Cells]:
                     cell.slow = cell.slow or answer["seconds"] > SLOW
                     if number >= 0:
                         _record(cell, answer)
+                subject.pause()
     return cells
 
 

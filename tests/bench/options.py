@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Options:
     """One run of the bench. ``window`` is seconds of one measurement; ``only`` names subjects, empty: all."""
 
-    rounds: int = 5
-    window: float = 0.6
+    rounds: int = 9
+    window: float = 0.4
     sizes: tuple[int, ...] = (10, 100, 1_000)
     connections: tuple[int, ...] = (1_000, 5_000, 10_000, 20_000)
     durable: bool = True

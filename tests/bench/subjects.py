@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ class Subject:
     name = ""
     deliver = '{"type":"typing"'  # how a delivered frame's payload begins
     echoes = False  # does a sender get its own frame back
+    polls = False  # does it burn the core while it has nothing to do: it is stopped while others are measured
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -86,6 +88,16 @@ class Subject:
             if self.process.stdout is not None:
                 self.process.stdout.close()
             self.process = None
+
+    def pause(self) -> None:
+        """Its turn is over; nothing happens to a server that sleeps by itself."""
+        if self.polls:
+            os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Its turn has come."""
+        if self.polls:
+            os.kill(self.pid, signal.SIGCONT)
 
     def __enter__(self) -> Subject:
         self.start()
@@ -167,6 +179,7 @@ class BareUvloop(Peer):
 
 class UWebSockets(Peer):
     name, script, needs = "uWebSockets (C++)", "uwebsockets.py", "socketify"
+    polls = True
     echoes = True  # socketify's publish knows no sender: one delivery more a message, and it counts as one
 
 

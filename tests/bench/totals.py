@@ -295,6 +295,7 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
                 server.psql("VACUUM ANALYZE messages", names[size], timeout=1800)
                 with postgres_exporter(server.url(names[size]), folder) as url:
                     if url is None:
+                        print("  prometheus-postgres-exporter: not measured, it is not here", flush=True)
                         continue
                     assert (
                         f"messages_stored {size}" in get(url).replace("e+06", "000000").replace("1e+07", str(10**7))
