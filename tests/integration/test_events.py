@@ -868,8 +868,11 @@ def down(*_: object, **__: object) -> Any:
     raise Unavailable("the database cannot be reached")
 
 
-async def down_later(*_: object, **__: object) -> Any:
-    down()
+def down_later(*_: object, **__: object) -> asyncio.Future[Any]:
+    async def later() -> None:
+        down()
+
+    return asyncio.ensure_future(later())
 
 
 def defect(*_: object, **__: object) -> Any:
@@ -946,13 +949,16 @@ async def the_join_of_a_connection_that_died_meanwhile(world: World) -> AsyncIte
     server = server_of(world)
     asked, answer, look_up = asyncio.Event(), asyncio.Event(), server.store.membership
 
-    async def slow(conversation: str, user: str) -> Any:
+    async def later(conversation: str, user: str) -> Any:
         asked.set()
         await answer.wait()
         return await look_up(conversation, user)
 
+    def slow(conversation: str, user: str) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(later(conversation, user))
+
     async def is_done() -> bool:
-        return not server.node._tasks
+        return not server.node._under_way
 
     with patch.object(server.store, "membership", slow):
         await tab.send("join", conversation=world.room)

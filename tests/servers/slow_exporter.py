@@ -24,7 +24,17 @@ def _slowed(method: Any) -> Any:
     return slowed
 
 
+def _slowed_future(method: Any) -> Any:
+    """For a method that answers with a future and not with a coroutine."""
+
+    def slowed(*arguments: Any) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(_slowed(method)(*arguments))
+
+    return slowed
+
+
 if __name__ == "__main__":
-    for name in ("membership", "register", "totals"):
+    for name in ("register", "totals"):
         setattr(Store, name, _slowed(getattr(Store, name)))
+    Store.membership = _slowed_future(Store.membership)  # type: ignore[method-assign]
     main()
