@@ -86,7 +86,7 @@ async def test_a_killed_node_wakes_somebody_whatever_its_job_is_called_and_the_o
             "job": "chat-production",
             "severity": "critical",
         }
-        # Before that all is absent until Prometheus has its first target, which may take longer than the rules wait here.
+        # Before that all is absent until Prometheus has its first target, which may outlast what the rules wait here.
         since = [notice for notice in receiver.told if datetime.fromisoformat(notice["startsAt"]) >= killed]
         assert {notice["labels"].get("instance") for notice in since} == {address(one.url)}
         assert "MessagingAbsent" not in await prometheus.firing()
