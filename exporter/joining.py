@@ -39,7 +39,7 @@ class Joining:
         return len(self._watches)
 
     def ask(self, conversation: ConversationId, user: UserId, known: Known) -> None:
-        """``known`` is called once, later, with a future that is done; callbacks, because a task costs twice as much.
+        """``known`` is called once, later, with a future that is done. Callbacks: everybody joins in a reconnect storm.
 
         Raises BadFrame, and then does not call it.
         """

@@ -1,8 +1,8 @@
 """When work that can be shared is worth waiting for. Knows nothing of the work.
 
-A transaction or a look-up costs the process some 0.3 to 0.7 ms whatever is in it, most of it for two threads that wake
-each other. While people come one by one that is nobody's loss. When they come in a storm, each waits for the one before
-and takes a dozen along, and the fixed part is a fifth of what a new connection costs.
+A transaction or a look-up costs something whatever is in it, above all two threads that wake each other. While people
+come one by one that is nobody's loss. When they come in a storm, each waited for the one before and took a dozen along;
+with the pause it is two dozen and more, and a new connection costs a quarter less CPU (docs/benchmarks.md).
 """
 
 from __future__ import annotations
