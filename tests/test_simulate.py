@@ -224,7 +224,7 @@ async def test_heartbeats_are_answered_by_people_who_have_nothing_to_say() -> No
             await until(lambda: running.done() or len(double.peers) >= 16)
             for payload in (b"first", b"second"):
                 asked = await double.ping(payload)
-                await until(lambda: running.done() or all(payload in double.pongs[peer] for peer in asked))  # noqa: B023
+                await until(lambda: running.done() or all(payload in double.pongs[peer] for peer in asked))  # noqa: B023 - awaited at once
             assert not running.done()
             stop.set()
             summary = await running
