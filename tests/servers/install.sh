@@ -6,6 +6,7 @@
 set -eu
 
 missing=""
+PATH="$PATH:/usr/sbin:/usr/local/sbin" # where Debian keeps servers
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
@@ -15,6 +16,13 @@ need prometheus-alertmanager prometheus-alertmanager
 need chromium chromium
 need node nodejs
 need npm npm
+need curl curl
+need redis-server redis-server
+need redis-sentinel redis-sentinel
+need pgbouncer pgbouncer
+need nginx nginx
+need haproxy haproxy
+need caddy caddy
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ "${1:-}" != bench ] || need prometheus-postgres-exporter prometheus-postgres-exporter
 [ -n "$missing" ] || exit 0
