@@ -1,0 +1,1 @@
+"""What makes the generated documents and manifests out of the code: ``python -m docs.source``, or ``make docs``."""

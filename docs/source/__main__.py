@@ -1,0 +1,26 @@
+"""``python -m docs.source``: writes the generated documents and manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from docs.source import prometheus_rule
+
+ROOT = Path(__file__).parents[2]
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Path and text of every generated file."""
+    yield ROOT / "deploy" / "kubernetes" / "prometheusrule.yaml", prometheus_rule.text()
+
+
+def main() -> None:
+    """Write what is generated."""
+    for path, text in generated():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
