@@ -1,0 +1,1 @@
+"""Tokens: who is asking. Knows no aiohttp. Imports ``core`` and ``settings``."""

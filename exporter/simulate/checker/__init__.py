@@ -1,0 +1,1 @@
+"""What was promised, what was seen, and what is wrong. Imports nothing of ours."""

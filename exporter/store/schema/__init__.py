@@ -1,0 +1,1 @@
+"""Tables, triggers and their migrations. Imports what ``store`` may import."""

@@ -1,0 +1,1 @@
+"""One module per group of HTTP routes. Imports what ``web`` may import."""
