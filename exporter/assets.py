@@ -14,7 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 
 FOLDERS: Final = ("dashboards", "provisioning", "rules", "runbooks")
 ALONE: Final = ("README.md", "alertmanager.yml", "prometheus.yml")

@@ -16,10 +16,11 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from exporter import __version__, options, values
-from exporter.config import Settings
-from exporter.errors import Misconfigured, Unavailable
-from exporter.shown import mask, printable
+from exporter import __version__
+from exporter.core.errors import Misconfigured, Unavailable
+from exporter.core.redaction import mask, printable
+from exporter.settings import options, parsers
+from exporter.settings.model import Settings
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,7 +135,7 @@ class _Duration(click.ParamType[float]):
     name = "duration"
 
     def __init__(self, *, zero: bool = False) -> None:
-        self._parse = values.duration if zero else values.positive_duration
+        self._parse = parsers.duration if zero else parsers.positive_duration
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
@@ -158,11 +159,11 @@ def cli() -> None:
 @_flags(*_ALL)
 def serve(settings: Settings) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
-    from exporter.web import app
+    from exporter.web import server
 
     _configure_logs(settings)
     _make_data_folder(settings)
-    _run(app.serve(settings))
+    _run(server.serve(settings))
 
 
 @cli.command(cls=_Command)
@@ -172,7 +173,7 @@ def serve(settings: Settings) -> None:
 @click.option("--ttl", type=_Duration(), default="1h", show_default=True, metavar="DURATION", help="good for this long")
 def token(settings: Settings, user: str, role: str, ttl: float) -> None:
     """Print a token for USER, signed with this installation's secret."""
-    from exporter.web.auth import Authenticator
+    from exporter.auth.tokens import Authenticator
 
     click.echo(Authenticator.from_settings(settings).sign(user, role=role, ttl=ttl))
 
@@ -275,7 +276,7 @@ def simulate(settings: Settings, token_file: Path | None, **given: Any) -> int:
 
 def _signer(settings: Settings) -> Callable[[str], str]:
     """Signs with the server's secret, which must be there already: a new one would be of no use."""
-    from exporter.web.auth import Authenticator
+    from exporter.auth.tokens import Authenticator
 
     if settings.auth_public_key_file is None and not settings.effective_secret_file.exists():
         raise Misconfigured(
@@ -288,9 +289,9 @@ def _signer(settings: Settings) -> Callable[[str], str]:
 
 
 def _tokens(path: Path) -> dict[str, str]:
-    from exporter import documents
+    from exporter.settings import strict_yaml
 
-    document = documents.load(path)
+    document = strict_yaml.load(path)
     if not isinstance(document, dict) or not all(isinstance(v, str) for kv in document.items() for v in kv):
         raise Misconfigured(f"{path}: expected lines of USER: TOKEN")
     return document

@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 
 import structlog
 
-from exporter.shown import MASK, mask, printable
+from exporter.core.redaction import MASK, mask, printable
 
 MAX_VALUE: Final = 16_384  # characters of one value; a trace is longer only when something recurses
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import asyncpg
 
-from exporter.errors import Refusal
-from exporter.records import Draft, Message, Totals
+from exporter.core.errors import Refusal
+from exporter.core.records import Draft, Message, Totals
 from exporter.store import Store
 
 

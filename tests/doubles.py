@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from exporter.errors import Refusal
-from exporter.frames import TEXT
-from exporter.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark
+from exporter.core.errors import Refusal
+from exporter.core.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark
+from exporter.core.websocket_frames import TEXT
 
 SENT_AT = datetime(2026, 11, 22, 13, 0, 0, tzinfo=UTC)
 

@@ -20,10 +20,10 @@ import pytest
 import structlog
 
 from exporter import __version__, cli
-from exporter.config import Settings
-from exporter.options import OPTIONS
-from exporter.web.auth import Authenticator
-from tests.test_config import URLS_WITH_PASSWORD
+from exporter.auth.tokens import Authenticator
+from exporter.settings.model import Settings
+from exporter.settings.options import OPTIONS
+from tests.settings.test_options import URLS_WITH_PASSWORD
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["serve", "demo", "simulate", "token", "migrate", "assets", "verify"]

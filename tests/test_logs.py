@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import logs
-from exporter.config import LOG_FORMATS
-from exporter.shown import MASK
-from tests.test_config import URLS_WITH_PASSWORD
+from exporter.core.redaction import MASK
+from exporter.settings.model import LOG_FORMATS
+from tests.settings.test_options import URLS_WITH_PASSWORD
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
 

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from exporter.events import ConversationId, UserId
+from exporter.core.events import ConversationId, UserId
 
 P = TypeVar("P")
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from exporter.errors import Forbidden, NotJoined
-from exporter.events import (
+from exporter.core.errors import Forbidden, NotJoined
+from exporter.core.events import (
     ClosedReason,
     ConnectionClosed,
     ConnectionOpened,
@@ -27,7 +27,7 @@ from exporter.events import (
     TypingStoppedReason,
     UserId,
 )
-from exporter.records import HubStats
+from exporter.core.records import HubStats
 
 _NONE: frozenset[Any] = frozenset()
 

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from exporter.errors import BadFrame, Refusal, TooLarge, UnknownType
-from exporter.events import Command, Join, Leave, Ping, Read, Send, Typing
-from exporter.records import Message
+from exporter.core.errors import BadFrame, Refusal, TooLarge, UnknownType
+from exporter.core.events import Command, Join, Leave, Ping, Read, Send, Typing
+from exporter.core.records import Message
 
 SUBPROTOCOL: Final = "messaging.v1"
 MAX_IDENTIFIER: Final = 128

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import msgspec
 
-from exporter.events import ConversationId, UserId
+from exporter.core.events import ConversationId, UserId
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):

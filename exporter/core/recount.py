@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from exporter.events import ConversationId, UserId
-from exporter.hub import C, Connection, Hub
-from exporter.records import HubStats
+from exporter.core.events import ConversationId, UserId
+from exporter.core.hub import C, Connection, Hub
+from exporter.core.records import HubStats
 
 T = TypeVar("T")
 

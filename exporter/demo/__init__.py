@@ -19,13 +19,13 @@ import aiohttp
 import asyncpg
 from rich.console import Console
 
-from exporter.config import Settings
-from exporter.demo.history import backfill
-from exporter.demo.process import Places, ServerProcess
+from exporter.auth.tokens import Authenticator
+from exporter.demo.sample_data import backfill
+from exporter.demo.server_process import Places, ServerProcess
+from exporter.settings.model import Settings
 from exporter.simulate import SimulateOptions, Summary, loop_factory, on_signals, simulate
-from exporter.simulate.people import Organisation
-from exporter.simulate.view import view_for
-from exporter.web.auth import Authenticator
+from exporter.simulate.console import view_for
+from exporter.simulate.people.organisation import Organisation
 
 T = TypeVar("T")
 ADMIN: Final = "demo-admin"

@@ -18,8 +18,8 @@ from typing import Final
 
 import asyncpg
 
-from exporter.simulate.people import PHRASES, Organisation
-from exporter.store.urls import SqlitePlace, locate
+from exporter.simulate.people.organisation import PHRASES, Organisation
+from exporter.store.location import SqlitePlace, locate
 
 DAYS: Final = 92
 COLLEAGUES: Final = 3  # for each simulated person so many who are not simulated: they came, wrote, and some have left

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import exporter
-from exporter.config import Settings
-from exporter.errors import Misconfigured, Unavailable
+from exporter.core.errors import Misconfigured, Unavailable
+from exporter.settings.model import Settings
 
 if TYPE_CHECKING:
-    from exporter.web.app import Server
+    from exporter.web.server import Server
 
 _LENGTH: Final = struct.Struct(">Q")
 _STDIN: Final = 0
@@ -62,7 +62,7 @@ class ServerProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
-            "from exporter.demo.process import main; raise SystemExit(main())",
+            "from exporter.demo.server_process import main; raise SystemExit(main())",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -115,7 +115,7 @@ def main() -> int:
     """The server's process."""
     from exporter import logs
     from exporter.simulate import loop_factory
-    from exporter.web import app
+    from exporter.web import server
 
     # The other process decides when to stop: Ctrl-C and a supervisor's SIGTERM reach the whole group, and a second
     # signal would cut the draining short.
@@ -125,7 +125,7 @@ def main() -> int:
     logs.configure(settings.log_level, settings.log_format)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(app.serve(settings, started=_announce))
+            runner.run(server.serve(settings, started=_announce))
     except (Misconfigured, Unavailable) as error:
         print(f"messaging-exporter: {error}", file=sys.stderr, flush=True)
         return 1

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Final
 
-from exporter.instruments import Buckets
+from exporter.metrics.instruments import Buckets
 
 INTERVAL: Final = 0.1  # seconds; a stall of 50 ms is seen every second time, one of 100 ms always
 

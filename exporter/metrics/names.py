@@ -16,8 +16,8 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from exporter import __version__
-from exporter.errors import ErrorCode
-from exporter.events import (
+from exporter.core.errors import ErrorCode
+from exporter.core.events import (
     ClosedReason,
     ConnectionClosed,
     ConnectionOpened,
@@ -30,8 +30,8 @@ from exporter.events import (
     TypingStopped,
     TypingStoppedReason,
 )
-from exporter.instruments import Cell, Counter, Histogram, LabelledCounter, LabelledHistogram
-from exporter.records import DatabaseView, Snapshot, Totals
+from exporter.core.records import DatabaseView, Snapshot, Totals
+from exporter.metrics.instruments import Cell, Counter, Histogram, LabelledCounter, LabelledHistogram
 
 COMMAND_NAMES: Final = ("join", "leave", "typing", "send", "read", "ping")
 WINDOWS: Final = (1, 7, 30)

@@ -1,1 +1,1 @@
-"""One process without sockets: hub, store, broker and metrics together. Imports ``core``, ``metrics``, ``store``, ``broker``."""
+"""One process without sockets: hub, store, broker, metrics together. Imports core, metrics, store and broker."""

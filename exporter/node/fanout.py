@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Set
 from operator import itemgetter
 from typing import Protocol
 
-from exporter.instruments import Buckets, Cell
+from exporter.metrics.instruments import Buckets, Cell
 
 NOBODY: Set[Outbox] = frozenset()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.events import ClosedReason
+from exporter.core.events import ClosedReason
 
 MAXLEN = 360  # an hour
 STEP = 10.0  # seconds

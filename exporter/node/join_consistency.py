@@ -10,8 +10,8 @@ from asyncio import Future
 from collections.abc import Callable
 from functools import partial
 
-from exporter.events import ConversationId, UserId
-from exporter.records import Membership
+from exporter.core.events import ConversationId, UserId
+from exporter.core.records import Membership
 from exporter.store import Store
 
 Known = Callable[[Future[Membership]], None]

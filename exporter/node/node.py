@@ -16,10 +16,10 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from exporter import protocol
 from exporter.broker import Broker, Envelope, LocalBroker
-from exporter.errors import Forbidden, NotFound, Refusal, Unavailable
-from exporter.events import (
+from exporter.core import protocol
+from exporter.core.errors import Forbidden, NotFound, Refusal, Unavailable
+from exporter.core.events import (
     ClosedReason,
     Command,
     ConversationId,
@@ -37,13 +37,13 @@ from exporter.events import (
     TypingStoppedReason,
     UserId,
 )
-from exporter.frames import text_frame
-from exporter.hub import Hub
-from exporter.instruments import Cell
-from exporter.joining import Joining
-from exporter.metrics import Metrics
-from exporter.outbox import NOBODY, Outbox, Turn
-from exporter.records import ClusterStats, Conversation, Draft, Membership, Message, ReadMark
+from exporter.core.hub import Hub
+from exporter.core.records import ClusterStats, Conversation, Draft, Membership, Message, ReadMark
+from exporter.core.websocket_frames import text_frame
+from exporter.metrics.instruments import Cell
+from exporter.metrics.names import Metrics
+from exporter.node.fanout import NOBODY, Outbox, Turn
+from exporter.node.join_consistency import Joining
 from exporter.store import Store
 
 log = structlog.get_logger(__name__)

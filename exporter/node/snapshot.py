@@ -11,12 +11,12 @@ import time
 from dataclasses import asdict
 from typing import Final
 
-from exporter.census import SLICE, Census, Drift
-from exporter.collector import Collector
-from exporter.config import Limits
-from exporter.node import Node
-from exporter.records import DatabaseView, Pressure, Snapshot, Totals
-from exporter.web.sessions import Sessions
+from exporter.core.records import DatabaseView, Pressure, Snapshot, Totals
+from exporter.core.recount import SLICE, Census, Drift
+from exporter.node.node import Node
+from exporter.node.totals_collector import Collector
+from exporter.settings.model import Limits
+from exporter.web.websocket.connections import Sessions
 
 # A recount of 10,000 connections takes some 6 ms of work in slices: not more often than this, in seconds, when many.
 RECOUNT_EVERY: Final = 5.0

@@ -10,8 +10,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from exporter.errors import Unavailable
-from exporter.records import Totals
+from exporter.core.errors import Unavailable
+from exporter.core.records import Totals
 from exporter.store import Store
 
 

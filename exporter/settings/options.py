@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from exporter import documents, values
-from exporter.config import LOG_FORMATS, LOG_LEVELS, Limits, Settings
-from exporter.errors import Misconfigured
-from exporter.shown import mask, printable
+from exporter.core.errors import Misconfigured
+from exporter.core.redaction import mask, printable
+from exporter.settings import parsers, strict_yaml
+from exporter.settings.model import LOG_FORMATS, LOG_LEVELS, Limits, Settings
 
 PREFIX: Final = "MESSAGING_"
 CONFIG_FILE: Final = "config.file"
@@ -52,22 +52,22 @@ def variable(name: str) -> str:
 
 
 _METAVARS: Final[dict[Callable[[str], Any], str]] = {
-    values.address: "HOST:PORT",
-    values.route: "PATH",
-    values.path: "PATH",
-    values.database_url: "URL",
-    values.duration: "DURATION",
-    values.positive_duration: "DURATION",
-    values.origin: "ORIGIN",
+    parsers.address: "HOST:PORT",
+    parsers.route: "PATH",
+    parsers.path: "PATH",
+    parsers.database_url: "URL",
+    parsers.duration: "DURATION",
+    parsers.positive_duration: "DURATION",
+    parsers.origin: "ORIGIN",
 }
-_COUNT: Final = values.number(1, 10_000_000)
-_BYTES: Final = values.number(1, 1_073_741_824)
+_COUNT: Final = parsers.number(1, 10_000_000)
+_BYTES: Final = parsers.number(1, 1_073_741_824)
 
 OPTIONS: Final = (
     Option(
         "web.listen-address",
         "listen",
-        values.address,
+        parsers.address,
         "127.0.0.1:8765",
         "where to listen; :8765 is all interfaces",
         many=True,
@@ -75,34 +75,34 @@ OPTIONS: Final = (
     Option(
         "web.metrics-listen-address",
         "metrics_listen",
-        values.address,
+        parsers.address,
         "same listener",
         "serve metrics, health, admin and stats only here",
         many=True,
     ),
-    Option("web.telemetry-path", "telemetry_path", values.route, "/metrics", "where the metrics are"),
+    Option("web.telemetry-path", "telemetry_path", parsers.route, "/metrics", "where the metrics are"),
     Option(
         "web.config.file",
         "web_config_file",
-        values.path,
+        parsers.path,
         "",
         "TLS, basic auth and headers, as in the Prometheus exporter toolkit",
     ),
-    Option("web.max-requests", "max_requests", values.number(1, 10_000), "40", "concurrent scrapes; 503 beyond"),
-    Option("data.dir", "data_dir", values.path, "data", "folder of the SQLite file and of auth.secret"),
+    Option("web.max-requests", "max_requests", parsers.number(1, 10_000), "40", "concurrent scrapes; 503 beyond"),
+    Option("data.dir", "data_dir", parsers.path, "data", "folder of the SQLite file and of auth.secret"),
     Option(
         "database.url",
         "database_url",
-        values.database_url,
+        parsers.database_url,
         "sqlite:///<data.dir>/messaging.db",
         "or postgresql://USER@HOST/DATABASE; a password by environment or file only",
         secret=True,
     ),
-    Option("database.timeout", "database_timeout", values.positive_duration, "5s", "one statement at most"),
+    Option("database.timeout", "database_timeout", parsers.positive_duration, "5s", "one statement at most"),
     Option(
         "database.migrate",
         "database_migrate",
-        values.switch,
+        parsers.switch,
         "true",
         "create or upgrade the database at start",
         switch=True,
@@ -110,28 +110,28 @@ OPTIONS: Final = (
     Option(
         "verify.interval",
         "verify_interval",
-        values.duration,
+        parsers.duration,
         "24h",
         "recount everything in the background this often; 0 is never",
     ),
     Option(
         "auth.secret-file",
         "auth_secret_file",
-        values.path,
+        parsers.path,
         "<data.dir>/auth.secret",
         "the HS256 secret, made when absent",
     ),
     Option(
         "auth.public-key-file",
         "auth_public_key_file",
-        values.path,
+        parsers.path,
         "",
         "PEM of your identity provider: RS256 or ES256 instead of HS256",
     ),
     Option(
         "auth.allowed-origins",
         "allowed_origins",
-        values.origin,
+        parsers.origin,
         "same origin",
         "pages that may open WebSockets: https://chat.example.com, or *",
         many=True,
@@ -147,17 +147,17 @@ OPTIONS: Final = (
         "1048576",
         "what may wait for a slow reader before it is cut off",
     ),
-    Option("typing.timeout", "typing_timeout", values.positive_duration, "6s", "typing ends by itself after this"),
+    Option("typing.timeout", "typing_timeout", parsers.positive_duration, "6s", "typing ends by itself after this"),
     Option(
         "heartbeat.interval",
         "heartbeat_interval",
-        values.positive_duration,
+        parsers.positive_duration,
         "30s",
         "a peer silent for 1.5 of these is cut",
     ),
-    Option("drain.timeout", "drain_timeout", values.duration, "10s", "time to say goodbye after SIGTERM"),
-    Option("log.level", "log_level", values.one_of(LOG_LEVELS), "info", "debug, info, warn or error"),
-    Option("log.format", "log_format", values.one_of(LOG_FORMATS), "logfmt", "logfmt or json"),
+    Option("drain.timeout", "drain_timeout", parsers.duration, "10s", "time to say goodbye after SIGTERM"),
+    Option("log.level", "log_level", parsers.one_of(LOG_LEVELS), "info", "debug, info, warn or error"),
+    Option("log.format", "log_format", parsers.one_of(LOG_FORMATS), "logfmt", "logfmt or json"),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 
@@ -194,7 +194,7 @@ def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str]) -> Se
 
 def _take_flag(reading: _Reading, option: Option, given: Given) -> None:
     texts = [str(given).lower()] if isinstance(given, bool) else [given] if isinstance(given, str) else list(given)
-    if option.secret and any(values.holds_password(text) for text in texts):
+    if option.secret and any(parsers.holds_password(text) for text in texts):
         raise Misconfigured(
             f"--{option.name} holds a password, which every user of this machine could see in the process list: "
             f"give it as {option.variable} in the environment, or in the file of --{CONFIG_FILE}"
@@ -203,7 +203,7 @@ def _take_flag(reading: _Reading, option: Option, given: Given) -> None:
 
 
 def _take_file(reading: _Reading, path: Path) -> None:
-    for name, value in _flat(documents.load(path), path).items():
+    for name, value in _flat(strict_yaml.load(path), path).items():
         option = BY_NAME.get(name)
         if option is None:
             raise Misconfigured(f"{path}: there is no setting called {_shown(name)}")

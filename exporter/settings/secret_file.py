@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
 MAX_SECRET_BYTES: Final = 65_536  # nobody's secret is longer; a path to something else is noticed early

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 
 MAX_BYTES: Final = 1_048_576
 _TWICE: Final = "a key stands twice"

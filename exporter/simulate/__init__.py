@@ -14,10 +14,10 @@ from contextlib import suppress
 
 import msgspec
 
+from exporter.simulate.console import Silence, View, view_for
 from exporter.simulate.options import SimulateOptions
-from exporter.simulate.report import INTERRUPTED, Summary
 from exporter.simulate.run import Simulation
-from exporter.simulate.view import Silence, View, view_for
+from exporter.simulate.summary import INTERRUPTED, Summary
 
 __all__ = ["SimulateOptions", "Summary", "main", "simulate"]
 

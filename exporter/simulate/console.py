@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from exporter.simulate.ledger import Ledger
+from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.meter import Meter
 
 PLAIN_EVERY = 5.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from yarl import URL
 
-from exporter.errors import Misconfigured
-from exporter.protocol import SUBPROTOCOL
+from exporter.core.errors import Misconfigured
+from exporter.core.protocol import SUBPROTOCOL
 
 SOCKET_PATH = "/v1/messaging/ws"
 __all__ = ["SOCKET_PATH", "SUBPROTOCOL", "SimulateOptions", "http_base", "socket_url"]

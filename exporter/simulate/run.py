@@ -13,16 +13,16 @@ from functools import partial
 import aiohttp
 import msgspec
 
-from exporter.errors import Misconfigured
-from exporter.simulate.api import Api, Refused, persist
-from exporter.simulate.audit import Audit
-from exporter.simulate.crowd import Crowd
-from exporter.simulate.ledger import Ledger
+from exporter.core.errors import Misconfigured
+from exporter.simulate.checker.audit import Audit
+from exporter.simulate.checker.ledger import Ledger
+from exporter.simulate.client.api import Api, Refused, persist
+from exporter.simulate.console import Moment, View
 from exporter.simulate.meter import Meter
 from exporter.simulate.options import SimulateOptions, http_base
-from exporter.simulate.people import Organisation
-from exporter.simulate.report import Summary, summarise
-from exporter.simulate.view import Moment, View
+from exporter.simulate.people.crowd import Crowd
+from exporter.simulate.people.organisation import Organisation
+from exporter.simulate.summary import Summary, summarise
 
 REACH_TIMEOUT = 5.0  # seconds that the server may take to be there at the start
 SET_UP_TIMEOUT = 60.0  # seconds for all conversations together

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from exporter.simulate.ledger import Ledger
+from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.meter import Meter
 
 OK, WRONG, UNVERIFIED, INTERRUPTED = 0, 1, 2, 130

@@ -19,17 +19,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from exporter.errors import BadFrame, Misconfigured, Refusal, Unavailable
-from exporter.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark, Totals
-from exporter.store import migrate, totals
-from exporter.store.batch import MarkItem, OperationItem, SendItem
+from exporter.core.errors import BadFrame, Misconfigured, Refusal, Unavailable
+from exporter.core.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark, Totals
+from exporter.store import totals
+from exporter.store.connections import Database, Lane, Work
 from exporter.store.conversations import Conversations
-from exporter.store.database import Database, Lane, Work
-from exporter.store.dialect import Dialect, Session
-from exporter.store.faults import Kind, Trouble
-from exporter.store.joins import Joins
-from exporter.store.places import dialect_of
-from exporter.store.statements import Statements
+from exporter.store.dialects.base import Dialect, Session
+from exporter.store.errors import Kind, Trouble
+from exporter.store.location import dialect_of
+from exporter.store.memberships import Joins
+from exporter.store.queries import Statements
+from exporter.store.schema import migrate
+from exporter.store.transaction import MarkItem, OperationItem, SendItem
 from exporter.store.writer import UNREGISTERED, Writer
 
 __all__ = ["Store", "utcnow"]
@@ -68,7 +69,7 @@ class Store:
         """Open nothing yet.
 
         Args:
-            url: see ``exporter.store.urls.locate``; raises Misconfigured.
+            url: see ``exporter.store.location.locate``; raises Misconfigured.
             timeout: seconds, of one statement and of anything that is asked here.
             clock: the time, aware; what "now" and "today" are.
             on_recovered: called once, on the loop, with each message whose sender was told ``Unavailable`` or nothing

@@ -16,11 +16,11 @@ from typing import Any, Generic, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exporter.errors import Misconfigured, Refusal
-from exporter.records import PoolStats
-from exporter.store import faults
-from exporter.store.dialect import Dialect, Session
-from exporter.store.faults import Kind, Trouble
+from exporter.core.errors import Misconfigured, Refusal
+from exporter.core.records import PoolStats
+from exporter.store import errors
+from exporter.store.dialects.base import Dialect, Session
+from exporter.store.errors import Kind, Trouble
 
 T = TypeVar("T")
 Work = Callable[[Session], Awaitable[T]]
@@ -75,7 +75,7 @@ class Job(Generic[T]):
             raise
         if not done:
             await self.abort()
-            trouble = Trouble(Kind.SLOW, faults.TIMEOUT)
+            trouble = Trouble(Kind.SLOW, errors.TIMEOUT)
             self._database.note(trouble, self._lane)
             raise trouble
         return self.task.result()
@@ -94,7 +94,7 @@ class Job(Generic[T]):
         try:
             await slots.acquire()
         except asyncio.CancelledError:
-            raise Trouble(Kind.SLOW, faults.TIMEOUT) from None
+            raise Trouble(Kind.SLOW, errors.TIMEOUT) from None
         finally:
             self._waiting = False
         try:
@@ -110,7 +110,7 @@ class Job(Generic[T]):
     async def work(self, session: Session) -> T:
         """Do the work on this connection."""
         if self.aborted:
-            raise Trouble(Kind.SLOW, faults.TIMEOUT)
+            raise Trouble(Kind.SLOW, errors.TIMEOUT)
         self._session = session
         try:
             return await self._work(session)
@@ -146,7 +146,7 @@ class Database:
         """Have a job done on a connection from the pool; a connection that had trouble is thrown away."""
         try:
             if self._closed:
-                raise Trouble(Kind.DOWN, faults.CLOSED)
+                raise Trouble(Kind.DOWN, errors.CLOSED)
             self.dialect.check()
             async with self._engine.connect() as connection:
                 session = await self.dialect.session(connection, job.deadline)

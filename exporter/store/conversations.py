@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from exporter.errors import Conflict, Forbidden, NotFound
-from exporter.records import Conversation, Message
-from exporter.store.dialect import Dialect, Row, Session
+from exporter.core.errors import Conflict, Forbidden, NotFound
+from exporter.core.records import Conversation, Message
+from exporter.store.dialects.base import Dialect, Row, Session
 
 
 def _gather(rows: Sequence[Row]) -> list[Conversation]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
+from exporter.store.dialects.base import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +69,15 @@ def _dsn(rest: str) -> str:
     except ValueError:
         raise Misconfigured("the database URL's host or port cannot be read") from None
     return dsn
+
+
+def dialect_of(url: str) -> Dialect:
+    """The dialect for a URL, bound to its place; nothing is opened. Raises Misconfigured."""
+    place = locate(url)
+    if isinstance(place, SqlitePlace):
+        from exporter.store.dialects.sqlite import SqliteDialect
+
+        return SqliteDialect(place.path)
+    from exporter.store.dialects.postgresql import PostgresDialect
+
+    return PostgresDialect(place.dsn)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from itertools import islice
 
-from exporter.errors import NotFound, Refusal, Unavailable
-from exporter.records import Membership
-from exporter.store.company import pause_after
-from exporter.store.database import Database, Lane
-from exporter.store.faults import Trouble
-from exporter.store.patience import Patience
-from exporter.store.statements import Statements
+from exporter.core.errors import NotFound, Refusal, Unavailable
+from exporter.core.records import Membership
+from exporter.store.coalescing import Patience, pause_after
+from exporter.store.connections import Database, Lane
+from exporter.store.errors import Trouble
+from exporter.store.queries import Statements
 
 BATCH = 1_000
 """Look-ups in one statement at most: some milliseconds of either database."""

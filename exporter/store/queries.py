@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from exporter.records import Message
-from exporter.store.dialect import Dialect, Session
+from exporter.core.records import Message
+from exporter.store.dialects.base import Dialect, Session
 
 Key = tuple[str, str, str]
 """Conversation, sender, client's id: what makes a message the same one."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from exporter.records import Totals
-from exporter.store.dialect import Dialect, Session
-from exporter.store.faults import Kind, Trouble
+from exporter.core.records import Totals
+from exporter.store.dialects.base import Dialect, Session
+from exporter.store.errors import Kind, Trouble
 
 WINDOWS = (1, 7, 30)
 """Days, today included."""

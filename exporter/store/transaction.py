@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from exporter.errors import Forbidden, NotFound, Refusal
-from exporter.records import Draft, Message, ReadMark
-from exporter.store import faults
-from exporter.store.dialect import Session
-from exporter.store.faults import Kind, Trouble
-from exporter.store.statements import Key, Statements
+from exporter.core.errors import Forbidden, NotFound, Refusal
+from exporter.core.records import Draft, Message, ReadMark
+from exporter.store import errors
+from exporter.store.dialects.base import Session
+from exporter.store.errors import Kind, Trouble
+from exporter.store.queries import Key, Statements
 
 LAST_SEQ = 2**63 - 1
 """The highest number that a column holds; SQLite would round what lies beyond to a number that is given already."""
@@ -182,7 +182,7 @@ class Transaction:
             else:
                 seq = last[conversation] = last.get(conversation, stored.last_seq) + 1
                 if seq > LAST_SEQ:
-                    raise Trouble(Kind.DATA, faults.REJECTED)
+                    raise Trouble(Kind.DATA, errors.REJECTED)
                 first = Message(conversation, seq, sender, client, same[0].draft.body, self._now)
                 self.stored.append(first)
                 self.results[same[0]] = (first, False)

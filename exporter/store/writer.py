@@ -16,16 +16,14 @@ from typing import Any
 
 import structlog
 
-from exporter.errors import BadFrame, Refusal, Unavailable
-from exporter.records import Message
-from exporter.store import faults
-from exporter.store.batch import Item, SendItem, Transaction
-from exporter.store.company import pause_after
-from exporter.store.database import Database, Lane
-from exporter.store.faults import Kind, Trouble
-from exporter.store.known import KnownUsers
-from exporter.store.patience import Patience
-from exporter.store.statements import Key, Statements
+from exporter.core.errors import BadFrame, Refusal, Unavailable
+from exporter.core.records import Message
+from exporter.store import errors
+from exporter.store.coalescing import KnownUsers, Patience, pause_after
+from exporter.store.connections import Database, Lane
+from exporter.store.errors import Kind, Trouble
+from exporter.store.queries import Key, Statements
+from exporter.store.transaction import Item, SendItem, Transaction
 
 QUEUE_ITEMS = 10_000
 """Waiting at most: about a second's work of either database."""
@@ -234,13 +232,13 @@ class Writer:
                 return trouble
         except Exception:  # a mistake of ours; the writer goes on, because everybody waits for it
             log.exception("a transaction failed")
-            return Trouble(Kind.DOWN, faults.UNKNOWN)
+            return Trouble(Kind.DOWN, errors.UNKNOWN)
         else:
             return None
         # It was told to stop. How it ended matters, and nothing else may be written before it has.
         await asyncio.wait({job.task})
         error = job.task.exception()
-        return error if error is None or isinstance(error, Trouble) else Trouble(Kind.DOWN, faults.UNKNOWN)
+        return error if error is None or isinstance(error, Trouble) else Trouble(Kind.DOWN, errors.UNKNOWN)
 
     async def _divide(self, items: Sequence[Item], users: Sequence[str], trouble: Trouble) -> bool:
         """Something in there cannot be stored: find it, and store the rest, in order."""
@@ -317,7 +315,7 @@ class Writer:
     def _sweep(self) -> None:
         now = self._loop.time()
         while self._open and (self._open[0].answered or self._open[0].deadline <= now):
-            self._answer(self._open.popleft(), Unavailable(faults.TIMEOUT))
+            self._answer(self._open.popleft(), Unavailable(errors.TIMEOUT))
         while self._queue and self._queue[0].answered:  # however long the writer is held up, they do not pile up
             self._queue.popleft()
         self._sweeper = self._loop.call_at(self._open[0].deadline, self._sweep) if self._open else None

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
-from exporter.config import Address
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
+from exporter.settings.model import Address
 from exporter.web.problems import Problem, of_http
-from exporter.web.web_config import WebConfig
+from exporter.web.toolkit.reload import WebConfig
 
 BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
 

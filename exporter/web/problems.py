@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from exporter.errors import Conflict, ErrorCode, Refusal
+from exporter.core.errors import Conflict, ErrorCode, Refusal
 
 CONTENT_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = "5"  # seconds; the database's time-out, so that a retry does not meet the same outage at once

@@ -17,30 +17,30 @@ import structlog
 from aiohttp import web
 
 from exporter import __version__
-from exporter.collector import Collector
-from exporter.config import Settings
-from exporter.errors import Unavailable
-from exporter.events import ClosedReason
-from exporter.metrics import Metrics
-from exporter.node import Node
-from exporter.outbox import Turn
-from exporter.records import Message
+from exporter.auth.tokens import Authenticator
+from exporter.core.errors import Unavailable
+from exporter.core.events import ClosedReason
+from exporter.core.records import Message
+from exporter.metrics.loop_lag import Pulse
+from exporter.metrics.names import Metrics
+from exporter.metrics.negotiation import SHARE
+from exporter.node.fanout import Turn
+from exporter.node.history import History
+from exporter.node.node import Node
+from exporter.node.snapshot import Figures
+from exporter.node.totals_collector import Collector
+from exporter.settings.model import Settings
 from exporter.store import Store
-from exporter.web.admin import AdminPage
-from exporter.web.auth import Authenticator
-from exporter.web.conversations import Conversations
-from exporter.web.figures import Figures
-from exporter.web.history import History
 from exporter.web.listeners import Listeners
-from exporter.web.negotiation import SHARE
-from exporter.web.openapi import document
 from exporter.web.problems import Problem, problems
-from exporter.web.pulse import Pulse
-from exporter.web.scrape import Scrape
-from exporter.web.sessions import Sessions
-from exporter.web.stats import Stats, sample
-from exporter.web.web_config import WebConfig
-from exporter.web.ws import Door
+from exporter.web.routes.admin import AdminPage
+from exporter.web.routes.conversations import Conversations
+from exporter.web.routes.metrics import Scrape
+from exporter.web.routes.openapi import document
+from exporter.web.routes.stats import Stats, sample
+from exporter.web.toolkit.reload import WebConfig
+from exporter.web.websocket.connections import Sessions
+from exporter.web.websocket.handshake import Door
 
 log = structlog.get_logger(__name__)
 

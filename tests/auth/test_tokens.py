@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import secret
-from exporter.config import Settings
-from exporter.errors import Misconfigured
-from exporter.web import auth
-from exporter.web.auth import LEEWAY, MAX_TOKEN, Authenticator, Claims, Unauthenticated
+from exporter.auth.tokens import LEEWAY, MAX_TOKEN, Authenticator, Claims, Unauthenticated
+from exporter.core.errors import Misconfigured
+from exporter.settings import secret_file
+from exporter.settings.model import Settings
+from exporter.web import access
 from exporter.web.problems import Problem
 
 KEY = b"k" * 48
@@ -302,7 +302,7 @@ def test_the_secret_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Pat
     for umask in (0o000, 0o022, 0o777):
         before = os.umask(umask)
         try:
-            made = secret.load_or_create(tmp_path / f"{umask}.secret")
+            made = secret_file.load_or_create(tmp_path / f"{umask}.secret")
         finally:
             os.umask(before)
         file = tmp_path / f"{umask}.secret"
@@ -360,23 +360,23 @@ def test_a_secret_that_is_a_folder_or_a_pipe_is_refused_at_once(tmp_path: Path) 
     os.mkfifo(tmp_path / "pipe", 0o600)
     for name in ("folder", "pipe"):
         with pytest.raises(Misconfigured, match="not a regular file"):
-            secret.load_or_create(tmp_path / name)
+            secret_file.load_or_create(tmp_path / name)
 
 
 def test_a_place_where_no_secret_can_be_made_is_misconfigured(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "auth.secret", Path("/proc/auth.secret")):
         with pytest.raises(Misconfigured, match="secret"):
-            secret.load_or_create(path)
+            secret_file.load_or_create(path)
 
 
 def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from exporter import secret; sys.stdin.read(1); "
-        "print(secret.load_or_create(Path(sys.argv[1])).decode())"
+        "import sys; from pathlib import Path; from exporter.settings import secret_file; sys.stdin.read(1); "
+        "print(secret_file.load_or_create(Path(sys.argv[1])).decode())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "auth.secret")]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(6)
     ]
@@ -438,27 +438,27 @@ def test_no_token_is_signed_that_nobody_would_accept(user: str, role: str) -> No
         ({"Sec_WebSocket_Protocol": "messaging.v1"}, None),
         ({"Authorization": "Bearer one", "Sec_WebSocket_Protocol": "bearer.two"}, "one"),
         ({"Authorization": "Basic YTpi", "Sec_WebSocket_Protocol": "bearer.two"}, "two"),
-        ({"Cookie": f"{auth.COOKIE}=abc"}, None),
+        ({"Cookie": f"{access.COOKIE}=abc"}, None),
     ],
 )
 def test_a_token_comes_by_authorization_or_subprotocol(headers: dict[str, str], found: str | None) -> None:
-    assert auth.token_of(request(**headers)) == found
+    assert access.token_of(request(**headers)) == found
 
 
 def test_the_cookie_counts_only_where_it_is_asked_for() -> None:
-    assert auth.token_of(request(Cookie=f"{auth.COOKIE}=abc"), cookie=True) == "abc"
-    assert auth.token_of(request(Cookie=f"{auth.COOKIE}=abc", Authorization="Bearer xyz"), cookie=True) == "xyz"
+    assert access.token_of(request(Cookie=f"{access.COOKIE}=abc"), cookie=True) == "abc"
+    assert access.token_of(request(Cookie=f"{access.COOKIE}=abc", Authorization="Bearer xyz"), cookie=True) == "xyz"
 
 
 def test_two_authorizations_are_none() -> None:
     two = make_mocked_request("GET", "/", headers=[("Authorization", "Bearer a"), ("Authorization", "Bearer b")])
-    assert auth.token_of(two) is None
+    assert access.token_of(two) is None
 
 
 def test_without_a_token_the_answer_is_401_with_a_challenge() -> None:
     for headers, words in (({}, "needed"), ({"Authorization": "Bearer x.y.z"}, "cannot be read")):
         with pytest.raises(Problem, match=words) as caught:
-            auth.claims_of(request(**headers), hs256())
+            access.claims_of(request(**headers), hs256())
         assert caught.value.status == 401
         assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
 
@@ -467,17 +467,17 @@ def test_a_user_is_no_admin_and_a_role_is_compared_exactly() -> None:
     authenticator = hs256()
     for role in ("user", "Admin", "admin ", "administrator", "superadmin"):
         with pytest.raises(Problem) as caught:
-            auth.require_admin(request(Authorization=f"Bearer {token(role=role)}"), authenticator)
+            access.require_admin(request(Authorization=f"Bearer {token(role=role)}"), authenticator)
         assert caught.value.status == 403
-    assert auth.require_admin(request(Authorization=f"Bearer {token(role='admin')}"), authenticator).user == "ann"
+    assert access.require_admin(request(Authorization=f"Bearer {token(role='admin')}"), authenticator).user == "ann"
 
 
 def test_the_admins_cookie_reads_but_never_writes() -> None:
-    cookie = f"{auth.COOKIE}={token(role='admin')}"
-    assert auth.require_admin(request(Cookie=cookie), hs256()).role == "admin"
+    cookie = f"{access.COOKIE}={token(role='admin')}"
+    assert access.require_admin(request(Cookie=cookie), hs256()).role == "admin"
     for method in ("POST", "DELETE", "PUT"):
         with pytest.raises(Problem) as caught:
-            auth.require_admin(request(method, Cookie=cookie), hs256())
+            access.require_admin(request(method, Cookie=cookie), hs256())
         assert caught.value.status == 401
 
 
@@ -504,25 +504,25 @@ def test_the_admins_cookie_reads_but_never_writes() -> None:
     ],
 )
 def test_without_a_list_only_the_same_origin_may_connect(origin: str, host: str, same: bool) -> None:
-    assert auth.origin_allowed(request(Origin=origin, Host=host), ()) is same
+    assert access.origin_allowed(request(Origin=origin, Host=host), ()) is same
 
 
 def test_a_program_without_an_origin_may_connect() -> None:
-    assert auth.origin_allowed(request(Host="x"), ())
-    assert auth.origin_allowed(request(Host="x"), ("https://chat.example.com",))
+    assert access.origin_allowed(request(Host="x"), ())
+    assert access.origin_allowed(request(Host="x"), ("https://chat.example.com",))
 
 
 def test_a_list_says_exactly_who_may_connect() -> None:
     allowed = ("https://chat.example.com",)
-    assert auth.origin_allowed(request(Origin="https://CHAT.example.com:443", Host="x"), allowed)
+    assert access.origin_allowed(request(Origin="https://CHAT.example.com:443", Host="x"), allowed)
     for origin in ("http://chat.example.com", "https://x.chat.example.com", "http://x", "null", "*"):
-        assert not auth.origin_allowed(request(Origin=origin, Host="x"), allowed)
-        assert auth.origin_allowed(request(Origin=origin, Host="x"), ("*",))
+        assert not access.origin_allowed(request(Origin=origin, Host="x"), allowed)
+        assert access.origin_allowed(request(Origin=origin, Host="x"), ("*",))
 
 
 def test_two_origins_are_nobodys() -> None:
     two = make_mocked_request("GET", "/", headers=[("Origin", "http://x"), ("Origin", "http://x"), ("Host", "x")])
-    assert not auth.origin_allowed(two, ())
+    assert not access.origin_allowed(two, ())
 
 
 @pytest.mark.parametrize(
@@ -538,19 +538,19 @@ def test_two_origins_are_nobodys() -> None:
     ],
 )
 def test_a_form_of_another_site_is_told_from_our_own(headers: dict[str, str], safe: bool) -> None:
-    assert auth.csrf_safe(request("POST", Host="x", **headers)) is safe
+    assert access.csrf_safe(request("POST", Host="x", **headers)) is safe
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
     for secure in (False, True):
         response = web.Response()
-        auth.set_cookie(response, "abc", Claims("ann", "admin", 4e9), secure=secure)
-        cookie = response.cookies[auth.COOKIE]
+        access.set_cookie(response, "abc", Claims("ann", "admin", 4e9), secure=secure)
+        cookie = response.cookies[access.COOKIE]
         assert (cookie.value, cookie["httponly"], cookie["samesite"], cookie["path"]) == ("abc", True, "Strict", "/")
         assert bool(cookie["secure"]) is secure
         assert int(cookie["max-age"]) > 0
-        auth.clear_cookie(response, secure=secure)
-        assert str(response.cookies[auth.COOKIE]["max-age"]) == "0"
+        access.clear_cookie(response, secure=secure)
+        assert str(response.cookies[access.COOKIE]["max-age"]) == "0"
 
 
 def test_the_quick_way_accepts_only_what_pyjwt_accepts_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ import random
 import time
 import tracemalloc
 
-from exporter.config import Settings
-from exporter.events import ClosedReason
-from exporter.web.auth import Authenticator
-from exporter.web.history import FIGURES, RATES, STEP, History
-from exporter.web.history import Sample as Point
+from exporter.auth.tokens import Authenticator
+from exporter.core.events import ClosedReason
+from exporter.node.history import FIGURES, RATES, STEP, History
+from exporter.node.history import Sample as Point
+from exporter.settings.model import Settings
 from tests.bench.load import Load
 from tests.bench.machine import raise_files
 from tests.bench.options import Options

@@ -34,10 +34,10 @@ import asyncpg
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from exporter.collector import Collector
-from exporter.records import Draft, Message
+from exporter.core.records import Draft, Message
+from exporter.node.totals_collector import Collector
 from exporter.store import Store
-from exporter.store.migrate import revisions
+from exporter.store.schema.migrate import revisions
 from exporter.store.verify import verify
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table

@@ -14,7 +14,7 @@ import types
 from collections.abc import Sequence
 
 CALLS = {"count", "observe", "time", "handled"}
-KEPT = ("exporter.instruments", "exporter.census")
+KEPT = ("exporter.metrics.instruments", "exporter.core.recount")
 
 
 class Cut(ast.NodeTransformer):

@@ -12,9 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from exporter.census import Census
-from exporter.errors import ErrorCode, Forbidden, NotJoined, Refusal
-from exporter.events import (
+from exporter.core.errors import ErrorCode, Forbidden, NotJoined, Refusal
+from exporter.core.events import (
     ClosedReason,
     ConnectionClosed,
     ConnectionOpened,
@@ -26,8 +25,9 @@ from exporter.events import (
     TypingStopped,
     TypingStoppedReason,
 )
-from exporter.hub import MAX_JOINED, Hub
-from exporter.records import HubStats
+from exporter.core.hub import MAX_JOINED, Hub
+from exporter.core.records import HubStats
+from exporter.core.recount import Census
 
 CLIENT = ClosedReason.CLIENT
 EMPTY = HubStats()

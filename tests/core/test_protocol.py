@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from exporter import errors, protocol
-from exporter.errors import BadFrame, ErrorCode, TooLarge
-from exporter.events import Command, Join, Leave, Ping, Read, Send, Typing
-from exporter.protocol import CloseCode, Malformed, parse
-from exporter.records import Message
+from exporter.core import errors, protocol
+from exporter.core.errors import BadFrame, ErrorCode, TooLarge
+from exporter.core.events import Command, Join, Leave, Ping, Read, Send, Typing
+from exporter.core.protocol import CloseCode, Malformed, parse
+from exporter.core.records import Message
 
 # --- what is accepted -------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.census import SLICE, Census, Drift, difference
-from exporter.events import ClosedReason
-from exporter.hub import Connection, Hub
-from exporter.records import HubStats
+from exporter.core.events import ClosedReason
+from exporter.core.hub import Connection, Hub
+from exporter.core.records import HubStats
+from exporter.core.recount import SLICE, Census, Drift, difference
 
 SOCKETS = ("a1", "a2", "b1")
 

@@ -19,8 +19,8 @@ from websockets.frames import Close, Opcode
 from websockets.frames import Frame as Theirs
 from websockets.protocol import Protocol, Side
 
-from exporter import frames
-from exporter.frames import BINARY, CLOSE, MAX_FRAGMENTS, PING, PONG, TEXT, FrameReader, Violation
+from exporter.core import websocket_frames
+from exporter.core.websocket_frames import BINARY, CLOSE, MAX_FRAGMENTS, PING, PONG, TEXT, FrameReader, Violation
 from tests.doubles import client_frame as client
 
 LIMIT = 200  # beyond 125, so that both short and extended lengths are met on both sides of it
@@ -401,19 +401,19 @@ def read_by_a_client(data: bytes) -> list[Theirs]:
 def test_a_frame_of_any_size_is_read_by_a_client_as_it_was_written(size: int) -> None:
     payload = os.urandom(size)
     for opcode in (TEXT, BINARY):
-        (theirs,) = read_by_a_client(frames.frame(opcode, payload))
+        (theirs,) = read_by_a_client(websocket_frames.frame(opcode, payload))
         assert (theirs.opcode, theirs.fin, bytes(theirs.data)) == (opcode, True, payload)
-    (theirs,) = read_by_a_client(frames.text_frame(payload))
+    (theirs,) = read_by_a_client(websocket_frames.text_frame(payload))
     assert (theirs.opcode, bytes(theirs.data)) == (Opcode.TEXT, payload)
 
 
 def test_a_frame_is_as_short_as_it_can_be() -> None:
-    assert [len(frames.frame(TEXT, b"x" * n)) - n for n in (0, 125, 126, 65_535, 65_536)] == [2, 2, 4, 4, 10]
+    assert [len(websocket_frames.frame(TEXT, b"x" * n)) - n for n in (0, 125, 126, 65_535, 65_536)] == [2, 2, 4, 4, 10]
 
 
 @pytest.mark.parametrize("reason", ["", "server going away", "x" * 200, "é" * 200, "a" + "é" * 200, "😀" * 40])
 def test_a_close_frame_holds_its_code_and_as_much_of_the_reason_as_fits(reason: str) -> None:
-    (theirs,) = read_by_a_client(frames.close_frame(4008, reason))
+    (theirs,) = read_by_a_client(websocket_frames.close_frame(4008, reason))
     close = Close.parse(bytes(theirs.data))
     assert close.code == 4008
     assert reason.startswith(close.reason)
@@ -424,14 +424,14 @@ def test_a_close_frame_holds_its_code_and_as_much_of_the_reason_as_fits(reason: 
 @example(b"\x03")
 @example(struct.pack("!H", 1000) + b"\xff")
 def test_a_close_frame_is_valid_exactly_when_the_websockets_library_says_so(payload: bytes) -> None:
-    assert frames.close_code(payload) == expected_code(payload)
+    assert websocket_frames.close_code(payload) == expected_code(payload)
 
 
 @pytest.mark.parametrize("first", range(0, 65_536, 4_096))
 def test_every_close_code_that_there_can_be_is_valid_exactly_when_the_websockets_library_says_so(first: int) -> None:
     for code in range(first, first + 4_096):
         payload = struct.pack("!H", code)
-        assert frames.close_code(payload) == expected_code(payload), code
+        assert websocket_frames.close_code(payload) == expected_code(payload), code
 
 
 def expected_code(payload: bytes) -> int | None:

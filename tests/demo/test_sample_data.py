@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.demo.history import DAYS, backfill, invent
-from exporter.simulate.people import Organisation
+from exporter.demo.sample_data import DAYS, backfill, invent
+from exporter.simulate.people.organisation import Organisation
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 

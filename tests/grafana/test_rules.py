@@ -134,7 +134,7 @@ def test_down_and_absent_are_told_apart() -> None:
 
 
 def test_quantiles_are_compared_with_bounds_of_their_buckets() -> None:
-    from exporter.metrics import Metrics
+    from exporter.metrics.names import Metrics
 
     bounds = {}
     for metric in Metrics().families():
@@ -187,8 +187,8 @@ def test_every_label_a_rule_asks_for_or_tells_exists(exposed: dict[str, Family])
 
 
 def test_label_values_a_rule_asks_for_exist(tmp_path: Path) -> None:
-    from exporter.errors import ErrorCode
-    from exporter.events import ClosedReason, RejectedReason
+    from exporter.core.errors import ErrorCode
+    from exporter.core.events import ClosedReason, RejectedReason
 
     known = {str(value) for kind in (ErrorCode, ClosedReason, RejectedReason) for value in kind}
     known |= {"send", "unknown", "in_use", "idle"}
@@ -299,7 +299,7 @@ def test_a_runbook_s_queries_can_be_pasted(name: str, exposed: dict[str, Family]
 
 @each_alert
 def test_a_runbook_s_words_are_those_of_the_server(name: str) -> None:
-    from exporter.options import OPTIONS
+    from exporter.settings.options import OPTIONS
 
     text = (RUNBOOKS / f"{name}.md").read_text()
     flags = set(re.findall(r"`(--[a-z]+(?:[.-][a-z]+)+)", text))

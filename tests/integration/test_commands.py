@@ -21,8 +21,8 @@ import pytest_asyncio
 import yaml
 from playwright.async_api import ConsoleMessage
 
-from exporter.options import BY_NAME, CONFIG_FILE
-from exporter.options import variable as variable_of
+from exporter.settings.options import BY_NAME, CONFIG_FILE
+from exporter.settings.options import variable as variable_of
 from tests.integration.test_exposition import AFTER_A_VERIFICATION, CONTRACT
 from tests.servers.chromium import chromium, visit
 from tests.servers.exporter import ROOT, Exporter, running

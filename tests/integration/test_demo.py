@@ -17,8 +17,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from exporter.config import Address, Settings
-from exporter.demo.process import ServerProcess
+from exporter.demo.server_process import ServerProcess
+from exporter.settings.model import Address, Settings
 from tests.servers.exporter import PATIENCE, ROOT, Figures, figures_of, until
 from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
 

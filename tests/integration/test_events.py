@@ -19,8 +19,8 @@ from unittest.mock import AsyncMock, patch
 import pytest
 import pytest_asyncio
 
-from exporter.config import Limits
-from exporter.errors import Unavailable
+from exporter.core.errors import Unavailable
+from exporter.settings.model import Limits
 from tests.integration.figures import CLUSTER, difference, is_consistent
 from tests.servers.exporter import (
     CONVERSATIONS,

@@ -214,7 +214,7 @@ async def test_no_name_has_a_control_character(exporter: Exporter, control: str)
 
 
 async def test_a_separate_listener_serves_the_figures_and_the_public_one_does_not(tmp_path: Path) -> None:
-    from exporter.config import Address
+    from exporter.settings.model import Address
 
     operations = ("/metrics", "/-/healthy", "/-/ready", "/admin", "/v1/messaging/stats", "/v1/messaging/stats/history")
     async with in_process(tmp_path, metrics_listen=(Address("127.0.0.1", 0),)) as here:

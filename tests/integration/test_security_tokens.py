@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from exporter.web.auth import LEEWAY
+from exporter.auth.tokens import LEEWAY
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import CONVERSATIONS, STATS, Exporter, in_process, running
 

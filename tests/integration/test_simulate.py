@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from exporter.simulate import SimulateOptions, simulate
-from exporter.simulate.view import Silence
+from exporter.simulate.console import Silence
 from tests.servers.exporter import ROOT, Exporter, running
 
 

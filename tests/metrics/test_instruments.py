@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest as text
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
-from exporter.instruments import Buckets, Cell, Counter, Histogram, LabelledCounter, LabelledHistogram
+from exporter.metrics.instruments import Buckets, Cell, Counter, Histogram, LabelledCounter, LabelledHistogram
 
 BOUNDS = (0.001, 0.25, 1.0, 2.5, 10.0)
 values = st.one_of(

@@ -18,9 +18,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_strictly
 
 from exporter import __version__
-from exporter.census import Drift
-from exporter.errors import ErrorCode
-from exporter.events import (
+from exporter.core.errors import ErrorCode
+from exporter.core.events import (
     ClosedReason,
     ConnectionClosed,
     ConnectionOpened,
@@ -33,9 +32,10 @@ from exporter.events import (
     TypingStopped,
     TypingStoppedReason,
 )
-from exporter.metrics import COMMAND_NAMES, Metrics, state_families
-from exporter.protocol import COMMANDS
-from exporter.records import ClusterStats, DatabaseView, HubStats, PoolStats, Pressure, Snapshot, Totals
+from exporter.core.protocol import COMMANDS
+from exporter.core.records import ClusterStats, DatabaseView, HubStats, PoolStats, Pressure, Snapshot, Totals
+from exporter.core.recount import Drift
+from exporter.metrics.names import COMMAND_NAMES, Metrics, state_families
 
 # Each number once, so that a figure in the wrong place is seen.
 SNAPSHOT = Snapshot(

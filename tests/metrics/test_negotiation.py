@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.web.negotiation import OPENMETRICS, SHARE, TEXT, budget, content_type, wants_gzip
+from exporter.metrics.negotiation import OPENMETRICS, SHARE, TEXT, budget, content_type, wants_gzip
 
 # What is really sent, by Prometheus 2.42, 2.53 and 3, VictoriaMetrics, a browser, curl and Python's client.
 PROMETHEUS_2_42 = (

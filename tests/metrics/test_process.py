@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from exporter.web.process import process_families
+from exporter.metrics.process import process_families
 
 
 def own() -> dict[str, float]:
@@ -50,7 +50,7 @@ def test_an_older_kernel_has_them_listed(tmp_path: Path) -> None:
         def stat(self, **_: object) -> os.stat_result:
             return os.stat_result((0,) * 10)
 
-    from exporter.web.process import _open_files
+    from exporter.metrics.process import _open_files
 
     for name in ("0", "1", "2", "3"):
         (tmp_path / name).touch()

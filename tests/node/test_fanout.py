@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from exporter.instruments import Buckets, Cell
-from exporter.outbox import Outbox, Turn
+from exporter.metrics.instruments import Buckets, Cell
+from exporter.node.fanout import Outbox, Turn
 
 
 class Wire:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.events import ClosedReason
-from exporter.web.history import FIGURES, RATES, History, Sample
+from exporter.core.events import ClosedReason
+from exporter.node.history import FIGURES, RATES, History, Sample
 
 T = 1_795_352_400.0  # an hour's start, hence the start of a slot
 

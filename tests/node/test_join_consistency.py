@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from exporter.errors import NotFound
-from exporter.joining import Joining
-from exporter.records import Membership
+from exporter.core.errors import NotFound
+from exporter.core.records import Membership
+from exporter.node.join_consistency import Joining
 from tests.doubles import FakeStore, turns
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from exporter.errors import (
+from exporter.core.errors import (
     BadFrame,
     ErrorCode,
     Forbidden,
@@ -21,7 +21,7 @@ from exporter.errors import (
     Refusal,
     Unavailable,
 )
-from exporter.events import (
+from exporter.core.events import (
     ClosedReason,
     Command,
     Join,
@@ -33,11 +33,11 @@ from exporter.events import (
     Typing,
     TypingStoppedReason,
 )
-from exporter.metrics import Metrics
-from exporter.node import REMEMBERED, Node, Peer
-from exporter.outbox import Turn
-from exporter.protocol import Delivery
-from exporter.records import Conversation, Membership, Message, ReadMark
+from exporter.core.protocol import Delivery
+from exporter.core.records import Conversation, Membership, Message, ReadMark
+from exporter.metrics.names import Metrics
+from exporter.node.fanout import Turn
+from exporter.node.node import REMEMBERED, Node, Peer
 from tests.doubles import SENT_AT, Clock, FakeStore, Transport, texts, turns
 
 CLIENT = ClosedReason.CLIENT

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from exporter.collector import Collector
-from exporter.errors import Unavailable
-from exporter.records import Totals
+from exporter.core.errors import Unavailable
+from exporter.core.records import Totals
+from exporter.node.totals_collector import Collector
 
 
 def totals(as_of: float = 1.0) -> Totals:

@@ -28,9 +28,9 @@ from websockets.asyncio.client import connect as websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from exporter.config import Address, Settings
-from exporter.web.app import Server
-from exporter.web.auth import Authenticator
+from exporter.auth.tokens import Authenticator
+from exporter.settings.model import Address, Settings
+from exporter.web.server import Server
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from aiohttp import ClientSession, DummyCookieJar, web
 from multidict import CIMultiDict
 from yarl import URL
 
-from exporter.events import ClosedReason
-from exporter.web import auth
-from exporter.web.admin import POLICY, AdminPage
-from exporter.web.auth import Authenticator
-from exporter.web.history import History, Sample
+from exporter.auth.tokens import Authenticator
+from exporter.core.events import ClosedReason
+from exporter.node.history import History, Sample
+from exporter.web import access
 from exporter.web.problems import Problem, problems
+from exporter.web.routes.admin import POLICY, AdminPage
 
 FIGURES: dict[str, Any] = {
     "active_connections": 1240,
@@ -132,7 +132,7 @@ class StatsDouble:
         self.asked += 1
         if self.fail is not None:
             raise Problem(self.fail, "the tests want it so")
-        auth.require_admin(request, self.authenticator)
+        access.require_admin(request, self.authenticator)
         await self.held.wait()
         now = time.time()
         database = {"as_of": moment(now - 2), **self.figures["database"]}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import documents, values
-from exporter.config import Address, Limits, Settings
-from exporter.errors import Misconfigured
-from exporter.options import BY_NAME, OPTIONS, resolve, variable
+from exporter.core.errors import Misconfigured
+from exporter.settings import parsers, strict_yaml
+from exporter.settings.model import Address, Limits, Settings
+from exporter.settings.options import BY_NAME, OPTIONS, resolve, variable
 
 SECRET = "hunter2-%40-s3cr3t"
 URLS_WITH_PASSWORD = [
@@ -276,7 +276,7 @@ def test_two_kinds_of_key_exclude_each_other() -> None:
     [("5s", 5), ("500ms", 0.5), ("1h30m", 5400), ("1.5s", 1.5), ("1d", 86400), ("0", 0), ("1w", 604800)],
 )
 def test_durations_are_written_as_for_prometheus(text: str, seconds: float) -> None:
-    assert values.duration(text) == seconds
+    assert parsers.duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_durations_are_written_as_for_prometheus(text: str, seconds: float) -> N
     ],
 )
 def test_an_address_reads_as_it_is_written(text: str, address: str) -> None:
-    assert str(values.address(text)) == address
+    assert str(parsers.address(text)) == address
 
 
 @pytest.mark.parametrize(
@@ -303,11 +303,11 @@ def test_an_address_reads_as_it_is_written(text: str, address: str) -> None:
     ],
 )
 def test_an_origin_has_one_form(text: str, normal: str) -> None:
-    assert values.origin(text) == normal
+    assert parsers.origin(text) == normal
 
 
 @pytest.mark.parametrize(
-    "parse", [values.duration, values.address, values.origin, values.route, values.switch, values.number(1, 9)]
+    "parse", [parsers.duration, parsers.address, parsers.origin, parsers.route, parsers.switch, parsers.number(1, 9)]
 )
 @given(text=st.text(max_size=40))
 def test_a_parser_of_values_says_value_error_to_whatever_it_cannot_read(parse, text: str) -> None:
@@ -323,7 +323,7 @@ def test_a_parser_of_values_says_value_error_to_whatever_it_cannot_read(parse, t
 def test_any_bytes_are_a_document_or_misconfigured(content: bytes) -> None:
     refused = "file"
     try:
-        documents.parse(content, "file")
+        strict_yaml.parse(content, "file")
     except Misconfigured as error:
         refused = str(error)
     assert refused.startswith("file")

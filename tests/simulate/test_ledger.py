@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.simulate.audit import Audit
-from exporter.simulate.findings import Kind
-from exporter.simulate.ledger import Ledger
-from exporter.simulate.membership import MOST_SEEN, Membership
+from exporter.simulate.checker.audit import Audit
+from exporter.simulate.checker.findings import Kind
+from exporter.simulate.checker.ledger import Ledger
+from exporter.simulate.checker.membership import MOST_SEEN, Membership
 
 GRACE, PATIENCE = 2.0, 15.0
 

@@ -8,8 +8,8 @@ import itertools
 import pytest
 
 from exporter.simulate.latency import Percentiles
-from exporter.simulate.people import Organisation, hour_of
-from exporter.simulate.picker import Picker
+from exporter.simulate.people.organisation import Organisation, hour_of
+from exporter.simulate.people.picker import Picker
 
 
 def test_the_same_seed_makes_the_same_people_and_plans_and_another_seed_others() -> None:

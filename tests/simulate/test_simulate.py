@@ -17,11 +17,11 @@ import pytest
 from rich.console import Console
 
 from exporter import simulate as package
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 from exporter.simulate import SimulateOptions, Summary, simulate
+from exporter.simulate.console import LiveView, PlainView, Silence, View, view_for
 from exporter.simulate.options import http_base, socket_url
 from exporter.simulate.run import Simulation
-from exporter.simulate.view import LiveView, PlainView, Silence, View, view_for
 from tests.servers.double import Double
 
 
@@ -142,7 +142,7 @@ async def test_a_send_that_was_refused_though_stored_is_tried_again_and_nobody_i
 async def test_phones_that_lose_their_network_slow_readers_and_people_who_come_and_go_accuse_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import exporter.simulate.people as people
+    import exporter.simulate.people.organisation as people
 
     person = people._person
 
@@ -318,7 +318,7 @@ async def test_being_stopped_early_ends_with_a_verified_summary() -> None:
 
 
 async def test_a_mistake_inside_ends_the_simulation_instead_of_vanishing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.simulate.ledger.Ledger.delivered", lambda *_: 1 / 0)
+    monkeypatch.setattr("exporter.simulate.checker.ledger.Ledger.delivered", lambda *_: 1 / 0)
     async with Double() as double:
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(run(double, duration=None), 20)
@@ -455,7 +455,7 @@ async def test_the_exit_status_says_that_something_was_lost() -> None:
 
 
 async def test_a_peer_of_a_lost_network_sees_a_reset_and_no_close_frame() -> None:
-    from exporter.simulate.link import Link
+    from exporter.simulate.client.connection import Link
 
     tasks: set[asyncio.Task[None]] = set()
     async with Double() as double, aiohttp.ClientSession() as http:

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from exporter.store.company import FEW, PAUSE, pause_after
-from exporter.store.patience import Patience
+from exporter.store.coalescing import FEW, PAUSE, Patience, pause_after
 
 
 def _false(future: asyncio.Future[bool]) -> None:

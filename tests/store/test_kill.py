@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from exporter.records import Message
+from exporter.core.records import Message
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, send_twice_told
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 SENDER = """
 import asyncio, sys
 import structlog
-from exporter.records import Draft, Message
+from exporter.core.records import Draft, Message
 from exporter.store import Store
 
 async def client(store, sender):
@@ -52,7 +52,7 @@ async def test_what_was_acknowledged_before_a_kill_is_there_once(place: Place) -
         for lines in (300, 700):
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", SENDER, place.url,
-                cwd=Path(__file__).parent.parent, stdout=asyncio.subprocess.PIPE,
+                cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE,
             )  # fmt: skip
             assert process.stdout is not None
             for _ in range(lines):

@@ -18,14 +18,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from exporter.errors import Misconfigured, Unavailable
+from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store
-from exporter.store.migrate import revisions
-from exporter.store.urls import PostgresPlace, SqlitePlace, locate
+from exporter.store.location import PostgresPlace, SqlitePlace, locate
+from exporter.store.schema.migrate import revisions
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, send
 from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TODAY = date(2026, 3, 10)
 
 OLD_ROWS = """
@@ -113,7 +113,8 @@ async def test_processes_that_migrate_at_once_do_not_collide(place: Place) -> No
 
 KILLED = """
 import asyncio, os, signal, sys
-from exporter.store import Store, migrate
+from exporter.store import Store
+from exporter.store.schema import migrate
 original = migrate.command.upgrade
 def upgrade(config, revision):
     original(config, revision)  # everything has been done, nothing has been committed

@@ -17,13 +17,13 @@ import asyncpg
 import pytest
 import structlog
 
-from exporter.errors import Refusal, Unavailable
-from exporter.records import Draft, Message
+from exporter.core.errors import Refusal, Unavailable
+from exporter.core.records import Draft, Message
 from exporter.store import Store
-from exporter.store import sqlite as sqlite_module
-from exporter.store.batch import Transaction
-from exporter.store.database import Lane
-from exporter.store.faults import Kind, Trouble
+from exporter.store.connections import Lane
+from exporter.store.dialects import sqlite as sqlite_module
+from exporter.store.errors import Kind, Trouble
+from exporter.store.transaction import Transaction
 from tests.databases import (
     Outcome,
     Place,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
-from exporter.records import Draft, Membership, Message, ReadMark
+from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
+from exporter.core.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, eventually, opened, read, send, send_twice_told

@@ -10,10 +10,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from exporter.errors import BadFrame
+from exporter.core.errors import BadFrame
 from exporter.store import Store
-from exporter.store.database import Lane
-from exporter.store.dialect import Session
+from exporter.store.connections import Lane
+from exporter.store.dialects.base import Session
 from exporter.store.totals import STATEMENT
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, read, recount, send
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture

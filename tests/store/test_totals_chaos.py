@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.errors import Refusal
-from exporter.records import Draft, Message
+from exporter.core.errors import Refusal
+from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.verify import verify
 from tests.databases import Outcome, Place, Postgresql, Sqlite, assert_exact, opened
@@ -53,7 +53,7 @@ class Programs:
         self._running.append(
             subprocess.Popen(
                 [sys.executable, "-m", "tests.writers", *arguments],
-                cwd=Path(__file__).parent.parent,
+                cwd=Path(__file__).parents[2],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
             )

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from exporter.store.migrations import totals_sqlite
-from exporter.store.migrations.versions import r0001_tables
+from exporter.store.schema import triggers_sqlite
+from exporter.store.schema.migrations.versions import r0001_tables
 from exporter.store.totals import STATEMENT
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -59,7 +59,7 @@ class TotalsMachine(RuleBasedStateMachine):
         self.db.execute("PRAGMA synchronous = OFF")
         for statement in r0001_tables.SQLITE.split(";\n"):
             self.db.execute(statement)
-        for statement in totals_sqlite.statements():
+        for statement in triggers_sqlite.statements():
             self.db.execute(statement)
         self.model = Model()
         self.saved: list[Model] = []

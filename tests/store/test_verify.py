@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from exporter.errors import Misconfigured, Unavailable
-from exporter.records import Draft
-from exporter.store import Store, recount
+from exporter.core.errors import Misconfigured, Unavailable
+from exporter.core.records import Draft
+from exporter.store import Store
 from exporter.store import verify as verify_module
-from exporter.store.verify import run_verification_forever, verify
+from exporter.store.verify import queries, run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
@@ -151,8 +151,8 @@ async def test_two_repairs_at_once_do_not_mend_twice(place: Place, store: Store)
 async def test_it_goes_in_pages_and_says_how_far_it_is(
     place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recount, "PAGE_CONVERSATIONS", 10)
-    monkeypatch.setattr(recount, "PAGE_MESSAGES", 4)
+    monkeypatch.setattr(queries, "PAGE_CONVERSATIONS", 10)
+    monkeypatch.setattr(queries, "PAGE_MESSAGES", 4)
     for i in range(55):
         await store.create_conversation(f"x{i}", "ann", [])
         if i % 10 == 0:
@@ -234,7 +234,7 @@ async def test_what_cannot_be_checked_is_said(place: Place, store: Store) -> Non
 
 
 async def test_it_does_not_keep_others_waiting(place: Place, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recount, "PAGE_MESSAGES", 1)
+    monkeypatch.setattr(queries, "PAGE_MESSAGES", 1)
     task = asyncio.create_task(verify(store, pace=1000.0))  # it rests nearly all the time
     for i in range(20):
         await send(store, "a", "ann", f"x{i}")

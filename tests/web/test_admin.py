@@ -10,11 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from exporter.web import auth
-from exporter.web.admin import AdminPage
-from exporter.web.auth import Authenticator
-from exporter.web.history import History, Sample
+from exporter.auth.tokens import Authenticator
+from exporter.node.history import History, Sample
+from exporter.web import access
 from exporter.web.problems import problems
+from exporter.web.routes.admin import AdminPage
 
 AUTHENTICATOR = Authenticator("HS256", b"a secret of the tests that is long enough")
 HISTORY = "/v1/messaging/stats/history"
@@ -89,7 +89,7 @@ async def test_an_admins_token_becomes_a_cookie_that_scripts_and_other_sites_can
     said = await response.json()
     assert (response.status, said["user"]) == (200, "ada")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", said["expires_at"])
-    cookie = response.cookies[auth.COOKIE]
+    cookie = response.cookies[access.COOKIE]
     assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/")
     assert 0 < int(cookie["max-age"]) <= 3601
     assert response.headers["Cache-Control"] == "no-store"
@@ -102,7 +102,7 @@ async def test_behind_a_proxy_that_ends_tls_the_cookie_can_be_marked_secure(
     app.add_routes(AdminPage(AUTHENTICATOR, history, secure=True).routes())
     client = await aiohttp_client(app)
     response = await client.post("/admin/sign-in", data={"token": ADMIN}, headers=JSON)
-    assert response.cookies[auth.COOKIE]["secure"]
+    assert response.cookies[access.COOKIE]["secure"]
 
 
 async def test_a_script_with_an_admins_token_gets_the_page_of_whoever_signed_in(client: Client) -> None:
@@ -141,7 +141,7 @@ async def test_no_other_token_signs_in_and_the_page_says_why(
 ) -> None:
     response = await client.post("/admin/sign-in", data={"token": token}, headers=JSON if scripts else {})
     assert response.status == status
-    assert auth.COOKIE not in response.cookies
+    assert access.COOKIE not in response.cookies
     if scripts:
         assert response.content_type == "application/problem+json"
         assert reason in (await response.json())["detail"]
@@ -170,12 +170,12 @@ async def test_a_page_of_another_site_can_neither_sign_in_nor_out(
 ) -> None:
     response = await client.post(path, data={"token": ADMIN}, headers={**JSON, **headers})
     assert response.status == 403
-    assert auth.COOKIE not in response.cookies
+    assert access.COOKIE not in response.cookies
 
 
 async def test_a_cookie_that_is_forged_expired_or_no_admins_shows_the_form(client: Client) -> None:
     for token in (FORGED, EXPIRED, USER, "nonsense"):
-        client.session.cookie_jar.update_cookies({auth.COOKIE: token}, client.make_url("/"))
+        client.session.cookie_jar.update_cookies({access.COOKIE: token}, client.make_url("/"))
         response = await client.get("/admin")
         assert (response.status, view(await response.text())) == (200, "sign-in")
 

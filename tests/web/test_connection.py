@@ -17,21 +17,21 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from exporter import frames
-from exporter.config import Limits
-from exporter.errors import ErrorCode, Unavailable
-from exporter.events import ClosedReason
-from exporter.frames import BINARY, CLOSE, PING, PONG, TEXT
-from exporter.metrics import Metrics
-from exporter.node import Node
-from exporter.outbox import Turn
-from exporter.protocol import Delivery
-from exporter.records import HubStats, Membership
-from exporter.web import session as session_module
-from exporter.web import sessions as sessions_module
-from exporter.web.auth import LEEWAY
-from exporter.web.session import MAX_WAITING, Session, State, Surroundings
-from exporter.web.sessions import VISITS, Sessions
+from exporter.auth.tokens import LEEWAY
+from exporter.core import websocket_frames
+from exporter.core.errors import ErrorCode, Unavailable
+from exporter.core.events import ClosedReason
+from exporter.core.protocol import Delivery
+from exporter.core.records import HubStats, Membership
+from exporter.core.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT
+from exporter.metrics.names import Metrics
+from exporter.node.fanout import Turn
+from exporter.node.node import Node
+from exporter.settings.model import Limits
+from exporter.web.websocket import connection as session_module
+from exporter.web.websocket import connections as sessions_module
+from exporter.web.websocket.connection import MAX_WAITING, Session, State, Surroundings
+from exporter.web.websocket.connections import VISITS, Sessions
 from tests.doubles import Clock, FakeStore, client_frame, server_frames, texts, turns
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -224,7 +224,7 @@ async def test_bytes_in_and_out_are_counted_exactly() -> None:
         await until(lambda: w.metrics.sent_bytes.value, "the answer")
         await client.send(client_frame(PING, b"x"))
         await client.send(client_frame(CLOSE, struct.pack("!H", 1000)))
-        sent = sum(len(frames.frame(*frame)) for frame in await client.rest(answered=True))
+        sent = sum(len(websocket_frames.frame(*frame)) for frame in await client.rest(answered=True))
         assert w.metrics.sent_bytes.value == sent
         received = len(client_frame(TEXT, json.dumps({"type": "ping", "id": "1"}).encode())) + 7 + 8
         assert w.metrics.received_bytes.value == received
@@ -654,7 +654,7 @@ async def test_a_client_that_closes_while_it_is_drained_has_closed() -> None:
 # --- slow consumers ---------------------------------------------------------------------------------------
 
 SMALL = Limits(send_buffer_bytes=256 * 1024)
-PAYLOAD = Delivery(frames.text_frame(b"x" * 16_000))
+PAYLOAD = Delivery(websocket_frames.text_frame(b"x" * 16_000))
 
 
 async def fill(session: Session, condition: Callable[[], bool]) -> int:
@@ -720,7 +720,7 @@ async def test_what_was_waiting_for_a_connection_that_is_cut_is_counted_as_dropp
     async with world() as w:
         session, client = await w.connect()
         session.put(PAYLOAD)
-        session.put(frames.text_frame(b"no delivery"))
+        session.put(websocket_frames.text_frame(b"no delivery"))
         session.put(PAYLOAD)
         session.cut(ClosedReason.HEARTBEAT)
         assert w.metrics.deliveries_dropped.value == 2
@@ -824,7 +824,7 @@ async def test_a_silent_peer_is_pinged_within_an_interval_and_cut_within_one_and
     assert min(cut[session] - pinged[session] for session in cut) >= 0.25 * heartbeat  # time to answer
     reasons = ring.world.metrics.connections_closed
     assert reasons[ClosedReason.HEARTBEAT].value == len(fell_silent) == reasons[ClosedReason.HEARTBEAT].value
-    assert all(session.transport.written == [frames.frame(PING, b"")] for session in cut)  # type: ignore[attr-defined]
+    assert all(session.transport.written == [websocket_frames.frame(PING, b"")] for session in cut)  # type: ignore[attr-defined]
     assert len(ring.sessions) == 0
     ring.close()
 
@@ -838,7 +838,7 @@ async def test_a_peer_of_which_anything_is_heard_is_never_cut(monkeypatch: pytes
     pings = 0
     while ring.clock.now < 1_000 + 10 * 30.0:
         ring.tick()
-        if frames.frame(PING, b"") in transport.written:
+        if websocket_frames.frame(PING, b"") in transport.written:
             pings += 1
             transport.written.clear()
             if len(what) > 1 or pings == 1:

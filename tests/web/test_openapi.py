@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from openapi_spec_validator import validate
 
-from exporter.protocol import MAX_IDENTIFIER
-from exporter.web.openapi import document
+from exporter.core.protocol import MAX_IDENTIFIER
+from exporter.web.routes.openapi import document
 from tests.servers.exporter import in_process
 
 

@@ -10,8 +10,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from exporter import errors, logs
-from exporter.errors import ErrorCode
+from exporter import logs
+from exporter.core import errors
+from exporter.core.errors import ErrorCode
 from exporter.web.problems import CONTENT_TYPE, Problem, problems
 
 EVIL = "<script>alert(1)</script>"

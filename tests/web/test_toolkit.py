@@ -16,14 +16,14 @@ import bcrypt
 import pytest
 from aiohttp import web
 
-from exporter.errors import Misconfigured
-from exporter.web.basic_auth import MAX_WAITING, BasicAuth, Busy, credentials
+from exporter.core.errors import Misconfigured
 from exporter.web.problems import problems
-from exporter.web.web_config import WebConfig
-from exporter.web.web_settings import read
+from exporter.web.toolkit.basic_auth import MAX_WAITING, BasicAuth, Busy, credentials
+from exporter.web.toolkit.reload import WebConfig
+from exporter.web.toolkit.settings import read
 from tests.servers.certificates import CertificateAuthority
 
-SAMPLE = Path(__file__).parent.parent / "docs" / "web-config.yml"
+SAMPLE = Path(__file__).parents[2] / "docs" / "web-config.yml"
 SALT = b"$2b$04$" + b"." * 22  # of the lowest cost, and always the same: it is in the names of tests
 HASH = bcrypt.hashpw(b"right", SALT).decode()
 OTHER_HASH = bcrypt.hashpw(b"other", SALT).decode()

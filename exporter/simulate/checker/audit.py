@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from exporter.simulate.findings import Kind
-from exporter.simulate.ledger import Ledger
+from exporter.simulate.checker.findings import Kind
+from exporter.simulate.checker.ledger import Ledger
 
 
 class Audit:

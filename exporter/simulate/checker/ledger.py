@@ -21,8 +21,8 @@ from array import array
 from collections import deque
 from dataclasses import dataclass, field
 
-from exporter.simulate.findings import Findings, Kind
-from exporter.simulate.membership import MOST_SEEN, Membership
+from exporter.simulate.checker.findings import Findings, Kind
+from exporter.simulate.checker.membership import MOST_SEEN, Membership
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 
 T = TypeVar("T")
 PAGE = 1000

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import WSMsgType
 from yarl import URL
 
-from exporter.protocol import SUBPROTOCOL
+from exporter.core.protocol import SUBPROTOCOL
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
 

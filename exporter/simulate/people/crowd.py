@@ -15,14 +15,14 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from exporter.simulate.api import Api, Refused
-from exporter.simulate.ledger import Ledger
-from exporter.simulate.link import Link
+from exporter.simulate.checker.ledger import Ledger
+from exporter.simulate.client.api import Api, Refused
+from exporter.simulate.client.connection import Link
 from exporter.simulate.meter import Meter
 from exporter.simulate.options import SimulateOptions, socket_url
-from exporter.simulate.people import Organisation, Plan, hour_of
-from exporter.simulate.picker import Picker
-from exporter.simulate.tab import FIRST_TAB_OPENS, OTHER_TABS_OPEN, Tab
+from exporter.simulate.people.organisation import Organisation, Plan, hour_of
+from exporter.simulate.people.picker import Picker
+from exporter.simulate.people.tab import FIRST_TAB_OPENS, OTHER_TABS_OPEN, Tab
 
 LOOK_AHEAD = 4.5  # seconds; more than the longest typing
 MOMENT = 10.0  # seconds that "lately" means

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 
-from exporter.errors import ErrorCode
-from exporter.events import Join, Leave, Ping, Read, Send, Typing
-from exporter.protocol import CloseCode
-from exporter.simulate.frames import Ack, Deleted, Error, Frame, Joined, Left, NewMessage, Welcome, decode
-from exporter.simulate.link import Link
+from exporter.core.errors import ErrorCode
+from exporter.core.events import Join, Leave, Ping, Read, Send, Typing
+from exporter.core.protocol import CloseCode
+from exporter.simulate.client.connection import Link
+from exporter.simulate.client.frames import Ack, Deleted, Error, Frame, Joined, Left, NewMessage, Welcome, decode
 
 if TYPE_CHECKING:
-    from exporter.simulate.crowd import Crowd
+    from exporter.simulate.people.crowd import Crowd
 
 _encode = msgspec.json.Encoder().encode
 

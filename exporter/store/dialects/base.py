@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exporter.store.faults import Trouble
+from exporter.store.errors import Trouble
 
 Row = Sequence[Any]
 """A row of a result, or of a source's values: ``str``, ``int``, ``bool``, ``None`` and what ``moment`` makes."""

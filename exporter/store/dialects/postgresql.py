@@ -11,11 +11,11 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from exporter.errors import Misconfigured
-from exporter.store import faults
-from exporter.store.dialect import Dialect, Row, Session
-from exporter.store.faults import Kind, Trouble
-from exporter.store.migrations import totals_postgresql
+from exporter.core.errors import Misconfigured
+from exporter.store import errors
+from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.errors import Kind, Trouble
+from exporter.store.schema import triggers_postgresql
 
 OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
@@ -38,27 +38,27 @@ SETTINGS = {
 """What each connection sets for itself."""
 
 _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
-    ("57014", Kind.SLOW, faults.TIMEOUT),
-    ("55P03", Kind.SLOW, faults.LOCKED),
-    ("25P03", Kind.DOWN, faults.TIMEOUT),  # idle in a transaction: this process was asleep
-    ("57P03", Kind.DOWN, faults.STARTING),
-    ("57P", Kind.DOWN, faults.STARTING),
-    ("40", Kind.RACE, faults.RACED),
-    ("23505", Kind.TAKEN, faults.KEY_TAKEN),
-    ("22", Kind.DATA, faults.REJECTED),
-    ("23", Kind.DATA, faults.REJECTED),
-    ("54", Kind.DATA, faults.REJECTED),
-    ("28", Kind.SETUP, faults.PASSWORD),
-    ("3D", Kind.SETUP, faults.NO_DATABASE),
-    ("42501", Kind.SETUP, faults.RIGHTS),
-    ("42P07", Kind.SETUP, faults.FOREIGN),
-    ("42", Kind.SETUP, faults.NO_SCHEMA),
-    ("3F", Kind.SETUP, faults.NO_SCHEMA),
-    ("25006", Kind.SETUP, faults.READ_ONLY),
-    ("53100", Kind.DOWN, faults.FULL),
-    ("53", Kind.DOWN, faults.CROWDED),
-    ("58", Kind.DOWN, faults.BROKEN_DISK),
-    ("08", Kind.DOWN, faults.LOST),
+    ("57014", Kind.SLOW, errors.TIMEOUT),
+    ("55P03", Kind.SLOW, errors.LOCKED),
+    ("25P03", Kind.DOWN, errors.TIMEOUT),  # idle in a transaction: this process was asleep
+    ("57P03", Kind.DOWN, errors.STARTING),
+    ("57P", Kind.DOWN, errors.STARTING),
+    ("40", Kind.RACE, errors.RACED),
+    ("23505", Kind.TAKEN, errors.KEY_TAKEN),
+    ("22", Kind.DATA, errors.REJECTED),
+    ("23", Kind.DATA, errors.REJECTED),
+    ("54", Kind.DATA, errors.REJECTED),
+    ("28", Kind.SETUP, errors.PASSWORD),
+    ("3D", Kind.SETUP, errors.NO_DATABASE),
+    ("42501", Kind.SETUP, errors.RIGHTS),
+    ("42P07", Kind.SETUP, errors.FOREIGN),
+    ("42", Kind.SETUP, errors.NO_SCHEMA),
+    ("3F", Kind.SETUP, errors.NO_SCHEMA),
+    ("25006", Kind.SETUP, errors.READ_ONLY),
+    ("53100", Kind.DOWN, errors.FULL),
+    ("53", Kind.DOWN, errors.CROWDED),
+    ("58", Kind.DOWN, errors.BROKEN_DISK),
+    ("08", Kind.DOWN, errors.LOST),
 )
 
 
@@ -71,18 +71,18 @@ def trouble_of(error: BaseException) -> Trouble:
         for start, kind, text in _BY_STATE:
             if state.startswith(start):
                 return Trouble(kind, text)
-        return Trouble(Kind.DOWN, faults.UNKNOWN)
+        return Trouble(Kind.DOWN, errors.UNKNOWN)
     if isinstance(error, TimeoutError):
-        return Trouble(Kind.SLOW, faults.TIMEOUT)
+        return Trouble(Kind.SLOW, errors.TIMEOUT)
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-        return Trouble(Kind.SETUP, faults.BAD_URL)
+        return Trouble(Kind.SETUP, errors.BAD_URL)
     if isinstance(error, (asyncpg.DataError, UnicodeError, OverflowError)):
-        return Trouble(Kind.DATA, faults.REJECTED)
+        return Trouble(Kind.DATA, errors.REJECTED)
     if isinstance(error, asyncpg.InterfaceError):
-        return Trouble(Kind.DOWN, faults.LOST)
+        return Trouble(Kind.DOWN, errors.LOST)
     if isinstance(error, OSError):
-        return Trouble(Kind.DOWN, faults.UNREACHABLE)
-    return Trouble(Kind.DOWN, faults.UNKNOWN)
+        return Trouble(Kind.DOWN, errors.UNREACHABLE)
+    return Trouble(Kind.DOWN, errors.UNKNOWN)
 
 
 class PostgresSession:
@@ -184,7 +184,7 @@ class PostgresDialect(Dialect):
                     server_settings={**SETTINGS, **settings},
                 )
             except ValueError as error:  # its words would repeat parts of the URL
-                raise Trouble(Kind.SETUP, faults.BAD_URL) from error
+                raise Trouble(Kind.SETUP, errors.BAD_URL) from error
 
         return connect
 
@@ -203,7 +203,7 @@ class PostgresDialect(Dialect):
         if schema is None:
             raise Misconfigured("the database user's search path names no schema that exists")
         if read_only == "on":
-            raise Misconfigured(faults.READ_ONLY)
+            raise Misconfigured(errors.READ_ONLY)
 
     async def lock_migration(self, connection: AsyncConnection) -> None:
         """An advisory lock per schema, held until the transaction ends."""
@@ -225,9 +225,9 @@ class PostgresDialect(Dialect):
         )
         allowed, read_only = rows[0]
         if not allowed:
-            raise Trouble(Kind.SETUP, faults.RIGHTS)
+            raise Trouble(Kind.SETUP, errors.RIGHTS)
         if read_only == "on":
-            raise Trouble(Kind.SETUP, faults.READ_ONLY)
+            raise Trouble(Kind.SETUP, errors.READ_ONLY)
 
     async def missing_triggers(self, session: Session) -> Sequence[str]:
         """Also those that are switched off, or whose function is gone."""
@@ -236,17 +236,17 @@ class PostgresDialect(Dialect):
             "WHERE relnamespace = current_schema()::regnamespace AND NOT tgisinternal AND tgenabled IN ('O', 'A')"
         )
         there = {row[0] for row in rows}
-        return [name for name in totals_postgresql.TRIGGERS if name not in there]
+        return [name for name in triggers_postgresql.TRIGGERS if name not in there]
 
     async def restore_triggers(self, session: Session) -> None:
         """Make all functions and the missing triggers again."""
         schema = (await session.fetch("SELECT current_schema()"))[0][0]
         await session.execute(self.begin)
         try:
-            for statement in totals_postgresql.functions(schema):
+            for statement in triggers_postgresql.functions(schema):
                 await session.execute(statement)
             for name in await self.missing_triggers(session):
-                for statement in totals_postgresql.trigger(name):
+                for statement in triggers_postgresql.trigger(name):
                     await session.execute(statement)
             await session.execute("COMMIT")
         except Trouble:
@@ -287,7 +287,7 @@ class PostgresDialect(Dialect):
 
     def utc_day(self, expression: str) -> str:
         """As the triggers take it."""
-        return totals_postgresql.day(expression)
+        return triggers_postgresql.day(expression)
 
     def when(self, value: Any) -> datetime:
         """As it is: asyncpg gives aware times in UTC."""

@@ -19,11 +19,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from exporter.errors import Misconfigured
-from exporter.store import faults
-from exporter.store.dialect import Dialect, Row, Session
-from exporter.store.faults import Kind, Trouble
-from exporter.store.migrations import totals_sqlite
+from exporter.core.errors import Misconfigured
+from exporter.store import errors
+from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.errors import Kind, Trouble
+from exporter.store.schema import triggers_sqlite
 
 OLDEST = (3, 35)
 """The first with ``RETURNING``, of 2021."""
@@ -40,23 +40,23 @@ PRAGMAS = (
 """What each connection sets for itself."""
 
 _BY_NAME = (
-    ("SQLITE_BUSY", Kind.SLOW, faults.LOCKED),
-    ("SQLITE_LOCKED", Kind.SLOW, faults.LOCKED),
-    ("SQLITE_PROTOCOL", Kind.SLOW, faults.LOCKED),  # after ten seconds of asking for a lock of the shared memory
-    ("SQLITE_INTERRUPT", Kind.SLOW, faults.TIMEOUT),
-    ("SQLITE_FULL", Kind.DOWN, faults.FULL),
-    ("SQLITE_READONLY", Kind.SETUP, faults.READ_ONLY),
-    ("SQLITE_PERM", Kind.SETUP, faults.READ_ONLY),
-    ("SQLITE_IOERR", Kind.DOWN, faults.BROKEN_DISK),
-    ("SQLITE_CORRUPT", Kind.SETUP, faults.DAMAGED),
-    ("SQLITE_NOTADB", Kind.SETUP, faults.DAMAGED),
-    ("SQLITE_CANTOPEN", Kind.SETUP, faults.NO_FILE),
-    ("SQLITE_CONSTRAINT_UNIQUE", Kind.TAKEN, faults.KEY_TAKEN),
-    ("SQLITE_CONSTRAINT_PRIMARYKEY", Kind.TAKEN, faults.KEY_TAKEN),
-    ("SQLITE_CONSTRAINT", Kind.DATA, faults.REJECTED),
-    ("SQLITE_MISMATCH", Kind.DATA, faults.REJECTED),
-    ("SQLITE_TOOBIG", Kind.DATA, faults.REJECTED),
-    ("SQLITE_SCHEMA", Kind.RACE, faults.RACED),
+    ("SQLITE_BUSY", Kind.SLOW, errors.LOCKED),
+    ("SQLITE_LOCKED", Kind.SLOW, errors.LOCKED),
+    ("SQLITE_PROTOCOL", Kind.SLOW, errors.LOCKED),  # after ten seconds of asking for a lock of the shared memory
+    ("SQLITE_INTERRUPT", Kind.SLOW, errors.TIMEOUT),
+    ("SQLITE_FULL", Kind.DOWN, errors.FULL),
+    ("SQLITE_READONLY", Kind.SETUP, errors.READ_ONLY),
+    ("SQLITE_PERM", Kind.SETUP, errors.READ_ONLY),
+    ("SQLITE_IOERR", Kind.DOWN, errors.BROKEN_DISK),
+    ("SQLITE_CORRUPT", Kind.SETUP, errors.DAMAGED),
+    ("SQLITE_NOTADB", Kind.SETUP, errors.DAMAGED),
+    ("SQLITE_CANTOPEN", Kind.SETUP, errors.NO_FILE),
+    ("SQLITE_CONSTRAINT_UNIQUE", Kind.TAKEN, errors.KEY_TAKEN),
+    ("SQLITE_CONSTRAINT_PRIMARYKEY", Kind.TAKEN, errors.KEY_TAKEN),
+    ("SQLITE_CONSTRAINT", Kind.DATA, errors.REJECTED),
+    ("SQLITE_MISMATCH", Kind.DATA, errors.REJECTED),
+    ("SQLITE_TOOBIG", Kind.DATA, errors.REJECTED),
+    ("SQLITE_SCHEMA", Kind.RACE, errors.RACED),
 )
 
 
@@ -69,14 +69,14 @@ def trouble_of(error: BaseException) -> Trouble:
         if name.startswith(start):
             return Trouble(kind, text)
     if isinstance(error, (sqlite3.DataError, sqlite3.InterfaceError, UnicodeError, OverflowError)):
-        return Trouble(Kind.DATA, faults.REJECTED)
+        return Trouble(Kind.DATA, errors.REJECTED)
     if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such"):
-        return Trouble(Kind.SETUP, faults.NO_SCHEMA)
+        return Trouble(Kind.SETUP, errors.NO_SCHEMA)
     if isinstance(error, sqlite3.OperationalError) and str(error).endswith("already exists"):
-        return Trouble(Kind.SETUP, faults.FOREIGN)
+        return Trouble(Kind.SETUP, errors.FOREIGN)
     if isinstance(error, ValueError):  # aiosqlite: "no active connection", "Connection closed"
-        return Trouble(Kind.DOWN, faults.LOST)
-    return Trouble(Kind.DOWN, faults.UNKNOWN)
+        return Trouble(Kind.DOWN, errors.LOST)
+    return Trouble(Kind.DOWN, errors.UNKNOWN)
 
 
 async def _open(*args: Any, **options: Any) -> aiosqlite.Connection:
@@ -227,14 +227,14 @@ class SqliteDialect(Dialect):
     async def missing_triggers(self, session: Session) -> Sequence[str]:
         """SQLite's triggers cannot be switched off, only dropped."""
         there = {row[0] for row in await session.fetch("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
-        return [name for name in totals_sqlite.TRIGGERS if name not in there]
+        return [name for name in triggers_sqlite.TRIGGERS if name not in there]
 
     async def restore_triggers(self, session: Session) -> None:
         """Make the missing ones."""
         await session.execute(self.begin)
         try:
             for name in await self.missing_triggers(session):
-                await session.fetch(totals_sqlite.trigger(name))
+                await session.fetch(triggers_sqlite.trigger(name))
             await session.execute("COMMIT")
         except Trouble:
             await session.execute("ROLLBACK")
@@ -250,10 +250,10 @@ class SqliteDialect(Dialect):
     def trouble(self, error: BaseException) -> Trouble:
         """What an error means, SQLAlchemy's wrapping taken off."""
         trouble = trouble_of(getattr(error, "orig", None) or error)
-        if trouble.text == faults.NO_FILE and not self.path.parent.is_dir():
-            return Trouble(Kind.SETUP, faults.NO_FOLDER)
-        if trouble.text == faults.NO_FILE and not self.path.exists():
-            return Trouble(Kind.SETUP, faults.NO_FILE_YET)
+        if trouble.text == errors.NO_FILE and not self.path.parent.is_dir():
+            return Trouble(Kind.SETUP, errors.NO_FOLDER)
+        if trouble.text == errors.NO_FILE and not self.path.exists():
+            return Trouble(Kind.SETUP, errors.NO_FILE_YET)
         return trouble
 
     def _stat(self) -> tuple[int, int] | None:
@@ -267,7 +267,7 @@ class SqliteDialect(Dialect):
     def check(self) -> None:
         """Is the file still the one that was opened? A commit into an unlinked file is lost."""
         if self._identity is not None and self._stat() != self._identity:
-            raise Trouble(Kind.DOWN, faults.MOVED)
+            raise Trouble(Kind.DOWN, errors.MOVED)
 
     def adopt(self) -> None:
         """Remember which file it is."""
@@ -288,7 +288,7 @@ class SqliteDialect(Dialect):
 
     def utc_day(self, expression: str) -> str:
         """As the triggers take it."""
-        return totals_sqlite.day(expression)
+        return triggers_sqlite.day(expression)
 
     def when(self, value: Any) -> datetime:
         """A time out of a row, in UTC; the earliest there is for what lies before it or is none."""

@@ -16,10 +16,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from exporter.errors import Misconfigured
-from exporter.store import faults
-from exporter.store.dialect import Dialect, Session
-from exporter.store.faults import Kind, Trouble
+from exporter.core.errors import Misconfigured
+from exporter.store import errors
+from exporter.store.dialects.base import Dialect, Session
+from exporter.store.errors import Kind, Trouble
 
 
 def _config() -> Config:
@@ -65,8 +65,8 @@ async def migrate(dialect: Dialect, revision: str = "head") -> None:
         raise
     except Exception as error:  # whatever a driver raises, as SQLAlchemy wraps it or as it is
         trouble = dialect.trouble(error)
-        if trouble.text == faults.NO_FILE_YET:
-            trouble = Trouble(trouble.kind, faults.NO_NEW_FILE)
+        if trouble.text == errors.NO_FILE_YET:
+            trouble = Trouble(trouble.kind, errors.NO_NEW_FILE)
         raise trouble from error
     finally:
         await engine.dispose()

@@ -18,11 +18,13 @@ from typing import Any
 
 import structlog
 
-from exporter.errors import Misconfigured, Unavailable
-from exporter.store import Store, migrate, recount, totals
-from exporter.store.database import Database, Lane
-from exporter.store.dialect import Dialect, Row, Session
-from exporter.store.faults import Kind, Trouble
+from exporter.core.errors import Misconfigured, Unavailable
+from exporter.store import Store, totals
+from exporter.store.connections import Database, Lane
+from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.errors import Kind, Trouble
+from exporter.store.schema import migrate
+from exporter.store.verify import queries
 
 BACKGROUND_PACE = 9.0
 """In the background it works a tenth of the time."""
@@ -142,7 +144,7 @@ class _Verification:
         self._progress = progress
         self._out = out
         self._pace = pace
-        self._days = recount.days_statement(self._dialect)
+        self._days = queries.days_statement(self._dialect)
 
     async def run(self) -> Report:
         await self._run(migrate.require_current)
@@ -151,7 +153,7 @@ class _Verification:
         days = await self._recount_days()
         left = (0, 0) if self._repair else (inaccurate, days)
         now = self._store.now()
-        await self._run(lambda session: recount.keep(session, now.timestamp(), *left))
+        await self._run(lambda session: queries.keep(session, now.timestamp(), *left))
         await self._run(lambda session: totals.compact(session, self._dialect, now))
         return Report(conversations, messages, inaccurate, days, missing, self._repair)
 
@@ -183,16 +185,16 @@ class _Verification:
     # --- conversations ------------------------------------------------------------------------------------
 
     async def _conversations(self) -> tuple[int, int, int]:
-        total = await self._run(recount.count_kept)
+        total = await self._run(queries.count_kept)
         conversations = messages = inaccurate = 0
         last: str | None = None
         while True:
             after = last
-            page = await self._run(partial(recount.next_page, after=after))
+            page = await self._run(partial(queries.next_page, after=after))
             names, weight, more = page
             last = names[-1] if names else last
             until = last if more else None
-            for row in await self._run(partial(recount.differing, after=after, until=until)):
+            for row in await self._run(partial(queries.differing, after=after, until=until)):
                 inaccurate += 1
                 await self._differs(row)
             conversations += len(names)
@@ -211,7 +213,7 @@ class _Verification:
             self._out(f"conversation {name!r}: last_seq is {last_seq}, highest seq {top}")
         if self._repair:
             begin, lock = self._dialect.begin, self._dialect.lock
-            await self._run(lambda session: recount.mend_conversation(session, begin, lock, name))
+            await self._run(lambda session: queries.mend_conversation(session, begin, lock, name))
 
     # --- days ---------------------------------------------------------------------------------------------
 
@@ -221,7 +223,7 @@ class _Verification:
             if not rows or not self._repair:
                 break
             # Those whom the counter betrays have not changed anything: look again.
-            if await self._run(partial(recount.mend_days, begin=self._dialect.begin, rows=rows)):
+            if await self._run(partial(queries.mend_days, begin=self._dialect.begin, rows=rows)):
                 break
         else:
             raise Trouble(Kind.RACE, "somebody else repairs the database at the same time")

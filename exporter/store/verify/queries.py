@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exporter.store.dialect import Dialect, Row, Session
-from exporter.store.faults import Kind, Trouble
+from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.errors import Kind, Trouble
 
 PAGE_CONVERSATIONS = 500
 """Looked at in one statement at most; with the next limit it bounds memory and the length of a statement."""

@@ -19,9 +19,9 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from exporter.web import auth
-from exporter.web.auth import Authenticator, Claims, Unauthenticated
-from exporter.web.history import History
+from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
+from exporter.node.history import History
+from exporter.web import access
 from exporter.web.problems import Problem
 
 MAX_COOKIE: Final = 4_096  # bytes of name and value that a browser keeps (RFC 6265, section 6.1); longer is dropped
@@ -124,15 +124,15 @@ class AdminPage:
             response = web.json_response(said, headers=NO_STORE)
         else:
             response = _back()
-        auth.set_cookie(response, token, claims, secure=self._secure or request.secure)
+        access.set_cookie(response, token, claims, secure=self._secure or request.secure)
         return response
 
     async def sign_out(self, request: web.Request) -> web.Response:
         """Take the cookie back: 204 for scripts, the sign-in form for a browser without them."""
-        if not auth.csrf_safe(request):
+        if not access.csrf_safe(request):
             raise Problem(403, "a page of another site may not sign you out")
         response = web.Response(status=204, headers=NO_STORE) if _wants_json(request) else _back()
-        auth.clear_cookie(response, secure=self._secure or request.secure)
+        access.clear_cookie(response, secure=self._secure or request.secure)
         return response
 
     async def static(self, request: web.Request) -> web.Response:
@@ -154,24 +154,24 @@ class AdminPage:
 
     async def history(self, request: web.Request) -> web.Response:
         """The last hour, as ``History.answer`` describes it; 401 without a token, 403 for another role."""
-        auth.require_admin(request, self._authenticator)
+        access.require_admin(request, self._authenticator)
         headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", **NO_STORE}
         response = web.Response(body=self._history.body(), headers=headers)
         response.enable_compression()
         return response
 
     def _signed_in(self, request: web.Request) -> Claims | None:
-        token = auth.token_of(request, cookie=True)
+        token = access.token_of(request, cookie=True)
         if token is None:
             return None
         try:
             claims = self._authenticator.verify(token)
         except Unauthenticated:
             return None
-        return claims if claims.role == auth.ADMIN else None
+        return claims if claims.role == access.ADMIN else None
 
     async def _claims_of_form(self, request: web.Request) -> tuple[Claims, str]:
-        if not auth.csrf_safe(request):
+        if not access.csrf_safe(request):
             raise Problem(403, "a page of another site may not sign you in")
         if request.content_type != "application/x-www-form-urlencoded":
             raise Problem(415, "the form is application/x-www-form-urlencoded")
@@ -183,14 +183,14 @@ class AdminPage:
         token = given.get("token", [""])[0].strip()
         if not token:
             raise Problem(400, "there is no token in the form")
-        if len(auth.COOKIE) + len(token) > MAX_COOKIE:
+        if len(access.COOKIE) + len(token) > MAX_COOKIE:
             raise Problem(400, f"the token is too long for a cookie, which holds {MAX_COOKIE} characters")
         try:
             claims = self._authenticator.verify(token)
         except Unauthenticated as error:
             challenge = {"WWW-Authenticate": 'Bearer realm="messaging-exporter", error="invalid_token"'}
             raise Problem(401, str(error), headers=challenge) from error
-        if claims.role != auth.ADMIN:
+        if claims.role != access.ADMIN:
             raise Problem(403, "the token is good, but its role is not admin")
         return claims, token
 

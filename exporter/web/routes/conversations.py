@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from exporter.errors import BadFrame
-from exporter.node import Node
-from exporter.protocol import MAX_SEQ, check_identifier
-from exporter.records import Conversation, Message
-from exporter.web.auth import ADMIN, Authenticator, claims_of
+from exporter.auth.tokens import Authenticator
+from exporter.core.errors import BadFrame
+from exporter.core.protocol import MAX_SEQ, check_identifier
+from exporter.core.records import Conversation, Message
+from exporter.node.node import Node
+from exporter.web.access import ADMIN, claims_of
 from exporter.web.problems import Problem
 
 DEFAULT_LIMIT = 100

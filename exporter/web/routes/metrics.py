@@ -21,11 +21,11 @@ from prometheus_client.exposition import generate_latest as generate_text
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.samples import Sample
 
-from exporter.metrics import Metrics, state_families
-from exporter.web.figures import Figures
-from exporter.web.negotiation import OPENMETRICS, budget, content_type, wants_gzip
+from exporter.metrics.names import Metrics, state_families
+from exporter.metrics.negotiation import OPENMETRICS, budget, content_type, wants_gzip
+from exporter.metrics.process import process_families
+from exporter.node.snapshot import Figures
 from exporter.web.problems import Problem
-from exporter.web.process import process_families
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from exporter import __version__
-from exporter.protocol import MAX_SEQ
-from exporter.web.openapi_schemas import SCHEMAS, Schema, listing, ref
+from exporter.core.protocol import MAX_SEQ
+from exporter.web.routes.openapi_schemas import SCHEMAS, Schema, listing, ref
 
 _BASE: Final = "/v1/messaging"
 _USER: Final[list[Schema]] = [{"token": []}]

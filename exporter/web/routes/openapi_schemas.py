@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from exporter.events import ClosedReason
-from exporter.protocol import MAX_CLIENT_ID, MAX_IDENTIFIER, MAX_SEQ
+from exporter.core.events import ClosedReason
+from exporter.core.protocol import MAX_CLIENT_ID, MAX_IDENTIFIER, MAX_SEQ
 
 Schema = dict[str, Any]
 

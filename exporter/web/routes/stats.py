@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from exporter.metrics import WINDOWS, Metrics
-from exporter.records import Snapshot
-from exporter.web.auth import Authenticator, require_admin
-from exporter.web.figures import Figures
-from exporter.web.history import Sample
-from exporter.web.negotiation import SHARE
+from exporter.auth.tokens import Authenticator
+from exporter.core.records import Snapshot
+from exporter.metrics.names import WINDOWS, Metrics
+from exporter.metrics.negotiation import SHARE
+from exporter.node.history import Sample
+from exporter.node.snapshot import Figures
+from exporter.web.access import require_admin
 
 
 def payload(snapshot: Snapshot) -> dict[str, Any]:

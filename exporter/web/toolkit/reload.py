@@ -18,11 +18,11 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from exporter.errors import Misconfigured
-from exporter.web import basic_auth, tls
-from exporter.web.basic_auth import BasicAuth, Busy
+from exporter.core.errors import Misconfigured
 from exporter.web.problems import Problem
-from exporter.web.web_settings import RateLimit, WebSettings, read
+from exporter.web.toolkit import basic_auth, tls
+from exporter.web.toolkit.basic_auth import BasicAuth, Busy
+from exporter.web.toolkit.settings import RateLimit, WebSettings, read
 
 ALWAYS_SERVED: Final = "/-/healthy"  # a broken file is no reason for a supervisor to kill the process
 _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="messaging-exporter", charset="UTF-8"'}

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from exporter import documents, values
-from exporter.errors import Misconfigured
-from exporter.web import basic_auth, tls
-from exporter.web.tls import TlsSettings
+from exporter.core.errors import Misconfigured
+from exporter.settings import parsers, strict_yaml
+from exporter.web.toolkit import basic_auth, tls
+from exporter.web.toolkit.tls import TlsSettings
 
 _SECTIONS: Final = ("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit")
 _HEADERS: Final[Mapping[str, tuple[str, ...] | None]] = {
@@ -49,7 +49,7 @@ class WebSettings:
 def read(path: Path) -> WebSettings:
     """The settings in ``path``, certificates tried; raises Misconfigured."""
     try:
-        document = _mapping(documents.load(path), "the file")
+        document = _mapping(strict_yaml.load(path), "the file")
         _known(document, _SECTIONS, "the file")
         tls_settings = _tls(_mapping(document.get("tls_server_config"), "tls_server_config"), path.parent)
         http = _mapping(document.get("http_server_config"), "http_server_config")
@@ -118,7 +118,7 @@ def _rate(section: Mapping[str, Any]) -> RateLimit:
     _known(section, ("interval", "burst"), "rate_limit")
     interval, burst = section.get("interval", "0"), section.get("burst", 0)
     try:
-        seconds = values.duration(str(interval))
+        seconds = parsers.duration(str(interval))
     except ValueError as error:
         raise Misconfigured(f"rate_limit.interval: {error}") from error
     if isinstance(burst, bool) or not isinstance(burst, int) or burst < 0:

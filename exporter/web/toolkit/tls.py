@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 
 VERSIONS: Final = {
     "TLS10": ssl.TLSVersion.TLSv1,

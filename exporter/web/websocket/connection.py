@@ -20,13 +20,13 @@ from typing import Final, cast
 
 import structlog
 
-from exporter import frames
-from exporter.config import Limits
-from exporter.errors import BadFrame, RateLimited
-from exporter.events import ClosedReason, Command
-from exporter.metrics import Metrics
-from exporter.node import Node, Peer
-from exporter.protocol import CloseCode, Delivery, Malformed, parse, read_name
+from exporter.core import websocket_frames
+from exporter.core.errors import BadFrame, RateLimited
+from exporter.core.events import ClosedReason, Command
+from exporter.core.protocol import CloseCode, Delivery, Malformed, parse, read_name
+from exporter.metrics.names import Metrics
+from exporter.node.node import Node, Peer
+from exporter.settings.model import Limits
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +111,7 @@ class Session(Peer, asyncio.Protocol):
         self.pinged = False
         self.state = State.OPEN
         self._around = around
-        self._reader = frames.FrameReader(limits.frame_bytes)
+        self._reader = websocket_frames.FrameReader(limits.frame_bytes)
         self._tokens = float(limits.frames_per_second)
         self._strikes = 0
         self._join: asyncio.Future[None] | None = None  # what the next command waits for
@@ -133,7 +133,7 @@ class Session(Peer, asyncio.Protocol):
         self.pinged = False
         try:
             for opcode, payload in self._reader.feed(data):
-                if opcode == frames.TEXT:
+                if opcode == websocket_frames.TEXT:
                     if self.state is State.OPEN:
                         self._text(payload)
                 else:
@@ -218,23 +218,23 @@ class Session(Peer, asyncio.Protocol):
 
     def _other(self, opcode: int, payload: bytes) -> None:
         """Control frames (RFC 6455 section 5.5) and binary messages, which this protocol does not have."""
-        if opcode == frames.CLOSE:
+        if opcode == websocket_frames.CLOSE:
             self._closed_by_peer(payload)
         elif self.state is not State.OPEN:
             return
-        elif opcode == frames.BINARY:
+        elif opcode == websocket_frames.BINARY:
             if self._take_token(self.last_seen):
                 self._around.node.refuse(self, "unknown", BadFrame("frames are text, not binary"), None)
             else:
                 self._strike(payload)
         elif not self._take_token(self.last_seen):
             self._strike(None)
-        elif opcode == frames.PING:
-            self.put(frames.frame(frames.PONG, payload))
+        elif opcode == websocket_frames.PING:
+            self.put(websocket_frames.frame(websocket_frames.PONG, payload))
 
     def _closed_by_peer(self, payload: bytes) -> None:
         if self.state.value < State.CLOSING.value:
-            code = frames.close_code(payload)
+            code = websocket_frames.close_code(payload)
             # Invalid is what we make 1002 of; a client that says 1002 has only closed: the server decides the reason.
             invalid = code == CloseCode.PROTOCOL_ERROR and payload[:2] != _SAYS_1002
             reason = ClosedReason.PROTOCOL_ERROR if invalid else ClosedReason.CLIENT
@@ -254,7 +254,7 @@ class Session(Peer, asyncio.Protocol):
         if not self._leave_hub(reason):
             return
         code = code if code is not None else _CODES.get(reason, CloseCode.NORMAL)
-        self.finish(frames.close_frame(code, words if words is not None else _WORDS.get(reason, "")))
+        self.finish(websocket_frames.close_frame(code, words if words is not None else _WORDS.get(reason, "")))
         self._start_lingering()
 
     def cut(self, reason: ClosedReason) -> None:
@@ -279,7 +279,7 @@ class Session(Peer, asyncio.Protocol):
         """The send buffer is full: the peer gets what is in it and the reason, if it reads on in time."""
         if self._leave_hub(ClosedReason.SLOW_CONSUMER):
             self._drop()
-            last = frames.close_frame(CloseCode.SLOW_CONSUMER, _WORDS[ClosedReason.SLOW_CONSUMER])
+            last = websocket_frames.close_frame(CloseCode.SLOW_CONSUMER, _WORDS[ClosedReason.SLOW_CONSUMER])
             self._around.metrics.sent_bytes.value += len(last)
             self._socket.write(last)
             self._start_lingering()

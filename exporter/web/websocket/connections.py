@@ -12,17 +12,17 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from exporter import frames
-from exporter.events import ClosedReason
-from exporter.web.auth import LEEWAY
-from exporter.web.session import Session, State
+from exporter.auth.tokens import LEEWAY
+from exporter.core import websocket_frames
+from exporter.core.events import ClosedReason
+from exporter.web.websocket.connection import Session, State
 
 # Visits per interval: a silent peer is pinged at 7/8 and cut at 11/8, hence seen to at the latest one visit later,
 # which keeps the promise of one and a half intervals with a quarter of a visit to spare for a late loop.
 VISITS: Final = 8
 _PING_AFTER: Final = 7 / 8
 _CUT_AFTER: Final = 11 / 8 - 1 / 16
-_PING: Final = frames.frame(frames.PING, b"")
+_PING: Final = websocket_frames.frame(websocket_frames.PING, b"")
 
 
 class Sessions:

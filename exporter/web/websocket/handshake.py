@@ -19,16 +19,17 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from exporter import protocol
-from exporter.config import Limits
-from exporter.events import RejectedReason
-from exporter.frames import text_frame
-from exporter.metrics import Metrics
-from exporter.node import Node
-from exporter.web.auth import Authenticator, Claims, Unauthenticated, origin_allowed, token_of
+from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
+from exporter.core import protocol
+from exporter.core.events import RejectedReason
+from exporter.core.websocket_frames import text_frame
+from exporter.metrics.names import Metrics
+from exporter.node.node import Node
+from exporter.settings.model import Limits
+from exporter.web.access import origin_allowed, token_of
 from exporter.web.problems import Problem
-from exporter.web.session import Session, Surroundings
-from exporter.web.sessions import Sessions
+from exporter.web.websocket.connection import Session, Surroundings
+from exporter.web.websocket.connections import Sessions
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 RETRY_AFTER: Final = "5"  # seconds: a restart behind a load balancer is over by then

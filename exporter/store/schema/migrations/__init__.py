@@ -1,1 +1,1 @@
-"""The schema's revisions, in alembic's form; ``exporter.store.migrate`` runs them. Nothing else imports them."""
+"""The schema's revisions, in alembic's form; ``exporter.store.schema.migrate`` runs them. Nothing else imports them."""

@@ -1,4 +1,4 @@
-"""Run by alembic, with the connection and the open transaction that ``exporter.store.migrate`` hands over."""
+"""Run by alembic, with the connection and the open transaction that ``exporter.store.schema.migrate`` hands over."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ def upgrade() -> None:
     """Count what is there and keep it counted; nobody can write in between."""
     bind = op.get_bind()
     if bind.dialect.name == "sqlite":
-        from exporter.store.migrations import totals_sqlite
+        from exporter.store.schema import triggers_sqlite
 
-        statements = totals_sqlite.statements()
+        statements = triggers_sqlite.statements()
     else:
-        from exporter.store.migrations import totals_postgresql
+        from exporter.store.schema import triggers_postgresql
 
-        statements = totals_postgresql.statements(bind.exec_driver_sql("SELECT current_schema()").scalar_one())
+        statements = triggers_postgresql.statements(bind.exec_driver_sql("SELECT current_schema()").scalar_one())
     for statement in statements:
         bind.exec_driver_sql(statement)

@@ -1,0 +1,110 @@
+"""Who may do what with a request: its token, its Origin, the admin's cookie. Knows no hub, no store and no route."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from aiohttp import web
+
+from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
+from exporter.settings import parsers
+from exporter.web.problems import Problem
+
+ADMIN: Final = "admin"
+COOKIE: Final = "messaging_token"
+SUBPROTOCOL_PREFIX: Final = "bearer."
+
+
+def token_of(request: web.Request, *, cookie: bool = False) -> str | None:
+    """The token that a request brings: Authorization, then the ``bearer.`` subprotocol, then the cookie if asked.
+
+    A cookie is for reading only: ask for it nowhere but on GET and HEAD, or another site could write with it.
+    """
+    authorizations = request.headers.getall("Authorization", ())
+    if len(authorizations) > 1:
+        return None  # which one would a proxy have looked at?
+    if authorizations:
+        scheme, _, token = authorizations[0].partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip() or None
+    for line in request.headers.getall("Sec-WebSocket-Protocol", ()):
+        for protocol in line.split(","):
+            if protocol.strip().startswith(SUBPROTOCOL_PREFIX):
+                return protocol.strip()[len(SUBPROTOCOL_PREFIX) :] or None
+    return request.cookies.get(COOKIE) if cookie else None
+
+
+def claims_of(request: web.Request, authenticator: Authenticator, *, cookie: bool = False) -> Claims:
+    """Who asks; raises a Problem of status 401 without a valid token."""
+    token = token_of(request, cookie=cookie)
+    if token is None:
+        raise Problem(401, "a token is needed", headers={"WWW-Authenticate": 'Bearer realm="messaging-exporter"'})
+    try:
+        return authenticator.verify(token)
+    except Unauthenticated as error:
+        challenge = 'Bearer realm="messaging-exporter", error="invalid_token"'
+        raise Problem(401, str(error), headers={"WWW-Authenticate": challenge}) from error
+
+
+def require_admin(request: web.Request, authenticator: Authenticator, *, cookie: bool = True) -> Claims:
+    """Who asks, if it is an admin; raises a Problem of status 401 or 403. The cookie counts for GET and HEAD only."""
+    claims = claims_of(request, authenticator, cookie=cookie and request.method in ("GET", "HEAD"))
+    if claims.role != ADMIN:
+        raise Problem(403, "this is for the role admin")
+    return claims
+
+
+def origin_allowed(request: web.Request, allowed: tuple[str, ...]) -> bool:
+    """May a page of this Origin connect? Without an Origin it is no browser, and the token alone decides.
+
+    ``allowed`` holds origins such as ``https://chat.example.com``, or ``*``; empty means the same origin.
+    """
+    origins = request.headers.getall("Origin", ())
+    if not origins:
+        return True
+    if len(origins) > 1:
+        return False
+    if allowed:
+        return "*" in allowed or normal_origin(origins[0]) in allowed
+    return _is_same_origin(request, origins[0])
+
+
+def csrf_safe(request: web.Request) -> bool:
+    """Was this form or script request made by our own page (or by no browser at all)?"""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return False
+    return origin_allowed(request, ())
+
+
+def normal_origin(text: str) -> str | None:
+    """An origin in one form only (lower case, no default port, no path), None when it is none."""
+    try:
+        return None if text == "*" else parsers.origin(text)
+    except ValueError:
+        return None
+
+
+def _is_same_origin(request: web.Request, origin: str) -> bool:
+    """Hosts and ports are compared; the scheme only when TLS ends here, since a proxy may have ended it before."""
+    theirs = normal_origin(origin)
+    if theirs is None:
+        return False
+    scheme, _, authority = theirs.partition("://")
+    if request.secure and scheme != "https":
+        return False
+    return normal_origin(f"{scheme}://{request.headers.get('Host', '')}") == f"{scheme}://{authority}"
+
+
+# --- the admin's cookie -----------------------------------------------------------------------------------
+
+
+def set_cookie(response: web.StreamResponse, token: str, claims: Claims, *, secure: bool) -> None:
+    """Keep a verified token in the browser, out of reach of scripts and of other sites, until it expires."""
+    max_age = max(0, min(int(claims.expires_at - time.time()), 2**31 - 1))
+    response.set_cookie(COOKIE, token, path="/", max_age=max_age, httponly=True, samesite="Strict", secure=secure)
+
+
+def clear_cookie(response: web.StreamResponse, *, secure: bool = False) -> None:
+    """Sign out."""
+    response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=secure)
