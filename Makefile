@@ -31,7 +31,8 @@ test: $(VENV)/.test services ## all tests, with real PostgreSQL, Valkey, Prometh
 soak: $(VENV)/.test services ## the long tests: ten minutes of a healthy demo without an alert
 	@export SOAK=true; $(PYTEST) -q -m soak $(ARGS)
 
-lint: $(VENV)/.test types ## style and types
+lint: $(VENV)/.test types ## style, types and which folder may import which
+	$(BIN)/lint-imports
 	$(BIN)/ruff check exporter tests grafana
 	$(BIN)/ruff format --check exporter tests grafana
 

@@ -24,8 +24,8 @@ class Envelope(msgspec.Struct, Generic[P], frozen=True):  # 1 µs less a frame t
 
     conversation: ConversationId
     frame: bytes
-    not_to: P | None = None
-    not_to_user: UserId | None = None
+    exclude: P | None = None
+    exclude_user: UserId | None = None
     received: float | None = None
 
 

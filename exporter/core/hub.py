@@ -9,7 +9,7 @@ A connection is any hashable handle; the hub stores it and never looks into it.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from exporter.core.errors import Forbidden, NotJoined
@@ -54,7 +54,18 @@ class Hub(Generic[C]):
     and then has changed nothing. A method may be called in any state; closing twice is closing once.
     """
 
-    def __init__(self, *, typing_timeout: float = 6.0, max_joined: int = MAX_JOINED) -> None:
+    def __init__(
+        self,
+        *,
+        typing_timeout: float = 6.0,
+        max_joined: int = MAX_JOINED,
+        before_audience_change: Callable[[ConversationId], object] | None = None,
+    ) -> None:
+        """``typing_timeout`` in seconds; ``max_joined`` conversations per connection.
+
+        ``before_audience_change`` is called with a conversation whose audience is about to change. So whoever gathers
+        frames for an audience can hand them to those who are there, and no road to a change can miss it.
+        """
         self.connections: dict[C, Connection] = {}
         self.users: dict[UserId, set[C]] = {}
         self.conversations: dict[ConversationId, set[C]] = {}
@@ -63,6 +74,7 @@ class Hub(Generic[C]):
         self.typing: dict[Pair, float] = {}
         self.typing_timeout = typing_timeout
         self.max_joined = max_joined
+        self._before_audience_change = before_audience_change
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -81,7 +93,7 @@ class Hub(Generic[C]):
             return []
         events: list[HubEvent] = []
         for conversation in known.joined:
-            events += self._leave(connection, conversation, LeftReason.DISCONNECT)
+            events += self._withdraw(connection, known.user, conversation, LeftReason.DISCONNECT)
         del self.connections[connection]
         _discard(self.users, known.user, connection)
         events.append(ConnectionClosed(known.user, reason))
@@ -113,6 +125,8 @@ class Hub(Generic[C]):
             raise Forbidden(f"this connection has joined {self.max_joined} conversations, the most allowed")
         if audience is None:
             audience = self.conversations[conversation] = set()
+        elif self._before_audience_change is not None:
+            self._before_audience_change(conversation)
         audience.add(connection)
         self.connections[connection] = Connection(known.user, (*known.joined, conversation))
         pair = (conversation, known.user)
@@ -162,6 +176,14 @@ class Hub(Generic[C]):
     def _leave(self, connection: C, conversation: ConversationId, reason: LeftReason) -> list[HubEvent]:
         user, joined = self.connections[connection]
         self.connections[connection] = Connection(user, tuple(other for other in joined if other != conversation))
+        return self._withdraw(connection, user, conversation, reason)
+
+    def _withdraw(
+        self, connection: C, user: UserId, conversation: ConversationId, reason: LeftReason
+    ) -> list[HubEvent]:
+        """Take a connection out of a conversation; its own record is the caller's affair."""
+        if self._before_audience_change is not None:
+            self._before_audience_change(conversation)
         _discard(self.conversations, conversation, connection)
         pair = (conversation, user)
         if not _discard(self.participants, pair, connection):

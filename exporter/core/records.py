@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -54,6 +55,10 @@ class Conversation(msgspec.Struct, frozen=True):
     total_messages: int
     last_seq: int
     participants: tuple[UserId, ...]
+
+
+WINDOWS: Final = (1, 7, 30)
+"""The windows of active users, in UTC days, today included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class PoolStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Pressure:
+class Saturation:
     """How near this node is to its limits; sizes in bytes, times in seconds."""
 
     send_buffer_max: int = 0
@@ -144,6 +149,6 @@ class Snapshot:
     alone: bool
     broker_up: bool
     database: DatabaseView
-    pressure: Pressure
+    saturation: Saturation
     drift: dict[str, int]
     live_duration: float = 0.0

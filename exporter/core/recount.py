@@ -33,7 +33,7 @@ class Drift:
     typing_users: int = 0
 
 
-class Census:
+class Recount:
     """One recount. Make it, exhaust ``count()``, read ``drift``."""
 
     def __init__(self, hub: Hub[C], open_connections: Iterable[C]) -> None:

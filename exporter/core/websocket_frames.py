@@ -3,8 +3,8 @@
 The server's side only, without extensions. It reads what a socket gave, however it was cut, and never holds more
 than one message of the allowed size. A violation ends the reading: ``error`` then holds the close code and the
 words. Why not a library: aiohttp's reader accepts unmasked frames and hands each message through a queue to a
-task that has to wake up, which costs more than everything else that happens to a small frame; tests/core/test_websocket_frames.py
-holds this one against the ``websockets`` library, frame by frame.
+task that has to wake up, which costs more than everything else that happens to a small frame. Its test holds this one
+against the ``websockets`` library, frame by frame.
 """
 
 from __future__ import annotations

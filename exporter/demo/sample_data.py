@@ -19,7 +19,7 @@ from typing import Final
 import asyncpg
 
 from exporter.simulate.people.organisation import PHRASES, Organisation
-from exporter.store.location import SqlitePlace, locate
+from exporter.store.location import SqliteLocation, locate
 
 DAYS: Final = 92
 COLLEAGUES: Final = 3  # for each simulated person so many who are not simulated: they came, wrote, and some have left
@@ -124,7 +124,7 @@ async def backfill(url: str, organisation: Organisation, now: datetime | None = 
     """
     place = locate(url)
     moment = now or datetime.now(UTC)
-    if isinstance(place, SqlitePlace):
+    if isinstance(place, SqliteLocation):
         return await asyncio.to_thread(_sqlite, place.path, organisation, moment)
     return await _postgresql(place.dsn, organisation, moment)
 

@@ -11,7 +11,7 @@ from exporter.metrics.instruments import Buckets
 INTERVAL: Final = 0.1  # seconds; a stall of 50 ms is seen every second time, one of 100 ms always
 
 
-class Pulse:
+class LoopLagMonitor:
     """Observes the delay of its own timer."""
 
     def __init__(self, lag: Buckets) -> None:

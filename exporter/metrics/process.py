@@ -12,7 +12,20 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+
+class ProcessCollector:
+    """``process_*`` and ``python_*`` of this process."""
+
+    def __init__(self) -> None:
+        own = CollectorRegistry()  # these two insist on a registry; they are asked directly
+        self._python = [PlatformCollector(registry=own), GCCollector(registry=own)]
+
+    def collect(self) -> list[Metric]:
+        """All families. May take long on old kernels: in a thread. Errors as of ``process_families``."""
+        return [*process_families(), *(family for collector in self._python for family in collector.collect())]
 
 
 def process_families(proc: Path = Path("/proc")) -> Iterator[Metric]:

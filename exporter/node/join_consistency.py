@@ -28,7 +28,7 @@ class _Watch:
         self.removals = 0
 
 
-class Joining:
+class JoinConsistency:
     """Questions under way, by conversation. Its length is the number of conversations that somebody waits for."""
 
     def __init__(self, store: Store) -> None:

@@ -9,41 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 import structlog
 
-from exporter.broker import Broker, Envelope, LocalBroker
+from exporter.broker import Envelope
 from exporter.core import protocol
 from exporter.core.errors import Forbidden, NotFound, Refusal, Unavailable
 from exporter.core.events import (
     ClosedReason,
     Command,
     ConversationId,
-    HubEvent,
     Join,
     Leave,
-    ParticipantJoined,
-    ParticipantLeft,
     Ping,
     Read,
     Send,
     Typing,
-    TypingStarted,
-    TypingStopped,
     TypingStoppedReason,
     UserId,
 )
 from exporter.core.hub import Hub
 from exporter.core.records import ClusterStats, Conversation, Draft, Membership, Message, ReadMark
 from exporter.core.websocket_frames import text_frame
+from exporter.metrics.counters import Metrics
 from exporter.metrics.instruments import Cell
-from exporter.metrics.names import Metrics
-from exporter.node.fanout import NOBODY, Outbox, Turn
-from exporter.node.join_consistency import Joining
+from exporter.node.fanout import FanOut
+from exporter.node.join_consistency import JoinConsistency
+from exporter.node.publisher import NodeConnection, Publisher
 from exporter.store import Store
 
 log = structlog.get_logger(__name__)
@@ -52,56 +47,39 @@ log = structlog.get_logger(__name__)
 REMEMBERED: Final = 10_000
 
 
-# What the others in a conversation are told of an event; a table, because ``match`` costs 1 µs here.
-_TOLD: Final[dict[type[HubEvent], Callable[[Any], msgspec.Struct]]] = {
-    TypingStarted: lambda event: protocol.SomebodyTyping(event.conversation, event.user, True),
-    TypingStopped: lambda event: protocol.SomebodyTyping(event.conversation, event.user, False),
-    ParticipantJoined: lambda event: protocol.SomebodyJoined(event.conversation, event.user),
-    ParticipantLeft: lambda event: protocol.SomebodyLeft(event.conversation, event.user),
-}
-
-
-class Peer(Outbox):
-    """A connection as the node sees it: somewhere to put frames, with the sends that it still waits for."""
-
-    __slots__ = ("sends_in_flight",)
-
-    sends_in_flight: int
-
-    def settled(self) -> None:
-        """The last send in flight was answered."""
-
-
 class Node:
     """One process of the product: everything but HTTP.
 
-    ``now`` is monotonic seconds, ``wall`` Unix seconds; ``store`` must call ``recovered`` for late messages.
+    ``now`` is monotonic seconds, ``wall`` Unix seconds; ``store`` must call ``resolved`` for late messages.
     """
 
     def __init__(
         self,
         store: Store,
         metrics: Metrics,
-        turn: Turn,
+        fan_out: FanOut,
         *,
         typing_timeout: float = 6.0,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.hub: Hub[Peer] = Hub(typing_timeout=typing_timeout)
+        self.hub: Hub[NodeConnection] = Hub(
+            typing_timeout=typing_timeout, before_audience_change=fan_out.flush_conversation
+        )
         self.store = store
         self.metrics = metrics
-        self.turn = turn
-        self.broker: Broker[Peer] = LocalBroker(self.deliver)
+        self.fan_out = fan_out
+        self._publisher = Publisher(self.hub, metrics, fan_out)
+        self.broker = self._publisher.broker
         self._now = now
         self._wall = wall
         self._typed = Cell()  # typing commands carried out and not observed yet
         self._observe_typing = metrics.command_duration["typing"].observe_alike
         self._under_way: set[asyncio.Future[None]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
-        self._refused_sends: dict[tuple[ConversationId, UserId, str], Peer] = {}
-        self._joining = Joining(store)
-        self._verbs: dict[type[Command], Callable[[Peer, Any, float], asyncio.Future[None] | None]] = {
+        self._refused_sends: dict[tuple[ConversationId, UserId, str], NodeConnection] = {}
+        self._join_consistency = JoinConsistency(store)
+        self._verbs: dict[type[Command], Callable[[NodeConnection, Any, float], asyncio.Future[None] | None]] = {
             Join: self._join,
             Leave: self._leave,
             Typing: self._typing,
@@ -112,27 +90,25 @@ class Node:
 
     # --- connections --------------------------------------------------------------------------------------
 
-    def open(self, peer: Peer) -> None:
+    def open(self, connection: NodeConnection) -> None:
         """A connection was authenticated and accepted."""
-        self._emit(self.hub.open(peer, peer.user))
+        self._publisher.emit(self.hub.open(connection, connection.user))
 
-    def close(self, peer: Peer, reason: ClosedReason) -> None:
+    def close(self, connection: NodeConnection, reason: ClosedReason) -> None:
         """A connection ended; ending twice is ending once."""
-        for conversation in self.hub.joined(peer):
-            self.turn.settle(conversation)
-        self._emit(self.hub.close(peer, reason))
+        self._publisher.emit(self.hub.close(connection, reason))
 
-    def handle(self, peer: Peer, command: Command, received: float) -> asyncio.Future[None] | None:
+    def handle(self, connection: NodeConnection, command: Command, received: float) -> asyncio.Future[None] | None:
         """Carry out one command. A future: the connection's next command has to wait for it.
 
         Never raises: a refusal is answered and counted, and a defect costs this command only.
         """
         try:
-            return self._verbs[type(command)](peer, command, received)
+            return self._verbs[type(command)](connection, command, received)
         except Refusal as refusal:
-            self._refuse_command(peer, command, refusal, received)
+            self._refuse_command(connection, command, refusal, received)
         except Exception:  # a defect here must not end the connection, let alone the process
-            self._failed(peer, command, received)
+            self._failed(connection, command, received)
         return None
 
     def handled(self, received: float) -> None:
@@ -145,52 +121,51 @@ class Node:
             self._observe_typing(self._now() - received, self._typed.value)
             self._typed.value = 0
 
-    def refuse(self, peer: Peer, command: str, refusal: Refusal, id: str | None) -> None:
+    def refuse(self, connection: NodeConnection, command: str, refusal: Refusal, id: str | None) -> None:
         """Answer a refusal and count it."""
         self.metrics.commands_rejected[command, refusal.code].value += 1
-        peer.put(text_frame(protocol.error(refusal, id)))
+        connection.put(text_frame(protocol.error(refusal, id)))
 
-    def _failed(self, peer: Peer, command: Command, received: float) -> None:
+    def _failed(self, connection: NodeConnection, command: Command, received: float) -> None:
         log.exception("command failed", command=protocol.COMMANDS[type(command)])
-        self._refuse_command(peer, command, Refusal("something went wrong here"), received)
+        self._refuse_command(connection, command, Refusal("something went wrong here"), received)
 
-    def _refuse_command(self, peer: Peer, command: Command, refusal: Refusal, received: float) -> None:
+    def _refuse_command(self, connection: NodeConnection, command: Command, refusal: Refusal, received: float) -> None:
         name = protocol.COMMANDS[type(command)]
-        self.refuse(peer, name, refusal, getattr(command, "id", None))
+        self.refuse(connection, name, refusal, getattr(command, "id", None))
         self.metrics.command_duration[name].observe(self._now() - received)
 
     # --- commands -----------------------------------------------------------------------------------------
 
-    def _typing(self, peer: Peer, command: Typing, received: float) -> None:
+    def _typing(self, connection: NodeConnection, command: Typing, received: float) -> None:
         # Now, not when it was received: it may have waited behind a join, and the deadlines must come in order.
-        events = self.hub.set_typing(peer, command.conversation, command.active, self._now())
+        events = self.hub.set_typing(connection, command.conversation, command.active, self._now())
         if events:
-            self._emit(events)
+            self._publisher.emit(events)
         if command.active and self._typing_timer is None:
             self._arm_typing_timer()
         self._typed.value += 1
 
-    def _ping(self, peer: Peer, command: Ping, received: float) -> None:
-        peer.put(text_frame(protocol.encode(protocol.Pong(command.id))))
+    def _ping(self, connection: NodeConnection, command: Ping, received: float) -> None:
+        connection.put(text_frame(protocol.encode(protocol.Pong(command.id))))
         self.metrics.command_duration["ping"].observe(self._now() - received)
 
-    def _leave(self, peer: Peer, command: Leave, received: float) -> None:
-        self.turn.settle(command.conversation)
-        events = self.hub.leave(peer, command.conversation)
-        peer.put(text_frame(protocol.encode(protocol.Left(command.conversation, command.id))))
-        self._emit(events)
+    def _leave(self, connection: NodeConnection, command: Leave, received: float) -> None:
+        events = self.hub.leave(connection, command.conversation)
+        connection.put(text_frame(protocol.encode(protocol.Left(command.conversation, command.id))))
+        self._publisher.emit(events)
         self.metrics.command_duration["leave"].observe(self._now() - received)
 
-    def _join(self, peer: Peer, command: Join, received: float) -> asyncio.Future[None]:
+    def _join(self, connection: NodeConnection, command: Join, received: float) -> asyncio.Future[None]:
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        known = partial(self._membership_known, peer, command, received, answered)
-        self._joining.ask(command.conversation, peer.user, known)
+        known = partial(self._membership_known, connection, command, received, answered)
+        self._join_consistency.ask(command.conversation, connection.user, known)
         self._under_way.add(answered)
         return answered
 
     def _membership_known(
         self,
-        peer: Peer,
+        connection: NodeConnection,
         command: Join,
         received: float,
         answered: asyncio.Future[None],
@@ -200,72 +175,75 @@ class Node:
             membership = question.result()
             if not membership.member:
                 raise Forbidden("only members may join")
-            if self.hub.is_open(peer):
-                self._let_in(peer, command, received, membership.last_seq)
+            if self.hub.is_open(connection):
+                self._let_in(connection, command, received, membership.last_seq)
         except Refusal as refusal:
-            self._refuse_command(peer, command, refusal, received)
+            self._refuse_command(connection, command, refusal, received)
         except Exception:  # as in handle: a defect costs this command only
-            self._failed(peer, command, received)
+            self._failed(connection, command, received)
         self._under_way.discard(answered)
         answered.set_result(None)
 
-    def _let_in(self, peer: Peer, command: Join, received: float, last_seq: int) -> None:
+    def _let_in(self, connection: NodeConnection, command: Join, received: float, last_seq: int) -> None:
         conversation = command.conversation
-        self.turn.settle(conversation)
-        events = self.hub.join(peer, conversation)
+        events = self.hub.join(connection, conversation)
         joined = protocol.Joined(conversation, self.hub.participants_of(conversation), last_seq, command.id)
-        peer.put(text_frame(protocol.encode(joined)))
-        self._emit(events)
+        connection.put(text_frame(protocol.encode(joined)))
+        self._publisher.emit(events)
         self.metrics.command_duration["join"].observe(self._now() - received)
 
-    def _send(self, peer: Peer, command: Send, received: float) -> None:
-        self.hub.require_joined(peer, command.conversation)
-        draft = Draft(command.conversation, peer.user, command.id, command.body)
-        self.store.send(draft, partial(self._sent, peer, command, received))
-        peer.sends_in_flight += 1
+    def _send(self, connection: NodeConnection, command: Send, received: float) -> None:
+        self.hub.require_joined(connection, command.conversation)
+        draft = Draft(command.conversation, connection.user, command.id, command.body)
+        self.store.send(draft, partial(self._sent, connection, command, received))
+        connection.sends_in_flight += 1
 
-    def _sent(self, peer: Peer, command: Send, received: float, outcome: Message | Refusal, duplicate: bool) -> None:
+    def _sent(
+        self, connection: NodeConnection, command: Send, received: float, outcome: Message | Refusal, duplicate: bool
+    ) -> None:
         """The store's answer, in the order of the commits."""
-        peer.sends_in_flight -= 1
+        connection.sends_in_flight -= 1
         if isinstance(outcome, Refusal):
             if isinstance(outcome, Unavailable):  # the only refusal whose message may be durable all the same
-                self._remember_refused(peer, command)
-            self._refuse_command(peer, command, outcome, received)
+                self._remember_refused(connection, command)
+            self._refuse_command(connection, command, outcome, received)
         else:
-            peer.put(text_frame(protocol.ack(outcome)))
+            connection.put(text_frame(protocol.ack(outcome)))
             elapsed = self._now() - received
             self.metrics.command_duration["send"].observe(elapsed)
             if not duplicate:
                 self.metrics.message_persist_duration.observe(elapsed)
-                self._accepted(outcome, peer, received)
-        if not peer.sends_in_flight:
-            peer.settled()
+                self._accepted(outcome, connection, received)
+        if not connection.sends_in_flight:
+            connection.on_sends_answered()
 
-    def _remember_refused(self, peer: Peer, command: Send) -> None:
-        self._refused_sends[command.conversation, peer.user, command.id] = peer
+    def _remember_refused(self, connection: NodeConnection, command: Send) -> None:
+        self._refused_sends[command.conversation, connection.user, command.id] = connection
         if len(self._refused_sends) > REMEMBERED:
             del self._refused_sends[next(iter(self._refused_sends))]
 
-    def recovered(self, message: Message) -> None:
+    def resolved(self, message: Message) -> None:
         """A send whose outcome had not been known turned out to be durable: everybody else may know now."""
-        peer = self._refused_sends.pop((message.conversation, message.sender, message.id), None)
-        self._accepted(message, peer, None)
+        connection = self._refused_sends.pop((message.conversation, message.sender, message.id), None)
+        self._accepted(message, connection, None)
 
-    def _accepted(self, message: Message, peer: Peer | None, received: float | None) -> None:
+    def _accepted(self, message: Message, connection: NodeConnection | None, received: float | None) -> None:
         self.metrics.messages_accepted.value += 1
-        self._joining.accepted(message.conversation, message.seq)
-        self._emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
+        self._join_consistency.accepted(message.conversation, message.seq)
+        self._publisher.emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
         frame = protocol.Delivery(text_frame(protocol.new_message(message)))
-        self.broker.publish(Envelope(message.conversation, frame, not_to=peer, received=received))
+        self.broker.publish(Envelope(message.conversation, frame, exclude=connection, received=received))
 
-    def _read(self, peer: Peer, command: Read, received: float) -> None:
-        self.hub.require_joined(peer, command.conversation)
-        done = partial(self._marked_read, peer, command, received)
-        self.store.mark_read(peer.user, command.conversation, command.seq, done)
+    def _read(self, connection: NodeConnection, command: Read, received: float) -> None:
+        self.hub.require_joined(connection, command.conversation)
+        done = partial(self._marked_read, connection, command, received)
+        self.store.mark_read(connection.user, command.conversation, command.seq, done)
 
-    def _marked_read(self, peer: Peer, command: Read, received: float, outcome: ReadMark | Refusal) -> None:
+    def _marked_read(
+        self, connection: NodeConnection, command: Read, received: float, outcome: ReadMark | Refusal
+    ) -> None:
         if isinstance(outcome, Refusal):
-            self._refuse_command(peer, command, outcome, received)
+            self._refuse_command(connection, command, outcome, received)
             return
         self.metrics.command_duration["read"].observe(self._now() - received)
         if not outcome.moved:
@@ -273,8 +251,8 @@ class Node:
         self.metrics.read_receipts.value += 1
         if outcome.sent_at is not None:
             self.metrics.read_lag.observe(max(0.0, self._wall() - outcome.sent_at.timestamp()))
-        payload = protocol.encode(protocol.SomebodyRead(command.conversation, peer.user, command.seq))
-        self.broker.publish(Envelope(command.conversation, text_frame(payload), not_to=peer))
+        payload = protocol.encode(protocol.SomebodyRead(command.conversation, connection.user, command.seq))
+        self.broker.publish(Envelope(command.conversation, text_frame(payload), exclude=connection))
 
     # --- what HTTP asks -----------------------------------------------------------------------------------
 
@@ -297,18 +275,17 @@ class Node:
             await self.store.remove_participant(conversation, by, user)
         except NotFound:
             # Who is no member must not take part: so also after a removal whose answer was lost.
-            self._put_out(conversation, user)
+            self._remove_from_hub(conversation, user)
             raise
-        self._put_out(conversation, user)
+        self._remove_from_hub(conversation, user)
 
-    def _put_out(self, conversation: ConversationId, user: UserId) -> None:
-        self._joining.removed(conversation)
-        self.turn.settle(conversation)
+    def _remove_from_hub(self, conversation: ConversationId, user: UserId) -> None:
+        self._join_consistency.removed(conversation)
         events, removed = self.hub.remove(conversation, user)
         left = text_frame(protocol.encode(protocol.Left(conversation, reason="removed")))
-        for peer in removed:
-            peer.put(left)
-        self._emit(events)
+        for connection in removed:
+            connection.put(left)
+        self._publisher.emit(events)
 
     async def delete_message(self, conversation: ConversationId, seq: int, by: UserId, *, admin: bool) -> None:
         """Raises NotFound, Forbidden, Unavailable; the joined are told."""
@@ -319,42 +296,7 @@ class Node:
         payload = protocol.encode(protocol.Deleted(conversation, seq))
         self.broker.publish(Envelope(conversation, text_frame(payload)))
 
-    # --- consequences -------------------------------------------------------------------------------------
-
-    def _emit(self, events: Iterable[HubEvent]) -> None:
-        """Count what happened and tell those who should know."""
-        for event in events:
-            self.metrics.count(event)
-            told = _TOLD.get(type(event))
-            if told is not None:  # connections come and go without anybody being told
-                self._tell(event.conversation, event.user, told, event)  # type: ignore[union-attr]  # the others have one
-
-    def _tell(
-        self, conversation: ConversationId, user: UserId, told: Callable[[Any], msgspec.Struct], event: HubEvent
-    ) -> None:
-        hub = self.hub
-        if self.broker.alone and len(hub.audience(conversation)) == len(hub.tabs(conversation, user)):
-            return  # nobody else is there: no frame is made, which is half of such an event's cost
-        frame = text_frame(protocol.encode(told(event)))
-        self.broker.publish(Envelope(conversation, frame, not_to_user=user))
-
-    def deliver(self, envelope: Envelope[Peer]) -> None:
-        """Hand a frame to everybody here whom it is for; the audience is asked now, after all awaits."""
-        conversation, peer = envelope.conversation, envelope.not_to
-        audience = self.hub.audience(conversation)
-        but: Set[Outbox] = NOBODY
-        if envelope.not_to_user is not None:
-            but = self.hub.tabs(conversation, envelope.not_to_user)
-        elif peer is not None and peer in audience:
-            but = {peer}
-        sent = len(audience) - len(but)
-        if sent:
-            self.turn.fan_out(conversation, audience, envelope.frame, but)
-        if isinstance(envelope.frame, protocol.Delivery):
-            self.metrics.deliveries.value += sent
-            self.metrics.fanout_recipients.observe(sent)
-            if envelope.received is not None and sent:
-                self.turn.time(self.metrics.message_delivery_duration["local"], envelope.received)
+    # --- figures ------------------------------------------------------------------------------------------
 
     def cluster(self) -> ClusterStats | None:
         """The cluster's figures; when alone they are this node's."""
@@ -382,7 +324,7 @@ class Node:
 
     def _typing_due(self) -> None:
         try:
-            self._emit(self.hub.expire_typing(self._now()))
+            self._publisher.emit(self.hub.expire_typing(self._now()))
         finally:
             self._arm_typing_timer()
 

@@ -25,10 +25,10 @@ from exporter.store import totals
 from exporter.store.connections import Database, Lane, Work
 from exporter.store.conversations import Conversations
 from exporter.store.dialects.base import Dialect, Session
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.location import dialect_of
-from exporter.store.memberships import Joins
-from exporter.store.queries import Statements
+from exporter.store.memberships import MembershipLookups
+from exporter.store.queries import Queries
 from exporter.store.schema import migrate
 from exporter.store.transaction import MarkItem, OperationItem, SendItem
 from exporter.store.writer import UNREGISTERED, Writer
@@ -64,7 +64,7 @@ class Store:
         *,
         timeout: float = 5.0,
         clock: Callable[[], datetime] = utcnow,
-        on_recovered: Callable[[Message], None] = _ignore,
+        on_resolved: Callable[[Message], None] = _ignore,
     ) -> None:
         """Open nothing yet.
 
@@ -72,17 +72,17 @@ class Store:
             url: see ``exporter.store.location.locate``; raises Misconfigured.
             timeout: seconds, of one statement and of anything that is asked here.
             clock: the time, aware; what "now" and "today" are.
-            on_recovered: called once, on the loop, with each message whose sender was told ``Unavailable`` or nothing
+            on_resolved: called once, on the loop, with each message whose sender was told ``Unavailable`` or nothing
                 and that turned out to be durable; before the answer to a repetition of it.
         """
         self._dialect: Dialect = dialect_of(url)
         self._timeout = timeout
         self._clock = clock
-        self._on_recovered = on_recovered
-        self._statements = Statements(self._dialect)
+        self._on_resolved = on_resolved
+        self._queries = Queries(self._dialect)
         self._conversations = Conversations(self._dialect)
         self._database = Database(self._dialect, timeout)
-        self._joins = Joins(self._database, self._statements)
+        self._joins = MembershipLookups(self._database, self._queries)
         self._writer: Writer | None = None
         self._tidier: asyncio.Task[None] | None = None
         self._unregistered: set[str] = set()  # who came before the database could be reached
@@ -98,18 +98,18 @@ class Store:
         """
         try:
             await migrate.migrate(self._dialect, revision)
-        except Trouble as trouble:
-            raise _at_start(trouble) from trouble
+        except DatabaseError as failure:
+            raise _at_start(failure) from failure
 
     async def start(self) -> None:
         """Check place, schema and rights, and begin to work. Errors as of ``migrate``."""
         try:
             await self._database.run(Lane.READ, self._check)
-        except Trouble as trouble:
-            raise _at_start(trouble) from trouble
+        except DatabaseError as failure:
+            raise _at_start(failure) from failure
         self._dialect.adopt()
         if self._writer is None:
-            self._writer = Writer(self._database, self._statements, self._clock, self._on_recovered)
+            self._writer = Writer(self._database, self._queries, self._clock, self._on_resolved)
             self._tidier = asyncio.create_task(self._tidy(), name="store-tidier")
             for user in self._unregistered:
                 self._writer.register(user)
@@ -150,7 +150,7 @@ class Store:
 
         ``done(result, duplicate)`` is called exactly once, on the loop, after this has returned, in the order of
         commits: with the durable message (``duplicate``: it had been stored before), or with a Refusal. After
-        ``Unavailable`` the message may be durable all the same: then ``on_recovered`` tells.
+        ``Unavailable`` the message may be durable all the same: then ``on_resolved`` tells.
 
         Raises:
             Unavailable: too much is queued; ``done`` is not called.
@@ -228,8 +228,8 @@ class Store:
         work: Work[Totals] = lambda session: totals.read(session, self._dialect, now)  # noqa: E731 — typed
         try:
             return await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
-        except Trouble as trouble:
-            raise Unavailable(trouble.text) from trouble
+        except DatabaseError as failure:
+            raise Unavailable(failure.text) from failure
 
     def now(self) -> datetime:
         """The time, by the store's clock."""
@@ -250,20 +250,22 @@ class Store:
         async def work(session: Session) -> None:
             try:
                 await totals.compact(session, self._dialect, self.now())
-            except Trouble as trouble:  # the user may lack the right to; then a scrape reads more rows, and is right
-                if trouble.kind is Kind.DOWN:
+            except (
+                DatabaseError
+            ) as failure:  # the user may lack the right to; then a scrape reads more rows, and is right
+                if failure.kind is ErrorKind.DISCONNECTED:
                     raise
 
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * TIDY_INTERVAL)  # the nodes of a cluster not all at once
-            with contextlib.suppress(Trouble):
+            with contextlib.suppress(DatabaseError):
                 await self._database.run(Lane.READ, work)
 
     async def _read(self, work: Work[T]) -> T:
         try:
             return await self._database.run(Lane.READ, work)
-        except Trouble as trouble:
-            raise Unavailable(trouble.text) from trouble
+        except DatabaseError as failure:
+            raise Unavailable(failure.text) from failure
 
     async def _change(self, operation: Callable[[Session, datetime], Awaitable[T]]) -> T:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -296,5 +298,5 @@ def _number(seq: int) -> int:
     return max(-1, min(seq, 2**62))
 
 
-def _at_start(trouble: Trouble) -> Exception:
-    return Misconfigured(trouble.text) if trouble.kind is Kind.SETUP else Unavailable(trouble.text)
+def _at_start(failure: DatabaseError) -> Exception:
+    return Misconfigured(failure.text) if failure.kind is ErrorKind.CONFIGURATION else Unavailable(failure.text)

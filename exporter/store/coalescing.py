@@ -22,7 +22,7 @@ PAUSE: Final = 0.006
 """Seconds: what a storm of 4,000 connections a second needs to bring another two dozen."""
 
 
-def pause_after(count: int, enough: int) -> float:
+def batching_window(count: int, enough: int) -> float:
     """Seconds to wait before the next round, after one that served ``count``: who had company will have it again.
 
     ``enough``: shared by so many, the fixed part is small beside each one's own.
@@ -30,12 +30,12 @@ def pause_after(count: int, enough: int) -> float:
     return PAUSE if FEW <= count < enough else 0.0
 
 
-class Patience(Generic[T]):
-    """Makes futures; whichever is not done after ``seconds`` is given to ``give_up``, which has to make it done."""
+class SharedTimeout(Generic[T]):
+    """Makes futures; whichever is not done after ``seconds`` is given to ``on_timeout``, which has to make it done."""
 
-    def __init__(self, seconds: float, give_up: Callable[[asyncio.Future[T]], None]) -> None:
+    def __init__(self, seconds: float, on_timeout: Callable[[asyncio.Future[T]], None]) -> None:
         self._seconds = seconds
-        self._give_up = give_up
+        self._on_timeout = on_timeout
         self._waiting: deque[tuple[float, asyncio.Future[T]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -59,7 +59,7 @@ class Patience(Generic[T]):
         while self._waiting:
             _, future = self._waiting.popleft()
             if not future.done():
-                self._give_up(future)
+                self._on_timeout(future)
 
     def _due(self) -> None:
         loop = asyncio.get_running_loop()
@@ -67,7 +67,7 @@ class Patience(Generic[T]):
         while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= now):
             _, future = self._waiting.popleft()
             if not future.done():
-                self._give_up(future)
+                self._on_timeout(future)
         # 1 ms: a loop whose timers are coarser than its clock may come early, and must not spin
         self._timer = loop.call_later(max(0.001, self._waiting[0][0] - now), self._due) if self._waiting else None
 
@@ -85,15 +85,15 @@ class KnownUsers:
         self._seconds = seconds
         self._young: set[str] = set()
         self._old: set[str] = set()
-        self._turn_at = float("-inf")
+        self._advance_at = float("-inf")
 
-    def turn(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Let time pass; ``now`` in seconds of any clock that does not go back."""
-        if now >= self._turn_at:
-            if now >= self._turn_at + self._seconds:
+        if now >= self._advance_at:
+            if now >= self._advance_at + self._seconds:
                 self._young = set()
             self._old, self._young = self._young, set()
-            self._turn_at = now + self._seconds
+            self._advance_at = now + self._seconds
 
     def add(self, users: Iterable[str]) -> None:
         """These have a row."""

@@ -20,7 +20,7 @@ from exporter.core.errors import Misconfigured, Refusal
 from exporter.core.records import PoolStats
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 
 T = TypeVar("T")
 Work = Callable[[Session], Awaitable[T]]
@@ -63,7 +63,7 @@ class Job(Generic[T]):
         database.jobs.add(self.task)
 
     async def result(self) -> T:
-        """What the work returned, within the job's time. Raises Trouble, or what the work raised.
+        """What the work returned, within the job's time. Raises DatabaseError, or what the work raised.
 
         A caller who is cancelled or runs out of time aborts the job; ``task`` then ends by itself.
         """
@@ -75,9 +75,9 @@ class Job(Generic[T]):
             raise
         if not done:
             await self.abort()
-            trouble = Trouble(Kind.SLOW, errors.TIMEOUT)
-            self._database.note(trouble, self._lane)
-            raise trouble
+            failure = DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
+            self._database.note(failure, self._lane)
+            raise failure
         return self.task.result()
 
     async def abort(self) -> None:
@@ -94,13 +94,13 @@ class Job(Generic[T]):
         try:
             await slots.acquire()
         except asyncio.CancelledError:
-            raise Trouble(Kind.SLOW, errors.TIMEOUT) from None
+            raise DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT) from None
         finally:
             self._waiting = False
         try:
             result = await self._database.use(self)
-        except Trouble as trouble:
-            self._database.note(trouble, self._lane)
+        except DatabaseError as failure:
+            self._database.note(failure, self._lane)
             raise
         finally:
             slots.release()
@@ -110,7 +110,7 @@ class Job(Generic[T]):
     async def work(self, session: Session) -> T:
         """Do the work on this connection."""
         if self.aborted:
-            raise Trouble(Kind.SLOW, errors.TIMEOUT)
+            raise DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
         self._session = session
         try:
             return await self._work(session)
@@ -139,14 +139,14 @@ class Database:
         return Job(self, lane, work, timeout)
 
     async def run(self, lane: Lane, work: Work[T], timeout: float | None = None) -> T:
-        """Do some work with a connection, within a time (seconds; the database's own when None). Raises Trouble."""
+        """Work with a connection, within ``timeout`` seconds (None: the database's own). Raises DatabaseError."""
         return await self.job(lane, work, self.timeout if timeout is None else timeout).result()
 
     async def use(self, job: Job[T]) -> T:
-        """Have a job done on a connection from the pool; a connection that had trouble is thrown away."""
+        """Have a job done on a connection from the pool; a connection that had failure is thrown away."""
         try:
             if self._closed:
-                raise Trouble(Kind.DOWN, errors.CLOSED)
+                raise DatabaseError(ErrorKind.DISCONNECTED, errors.CLOSED)
             self.dialect.check()
             async with self._engine.connect() as connection:
                 session = await self.dialect.session(connection, job.deadline)
@@ -160,25 +160,25 @@ class Database:
                 except Refusal:
                     raise  # the work has put the connection in order
                 except BaseException as error:
-                    if not isinstance(error, Trouble) or job.aborted or error.kind is Kind.DOWN:
+                    if not isinstance(error, DatabaseError) or job.aborted or error.kind is ErrorKind.DISCONNECTED:
                         await connection.invalidate()
                     raise
-        except (Trouble, Refusal, Misconfigured):
+        except (DatabaseError, Refusal, Misconfigured):
             raise
         except Exception as error:  # whatever a driver raises while it connects
-            raise self.dialect.trouble(error) from error
+            raise self.dialect.translate(error) from error
 
-    def note(self, trouble: Trouble | None, lane: Lane) -> None:
+    def note(self, failure: DatabaseError | None, lane: Lane) -> None:
         """Remember the outcome of the latest use.
 
         A change of state is logged, a state is not; reading and writing apart, since a full disk stops only one.
         """
-        if trouble is None:
+        if failure is None:
             self.up, self.error = True, None
-        elif trouble.kind in (Kind.DATA, Kind.RACE, Kind.TAKEN):
+        elif failure.kind in (ErrorKind.DATA, ErrorKind.SERIALIZATION, ErrorKind.CONFLICT):
             return
         else:
-            self.up, self.error = False, trouble.text
+            self.up, self.error = False, failure.text
         use = "writing" if lane is Lane.WRITE else "reading"
         if self._logged.get(use) == self.error or self._quiet:
             return
@@ -195,7 +195,7 @@ class Database:
         return PoolStats(in_use=pool.checkedout(), idle=pool.checkedin())
 
     def ended(self, task: asyncio.Task[Any]) -> None:
-        """A job is over; one that nobody waited for any more has told its trouble through ``note``."""
+        """A job is over; one that nobody waited for any more has told its failure through ``note``."""
         self.jobs.discard(task)
         if not task.cancelled():
             task.exception()

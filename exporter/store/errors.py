@@ -8,27 +8,27 @@ from __future__ import annotations
 from enum import Enum, auto
 
 
-class Kind(Enum):
+class ErrorKind(Enum):
     """What a caller can do about it."""
 
-    DOWN = auto()
+    DISCONNECTED = auto()
     """The connection is of no more use; another one may be."""
-    SLOW = auto()
+    TIMEOUT = auto()
     """It did not answer in time, or another program holds a lock: later."""
-    RACE = auto()
+    SERIALIZATION = auto()
     """Two transactions were in each other's way and this one was taken back: again at once."""
-    TAKEN = auto()
+    CONFLICT = auto()
     """A key that was free a moment ago is not: somebody was first, and looking again will show what they did."""
     DATA = auto()
     """What this statement wanted to write cannot be stored; its neighbours may be."""
-    SETUP = auto()
+    CONFIGURATION = auto()
     """It will stay so until somebody changes something: rights, a password, a path, a schema."""
 
 
-class Trouble(Exception):
+class DatabaseError(Exception):
     """A statement that did not do what it should; ``text`` is fit for people, logs and pages."""
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    def __init__(self, kind: ErrorKind, text: str) -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text

@@ -1,4 +1,4 @@
-"""From the user's URL to a place: an SQLite file or a PostgreSQL server. Opens nothing; repeats no part of a URL.
+"""From the user's URL to a location: an SQLite file or a PostgreSQL server. Opens nothing; repeats no part of a URL.
 
 ``repr`` of an SQLAlchemy URL hides ``user:password@`` and shows ``?password=``, so no URL object is kept for messages.
 """
@@ -14,14 +14,14 @@ from exporter.store.dialects.base import Dialect
 
 
 @dataclass(frozen=True, slots=True)
-class SqlitePlace:
+class SqliteLocation:
     """A file; it need not exist yet."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
-class PostgresPlace:
+class PostgresLocation:
     """A server and what it needs to be asked; in libpq's form, hence with its secrets."""
 
     dsn: str = field(repr=False)
@@ -31,7 +31,7 @@ _SQLITE = ("sqlite", "sqlite+aiosqlite")
 _POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
 
 
-def locate(url: str) -> SqlitePlace | PostgresPlace:
+def locate(url: str) -> SqliteLocation | PostgresLocation:
     """Where the database is. ``sqlite:///relative``, ``sqlite:////absolute``, ``postgresql://…`` with libpq's options.
 
     Raises:
@@ -41,9 +41,9 @@ def locate(url: str) -> SqlitePlace | PostgresPlace:
     if not mark:
         raise Misconfigured("the database URL has no '://': write sqlite:///FILE or postgresql://USER@HOST/DATABASE")
     if scheme in _SQLITE:
-        return SqlitePlace(_path(rest))
+        return SqliteLocation(_path(rest))
     if scheme in _POSTGRES:
-        return PostgresPlace(_dsn(rest))
+        return PostgresLocation(_dsn(rest))
     named = f" ({scheme})" if scheme.replace("+", "").isalnum() and len(scheme) < 24 else ""
     raise Misconfigured(f"the database URL names no database that is supported{named}: use sqlite or postgresql")
 
@@ -72,12 +72,12 @@ def _dsn(rest: str) -> str:
 
 
 def dialect_of(url: str) -> Dialect:
-    """The dialect for a URL, bound to its place; nothing is opened. Raises Misconfigured."""
-    place = locate(url)
-    if isinstance(place, SqlitePlace):
+    """The dialect for a URL, bound to its location; nothing is opened. Raises Misconfigured."""
+    location = locate(url)
+    if isinstance(location, SqliteLocation):
         from exporter.store.dialects.sqlite import SqliteDialect
 
-        return SqliteDialect(place.path)
+        return SqliteDialect(location.path)
     from exporter.store.dialects.postgresql import PostgresDialect
 
-    return PostgresDialect(place.dsn)
+    return PostgresDialect(location.dsn)

@@ -7,10 +7,10 @@ from itertools import islice
 
 from exporter.core.errors import NotFound, Refusal, Unavailable
 from exporter.core.records import Membership
-from exporter.store.coalescing import Patience, pause_after
+from exporter.store.coalescing import SharedTimeout, batching_window
 from exporter.store.connections import Database, Lane
-from exporter.store.errors import Trouble
-from exporter.store.queries import Statements
+from exporter.store.errors import DatabaseError
+from exporter.store.queries import Queries
 
 BATCH = 1_000
 """Look-ups in one statement at most: some milliseconds of either database."""
@@ -20,19 +20,19 @@ ENOUGH = 24
 Pair = tuple[str, str]
 
 
-class Joins:
+class MembershipLookups:
     """What is asked while a look-up is under way goes into the next one; the same question is asked once."""
 
-    def __init__(self, database: Database, statements: Statements) -> None:
+    def __init__(self, database: Database, queries: Queries) -> None:
         self._database = database
-        self._statements = statements
+        self._queries = queries
         self._asked: dict[Pair, list[asyncio.Future[Membership]]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._patience: Patience[Membership] = Patience(database.timeout, _too_late)
+        self._shared_timeout: SharedTimeout[Membership] = SharedTimeout(database.timeout, _too_late)
 
     def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
         """Is the user a member, and how far is the conversation? The future may raise NotFound or Unavailable."""
-        future = self._patience.future()
+        future = self._shared_timeout.future()
         self._asked.setdefault((conversation, user), []).append(future)
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -40,24 +40,24 @@ class Joins:
 
     def close(self) -> None:
         """Whoever still waits is told ``unavailable``."""
-        self._patience.close()
+        self._shared_timeout.close()
 
     async def _run(self) -> None:
         try:
             while self._asked:
                 pairs = list(islice(self._asked, BATCH))
                 await self._look_up({pair: self._asked.pop(pair) for pair in pairs})
-                await asyncio.sleep(pause_after(len(pairs), ENOUGH))
+                await asyncio.sleep(batching_window(len(pairs), ENOUGH))
         finally:
             self._task = None
 
     async def _look_up(self, asked: dict[Pair, list[asyncio.Future[Membership]]]) -> None:
         pairs = list(asked)
         try:
-            found = await self._database.run(Lane.JOIN, lambda session: self._statements.memberships(session, pairs))
-        except Trouble as trouble:
+            found = await self._database.run(Lane.JOIN, lambda session: self._queries.memberships(session, pairs))
+        except DatabaseError as failure:
             for futures in asked.values():
-                _refuse(futures, Unavailable(trouble.text))
+                _refuse(futures, Unavailable(failure.text))
             return
         for futures, (last_seq, member) in zip(asked.values(), found, strict=True):
             if last_seq is None:

@@ -34,7 +34,7 @@ class Mark(NamedTuple):
     sent_at: datetime | None
 
 
-class Statements:
+class Queries:
     """The statements in one dialect; each method is one round trip."""
 
     def __init__(self, dialect: Dialect) -> None:

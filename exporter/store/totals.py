@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from exporter.core.records import Totals
+from exporter.core.records import WINDOWS, Totals
 from exporter.store.dialects.base import Dialect, Session
-from exporter.store.errors import Kind, Trouble
-
-WINDOWS = (1, 7, 30)
-"""Days, today included."""
+from exporter.store.errors import DatabaseError, ErrorKind
 
 STATEMENT = """
 SELECT t.*, v.inaccurate_conversations, v.verified_at
@@ -59,9 +56,9 @@ async def compact(session: Session, dialect: Dialect, now: datetime) -> None:
         for statement in dialect.compact:
             await session.fetch(statement, yesterday)
         await session.execute("COMMIT")
-    except Trouble as trouble:
+    except DatabaseError as failure:
         try:
             await session.execute("ROLLBACK")
-        except Trouble:
-            raise Trouble(Kind.DOWN, trouble.text) from trouble
+        except DatabaseError:
+            raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
         raise

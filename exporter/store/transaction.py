@@ -14,8 +14,8 @@ from exporter.core.errors import Forbidden, NotFound, Refusal
 from exporter.core.records import Draft, Message, ReadMark
 from exporter.store import errors
 from exporter.store.dialects.base import Session
-from exporter.store.errors import Kind, Trouble
-from exporter.store.queries import Key, Statements
+from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.queries import Key, Queries
 
 LAST_SEQ = 2**63 - 1
 """The highest number that a column holds; SQLite would round what lies beyond to a number that is given already."""
@@ -99,18 +99,18 @@ class Transaction:
 
     def __init__(
         self,
-        statements: Statements,
+        queries: Queries,
         items: Sequence[Item],
         *,
         users: Iterable[str],
         is_known: Callable[[str], bool],
-        doubts: Sequence[Message],
+        in_doubt: Sequence[Message],
         now: datetime,
     ) -> None:
-        self._statements = statements
+        self._queries = queries
         self._items = items
         self._is_known = is_known
-        self._doubts = doubts
+        self._in_doubt = in_doubt
         self._now = now
         self.users = dict.fromkeys(users)
         """Registered when this has been committed."""
@@ -118,31 +118,31 @@ class Transaction:
         """For each item: what to answer."""
         self.stored: list[Message] = []
         """New messages."""
-        self.recovered: list[Message] = []
-        """Of the doubtful messages those that are durable."""
+        self.resolved: list[Message] = []
+        """Of the in_doubt_now messages those that are durable."""
         self.committing = False
         """Was the commit asked for? From then on only the database knows the outcome."""
 
     async def run(self, session: Session) -> None:
-        """Do it. Raises Trouble when nothing of it is known to be durable."""
-        await session.execute(self._statements.dialect.begin)
+        """Do it. Raises DatabaseError when nothing of it is known to be durable."""
+        await session.execute(self._queries.dialect.begin)
         try:
             await self._work(session)
             self.committing = True
             await session.execute("COMMIT")
-        except Trouble as trouble:
+        except DatabaseError as failure:
             try:
                 await session.execute("ROLLBACK")
-            except Trouble:
+            except DatabaseError:
                 # Nothing is left to undo, or nobody to ask: such a connection must not be used again.
-                raise Trouble(Kind.DOWN, trouble.text) from trouble
+                raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
             raise
 
     async def _work(self, session: Session) -> None:
-        if self._doubts:
+        if self._in_doubt:
             await self._resolve(session)
         if self.users:
-            await self._statements.register(session, list(self.users), self._now)
+            await self._queries.register(session, list(self.users), self._now)
         # It may have taken long to get here: whoever has been told "unavailable" meanwhile is left out.
         items = [item for item in self._items if not item.answered]
         sends = [item for item in items if isinstance(item, SendItem)]
@@ -158,17 +158,17 @@ class Transaction:
     async def _resolve(self, session: Session) -> None:
         # The lost transaction held its conversations until it ended: having them, we know that it has. Only a
         # statement that begins after that is sure to see what it left.
-        await self._statements.hold(session, sorted({message.conversation for message in self._doubts}))
-        found = await self._statements.look_up(session, [(m.conversation, m.sender, m.id) for m in self._doubts])
-        for message, stored in zip(self._doubts, found, strict=True):
+        await self._queries.hold(session, sorted({message.conversation for message in self._in_doubt}))
+        found = await self._queries.look_up(session, [(m.conversation, m.sender, m.id) for m in self._in_doubt])
+        for message, stored in zip(self._in_doubt, found, strict=True):
             if (stored.seq, stored.sent_at) == (message.seq, message.sent_at):
-                self.recovered.append(message)
+                self.resolved.append(message)
 
     async def _send(self, session: Session, items: Sequence[SendItem]) -> None:
         by_key: dict[Key, list[SendItem]] = {}
         for item in items:
             by_key.setdefault(item.key, []).append(item)
-        found = await self._statements.look_up(session, list(by_key))
+        found = await self._queries.look_up(session, list(by_key))
         last: dict[str, int] = {}
         for (key, same), stored in zip(by_key.items(), found, strict=True):
             conversation, sender, client = key
@@ -182,7 +182,7 @@ class Transaction:
             else:
                 seq = last[conversation] = last.get(conversation, stored.last_seq) + 1
                 if seq > LAST_SEQ:
-                    raise Trouble(Kind.DATA, errors.REJECTED)
+                    raise DatabaseError(ErrorKind.DATA, errors.REJECTED)
                 first = Message(conversation, seq, sender, client, same[0].draft.body, self._now)
                 self.stored.append(first)
                 self.results[same[0]] = (first, False)
@@ -192,12 +192,12 @@ class Transaction:
         if self.stored:
             new = {message.sender for message in self.stored if not self._is_known(message.sender)} - self.users.keys()
             if new:
-                await self._statements.register(session, sorted(new), self._now)
+                await self._queries.register(session, sorted(new), self._now)
                 self.users.update(dict.fromkeys(new))
-            await self._statements.insert(session, self.stored)
+            await self._queries.insert(session, self.stored)
 
     async def _mark(self, session: Session, items: Sequence[MarkItem]) -> None:
-        found = await self._statements.marks(session, [(i.conversation, i.user, i.seq) for i in items])
+        found = await self._queries.marks(session, [(i.conversation, i.user, i.seq) for i in items])
         reached: dict[tuple[str, str], int] = {}
         for item, mark in zip(items, found, strict=True):
             at = (item.conversation, item.user)
@@ -213,7 +213,7 @@ class Transaction:
                     reached[at] = item.seq
                 self.results[item] = ReadMark(moved, mark.sent_at)
         if reached:
-            await self._statements.move(session, [(*at, seq) for at, seq in sorted(reached.items())])
+            await self._queries.move(session, [(*at, seq) for at, seq in sorted(reached.items())])
 
     async def _operate(self, session: Session, operation: Operation) -> Any:
         await session.execute("SAVEPOINT operation")

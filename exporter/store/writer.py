@@ -19,10 +19,10 @@ import structlog
 from exporter.core.errors import BadFrame, Refusal, Unavailable
 from exporter.core.records import Message
 from exporter.store import errors
-from exporter.store.coalescing import KnownUsers, Patience, pause_after
+from exporter.store.coalescing import KnownUsers, SharedTimeout, batching_window
 from exporter.store.connections import Database, Lane
-from exporter.store.errors import Kind, Trouble
-from exporter.store.queries import Key, Statements
+from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.queries import Key, Queries
 from exporter.store.transaction import Item, SendItem, Transaction
 
 QUEUE_ITEMS = 10_000
@@ -42,7 +42,7 @@ ENOUGH = 64
 REGISTER_WAIT = 0.25
 """Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
 RETRY = 1.0
-"""Seconds until work that nobody waits for (registrations, doubtful messages) is tried again."""
+"""Seconds until work that nobody waits for (registrations, in_doubt_now messages) is tried again."""
 
 log = structlog.get_logger("exporter.store")
 
@@ -53,22 +53,22 @@ class Writer:
     def __init__(
         self,
         database: Database,
-        statements: Statements,
+        queries: Queries,
         clock: Callable[[], datetime],
-        on_recovered: Callable[[Message], None],
+        on_resolved: Callable[[Message], None],
     ) -> None:
         self._database = database
-        self._statements = statements
+        self._queries = queries
         self._clock = clock
-        self._on_recovered = on_recovered
+        self._on_resolved = on_resolved
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
         self._open: deque[Item] = deque()  # queued or under way, oldest first; answered ones linger at times
         self._characters = 0
         self._unregistered: dict[str, list[asyncio.Future[bool]]] = {}
         self._register_at = 0.0  # not before, unless something else is to be stored anyway
-        self._patience: Patience[bool] = Patience(min(REGISTER_WAIT, database.timeout), _later)
-        self._doubts: dict[Key, Message] = {}
+        self._shared_timeout: SharedTimeout[bool] = SharedTimeout(min(REGISTER_WAIT, database.timeout), _later)
+        self._in_doubt: dict[Key, Message] = {}
         self._known = KnownUsers()
         self._wake = asyncio.Event()
         self._closing = False
@@ -100,7 +100,7 @@ class Writer:
 
     def is_known(self, user: str) -> bool:
         """Was this user registered a short time ago?"""
-        self._known.turn(self._loop.time())
+        self._known.advance(self._loop.time())
         return user in self._known
 
     def register(self, user: str) -> asyncio.Future[bool]:
@@ -108,7 +108,7 @@ class Writer:
 
         The future is True when it is done; False when the next try failed or takes longer than ``REGISTER_WAIT``.
         """
-        future = self._patience.future()
+        future = self._shared_timeout.future()
         if self._closing or (len(self._unregistered) >= UNREGISTERED and user not in self._unregistered):
             future.set_result(False)
         else:
@@ -130,7 +130,7 @@ class Writer:
             self._answer(item, Unavailable("the server is shutting down"))
         for user in list(self._unregistered):
             self._tell(user, False)
-        self._patience.close()
+        self._shared_timeout.close()
 
     # --- the loop -----------------------------------------------------------------------------------------
 
@@ -138,9 +138,9 @@ class Writer:
         while not (self._closing and not self._queue):
             await self._wake.wait()
             self._wake.clear()
-            while self._queue or self._unregistered or self._doubts:
+            while self._queue or self._unregistered or self._in_doubt:
                 early = self._register_at - self._loop.time()
-                if early > 0 and not (self._queue or self._doubts or self._closing):
+                if early > 0 and not (self._queue or self._in_doubt or self._closing):
                     self._set_alarm(early)
                     break
                 users = list(islice(self._unregistered, BATCH_ITEMS))
@@ -152,7 +152,7 @@ class Writer:
                 if not useful and not self._queue:
                     self._set_alarm(RETRY)
                     break
-                self._register_at = self._loop.time() + pause_after(len(users), ENOUGH)
+                self._register_at = self._loop.time() + batching_window(len(users), ENOUGH)
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []
@@ -182,38 +182,38 @@ class Writer:
         while True:
             items = [item for item in items if not item.answered]
             users = [user for user in users if user in self._unregistered]
-            if not items and not users and not self._doubts:
+            if not items and not users and not self._in_doubt:
                 return True
             transaction = Transaction(
-                self._statements,
+                self._queries,
                 items,
                 users=users,
                 is_known=self.is_known,
-                doubts=list(self._doubts.values()),
+                in_doubt=list(self._in_doubt.values()),
                 now=self._now(),
             )
-            trouble = await self._attempt(transaction)
-            if trouble is None:
+            failure = await self._attempt(transaction)
+            if failure is None:
                 self._committed(transaction)
                 return True
-            doubtful = transaction.committing and trouble.kind in (Kind.DOWN, Kind.SLOW)
-            if doubtful:
-                self._doubt(transaction)
-            match trouble.kind:
-                case Kind.RACE if races < RACES:
+            in_doubt_now = transaction.committing and failure.kind in (ErrorKind.DISCONNECTED, ErrorKind.TIMEOUT)
+            if in_doubt_now:
+                self._mark_in_doubt(transaction)
+            match failure.kind:
+                case ErrorKind.SERIALIZATION if races < RACES:
                     races += 1
                     await asyncio.sleep(random.uniform(0.001, 0.002 * 2**races))
-                case Kind.DOWN if not losses and not doubtful:
+                case ErrorKind.DISCONNECTED if not losses and not in_doubt_now:
                     losses += 1  # a connection that died while nobody used it says nothing about the next one
-                case Kind.SLOW if items and not doubtful and not self._closing:
+                case ErrorKind.TIMEOUT if items and not in_doubt_now and not self._closing:
                     await asyncio.sleep(0.01)  # until each item's own time is over
-                case Kind.TAKEN if not races:
+                case ErrorKind.CONFLICT if not races:
                     races += 1  # another node stored the same message meanwhile: now it will be found
-                case Kind.TAKEN | Kind.DATA:
-                    return await self._divide(items, users, trouble)
+                case ErrorKind.CONFLICT | ErrorKind.DATA:
+                    return await self._divide(items, users, failure)
                 case _:
                     for item in items:
-                        self._answer(item, Unavailable(trouble.text))
+                        self._answer(item, Unavailable(failure.text))
                     for user in users:
                         self._tell(user, False)
                     return False
@@ -223,24 +223,28 @@ class Writer:
         now = self._clock()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    async def _attempt(self, transaction: Transaction) -> Trouble | None:
+    async def _attempt(self, transaction: Transaction) -> DatabaseError | None:
         job = self._database.job(Lane.WRITE, transaction.run, self._database.timeout)
         try:
             await job.result()
-        except Trouble as trouble:
+        except DatabaseError as failure:
             if job.task.done():
-                return trouble
+                return failure
         except Exception:  # a mistake of ours; the writer goes on, because everybody waits for it
             log.exception("a transaction failed")
-            return Trouble(Kind.DOWN, errors.UNKNOWN)
+            return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
         else:
             return None
         # It was told to stop. How it ended matters, and nothing else may be written before it has.
         await asyncio.wait({job.task})
         error = job.task.exception()
-        return error if error is None or isinstance(error, Trouble) else Trouble(Kind.DOWN, errors.UNKNOWN)
+        return (
+            error
+            if error is None or isinstance(error, DatabaseError)
+            else DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
+        )
 
-    async def _divide(self, items: Sequence[Item], users: Sequence[str], trouble: Trouble) -> bool:
+    async def _divide(self, items: Sequence[Item], users: Sequence[str], failure: DatabaseError) -> bool:
         """Something in there cannot be stored: find it, and store the rest, in order."""
         if items and users:
             return await self._commit([], users) and await self._commit(items, [])
@@ -250,8 +254,8 @@ class Writer:
                 self._tell(user, False)
                 self._unregistered.pop(user, None)
         elif len(items) == 1:
-            refusal = BadFrame if trouble.kind is Kind.DATA else Unavailable
-            self._answer(items[0], refusal(trouble.text))
+            refusal = BadFrame if failure.kind is ErrorKind.DATA else Unavailable
+            self._answer(items[0], refusal(failure.text))
         elif items:
             middle = len(items) // 2
             return await self._commit(items[:middle], []) and await self._commit(items[middle:], [])
@@ -260,27 +264,27 @@ class Writer:
     # --- outcomes -----------------------------------------------------------------------------------------
 
     def _committed(self, transaction: Transaction) -> None:
-        self._doubts.clear()
-        self._known.turn(self._loop.time())
+        self._in_doubt.clear()
+        self._known.advance(self._loop.time())
         self._known.add(transaction.users)
         for user in transaction.users:
             self._tell(user, True)
-        for message in transaction.recovered:
-            self._recover(message)
+        for message in transaction.resolved:
+            self._resolve(message)
         for item, result in transaction.results.items():
             if not item.answered:
                 self._answer(item, result)
             elif isinstance(item, SendItem) and not isinstance(result, Refusal) and not result[1]:
-                self._recover(result[0])  # it took longer than its sender was willing to wait
+                self._resolve(result[0])  # it took longer than its sender was willing to wait
         self._forget_answered()
 
-    def _doubt(self, transaction: Transaction) -> None:
+    def _mark_in_doubt(self, transaction: Transaction) -> None:
         for message in transaction.stored:
-            self._doubts[message.conversation, message.sender, message.id] = message
+            self._in_doubt[message.conversation, message.sender, message.id] = message
 
-    def _recover(self, message: Message) -> None:
+    def _resolve(self, message: Message) -> None:
         try:
-            self._on_recovered(message)
+            self._on_resolved(message)
         except Exception:  # a listener's mistake must not stop the writer, which everybody waits for
             log.exception("a listener failed")
 

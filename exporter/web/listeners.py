@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Address
-from exporter.web.problems import Problem, of_http
+from exporter.web.aiohttp_seams import ProblemRunner
 from exporter.web.toolkit.reload import WebConfig
 
 BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
@@ -26,8 +26,6 @@ IDLE = 30.0
 # the send buffer, and in memory that no limit of ours counts. What is on its way to the peer does not count.
 UNSENT = 131_072
 
-_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 
 class Listeners:
     """Opens applications on addresses and closes them again."""
@@ -39,7 +37,7 @@ class Listeners:
     async def open(self, app: web.Application, addresses: Sequence[Address]) -> list[str]:
         """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist."""
         context = self._web_config.ssl_context()
-        runner = _Runner(
+        runner = ProblemRunner(
             app,
             access_log=None,  # it would write addresses and paths, and costs more than a small request
             handle_signals=False,
@@ -63,59 +61,6 @@ class Listeners:
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
-
-
-class _Protocol(web.RequestHandler):
-    """aiohttp's connection, whose answer to what is no HTTP repeats nothing of it and writes no trace."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The problem document for what could not be parsed; everything else is aiohttp's."""
-        if status != 400 or request.writer.output_size:
-            return super().handle_error(request, status, exc, message)
-        response = Problem(400, "this cannot be read as HTTP").response()
-        response.force_close()
-        return response
-
-
-def _in_our_words(handler: _Handler) -> _Handler:
-    """What aiohttp refuses before the middlewares begin (an ``Expect`` that it does not know) as a problem document."""
-
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            return of_http(error).response()
-
-    return handle
-
-
-class _Server(web.Server):
-    def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
-
-
-class _Runner(web.AppRunner):
-    """Underscored, but the one place where aiohttp lets a connection be of another class."""
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(
-            _in_our_words(made.request_handler),
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            loop=made._loop,
-            **made._kwargs,
-        )
 
 
 def _socket(address: Address) -> socket.socket:

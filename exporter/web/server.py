@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import html
 import os
 import resource
 import signal
@@ -21,26 +20,28 @@ from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Unavailable
 from exporter.core.events import ClosedReason
 from exporter.core.records import Message
-from exporter.metrics.loop_lag import Pulse
-from exporter.metrics.names import Metrics
+from exporter.metrics.counters import Metrics
+from exporter.metrics.loop_lag import LoopLagMonitor
 from exporter.metrics.negotiation import SHARE
-from exporter.node.fanout import Turn
+from exporter.node.fanout import FanOut
 from exporter.node.history import History
 from exporter.node.node import Node
-from exporter.node.snapshot import Figures
+from exporter.node.snapshot import SnapshotBuilder
 from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
 from exporter.store import Store
 from exporter.web.listeners import Listeners
-from exporter.web.problems import Problem, problems
+from exporter.web.problems import problems
 from exporter.web.routes.admin import AdminPage
 from exporter.web.routes.conversations import Conversations
+from exporter.web.routes.health import healthy, ready
+from exporter.web.routes.landing import landing
 from exporter.web.routes.metrics import Scrape
-from exporter.web.routes.openapi import document
+from exporter.web.routes.openapi import openapi
 from exporter.web.routes.stats import Stats, sample
 from exporter.web.toolkit.reload import WebConfig
-from exporter.web.websocket.connections import Sessions
-from exporter.web.websocket.handshake import Door
+from exporter.web.websocket.connections import Connections
+from exporter.web.websocket.handshake import UpgradeHandler
 
 log = structlog.get_logger(__name__)
 
@@ -68,25 +69,27 @@ class Server:
         self.web_config = WebConfig(settings.web_config_file)
         self.metrics = Metrics()
         loop = asyncio.get_running_loop()
-        self.turn = Turn(loop.call_soon, self.metrics.sent_bytes, time.monotonic)
+        self.fan_out = FanOut(loop.call_soon, self.metrics.sent_bytes, time.monotonic)
         self.store = Store(
-            settings.effective_database_url, timeout=settings.database_timeout, on_recovered=self._recovered
+            settings.effective_database_url, timeout=settings.database_timeout, on_resolved=self._resolved
         )
-        self.node = Node(self.store, self.metrics, self.turn, typing_timeout=settings.typing_timeout)
-        self.sessions = Sessions(settings.heartbeat_interval)
-        self.door = Door(self.node, self.sessions, self.authenticator, settings.limits, settings.allowed_origins)
+        self.node = Node(self.store, self.metrics, self.fan_out, typing_timeout=settings.typing_timeout)
+        self.connections = Connections(settings.heartbeat_interval)
+        self.upgrade_handler = UpgradeHandler(
+            self.node, self.connections, self.authenticator, settings.limits, settings.allowed_origins
+        )
         self.collector = Collector(self.store)
-        self.figures = Figures(self.node, self.collector, self.sessions, settings.limits)
+        self.snapshots = SnapshotBuilder(self.node, self.collector, self.connections, settings.limits.connections)
         self.history = History()
         self.ready = False
         self.listeners = Listeners(self.web_config)
         self.urls: list[str] = []
         self.metrics_urls: list[str] = []
-        self._pulse = Pulse(self.metrics.event_loop_lag)
+        self._loop_lag = LoopLagMonitor(self.metrics.event_loop_lag)
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _recovered(self, message: Message) -> None:
-        self.node.recovered(message)
+    def _resolved(self, message: Message) -> None:
+        self.node.resolved(message)
 
     # --- routes -------------------------------------------------------------------------------------------
 
@@ -95,67 +98,29 @@ class Server:
         guard = self.web_config.middleware(lambda request: request.path in ("/", telemetry))
         app = web.Application(middlewares=[problems(), guard], client_max_size=1024**2)
         app.on_response_prepare.append(self.web_config.on_response_prepare)
-        app.router.add_get("/", self._landing(public=public, operations=operations))
-        app.router.add_get("/openapi.json", self._openapi)
+        app.router.add_get("/", landing(telemetry, public=public, operations=operations))
+        app.router.add_get("/openapi.json", openapi(telemetry))
         if public:
-            app.router.add_get("/v1/messaging/ws", self.door.upgrade, allow_head=False)
+            app.router.add_get("/v1/messaging/ws", self.upgrade_handler.upgrade, allow_head=False)
             app.router.add_routes(Conversations(self.node, self.authenticator).routes())
         if operations:
             scrape = Scrape(
-                self.figures,
+                self.snapshots,
                 self.metrics,
                 timeout=self.settings.database_timeout,
                 max_requests=self.settings.max_requests,
             )
-            stats = Stats(self.figures, self.authenticator, timeout=self.settings.database_timeout)
+            stats = Stats(self.snapshots, self.authenticator, timeout=self.settings.database_timeout)
             app.router.add_get(telemetry, scrape.handle)
-            app.router.add_get("/-/healthy", self._healthy)
-            app.router.add_get("/-/ready", self._is_ready)
+            app.router.add_get("/-/healthy", healthy)
+            app.router.add_get("/-/ready", self._ready)
             app.router.add_get("/v1/messaging/stats", stats.handle)
             app.router.add_routes(AdminPage(self.authenticator, self.history).routes())
         return app
 
-    def _landing(self, *, public: bool, operations: bool) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """The page with name, version and links to what this listener serves."""
-        figures = {self.settings.telemetry_path: "Metrics", "/admin": "Admin page", "/-/ready": "Ready"}
-        messaging = {"/v1/messaging/ws": "WebSocket (messaging.v1)"}
-        links = (figures if operations else {}) | (messaging if public else {})
-        links["/openapi.json"] = "OpenAPI description"
-        items = "".join(
-            f'<li><a href="{html.escape(path)}">{html.escape(words)}</a> <code>{html.escape(path)}</code></li>'
-            for path, words in links.items()
-        )
-        text = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>messaging-exporter</title>'
-            '<meta name="viewport" content="width=device-width"></head><body><h1>messaging-exporter</h1>'
-            f"<p>Version {html.escape(__version__)}</p><ul>{items}</ul></body></html>"
-        )
-        headers = {
-            "Content-Type": "text/html; charset=utf-8",
-            "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-            "X-Content-Type-Options": "nosniff",
-        }
-
-        async def landing(request: web.Request) -> web.Response:
-            return web.Response(text=text, headers=headers)
-
-        return landing
-
-    async def _openapi(self, request: web.Request) -> web.Response:
-        """The description of all routes."""
-        return web.json_response(document(self.settings.telemetry_path))
-
-    async def _healthy(self, request: web.Request) -> web.Response:
-        """200: the process answers."""
-        return web.Response(text="healthy\n")
-
-    async def _is_ready(self, request: web.Request) -> web.Response:
-        """200 when connections are wanted, 503 while starting or draining."""
-        if self.door.draining:
-            raise Problem(503, "draining")
-        if not self.ready:
-            raise Problem(503, "starting")
-        return web.Response(text="ready\n")
+    async def _ready(self, request: web.Request) -> web.Response:
+        """200 when connections are wanted, 503 with the reason otherwise."""
+        return ready("draining" if self.upgrade_handler.draining else None if self.ready else "starting")
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -181,8 +146,8 @@ class Server:
             await self.store.close()
             raise
         _allow_sockets(self.settings.limits.connections)
-        self._pulse.start()
-        self.sessions.start()
+        self._loop_lag.start()
+        self.connections.start()
         self._background(self._sample())
         gc.collect()
         gc.freeze()
@@ -219,7 +184,7 @@ class Server:
     async def _sample(self) -> None:
         """One point of the last hour every ten seconds."""
         while True:
-            snapshot = await self.figures.snapshot(self.settings.database_timeout * SHARE, pressure=False)
+            snapshot = await self.snapshots.snapshot(self.settings.database_timeout * SHARE, saturation=False)
             self.history.record(snapshot.as_of, sample(snapshot, self.metrics))
             await asyncio.sleep(self.history.until_next(time.time()))
 
@@ -235,21 +200,21 @@ class Server:
 
     async def drain(self) -> None:
         """No new connections; everybody is closed with 1001, spread over the drain time, sends acknowledged first."""
-        self.door.draining = True
-        log.info("draining", connections=len(self.sessions))
+        self.upgrade_handler.draining = True
+        log.info("draining", connections=len(self.connections))
         deadline = time.monotonic() + self.settings.drain_timeout
-        sessions = list(self.sessions)
-        pause = min(1 / CLOSES_PER_SECOND, self.settings.drain_timeout * DRAIN_SHARE / max(1, len(sessions)))
+        connections = list(self.connections)
+        pause = min(1 / CLOSES_PER_SECOND, self.settings.drain_timeout * DRAIN_SHARE / max(1, len(connections)))
         begun = time.monotonic()
-        for number, session in enumerate(sessions):
-            session.drain()
+        for number, connection in enumerate(connections):
+            connection.drain()
             ahead = begun + number * pause - time.monotonic()
             if ahead > 0.01:  # in steps of 10 ms: a timer per connection would be more work than the closing
                 await asyncio.sleep(ahead)
-        while self.sessions.sockets and time.monotonic() < deadline:  # noqa: ASYNC110  # ends one by one, bounded
+        while self.connections.sockets and time.monotonic() < deadline:  # noqa: ASYNC110  # ends one by one, bounded
             await asyncio.sleep(0.01)
-        for session in self.sessions:
-            session.end(ClosedReason.SHUTDOWN)
+        for connection in self.connections:
+            connection.close(ClosedReason.SHUTDOWN)
 
     async def stop(self) -> None:
         """Drain, close what is open, wait for what is under way."""
@@ -258,14 +223,14 @@ class Server:
 
     async def close(self) -> None:
         """Close everything, without courtesy."""
-        self.sessions.stop()
-        self._pulse.stop()
+        self.connections.stop()
+        self._loop_lag.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.turn.flush()
+        self.fan_out.flush()
         await self.listeners.close()
-        self.sessions.abort_all()
+        self.connections.abort_all()
         await self.node.close_all()
         await self.store.close()
         self.web_config.close()

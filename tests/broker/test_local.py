@@ -10,7 +10,7 @@ from exporter.broker import Broker, Envelope, LocalBroker
 def test_what_is_published_is_delivered_at_once_and_in_order() -> None:
     delivered: list[Envelope[str]] = []
     broker: Broker[str] = LocalBroker(delivered.append)
-    envelopes: list[Envelope[str]] = [Envelope("c", bytes([n]), not_to="tab", received=1.5) for n in range(3)]
+    envelopes: list[Envelope[str]] = [Envelope("c", bytes([n]), exclude="tab", received=1.5) for n in range(3)]
     for number, envelope in enumerate(envelopes):
         broker.publish(envelope)
         assert delivered[number] is envelope
@@ -38,6 +38,6 @@ def test_a_node_that_is_alone_is_the_whole_cluster_and_always_within_reach() -> 
 
 def test_an_envelope_is_for_everybody_unless_it_says_otherwise_and_does_not_change() -> None:
     envelope: Envelope[str] = Envelope("c", b"x")
-    assert (envelope.not_to, envelope.not_to_user, envelope.received) == (None, None, None)
+    assert (envelope.exclude, envelope.exclude_user, envelope.received) == (None, None, None)
     with pytest.raises(AttributeError):
         envelope.frame = b"y"  # type: ignore[misc]

@@ -27,7 +27,7 @@ from exporter.core.events import (
 )
 from exporter.core.hub import MAX_JOINED, Hub
 from exporter.core.records import HubStats
-from exporter.core.recount import Census
+from exporter.core.recount import Recount
 
 CLIENT = ClosedReason.CLIENT
 EMPTY = HubStats()
@@ -612,12 +612,12 @@ class HubMachine(RuleBasedStateMachine):
         assert self.hub.oldest_typing_age(self.now) == pytest.approx(self.now - oldest)
 
     @invariant()
-    def the_census_agrees(self) -> None:
-        census = Census(self.hub, list(self.log.opened))
-        for _ in census.count():
+    def the_recount_agrees(self) -> None:
+        recount = Recount(self.hub, list(self.log.opened))
+        for _ in recount.count():
             pass
-        assert census.drift is not None
-        assert not any(getattr(census.drift, name) for name in HubStats.__dataclass_fields__)
+        assert recount.drift is not None
+        assert not any(getattr(recount.drift, name) for name in HubStats.__dataclass_fields__)
 
 
 TestHubAgainstARecount = HubMachine.TestCase

@@ -1,4 +1,4 @@
-"""The census: it finds nothing in a true hub, and a ghost in each of the five dictionaries."""
+"""The recount: it finds nothing in a true hub, and a ghost in each of the five dictionaries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.core.events import ClosedReason
 from exporter.core.hub import Connection, Hub
 from exporter.core.records import HubStats
-from exporter.core.recount import SLICE, Census, Drift, difference
+from exporter.core.recount import SLICE, Drift, Recount, difference
 
 SOCKETS = ("a1", "a2", "b1")
 
@@ -30,11 +30,11 @@ def hub_of_two() -> Hub[str]:
 
 
 def drift(hub: Hub[str], sockets: Iterable[str] = SOCKETS) -> Drift:
-    census = Census(hub, sockets)
-    for _ in census.count():
+    recount = Recount(hub, sockets)
+    for _ in recount.count():
         pass
-    assert census.drift is not None
-    return census.drift
+    assert recount.drift is not None
+    return recount.drift
 
 
 def test_a_true_hub_has_no_drift() -> None:
@@ -110,24 +110,24 @@ def test_what_happens_while_it_counts_is_no_drift() -> None:
     for number in range(3 * SLICE):
         hub.open(number, f"user {number}")
         hub.join(number, f"room {number % 7}")
-    census = Census(hub, range(3 * SLICE))
+    recount = Recount(hub, range(3 * SLICE))
     slices = 0
-    for _ in census.count():
-        assert census.drift is None  # not known before the end
+    for _ in recount.count():
+        assert recount.drift is None  # not known before the end
         slices += 1
         for number in range(2 * SLICE):
             hub.close(number, ClosedReason.CLIENT)
         hub.open(-slices, "late")
         hub.join(3 * SLICE - 1, f"late {slices}")
     assert slices == 3
-    assert census.drift == Drift()
+    assert recount.drift == Drift()
 
 
 def test_no_step_counts_more_than_a_slice() -> None:
     hub: Hub[int] = Hub()
     for number in range(2 * SLICE + 1):
         hub.open(number, str(number))
-    assert sum(1 for _ in Census(hub, range(2 * SLICE + 1)).count()) == 3
+    assert sum(1 for _ in Recount(hub, range(2 * SLICE + 1)).count()) == 3
 
 
 @given(

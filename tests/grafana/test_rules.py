@@ -134,7 +134,7 @@ def test_down_and_absent_are_told_apart() -> None:
 
 
 def test_quantiles_are_compared_with_bounds_of_their_buckets() -> None:
-    from exporter.metrics.names import Metrics
+    from exporter.metrics.counters import Metrics
 
     bounds = {}
     for metric in Metrics().families():

@@ -369,7 +369,7 @@ async def test_a_server_in_trouble_is_told_from_one_that_is_gone(browser: Browse
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)
         double.fail = 503
-        await page.locator("[role=status]", has_text="Server in trouble: the tests want it so.").wait_for()
+        await page.locator("[role=status]", has_text="Server in failure: the tests want it so.").wait_for()
 
 
 async def test_one_poll_at_a_time_however_slow_the_server_is(browser: Browser, double: StatsDouble) -> None:

@@ -172,12 +172,12 @@ async def busy(folder: Path) -> AsyncIterator[Exporter]:
         stop = asyncio.Event()
         people = asyncio.create_task(simulate(options, stop=stop))
 
-        async def trouble() -> None:
+        async def make_trouble() -> None:
             while not stop.is_set():
                 await misbehave(server)
                 await asyncio.sleep(1)
 
-        troubling = asyncio.create_task(trouble())
+        troubling = asyncio.create_task(make_trouble())
         try:
             await soon(lambda: _talking(server), "people talk")
             status = await verified(server)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from exporter.metrics.instruments import Buckets, Cell
-from exporter.node.fanout import Outbox, Turn
+from exporter.node.fanout import FanOut, SendQueue
 
 
 class Wire:
@@ -26,17 +26,17 @@ class Wire:
         return self.buffered
 
 
-class Box(Outbox):
+class Box(SendQueue):
     """A connection that says when it overflowed."""
 
-    def __init__(self, user: str, turn: Turn, limit: int = 1_000) -> None:
+    def __init__(self, user: str, fan_out: FanOut, limit: int = 1_000) -> None:
         self.wire = Wire()
         self.overflowed = False
-        super().__init__(user, self.wire, turn, limit)
+        super().__init__(user, self.wire, fan_out, limit)
 
-    def overflow(self) -> None:
+    def on_overflow(self) -> None:
         self.overflowed = True
-        self.dropped = self.drop()
+        self.dropped = self.discard_pending()
 
 
 class Loop:
@@ -45,7 +45,7 @@ class Loop:
     def __init__(self) -> None:
         self.soon: list[Callable[[], None]] = []
         self.sent = Cell()
-        self.turn = Turn(self.soon.append, self.sent, lambda: 0.0)
+        self.fan_out = FanOut(self.soon.append, self.sent, lambda: 0.0)
 
     def end_turn(self) -> None:
         soon, self.soon[:] = self.soon[:], []
@@ -59,10 +59,10 @@ def loop() -> Loop:
 
 
 def test_a_turn_is_one_call_and_one_write_per_connection(loop: Loop) -> None:
-    ann, bob = Box("ann", loop.turn), Box("bob", loop.turn)
+    ann, bob = Box("ann", loop.fan_out), Box("bob", loop.fan_out)
     ann.put(b"1")
-    loop.turn.fan_out("room", {ann, bob}, b"2")
-    loop.turn.fan_out("room", {ann, bob}, b"3")
+    loop.fan_out.send("room", {ann, bob}, b"2")
+    loop.fan_out.send("room", {ann, bob}, b"3")
     assert len(loop.soon) == 1
     assert not ann.wire.writes
     loop.end_turn()
@@ -73,11 +73,11 @@ def test_a_turn_is_one_call_and_one_write_per_connection(loop: Loop) -> None:
 
 
 def test_own_frames_stand_where_they_happened_among_those_of_the_conversation(loop: Loop) -> None:
-    ann, bob = Box("ann", loop.turn), Box("bob", loop.turn)
+    ann, bob = Box("ann", loop.fan_out), Box("bob", loop.fan_out)
     audience = {ann, bob}
-    loop.turn.fan_out("room", audience, b"1")
+    loop.fan_out.send("room", audience, b"1")
     ann.put(b"2")
-    loop.turn.fan_out("room", audience, b"3", {bob})
+    loop.fan_out.send("room", audience, b"3", {bob})
     ann.put(b"4")
     loop.end_turn()
     assert ann.wire.writes == [b"1234"]
@@ -85,56 +85,56 @@ def test_own_frames_stand_where_they_happened_among_those_of_the_conversation(lo
 
 
 def test_whoever_caused_a_frame_does_not_get_it(loop: Loop) -> None:
-    ann, bob, cat = (Box(name, loop.turn) for name in ("ann", "bob", "cat"))
+    ann, bob, cat = (Box(name, loop.fan_out) for name in ("ann", "bob", "cat"))
     audience = {ann, bob, cat}
-    loop.turn.fan_out("room", audience, b"a", {ann})
-    loop.turn.fan_out("room", audience, b"b", {bob})
-    loop.turn.fan_out("room", audience, b"a", {ann})
+    loop.fan_out.send("room", audience, b"a", {ann})
+    loop.fan_out.send("room", audience, b"b", {bob})
+    loop.fan_out.send("room", audience, b"a", {ann})
     loop.end_turn()
     assert [box.wire.writes for box in (ann, bob, cat)] == [[b"b"], [b"aa"], [b"aba"]]
 
 
 def test_a_turn_in_which_nobody_may_have_the_frame_writes_nothing(loop: Loop) -> None:
-    ann = Box("ann", loop.turn)
-    loop.turn.fan_out("room", {ann}, b"a", {ann})
+    ann = Box("ann", loop.fan_out)
+    loop.fan_out.send("room", {ann}, b"a", {ann})
     loop.end_turn()
     assert ann.wire.writes == []
     assert loop.sent.value == 0
 
 
 def test_settling_gives_the_batch_to_those_who_were_there(loop: Loop) -> None:
-    ann, bob, cat = (Box(name, loop.turn) for name in ("ann", "bob", "cat"))
+    ann, bob, cat = (Box(name, loop.fan_out) for name in ("ann", "bob", "cat"))
     audience = {ann, bob}
-    loop.turn.fan_out("room", audience, b"1")
-    loop.turn.settle("room")
+    loop.fan_out.send("room", audience, b"1")
+    loop.fan_out.flush_conversation("room")
     audience.add(cat)
     cat.put(b"joined")
-    loop.turn.fan_out("room", audience, b"2")
-    loop.turn.settle("room")
+    loop.fan_out.send("room", audience, b"2")
+    loop.fan_out.flush_conversation("room")
     audience.discard(bob)
     bob.put(b"left")
-    loop.turn.fan_out("room", audience, b"3")
+    loop.fan_out.send("room", audience, b"3")
     loop.end_turn()
     assert [box.wire.writes for box in (ann, bob, cat)] == [[b"123"], [b"12left"], [b"joined23"]]
 
 
 def test_a_connection_in_two_busy_conversations_is_written_once(loop: Loop) -> None:
-    ann, bob, cat = (Box(name, loop.turn) for name in ("ann", "bob", "cat"))
-    loop.turn.fan_out("one", {ann, bob}, b"1")
-    loop.turn.fan_out("two", {ann, cat}, b"2", {cat})
+    ann, bob, cat = (Box(name, loop.fan_out) for name in ("ann", "bob", "cat"))
+    loop.fan_out.send("one", {ann, bob}, b"1")
+    loop.fan_out.send("two", {ann, cat}, b"2", {cat})
     loop.end_turn()
     assert [len(box.wire.writes) for box in (ann, bob, cat)] == [1, 1, 0]
     assert ann.wire.writes == [b"12"]
 
 
 def test_a_frame_handed_out_while_writing_leaves_in_the_next_turn(loop: Loop) -> None:
-    ann, bob = Box("ann", loop.turn), Box("bob", loop.turn)
+    ann, bob = Box("ann", loop.fan_out), Box("bob", loop.fan_out)
 
     class Reacting(Wire):
         def write(self, data: bytes) -> None:
             super().write(data)
             if len(self.writes) == 1:
-                loop.turn.fan_out("other", {bob}, b"late")
+                loop.fan_out.send("other", {bob}, b"late")
 
     ann.wire = ann.transport = Reacting()
     ann.put(b"1")
@@ -145,36 +145,36 @@ def test_a_frame_handed_out_while_writing_leaves_in_the_next_turn(loop: Loop) ->
 
 
 def test_nothing_follows_the_last_frame(loop: Loop) -> None:
-    ann = Box("ann", loop.turn)
-    loop.turn.fan_out("room", {ann}, b"1")
-    loop.turn.settle("room")
-    ann.finish(b"close")
+    ann = Box("ann", loop.fan_out)
+    loop.fan_out.send("room", {ann}, b"1")
+    loop.fan_out.flush_conversation("room")
+    ann.write_last(b"close")
     assert ann.wire.writes == [b"1close"]
     assert ann.put(b"2") is False
-    ann.take([(2, b"3", ())])
+    ann.put_batch([(2, b"3", ())])
     loop.end_turn()
     assert ann.wire.writes == [b"1close"]
 
 
 def test_a_slow_consumer_gets_its_frames_until_its_buffer_is_full_and_then_none(loop: Loop) -> None:
-    ann, slow = Box("ann", loop.turn), Box("slow", loop.turn, limit=10)
+    ann, slow = Box("ann", loop.fan_out), Box("slow", loop.fan_out, limit=10)
     slow.pause_writing()
     slow.wire.buffered = 8
     audience = {ann, slow}
-    loop.turn.fan_out("room", audience, b"12")
+    loop.fan_out.send("room", audience, b"12")
     loop.end_turn()
     assert slow.wire.writes == [b"12"]
-    loop.turn.fan_out("room", audience, b"123")
+    loop.fan_out.send("room", audience, b"123")
     loop.end_turn()
     assert slow.overflowed
     assert slow.dropped == [b"123"]
     assert slow.wire.writes == [b"12"]
     assert ann.wire.writes == [b"12", b"123"]
-    assert not loop.turn.slow
+    assert not loop.fan_out.slow
 
 
 def test_what_one_turn_gathers_is_within_the_limit_too(loop: Loop) -> None:
-    ann, big = Box("ann", loop.turn), Box("big", loop.turn, limit=10)
+    ann, big = Box("ann", loop.fan_out), Box("big", loop.fan_out, limit=10)
 
     class Full(Wire):
         def write(self, data: bytes) -> None:
@@ -183,10 +183,10 @@ def test_what_one_turn_gathers_is_within_the_limit_too(loop: Loop) -> None:
             big.pause_writing()  # as asyncio does within the write
 
     big.wire = big.transport = Full()
-    loop.turn.fan_out("room", {ann, big}, b"12345678901")
+    loop.fan_out.send("room", {ann, big}, b"12345678901")
     loop.end_turn()
     assert big.overflowed
-    assert not loop.turn.slow
+    assert not loop.fan_out.slow
     assert ann.wire.writes == [b"12345678901"]
 
 
@@ -196,17 +196,17 @@ def test_a_connection_whose_write_fails_does_not_silence_the_others(loop: Loop, 
         def write(self, data: bytes) -> None:
             raise RuntimeError("the handler is closed")
 
-    boxes = [Box(str(number), loop.turn) for number in range(5)]
+    boxes = [Box(str(number), loop.fan_out) for number in range(5)]
     boxes[2].transport = Broken()
     if own:
         for box in boxes:
             box.put(b"1")
     else:
-        loop.turn.fan_out("room", dict.fromkeys(boxes).keys(), b"1")
+        loop.fan_out.send("room", dict.fromkeys(boxes).keys(), b"1")
     with pytest.raises(RuntimeError):
         loop.end_turn()
     assert [box.wire.writes for box in boxes] == [[b"1"], [b"1"], [], [b"1"], [b"1"]]
-    loop.turn.fan_out("room", {boxes[0]}, b"2")
+    loop.fan_out.send("room", {boxes[0]}, b"2")
     loop.end_turn()
     assert boxes[0].wire.writes == [b"1", b"2"]
 
@@ -216,7 +216,7 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
     """Joins, leaves, own frames and fan-outs in any order; the model notes each frame for each connection at once."""
     chance = random.Random(seed)
     loop = Loop()
-    boxes = [Box(str(number), loop.turn) for number in range(5)]
+    boxes = [Box(str(number), loop.fan_out) for number in range(5)]
     rooms: dict[str, set[Box]] = {"one": set(boxes[:3]), "two": {boxes[2]} if chance.random() < 0.5 else set()}
     expected: dict[Box, list[str]] = {box: [] for box in boxes}
     slow = chance.choice(boxes) if chance.random() < 0.3 else None
@@ -230,17 +230,17 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
             match chance.choice(["fan_out"] * 5 + ["put", "join", "leave"]):
                 case "fan_out":
                     but = set(chance.sample(boxes, chance.choice([0, 1, 1, 2]))) & rooms[room]
-                    loop.turn.fan_out(room, rooms[room], f"{room[0]}{frames};".encode(), frozenset(but))
+                    loop.fan_out.send(room, rooms[room], f"{room[0]}{frames};".encode(), frozenset(but))
                     for member in rooms[room] - but:
                         expected[member].append(f"{room[0]}{frames};")
                 case "put":
                     box.put(f"p{frames};".encode())
                     expected[box].append(f"p{frames};")
                 case "join":
-                    loop.turn.settle(room)
+                    loop.fan_out.flush_conversation(room)
                     rooms[room].add(box)
                 case "leave":
-                    loop.turn.settle(room)
+                    loop.fan_out.flush_conversation(room)
                     rooms[room].discard(box)
         writes = {box: len(box.wire.writes) for box in boxes}
         loop.end_turn()
@@ -254,56 +254,58 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
 
 def test_a_single_frame_is_written_as_it_is_to_everybody_and_never_copied(loop: Loop) -> None:
     frame = b"a frame for everybody"
-    boxes = {Box(str(number), loop.turn) for number in range(3)}
-    loop.turn.fan_out("room", boxes, frame)
-    own = Box("own", loop.turn)
+    boxes = {Box(str(number), loop.fan_out) for number in range(3)}
+    loop.fan_out.send("room", boxes, frame)
+    own = Box("own", loop.fan_out)
     own.put(frame)
     loop.end_turn()
     assert all(box.wire.writes[0] is frame for box in (*boxes, own))
 
 
 def test_what_is_dropped_is_returned_once_and_nothing_follows(loop: Loop) -> None:
-    ann = Box("ann", loop.turn)
+    ann = Box("ann", loop.fan_out)
     ann.put(b"1")
-    loop.turn.fan_out("room", {ann}, b"2")
-    loop.turn.settle("room")
-    assert ann.drop() == [b"1", b"2"]
-    assert ann.drop() == []
+    loop.fan_out.send("room", {ann}, b"2")
+    loop.fan_out.flush_conversation("room")
+    assert ann.discard_pending() == [b"1", b"2"]
+    assert ann.discard_pending() == []
     assert not ann.put(b"3")
-    ann.finish(b"close")
+    ann.write_last(b"close")
     loop.end_turn()
     assert ann.wire.writes == []
 
 
 def test_a_connection_is_slow_from_the_pause_to_the_resumption(loop: Loop) -> None:
-    ann = Box("ann", loop.turn)
+    ann = Box("ann", loop.fan_out)
     ann.pause_writing()
-    assert loop.turn.slow == {ann}
+    assert loop.fan_out.slow == {ann}
     ann.resume_writing()
-    assert loop.turn.slow == set()
+    assert loop.fan_out.slow == set()
 
 
-@pytest.mark.parametrize("end", [lambda box: box.finish(b"close"), lambda box: box.drop()], ids=["finish", "drop"])
+@pytest.mark.parametrize(
+    "end", [lambda box: box.write_last(b"close"), lambda box: box.discard_pending()], ids=["finish", "drop"]
+)
 def test_an_ended_connection_is_no_slow_consumer_whatever_its_socket_says(
     loop: Loop, end: Callable[[Box], object]
 ) -> None:
-    ann = Box("ann", loop.turn)
+    ann = Box("ann", loop.fan_out)
     ann.pause_writing()
     end(ann)
-    assert loop.turn.slow == set()
+    assert loop.fan_out.slow == set()
     ann.pause_writing()
-    assert loop.turn.slow == set()
+    assert loop.fan_out.slow == set()
 
 
 def test_exactly_the_limit_is_within_it(loop: Loop) -> None:
-    slow = Box("slow", loop.turn, limit=10)
+    slow = Box("slow", loop.fan_out, limit=10)
     slow.pause_writing()
     slow.wire.buffered = 8
     slow.put(b"12")
     loop.end_turn()
     assert not slow.overflowed
     slow.wire.buffered = 10
-    loop.turn.fan_out("room", {Box("ann", loop.turn)}, b"x")
+    loop.fan_out.send("room", {Box("ann", loop.fan_out)}, b"x")
     loop.end_turn()
     assert not slow.overflowed
     slow.put(b"1")
@@ -313,17 +315,17 @@ def test_exactly_the_limit_is_within_it(loop: Loop) -> None:
 
 def test_the_time_of_a_delivery_ends_when_the_turn_is_written(loop: Loop) -> None:
     now = [10.0]
-    turn = Turn(loop.soon.append, loop.sent, lambda: now[0])
+    fan_out = FanOut(loop.soon.append, loop.sent, lambda: now[0])
     buckets = Buckets((1.0,))
-    ann = Box("ann", turn)
+    ann = Box("ann", fan_out)
 
     class Slow(Wire):
         def write(self, data: bytes) -> None:
             now[0] += 2.0
 
     ann.transport = Slow()
-    turn.fan_out("room", {ann}, b"1")
-    turn.time(buckets, 9.5)
+    fan_out.send("room", {ann}, b"1")
+    fan_out.time(buckets, 9.5)
     assert buckets.counts == [0, 0]
     loop.end_turn()
     assert (buckets.counts, buckets.sum) == ([0, 1], pytest.approx(2.5))
@@ -334,16 +336,16 @@ def test_the_time_of_a_delivery_ends_when_the_turn_is_written(loop: Loop) -> Non
 
 def test_what_the_end_of_one_has_the_others_told_leaves_too(loop: Loop) -> None:
     """Cutting one off makes frames for the others, in the middle of the writing."""
-    early, late = Box("early", loop.turn), Box("late", loop.turn)
+    early, late = Box("early", loop.fan_out), Box("late", loop.fan_out)
 
     class Telling(Box):
-        def overflow(self) -> None:
-            super().overflow()
-            loop.turn.fan_out("room", {early, late}, b"left")
+        def on_overflow(self) -> None:
+            super().on_overflow()
+            loop.fan_out.send("room", {early, late}, b"left")
 
-    slow = Telling("slow", loop.turn, limit=10)
+    slow = Telling("slow", loop.fan_out, limit=10)
     slow.pause_writing()
-    loop.turn.fan_out("room", {early, slow, late}, b"x" * 20)
+    loop.fan_out.send("room", {early, slow, late}, b"x" * 20)
     loop.end_turn()
     loop.end_turn()
     assert [box.wire.writes for box in (early, late)] == [[b"x" * 20, b"left"]] * 2
@@ -352,8 +354,8 @@ def test_what_the_end_of_one_has_the_others_told_leaves_too(loop: Loop) -> None:
 
 async def test_what_is_put_in_the_same_turn_of_a_real_loop_leaves_together() -> None:
     turns = asyncio.get_running_loop()
-    turn = Turn(turns.call_soon, Cell(), lambda: 0.0)
-    ann = Box("ann", turn)
+    fan_out = FanOut(turns.call_soon, Cell(), lambda: 0.0)
+    ann = Box("ann", fan_out)
     ann.put(b"1")
     ann.put(b"2")
     turns.call_soon(ann.put, b"3")  # behind the end of the turn

@@ -9,7 +9,7 @@ import pytest
 
 from exporter.core.errors import NotFound
 from exporter.core.records import Membership
-from exporter.node.join_consistency import Joining
+from exporter.node.join_consistency import JoinConsistency
 from tests.doubles import FakeStore, turns
 
 
@@ -18,7 +18,7 @@ class World:
 
     def __init__(self) -> None:
         self.store = FakeStore()
-        self.joining = Joining(self.store)  # type: ignore[arg-type]
+        self.joining = JoinConsistency(self.store)  # type: ignore[arg-type]
         self.known: list[Any] = []
 
     def ask(self, conversation: str = "c", user: str = "ann") -> None:

@@ -35,32 +35,33 @@ from exporter.core.events import (
 )
 from exporter.core.protocol import Delivery
 from exporter.core.records import Conversation, Membership, Message, ReadMark
-from exporter.metrics.names import Metrics
-from exporter.node.fanout import Turn
-from exporter.node.node import REMEMBERED, Node, Peer
+from exporter.metrics.counters import Metrics
+from exporter.node.fanout import FanOut
+from exporter.node.node import REMEMBERED, Node
+from exporter.node.publisher import NodeConnection
 from tests.doubles import SENT_AT, Clock, FakeStore, Transport, texts, turns
 
 CLIENT = ClosedReason.CLIENT
 MEMBER = Membership(member=True, last_seq=3)
 
 
-class Tab(Peer):
+class Tab(NodeConnection):
     """A connection that keeps what it gets."""
 
     __slots__ = ("box", "settlings")
 
-    def __init__(self, user: str, turn: Turn) -> None:
+    def __init__(self, user: str, fan_out: FanOut) -> None:
         self.box = Transport()
-        super().__init__(user, self.box, turn, 1 << 20)
+        super().__init__(user, self.box, fan_out, 1 << 20)
         self.sends_in_flight = 0
         self.settlings = 0
 
-    def settled(self) -> None:
+    def on_sends_answered(self) -> None:
         self.settlings += 1
 
     def got(self) -> list[dict[str, Any]]:
         """The frames since the last time."""
-        self.turn.flush()
+        self.fan_out.flush()
         frames = texts(b"".join(self.box.writes))
         self.box.writes.clear()
         return frames
@@ -74,11 +75,11 @@ class World:
         self.metrics = Metrics()
         self.clock = Clock()
         self.wall = Clock(SENT_AT.timestamp() + 5.0)
-        self.turn = Turn(lambda flush: None, self.metrics.sent_bytes, self.clock)
-        self.node = Node(self.store, self.metrics, self.turn, now=self.clock, wall=self.wall)  # type: ignore[arg-type]
+        self.fan_out = FanOut(lambda flush: None, self.metrics.sent_bytes, self.clock)
+        self.node = Node(self.store, self.metrics, self.fan_out, now=self.clock, wall=self.wall)  # type: ignore[arg-type]
 
     def tab(self, user: str) -> Tab:
-        tab = Tab(user, self.turn)
+        tab = Tab(user, self.fan_out)
         self.node.open(tab)
         return tab
 
@@ -186,7 +187,7 @@ async def test_a_join_that_is_refused_says_why_with_its_id_and_leaves_no_trace(
     assert "defect" not in error["message"]
     assert world.rejected("join", ErrorCode(code)) == world.all_rejected() == 1
     assert world.node.hub.stats() == before
-    assert not world.node._joining
+    assert not world.node._join_consistency
     assert bob.got() == []
 
 
@@ -273,7 +274,7 @@ async def test_a_message_that_is_accepted_during_a_join_is_within_its_last_seq_o
     world.do(bob, Send("c", "again", "2"))
     world.store.commit(seq=5)
     assert [frame["seq"] for frame in ann.got()] == [5]
-    assert not world.node._joining
+    assert not world.node._join_consistency
 
 
 async def test_a_message_of_another_conversation_does_not_raise_the_last_seq_of_a_join(world: World) -> None:
@@ -294,7 +295,7 @@ async def test_a_recovered_message_during_a_join_is_within_its_last_seq_too(worl
     ann = world.tab("ann")
     task = world.do(ann, Join("c"))
     await turns()
-    world.node.recovered(Message("c", 8, "bob", "1", "late", SENT_AT))
+    world.node.resolved(Message("c", 8, "bob", "1", "late", SENT_AT))
     world.store.answer(MEMBER)
     assert task is not None
     await task
@@ -316,7 +317,7 @@ async def test_two_joins_at_once_each_know_what_came_meanwhile(world: World) -> 
     await second
     assert [frame["type"] for frame in ann.got()] == ["joined", "message", "participant_joined"]
     assert cyd.got()[0]["last_seq"] == 4
-    assert not world.node._joining
+    assert not world.node._join_consistency
 
 
 async def test_a_leave_is_answered_and_announced_for_the_last_tab_only(world: World) -> None:
@@ -530,7 +531,7 @@ async def test_a_connection_that_ends_in_the_turn_of_a_message_has_it_in_its_que
     world.do(ann, Send("c", "b", "1"))
     world.store.commit()
     world.node.close(bob, CLIENT)
-    (delivery,) = bob.drop()
+    (delivery,) = bob.discard_pending()
     assert isinstance(delivery, Delivery)
     assert bob.got() == []
 
@@ -547,7 +548,7 @@ async def test_a_send_whose_outcome_was_unknown_is_broadcast_and_counted_once_wh
     world.do(ann, Send("c", "hello", "1"))
     draft = world.store.refuse(Unavailable("unknown"))
     assert [frame["code"] for frame in ann.got()] == ["unavailable"]
-    world.node.recovered(world.store.message(draft, 4))
+    world.node.resolved(world.store.message(draft, 4))
     assert [frame["type"] for frame in tab.got()] == ["message"]
     assert [frame["type"] for frame in bob.got()] == ["typing", "message"]
     assert ann.got() == []  # the sending connection gets no message of its own
@@ -563,8 +564,8 @@ async def test_a_send_whose_outcome_was_unknown_is_broadcast_and_counted_once_wh
 
 async def test_a_recovered_message_has_no_delivery_time_because_nobody_waited_that_long(world: World) -> None:
     await world.joined("bob")
-    world.node.recovered(Message("c", 4, "ann", "1", "late", SENT_AT))
-    world.turn.flush()
+    world.node.resolved(Message("c", 4, "ann", "1", "late", SENT_AT))
+    world.fan_out.flush()
     assert sum(world.metrics.message_delivery_duration["local"].counts) == 0
     assert sum(world.metrics.message_persist_duration.counts) == 0
     assert world.metrics.messages_accepted.value == 1
@@ -717,7 +718,7 @@ async def test_an_answer_that_comes_when_everybody_has_gone_goes_nowhere_and_bre
     world.do(ann, Send("c", "b", "1"))
     world.do(ann, Read("c", 1))
     for tab in (ann, bob):
-        tab.drop()
+        tab.discard_pending()
         world.node.close(tab, CLIENT)
     world.store.commit()
     world.store.reads[0][1](ReadMark(moved=True, sent_at=SENT_AT))
@@ -849,4 +850,4 @@ async def test_a_connection_at_its_most_conversations_is_refused_another(world: 
     (error,) = ann.got()
     assert error["code"] == "forbidden"
     assert re.search(r"\b1\b", error["message"])
-    assert not world.node._joining
+    assert not world.node._join_consistency

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from exporter.store.coalescing import FEW, PAUSE, Patience, pause_after
+from exporter.store.coalescing import FEW, PAUSE, SharedTimeout, batching_window
 
 
 def _false(future: asyncio.Future[bool]) -> None:
@@ -14,19 +14,19 @@ def _false(future: asyncio.Future[bool]) -> None:
 
 
 async def test_who_is_answered_in_time_has_the_answer() -> None:
-    patience = Patience(60.0, _false)
-    first, second = patience.future(), patience.future()
+    shared_timeout = SharedTimeout(60.0, _false)
+    first, second = shared_timeout.future(), shared_timeout.future()
     second.set_result(True)
     first.set_result(True)
     assert await first
     assert await second
-    patience.close()
+    shared_timeout.close()
 
 
 async def test_each_gives_up_in_the_order_of_coming() -> None:
     order: list[int] = []
-    patience = Patience(0.02, _false)
-    futures = [patience.future() for _ in range(3)]
+    shared_timeout = SharedTimeout(0.02, _false)
+    futures = [shared_timeout.future() for _ in range(3)]
     for number, future in enumerate(futures):
         future.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
     assert await asyncio.gather(*futures) == [False] * 3
@@ -34,43 +34,43 @@ async def test_each_gives_up_in_the_order_of_coming() -> None:
 
 
 async def test_who_comes_later_gives_up_later_although_one_timer_serves_all() -> None:
-    patience = Patience(0.05, _false)
+    shared_timeout = SharedTimeout(0.05, _false)
     loop = asyncio.get_running_loop()
-    first = patience.future()
+    first = shared_timeout.future()
     came = loop.create_future()
     loop.call_later(0.03, came.set_result, None)
     await came
-    began, second = loop.time(), patience.future()
+    began, second = loop.time(), shared_timeout.future()
     assert not await first
     assert not await second
     assert loop.time() - began >= 0.05 - 0.002  # the clock's grain
 
 
 async def test_a_cancelled_waiter_is_left_alone() -> None:
-    patience = Patience(0.01, _false)
-    gone, other = patience.future(), patience.future()
+    shared_timeout = SharedTimeout(0.01, _false)
+    gone, other = shared_timeout.future(), shared_timeout.future()
     gone.cancel()
     assert not await other
     assert gone.cancelled()
 
 
 async def test_the_answered_do_not_pile_up() -> None:
-    patience = Patience(60.0, _false)
+    shared_timeout = SharedTimeout(60.0, _false)
     for _ in range(1_000):
-        patience.future().set_result(True)
-    assert len(patience._waiting) == 1
-    patience.close()
+        shared_timeout.future().set_result(True)
+    assert len(shared_timeout._waiting) == 1
+    shared_timeout.close()
 
 
 async def test_closing_gives_up_on_all_at_once_and_leaves_no_timer() -> None:
-    patience = Patience(60.0, _false)
-    answered, waiting = patience.future(), patience.future()
+    shared_timeout = SharedTimeout(60.0, _false)
+    answered, waiting = shared_timeout.future(), shared_timeout.future()
     answered.set_result(True)
-    patience.close()
+    shared_timeout.close()
     assert waiting.result() is False
     assert answered.result() is True
-    assert patience._timer is None
-    patience.close()
+    assert shared_timeout._timer is None
+    shared_timeout.close()
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ async def test_closing_gives_up_on_all_at_once_and_leaves_no_timer() -> None:
     [(0, 0.0), (1, 0.0), (FEW - 1, 0.0), (FEW, PAUSE), (31, PAUSE), (32, 0.0), (10_000, 0.0)],
 )
 def test_only_a_storm_that_comes_in_small_pieces_is_made_to_wait(count: int, seconds: float) -> None:
-    assert pause_after(count, 32) == seconds
+    assert batching_window(count, 32) == seconds

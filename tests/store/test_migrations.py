@@ -20,7 +20,7 @@ import pytest
 
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store
-from exporter.store.location import PostgresPlace, SqlitePlace, locate
+from exporter.store.location import PostgresLocation, SqliteLocation, locate
 from exporter.store.schema.migrate import revisions
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, send
 from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
@@ -239,12 +239,12 @@ def test_a_url_that_names_no_database_is_one_clear_line_without_secrets(url: str
 @pytest.mark.parametrize(
     ("url", "found"),
     [
-        ("sqlite:///data/messaging.db", SqlitePlace(Path("data/messaging.db"))),
-        ("sqlite:////var/lib/a%20b.db", SqlitePlace(Path("/var/lib/a b.db"))),
-        ("sqlite+aiosqlite:///x.db", SqlitePlace(Path("x.db"))),
-        ("postgres://u:p@h/d?sslmode=require", PostgresPlace("postgresql://u:p@h/d?sslmode=require")),
-        ("postgresql://h1:5432,h2:5433/d", PostgresPlace("postgresql://h1:5432,h2:5433/d")),
-        ("postgresql+asyncpg:///d?host=/run", PostgresPlace("postgresql:///d?host=/run")),
+        ("sqlite:///data/messaging.db", SqliteLocation(Path("data/messaging.db"))),
+        ("sqlite:////var/lib/a%20b.db", SqliteLocation(Path("/var/lib/a b.db"))),
+        ("sqlite+aiosqlite:///x.db", SqliteLocation(Path("x.db"))),
+        ("postgres://u:p@h/d?sslmode=require", PostgresLocation("postgresql://u:p@h/d?sslmode=require")),
+        ("postgresql://h1:5432,h2:5433/d", PostgresLocation("postgresql://h1:5432,h2:5433/d")),
+        ("postgresql+asyncpg:///d?host=/run", PostgresLocation("postgresql:///d?host=/run")),
     ],
 )
 def test_urls_in_all_their_forms(url: str, found: Any) -> None:

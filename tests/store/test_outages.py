@@ -22,7 +22,7 @@ from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.connections import Lane
 from exporter.store.dialects import sqlite as sqlite_module
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.transaction import Transaction
 from tests.databases import (
     Outcome,
@@ -102,7 +102,7 @@ async def test_a_message_whose_commit_got_no_answer_is_told_of_once(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     witness = Witness()
-    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+    async with opened(place, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", [])
         lose_the_answer_of_a_commit(monkeypatch)
         assert isinstance(await witness.send(store, "c", "ann", "m1"), Unavailable)
@@ -119,7 +119,7 @@ async def test_a_retry_is_acknowledged_after_the_message_was_told_of(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[Any] = []
-    async with opened(place, timeout=TIMEOUT, on_recovered=lambda m: order.append(("recovered", m.id))) as store:
+    async with opened(place, timeout=TIMEOUT, on_resolved=lambda m: order.append(("recovered", m.id))) as store:
         await store.create_conversation("c", "ann", [])
         lose_the_answer_of_a_commit(monkeypatch)
         assert isinstance(await send(store, "c", "ann", "m1"), Unavailable)
@@ -130,7 +130,7 @@ async def test_a_retry_is_acknowledged_after_the_message_was_told_of(
 
 async def test_a_message_whose_commit_failed_is_not_told_of(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     witness = Witness()
-    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+    async with opened(place, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", [])
         lose_the_answer_of_a_commit(monkeypatch, commit=False)
         assert isinstance(await witness.send(store, "c", "ann", "m1"), Unavailable)
@@ -154,7 +154,7 @@ def lose_the_answer_of_a_commit(monkeypatch: pytest.MonkeyPatch, *, commit: bool
             if sql == "COMMIT" and not done:
                 done.append(True)
                 await self.session.execute("COMMIT" if commit else "ROLLBACK")
-                raise Trouble(Kind.DOWN, "the connection to the database was lost")
+                raise DatabaseError(ErrorKind.DISCONNECTED, "the connection to the database was lost")
             await self.session.execute(sql)
 
     monkeypatch.setattr(Transaction, "run", lambda self, session: original(self, Losing(session)))
@@ -172,7 +172,7 @@ async def test_a_commit_that_takes_too_long_is_told_of_when_it_is_done(
         if slow.pop() if slow else False:
             await asyncio.sleep(TIMEOUT * 2)
 
-    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+    async with opened(place, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", [])
         slow.append(True)
         monkeypatch.setattr(Transaction, "run", run)
@@ -185,7 +185,7 @@ async def test_a_commit_that_takes_too_long_is_told_of_when_it_is_done(
 
 async def test_an_outage_is_logged_once_per_change_of_state(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(place, timeout=TIMEOUT) as store:
-        down = Trouble(Kind.DOWN, "the database cannot be reached")
+        down = DatabaseError(ErrorKind.DISCONNECTED, "the database cannot be reached")
         with structlog.testing.capture_logs() as logs:
             for _ in range(5):
                 store._database.note(down, Lane.TOTALS)
@@ -202,7 +202,7 @@ async def test_a_disk_that_is_full_is_logged_once_however_many_scrapes_succeed(p
         await store.create_conversation("c", "ann", [])
         with structlog.testing.capture_logs() as logs:
             for _ in range(5):
-                store._database.note(Trouble(Kind.DOWN, "the database's disk is full"), Lane.WRITE)
+                store._database.note(DatabaseError(ErrorKind.DISCONNECTED, "the database's disk is full"), Lane.WRITE)
                 await store.totals(5)
             await send(store, "c", "ann", "m")
         assert [(entry["event"], entry["use"]) for entry in logs] == [
@@ -220,7 +220,7 @@ async def test_users_are_registered_later_when_the_database_is_away(
 
         async def run(self: Transaction, session: Any) -> None:
             if away:
-                raise Trouble(Kind.DOWN, "away")
+                raise DatabaseError(ErrorKind.DISCONNECTED, "away")
             await original(self, session)
 
         monkeypatch.setattr(Transaction, "run", run)
@@ -253,7 +253,7 @@ def locked(path: Path) -> Iterator[None]:
 
 async def test_a_locked_file_makes_writers_unavailable_in_time_and_readers_go_on(file: Sqlite) -> None:
     witness = Witness()
-    async with opened(file, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+    async with opened(file, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", ["bob"])
         with heartbeat() as gaps, locked(file.path):
             began = time.monotonic()
@@ -321,7 +321,7 @@ async def test_a_commit_into_a_file_that_went_away_meanwhile_is_not_acknowledged
         await original(self, session)
         file.path.rename(away)
 
-    async with opened(file, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+    async with opened(file, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", [])
         with monkeypatch.context() as patch:
             patch.setattr(Transaction, "run", run)
@@ -440,7 +440,7 @@ async def test_a_restart_between_two_uses_is_not_noticed(own: tuple[Postgres, Po
 async def test_a_frozen_server_costs_only_time_limits(own: tuple[Postgres, Postgresql]) -> None:
     server, place = own
     witness = Witness()
-    async with opened(place, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+    async with opened(place, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", ["bob"])
         await store.totals(TIMEOUT)
         with heartbeat() as gaps:
@@ -504,7 +504,7 @@ async def test_a_conversation_that_somebody_else_has_locked_delays_only_until_th
     place_: Postgresql,
 ) -> None:
     witness = Witness()
-    async with opened(place_, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+    async with opened(place_, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", [])
         other = await asyncpg.connect(place_.url)
         transaction = other.transaction()
@@ -528,7 +528,7 @@ async def test_answers_of_commits_lost_on_the_network_lose_no_message_and_double
     witness = Witness()
     async with LossyProxy(postgres.port) as proxy:
         through = Postgresql(place_.url.replace(str(postgres.port), str(proxy.port)))
-        async with opened(through, timeout=TIMEOUT, on_recovered=witness.recovered.append) as store:
+        async with opened(through, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
             await store.create_conversation("c", "ann", [])
             for i in range(12):
                 if i % 3 == 0:
@@ -546,7 +546,7 @@ async def test_answers_of_commits_lost_on_the_network_lose_no_message_and_double
 @pytest.mark.needs("postgres")
 async def test_backends_killed_under_load_lose_no_message_and_double_none(place_: Postgresql) -> None:
     witness = Witness()
-    async with opened(place_, timeout=5.0, on_recovered=witness.recovered.append) as store:
+    async with opened(place_, timeout=5.0, on_resolved=witness.recovered.append) as store:
         for name in "abc":
             await store.create_conversation(name, "ann", [])
         other = await asyncpg.connect(place_.url)

@@ -192,13 +192,13 @@ async def test_a_storm_of_joins_is_a_handful_of_statements(store: Store, monkeyp
     await store.create_conversation("c", "ann", ["bob"])
     await send(store, "c", "ann", "m")
     calls: list[int] = []
-    original = store._statements.memberships
+    original = store._queries.memberships
 
     async def counted(session, pairs):  # type: ignore[no-untyped-def]
         calls.append(len(pairs))
         return await original(session, pairs)
 
-    monkeypatch.setattr(store._statements, "memberships", counted)
+    monkeypatch.setattr(store._queries, "memberships", counted)
     users = ["ann", "bob", "eve"]
     found = await asyncio.gather(*(store.membership("c", users[i % 3]) for i in range(3000)))
     assert [f.member for f in found[:3]] == [True, True, False]

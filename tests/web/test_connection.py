@@ -1,4 +1,4 @@
-"""A session on a real socket, on asyncio's loop and on uvloop's: limits, order, endings and what the peer gets to see.
+"""A connection on a real socket, on asyncio's loop and on uvloop's: limits, order, endings, what the peer gets.
 
 The heartbeat and the expiry of tokens are tried with a clock that passes when told to.
 """
@@ -24,14 +24,14 @@ from exporter.core.events import ClosedReason
 from exporter.core.protocol import Delivery
 from exporter.core.records import HubStats, Membership
 from exporter.core.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT
-from exporter.metrics.names import Metrics
-from exporter.node.fanout import Turn
+from exporter.metrics.counters import Metrics
+from exporter.node.fanout import FanOut
 from exporter.node.node import Node
 from exporter.settings.model import Limits
-from exporter.web.websocket import connection as session_module
-from exporter.web.websocket import connections as sessions_module
-from exporter.web.websocket.connection import MAX_WAITING, Session, State, Surroundings
-from exporter.web.websocket.connections import VISITS, Sessions
+from exporter.web.websocket import connection as connection_module
+from exporter.web.websocket import connections as connections_module
+from exporter.web.websocket.connection import MAX_WAITING, ConnectionContext, State, WebSocketConnection
+from exporter.web.websocket.connections import VISITS, Connections
 from tests.doubles import Clock, FakeStore, client_frame, server_frames, texts, turns
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -99,7 +99,7 @@ class Client:
 
 
 class World:
-    """A node with real sessions on real sockets."""
+    """A node with real connections on real sockets."""
 
     def __init__(self, *, limits: Limits | None = None, now: Callable[[], float] = time.monotonic) -> None:
         loop = asyncio.get_running_loop()
@@ -109,31 +109,35 @@ class World:
         self.node = Node(
             self.store,  # type: ignore[arg-type]
             self.metrics,
-            Turn(loop.call_soon, self.metrics.sent_bytes, now),
+            FanOut(loop.call_soon, self.metrics.sent_bytes, now),
             now=now,
         )
-        self.sessions = Sessions(30.0)
-        self.around = Surroundings(self.node, self.metrics, limits, now, self.sessions.ended, self.sessions.lost)
-        self.made: list[Session] = []
+        self.connections = Connections(30.0)
+        self.context = ConnectionContext(
+            self.node, self.metrics, limits, now, self.connections.ended, self.connections.lost
+        )
+        self.made: list[WebSocketConnection] = []
         self._clients: list[socket.socket] = []
         self._server: asyncio.Server | None = None
 
-    def session(self, transport: asyncio.Transport, user: str, expires_at: float = NEVER) -> Session:
-        session = Session(f"s{len(self.made)}", user, expires_at, transport, self.around)
-        self.made.append(session)
-        self.sessions.add(session)
-        self.node.open(session)
-        return session
+    def connection(self, transport: asyncio.Transport, user: str, expires_at: float = NEVER) -> WebSocketConnection:
+        connection = WebSocketConnection(f"s{len(self.made)}", user, expires_at, transport, self.context)
+        self.made.append(connection)
+        self.connections.add(connection)
+        self.node.open(connection)
+        return connection
 
-    async def connect(self, user: str = "ann", *, receive_buffer: int | None = None) -> tuple[Session, Client]:
+    async def connect(
+        self, user: str = "ann", *, receive_buffer: int | None = None
+    ) -> tuple[WebSocketConnection, Client]:
         loop = asyncio.get_running_loop()
-        accepted: asyncio.Future[Session] = loop.create_future()
+        accepted: asyncio.Future[WebSocketConnection] = loop.create_future()
 
         class Accepting(asyncio.Protocol):
             def connection_made(_, transport: asyncio.BaseTransport) -> None:
-                session = self.session(cast(asyncio.Transport, transport), user)  # uvloop's is a class of its own
-                transport.set_protocol(session)
-                accepted.set_result(session)
+                connection = self.connection(cast(asyncio.Transport, transport), user)  # uvloop's is a class of its own
+                transport.set_protocol(connection)
+                accepted.set_result(connection)
 
         server = await loop.create_server(Accepting, "127.0.0.1", 0)
         raw = socket.socket()
@@ -142,9 +146,9 @@ class World:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._clients.append(raw)
         await loop.sock_connect(raw, server.sockets[0].getsockname())
-        session = await asyncio.wait_for(accepted, PATIENCE)
+        connection = await asyncio.wait_for(accepted, PATIENCE)
         server.close()
-        return session, Client(raw)
+        return connection, Client(raw)
 
     async def joined(self, client: Client, conversation: str = "c") -> None:
         await client.say({"type": "join", "conversation": conversation})
@@ -162,14 +166,14 @@ class World:
     async def finish(self) -> None:
         for raw in self._clients:
             raw.close()
-        self.sessions.abort_all()
-        await until(lambda: not self.sessions.sockets, "all sockets are gone")
+        self.connections.abort_all()
+        await until(lambda: not self.connections.sockets, "all sockets are gone")
         for _, future in self.store.asked:
             if not future.done():
                 future.set_exception(Unavailable("the test is over"))
         await self.node.close_all()
         assert self.node.hub.stats() == HubStats()
-        assert not self.node.turn.slow
+        assert not self.node.fan_out.slow
         opened, closed = self.metrics.connections_opened.value, sum(self.closed().values())
         assert opened == closed == sum(self.metrics.connection_duration.counts) == len(self.made)
 
@@ -233,7 +237,7 @@ async def test_bytes_in_and_out_are_counted_exactly() -> None:
 @on_both_loops
 async def test_what_is_no_command_is_answered_and_the_connection_stays_open() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await client.send(
             client_frame(TEXT, b"garbage"),
             client_frame(BINARY, b"\x00\xff"),
@@ -249,7 +253,7 @@ async def test_what_is_no_command_is_answered_and_the_connection_stays_open() ->
             ("too_large", "2"),
         ]
         assert pong == {"type": "pong"}
-        assert session.state is State.OPEN
+        assert connection.state is State.OPEN
         assert w.rejected("unknown", ErrorCode.BAD_FRAME) == 2
         assert w.rejected("unknown", ErrorCode.UNKNOWN_TYPE) == w.rejected("join", ErrorCode.TOO_LARGE) == 1
 
@@ -364,13 +368,13 @@ async def test_commands_behind_a_join_wait_for_it_and_are_answered_in_order() ->
 @on_both_loops
 async def test_who_sends_on_and_on_behind_a_join_is_not_read_until_it_is_answered() -> None:
     async with world(limits=Limits(frames_per_second=10_000)) as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await client.say({"type": "join", "conversation": "c"})
         await until(lambda: w.store.asked, "the join is asked")
         for number in range(MAX_WAITING):
             await client.say({"type": "ping", "id": str(number)})
-        await until(lambda: not session._socket.is_reading(), "reading is paused")
-        assert session.is_held_up
+        await until(lambda: not connection._socket.is_reading(), "reading is paused")
+        assert connection.is_held_up
         before = w.metrics.received_bytes.value
         await client.say({"type": "ping", "id": "last"})
         await turns(50)
@@ -378,19 +382,19 @@ async def test_who_sends_on_and_on_behind_a_join_is_not_read_until_it_is_answere
         w.store.answer(MEMBER)
         answers = await client.frames(MAX_WAITING + 2)
         assert [a.get("id") for a in answers] == [None, *map(str, range(MAX_WAITING)), "last"]
-        assert session._socket.is_reading()
-        assert not session.is_held_up
+        assert connection._socket.is_reading()
+        assert not connection.is_held_up
 
 
 @on_both_loops
 async def test_a_connection_that_is_cut_during_its_join_is_forgotten_with_what_waited() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await client.say({"type": "join", "conversation": "c"}, *({"type": "ping"} for _ in range(MAX_WAITING + 3)))
-        await until(lambda: not session._socket.is_reading(), "reading is paused")
-        session.cut(ClosedReason.HEARTBEAT)
+        await until(lambda: not connection._socket.is_reading(), "reading is paused")
+        connection.abort(ClosedReason.HEARTBEAT)
         w.store.answer(MEMBER)
-        await until(lambda: session.state is State.LOST, "the socket is gone")
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
         await turns()
         assert w.metrics.joins.value == 0
         assert sum(w.metrics.command_duration["ping"].counts) == 0
@@ -399,10 +403,10 @@ async def test_a_connection_that_is_cut_during_its_join_is_forgotten_with_what_w
 @on_both_loops
 async def test_a_connection_that_ends_while_it_is_not_read_still_hears_why() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await client.say({"type": "join", "conversation": "c"}, *({"type": "ping"} for _ in range(MAX_WAITING + 3)))
-        await until(lambda: not session._socket.is_reading(), "reading is paused")
-        session.end(ClosedReason.TOKEN_EXPIRED)
+        await until(lambda: not connection._socket.is_reading(), "reading is paused")
+        connection.close(ClosedReason.TOKEN_EXPIRED)
         assert await client.closed() == (4001, "token expired")
         w.store.answer(MEMBER)
         await turns()
@@ -432,11 +436,11 @@ async def test_a_connection_that_ends_while_it_is_not_read_still_hears_why() -> 
 def test_a_close_frame_is_answered_and_the_server_closes_first(payload: bytes, answer: int, reason: str) -> None:
     async def test() -> None:
         async with world() as w:
-            session, client = await w.connect()
+            connection, client = await w.connect()
             await client.send(client_frame(CLOSE, payload), client_frame(TEXT, b'{"type": "ping"}'))
             assert (await client.closed())[0] == answer  # and then the end of the stream, though we have not closed
             assert w.closed() == {reason: 1}
-            await until(lambda: session.state is State.LOST, "the socket is gone")
+            await until(lambda: connection.state is State.LOST, "the socket is gone")
 
     asyncio.run(test())
 
@@ -474,7 +478,7 @@ def test_a_violation_closes_with_its_code_after_what_came_before_is_answered(dat
 async def test_a_client_gets_to_see_1009_however_large_its_frame_is() -> None:
     """Closing with unread bytes in the socket would reset it, and the client would never see the code."""
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         size = 40 << 20
         await client.send(bytes((0x81, 0xFF)) + size.to_bytes(8, "big") + bytes(4))
         chunk = bytes(1 << 20)
@@ -483,7 +487,7 @@ async def test_a_client_gets_to_see_1009_however_large_its_frame_is() -> None:
         await client.send(client_frame(CLOSE, struct.pack("!H", 1009)))
         assert await client.closed() == (1009, "frame is larger than 65536 bytes")
         assert w.closed() == {"protocol_error": 1}
-        await until(lambda: session.state is State.LOST, "the socket is gone")
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
 
 
 @on_both_loops
@@ -497,74 +501,74 @@ async def test_a_frame_of_exactly_the_limit_is_accepted() -> None:
 @on_both_loops
 async def test_a_reset_is_the_clients_end_and_everything_is_gone_with_it() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await w.joined(client)
         await client.say({"type": "typing", "conversation": "c", "active": True})
         await until(lambda: w.node.hub.stats().typing_users, "typing")
         client.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.raw.close()
-        await until(lambda: session.state is State.LOST, "the reset is seen")
+        await until(lambda: connection.state is State.LOST, "the reset is seen")
         assert w.node.hub.stats() == HubStats()
         assert w.closed() == {"client": 1}
-        assert w.sessions.sockets == 0
+        assert w.connections.sockets == 0
 
 
 @on_both_loops
 async def test_half_a_frame_and_then_nothing_is_the_clients_end() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await client.send(client_frame(TEXT, b'{"type": "ping"}')[:9])
         client.raw.shutdown(socket.SHUT_WR)
         assert await client.rest() == []
-        await until(lambda: session.state is State.LOST, "the socket is gone")
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
         assert w.closed() == {"client": 1}
 
 
 @on_both_loops
 async def test_the_first_reason_counts_and_ending_twice_is_ending_once() -> None:
     async with world() as w:
-        session, client = await w.connect()
-        session.end(ClosedReason.TOKEN_EXPIRED)
-        session.end(ClosedReason.SHUTDOWN)
-        session.overflow()
-        session.drain()
-        assert session.state is State.CLOSING
-        assert len(w.sessions) == 0
-        assert w.sessions.sockets == 1  # the courtesy after the close frame
+        connection, client = await w.connect()
+        connection.close(ClosedReason.TOKEN_EXPIRED)
+        connection.close(ClosedReason.SHUTDOWN)
+        connection.on_overflow()
+        connection.drain()
+        assert connection.state is State.CLOSING
+        assert len(w.connections) == 0
+        assert w.connections.sockets == 1  # the courtesy after the close frame
         assert await client.closed() == (4001, "token expired")
-        session.cut(ClosedReason.HEARTBEAT)
+        connection.abort(ClosedReason.HEARTBEAT)
         assert w.closed() == {"token_expired": 1}
 
 
 @on_both_loops
 async def test_who_does_not_answer_the_close_frame_is_cut_off_after_a_while() -> None:
     async with world() as w:
-        session, client = await w.connect()
-        session.end(ClosedReason.RATE_LIMITED)
-        await until(lambda: session.state is State.LOST, "the socket is gone")
+        connection, client = await w.connect()
+        connection.close(ClosedReason.RATE_LIMITED)
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
         assert await client.closed() == (4029, "rate limited")
 
 
 @on_both_loops
 async def test_who_goes_on_sending_after_the_close_frame_is_cut_off_in_the_end() -> None:
     async with world() as w:
-        session, client = await w.connect()
-        session.end(ClosedReason.RATE_LIMITED)
+        connection, client = await w.connect()
+        connection.close(ClosedReason.RATE_LIMITED)
         ended = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while session.state is not State.LOST:
+            while connection.state is not State.LOST:
                 await client.send(client_frame(TEXT, b'{"type": "ping"}'))
                 await asyncio.sleep(0.002)
                 assert time.monotonic() < ended + PATIENCE
         assert sum(w.metrics.command_duration["ping"].counts) == 0
-        await until(lambda: session.state is State.LOST, "the socket is gone")
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
 
 
 @pytest.fixture(autouse=True)
 def _short_courtesy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "cut_off" in request.node.name:
-        monkeypatch.setattr(session_module, "LINGER", 0.3)  # longer than a busy machine keeps the sender waiting
-        monkeypatch.setattr(session_module, "LINGER_MAX", 0.6)
+        monkeypatch.setattr(connection_module, "LINGER", 0.3)  # longer than a busy machine keeps the sender waiting
+        monkeypatch.setattr(connection_module, "LINGER_MAX", 0.6)
 
 
 @on_both_loops
@@ -591,10 +595,10 @@ async def test_a_defect_costs_the_connection_with_1011_and_nobody_else() -> None
 @on_both_loops
 async def test_an_idle_connection_that_is_drained_is_told_at_once() -> None:
     async with world() as w:
-        session, client = await w.connect()
-        session.drain()
-        session.drain()
-        assert len(w.sessions) == 0
+        connection, client = await w.connect()
+        connection.drain()
+        connection.drain()
+        assert len(w.connections) == 0
         assert await client.closed() == (1001, "server going away")
         assert w.closed() == {"shutdown": 1}
 
@@ -602,20 +606,20 @@ async def test_an_idle_connection_that_is_drained_is_told_at_once() -> None:
 @on_both_loops
 async def test_a_drained_connection_gets_its_answers_first_and_takes_no_more_commands() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await w.joined(client)
         await client.say(*({"type": "send", "conversation": "c", "body": "b", "id": str(n)} for n in range(2)))
         await until(lambda: len(w.store.sends) == 2, "both are queued")
-        session.drain()
+        connection.drain()
         before = w.metrics.received_bytes.value
         await client.say({"type": "send", "conversation": "c", "body": "late", "id": "2"}, {"type": "ping"})
         await client.send(client_frame(PING))
         await until(lambda: w.metrics.received_bytes.value > before, "they were read")
         await turns()
-        assert session.state is State.DRAINING
+        assert connection.state is State.DRAINING
         assert len(w.store.sends) == 2
         w.store.commit()
-        assert session.state is State.DRAINING
+        assert connection.state is State.DRAINING
         w.store.refuse(Unavailable("down"))
         ack, error, close = await client.rest()
         assert (json.loads(ack[1])["type"], json.loads(error[1])["code"]) == ("ack", "unavailable")
@@ -626,11 +630,11 @@ async def test_a_drained_connection_gets_its_answers_first_and_takes_no_more_com
 @on_both_loops
 async def test_a_drained_connection_gets_the_answer_to_its_join_first() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await client.say({"type": "join", "conversation": "c"}, {"type": "ping"})
         await until(lambda: w.store.asked, "the join is asked")
-        session.drain()
-        assert session.state is State.DRAINING
+        connection.drain()
+        assert connection.state is State.DRAINING
         w.store.answer(MEMBER)
         joined, close = await client.rest()  # what waited behind the join is not carried out
         assert json.loads(joined[1])["type"] == "joined"
@@ -640,11 +644,11 @@ async def test_a_drained_connection_gets_the_answer_to_its_join_first() -> None:
 @on_both_loops
 async def test_a_client_that_closes_while_it_is_drained_has_closed() -> None:
     async with world() as w:
-        session, client = await w.connect()
+        connection, client = await w.connect()
         await w.joined(client)
         await client.say({"type": "send", "conversation": "c", "body": "b", "id": "1"})
         await until(lambda: w.store.sends, "it is queued")
-        session.drain()
+        connection.drain()
         await client.send(client_frame(CLOSE, struct.pack("!H", 1000)))
         assert (await client.closed())[0] == 1000
         w.store.commit()
@@ -657,12 +661,12 @@ SMALL = Limits(send_buffer_bytes=256 * 1024)
 PAYLOAD = Delivery(websocket_frames.text_frame(b"x" * 16_000))
 
 
-async def fill(session: Session, condition: Callable[[], bool]) -> int:
+async def fill(connection: WebSocketConnection, condition: Callable[[], bool]) -> int:
     """Deliver, turn by turn, until the condition holds; how many deliveries."""
     for count in range(10_000):
         if condition():
             return count
-        session.put(PAYLOAD)
+        connection.put(PAYLOAD)
         await asyncio.sleep(0)
     raise AssertionError("the buffer never filled")
 
@@ -670,32 +674,32 @@ async def fill(session: Session, condition: Callable[[], bool]) -> int:
 @on_both_loops
 async def test_a_peer_that_does_not_read_becomes_slow_and_is_itself_again_when_it_reads() -> None:
     async with world(limits=SMALL) as w:
-        session, client = await w.connect(receive_buffer=65_536)
-        slow = w.node.turn.slow
-        count = await fill(session, lambda: session in slow)
-        assert session.buffered > SMALL.send_buffer_bytes // 2
-        assert session.state is State.OPEN
+        connection, client = await w.connect(receive_buffer=65_536)
+        slow = w.node.fan_out.slow
+        count = await fill(connection, lambda: connection in slow)
+        assert connection.buffered > SMALL.send_buffer_bytes // 2
+        assert connection.state is State.OPEN
         while len(client.seen) < count * len(PAYLOAD):
             await client._receive()
-        await until(lambda: session not in slow, "it has caught up")
-        assert session.buffered <= SMALL.send_buffer_bytes // 2
+        await until(lambda: connection not in slow, "it has caught up")
+        assert connection.buffered <= SMALL.send_buffer_bytes // 2
         assert w.closed() == {}
 
 
 @on_both_loops
 async def test_a_peer_that_still_does_not_read_is_cut_with_4008_which_it_sees_when_it_reads_again() -> None:
     async with world(limits=SMALL) as w:
-        session, client = await w.connect(receive_buffer=65_536)
+        connection, client = await w.connect(receive_buffer=65_536)
         await w.joined(client)
         before = w.metrics.sent_bytes.value
-        delivered = await fill(session, lambda: session.state is not State.OPEN)
-        assert session.state is State.CLOSING
+        delivered = await fill(connection, lambda: connection.state is not State.OPEN)
+        assert connection.state is State.CLOSING
         assert w.closed() == {"slow_consumer": 1}
         assert w.node.hub.stats() == HubStats()
-        assert not w.node.turn.slow  # an ended connection is no slow consumer, though its buffer is full
-        assert session.buffered <= SMALL.send_buffer_bytes + 200
+        assert not w.node.fan_out.slow  # an ended connection is no slow consumer, though its buffer is full
+        assert connection.buffered <= SMALL.send_buffer_bytes + 200
         assert w.metrics.deliveries_dropped.value >= 1
-        assert not session.put(PAYLOAD)
+        assert not connection.put(PAYLOAD)
         *messages, close = await client.rest()
         assert close == (CLOSE, struct.pack("!H", 4008) + b"slow consumer")
         assert len(messages) == delivered - w.metrics.deliveries_dropped.value
@@ -706,23 +710,23 @@ async def test_a_peer_that_still_does_not_read_is_cut_with_4008_which_it_sees_wh
 async def test_a_burst_of_one_turn_is_within_the_limit_too() -> None:
     """A peer that had not been slow is given many times the limit in one turn, which the socket cannot take."""
     async with world(limits=Limits(send_buffer_bytes=64 * 1024)) as w:
-        session, client = await w.connect(receive_buffer=65_536)
+        connection, client = await w.connect(receive_buffer=65_536)
         for _ in range(600):  # 10 MB
-            session.put(PAYLOAD)
-        await until(lambda: session.state is not State.OPEN, "it is cut off")
+            connection.put(PAYLOAD)
+        await until(lambda: connection.state is not State.OPEN, "it is cut off")
         assert w.closed() == {"slow_consumer": 1}
-        assert not w.node.turn.slow
+        assert not w.node.fan_out.slow
         assert await client.closed() == (4008, "slow consumer")
 
 
 @on_both_loops
 async def test_what_was_waiting_for_a_connection_that_is_cut_is_counted_as_dropped() -> None:
     async with world() as w:
-        session, client = await w.connect()
-        session.put(PAYLOAD)
-        session.put(websocket_frames.text_frame(b"no delivery"))
-        session.put(PAYLOAD)
-        session.cut(ClosedReason.HEARTBEAT)
+        connection, client = await w.connect()
+        connection.put(PAYLOAD)
+        connection.put(websocket_frames.text_frame(b"no delivery"))
+        connection.put(PAYLOAD)
+        connection.abort(ClosedReason.HEARTBEAT)
         assert w.metrics.deliveries_dropped.value == 2
         with contextlib.suppress(ConnectionError):
             assert await client.rest() == []
@@ -760,39 +764,39 @@ class StillTransport(asyncio.Transport):
 
 
 class Ring:
-    """Sessions under a clock that is moved from tick to tick."""
+    """Connections under a clock that is moved from tick to tick."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, heartbeat: float = 30.0) -> None:
         self.clock, self.wall = Clock(), Clock(1_795_352_400.0)
         fake = type("time", (), {"monotonic": staticmethod(self.clock), "time": staticmethod(self.wall)})
-        monkeypatch.setattr(sessions_module, "time", fake)
+        monkeypatch.setattr(connections_module, "time", fake)
         self.world = World(now=self.clock)
         self.heartbeat = heartbeat
-        self.sessions = Sessions(heartbeat)
-        around = self.world.around
-        self.world.around = Surroundings(
-            around.node, around.metrics, around.limits, around.now, self.sessions.ended, self.sessions.lost
+        self.connections = Connections(heartbeat)
+        context = self.world.context
+        self.world.context = ConnectionContext(
+            context.node, context.metrics, context.limits, context.now, self.connections.ended, self.connections.lost
         )
 
-    def session(self, expires_at: float = NEVER) -> Session:
-        session = Session("s", "ann", expires_at, StillTransport(), self.world.around)
-        self.sessions.add(session)
-        self.world.node.open(session)
-        return session
+    def connection(self, expires_at: float = NEVER) -> WebSocketConnection:
+        connection = WebSocketConnection("s", "ann", expires_at, StillTransport(), self.world.context)
+        self.connections.add(connection)
+        self.world.node.open(connection)
+        return connection
 
     def tick(self, seconds: float | None = None) -> None:
         """One visit of one slot, with the clock where it then is."""
-        step = self.sessions._tick if seconds is None else seconds
+        step = self.connections._tick if seconds is None else seconds
         self.clock.now += step
         self.wall.now += step
-        self.sessions.stop()
-        self.sessions._visit()
-        self.world.node.turn.flush()
+        self.connections.stop()
+        self.connections._visit()
+        self.world.node.fan_out.flush()
 
     def close(self) -> None:
-        self.sessions.stop()
-        for session in list(self.sessions):
-            session.cut(ClosedReason.SHUTDOWN)
+        self.connections.stop()
+        for connection in list(self.connections):
+            connection.abort(ClosedReason.SHUTDOWN)
 
 
 @pytest.mark.parametrize("heartbeat", [0.05, 1.0, 30.0, 300.0])
@@ -802,38 +806,38 @@ async def test_a_silent_peer_is_pinged_within_an_interval_and_cut_within_one_and
 ) -> None:
     """Whatever the phase at which it fell silent, and with a loop that runs every tick a fifth late, too."""
     ring = Ring(monkeypatch, heartbeat)
-    fell_silent: dict[Session, float] = {}
-    pinged: dict[Session, float] = {}
-    cut: dict[Session, float] = {}
+    fell_silent: dict[WebSocketConnection, float] = {}
+    pinged: dict[WebSocketConnection, float] = {}
+    cut: dict[WebSocketConnection, float] = {}
     while not cut or len(cut) < len(fell_silent):
         if ring.clock.now < 1_000 + heartbeat / 2:  # one at each tick of half an interval: every phase
-            fell_silent[ring.session()] = ring.clock.now
-        ring.tick(ring.sessions._tick * late)
-        for session, since in fell_silent.items():
-            transport = session.transport
+            fell_silent[ring.connection()] = ring.clock.now
+        ring.tick(ring.connections._tick * late)
+        for connection, since in fell_silent.items():
+            transport = connection.transport
             assert isinstance(transport, StillTransport)
-            if transport.written and session not in pinged:
-                pinged[session] = ring.clock.now - since
-            if transport.aborted and session not in cut:
-                cut[session] = ring.clock.now - since
+            if transport.written and connection not in pinged:
+                pinged[connection] = ring.clock.now - since
+            if transport.aborted and connection not in cut:
+                cut[connection] = ring.clock.now - since
         assert ring.clock.now < 1_000 + 4 * heartbeat * late
     visit = heartbeat / VISITS * late
     assert heartbeat * 0.8 <= min(pinged.values())
     assert max(pinged.values()) <= heartbeat * 7 / 8 + visit * 1.2
     assert max(cut.values()) <= 1.5 * heartbeat
-    assert min(cut[session] - pinged[session] for session in cut) >= 0.25 * heartbeat  # time to answer
+    assert min(cut[connection] - pinged[connection] for connection in cut) >= 0.25 * heartbeat  # time to answer
     reasons = ring.world.metrics.connections_closed
     assert reasons[ClosedReason.HEARTBEAT].value == len(fell_silent) == reasons[ClosedReason.HEARTBEAT].value
-    assert all(session.transport.written == [websocket_frames.frame(PING, b"")] for session in cut)  # type: ignore[attr-defined]
-    assert len(ring.sessions) == 0
+    assert all(connection.transport.written == [websocket_frames.frame(PING, b"")] for connection in cut)  # type: ignore[attr-defined]
+    assert len(ring.connections) == 0
     ring.close()
 
 
 @pytest.mark.parametrize("what", [client_frame(PONG), client_frame(TEXT, b'{"type": "ping"}'), b"\x81"])
 async def test_a_peer_of_which_anything_is_heard_is_never_cut(monkeypatch: pytest.MonkeyPatch, what: bytes) -> None:
     ring = Ring(monkeypatch)
-    session = ring.session()
-    transport = session.transport
+    connection = ring.connection()
+    transport = connection.transport
     assert isinstance(transport, StillTransport)
     pings = 0
     while ring.clock.now < 1_000 + 10 * 30.0:
@@ -842,40 +846,40 @@ async def test_a_peer_of_which_anything_is_heard_is_never_cut(monkeypatch: pytes
             pings += 1
             transport.written.clear()
             if len(what) > 1 or pings == 1:
-                session.data_received(what)
+                connection.data_received(what)
             else:
-                session.last_seen = ring.clock.now  # a second half byte would be a violation
-                session.pinged = False
-    assert session.state is State.OPEN
+                connection.last_seen = ring.clock.now  # a second half byte would be a violation
+                connection.pinged = False
+    assert connection.state is State.OPEN
     assert 9 <= pings <= 12  # a ping in each interval, not in each visit
     ring.close()
 
 
 async def test_a_busy_peer_is_not_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring(monkeypatch)
-    session = ring.session()
+    connection = ring.connection()
     for number in range(2_000):
         ring.tick()
         if number % 64 == 0:
-            session.data_received(client_frame(PONG))
-    assert isinstance(session.transport, StillTransport)
-    assert session.transport.written == []
+            connection.data_received(client_frame(PONG))
+    assert isinstance(connection.transport, StillTransport)
+    assert connection.transport.written == []
     ring.close()
 
 
 async def test_the_silence_of_a_peer_that_is_not_read_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring(monkeypatch)
-    session = ring.session()
-    session.data_received(client_frame(TEXT, b'{"type": "join", "conversation": "c"}'))
-    session.data_received(client_frame(TEXT, b'{"type": "ping"}'))
-    assert session.is_held_up
+    connection = ring.connection()
+    connection.data_received(client_frame(TEXT, b'{"type": "join", "conversation": "c"}'))
+    connection.data_received(client_frame(TEXT, b'{"type": "ping"}'))
+    assert connection.is_held_up
     await turns()
     while ring.clock.now < 1_000 + 5 * 30.0:
         ring.tick()
-    assert session.state is State.OPEN
+    assert connection.state is State.OPEN
     ring.world.store.answer(MEMBER)
     await turns()
-    assert not session.is_held_up
+    assert not connection.is_held_up
     ring.close()
 
 
@@ -890,62 +894,62 @@ async def test_a_token_that_expires_ends_the_connection_after_the_leeway_and_not
     call_later = loop.call_later
 
     def note(delay: float, callback: Any, *args: Any, **options: Any) -> asyncio.TimerHandle:
-        if getattr(callback, "__name__", "") != "end":
+        if getattr(callback, "__name__", "") != "close":
             return call_later(delay, callback, *args, **options)
         later.append((ring.wall.now + delay, callback, args))
         return call_later(0, lambda: None)
 
     monkeypatch.setattr(loop, "call_later", note)
-    session = ring.session(begun + lifetime)
-    transport = session.transport
+    connection = ring.connection(begun + lifetime)
+    transport = connection.transport
     assert isinstance(transport, StillTransport)
     due = begun + lifetime + LEEWAY
-    while session.state is State.OPEN:
+    while connection.state is State.OPEN:
         ring.tick()
-        session.last_seen = ring.clock.now
+        connection.last_seen = ring.clock.now
         for at, end, args in [entry for entry in later if entry[0] <= ring.wall.now]:
             later.remove((at, end, args))
             assert at >= due - 1e-6
             end(*args)
-        assert ring.wall.now < due + 2 * ring.sessions._tick, "nobody was there at that moment"
+        assert ring.wall.now < due + 2 * ring.connections._tick, "nobody was there at that moment"
     assert ring.wall.now >= due
     (opcode, payload) = server_frames(b"".join(transport.written))[-1]
     assert (opcode, payload) == (CLOSE, struct.pack("!H", 4001) + b"token expired")
     assert ring.world.metrics.connections_closed[ClosedReason.TOKEN_EXPIRED].value == 1
     transport.aborted = True
-    session.connection_lost(None)
+    connection.connection_lost(None)
     ring.close()
 
 
 async def test_a_tick_visits_one_slot_and_all_slots_are_visited_in_one_visit(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring(monkeypatch)
-    made = [ring.session() for _ in range(640)]
-    slots = ring.sessions._slots
+    made = [ring.connection() for _ in range(640)]
+    slots = ring.connections._slots
     assert {len(slot) for slot in slots} == {640 // len(slots)}
-    assert ring.sessions._tick * len(slots) == pytest.approx(30.0 / VISITS)
-    assert len(ring.sessions) == ring.sessions.sockets == len(list(ring.sessions)) == len(made)
+    assert ring.connections._tick * len(slots) == pytest.approx(30.0 / VISITS)
+    assert len(ring.connections) == ring.connections.sockets == len(list(ring.connections)) == len(made)
     ring.close()
 
 
 async def test_sessions_may_end_while_somebody_walks_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring(monkeypatch)
-    made = [ring.session() for _ in range(10)]
-    for session in ring.sessions:
-        session.cut(ClosedReason.SHUTDOWN)
-    assert len(ring.sessions) == 0
-    assert ring.sessions.sockets == 10
-    for session in made:
-        session.connection_lost(None)
-        session.connection_lost(None)
-    assert ring.sessions.sockets == 0
+    made = [ring.connection() for _ in range(10)]
+    for connection in ring.connections:
+        connection.abort(ClosedReason.SHUTDOWN)
+    assert len(ring.connections) == 0
+    assert ring.connections.sockets == 10
+    for connection in made:
+        connection.connection_lost(None)
+        connection.connection_lost(None)
+    assert ring.connections.sockets == 0
     ring.close()
 
 
 async def test_the_clock_starts_and_stops() -> None:
-    sessions = Sessions(0.08)
-    sessions.start()
-    first = sessions._timer
-    await until(lambda: sessions._timer is not first, "it ticks")
-    sessions.stop()
-    assert sessions._timer is not None
-    assert sessions._timer.cancelled()
+    connections = Connections(0.08)
+    connections.start()
+    first = connections._timer
+    await until(lambda: connections._timer is not first, "it ticks")
+    connections.stop()
+    assert connections._timer is not None
+    assert connections._timer.cancelled()

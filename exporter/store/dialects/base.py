@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exporter.store.errors import Trouble
+from exporter.store.errors import DatabaseError
 
 Row = Sequence[Any]
 """A row of a result, or of a source's values: ``str``, ``int``, ``bool``, ``None`` and what ``moment`` makes."""
@@ -24,13 +24,13 @@ class Session(Protocol):
     """One connection that somebody has taken, outside or inside a transaction that they opened themselves."""
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
-        """Run one statement and return all its rows. Raises Trouble and nothing else."""
+        """Run one statement and return all its rows. Raises DatabaseError and nothing else."""
 
     async def execute(self, sql: str) -> None:
         """Run one statement that has neither parameters nor rows."""
 
     async def abort(self) -> None:
-        """Make the statement under way end soon, with Trouble; the connection is of no more use."""
+        """Make the statement under way end soon, with DatabaseError; the connection is of no more use."""
 
     @property
     def closed(self) -> bool:
@@ -70,7 +70,7 @@ class Dialect(ABC):
 
     @abstractmethod
     async def check_rights(self, session: Session) -> None:
-        """May this user do all that the store does? Raises Trouble; changes nothing."""
+        """May this user do all that the store does? Raises DatabaseError; changes nothing."""
 
     @abstractmethod
     async def missing_triggers(self, session: Session) -> Sequence[str]:
@@ -85,12 +85,12 @@ class Dialect(ABC):
         """The driver's own connection behind the pool's, for statements that end before a time of the loop's clock."""
 
     @abstractmethod
-    def trouble(self, error: BaseException) -> Trouble:
+    def translate(self, error: BaseException) -> DatabaseError:
         """What a driver's error means."""
 
     @abstractmethod
     def check(self) -> None:
-        """Is the place still what it was when it was first opened? Cheap; raises Trouble."""
+        """Is the place still what it was when it was first opened? Cheap; raises DatabaseError."""
 
     @abstractmethod
     def adopt(self) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Row, Session
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import triggers_postgresql
 
 OLDEST = 150_000
@@ -38,51 +38,51 @@ SETTINGS = {
 """What each connection sets for itself."""
 
 _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
-    ("57014", Kind.SLOW, errors.TIMEOUT),
-    ("55P03", Kind.SLOW, errors.LOCKED),
-    ("25P03", Kind.DOWN, errors.TIMEOUT),  # idle in a transaction: this process was asleep
-    ("57P03", Kind.DOWN, errors.STARTING),
-    ("57P", Kind.DOWN, errors.STARTING),
-    ("40", Kind.RACE, errors.RACED),
-    ("23505", Kind.TAKEN, errors.KEY_TAKEN),
-    ("22", Kind.DATA, errors.REJECTED),
-    ("23", Kind.DATA, errors.REJECTED),
-    ("54", Kind.DATA, errors.REJECTED),
-    ("28", Kind.SETUP, errors.PASSWORD),
-    ("3D", Kind.SETUP, errors.NO_DATABASE),
-    ("42501", Kind.SETUP, errors.RIGHTS),
-    ("42P07", Kind.SETUP, errors.FOREIGN),
-    ("42", Kind.SETUP, errors.NO_SCHEMA),
-    ("3F", Kind.SETUP, errors.NO_SCHEMA),
-    ("25006", Kind.SETUP, errors.READ_ONLY),
-    ("53100", Kind.DOWN, errors.FULL),
-    ("53", Kind.DOWN, errors.CROWDED),
-    ("58", Kind.DOWN, errors.BROKEN_DISK),
-    ("08", Kind.DOWN, errors.LOST),
+    ("57014", ErrorKind.TIMEOUT, errors.TIMEOUT),
+    ("55P03", ErrorKind.TIMEOUT, errors.LOCKED),
+    ("25P03", ErrorKind.DISCONNECTED, errors.TIMEOUT),  # idle in a transaction: this process was asleep
+    ("57P03", ErrorKind.DISCONNECTED, errors.STARTING),
+    ("57P", ErrorKind.DISCONNECTED, errors.STARTING),
+    ("40", ErrorKind.SERIALIZATION, errors.RACED),
+    ("23505", ErrorKind.CONFLICT, errors.KEY_TAKEN),
+    ("22", ErrorKind.DATA, errors.REJECTED),
+    ("23", ErrorKind.DATA, errors.REJECTED),
+    ("54", ErrorKind.DATA, errors.REJECTED),
+    ("28", ErrorKind.CONFIGURATION, errors.PASSWORD),
+    ("3D", ErrorKind.CONFIGURATION, errors.NO_DATABASE),
+    ("42501", ErrorKind.CONFIGURATION, errors.RIGHTS),
+    ("42P07", ErrorKind.CONFIGURATION, errors.FOREIGN),
+    ("42", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
+    ("3F", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
+    ("25006", ErrorKind.CONFIGURATION, errors.READ_ONLY),
+    ("53100", ErrorKind.DISCONNECTED, errors.FULL),
+    ("53", ErrorKind.DISCONNECTED, errors.CROWDED),
+    ("58", ErrorKind.DISCONNECTED, errors.BROKEN_DISK),
+    ("08", ErrorKind.DISCONNECTED, errors.LOST),
 )
 
 
-def trouble_of(error: BaseException) -> Trouble:
+def translate_error(error: BaseException) -> DatabaseError:
     """What an error of the driver means."""
-    if isinstance(error, Trouble):
+    if isinstance(error, DatabaseError):
         return error
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         for start, kind, text in _BY_STATE:
             if state.startswith(start):
-                return Trouble(kind, text)
-        return Trouble(Kind.DOWN, errors.UNKNOWN)
+                return DatabaseError(kind, text)
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
     if isinstance(error, TimeoutError):
-        return Trouble(Kind.SLOW, errors.TIMEOUT)
+        return DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-        return Trouble(Kind.SETUP, errors.BAD_URL)
+        return DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL)
     if isinstance(error, (asyncpg.DataError, UnicodeError, OverflowError)):
-        return Trouble(Kind.DATA, errors.REJECTED)
+        return DatabaseError(ErrorKind.DATA, errors.REJECTED)
     if isinstance(error, asyncpg.InterfaceError):
-        return Trouble(Kind.DOWN, errors.LOST)
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST)
     if isinstance(error, OSError):
-        return Trouble(Kind.DOWN, errors.UNREACHABLE)
-    return Trouble(Kind.DOWN, errors.UNKNOWN)
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.UNREACHABLE)
+    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
 
 
 class PostgresSession:
@@ -97,7 +97,7 @@ class PostgresSession:
         try:
             rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=self._limit())
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
-            raise trouble_of(error) from error
+            raise translate_error(error) from error
         return rows
 
     async def execute(self, sql: str) -> None:
@@ -105,7 +105,7 @@ class PostgresSession:
         try:
             await self._driver.execute(sql, timeout=self._limit())
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise trouble_of(error) from error
+            raise translate_error(error) from error
 
     def _limit(self) -> float | None:
         if self._deadline is None:
@@ -184,7 +184,7 @@ class PostgresDialect(Dialect):
                     server_settings={**SETTINGS, **settings},
                 )
             except ValueError as error:  # its words would repeat parts of the URL
-                raise Trouble(Kind.SETUP, errors.BAD_URL) from error
+                raise DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL) from error
 
         return connect
 
@@ -225,9 +225,9 @@ class PostgresDialect(Dialect):
         )
         allowed, read_only = rows[0]
         if not allowed:
-            raise Trouble(Kind.SETUP, errors.RIGHTS)
+            raise DatabaseError(ErrorKind.CONFIGURATION, errors.RIGHTS)
         if read_only == "on":
-            raise Trouble(Kind.SETUP, errors.READ_ONLY)
+            raise DatabaseError(ErrorKind.CONFIGURATION, errors.READ_ONLY)
 
     async def missing_triggers(self, session: Session) -> Sequence[str]:
         """Also those that are switched off, or whose function is gone."""
@@ -249,7 +249,7 @@ class PostgresDialect(Dialect):
                 for statement in triggers_postgresql.trigger(name):
                     await session.execute(statement)
             await session.execute("COMMIT")
-        except Trouble:
+        except DatabaseError:
             await session.execute("ROLLBACK")
             raise
 
@@ -258,9 +258,9 @@ class PostgresDialect(Dialect):
         raw = await connection.get_raw_connection()
         return PostgresSession(raw.driver_connection, deadline)
 
-    def trouble(self, error: BaseException) -> Trouble:
+    def translate(self, error: BaseException) -> DatabaseError:
         """What an error means, SQLAlchemy's wrapping taken off."""
-        return trouble_of(getattr(error, "orig", None) or error)
+        return translate_error(getattr(error, "orig", None) or error)
 
     def check(self) -> None:
         """A server is asked by asking."""

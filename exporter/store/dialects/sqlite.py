@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import sqlite3
@@ -21,8 +20,9 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
+from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Dialect, Row, Session
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import triggers_sqlite
 
 OLDEST = (3, 35)
@@ -40,58 +40,47 @@ PRAGMAS = (
 """What each connection sets for itself."""
 
 _BY_NAME = (
-    ("SQLITE_BUSY", Kind.SLOW, errors.LOCKED),
-    ("SQLITE_LOCKED", Kind.SLOW, errors.LOCKED),
-    ("SQLITE_PROTOCOL", Kind.SLOW, errors.LOCKED),  # after ten seconds of asking for a lock of the shared memory
-    ("SQLITE_INTERRUPT", Kind.SLOW, errors.TIMEOUT),
-    ("SQLITE_FULL", Kind.DOWN, errors.FULL),
-    ("SQLITE_READONLY", Kind.SETUP, errors.READ_ONLY),
-    ("SQLITE_PERM", Kind.SETUP, errors.READ_ONLY),
-    ("SQLITE_IOERR", Kind.DOWN, errors.BROKEN_DISK),
-    ("SQLITE_CORRUPT", Kind.SETUP, errors.DAMAGED),
-    ("SQLITE_NOTADB", Kind.SETUP, errors.DAMAGED),
-    ("SQLITE_CANTOPEN", Kind.SETUP, errors.NO_FILE),
-    ("SQLITE_CONSTRAINT_UNIQUE", Kind.TAKEN, errors.KEY_TAKEN),
-    ("SQLITE_CONSTRAINT_PRIMARYKEY", Kind.TAKEN, errors.KEY_TAKEN),
-    ("SQLITE_CONSTRAINT", Kind.DATA, errors.REJECTED),
-    ("SQLITE_MISMATCH", Kind.DATA, errors.REJECTED),
-    ("SQLITE_TOOBIG", Kind.DATA, errors.REJECTED),
-    ("SQLITE_SCHEMA", Kind.RACE, errors.RACED),
+    ("SQLITE_BUSY", ErrorKind.TIMEOUT, errors.LOCKED),
+    ("SQLITE_LOCKED", ErrorKind.TIMEOUT, errors.LOCKED),
+    (
+        "SQLITE_PROTOCOL",
+        ErrorKind.TIMEOUT,
+        errors.LOCKED,
+    ),  # after ten seconds of asking for a lock of the shared memory
+    ("SQLITE_INTERRUPT", ErrorKind.TIMEOUT, errors.TIMEOUT),
+    ("SQLITE_FULL", ErrorKind.DISCONNECTED, errors.FULL),
+    ("SQLITE_READONLY", ErrorKind.CONFIGURATION, errors.READ_ONLY),
+    ("SQLITE_PERM", ErrorKind.CONFIGURATION, errors.READ_ONLY),
+    ("SQLITE_IOERR", ErrorKind.DISCONNECTED, errors.BROKEN_DISK),
+    ("SQLITE_CORRUPT", ErrorKind.CONFIGURATION, errors.DAMAGED),
+    ("SQLITE_NOTADB", ErrorKind.CONFIGURATION, errors.DAMAGED),
+    ("SQLITE_CANTOPEN", ErrorKind.CONFIGURATION, errors.NO_FILE),
+    ("SQLITE_CONSTRAINT_UNIQUE", ErrorKind.CONFLICT, errors.KEY_TAKEN),
+    ("SQLITE_CONSTRAINT_PRIMARYKEY", ErrorKind.CONFLICT, errors.KEY_TAKEN),
+    ("SQLITE_CONSTRAINT", ErrorKind.DATA, errors.REJECTED),
+    ("SQLITE_MISMATCH", ErrorKind.DATA, errors.REJECTED),
+    ("SQLITE_TOOBIG", ErrorKind.DATA, errors.REJECTED),
+    ("SQLITE_SCHEMA", ErrorKind.SERIALIZATION, errors.RACED),
 )
 
 
-def trouble_of(error: BaseException) -> Trouble:
+def translate_error(error: BaseException) -> DatabaseError:
     """What an error of the driver means."""
-    if isinstance(error, Trouble):
+    if isinstance(error, DatabaseError):
         return error
     name = str(getattr(error, "sqlite_errorname", None) or "")
     for start, kind, text in _BY_NAME:
         if name.startswith(start):
-            return Trouble(kind, text)
+            return DatabaseError(kind, text)
     if isinstance(error, (sqlite3.DataError, sqlite3.InterfaceError, UnicodeError, OverflowError)):
-        return Trouble(Kind.DATA, errors.REJECTED)
+        return DatabaseError(ErrorKind.DATA, errors.REJECTED)
     if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such"):
-        return Trouble(Kind.SETUP, errors.NO_SCHEMA)
+        return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_SCHEMA)
     if isinstance(error, sqlite3.OperationalError) and str(error).endswith("already exists"):
-        return Trouble(Kind.SETUP, errors.FOREIGN)
+        return DatabaseError(ErrorKind.CONFIGURATION, errors.FOREIGN)
     if isinstance(error, ValueError):  # aiosqlite: "no active connection", "Connection closed"
-        return Trouble(Kind.DOWN, errors.LOST)
-    return Trouble(Kind.DOWN, errors.UNKNOWN)
-
-
-async def _open(*args: Any, **options: Any) -> aiosqlite.Connection:
-    """A connection of aiosqlite's; when it cannot be opened, its thread has ended before this is told.
-
-    The thread reports its end to the loop. At a start that fails the loop is closed by then, and a trace would
-    stand on stderr beside the one line that people need.
-    """
-    connection = aiosqlite.connect(*args, **options)
-    connection._thread.daemon = True  # as SQLAlchemy does it: a file that hangs must not keep the process
-    try:
-        return await connection
-    except BaseException:
-        await asyncio.to_thread(connection._thread.join, 1.0)
-        raise
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST)
+    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
 
 
 class SqliteSession:
@@ -105,7 +94,7 @@ class SqliteSession:
         try:
             return list(await self._driver.execute_fetchall(_numbered(sql), args))
         except (sqlite3.Error, ValueError, OverflowError) as error:
-            raise trouble_of(error) from error
+            raise translate_error(error) from error
 
     async def execute(self, sql: str) -> None:
         """Run one statement."""
@@ -128,7 +117,7 @@ _NUMBERED: dict[str, str] = {}
 
 
 def _numbered(sql: str) -> str:
-    # "$1" is a name to SQLite and "?1" is a number. Statements are few and constant, so the table stays small.
+    # "$1" is a name to SQLite and "?1" is a number. Queries are few and constant, so the table stays small.
     found = _NUMBERED.get(sql)
     if found is None:
         found = _NUMBERED[sql] = re.sub(r"\$(\d)", r"?\1", sql)
@@ -209,7 +198,7 @@ class SqliteDialect(Dialect):
             pool_timeout=timeout,
             pool_reset_on_return=None,  # whoever opens a transaction ends it
             # Below the caller's own time limit, so that a lock is reported as a lock.
-            connect_args={"timeout": timeout / 2, "isolation_level": None, "async_creator_fn": _open},
+            connect_args={"timeout": timeout / 2, "isolation_level": None, "async_creator_fn": open_connection},
         )
 
         @event.listens_for(engine.sync_engine, "connect")
@@ -236,7 +225,7 @@ class SqliteDialect(Dialect):
             for name in await self.missing_triggers(session):
                 await session.fetch(triggers_sqlite.trigger(name))
             await session.execute("COMMIT")
-        except Trouble:
+        except DatabaseError:
             await session.execute("ROLLBACK")
             raise
 
@@ -247,14 +236,14 @@ class SqliteDialect(Dialect):
         assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 — the engine above makes no other
         return SqliteSession(driver)
 
-    def trouble(self, error: BaseException) -> Trouble:
+    def translate(self, error: BaseException) -> DatabaseError:
         """What an error means, SQLAlchemy's wrapping taken off."""
-        trouble = trouble_of(getattr(error, "orig", None) or error)
-        if trouble.text == errors.NO_FILE and not self.path.parent.is_dir():
-            return Trouble(Kind.SETUP, errors.NO_FOLDER)
-        if trouble.text == errors.NO_FILE and not self.path.exists():
-            return Trouble(Kind.SETUP, errors.NO_FILE_YET)
-        return trouble
+        failure = translate_error(getattr(error, "orig", None) or error)
+        if failure.text == errors.NO_FILE and not self.path.parent.is_dir():
+            return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_FOLDER)
+        if failure.text == errors.NO_FILE and not self.path.exists():
+            return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_FILE_YET)
+        return failure
 
     def _stat(self) -> tuple[int, int] | None:
         # On the loop: it takes 2 µs on a local file system, and SQLite in WAL mode works on no other.
@@ -267,7 +256,7 @@ class SqliteDialect(Dialect):
     def check(self) -> None:
         """Is the file still the one that was opened? A commit into an unlinked file is lost."""
         if self._identity is not None and self._stat() != self._identity:
-            raise Trouble(Kind.DOWN, errors.MOVED)
+            raise DatabaseError(ErrorKind.DISCONNECTED, errors.MOVED)
 
     def adopt(self) -> None:
         """Remember which file it is."""

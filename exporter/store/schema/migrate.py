@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 
 
 def _config() -> Config:
@@ -53,7 +53,7 @@ def _require_known(current: Iterable[str]) -> None:
 
 
 async def migrate(dialect: Dialect, revision: str = "head") -> None:
-    """Make or upgrade the schema. Raises Misconfigured, or Trouble when the database does not answer."""
+    """Make or upgrade the schema. Raises Misconfigured, or DatabaseError when the database does not answer."""
     engine = dialect.migrating_engine()
     try:
         async with engine.connect() as connection:
@@ -61,13 +61,13 @@ async def migrate(dialect: Dialect, revision: str = "head") -> None:
             async with connection.begin():
                 await dialect.lock_migration(connection)
                 await connection.run_sync(upgrade, revision)
-    except (Trouble, Misconfigured):
+    except (DatabaseError, Misconfigured):
         raise
     except Exception as error:  # whatever a driver raises, as SQLAlchemy wraps it or as it is
-        trouble = dialect.trouble(error)
-        if trouble.text == errors.NO_FILE_YET:
-            trouble = Trouble(trouble.kind, errors.NO_NEW_FILE)
-        raise trouble from error
+        failure = dialect.translate(error)
+        if failure.text == errors.NO_FILE_YET:
+            failure = DatabaseError(failure.kind, errors.NO_NEW_FILE)
+        raise failure from error
     finally:
         await engine.dispose()
 
@@ -76,8 +76,8 @@ async def require_current(session: Session) -> None:
     """Is the schema the one that this version works with? Raises Misconfigured."""
     try:
         rows = await session.fetch("SELECT version_num FROM alembic_version")
-    except Trouble as trouble:
-        if trouble.kind is not Kind.SETUP:
+    except DatabaseError as failure:
+        if failure.kind is not ErrorKind.CONFIGURATION:
             raise
         rows = []
     current = tuple(str(row[0]) for row in rows)

@@ -22,7 +22,7 @@ from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store, totals
 from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Dialect, Row, Session
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import migrate
 from exporter.store.verify import queries
 
@@ -83,10 +83,10 @@ async def verify(
     database = store.patient()
     try:
         return await _Verification(store, database, repair, progress, out, pace).run()
-    except Trouble as trouble:
-        if trouble.kind is Kind.SETUP:
-            raise Misconfigured(trouble.text) from trouble
-        raise Unavailable(trouble.text) from trouble
+    except DatabaseError as failure:
+        if failure.kind is ErrorKind.CONFIGURATION:
+            raise Misconfigured(failure.text) from failure
+        raise Unavailable(failure.text) from failure
     finally:
         await database.close(1.0)
 
@@ -163,8 +163,8 @@ class _Verification:
             began = time.monotonic()
             try:
                 result = await self._database.job(Lane.VERIFY, work, None).result()
-            except Trouble as trouble:
-                if trouble.kind not in (Kind.RACE, Kind.SLOW, Kind.TAKEN) or attempt == 7:
+            except DatabaseError as failure:
+                if failure.kind not in (ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.CONFLICT) or attempt == 7:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
                 continue
@@ -226,7 +226,7 @@ class _Verification:
             if await self._run(partial(queries.mend_days, begin=self._dialect.begin, rows=rows)):
                 break
         else:
-            raise Trouble(Kind.RACE, "somebody else repairs the database at the same time")
+            raise DatabaseError(ErrorKind.SERIALIZATION, "somebody else repairs the database at the same time")
         for day, _repairs, *figures in rows:
             for i, figure in enumerate(FIGURES):
                 counted, kept = figures[i], figures[i + len(FIGURES)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from exporter.store.dialects.base import Dialect, Row, Session
-from exporter.store.errors import Kind, Trouble
+from exporter.store.errors import DatabaseError, ErrorKind
 
 PAGE_CONVERSATIONS = 500
 """Looked at in one statement at most; with the next limit it bounds memory and the length of a statement."""
@@ -97,7 +97,7 @@ async def mend_conversation(session: Session, begin: str, lock: str, name: str) 
             name,
         )
         await session.execute("COMMIT")
-    except Trouble:
+    except DatabaseError:
         await _undo(session)
         raise
 
@@ -144,7 +144,7 @@ async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
                 day, m - km, c - kc, u - ku, a - ka,
             )  # fmt: skip
         await session.execute("COMMIT")
-    except Trouble:
+    except DatabaseError:
         await _undo(session)
         raise
     return bool(mine)
@@ -168,5 +168,5 @@ async def keep(session: Session, verified_at: float, conversations: int, days: i
 async def _undo(session: Session) -> None:
     try:
         await session.execute("ROLLBACK")
-    except Trouble as trouble:
-        raise Trouble(Kind.DOWN, trouble.text) from trouble
+    except DatabaseError as failure:
+        raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure

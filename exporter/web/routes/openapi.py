@@ -5,7 +5,10 @@ A test walks the router and this description side by side, so that neither has a
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
+
+from aiohttp import web
 
 from exporter import __version__
 from exporter.core.protocol import MAX_SEQ
@@ -355,3 +358,12 @@ def _form_or_problem(status: int) -> Schema:
     """For scripts a problem document, for a browser without them the form with what was wrong."""
     content = _problem("")["content"] | {"text/html": {"schema": {"type": "string"}}}
     return {"description": _WORDS[status], "content": content}
+
+
+def openapi(telemetry_path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler of ``GET /openapi.json``: the description of all routes."""
+
+    async def handle(request: web.Request) -> web.Response:
+        return web.json_response(document(telemetry_path))
+
+    return handle

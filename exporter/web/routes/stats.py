@@ -9,11 +9,11 @@ import msgspec
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
-from exporter.core.records import Snapshot
-from exporter.metrics.names import WINDOWS, Metrics
+from exporter.core.records import WINDOWS, Snapshot
+from exporter.metrics.counters import Metrics
 from exporter.metrics.negotiation import SHARE
 from exporter.node.history import Sample
-from exporter.node.snapshot import Figures
+from exporter.node.snapshot import SnapshotBuilder
 from exporter.web.access import require_admin
 
 
@@ -81,15 +81,15 @@ def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:
 class Stats:
     """The handler. ``timeout`` in seconds is the database's."""
 
-    def __init__(self, figures: Figures, authenticator: Authenticator, *, timeout: float) -> None:
-        self._figures = figures
+    def __init__(self, snapshots: SnapshotBuilder, authenticator: Authenticator, *, timeout: float) -> None:
+        self._snapshots = snapshots
         self._authenticator = authenticator
         self._timeout = timeout
 
     async def handle(self, request: web.Request) -> web.Response:
         """200 for admins, 401 without a token, 403 for another role."""
         require_admin(request, self._authenticator)
-        snapshot = await self._figures.snapshot(self._timeout * SHARE, pressure=False)
+        snapshot = await self._snapshots.snapshot(self._timeout * SHARE, saturation=False)
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return web.Response(body=msgspec.json.encode(payload(snapshot)), headers=headers)
 

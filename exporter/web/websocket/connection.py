@@ -24,8 +24,9 @@ from exporter.core import websocket_frames
 from exporter.core.errors import BadFrame, RateLimited
 from exporter.core.events import ClosedReason, Command
 from exporter.core.protocol import CloseCode, Delivery, Malformed, parse, read_name
-from exporter.metrics.names import Metrics
-from exporter.node.node import Node, Peer
+from exporter.metrics.counters import Metrics
+from exporter.node.node import Node
+from exporter.node.publisher import NodeConnection
 from exporter.settings.model import Limits
 
 log = structlog.get_logger(__name__)
@@ -56,19 +57,19 @@ _WORDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all sessions of a process share; ``now`` is monotonic seconds."""
+class ConnectionContext:
+    """What all connections of a process share; ``now`` is monotonic seconds."""
 
     node: Node
     metrics: Metrics
     limits: Limits
     now: Callable[[], float]
-    ended: Callable[[Session], None]
-    lost: Callable[[Session], None]
+    ended: Callable[[WebSocketConnection], None]
+    lost: Callable[[WebSocketConnection], None]
 
 
 class State(Enum):
-    """Where a session stands; it only moves down this list."""
+    """Where a connection stands; it only moves down this list."""
 
     OPEN = 1
     DRAINING = 2  # takes no more commands, waits for its sends
@@ -76,11 +77,11 @@ class State(Enum):
     LOST = 4  # the socket is gone
 
 
-class Session(Peer, asyncio.Protocol):
+class WebSocketConnection(NodeConnection, asyncio.Protocol):
     """A connection of one user. ``expires_at`` is Unix seconds, ``last_seen`` and ``opened_at`` are monotonic."""
 
     __slots__ = (
-        "_around",
+        "_context",
         "_join",
         "_linger",
         "_linger_until",
@@ -98,19 +99,19 @@ class Session(Peer, asyncio.Protocol):
     )
 
     def __init__(
-        self, id: str, user: str, expires_at: float, transport: asyncio.Transport, around: Surroundings
+        self, id: str, user: str, expires_at: float, transport: asyncio.Transport, context: ConnectionContext
     ) -> None:
-        limits = around.limits
-        super().__init__(user, transport, around.node.turn, limits.send_buffer_bytes)
+        limits = context.limits
+        super().__init__(user, transport, context.node.fan_out, limits.send_buffer_bytes)
         # Half the limit is where asyncio calls pause_writing: a slow consumer begins and ends there.
         transport.set_write_buffer_limits(high=limits.send_buffer_bytes // 2, low=limits.send_buffer_bytes // 2)
         self.sends_in_flight = 0
         self.id = id
         self.expires_at = expires_at
-        self.opened_at = self.last_seen = self._refilled_at = around.now()
+        self.opened_at = self.last_seen = self._refilled_at = context.now()
         self.pinged = False
         self.state = State.OPEN
-        self._around = around
+        self._context = context
         self._reader = websocket_frames.FrameReader(limits.frame_bytes)
         self._tokens = float(limits.frames_per_second)
         self._strikes = 0
@@ -127,9 +128,9 @@ class Session(Peer, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
-        around = self._around
-        around.metrics.received_bytes.value += len(data)
-        self.last_seen = around.now()
+        context = self._context
+        context.metrics.received_bytes.value += len(data)
+        self.last_seen = context.now()
         self.pinged = False
         try:
             for opcode, payload in self._reader.feed(data):
@@ -138,22 +139,22 @@ class Session(Peer, asyncio.Protocol):
                         self._text(payload)
                 else:
                     self._other(opcode, payload)
-            around.node.handled(self.last_seen)
+            context.node.handled(self.last_seen)
             if self._reader.error is not None and self.state.value < State.CLOSING.value:
                 code, words = self._reader.error
-                self.end(ClosedReason.PROTOCOL_ERROR, code, words)
+                self.close(ClosedReason.PROTOCOL_ERROR, code, words)
         except Exception:  # a defect here costs this connection, not the process
             log.exception("connection failed")
-            self.end(ClosedReason.INTERNAL_ERROR)
+            self.close(ClosedReason.INTERNAL_ERROR)
 
     def _text(self, payload: bytes) -> None:
         """One text frame: taken from the bucket, parsed, carried out or queued behind a join."""
-        node, now = self._around.node, self.last_seen
+        node, now = self._context.node, self.last_seen
         if not self._take_token(now):
             self._strike(payload)
             return
         if not payload.isascii() and not _is_utf8(payload):  # RFC 6455 section 8.1: fail it; the parser may not look
-            self.end(ClosedReason.PROTOCOL_ERROR, CloseCode.INVALID_DATA, "text is not UTF-8")
+            self.close(ClosedReason.PROTOCOL_ERROR, CloseCode.INVALID_DATA, "text is not UTF-8")
             return
         try:
             command = parse(payload)
@@ -171,7 +172,7 @@ class Session(Peer, asyncio.Protocol):
         """A bucket of one second's frames, refilled by time."""
         tokens = self._tokens
         if now != self._refilled_at:  # the frames of one read come at one time
-            limit = self._around.limits.frames_per_second
+            limit = self._context.limits.frames_per_second
             tokens += (now - self._refilled_at) * limit
             if tokens > limit:
                 tokens = limit
@@ -188,9 +189,9 @@ class Session(Peer, asyncio.Protocol):
         self._strikes += 1
         if payload is not None:
             command, id = read_name(payload)
-            self._around.node.refuse(self, command, _RATE_LIMITED, id)
-        if self._strikes >= self._around.limits.frames_per_second:
-            self.end(ClosedReason.RATE_LIMITED)
+            self._context.node.refuse(self, command, _RATE_LIMITED, id)
+        if self._strikes >= self._context.limits.frames_per_second:
+            self.close(ClosedReason.RATE_LIMITED)
 
     def _wait(self, command: Command, now: float) -> None:
         if self._waiting is None:
@@ -204,17 +205,17 @@ class Session(Peer, asyncio.Protocol):
         self._join = None
         while self._waiting and self._join is None and self.state is State.OPEN:
             command, received = self._waiting.popleft()
-            self._join = self._around.node.handle(self, command, received)
-            self._around.node.handled(received)
+            self._join = self._context.node.handle(self, command, received)
+            self._context.node.handled(received)
             if self._join is not None:
                 self._join.add_done_callback(self._carry_on)
         if not self._waiting and self._waiting is not None:
             self._waiting = None
             if self.state is not State.LOST and not self._socket.is_reading():
-                self.last_seen = self._around.now()
+                self.last_seen = self._context.now()
                 self._socket.resume_reading()
         if self._join is None and self.state is State.DRAINING:
-            self.settled()
+            self.on_sends_answered()
 
     def _other(self, opcode: int, payload: bytes) -> None:
         """Control frames (RFC 6455 section 5.5) and binary messages, which this protocol does not have."""
@@ -224,7 +225,7 @@ class Session(Peer, asyncio.Protocol):
             return
         elif opcode == websocket_frames.BINARY:
             if self._take_token(self.last_seen):
-                self._around.node.refuse(self, "unknown", BadFrame("frames are text, not binary"), None)
+                self._context.node.refuse(self, "unknown", BadFrame("frames are text, not binary"), None)
             else:
                 self._strike(payload)
         elif not self._take_token(self.last_seen):
@@ -238,7 +239,7 @@ class Session(Peer, asyncio.Protocol):
             # Invalid is what we make 1002 of; a client that says 1002 has only closed: the server decides the reason.
             invalid = code == CloseCode.PROTOCOL_ERROR and payload[:2] != _SAYS_1002
             reason = ClosedReason.PROTOCOL_ERROR if invalid else ClosedReason.CLIENT
-            self.end(reason, code if code is not None else CloseCode.NORMAL)
+            self.close(reason, code if code is not None else CloseCode.NORMAL)
         if self.state is State.CLOSING:
             self._socket.close()  # both close frames have been seen: the server closes first (section 7.1.1)
 
@@ -249,18 +250,18 @@ class Session(Peer, asyncio.Protocol):
 
     # --- ending -------------------------------------------------------------------------------------------
 
-    def end(self, reason: ClosedReason, code: int | None = None, words: str | None = None) -> None:
+    def close(self, reason: ClosedReason, code: int | None = None, words: str | None = None) -> None:
         """End it, with a close frame; the first reason counts."""
         if not self._leave_hub(reason):
             return
         code = code if code is not None else _CODES.get(reason, CloseCode.NORMAL)
-        self.finish(websocket_frames.close_frame(code, words if words is not None else _WORDS.get(reason, "")))
+        self.write_last(websocket_frames.close_frame(code, words if words is not None else _WORDS.get(reason, "")))
         self._start_lingering()
 
-    def cut(self, reason: ClosedReason) -> None:
+    def abort(self, reason: ClosedReason) -> None:
         """End it without a word: nobody is listening."""
         if self._leave_hub(reason):
-            self._drop()
+            self._discard_pending()
         if self.state is not State.LOST:
             self._socket.abort()
 
@@ -268,19 +269,19 @@ class Session(Peer, asyncio.Protocol):
         """Take no more commands; end with ``shutdown`` as soon as nothing is under way."""
         if self.state is State.OPEN:
             self.state = State.DRAINING
-            self.settled()
+            self.on_sends_answered()
 
-    def settled(self) -> None:
+    def on_sends_answered(self) -> None:
         """The last send or join under way was answered."""
         if self.state is State.DRAINING and not self.sends_in_flight and self._join is None:
-            self.end(ClosedReason.SHUTDOWN)
+            self.close(ClosedReason.SHUTDOWN)
 
-    def overflow(self) -> None:
+    def on_overflow(self) -> None:
         """The send buffer is full: the peer gets what is in it and the reason, if it reads on in time."""
         if self._leave_hub(ClosedReason.SLOW_CONSUMER):
-            self._drop()
+            self._discard_pending()
             last = websocket_frames.close_frame(CloseCode.SLOW_CONSUMER, _WORDS[ClosedReason.SLOW_CONSUMER])
-            self._around.metrics.sent_bytes.value += len(last)
+            self._context.metrics.sent_bytes.value += len(last)
             self._socket.write(last)
             self._start_lingering()
 
@@ -289,14 +290,14 @@ class Session(Peer, asyncio.Protocol):
         if self.state.value >= State.CLOSING.value:
             return False
         self.state = State.CLOSING
-        self._around.ended(self)
-        self._around.metrics.connection_duration.observe(self._around.now() - self.opened_at)
-        self._around.node.close(self, reason)
+        self._context.ended(self)
+        self._context.metrics.connection_duration.observe(self._context.now() - self.opened_at)
+        self._context.node.close(self, reason)
         return True
 
-    def _drop(self) -> None:
-        dropped = sum(isinstance(frame, Delivery) for frame in self.drop())
-        self._around.metrics.deliveries_dropped.value += dropped
+    def _discard_pending(self) -> None:
+        dropped = sum(isinstance(frame, Delivery) for frame in self.discard_pending())
+        self._context.metrics.deliveries_dropped.value += dropped
 
     def _start_lingering(self) -> None:
         self._waiting = None
@@ -304,11 +305,11 @@ class Session(Peer, asyncio.Protocol):
             return
         if not self._socket.is_reading():
             self._socket.resume_reading()
-        self._linger_until = self._around.now() + LINGER_MAX
+        self._linger_until = self._context.now() + LINGER_MAX
         self._linger_on()
 
     def _linger_on(self) -> None:
-        now = self._around.now()
+        now = self._context.now()
         until = min(self.last_seen + LINGER, self._linger_until)
         if self._linger is not None and now >= until:
             self._socket.abort()
@@ -322,13 +323,13 @@ class Session(Peer, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the socket is gone."""
         if self._leave_hub(ClosedReason.CLIENT):
-            self._drop()
+            self._discard_pending()
         self.state = State.LOST
-        self.turn.slow.discard(self)
+        self.fan_out.slow.discard(self)
         if self._linger is not None:
             self._linger.cancel()
         self._waiting = None
-        self._around.lost(self)
+        self._context.lost(self)
 
 
 def _is_utf8(payload: bytes) -> bool:

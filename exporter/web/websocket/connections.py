@@ -1,7 +1,7 @@
-"""The open sessions of this process, and the clock that looks after them: heartbeats and expiring tokens.
+"""The open connections of this process, and the clock that looks after them: heartbeats and expiring tokens.
 
-A timer per connection would be 20,000 timers. Instead the sessions stand in a ring of slots, and a tick visits one
-slot, so that each session is looked at several times per interval and no tick takes longer than a fraction of a
+A timer per connection would be 20,000 timers. Instead the connections stand in a ring of slots, and a tick visits one
+slot, so that each connection is looked at several times per interval and no tick takes longer than a fraction of a
 millisecond.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 from exporter.auth.tokens import LEEWAY
 from exporter.core import websocket_frames
 from exporter.core.events import ClosedReason
-from exporter.web.websocket.connection import Session, State
+from exporter.web.websocket.connection import State, WebSocketConnection
 
 # Visits per interval: a silent peer is pinged at 7/8 and cut at 11/8, hence seen to at the latest one visit later,
 # which keeps the promise of one and a half intervals with a quarter of a visit to spare for a late loop.
@@ -25,58 +25,58 @@ _CUT_AFTER: Final = 11 / 8 - 1 / 16
 _PING: Final = websocket_frames.frame(websocket_frames.PING, b"")
 
 
-class Sessions:
-    """Sessions by the socket: added when upgraded, taken out when they end. ``heartbeat`` in seconds."""
+class Connections:
+    """Connections by the socket: added when upgraded, taken out when they end. ``heartbeat`` in seconds."""
 
     def __init__(self, heartbeat: float) -> None:
         self.heartbeat = heartbeat
-        # 64 slots at the default of 30 s: a tick of 59 ms and 312 of 20,000 sessions; few slots for short intervals,
+        # 64 slots at the default of 30 s: a tick of 59 ms and 312 of 20,000 connections; few slots for short intervals,
         # so that the timer stays above 10 ms.
         count = max(1, min(64, int(heartbeat / VISITS / 0.01)))
-        self._slots: list[dict[Session, None]] = [{} for _ in range(count)]
+        self._slots: list[dict[WebSocketConnection, None]] = [{} for _ in range(count)]
         self._tick = heartbeat / VISITS / count
         self._next_slot = 0
         self._count = 0
         self._fill = 0
-        self._lingering: set[Session] = set()
-        self._slot_of: dict[Session, int] = {}
+        self._lingering: set[WebSocketConnection] = set()
+        self._slot_of: dict[WebSocketConnection, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._slot_of)
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[WebSocketConnection]:
         """The open ones; a copy, because whoever walks may end some."""
         return iter(list(self._slot_of))
 
-    def add(self, session: Session) -> None:
+    def add(self, connection: WebSocketConnection) -> None:
         """It has been upgraded."""
         self._fill = (self._fill + 1) % len(self._slots)
-        self._slot_of[session] = self._fill
-        self._slots[self._fill][session] = None
-        self._mind_expiry(session, time.time())  # a token may end before the first visit
+        self._slot_of[connection] = self._fill
+        self._slots[self._fill][connection] = None
+        self._mind_expiry(connection, time.time())  # a token may end before the first visit
 
-    def ended(self, session: Session) -> None:
+    def ended(self, connection: WebSocketConnection) -> None:
         """It has ended for the hub; its socket may linger."""
-        slot = self._slot_of.pop(session, None)
+        slot = self._slot_of.pop(connection, None)
         if slot is not None:
-            del self._slots[slot][session]
-            self._lingering.add(session)
+            del self._slots[slot][connection]
+            self._lingering.add(connection)
 
-    def lost(self, session: Session) -> None:
+    def lost(self, connection: WebSocketConnection) -> None:
         """Its socket is gone."""
-        self.ended(session)
-        self._lingering.discard(session)
+        self.ended(connection)
+        self._lingering.discard(connection)
 
     @property
     def sockets(self) -> int:
-        """Sockets held, those of ended sessions included."""
+        """Sockets held, those of ended connections included."""
         return len(self._slot_of) + len(self._lingering)
 
     def abort_all(self) -> None:
         """Close every socket now."""
-        for session in (*self._slot_of, *self._lingering):
-            session.cut(ClosedReason.SHUTDOWN)
+        for connection in (*self._slot_of, *self._lingering):
+            connection.abort(ClosedReason.SHUTDOWN)
 
     # --- the clock ----------------------------------------------------------------------------------------
 
@@ -96,21 +96,21 @@ class Sessions:
         if not slot:
             return
         now, wall = time.monotonic(), time.time()
-        for session in list(slot):
-            if session.state is not State.OPEN:
+        for connection in list(slot):
+            if connection.state is not State.OPEN:
                 continue
-            self._mind_expiry(session, wall)
-            if session.is_held_up:
-                session.last_seen = now
-            silent = now - session.last_seen
+            self._mind_expiry(connection, wall)
+            if connection.is_held_up:
+                connection.last_seen = now
+            silent = now - connection.last_seen
             if silent >= _CUT_AFTER * self.heartbeat:
-                session.cut(ClosedReason.HEARTBEAT)
-            elif silent >= _PING_AFTER * self.heartbeat and not session.pinged:
-                session.pinged = True
-                session.put(_PING)
+                connection.abort(ClosedReason.HEARTBEAT)
+            elif silent >= _PING_AFTER * self.heartbeat and not connection.pinged:
+                connection.pinged = True
+                connection.put(_PING)
 
-    def _mind_expiry(self, session: Session, wall: float) -> None:
+    def _mind_expiry(self, connection: WebSocketConnection, wall: float) -> None:
         """When the token ends before the next visit: be there at that moment."""
-        left = session.expires_at + LEEWAY - wall
+        left = connection.expires_at + LEEWAY - wall
         if left <= self.heartbeat / VISITS:
-            asyncio.get_running_loop().call_later(max(0.0, left), session.end, ClosedReason.TOKEN_EXPIRED)
+            asyncio.get_running_loop().call_later(max(0.0, left), connection.close, ClosedReason.TOKEN_EXPIRED)

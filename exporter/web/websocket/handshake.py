@@ -1,4 +1,4 @@
-"""``GET /v1/messaging/ws``: who may connect, and the hand-over of the socket from HTTP to a session.
+"""``GET /v1/messaging/ws``: who may connect, and the hand-over of the socket from HTTP to a connection.
 
 aiohttp reads the request and has done its part when the upgrade is answered: then the transport gets a new protocol
 (``set_protocol``, asyncio's way for an upgrade) and aiohttp's handler is told that its connection has ended. A joined
@@ -17,19 +17,19 @@ import time
 from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
 from exporter.core import protocol
 from exporter.core.events import RejectedReason
 from exporter.core.websocket_frames import text_frame
-from exporter.metrics.names import Metrics
+from exporter.metrics.counters import Metrics
 from exporter.node.node import Node
 from exporter.settings.model import Limits
 from exporter.web.access import origin_allowed, token_of
+from exporter.web.aiohttp_seams import Upgraded, hand_over
 from exporter.web.problems import Problem
-from exporter.web.websocket.connection import Session, Surroundings
-from exporter.web.websocket.connections import Sessions
+from exporter.web.websocket.connection import ConnectionContext, WebSocketConnection
+from exporter.web.websocket.connections import Connections
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 RETRY_AFTER: Final = "5"  # seconds: a restart behind a load balancer is over by then
@@ -44,24 +44,26 @@ class Rejected(Problem):
         self.reason = reason
 
 
-class Door:
+class UpgradeHandler:
     """Lets connections in."""
 
     def __init__(
         self,
         node: Node,
-        sessions: Sessions,
+        connections: Connections,
         authenticator: Authenticator,
         limits: Limits,
         allowed_origins: tuple[str, ...],
     ) -> None:
         self._node = node
         self._metrics: Metrics = node.metrics
-        self._sessions = sessions
+        self._connections = connections
         self._authenticator = authenticator
         self._limits = limits
         self._allowed_origins = allowed_origins
-        self._around = Surroundings(node, node.metrics, limits, time.monotonic, sessions.ended, sessions.lost)
+        self._context = ConnectionContext(
+            node, node.metrics, limits, time.monotonic, connections.ended, connections.lost
+        )
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self.draining = False
@@ -100,7 +102,7 @@ class Door:
         """Asked again after the await: others may have come in meanwhile."""
         if self.draining:
             raise _draining()
-        if len(self._sessions) >= self._limits.connections:
+        if len(self._connections) >= self._limits.connections:
             raise Rejected(RejectedReason.CAPACITY, 503, "all connections are taken", {"Retry-After": RETRY_AFTER})
         if self._node.hub.connections_of(claims.user) >= self._limits.connections_per_user:
             raise Rejected(RejectedReason.USER_LIMIT, 429, "this user has too many connections")
@@ -108,58 +110,27 @@ class Door:
     def _hand_over(self, request: web.Request, answer: bytes, claims: Claims) -> web.StreamResponse:
         transport = request.transport
         if transport is None or transport.is_closing():
-            return _Upgraded()  # the client has gone: nobody to answer, nothing to count, and no line in the log
+            return Upgraded()  # the client has gone: nobody to answer, nothing to count, and no line in the log
         id = f"{self._prefix}-{next(self._numbers)}"
-        session = Session(id, claims.user, claims.expires_at, transport, self._around)
-        welcome = text_frame(protocol.encode(self._welcome(session)))
+        connection = WebSocketConnection(id, claims.user, claims.expires_at, transport, self._context)
+        welcome = text_frame(protocol.encode(self._welcome(connection)))
         transport.write(answer + welcome)  # in one system call: 5 µs of some 250 that a connection costs
         self._metrics.sent_bytes.value += len(welcome)
-        early = _EarlyBytes()
-        request.protocol.set_parser(early)  # type: ignore[arg-type]  # it asks for these two methods only
-        transport.set_protocol(session)
-        request.protocol.transport = None  # or aiohttp would close it in the next line
-        request.protocol.connection_lost(None)
-        self._sessions.add(session)
-        self._node.open(session)
-        if early.data:
-            asyncio.get_running_loop().call_soon(session.data_received, bytes(early.data))
-        return _Upgraded()
+        early = hand_over(request, transport, connection)
+        self._connections.add(connection)
+        self._node.open(connection)
+        if early:
+            asyncio.get_running_loop().call_soon(connection.data_received, early)
+        return Upgraded()
 
-    def _welcome(self, session: Session) -> protocol.Welcome:
+    def _welcome(self, connection: WebSocketConnection) -> protocol.Welcome:
         limits = {
             "frame_bytes": self._limits.frame_bytes,
             "frames_per_second": self._limits.frames_per_second,
             "send_buffer_bytes": self._limits.send_buffer_bytes,
             "id_characters": protocol.MAX_CLIENT_ID,
         }
-        return protocol.Welcome(session.id, session.user, self._sessions.heartbeat, limits)
-
-
-class _EarlyBytes:
-    """What the client sent behind its request, before it could see the answer: aiohttp gives it to its new parser."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self.data += data
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """aiohttp's side has ended; the session's goes on."""
-
-
-class _Upgraded(web.StreamResponse):
-    """The answer has left and the socket is somebody else's: nothing to prepare, nothing to end."""
-
-    def __init__(self) -> None:
-        super().__init__(status=101)
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
+        return protocol.Welcome(connection.id, connection.user, self._connections.heartbeat, limits)
 
 
 def _draining() -> Rejected:

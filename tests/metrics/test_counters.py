@@ -33,9 +33,10 @@ from exporter.core.events import (
     TypingStoppedReason,
 )
 from exporter.core.protocol import COMMANDS
-from exporter.core.records import ClusterStats, DatabaseView, HubStats, PoolStats, Pressure, Snapshot, Totals
+from exporter.core.records import ClusterStats, DatabaseView, HubStats, PoolStats, Saturation, Snapshot, Totals
 from exporter.core.recount import Drift
-from exporter.metrics.names import COMMAND_NAMES, Metrics, state_families
+from exporter.metrics.counters import COMMAND_NAMES, Metrics
+from exporter.metrics.families import state_families
 
 # Each number once, so that a figure in the wrong place is seen.
 SNAPSHOT = Snapshot(
@@ -52,7 +53,7 @@ SNAPSHOT = Snapshot(
         duration=0.42,
         pool=PoolStats(43, 44),
     ),
-    pressure=Pressure(51, 52, 53, 54.5),
+    saturation=Saturation(51, 52, 53, 54.5),
     drift=asdict(Drift(61, 62, 63, 64, 65)),
     live_duration=0.71,
 )
@@ -163,7 +164,7 @@ def test_a_cluster_that_is_not_known_is_absent_and_never_a_0() -> None:
 
 
 def test_a_figure_of_0_is_shown_as_0() -> None:
-    zero = replace(SNAPSHOT, live=HubStats(), pressure=Pressure(), drift=asdict(Drift()))
+    zero = replace(SNAPSHOT, live=HubStats(), saturation=Saturation(), drift=asdict(Drift()))
     found = figures(zero)
     assert found.keys() == FIGURES.keys()
     assert found["messaging_active_connections"] == found["messaging_slow_consumers"] == 0

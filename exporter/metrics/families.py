@@ -1,0 +1,182 @@
+"""The families made from records at the moment of a scrape, each name once. Knows records, no objects.
+
+A gauge that is a length cannot leak, and it is in the very next scrape whatever path changed it. Each HELP says its
+scope and how to aggregate it: node figures are summed; cluster and database figures are the same on every node, hence
+``max``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+
+from exporter import __version__
+from exporter.core.records import WINDOWS, DatabaseView, Snapshot, Totals
+
+_NODE: Final = "Scope: this node; aggregate with sum."
+_NODE_WORST: Final = "Scope: this node; aggregate with max."
+_CLUSTER: Final = "Scope: cluster, the same on every node (the node's own when alone); aggregate with max."
+_DATABASE: Final = (
+    "Scope: database, the same on every node, read at this scrape; absent when not known; aggregate with max."
+)
+_VIEW: Final = "Scope: this node's view; aggregate with min."
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help, value=value)
+
+
+def _by_label(name: str, help: str, label: str, rows: Iterable[tuple[str, float]]) -> Metric:
+    family = GaugeMetricFamily(name, help, labels=[label])
+    for value, number in rows:
+        family.add_metric([value], number)
+    return family
+
+
+def state_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """State as it was in one turn of the loop; what is not known is absent, never invented."""
+    yield from _live(snapshot)
+    yield from _pressure(snapshot)
+    yield from _cluster(snapshot)
+    yield from _database(snapshot.database)
+    if snapshot.database.totals is not None:
+        yield from _totals(snapshot.database.totals)
+    yield _by_label(
+        "messaging_scrape_collector_duration_seconds",
+        f"How long this scrape's collector took. {_NODE_WORST}",
+        "collector",
+        (("live", snapshot.live_duration), ("database", snapshot.database.duration)),
+    )
+    yield _by_label(
+        "messaging_scrape_collector_success",
+        f"1 when this scrape's collector knew its figures, else 0. {_VIEW}",
+        "collector",
+        (("live", 1), ("database", float(snapshot.database.totals is not None))),
+    )
+    yield InfoMetricFamily(
+        "messaging_build", f"Version of the exporter, always 1. {_NODE}", value={"version": __version__}
+    )
+
+
+def _live(snapshot: Snapshot) -> Iterator[Metric]:
+    live = snapshot.live
+    yield _gauge("messaging_active_connections", f"Open authenticated connections. {_NODE}", live.active_connections)
+    yield _gauge(
+        "messaging_connected_users",
+        f"Distinct users behind this node's connections. {_NODE} Distinct over nodes: messaging_cluster_users.",
+        live.connected_users,
+    )
+    yield _gauge(
+        "messaging_active_conversations",
+        f"Conversations with somebody joined. {_NODE} Distinct over nodes: messaging_cluster_conversations.",
+        live.active_conversations,
+    )
+    yield _gauge("messaging_participants", f"(user, conversation) pairs joined. {_NODE}", live.participants)
+    yield _gauge("messaging_typing_users", f"(user, conversation) pairs typing. {_NODE}", live.typing_users)
+    yield _by_label(
+        "messaging_live_drift",
+        f"Live figure minus an independent recount from the open sockets; 0 is healthy. {_NODE_WORST}",
+        "figure",
+        snapshot.drift.items(),
+    )
+
+
+def _pressure(snapshot: Snapshot) -> Iterator[Metric]:
+    pressure = snapshot.saturation
+    yield _gauge(
+        "messaging_send_buffer_max_bytes",
+        f"The fullest send buffer of all connections. {_NODE_WORST}",
+        pressure.send_buffer_max,
+    )
+    yield _gauge(
+        "messaging_slow_consumers",
+        f"Connections whose send buffer is above half its limit. {_NODE}",
+        pressure.slow_consumers,
+    )
+    yield _gauge(
+        "messaging_connection_limit", f"Connections that this node accepts. {_NODE}", pressure.connection_limit
+    )
+    yield _gauge(
+        "messaging_typing_oldest_age_seconds",
+        f"Since the oldest typing state was last refreshed, 0 when nobody types. {_NODE_WORST}",
+        pressure.typing_oldest_age,
+    )
+
+
+def _cluster(snapshot: Snapshot) -> Iterator[Metric]:
+    yield _gauge(
+        "messaging_broker_up",
+        f"1 when this node reaches the broker, or is alone; else 0. {_VIEW}",
+        float(snapshot.broker_up),
+    )
+    cluster = snapshot.cluster
+    if cluster is None:
+        return
+    for name, help, value in (
+        ("nodes", "Live nodes.", cluster.nodes),
+        ("connections", "Open authenticated connections on all nodes.", cluster.connections),
+        ("users", "Distinct connected users.", cluster.users),
+        ("conversations", "Distinct conversations with somebody joined.", cluster.conversations),
+        ("participants", "Distinct (user, conversation) pairs joined.", cluster.participants),
+        ("typing_users", "Distinct (user, conversation) pairs typing.", cluster.typing_users),
+    ):
+        yield _gauge(f"messaging_cluster_{name}", f"{help} {_CLUSTER}", value)
+    yield _gauge(
+        "messaging_cluster_snapshot_timestamp_seconds",
+        f"When this node last saw the cluster's figures, Unix time. {_VIEW}",
+        cluster.as_of,
+    )
+
+
+def _database(view: DatabaseView) -> Iterator[Metric]:
+    yield _gauge(
+        "messaging_database_up",
+        f"1 when this scrape's query of the database succeeded, else 0. {_VIEW}",
+        float(view.up),
+    )
+    if view.last_success is not None:
+        yield _gauge(
+            "messaging_database_last_success_timestamp_seconds",
+            f"When this node last read its figures from the database, Unix time; absent before. {_VIEW}",
+            view.last_success,
+        )
+    yield _by_label(
+        "messaging_database_pool_connections",
+        f"Database connections of this node. {_NODE}",
+        "state",
+        (("in_use", view.pool.in_use), ("idle", view.pool.idle)),
+    )
+
+
+def _totals(totals: Totals) -> Iterator[Metric]:
+    yield _gauge("messaging_stored_messages", f"Messages that exist now. {_DATABASE}", totals.stored_messages)
+    yield _gauge(
+        "messaging_stored_conversations", f"Conversations that exist now. {_DATABASE}", totals.stored_conversations
+    )
+    yield _gauge("messaging_registered_users", f"Users that exist now. {_DATABASE}", totals.registered_users)
+    yield _gauge(
+        "messaging_messages_today",
+        f"Messages that exist now and were sent since 00:00 UTC. {_DATABASE}",
+        totals.messages_today,
+    )
+    yield _by_label(
+        "messaging_active_users",
+        "Registered users whose latest message was inserted on one of the last 1, 7 or 30 UTC days, today included. "
+        + _DATABASE,
+        "window",
+        ((f"{days}d", totals.active_users[days]) for days in WINDOWS),
+    )
+    if totals.inaccurate_conversations is not None:
+        yield _gauge(
+            "messaging_inaccurate_conversations",
+            f"Conversations whose totals the last verification found wrong; absent before the first. {_DATABASE}",
+            totals.inaccurate_conversations,
+        )
+    if totals.verified_at is not None:
+        yield _gauge(
+            "messaging_verified_timestamp_seconds",
+            f"When the last verification ended, Unix time; absent before the first. {_DATABASE}",
+            totals.verified_at,
+        )

@@ -1,0 +1,39 @@
+"""``GET /``: name, version and links to what this listener serves."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from exporter import __version__
+
+_HEADERS: Final = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def landing(telemetry_path: str, *, public: bool, operations: bool) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler. ``public``: users connect here; ``operations``: metrics and the admin page are here."""
+    figures = {telemetry_path: "Metrics", "/admin": "Admin page", "/-/ready": "Ready"}
+    messaging = {"/v1/messaging/ws": "WebSocket (messaging.v1)"}
+    links = (figures if operations else {}) | (messaging if public else {})
+    links["/openapi.json"] = "OpenAPI description"
+    items = "".join(
+        f'<li><a href="{html.escape(path)}">{html.escape(words)}</a> <code>{html.escape(path)}</code></li>'
+        for path, words in links.items()
+    )
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>messaging-exporter</title>'
+        '<meta name="viewport" content="width=device-width"></head><body><h1>messaging-exporter</h1>'
+        f"<p>Version {html.escape(__version__)}</p><ul>{items}</ul></body></html>"
+    )
+
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(text=text, headers=_HEADERS)
+
+    return handle

@@ -1,0 +1,77 @@
+"""The house: import-linter holds the folders to their rules, and here is what it cannot say.
+
+The rules themselves stand in ``[importlinter]`` of setup.cfg; ``make lint`` checks them.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import exporter
+
+PACKAGE = Path(exporter.__file__).parent
+ROOT = PACKAGE.parent
+CORE = sorted(PACKAGE.joinpath("core").glob("*.py"))
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "grafana" not in path.parts]
+FOLDERS = sorted({path.parent for path in MODULES} - {PACKAGE})
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_the_core_asks_no_clock_and_waits_for_nothing(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("now", "utcnow", "today"), f"it asks a clock in line {node.lineno}"
+        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), "it waits"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_short_and_its_imports_are_absolute(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 375
+    assert not [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) and node.level]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_first_line_of_a_folder_says_what_it_is(folder: Path) -> None:
+    if "migrations" not in folder.parts and "static" not in folder.parts:
+        assert (ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or "").split("\n")[0].endswith(".")
+
+
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    command = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [str(command), "--no-cache"],
+        cwd=root,
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "planted", "contract"),
+    [
+        ("core/hub.py", "exporter.node.node", "data flows down"),
+        ("store/totals.py", "exporter.settings.model", "store, broker and metrics know the core only"),
+        ("node/node.py", "aiohttp", "aiohttp is known to web"),
+        ("web/routes/stats.py", "prometheus_client", "prometheus_client is known to metrics"),
+        ("core/events.py", "asyncio", "the core knows no loop"),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path: Path, module: str, planted: str, contract: str) -> None:
+    """A rule that nothing can break proves nothing."""
+    shutil.copytree(PACKAGE, tmp_path / "exporter", ignore=shutil.ignore_patterns("grafana", "static", "__pycache__"))
+    shutil.copy(ROOT / "setup.cfg", tmp_path)
+    target = tmp_path / "exporter" / module
+    target.write_text(target.read_text() + f"\n\ndef planted() -> None:\n    import {planted}\n")
+    outcome = lint(tmp_path)
+    assert outcome.returncode == 1, outcome.stdout + outcome.stderr
+    broken = [line for line in outcome.stdout.splitlines() if line.endswith("BROKEN")]
+    assert any(line.startswith(contract) for line in broken), outcome.stdout
