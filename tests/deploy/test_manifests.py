@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.options import BY_NAME
+from exporter.settings.options import BY_NAME
 from tests.deploy.proxies import DEPLOY, command
 from tests.servers.exporter import ROOT
 
