@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -15,35 +14,14 @@ from exporter.core.records import Conversation, Message
 from exporter.node.node import Node
 from exporter.web.access import ADMIN, claims_of
 from exporter.web.problems import Problem
+from exporter.web.routes import schemas
+from exporter.web.routes.schemas import NewConversation, NewParticipants
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
 MAX_PARTICIPANTS = 1_000  # in one request
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-
-class NewConversation(msgspec.Struct):
-    """Body of a creation."""
-
-    participants: list[str]
-    id: str | None = None
-
-
-class NewParticipants(msgspec.Struct):
-    """Body of an addition."""
-
-    participants: list[str]
-
-
-class StoredMessage(msgspec.Struct):
-    """A message as a list shows it."""
-
-    seq: int
-    id: str
-    sender: str
-    body: str
-    sent_at: datetime
 
 
 class Conversations:
@@ -79,7 +57,7 @@ class Conversations:
         """200 with every conversation of which the user is a member."""
         claims = claims_of(request, self._authenticator)
         found = await self._node.store.conversations_of(claims.user)
-        return _json({"conversations": [_shape(conversation) for conversation in found]})
+        return _json(schemas.Conversations([_shape(conversation) for conversation in found]))
 
     async def add(self, request: web.Request) -> web.Response:
         """201 with the conversation; adding who is a member already changes nothing."""
@@ -101,7 +79,7 @@ class Conversations:
         after = _number(request, "after", 0, lowest=0)
         limit = min(_number(request, "limit", DEFAULT_LIMIT, lowest=1), MAX_LIMIT)
         found, last_seq = await self._node.store.messages_after(_identifier(request, "id"), claims.user, after, limit)
-        return _json({"messages": [_stored(message) for message in found], "last_seq": last_seq})
+        return _json(schemas.Messages([_stored(message) for message in found], last_seq))
 
     async def delete(self, request: web.Request) -> web.Response:
         """204 for the sender and for admins; totals fall by one, the joined are told."""
@@ -144,17 +122,12 @@ def _number(request: web.Request, name: str, default: int, *, lowest: int) -> in
     return int(text)
 
 
-def _shape(conversation: Conversation) -> dict[str, Any]:
-    return {
-        "id": conversation.id,
-        "total_messages": conversation.total_messages,
-        "last_seq": conversation.last_seq,
-        "participants": conversation.participants,
-    }
+def _shape(found: Conversation) -> schemas.Conversation:
+    return schemas.Conversation(found.id, found.total_messages, found.last_seq, found.participants)
 
 
-def _stored(message: Message) -> StoredMessage:
-    return StoredMessage(message.seq, message.id, message.sender, message.body, message.sent_at)
+def _stored(message: Message) -> schemas.Message:
+    return schemas.Message(message.seq, message.id, message.sender, message.body, message.sent_at)
 
 
 def _json(document: object, status: int = 200) -> web.Response:

@@ -1,0 +1,159 @@
+"""The shapes of the JSON that the routes take and give. The OpenAPI description is made from them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from exporter.core.events import ClosedReason
+from exporter.core.protocol import MAX_CLIENT_ID, MAX_IDENTIFIER, MAX_SEQ
+
+_WORDS = "1 to 128 characters without control characters and lone surrogates."
+Identifier = Annotated[
+    str,
+    Meta(min_length=1, max_length=MAX_IDENTIFIER, pattern="^[^\\u0000-\\u001f\\u007f-\\u009f]+$", description=_WORDS),
+]
+Seq = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="Counts 1, 2, 3… per conversation.")]
+Count = Annotated[int, Meta(ge=0)]
+Rate = Annotated[float, Meta(ge=0)]
+# Bodies are checked field by field in the handlers, whose errors say more than the decoder's.
+Users = Annotated[
+    list[str], Meta(extra_json_schema={"maxItems": 1_000, "items": {"$ref": "#/components/schemas/Identifier"}})
+]
+NewId = Annotated[str | None, Meta(extra_json_schema={"maxLength": MAX_IDENTIFIER})]
+
+
+class Problem(Struct):
+    """An error, as RFC 9457 shapes it. ``code`` is the word of the ``error`` frame, where there is one."""
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    code: str
+
+
+class NewConversation(Struct):
+    """The members of a new conversation, and its id if the client gives one."""
+
+    participants: Users
+    id: NewId = None
+
+
+class NewParticipants(Struct):
+    """Users who become members."""
+
+    participants: Users
+
+
+class Conversation(Struct):
+    """A conversation; ``participants`` are its members, sorted."""
+
+    id: Identifier
+    total_messages: Count
+    last_seq: Count
+    participants: tuple[Identifier, ...]
+
+
+class Conversations(Struct):
+    """A list of conversations, by id."""
+
+    conversations: list[Conversation]
+
+
+class Message(Struct):
+    """A stored message; ``id`` is the sender's own."""
+
+    seq: Seq
+    id: Annotated[str, Meta(max_length=MAX_CLIENT_ID)]
+    sender: Identifier
+    body: str
+    sent_at: datetime
+
+
+class Messages(Struct):
+    """Messages, the oldest first, and the conversation's last seq."""
+
+    messages: list[Message]
+    last_seq: Count
+
+
+class ActiveUsers(Struct, rename={"day": "1d", "week": "7d", "month": "30d"}):
+    """Users whose latest message is of the last 1, 7 or 30 UTC days."""
+
+    day: Count | None
+    week: Count | None
+    month: Count | None
+
+
+class Database(Struct):
+    """This node's view of the database; ``error`` is the reason why figures are null."""
+
+    up: bool
+    as_of: datetime | None
+    error: str | None
+
+
+class Stats(Struct):
+    """The figures at one moment. What is not known is null, with the reason in ``database.error``."""
+
+    active_connections: Count
+    connected_users: Count
+    active_conversations: Count
+    total_participants: Count
+    typing_users: Count
+    total_messages: Count | None
+    total_conversations: Count | None
+    messages_today: Count | None
+    registered_users: Count | None
+    active_users: ActiveUsers
+    scope: Literal["node", "cluster"]
+    nodes: Annotated[int, Meta(ge=1)] | None
+    as_of: datetime
+    database: Database
+
+
+class Closed(Struct):
+    """Connections that ended for one reason."""
+
+    last_minute: Count | None
+    last_hour: Count | None
+
+
+_FIGURES = [
+    name for name in Stats.__struct_fields__ if name not in ("active_users", "scope", "nodes", "as_of", "database")
+]
+Figures = msgspec.defstruct("Figures", [(name, list[Count | None]) for name in _FIGURES])
+Rates = msgspec.defstruct(
+    "Rates", [(name, list[Rate | None]) for name in ("messages", "deliveries", "joins", "connects")]
+)
+ClosedByReason = msgspec.defstruct("ClosedByReason", [(reason.value, Closed) for reason in ClosedReason])
+
+
+class History(Struct):
+    """The last hour: arrays of ``length`` entries, ``step`` seconds apart; null is not known. ``start``: Unix seconds."""
+
+    step: float
+    length: Count
+    start: float | None
+    since: datetime | None
+    as_of: datetime | None
+    figures: Figures  # type: ignore[valid-type]
+    rates: Rates  # type: ignore[valid-type]
+    closed: ClosedByReason  # type: ignore[valid-type]
+
+
+class SignInForm(Struct):
+    """The form of the sign-in."""
+
+    token: str
+
+
+class SignedIn(Struct):
+    """Who signed in, and until when."""
+
+    user: Identifier
+    expires_at: str
