@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 
 _NAMED: Final = {"Identifier": schemas.Identifier, "Seq": schemas.Seq}
 _STRUCTS: Final = [
-    value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)
+    value for value in vars(schemas).values() if isinstance(value, type) and value.__module__ == schemas.__name__
 ]
 _SECURITY: Final[dict[str, list[Schema]]] = {
     "user": [{"token": []}],
@@ -85,7 +85,11 @@ def _shapes() -> Schema:
     """The structs' schemas, with the named scalars as components of their own."""
     _, found = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
     named = {name: msgspec.json.schema(kind) for name, kind in _NAMED.items()}
-    return {**named, **{name: found[name] for name in sorted(found)}}
+    shapes = {**named, **{name: found[name] for name in sorted(found)}}
+    for shape in shapes.values():  # docstrings are reStructuredText, descriptions are CommonMark
+        if "description" in shape:
+            shape["description"] = shape["description"].replace("``", "`")
+    return shapes
 
 
 def _path(methods: Schema) -> Schema:

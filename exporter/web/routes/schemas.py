@@ -20,9 +20,7 @@ Seq = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="Counts 1, 2, 3… per c
 Count = Annotated[int, Meta(ge=0)]
 Rate = Annotated[float, Meta(ge=0)]
 # Bodies are checked field by field in the handlers, whose errors say more than the decoder's.
-Users = Annotated[
-    list[str], Meta(extra_json_schema={"maxItems": 1_000, "items": {"$ref": "#/components/schemas/Identifier"}})
-]
+Users = Annotated[list[str], Meta(extra_json_schema={"maxItems": 1_000})]
 NewId = Annotated[str | None, Meta(extra_json_schema={"maxLength": MAX_IDENTIFIER})]
 
 
@@ -134,7 +132,7 @@ ClosedByReason = msgspec.defstruct("ClosedByReason", [(reason.value, Closed) for
 
 
 class History(Struct):
-    """The last hour: arrays of ``length`` entries, ``step`` seconds apart; null is not known. ``start``: Unix seconds."""
+    """The last hour: arrays of ``length`` entries, ``step`` seconds apart. ``start`` is Unix seconds; null is not known."""
 
     step: float
     length: Count
