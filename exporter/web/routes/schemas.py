@@ -132,7 +132,7 @@ ClosedByReason = msgspec.defstruct("ClosedByReason", [(reason.value, Closed) for
 
 
 class History(Struct):
-    """The last hour: arrays of ``length`` entries, ``step`` seconds apart. ``start`` is Unix seconds; null is not known."""
+    """The last hour: arrays of ``length`` entries, ``step`` seconds apart; null is not known."""
 
     step: float
     length: Count
