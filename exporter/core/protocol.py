@@ -23,6 +23,7 @@ from exporter.core.records import Message
 SUBPROTOCOL: Final = "messaging.v1"
 MAX_IDENTIFIER: Final = 128
 MAX_CLIENT_ID: Final = 64
+MAX_LISTED: Final = 1_000  # participants in one answer: 15 KB of usual names, and encoded in 20 µs
 MAX_SEQ: Final = 2**63 - 1  # what a bigint holds
 
 # C0, DEL and C1 (Unicode category Cc). ``isprintable`` is asked first: 0.05 µs, and true of nearly every identifier.
@@ -203,12 +204,17 @@ class Welcome(msgspec.Struct, tag="welcome"):
 
 
 class Joined(msgspec.Struct, tag="joined", omit_defaults=True):
-    """Answer to ``join``; ``participants`` are the users joined now, the new one included."""
+    """Answer to ``join``; ``participants`` are the users joined now, the new one included.
+
+    At most ``MAX_LISTED`` of them; then ``truncated`` says so and ``participants_total`` how many there are.
+    """
 
     conversation: str
     participants: Sequence[str]
     last_seq: int
     id: str | None = None
+    truncated: bool = False
+    participants_total: int | None = None
 
 
 class Left(msgspec.Struct, tag="left", omit_defaults=True):
@@ -303,6 +309,18 @@ def new_message(message: Message) -> bytes:
 def ack(message: Message) -> bytes:
     """The ``ack`` payload of a durable message."""
     return encode(Ack(message.id, message.conversation, message.seq, message.sent_at))
+
+
+def joined(
+    conversation: str, participants: Sequence[str], total: int, user: str, last_seq: int, id: str | None = None
+) -> bytes:
+    """The ``joined`` payload for ``user``; ``participants`` are sorted, and ``total`` is how many there are in all."""
+    if total <= MAX_LISTED:
+        return encode(Joined(conversation, participants, last_seq, id))
+    shown = list(participants[:MAX_LISTED])
+    if user > shown[-1]:  # the list is cut before whom it is for
+        shown[-1] = user
+    return encode(Joined(conversation, shown, last_seq, id, truncated=True, participants_total=total))
 
 
 def error(refusal: Refusal, id: str | None = None) -> bytes:

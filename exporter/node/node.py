@@ -187,8 +187,9 @@ class Node:
     def _let_in(self, connection: NodeConnection, command: Join, received: float, last_seq: int) -> None:
         conversation = command.conversation
         events = self.hub.join(connection, conversation)
-        joined = protocol.Joined(conversation, self.hub.participants_of(conversation), last_seq, command.id)
-        connection.put(text_frame(protocol.encode(joined)))
+        participants = self.hub.participants_of(conversation)
+        joined = protocol.joined(conversation, participants, len(participants), connection.user, last_seq, command.id)
+        connection.put(text_frame(joined))
         self._publisher.emit(events)
         self.metrics.command_duration["join"].observe(self._now() - received)
 

@@ -41,6 +41,7 @@ def state(hub: Hub[str]) -> dict[str, Any]:
         "conversations": {name: set(names) for name, names in hub.conversations.items()},
         "participants": {pair: set(names) for pair, names in hub.participants.items()},
         "typing": list(hub.typing.items()),
+        "users in": {name: list(users) for name, users in hub._users_in.items()},
     }
 
 
@@ -187,6 +188,18 @@ def test_nobody_is_in_a_conversation_that_nobody_joined() -> None:
     hub = hub_with(ANN)
     assert hub.participants_of("x") == []
     assert not hub.audience("x")
+
+
+def test_participants_stay_in_order_while_people_with_one_tab_and_with_several_come_and_go() -> None:
+    hub = hub_with(BOB, ANN, TAB, ("c1", "cid"), joined=(("b1", "x"), ("c1", "x"), ("a1", "x"), ("a2", "x")))
+    hub.leave("a1", "x")
+    assert hub.participants_of("x") == ["ann", "bob", "cid"]
+    hub.leave("b1", "x")
+    hub.close("c1", CLIENT)
+    assert hub.participants_of("x") == ["ann"]
+    hub.close("a2", CLIENT)
+    assert hub.participants_of("x") == []
+    assert state(hub)["users in"] == {}
 
 
 def test_asking_for_an_audience_makes_no_conversation_active() -> None:

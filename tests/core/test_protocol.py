@@ -410,6 +410,10 @@ SAID: list[tuple[bytes, dict[str, Any]]] = [
         protocol.encode(protocol.Joined("c", [], 5, "1")),
         {"type": "joined", "conversation": "c", "participants": [], "last_seq": 5, "id": "1"},
     ),
+    (
+        protocol.joined("c", ["ann", "bob"], 2, "bob", 7, "1"),
+        {"type": "joined", "conversation": "c", "participants": ["ann", "bob"], "last_seq": 7, "id": "1"},
+    ),
     (protocol.encode(protocol.Left("c")), {"type": "left", "conversation": "c"}),
     (protocol.encode(protocol.Left("c", "1")), {"type": "left", "conversation": "c", "id": "1"}),
     (
@@ -517,3 +521,32 @@ def test_a_message_says_what_it_holds(c: str, seq: int, sender: str, id: str, bo
         body,
     )
     assert datetime.fromisoformat(frame["sent_at"]) == sent_at
+
+
+# --- answers that stay short in a large room ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("user", "last"), [("user-00007", "user-00999"), ("user-04321", "user-04321")])
+def test_a_room_of_more_than_a_thousand_is_cut_and_says_so_and_whoever_joined_is_always_in_it(
+    user: str, last: str
+) -> None:
+    room = [f"user-{number:05}" for number in range(5_000)]
+    answer = json.loads(protocol.joined("c", room, len(room), user, 3))
+    listed = answer.pop("participants")
+    assert answer == {
+        "type": "joined",
+        "conversation": "c",
+        "last_seq": 3,
+        "truncated": True,
+        "participants_total": 5000,
+    }
+    assert len(listed) == protocol.MAX_LISTED == 1_000
+    assert user in listed
+    assert listed == sorted(listed)
+    assert (listed[0], listed[-1]) == (room[0], last)
+
+
+def test_a_room_of_exactly_a_thousand_is_whole() -> None:
+    room = [f"user-{number:05}" for number in range(1_000)]
+    answer = json.loads(protocol.joined("c", room, len(room), room[0], 3))
+    assert answer == {"type": "joined", "conversation": "c", "last_seq": 3, "participants": room}
