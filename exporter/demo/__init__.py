@@ -21,7 +21,7 @@ from rich.console import Console
 
 from exporter.auth.tokens import Authenticator
 from exporter.demo.sample_data import backfill
-from exporter.demo.server_process import Places, ServerProcess
+from exporter.demo.server_process import ServerProcess, ServerUrls
 from exporter.settings.model import Settings
 from exporter.simulate import SimulateOptions, Summary, loop_factory, on_signals, simulate
 from exporter.simulate.console import view_for
@@ -61,10 +61,10 @@ async def _demo(settings: Settings, options: SimulateOptions) -> int:
     server = await ServerProcess.start(settings)
     stopping = asyncio.ensure_future(stop.wait())
     try:
-        places = await _unless(_prepare(server, settings, options), stopping, server.exited)
-        if places is not None:
-            _welcome(places, settings, link)
-            people = replace(options, urls=(places.urls[0],), token_for=authenticator.sign, insecure=True)
+        where = await _unless(_prepare(server, settings, options), stopping, server.exited)
+        if where is not None:
+            _welcome(where, settings, link)
+            people = replace(options, urls=(where.urls[0],), token_for=authenticator.sign, insecure=True)
             summary = await _unless(_watch(server, people, stop), _vanished(server, stop))
             if summary is not None:
                 _say("\n" + "\n".join(summary.lines()))
@@ -76,7 +76,7 @@ async def _demo(settings: Settings, options: SimulateOptions) -> int:
     if stopped:
         return 0
     server.tell()
-    if places is not None:
+    if where is not None:
         print("messaging-exporter: the server has ended by itself", file=sys.stderr, flush=True)
     return 1
 
@@ -101,11 +101,11 @@ async def _vanished(server: ServerProcess, stop: asyncio.Event) -> None:
         await asyncio.Event().wait()
 
 
-async def _prepare(server: ServerProcess, settings: Settings, options: SimulateOptions) -> Places:
+async def _prepare(server: ServerProcess, settings: Settings, options: SimulateOptions) -> ServerUrls:
     """The server listens, its database is there, and it has a past."""
     console = Console()
-    places = await server.places()
-    await _ready(places)
+    where = await server.urls()
+    await _ready(where)
     begun = time.monotonic()
     with _status(console, "three months of history…"):
         try:
@@ -116,17 +116,17 @@ async def _prepare(server: ServerProcess, settings: Settings, options: SimulateO
             _say(f"no history was added: {type(error).__name__}")  # the driver's words may repeat the URL
     if written:
         _say(f"added three months of history: {written:,} messages in {time.monotonic() - begun:.1f} s")
-    return places
+    return where
 
 
-async def _ready(places: Places) -> None:
+async def _ready(where: ServerUrls) -> None:
     """Returns when the server says that it is ready; with the database down that may be never."""
     told, begun = False, time.monotonic()
     connector = aiohttp.TCPConnector(ssl=False)  # our own child on our own machine
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5)) as http:
         while True:
             with suppress(aiohttp.ClientError, TimeoutError):
-                async with http.get(f"{places.metrics_urls[0]}/-/ready") as response:
+                async with http.get(f"{where.metrics_urls[0]}/-/ready") as response:
                     if response.status == 200:
                         return
             if not told and time.monotonic() - begun > 3:
@@ -149,8 +149,8 @@ def _status(console: Console, text: str) -> Any:
     return console.status(text) if console.is_terminal else nullcontext()
 
 
-def _welcome(places: Places, settings: Settings, link: str) -> None:
-    metrics, public = places.metrics_urls[0], places.urls[0]
+def _welcome(where: ServerUrls, settings: Settings, link: str) -> None:
+    metrics, public = where.metrics_urls[0], where.urls[0]
     sign_in = f"{metrics}/admin#token={link}"
     console = Console()
     if console.is_terminal and not console.is_dumb_terminal:  # a link that can be clicked though it is two lines long

@@ -1,154 +1,122 @@
-"""The server of a demo as a process of its own: how it is started, listened to and stopped; and its own main program.
+"""The server of a demo: ``python -m exporter serve`` as a process of its own, started, listened to and stopped.
 
-It gets its settings through its standard input, because they may hold secrets and everybody may read a process list.
-It says in its first line where it listens. It stops when its input ends, that is, however this process ended.
-``main`` is the program of that process; only ``ServerProcess`` can start it.
+Its settings go through the environment, because they may hold secrets and everybody may read a process list. It says
+by sd_notify where it listens and when it drains. On Linux the kernel stops it when this process ends, however it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
-import pickle
 import signal
-import struct
+import socket
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any
 
 import exporter
-from exporter.core.errors import Misconfigured, Unavailable
 from exporter.settings.model import Settings
+from exporter.settings.options import PREFIX, environment
 
-if TYPE_CHECKING:
-    from exporter.web.server import Server
-
-_LENGTH: Final = struct.Struct(">Q")
-_STDIN: Final = 0
-_OF_THE_GROUP: Final = frozenset((signal.SIGINT, signal.SIGTERM))
-# What a pipe says whose reader was ended by the same signal; uvloop says it with a RuntimeError.
-_GONE: Final = (OSError, RuntimeError)
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where the server listens, as URLs such as ``http://127.0.0.1:8765``."""
+class ServerUrls:
+    """Where the server listens, such as ``http://127.0.0.1:8765``."""
 
     urls: list[str]
     metrics_urls: list[str]
 
 
-class ServerProcess:
+class ServerProcess(asyncio.DatagramProtocol):
     """A running server. What it says on standard error goes line by line to ``note``; until that is set it is kept."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self) -> None:
         self.note: Callable[[str], None] = self._keep
+        self.exited: asyncio.Future[int]
+        self._process: asyncio.subprocess.Process
+        self._notices: asyncio.DatagramTransport
+        self._reading: asyncio.Future[None]
         self._kept: list[str] = []
-        self._process = process
-        self._listening = asyncio.ensure_future(self._listen())
-        self.exited: asyncio.Future[int] = asyncio.ensure_future(process.wait())
+        self._listening: asyncio.Future[ServerUrls] = asyncio.get_running_loop().create_future()
+        self._stopping = False
+        self._folder = tempfile.TemporaryDirectory(prefix="messaging-demo-")
 
     @classmethod
     async def start(cls, settings: Settings) -> ServerProcess:
-        """Starts it, in this process's group: what a terminal sends, it sends to both."""
-        here = str(Path(exporter.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            "from exporter.demo.server_process import main; raise SystemExit(main())",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+        """Start it in a process group of its own: Ctrl-C is for the demo, which then stops its server."""
+        server = cls()
+        path = f"{server._folder.name}/notify"
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        receiver.bind(path)
+        server._notices, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, sock=receiver)
+        package = str(Path(exporter.__file__).parent.parent)
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        pythonpath = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        server._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "exporter", "serve"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**ours, **environment(settings), "PYTHONPATH": pythonpath, "NOTIFY_SOCKET": path},
+            preexec_fn=_alone_and_not_without_us,
         )
-        packed = pickle.dumps(settings)
-        assert process.stdin is not None  # noqa: S101 - asked for above
-        server = cls(process)
-        with suppress(*_GONE):
-            process.stdin.write(_LENGTH.pack(len(packed)) + packed)
+        server._reading = asyncio.ensure_future(server._read_errors())
+        server.exited = asyncio.ensure_future(server._process.wait())
         return server
 
-    async def places(self) -> Places:
+    async def urls(self) -> ServerUrls:
         """Where it listens, once it does. Returns only if it ever does: look at ``exited`` beside it."""
-        assert self._process.stdout is not None  # noqa: S101 - asked for above
-        line = await self._process.stdout.readline()
-        if not line:
-            await asyncio.Event().wait()
-        return Places(**json.loads(line))
+        return await asyncio.shield(self._listening)
+
+    def tell(self) -> None:
+        """Say on standard error what was kept: it did not come as far as listening."""
+        for line in self._kept:
+            with suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
+
+    async def stop(self, seconds: float) -> None:
+        """Ask it to drain and stop unless it does so already, wait this long, then end it."""
+        with suppress(ProcessLookupError):
+            if not self._stopping:
+                self._process.terminate()
+            await asyncio.wait((self.exited,), timeout=seconds)
+            if not self.exited.done():
+                self._process.kill()
+        await self.exited
+        await self._reading
+        self._notices.close()
+        self._folder.cleanup()
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        """asyncio: a notice of sd_notify(3)."""
+        for line in data.decode().splitlines():
+            name, _, value = line.partition("=")
+            if name == "X_MESSAGING_URLS" and not self._listening.done():
+                self._listening.set_result(ServerUrls(**json.loads(value)))
+            elif name == "STOPPING":
+                self._stopping = True
 
     def _keep(self, line: str) -> None:
         self._kept.append(line)
         del self._kept[:-100]
 
-    def tell(self) -> None:
-        """Says on standard error what was kept: it did not come as far as listening."""
-        for line in self._kept:
-            with suppress(OSError):
-                print(line, file=sys.stderr, flush=True)
-
-    async def _listen(self) -> None:
+    async def _read_errors(self) -> None:
         assert self._process.stderr is not None  # noqa: S101 - asked for above
         while line := await self._process.stderr.readline():
             self.note(line.decode(errors="replace").rstrip())
 
-    async def stop(self, seconds: float) -> None:
-        """Asks it to drain and stop, waits this long, then ends it."""
-        assert self._process.stdin is not None  # noqa: S101 - asked for above
-        with suppress(*_GONE):
-            self._process.stdin.close()
-        await asyncio.wait((self.exited,), timeout=seconds)
-        if not self.exited.done():
-            with suppress(ProcessLookupError):
-                self._process.kill()
-        await self.exited
-        await self._listening
 
-
-def main() -> int:
-    """The server's process."""
-    from exporter import logs
-    from exporter.simulate import loop_factory
-    from exporter.web import server
-
-    # The other process decides when to stop: Ctrl-C and a supervisor's SIGTERM reach the whole group, and a second
-    # signal would cut the draining short.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
-    settings: Settings = pickle.loads(_exactly(_LENGTH.unpack(_exactly(_LENGTH.size))[0]))  # noqa: S301 - our parent's
-    threading.Thread(target=_stop_with_input, daemon=True).start()
-    logs.configure(settings.log_level, settings.log_format)
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(server.serve(settings, started=_announce))
-    except (Misconfigured, Unavailable) as error:
-        print(f"messaging-exporter: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
-
-
-def _announce(server: Server) -> None:
-    print(json.dumps({"urls": server.urls, "metrics_urls": server.metrics_urls}), flush=True)
-
-
-def _exactly(size: int) -> bytes:
-    # Without Python's buffer: a thread that waits in a buffered read at exit is a fatal error.
-    data = b""
-    while len(data) < size:
-        piece = os.read(_STDIN, size - len(data))
-        if not piece:
-            sys.exit(1)
-        data += piece
-    return data
-
-
-def _stop_with_input() -> None:
-    while os.read(_STDIN, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)  # one with the group's, if that is pending
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+def _alone_and_not_without_us() -> None:
+    """Between fork and exec."""
+    os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -192,6 +192,27 @@ def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str]) -> Se
     return _settings(reading.found)
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that make another process resolve to ``settings``. They may hold secrets."""
+    variables = {}
+    for option in OPTIONS:
+        value: Any = settings
+        for name in option.field.split("."):
+            value = getattr(value, name)
+        if value not in (None, "", ()):
+            variables[option.variable] = ",".join(map(_text, value if option.many else (value,)))
+    return variables
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:f}s"
+    return str(value)
+
+
 def _take_flag(reading: _Reading, option: Option, given: Given) -> None:
     texts = [str(given).lower()] if isinstance(given, bool) else [given] if isinstance(given, str) else list(given)
     if option.secret and any(parsers.holds_password(text) for text in texts):

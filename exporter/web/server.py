@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -30,6 +30,7 @@ from exporter.node.snapshot import SnapshotBuilder
 from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
 from exporter.store import Store
+from exporter.web import notify
 from exporter.web.listeners import Listeners
 from exporter.web.problems import problems
 from exporter.web.routes.admin import AdminPage
@@ -245,7 +246,7 @@ def _allow_sockets(connections: int) -> None:
         log.warning("fewer files may be opened than connections are allowed", files=hard, connections=connections)
 
 
-async def serve(settings: Settings, *, started: Callable[[Server], None] | None = None) -> None:
+async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, drain, return. A second signal ends it at once. Raises Misconfigured."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
@@ -253,12 +254,12 @@ async def serve(settings: Settings, *, started: Callable[[Server], None] | None 
         loop.add_signal_handler(number, signals.put_nowait, number)
     server = Server(settings)
     await server.start()
-    if started is not None:
-        started(server)
+    notify.ready(server.urls, server.metrics_urls)
     try:
         await _first(signals.get(), server.failed())
         for number in _SIGNALS:
             loop.add_signal_handler(number, _end_at_once)
+        notify.stopping()
         await server.drain()
     finally:
         await server.close()

@@ -83,14 +83,14 @@ class Demo:
         return found
 
     def others(self) -> list[int]:
-        """Processes of the group, but the first."""
+        """Processes of the session, but the first."""
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[2]) == self.process.pid and fields[0] != "Z" and int(stat.parent.name) != self.process.pid:
+            if int(fields[3]) == self.process.pid and fields[0] != "Z" and int(stat.parent.name) != self.process.pid:
                 found.append(int(stat.parent.name))
         return found
 
@@ -274,21 +274,34 @@ async def test_on_postgresql_it_has_a_past_too_and_the_url_shows_nowhere(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_to_the_whole_group_is_not_the_servers_second_one(
-    tmp_path: Path, number: signal.Signals
-) -> None:
-    """A terminal and a supervisor signal both processes, and the demo then stops its server: one signal, not two."""
+async def test_a_signal_to_both_processes_is_not_the_servers_second_one(tmp_path: Path, number: signal.Signals) -> None:
+    """A supervisor signals both processes, and the demo then stops its server: one signal, not two."""
     server = await ServerProcess.start(Settings(listen=(Address("127.0.0.1", 0),), data_dir=tmp_path))
     lines: list[str] = []
     server.note = lines.append
-    (url,) = (await server.places()).urls
-    os.kill(server._process.pid, number)
-    async with aiohttp.ClientSession() as http, http.get(f"{url}/-/ready") as response:
-        assert response.status == 200
+    (url,) = (await server.urls()).urls
+    server._process.send_signal(number)
+    await until(lambda: _true(server._stopping), "it says that it drains")
     await server.stop(30.0)
+    assert url.startswith("http://127.0.0.1:")
     assert server.exited.result() == 0
     assert [line for line in lines if "draining" in line]
     assert not [line for line in lines if "second signal" in line]
+
+
+async def test_ctrl_c_reaches_the_demo_alone_and_the_server_drains_after_its_people(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--web.listen-address", "127.0.0.1:0", "--log.level", "debug") as running:
+        await running.urls()
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert await running.ended() == 0
+        await running.nobody_left()
+        said = running.said() + running.errors.read_text()
+    assert "second signal" not in said
+    assert "draining" in said
+
+
+async def _true(value: bool) -> bool:
+    return value
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

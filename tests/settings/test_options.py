@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.core.errors import Misconfigured
 from exporter.settings import parsers, strict_yaml
 from exporter.settings.model import Address, Limits, Settings
-from exporter.settings.options import BY_NAME, OPTIONS, resolve, variable
+from exporter.settings.options import BY_NAME, OPTIONS, environment, resolve, variable
 
 SECRET = "hunter2-%40-s3cr3t"
 URLS_WITH_PASSWORD = [
@@ -331,3 +331,23 @@ def test_any_bytes_are_a_document_or_misconfigured(content: bytes) -> None:
 
 def test_the_variable_of_a_flag_is_its_name_in_capitals() -> None:
     assert variable("limits.connections-per-user") == "MESSAGING_LIMITS_CONNECTIONS_PER_USER"
+
+
+def test_settings_survive_the_way_through_the_environment() -> None:
+    settings = resolve(
+        {
+            "web.listen-address": ["127.0.0.1:1", "[::1]:2"],
+            "web.config.file": "some where/web.yml",
+            "database.url": "sqlite:///x y.db",
+            "database.migrate": False,
+            "database.timeout": "1500ms",
+            "verify.interval": "0",
+            "auth.allowed-origins": ["https://a.example", "https://b.example:8443"],
+            "limits.frame-bytes": "1234",
+            "drain.timeout": "0",
+            "log.format": "json",
+        },
+        {},
+    )
+    assert resolve({}, environment(settings)) == settings
+    assert resolve({}, environment(resolve({}, {}))) == resolve({}, {})
