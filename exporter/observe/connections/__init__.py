@@ -1,0 +1,63 @@
+"""Connections that do no harm to the server whose database it is: the only home of drivers in ``observe``.
+
+A *reading* is some work on one consistent snapshot, in a short read-only transaction or, where even that would hurt,
+without any lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from exporter.errors import Misconfigured
+from exporter.observe.mapping import Dialect
+from exporter.store.urls import SqlitePlace, locate
+
+T = TypeVar("T")
+Row = Sequence[Any]
+
+
+class Snapshot(Protocol):
+    """One consistent state of the database, for the time of one reading."""
+
+    async def fetch(self, sql: str) -> Sequence[Row]:
+        """Run one statement and return all its rows. Raises SourceError."""
+
+
+class Reader(Protocol):
+    """One source. At most one connection, at most one reading at a time."""
+
+    dialect: Dialect
+
+    async def read(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
+        """What the work returns, of one snapshot, within that many seconds. Raises SourceError.
+
+        The work may be done again from its start, so it must change nothing but what it returns.
+        """
+
+    async def identity(self) -> dict[str, Any]:
+        """What tells this database from another one and from its own restored copy. Raises SourceError."""
+
+    async def columns(self) -> dict[str, set[str]]:
+        """The columns of every table that can be seen. Raises SourceError."""
+
+    async def horizon(self, snapshot: Snapshot) -> tuple[int, int] | None:
+        """(oldest transaction that still runs, the next one to come), None where that cannot be told."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
+def reader_of(url: str) -> Reader:
+    """The reader for a URL; nothing is opened. Raises Misconfigured."""
+    scheme = url.partition("://")[0].partition("+")[0].lower()
+    if scheme in ("mysql", "mariadb"):
+        raise Misconfigured("the source's URL names MySQL or MariaDB, which is not supported: use sqlite or postgresql")
+    place = locate(url)
+    if isinstance(place, SqlitePlace):
+        from exporter.observe.connections.sqlite import SqliteReader
+
+        return SqliteReader(place.path)
+    from exporter.observe.connections.postgresql import PostgresReader
+
+    return PostgresReader(place.dsn)

@@ -1,0 +1,186 @@
+"""PostgreSQL: one connection, short read-only transactions, and nothing that outlives them.
+
+Each reading is one REPEATABLE READ, READ ONLY transaction of a few seconds at most, so vacuum is never held back for
+longer. Settings are set in the transaction, so that a pooler in transaction mode will do. Works on a hot standby.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from exporter.observe.connections import Row, Snapshot
+from exporter.observe.mapping import Dialect
+from exporter.observe.records import SourceError
+from exporter.store import faults
+
+T = TypeVar("T")
+
+LONGEST: Final = 4.5
+"""Seconds that a transaction may take: vacuum waits for the oldest one."""
+CONNECT: Final = 10.0
+LOCK_WAIT: Final = "200ms"
+"""An administrator's exclusive lock is not waited for: whoever comes after us would wait as long."""
+
+_BY_STATE: Final = (  # SQLSTATE, or its beginning: words, is it a matter of time, does it last
+    ("57014", faults.TIMEOUT, True, False),
+    ("55P03", faults.LOCKED, False, False),
+    ("57P", faults.STARTING, False, False),
+    ("40", faults.RACED, True, False),
+    ("28", faults.PASSWORD, False, True),
+    ("3D", faults.NO_DATABASE, False, True),
+    ("42501", faults.RIGHTS + ": observe --check prints the GRANT statements", False, True),
+    ("42", "the source lacks tables or columns that are needed: observe --check says which", False, True),
+    ("53", faults.CROWDED, False, False),
+    ("58", faults.BROKEN_DISK, False, False),
+    ("08", faults.LOST, False, False),
+)
+
+
+def source_error(error: BaseException) -> SourceError:
+    """What an error of the driver means; its own words may hold a password or somebody's message."""
+    if isinstance(error, SourceError):
+        return error
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        for start, text, slow, lasting in _BY_STATE:
+            if state.startswith(start):
+                return SourceError(text, slow=slow, lasting=lasting)
+        return SourceError(faults.UNKNOWN)
+    if isinstance(error, TimeoutError):
+        return SourceError(faults.TIMEOUT, slow=True)
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError | ValueError):
+        return SourceError(faults.BAD_URL, lasting=True)
+    if isinstance(error, asyncpg.InterfaceError):
+        return SourceError(faults.LOST)
+    if isinstance(error, OSError):
+        return SourceError(faults.UNREACHABLE)
+    return SourceError(faults.UNKNOWN)
+
+
+class _Snapshot:
+    def __init__(self, connection: Any, deadline: float) -> None:
+        self._connection = connection
+        self._deadline = deadline
+
+    async def fetch(self, sql: str) -> Sequence[Row]:
+        left = self._deadline - asyncio.get_running_loop().time()
+        rows: Sequence[Row] = await self._connection.fetch(sql, timeout=max(0.05, left))
+        return rows
+
+
+class PostgresReader:
+    """One database on one server."""
+
+    dialect = Dialect("postgresql")
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: Any = None
+        self._lock = asyncio.Lock()
+
+    async def read(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
+        """In one transaction; one that was cut off or timed out takes its connection with it."""
+        seconds = min(seconds, LONGEST)
+        async with self._lock:
+            ended = False
+            try:
+                connection = await self._connected(seconds)
+                # The clock starts before the transaction does: nothing of it is older than what was promised.
+                deadline = asyncio.get_running_loop().time() + seconds
+                await connection.execute(_begin(seconds), timeout=seconds)
+                result = await work(_Snapshot(connection, deadline))
+                await connection.execute("ROLLBACK", timeout=1.0)
+                ended = True
+                return result
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
+                raise source_error(error) from error
+            finally:
+                if not ended:
+                    await self._end()
+
+    async def _connected(self, seconds: float) -> Any:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(
+                self._dsn,
+                timeout=min(seconds, CONNECT),
+                statement_cache_size=0,  # nothing prepared by name: a pooler may give the next one another server
+                server_settings={"application_name": "messaging-exporter observe"},
+            )
+        return self._connection
+
+    async def _end(self) -> None:
+        """After a failure: give the connection back in order where it still answers at once, else cut it."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.is_closed():
+            return
+        try:
+            await asyncio.shield(connection.execute("ROLLBACK", timeout=0.2))
+            self._connection = connection
+        except BaseException as error:  # cancelled, too: the transaction must end in any case
+            connection.terminate()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+    async def identity(self) -> dict[str, Any]:
+        """The database's oid, and the cluster's name and timeline where they may be asked for."""
+
+        async def work(snapshot: Snapshot) -> dict[str, Any]:
+            rows = await snapshot.fetch("SELECT oid::bigint FROM pg_database WHERE datname = current_database()")
+            allowed = await snapshot.fetch(
+                "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
+                " AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')"
+            )
+            found: dict[str, Any] = {"database": rows[0][0]}
+            if allowed[0][0]:
+                system = await snapshot.fetch(
+                    "SELECT s.system_identifier::text FROM pg_control_system() s"
+                )
+                found |= {"system": system[0][0]}
+            return found
+
+        return await self.read(work, LONGEST)
+
+    async def columns(self) -> dict[str, set[str]]:
+        """By the catalog, which shows also what this user may not read; only what the search path finds."""
+
+        async def work(snapshot: Snapshot) -> dict[str, set[str]]:
+            rows = await snapshot.fetch(
+                "SELECT c.relname::text, a.attname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid "
+                "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped "
+                "AND pg_table_is_visible(c.oid) AND c.relnamespace <> 'pg_catalog'::regnamespace"
+            )
+            found: dict[str, set[str]] = {}
+            for table, column in rows:
+                found.setdefault(table, set()).add(column)
+            return found
+
+        return await self.read(work, LONGEST)
+
+    async def horizon(self, snapshot: Snapshot) -> tuple[int, int] | None:
+        """Every transaction below the first number has ended; none at or above the second had begun."""
+        rows = await snapshot.fetch(
+            "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text FROM pg_current_snapshot() s"
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    async def close(self) -> None:
+        """Say goodbye to the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                await connection.close(timeout=1.0)
+
+
+def _begin(seconds: float) -> str:
+    limit = max(1, round(seconds * 1000))
+    return (
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+        f"SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = '{LOCK_WAIT}'; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {limit}; "
+        "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off; SET LOCAL timezone = 'UTC'"
+    )

@@ -1,0 +1,206 @@
+"""SQLite files of running servers. How a file is opened is decided by its header, not by a guess.
+
+*Rollback journal* (ejabberd, Prosody): their writers do not wait, so a reader that holds a lock for a millisecond makes
+a message vanish. The file is opened ``immutable``: no lock at all, on a fresh connection for each reading. What was
+read is thrown away when the file's change counter moved meanwhile or a journal stood, and is then read again; a page
+torn by a write raises "malformed" although the file is sound.
+
+*Write-ahead log* (Synapse): ``mode=ro`` in a short transaction; ``immutable`` would miss what is in the log. Where there
+is no log (the server is stopped), everything is in the file, and opening it otherwise would create files beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from exporter.observe.connections import Row, Snapshot
+from exporter.observe.mapping import Dialect
+from exporter.observe.records import SourceError
+from exporter.store import faults
+
+T = TypeVar("T")
+
+LONGEST: Final = 2.0
+"""Seconds that a transaction on a write-ahead log may take: meanwhile the log cannot be put away."""
+HEADER: Final = 100
+WAL: Final = 2
+PAUSE: Final = 0.02
+"""Seconds between attempts, on the average: a server's write takes some milliseconds."""
+_MAGIC: Final = b"SQLite format 3\x00"
+_TORN: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR", "SQLITE_SCHEMA", "SQLITE_CANTOPEN")
+MOVING: Final = "the file was being written to during every attempt to read it"
+HOT: Final = "a journal stands beside the file: a write is under way, or the server crashed and will tidy up at its start"
+CRASHED: Final = "the server left a write-ahead log and does not run: what is in it is known when it has started again"
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The file as it is at one moment; two that are equal have nothing written between them."""
+
+    wal: bool
+    inode: tuple[int, int]
+    changes: int
+    size: int
+    modified: int
+
+
+class _Moved(Exception):
+    """The file changed under a reading without locks."""
+
+
+class _Snapshot:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str) -> Sequence[Row]:
+        return await asyncio.to_thread(lambda: self._connection.execute(sql).fetchall())
+
+
+class SqliteReader:
+    """One file. ``mode=ro`` where locks do no harm, ``immutable`` where they would."""
+
+    dialect = Dialect("sqlite")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = asyncio.Lock()
+
+    async def read(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
+        """On a connection of its own."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        async with self._lock:
+            last = SourceError(faults.TIMEOUT, slow=True)
+            while (left := until - loop.time()) > 0:
+                try:
+                    return await self._attempt(work, left)
+                except _Moved as moved:
+                    last = SourceError(str(moved), slow=True)
+                except (sqlite3.Error, OSError, ValueError, UnicodeError) as error:
+                    last = _source_error(error)
+                    if not str(getattr(error, "sqlite_errorname", "")).startswith(_TORN):
+                        raise last from error
+                await asyncio.sleep(random.uniform(0.5, 1.5) * PAUSE)
+            raise last
+
+    async def _attempt(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
+        before = self._state()
+        log, shared = self._beside("-wal").exists(), self._beside("-shm").exists()
+        if before.wal and log and not shared:
+            raise SourceError(CRASHED)
+        locked = before.wal and log
+        if not locked and self._hot():
+            raise _Moved(HOT)
+        result = await self._run(work, "mode=ro" if locked else "mode=ro&immutable=1", seconds if not locked else min(seconds, LONGEST))
+        if not locked and (self._hot() or self._state() != before or (before.wal and self._beside("-wal").exists())):
+            raise _Moved(MOVING)
+        return result
+
+    async def _run(self, work: Callable[[Snapshot], Awaitable[T]], options: str, seconds: float) -> T:
+        connection = await asyncio.to_thread(self._open, options)
+        timer = asyncio.get_running_loop().call_later(seconds, connection.interrupt)
+        try:
+            await asyncio.to_thread(connection.execute, "BEGIN")
+            return await asyncio.shield(work(_Snapshot(connection)))
+        finally:
+            timer.cancel()
+            await asyncio.shield(asyncio.to_thread(connection.close))
+
+    def _open(self, options: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(str(self._path.absolute()))}?{options}",
+            uri=True,
+            timeout=0.5,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA query_only = ON")
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        return connection
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(self._path.name + suffix)
+
+    def _hot(self) -> bool:
+        """Is there a journal with something in it? ``persist`` and ``truncate`` leave an empty or blanked one."""
+        try:
+            with self._beside("-journal").open("rb") as journal:
+                return any(journal.read(8))
+        except FileNotFoundError:
+            return False
+
+    def _state(self) -> _State:
+        with self._path.open("rb") as file:
+            header = file.read(HEADER)
+            status = self._path.stat()
+        if len(header) < HEADER or not header.startswith(_MAGIC):
+            raise SourceError(faults.DAMAGED, lasting=True)
+        return _State(
+            wal=header[18] == WAL or header[19] == WAL,
+            inode=(status.st_dev, status.st_ino),
+            changes=int.from_bytes(header[24:28], "big"),
+            size=status.st_size,
+            modified=status.st_mtime_ns,
+        )
+
+    async def identity(self) -> dict[str, Any]:
+        """The file itself; a copy put in its place is another one. ``changes`` never goes back."""
+        try:
+            state = self._state()
+        except OSError as error:
+            raise _source_error(error) from error
+        return {"file": state.inode[1], "changes": state.changes}
+
+    async def columns(self) -> dict[str, set[str]]:
+        """As the file's own schema says."""
+
+        async def work(snapshot: Snapshot) -> dict[str, set[str]]:
+            rows = await snapshot.fetch(
+                "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p WHERE m.type IN ('table', 'view')"
+            )
+            found: dict[str, set[str]] = {}
+            for table, column in rows:
+                found.setdefault(table, set()).add(column)
+            return found
+
+        return await self.read(work, 10.0)
+
+    async def horizon(self, snapshot: Snapshot) -> tuple[int, int] | None:
+        """There is one writer at a time: what is seen is in the order of its commits."""
+        return None
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def _source_error(error: BaseException) -> SourceError:
+    if isinstance(error, SourceError):
+        return error
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return SourceError("there is no database file at that path", lasting=True)
+    if isinstance(error, PermissionError):
+        return SourceError("the file may not be read by this user", lasting=True)
+    if isinstance(error, OSError):
+        return SourceError(faults.BROKEN_DISK)
+    name = str(getattr(error, "sqlite_errorname", None) or "")
+    if name == "SQLITE_INTERRUPT":
+        return SourceError(faults.TIMEOUT, slow=True)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
+        return SourceError(faults.LOCKED, slow=True)
+    if name.startswith("SQLITE_CANTOPEN"):
+        return SourceError("the file, or its -shm file beside it, may not be read by this user", lasting=True)
+    if name.startswith("SQLITE_READONLY"):
+        return SourceError(CRASHED)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return SourceError("the file could not be read in one piece while it was written to, or is damaged", slow=True)
+    if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such"):
+        return SourceError("the source lacks tables or columns that are needed: observe --check says which", lasting=True)
+    return SourceError(faults.UNKNOWN)

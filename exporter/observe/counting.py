@@ -1,0 +1,119 @@
+"""Reading pages and tails of a source into tallies, and the figures out of them. Knows no schedule."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from exporter.observe import statements
+from exporter.observe.connections import Reader, Snapshot, reader_of
+from exporter.observe.mapping import DAY, Cut, Key, Mapping, Region
+from exporter.observe.records import WINDOWS, SourceTotals
+from exporter.observe.sources import Source, mapping_of
+from exporter.observe.tally import Facts, fingerprint
+
+TAIL: Final = 2_000
+"""Rows that stay unsealed and are read at every pass: what changes among them is seen at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """Figures that a plain statement gives: numbers, or why there is none."""
+
+    users: int | None = None
+    conversations: int | None = None
+    rooms: dict[int, str] = field(default_factory=dict)
+
+
+async def newest(snapshot: Snapshot, mapping: Mapping, offset: int = 0) -> dict[str, int]:
+    """The highest value of each key; keys without rows are missing. ``offset``: the one with so many above it."""
+    found = {}
+    for key in mapping.keys:
+        rows = await snapshot.fetch(key.newest(mapping.table, offset))
+        if rows:
+            found[key.name] = key.value(rows[0][0])
+    return found
+
+
+def bottom(mapping: Mapping) -> dict[str, int]:
+    """A cut with nothing below it."""
+    return {key.name: key.lowest for key in mapping.keys}
+
+
+async def tail(snapshot: Snapshot, mapping: Mapping, cut: Cut, midnight: int) -> Facts:
+    """What lies above the cut, less what changes above it have undone below."""
+    facts = Facts()
+    for key in mapping.keys:
+        region = key.between(cut.lows[key.name], None, "e")
+        facts.take(await snapshot.fetch(statements.facts(mapping, region, midnight)))
+    await undo(snapshot, mapping, facts, statements.below(mapping, cut), cut, midnight, -1)
+    return facts
+
+
+async def undo(
+    snapshot: Snapshot, mapping: Mapping, facts: Facts, target: Region, cut: Cut, midnight: int, sign: int
+) -> None:
+    """Take (-1) from the facts, or put back (1), what is undone in ``target`` by changes above the cut."""
+    if mapping.undone is not None:
+        sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
+        facts.take_undone(await snapshot.fetch(sql), mapping.units, sign)
+
+
+async def page(snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high: int, cut: Cut, midnight: int) -> Facts:
+    """Rows of one key above ``low`` up to ``high``, as they counted before the changes above the cut."""
+    facts = Facts()
+    facts.take(await snapshot.fetch(statements.facts(mapping, key.between(low, high, "e"), midnight)))
+    if facts.tally.rows:
+        await undo(snapshot, mapping, facts, lambda alias: key.between(low, high, alias), cut, midnight, 1)
+    return facts
+
+
+async def small(snapshot: Snapshot, mapping: Mapping) -> Small:
+    """The figures that are statements of their own."""
+    users = conversations = None
+    rooms: dict[int, str] = {}
+    if mapping.users is not None and "registered_users" not in mapping.absent:
+        users = int((await snapshot.fetch(mapping.users))[0][0])
+    if mapping.conversations is not None and "stored_conversations" not in mapping.absent:
+        conversations = int((await snapshot.fetch(mapping.conversations))[0][0])
+    if mapping.rooms is not None:
+        rooms = {fingerprint(name): domain for name, domain in await snapshot.fetch(mapping.rooms)}
+    return Small(users, conversations, rooms)
+
+
+def midnight_of(now: float) -> int:
+    """The latest UTC midnight in microseconds since 1970."""
+    return int(now * 1_000_000) // DAY * DAY
+
+
+async def count_once(
+    url: str,
+    kind: str,
+    host: str | None = None,
+    now: datetime | float | None = None,
+    config_file: Path | None = None,
+) -> SourceTotals:
+    """Count a source once, without remembering anything: every figure as of now, or why it is not known.
+
+    ``host`` (several with commas) is needed by ejabberd's default schema, ``config_file`` by a custom mapping. ``now``
+    is the moment that "today" and the windows are reckoned from. Raises Misconfigured and SourceError.
+    """
+    from exporter.observe.engine import Engine
+    from exporter.observe.state import State
+
+    hosts = tuple(part.strip() for part in (host or "").split(",") if part.strip())
+    moment = now.astimezone(UTC).timestamp() if isinstance(now, datetime) else now
+    source = Source(url=url, kind=kind, hosts=hosts, config_file=config_file)
+    engine = Engine(
+        source, State(None), load=1.0, clock=time.time if moment is None else lambda: moment  # type: ignore[arg-type,return-value]
+    )
+    try:
+        return await engine.count()
+    finally:
+        await engine.close()
+
+
+__all__ = ["WINDOWS", "Reader", "count_once", "mapping_of", "reader_of"]

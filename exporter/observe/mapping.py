@@ -1,0 +1,221 @@
+"""Where another server keeps what, as plain values, and the words for people. Knows no connection.
+
+A *key* is a column that grows with the rows, so that what is new lies above what was seen. Rows far enough below the
+newest are *sealed*: nothing new appears among them but what a recount finds. A ``Cut`` says where that line is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping as MappingOf
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+DAY: Final = 86_400_000_000
+"""Microseconds; every moment here is whole microseconds since 1970, UTC."""
+_UNITS: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST: Final = -62_135_596_800_000_000  # of the calendar, and the latest
+_LATEST: Final = 253_402_300_799_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The few words that differ between the two databases."""
+
+    name: str  # sqlite, postgresql
+
+    def position(self, text: str, part: str) -> str:
+        """Where ``part`` begins in ``text``, from 1; 0 when it is not in it."""
+        return f"{'strpos' if self.name == 'postgresql' else 'instr'}({text}, {part})"
+
+    @staticmethod
+    def literal(text: str) -> str:
+        """A text as an SQL literal."""
+        return "'" + text.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """A column that holds times: ``s``, ``ms``, ``us`` since 1970, ``timestamptz``, ``timestamp`` or ``text``.
+
+    The last two say nothing of their zone, so ``zone`` does. ``separator`` stands between date and time in a text.
+    """
+
+    column: str  # an SQL expression with {a} for the table's alias
+    unit: str
+    zone: str = "UTC"
+    separator: str = " "
+
+    def of(self, alias: str) -> str:
+        """The column of the table with this alias."""
+        return self.column.replace("{a}", alias)
+
+    def literal(self, moment: int) -> str:
+        """The first value at or after a moment, as an SQL literal that the column compares with."""
+        unit = _UNITS.get(self.unit)
+        if unit is not None:
+            return str(-(-moment // unit))
+        when = _EPOCH + timedelta(microseconds=min(max(moment, _EARLIEST), _LATEST))
+        if self.unit == "timestamptz":
+            return f"timestamptz '{when.isoformat(sep=' ')}'"
+        local = when.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
+        if self.unit == "timestamp":
+            return f"timestamp '{local.isoformat(sep=' ')}'"
+        return f"'{local.isoformat(sep=self.separator)}'"
+
+    def line(self, moment: int) -> str:
+        """The last value at or before a moment: rows are above this line or not."""
+        unit = _UNITS.get(self.unit)
+        return self.literal(moment) if unit is None else str(moment // unit)
+
+    def moment(self, value: Any) -> int:
+        """A value of the column, as the driver gives it, in microseconds since 1970. Raises ValueError."""
+        unit = _UNITS.get(self.unit)
+        if unit is not None:
+            return int(value) * unit
+        when = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(when, datetime):
+            raise ValueError("not a time")
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=ZoneInfo(self.zone))
+        return (when - _EPOCH) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A column that grows. ``sign`` -1: it grows downwards from -1, as numbers of backfilled events do.
+
+    Values of a key are whole numbers that grow: the column's own, its negatives, or microseconds of a time.
+    """
+
+    name: str
+    column: str  # an SQL expression with {a} for the table's alias
+    time: Time | None = None
+    sign: int = 1
+    only: str = ""  # which rows belong to this key, where several share a table
+
+    def of(self, alias: str) -> str:
+        """The column of the table with this alias."""
+        return self.column.replace("{a}", alias)
+
+    def above(self, low: int, alias: str) -> str:
+        """SQL: the rows above ``low``."""
+        return f"{self.of(alias)} {'>' if self.sign > 0 else '<'} {self._literal(low)}"
+
+    def upto(self, high: int, alias: str) -> str:
+        """SQL: the rows of this key up to ``high``, included."""
+        return f"{self.of(alias)} {'<=' if self.sign > 0 else '>='} {self._literal(high)}" + self.only_of(alias)
+
+    def only_of(self, alias: str) -> str:
+        """SQL to add to a condition: the rows of this key only."""
+        return f" AND {self.only.replace('{a}', alias)}" if self.only else ""
+
+    def between(self, low: int, high: int | None, alias: str) -> str:
+        """SQL: the rows of this key above ``low``, up to ``high`` where there is one."""
+        return f"{self.above(low, alias)} AND {self.upto(high, alias)}" if high is not None else (
+            self.above(low, alias) + self.only_of(alias)
+        )
+
+    @property
+    def lowest(self) -> int:
+        """Below every value."""
+        return 0 if self.sign < 0 else -(2**62)
+
+    def next_above(self, low: int | None, table: str, offset: int = 0) -> str:
+        """A statement: the lowest value above ``low`` (of all, when None)."""
+        where = [self.only.replace("{a}", "k")] if self.only else []
+        if low is not None:
+            where.append(self.above(low, "k"))
+        return self._ordered(table, where, "ASC" if self.sign > 0 else "DESC", offset)
+
+    def newest(self, table: str, offset: int = 0) -> str:
+        """A statement: the highest value, or the one with ``offset`` rows above it."""
+        return self._ordered(table, [self.only.replace("{a}", "k")] if self.only else [], "DESC" if self.sign > 0 else "ASC", offset)
+
+    def _ordered(self, table: str, where: list[str], order: str, offset: int) -> str:
+        column = self.of("k")
+        where = [*where, f"{column} IS NOT NULL"]
+        return f"SELECT {column} FROM {table} k WHERE {' AND '.join(where)} ORDER BY {column} {order} LIMIT 1 OFFSET {offset}"
+
+    def value(self, raw: Any) -> int:
+        """What the driver gave, as a whole number that grows. Raises ValueError."""
+        return self.time.moment(raw) if self.time is not None else int(raw) * self.sign
+
+    def _literal(self, value: int) -> str:
+        return self.time.line(value) if self.time is not None else str(value * self.sign)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Up to where the rows are sealed: per key, and up to which moment changes of sealed rows are in the base."""
+
+    lows: MappingOf[str, int]
+    moment: int
+
+
+Region = Callable[[str], str]
+"""SQL that chooses rows of the messages' table, given its alias."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is read of a table, for rights and for telling schemas apart."""
+
+    name: str
+    columns: tuple[str, ...]  # empty: the whole table
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A denormalised number of messages per conversation, to be compared with the messages."""
+
+    table: str
+    id: str
+    column: str
+    message_conversation: str  # with {a}
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """All that the engine knows of a database.
+
+    ``where`` chooses the rows of ``table`` (alias ``e``) that say anything at all; ``weight`` is what each adds to
+    the messages in ``1/units``. ``doubtful`` is added only where ``domain`` turns out not to be one of rooms.
+    ``writer`` and ``conversation`` are texts that tell people and conversations apart, NULL for none.
+    """
+
+    kind: str
+    schema: str
+    dialect: Dialect
+    tables: tuple[Table, ...]
+    table: str
+    keys: tuple[Key, ...]
+    time: Time
+    where: str
+    weight: str
+    meaning: MappingOf[str, str]
+    units: int = 1
+    doubtful: str | None = None
+    domain: str | None = None
+    writer: str | None = None
+    registered: str | None = None  # SQL with {w}: is this writer a registered user?
+    conversation: str | None = None
+    identity: str | None = None  # of a row, with {a}: another database has other ones
+    users: str | None = None  # a statement with one number
+    conversations: str | None = None  # a statement with one number
+    rooms: str | None = None  # a statement: (conversation, domain) of rooms that need not have messages
+    undone: Callable[[Region, Region, Cut], str] | None = None
+    """``undone(tail, target, cut)``: FROM and WHERE of the rows ``e`` of ``target`` that no longer count because of
+    changes after the cut, and would count without them. A row may come several times."""
+    safe: MappingOf[str, str] = field(default_factory=dict)
+    """Per key, a statement: the highest value below which nothing appears any more, or NULL."""
+    opaque: str | None = None
+    """SQL that is 1 for a row whose contents cannot be read; one such row, and messages cannot be told."""
+    absent: MappingOf[str, str] = field(default_factory=dict)
+    """Figures that this server cannot tell, and why."""
+    counter: Counter | None = None
+    indexes: tuple[tuple[str, str], ...] = ()
+    """(table, first column) of the indexes that reading what is new relies on."""

@@ -1,0 +1,102 @@
+"""ejabberd with ``mod_mam`` in SQL: measured with 23.01, both of its schemas, on both engines.
+
+A chat is two rows, one per side; a room's message is one. A row that this side sent is told by the stanza's ``to``; one
+that it received counts where the other side cannot have a row of its own here. The default schema has no column for the
+host, so the host has to be told. The key is the time: on PostgreSQL ``id`` has no index, and neither is in the order of
+commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from exporter.errors import Misconfigured
+from exporter.observe.mapping import Dialect, Key, Mapping, Table, Time
+from exporter.observe.presets import Columns, require
+from exporter.observe.presets.xmpp import XMPP_MESSAGES, domain, escaped, head, local, one_of, pair, readable
+
+ARCHIVE: Final = ("username", "timestamp", "peer", "bare_peer", "xml", "txt", "id", "kind")
+MEANING: Final = {
+    "stored_messages": f"{XMPP_MESSAGES}; as far as mod_mam keeps them",
+    "stored_conversations": "rooms that are persistent or have messages, and pairs of people who wrote to each other",
+    "registered_users": "accounts in the table users",
+    "messages_today": "messages of the current UTC day",
+    "active_users": "registered users who wrote, to people or in rooms, on one of the last N UTC days",
+}
+NO_ACCOUNTS: Final = "the table users is empty: accounts are kept elsewhere (LDAP, external authentication)"
+COMPRESSED: Final = "messages are stored in binary (compress_xml), which SQL cannot read"
+
+
+def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bool) -> Mapping:
+    """The mapping of the schema that is there. ``accounts``: is anybody in ``users``? Raises Misconfigured."""
+    new = "server_host" in there.get("archive", set()) and "server_host" in there.get("users", set())
+    host = ("server_host",) if new else ()
+    tables = (
+        Table("archive", (*ARCHIVE, *host)),
+        Table("users", ("username", *host)),
+        Table("muc_room", ("name", "host")),
+    )
+    require("ejabberd", there, tables)
+    if not new and not hosts:
+        raise Misconfigured(
+            "ejabberd's default schema does not store the host: give it with --source.host "
+            "(as in the addresses USER@HOST; several with commas)"
+        )
+    text = dialect.literal
+    out = f"{dialect.position(head(dialect, 'e.xml'), _to('e.peer'))} > 0"
+    real = readable("e.xml", "e.txt <> ''")
+    me = "e.username || '@' || " + ("e.server_host" if new else _own_host(dialect, out, hosts))
+
+    def here(jid: str) -> str:
+        """Is this the address of an account? Without accounts to look at: is it of one of our hosts?"""
+        if accounts:
+            of_host = f" AND u.server_host = {domain(dialect, jid)}" if new else ""
+            known = f"EXISTS (SELECT 1 FROM users u WHERE u.username = {local(dialect, jid)}{of_host})"
+            return known if new else f"({domain(dialect, jid)} IN {one_of(hosts, text)} AND {known})"
+        return f"{domain(dialect, jid)} IN {one_of(hosts, text)}"
+
+    room = "e.kind = 'groupchat'"
+    return Mapping(
+        kind="ejabberd",
+        schema="new" if new else "default",
+        dialect=dialect,
+        tables=tables,
+        table="archive",
+        keys=(Key("timestamp", "{a}.timestamp", time=Time("{a}.timestamp", "us")),),
+        time=Time("{a}.timestamp", "us"),
+        where="1 = 1",
+        weight=f"CASE WHEN {real} AND ({room} OR {out}) THEN 1 ELSE 0 END",
+        doubtful=f"CASE WHEN {room} OR NOT ({real}) OR {out} OR {here('e.bare_peer')} THEN 0 ELSE 1 END",
+        domain=f"CASE WHEN {room} THEN {domain(dialect, 'e.username')} ELSE {domain(dialect, 'e.bare_peer')} END",
+        writer=f"CASE WHEN NOT ({real}) THEN NULL WHEN {room} THEN e.bare_peer WHEN {out} THEN {me} END",
+        registered=here("{w}"),
+        conversation=(
+            f"CASE WHEN {room} THEN 'room ' || e.username WHEN NOT ({real}) OR e.bare_peer = {me} THEN NULL "
+            f"ELSE {pair(f'({me})', 'e.bare_peer')} END"
+        ),
+        identity="{a}.username || ' ' || {a}.peer",
+        users="SELECT COUNT(*) FROM users",
+        rooms="SELECT 'room ' || name || '@' || host, host FROM muc_room",
+        opaque="CASE WHEN substr(e.xml, 1, 1) = '<' THEN 0 ELSE 1 END",
+        absent={} if accounts else {"registered_users": NO_ACCOUNTS},
+        meaning=MEANING,
+        indexes=(("archive", "timestamp"), ("users", "username")),
+    )
+
+
+def _to(peer: str) -> str:
+    return f"' to=''' || {escaped(peer)} || ''''"
+
+
+def _own_host(dialect: Dialect, out: str, hosts: Sequence[str]) -> str:
+    """Of which host is the owner of a row? Of several, the one in the stanza's address of this side."""
+    if len(hosts) == 1:
+        return dialect.literal(hosts[0])
+    side = f"(CASE WHEN {out} THEN ' from=''' ELSE ' to=''' END)"
+    branches = []
+    for host in hosts:
+        for end in ("/", "''"):
+            address = f"{side} || {escaped('e.username')} || '@{host.replace(chr(39), chr(39) * 2)}{end}'"
+            branches.append(f"WHEN {dialect.position(head(dialect, 'e.xml'), address)} > 0 THEN {dialect.literal(host)}")
+    return f"CASE {' '.join(branches)} ELSE {dialect.literal(hosts[0])} END"

@@ -1,0 +1,108 @@
+"""Synapse: measured with 1.163, schema 94, on both engines.
+
+An edit, a reaction, a poll's answer and a redaction are rows of ``events`` like messages. An edit is told by its row in
+``event_relations`` (also an encrypted one), a redaction by its row in ``redactions``: the message's own row stays as it
+was. Numbers are taken before the commit, so rows appear below the highest that was seen; backfilled history gets
+negative ones.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from exporter.observe.mapping import Cut, Dialect, Key, Mapping, Region, Table, Time
+from exporter.observe.presets import Columns, require
+
+OLDEST: Final = 72
+NEWEST: Final = 94
+"""Schema versions. A later one will do as long as Synapse itself says that programs which know 94 can work with it."""
+
+TABLES: Final = (
+    Table(
+        "events",
+        (
+            "event_id",
+            "type",
+            "room_id",
+            "sender",
+            "state_key",
+            "outlier",
+            "rejection_reason",
+            "origin_server_ts",
+            "stream_ordering",
+        ),
+    ),
+    Table("event_relations", ("event_id", "relation_type")),
+    Table("redactions", ("event_id", "redacts")),
+    Table("room_stats_current", ("room_id", "local_users_in_room")),
+    Table("room_stats_state", ("room_id", "room_type")),
+    Table("current_state_events", ("room_id", "type")),
+    Table("users", ("name", "is_guest", "deactivated", "appservice_id", "user_type")),
+    Table("stream_positions", ("stream_name", "stream_id")),
+)
+TYPES: Final = (
+    "'m.room.message', 'm.room.encrypted', 'm.sticker', 'm.poll.start', 'org.matrix.msc3381.poll.start'"
+)
+MEANING: Final = {
+    "stored_messages": "messages, encrypted ones, stickers and polls in rooms that this server knows, without edits, "
+    "reactions, poll answers, redacted and rejected ones",
+    "stored_conversations": "rooms with a local member, without spaces and rooms that were replaced by an upgrade",
+    "registered_users": "accounts, without guests, deactivated ones, bots, support and application services' users",
+    "messages_today": "messages of the current UTC day by the time that the sender's server gave them",
+    "active_users": "registered users who sent a message, redacted or not, on one of the last N UTC days",
+}
+PEOPLE: Final = (
+    "{u}.is_guest = 0 AND {u}.deactivated = 0 AND {u}.appservice_id IS NULL "
+    "AND ({u}.user_type IS NULL OR {u}.user_type NOT IN ('bot', 'support'))"
+)
+
+
+def mapping(there: Columns, dialect: Dialect, version: str) -> Mapping:
+    """The mapping for a schema ``version``. Raises Misconfigured."""
+    require("Synapse", there, TABLES)
+    return Mapping(
+        kind="synapse",
+        schema=version,
+        dialect=dialect,
+        tables=TABLES,
+        table="events",
+        keys=(
+            Key("stream_ordering", "{a}.stream_ordering", only="{a}.stream_ordering >= 0"),
+            Key("backfill", "{a}.stream_ordering", sign=-1, only="{a}.stream_ordering < 0"),
+        ),
+        time=Time("{a}.origin_server_ts", "ms"),
+        where=(
+            f"e.type IN ({TYPES}) AND e.state_key IS NULL AND NOT e.outlier AND e.rejection_reason IS NULL "
+            "AND NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id "
+            "AND r.relation_type IN ('m.replace', 'm.reference'))"
+        ),
+        weight="CASE WHEN EXISTS (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id) THEN 0 ELSE 1 END",
+        writer="e.sender",
+        registered=f"EXISTS (SELECT 1 FROM users u WHERE u.name = {{w}} AND {PEOPLE.replace('{u}', 'u')})",
+        identity="{a}.event_id",
+        users=f"SELECT COUNT(*) FROM users u WHERE {PEOPLE.replace('{u}', 'u')}",
+        conversations=(
+            "SELECT COUNT(*) FROM room_stats_current c JOIN room_stats_state s ON s.room_id = c.room_id "
+            "WHERE c.local_users_in_room > 0 AND COALESCE(s.room_type, '') <> 'm.space' AND NOT EXISTS ("
+            "SELECT 1 FROM current_state_events t WHERE t.room_id = c.room_id AND t.type = 'm.room.tombstone')"
+        ),
+        undone=_redacted,
+        safe={"stream_ordering": "SELECT MIN(stream_id) FROM stream_positions WHERE stream_name = 'events'"},
+        meaning=MEANING,
+        indexes=(("events", "stream_ordering"), ("events", "event_id"), ("redactions", "redacts"),
+                 ("redactions", "event_id"), ("event_relations", "event_id"), ("users", "name")),
+    )
+
+
+def _redacted(tail: Region, target: Region, cut: Cut) -> str:
+    """Messages with a redaction in the tail and none among the sealed events. The cross joins keep SQLite's order."""
+    sealed = f"ry.stream_ordering <= {cut.lows['stream_ordering']} AND ry.stream_ordering >= {-cut.lows['backfill']}"
+    return (
+        "FROM events rx CROSS JOIN redactions x CROSS JOIN events e "
+        f"WHERE {tail('rx')} AND x.event_id = rx.event_id AND e.event_id = x.redacts AND {target('e')} "
+        f"AND e.type IN ({TYPES}) AND e.state_key IS NULL AND NOT e.outlier AND e.rejection_reason IS NULL "
+        "AND NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id "
+        "AND r.relation_type IN ('m.replace', 'm.reference')) "
+        "AND NOT EXISTS (SELECT 1 FROM redactions y JOIN events ry ON ry.event_id = y.event_id "
+        f"WHERE y.redacts = e.event_id AND {sealed})"
+    )

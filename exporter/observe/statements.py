@@ -1,0 +1,84 @@
+"""The engine's few statements, out of a mapping. Knows no connection.
+
+``facts`` reads a region of the messages once and groups what it needs, so that a page of a million rows comes back as
+few: what they weigh, by age; who wrote in the last 30 days, and when last; which conversations there are.
+"""
+
+from __future__ import annotations
+
+from exporter.observe.mapping import DAY, Cut, Mapping, Region
+from exporter.observe.records import WINDOWS
+
+AGES = 4
+"""Before today; today; tomorrow; later. What is dated in the future counts as today's, as ``>= midnight`` would."""
+LONGEST = max(WINDOWS)
+
+
+def age(mapping: Mapping, midnight: int) -> str:
+    """SQL: the age of a row as a number from 0."""
+    time = mapping.time
+    column = time.of("e")
+    branches = " ".join(
+        f"WHEN {column} >= {time.literal(midnight + ahead * DAY)} THEN {ahead + 1}" for ahead in (2, 1, 0)
+    )
+    return f"CASE {branches} ELSE 0 END"
+
+
+def day(mapping: Mapping, midnight: int) -> str:
+    """SQL: the UTC day of a row of the longest window, in days since 1970; NULL for an older one.
+
+    By comparing with each midnight, which works for a column of any type in any zone.
+    """
+    time = mapping.time
+    column = time.of("e")
+    today = midnight // DAY
+    branches = [f"WHEN {column} >= {time.literal(midnight)} THEN {today}"]
+    branches += [
+        f"WHEN {column} >= {time.literal(midnight - back * DAY)} THEN {today - back}" for back in range(1, LONGEST)
+    ]
+    # The usual row is an old one: it is compared once.
+    oldest = time.literal(midnight - (LONGEST - 1) * DAY)
+    return f"CASE WHEN {column} < {oldest} THEN NULL {' '.join(branches)} END"
+
+
+def facts(mapping: Mapping, region: str, midnight: int) -> str:
+    """Rows ``(conversation, domain, writer, age, last day, rows, weight, doubtful weight, opaque rows, registered)``."""
+    recent = f"{mapping.time.of('e')} >= {mapping.time.literal(midnight - (LONGEST - 1) * DAY)}"
+    writer = "NULL" if mapping.writer is None else f"CASE WHEN {recent} THEN {mapping.writer} END"
+    last_day = "NULL" if mapping.writer is None else f"MAX({day(mapping, midnight)})"
+    # Columns that are constant are not grouped by: PostgreSQL takes no constant there.
+    columns = {"c": mapping.conversation, "d": mapping.domain, "w": None if mapping.writer is None else writer}
+    selected = ", ".join(f"{sql or 'NULL'} AS {name}" for name, sql in columns.items())
+    grouped = [str(i) for i, sql in enumerate(columns.values(), start=1) if sql is not None] + ["4"]
+    inner = (
+        f"SELECT {selected}, {age(mapping, midnight)} AS age, {last_day} AS day, COUNT(*) AS n, "
+        f"SUM({mapping.weight}) AS weight, {_sum(mapping.doubtful)} AS doubtful, {_sum(mapping.opaque)} AS opaque "
+        f"FROM {mapping.table} e WHERE {region} AND ({mapping.where}) GROUP BY {', '.join(grouped)}"
+    )
+    if mapping.writer is None or mapping.registered is None:
+        return f"SELECT g.*, 1 AS registered FROM ({inner}) g"
+    known = mapping.registered.replace("{w}", "g.w")
+    return f"SELECT g.*, CASE WHEN g.w IS NULL THEN 0 WHEN {known} THEN 1 ELSE 0 END AS registered FROM ({inner}) g"
+
+
+def _sum(expression: str | None) -> str:
+    return "0" if expression is None else f"SUM({expression})"
+
+
+def undone(mapping: Mapping, tail: Region, target: Region, cut: Cut, midnight: int) -> str:
+    """Rows ``(age, rows)``: what was counted in ``target`` and is undone by changes in ``tail``."""
+    assert mapping.undone is not None and mapping.identity is not None  # noqa: S101 - asked for only where there is
+    return (
+        f"SELECT z.age, COUNT(*) FROM (SELECT DISTINCT {mapping.identity.replace('{a}', 'e')} AS id, "
+        f"{age(mapping, midnight)} AS age {mapping.undone(tail, target, cut)}) z GROUP BY z.age"
+    )
+
+
+def above(mapping: Mapping, cut: Cut) -> Region:
+    """The tail: rows of every key above the cut."""
+    return lambda alias: "(" + " OR ".join(key.above(cut.lows[key.name], alias) + key.only_of(alias) for key in mapping.keys) + ")"
+
+
+def below(mapping: Mapping, cut: Cut) -> Region:
+    """The sealed rows: those of every key up to the cut."""
+    return lambda alias: "(" + " OR ".join(key.upto(cut.lows[key.name], alias) for key in mapping.keys) + ")"
