@@ -1,7 +1,7 @@
 """Totals of the messaging servers that people already run, read from their databases without doing harm.
 
-The engine knows no HTTP and no metric: ``SourceCollector`` gives records, ``serving`` shows them. Imports core, settings
-and store's locations and errors; only ``connections`` knows drivers, only ``serving`` knows metrics, auth and web.
+``SourceCollector`` gives records; who shows them is elsewhere: no HTTP and no metric is known here. Imports core,
+settings, and the store's locations and errors; only ``connections`` knows drivers.
 """
 
 from __future__ import annotations

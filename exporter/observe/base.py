@@ -12,7 +12,7 @@ from exporter.observe.tally import Facts, Tally
 
 @dataclass(slots=True)
 class Base:
-    """A complete count: of which generation, up to which cut, how much; ``day`` is the one its ages are reckoned from."""
+    """A complete count: its generation, its cut, and how much; ages are reckoned from ``day`` (since 1970)."""
 
     generation: int
     cut: Cut

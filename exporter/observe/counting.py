@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from exporter.observe import statements
-from exporter.observe.connections import Reader, Snapshot, reader_of
+from exporter.observe.connections import Snapshot
 from exporter.observe.mapping import DAY, Cut, Key, Mapping, Region
-from exporter.observe.records import WINDOWS, SourceTotals
-from exporter.observe.sources import Source, mapping_of
+from exporter.observe.records import SourceTotals
+from exporter.observe.sources import Source
 from exporter.observe.tally import Facts, fingerprint
 
 TAIL: Final = 2_000
@@ -105,15 +106,12 @@ async def count_once(
     from exporter.observe.state import State
 
     hosts = tuple(part.strip() for part in (host or "").split(",") if part.strip())
-    moment = now.astimezone(UTC).timestamp() if isinstance(now, datetime) else now
-    source = Source(url=url, kind=kind, hosts=hosts, config_file=config_file)
-    engine = Engine(
-        source, State(None), load=1.0, clock=time.time if moment is None else lambda: moment  # type: ignore[arg-type,return-value]
-    )
+    clock: Callable[[], float] = time.time
+    if now is not None:
+        moment = now.timestamp() if isinstance(now, datetime) else now
+        clock = lambda: moment  # noqa: E731
+    engine = Engine(Source(url, kind, config_file=config_file, hosts=hosts), State(None), load=1.0, clock=clock)
     try:
         return await engine.count()
     finally:
         await engine.close()
-
-
-__all__ = ["WINDOWS", "Reader", "count_once", "mapping_of", "reader_of"]

@@ -21,8 +21,8 @@ from exporter.observe.base import Base, Count, Mark, Seen
 from exporter.observe.connections import Reader, Snapshot, reader_of
 from exporter.observe.counting import TAIL, Small
 from exporter.observe.mapping import DAY, Cut, Key, Mapping
-from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.published import Published, difference, figures
+from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from exporter.observe.tally import Facts, Tally
@@ -166,7 +166,9 @@ class Engine:
 
     async def _first_lows(self, snapshot: Snapshot, mapping: Mapping, now: float) -> dict[str, int]:
         found = await counting.newest(snapshot, mapping, self._tail)
-        return {key.name: self._capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
+        return {
+            key.name: self._capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys
+        }
 
     def _capped(self, key: Key, value: int, moment: float) -> int:
         """A row that is dated in the future must not hide those that come after it."""
@@ -290,7 +292,9 @@ class Engine:
         age = now - mark.at
         if age < self._overlap:
             return False
-        return age >= PATIENCE or horizon is None or mark.next_transaction is None or horizon[0] >= mark.next_transaction
+        return (
+            age >= PATIENCE or horizon is None or mark.next_transaction is None or horizon[0] >= mark.next_transaction
+        )
 
     def _keep_pass(self, seen: Seen, now: float, small: Small | None, took: float) -> SourceTotals:
         mapping = self._known()
@@ -326,7 +330,9 @@ class Engine:
         tally.add(facts.tally)
         return Base(base.generation, base.cut, tally, base.day, base.rooms | facts.rooms)
 
-    def _complete(self, count: Count, facts: Facts, small: Small, now: float, before: SourceTotals | None) -> SourceTotals:
+    def _complete(
+        self, count: Count, facts: Facts, small: Small, now: float, before: SourceTotals | None
+    ) -> SourceTotals:
         """The new count takes the old one's place; both are of this snapshot, so their difference is what was wrong."""
         mapping = self._known()
         self.state.absorb(count.base.generation, facts)
@@ -361,4 +367,5 @@ def _same(there: dict[str, object], here: dict[str, object]) -> bool:
 
 def _identities(mapping: Mapping, key: Key, value: int) -> str:
     assert mapping.identity is not None  # noqa: S101 - samples are of mappings that have one
-    return f"SELECT {mapping.identity.replace('{a}', 'e')} FROM {mapping.table} e WHERE {key.between(value - 1, value, 'e')}"
+    row = mapping.identity.replace("{a}", "e")
+    return f"SELECT {row} FROM {mapping.table} e WHERE {key.between(value - 1, value, 'e')}"

@@ -6,7 +6,8 @@ newest are *sealed*: nothing new appears among them but what a recount finds. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping as MappingOf
+from collections.abc import Callable
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -114,8 +115,10 @@ class Key:
 
     def between(self, low: int, high: int | None, alias: str) -> str:
         """SQL: the rows of this key above ``low``, up to ``high`` where there is one."""
-        return f"{self.above(low, alias)} AND {self.upto(high, alias)}" if high is not None else (
-            self.above(low, alias) + self.only_of(alias)
+        return (
+            f"{self.above(low, alias)} AND {self.upto(high, alias)}"
+            if high is not None
+            else (self.above(low, alias) + self.only_of(alias))
         )
 
     @property
@@ -132,12 +135,15 @@ class Key:
 
     def newest(self, table: str, offset: int = 0) -> str:
         """A statement: the highest value, or the one with ``offset`` rows above it."""
-        return self._ordered(table, [self.only.replace("{a}", "k")] if self.only else [], "DESC" if self.sign > 0 else "ASC", offset)
+        return self._ordered(
+            table, [self.only.replace("{a}", "k")] if self.only else [], "DESC" if self.sign > 0 else "ASC", offset
+        )
 
     def _ordered(self, table: str, where: list[str], order: str, offset: int) -> str:
         column = self.of("k")
         where = [*where, f"{column} IS NOT NULL"]
-        return f"SELECT {column} FROM {table} k WHERE {' AND '.join(where)} ORDER BY {column} {order} LIMIT 1 OFFSET {offset}"
+        chosen = " AND ".join(where)
+        return f"SELECT {column} FROM {table} k WHERE {chosen} ORDER BY {column} {order} LIMIT 1 OFFSET {offset}"
 
     def value(self, raw: Any) -> int:
         """What the driver gave, as a whole number that grows. Raises ValueError."""

@@ -64,10 +64,12 @@ def figures(
     if whole is None or published is None:
         reason = f"counting for the first time: {progress:.0%}"
         return SourceTotals(None, None, None, None, dict.fromkeys(WINDOWS), now, dict.fromkeys(FIGURES, reason))
-    rooms = whole.rooms | {domain for domain in small.rooms.values() if domain is not None}
+    rooms = whole.rooms | set(small.rooms.values())
     unknown = dict(mapping.absent)
     if whole.tally.opaque:
-        unknown |= dict.fromkeys(("stored_messages", "stored_conversations", "messages_today", "active_users"), COMPRESSED)
+        unknown |= dict.fromkeys(
+            ("stored_messages", "stored_conversations", "messages_today", "active_users"), COMPRESSED
+        )
     numbers: dict[str, int | None] = {
         "stored_messages": whole.tally.weight(rooms) // mapping.units,
         "messages_today": whole.tally.weight(rooms, youngest=1) // mapping.units,
@@ -97,7 +99,9 @@ def figures(
 
 def difference(before: SourceTotals, after: SourceTotals) -> dict[str, int]:
     """After minus before, of the figures that both know."""
-    return {name: value - old[name] for old in (by_name(before),) for name, value in by_name(after).items() if name in old}
+    return {
+        name: value - old[name] for old in (by_name(before),) for name, value in by_name(after).items() if name in old
+    }
 
 
 def by_name(totals: SourceTotals) -> dict[str, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-WINDOWS: Final = (1, 7, 30)
-"""UTC days, today included."""
+from exporter.core.records import WINDOWS
+
 FIGURES: Final = ("stored_messages", "stored_conversations", "registered_users", "messages_today", "active_users")
 
 
@@ -39,3 +39,6 @@ class SourceTotals:
     as_of: float
     unknown: dict[str, str] = field(default_factory=dict)
     inaccurate_conversations: int | None = None
+
+
+__all__ = ["FIGURES", "WINDOWS", "SourceError", "SourceTotals"]

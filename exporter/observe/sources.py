@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 from exporter.observe.connections import Reader
 from exporter.observe.mapping import Mapping
 from exporter.observe.presets import ejabberd, mattermost, prosody, synapse
@@ -80,7 +80,9 @@ async def _synapse_version(reader: Reader, tables: set[str]) -> str:
             return "unknown"
         raise
     except IndexError:
-        raise Misconfigured("this database of Synapse is empty: start Synapse once, so that it makes its tables") from None
+        raise Misconfigured(
+            "this database of Synapse is empty: start Synapse once, so that it makes its tables"
+        ) from None
     if version < synapse.OLDEST or oldest > synapse.NEWEST:
         raise Misconfigured(
             f"this schema of Synapse is not known: version {version}, for programs that know {oldest} or later; "

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 from exporter.observe.tally import Facts
 
 VERSION: Final = 1
@@ -47,7 +47,9 @@ class State:
             self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path or ":memory:", isolation_level=None, timeout=2.0, check_same_thread=False)
+        connection = sqlite3.connect(
+            self.path or ":memory:", isolation_level=None, timeout=2.0, check_same_thread=False
+        )
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")

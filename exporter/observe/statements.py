@@ -42,7 +42,7 @@ def day(mapping: Mapping, midnight: int) -> str:
 
 
 def facts(mapping: Mapping, region: str, midnight: int) -> str:
-    """Rows ``(conversation, domain, writer, age, last day, rows, weight, doubtful weight, opaque rows, registered)``."""
+    """Rows ``(conversation, domain, writer, age, last day, rows, weight, doubtful, opaque rows, registered)``."""
     recent = f"{mapping.time.of('e')} >= {mapping.time.literal(midnight - (LONGEST - 1) * DAY)}"
     writer = "NULL" if mapping.writer is None else f"CASE WHEN {recent} THEN {mapping.writer} END"
     last_day = "NULL" if mapping.writer is None else f"MAX({day(mapping, midnight)})"
@@ -67,7 +67,8 @@ def _sum(expression: str | None) -> str:
 
 def undone(mapping: Mapping, tail: Region, target: Region, cut: Cut, midnight: int) -> str:
     """Rows ``(age, rows)``: what was counted in ``target`` and is undone by changes in ``tail``."""
-    assert mapping.undone is not None and mapping.identity is not None  # noqa: S101 - asked for only where there is
+    assert mapping.undone is not None  # noqa: S101 - asked for only where there is one, which needs an identity
+    assert mapping.identity is not None  # noqa: S101
     return (
         f"SELECT z.age, COUNT(*) FROM (SELECT DISTINCT {mapping.identity.replace('{a}', 'e')} AS id, "
         f"{age(mapping, midnight)} AS age {mapping.undone(tail, target, cut)}) z GROUP BY z.age"
@@ -76,7 +77,9 @@ def undone(mapping: Mapping, tail: Region, target: Region, cut: Cut, midnight: i
 
 def above(mapping: Mapping, cut: Cut) -> Region:
     """The tail: rows of every key above the cut."""
-    return lambda alias: "(" + " OR ".join(key.above(cut.lows[key.name], alias) + key.only_of(alias) for key in mapping.keys) + ")"
+    return lambda alias: (
+        "(" + " OR ".join(key.above(cut.lows[key.name], alias) + key.only_of(alias) for key in mapping.keys) + ")"
+    )
 
 
 def below(mapping: Mapping, cut: Cut) -> Region:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 from exporter.observe.mapping import Dialect
-from exporter.store.urls import SqlitePlace, locate
+from exporter.store.location import SqliteLocation, locate
 
 T = TypeVar("T")
 Row = Sequence[Any]
@@ -54,7 +54,7 @@ def reader_of(url: str) -> Reader:
     if scheme in ("mysql", "mariadb"):
         raise Misconfigured("the source's URL names MySQL or MariaDB, which is not supported: use sqlite or postgresql")
     place = locate(url)
-    if isinstance(place, SqlitePlace):
+    if isinstance(place, SqliteLocation):
         from exporter.observe.connections.sqlite import SqliteReader
 
         return SqliteReader(place.path)

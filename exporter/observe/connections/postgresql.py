@@ -16,7 +16,7 @@ import asyncpg
 from exporter.observe.connections import Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
-from exporter.store import faults
+from exporter.store import errors as faults
 
 T = TypeVar("T")
 
@@ -137,9 +137,7 @@ class PostgresReader:
             )
             found: dict[str, Any] = {"database": rows[0][0]}
             if allowed[0][0]:
-                system = await snapshot.fetch(
-                    "SELECT s.system_identifier::text FROM pg_control_system() s"
-                )
+                system = await snapshot.fetch("SELECT s.system_identifier::text FROM pg_control_system() s")
                 found |= {"system": system[0][0]}
             return found
 

@@ -5,8 +5,8 @@ a message vanish. The file is opened ``immutable``: no lock at all, on a fresh c
 read is thrown away when the file's change counter moved meanwhile or a journal stood, and is then read again; a page
 torn by a write raises "malformed" although the file is sound.
 
-*Write-ahead log* (Synapse): ``mode=ro`` in a short transaction; ``immutable`` would miss what is in the log. Where there
-is no log (the server is stopped), everything is in the file, and opening it otherwise would create files beside it.
+*Write-ahead log* (Synapse): ``mode=ro`` in a short transaction; ``immutable`` would miss what is in the log. Where
+there is no log (the server is stopped), everything is in the file, and ``mode=ro`` would create files beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import asyncio
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,7 +23,7 @@ from urllib.parse import quote
 from exporter.observe.connections import Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
-from exporter.store import faults
+from exporter.store import errors as faults
 
 T = TypeVar("T")
 
@@ -37,7 +36,9 @@ PAUSE: Final = 0.02
 _MAGIC: Final = b"SQLite format 3\x00"
 _TORN: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR", "SQLITE_SCHEMA", "SQLITE_CANTOPEN")
 MOVING: Final = "the file was being written to during every attempt to read it"
-HOT: Final = "a journal stands beside the file: a write is under way, or the server crashed and will tidy up at its start"
+HOT: Final = (
+    "a journal stands beside the file: a write is under way, or the server crashed and will tidy up at its start"
+)
 CRASHED: Final = "the server left a write-ahead log and does not run: what is in it is known when it has started again"
 
 
@@ -99,7 +100,9 @@ class SqliteReader:
         locked = before.wal and log
         if not locked and self._hot():
             raise _Moved(HOT)
-        result = await self._run(work, "mode=ro" if locked else "mode=ro&immutable=1", seconds if not locked else min(seconds, LONGEST))
+        result = await self._run(
+            work, "mode=ro" if locked else "mode=ro&immutable=1", seconds if not locked else min(seconds, LONGEST)
+        )
         if not locked and (self._hot() or self._state() != before or (before.wal and self._beside("-wal").exists())):
             raise _Moved(MOVING)
         return result
@@ -164,7 +167,8 @@ class SqliteReader:
 
         async def work(snapshot: Snapshot) -> dict[str, set[str]]:
             rows = await snapshot.fetch(
-                "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p WHERE m.type IN ('table', 'view')"
+                "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p "
+                "WHERE m.type IN ('table', 'view')"
             )
             found: dict[str, set[str]] = {}
             for table, column in rows:
@@ -202,5 +206,7 @@ def _source_error(error: BaseException) -> SourceError:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return SourceError("the file could not be read in one piece while it was written to, or is damaged", slow=True)
     if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such"):
-        return SourceError("the source lacks tables or columns that are needed: observe --check says which", lasting=True)
+        return SourceError(
+            "the source lacks tables or columns that are needed: observe --check says which", lasting=True
+        )
     return SourceError(faults.UNKNOWN)

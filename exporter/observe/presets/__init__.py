@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingOf
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 from exporter.observe.mapping import Table
 
 Columns = MappingOf[str, set[str]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from exporter.errors import Misconfigured
+from exporter.core.errors import Misconfigured
 from exporter.observe.mapping import Dialect, Key, Mapping, Table, Time
 from exporter.observe.presets import Columns, require
 from exporter.observe.presets.xmpp import XMPP_MESSAGES, domain, escaped, head, local, one_of, pair, readable
@@ -98,5 +98,7 @@ def _own_host(dialect: Dialect, out: str, hosts: Sequence[str]) -> str:
     for host in hosts:
         for end in ("/", "''"):
             address = f"{side} || {escaped('e.username')} || '@{host.replace(chr(39), chr(39) * 2)}{end}'"
-            branches.append(f"WHEN {dialect.position(head(dialect, 'e.xml'), address)} > 0 THEN {dialect.literal(host)}")
+            branches.append(
+                f"WHEN {dialect.position(head(dialect, 'e.xml'), address)} > 0 THEN {dialect.literal(host)}"
+            )
     return f"CASE {' '.join(branches)} ELSE {dialect.literal(hosts[0])} END"

@@ -60,9 +60,7 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         where="e.store IN ('archive', 'muc_log')",
         units=2,
         weight=f"CASE WHEN NOT ({real}) THEN 0 WHEN {room} THEN 2 WHEN {myself} THEN 1 WHEN {out} THEN 2 ELSE 0 END",
-        doubtful=(
-            f"CASE WHEN NOT ({real}) OR {room} OR {myself} OR {out} OR {here(WITH)} THEN 0 ELSE 2 END"
-        ),
+        doubtful=(f"CASE WHEN NOT ({real}) OR {room} OR {myself} OR {out} OR {here(WITH)} THEN 0 ELSE 2 END"),
         domain=f"CASE WHEN {room} THEN e.host ELSE {domain(dialect, WITH)} END",
         writer=f"CASE WHEN {room} OR NOT ({real}) OR NOT {out} THEN NULL ELSE {me} END",
         registered=here("{w}"),

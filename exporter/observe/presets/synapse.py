@@ -40,9 +40,7 @@ TABLES: Final = (
     Table("users", ("name", "is_guest", "deactivated", "appservice_id", "user_type")),
     Table("stream_positions", ("stream_name", "stream_id")),
 )
-TYPES: Final = (
-    "'m.room.message', 'm.room.encrypted', 'm.sticker', 'm.poll.start', 'org.matrix.msc3381.poll.start'"
-)
+TYPES: Final = "'m.room.message', 'm.room.encrypted', 'm.sticker', 'm.poll.start', 'org.matrix.msc3381.poll.start'"
 MEANING: Final = {
     "stored_messages": "messages, encrypted ones, stickers and polls in rooms that this server knows, without edits, "
     "reactions, poll answers, redacted and rejected ones",
@@ -89,8 +87,14 @@ def mapping(there: Columns, dialect: Dialect, version: str) -> Mapping:
         undone=_redacted,
         safe={"stream_ordering": "SELECT MIN(stream_id) FROM stream_positions WHERE stream_name = 'events'"},
         meaning=MEANING,
-        indexes=(("events", "stream_ordering"), ("events", "event_id"), ("redactions", "redacts"),
-                 ("redactions", "event_id"), ("event_relations", "event_id"), ("users", "name")),
+        indexes=(
+            ("events", "stream_ordering"),
+            ("events", "event_id"),
+            ("redactions", "redacts"),
+            ("redactions", "event_id"),
+            ("event_relations", "event_id"),
+            ("users", "name"),
+        ),
     )
 
 

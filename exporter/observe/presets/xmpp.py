@@ -38,7 +38,8 @@ def domain(dialect: Dialect, jid: str) -> str:
 
 def local(dialect: Dialect, jid: str) -> str:
     """SQL: what stands before the @ of a bare JID; empty where there is none."""
-    return f"substr({jid}, 1, CASE WHEN {dialect.position(jid, dialect.literal('@'))} > 0 THEN {dialect.position(jid, dialect.literal('@'))} - 1 ELSE 0 END)"
+    at = dialect.position(jid, dialect.literal("@"))
+    return f"substr({jid}, 1, CASE WHEN {at} > 0 THEN {at} - 1 ELSE 0 END)"
 
 
 def pair(one: str, other: str) -> str:
