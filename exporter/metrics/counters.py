@@ -7,6 +7,7 @@ measured at the scrape instead (``families``). Each HELP says its scope: node fi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -37,6 +38,15 @@ _SPANS: Final = (1, 10, 60, 300, 900, 3_600, 4 * 3_600, 12 * 3_600, 86_400, 7 * 
 _READING: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 1_800, 3_600, 6 * 3_600, 86_400, 7 * 86_400)
 
 _NODE_EVENTS: Final = "Scope: this node since it started; aggregate with sum of rates."
+
+
+class BackgroundTask(StrEnum):
+    """What goes on beside the requests; ``callback`` is whatever else the loop runs."""
+
+    HISTORY = "history"
+    VERIFY = "verify"
+    TIDY = "tidy"
+    CALLBACK = "callback"
 
 
 class Metrics:
@@ -136,6 +146,13 @@ class Metrics:
             f"From publishing a frame on another node to receiving it here. {_NODE_EVENTS}",
             _FAST,
         )
+        self.background_failures = LabelledCounter(
+            "messaging_background_failures",
+            "Background tasks that ended with a defect of the server and were started again; the log has the trace. "
+            + _NODE_EVENTS,
+            "task",
+            BackgroundTask,
+        )
         self._simple = {
             ConnectionOpened: self.connections_opened,
             ParticipantJoined: self.joins,
@@ -177,6 +194,7 @@ class Metrics:
         yield self.connection_duration.family()
         yield self.read_lag.family()
         yield self.event_loop_lag.family()
+        yield self.background_failures.family()
         yield self.broker_frames_sent.family()
         yield self.broker_frames_received.family()
         yield self.broker_lag.family()

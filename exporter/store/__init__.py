@@ -84,7 +84,6 @@ class Store:
         self._database = Database(self._dialect, timeout)
         self._joins = MembershipLookups(self._database, self._queries)
         self._writer: Writer | None = None
-        self._tidier: asyncio.Task[None] | None = None
         self._unregistered: set[str] = set()  # who came before the database could be reached
 
     # --- life ---------------------------------------------------------------------------------------------
@@ -110,7 +109,6 @@ class Store:
         self._dialect.adopt()
         if self._writer is None:
             self._writer = Writer(self._database, self._queries, self._clock, self._on_resolved)
-            self._tidier = asyncio.create_task(self._tidy(), name="store-tidier")
             for user in self._unregistered:
                 self._writer.register(user)
             self._unregistered.clear()
@@ -121,9 +119,6 @@ class Store:
 
     async def close(self) -> None:
         """Finish what is queued, for ``timeout`` seconds at most, then close all connections."""
-        if self._tidier is not None:
-            self._tidier.cancel()
-            await asyncio.wait({self._tidier})
         if self._writer is not None:
             await self._writer.close(self._timeout)
         self._joins.close()
@@ -239,14 +234,9 @@ class Store:
         """A connection beside all others whose statements may take long: for ``verify``, which closes it."""
         return Database(self._dialect, self._timeout, self._dialect.patient_engine(self._timeout))
 
-    # --- within -------------------------------------------------------------------------------------------
+    async def tidy_forever(self) -> None:
+        """Put the shards of past days together from time to time; until cancelled. For a task of its own."""
 
-    def _writing(self) -> Writer:
-        if self._writer is None:
-            raise Unavailable("the database is not ready")
-        return self._writer
-
-    async def _tidy(self) -> None:
         async def work(session: Session) -> None:
             try:
                 await totals.compact(session, self._dialect, self.now())
@@ -260,6 +250,13 @@ class Store:
             await asyncio.sleep(random.uniform(0.5, 1.5) * TIDY_INTERVAL)  # the nodes of a cluster not all at once
             with contextlib.suppress(DatabaseError):
                 await self._database.run(Lane.READ, work)
+
+    # --- within -------------------------------------------------------------------------------------------
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise Unavailable("the database is not ready")
+        return self._writer
 
     async def _read(self, work: Work[T]) -> T:
         try:

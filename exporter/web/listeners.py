@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Sequence
 
+import structlog
 from aiohttp import web
 
 from exporter.core.errors import Misconfigured
@@ -14,12 +16,17 @@ from exporter.settings.model import Address
 from exporter.web.aiohttp_seams import ProblemRunner
 from exporter.web.toolkit.reload import WebConfig
 
+log = structlog.get_logger(__name__)
+
 BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
 
 
 # Seconds that a connection may take from its start, or from its last answer, to the end of a request's headers: long
 # enough for a scrape every 15 s to keep its connection, short enough that half requests pile up nowhere.
 IDLE = 30.0
+
+SPARE_FILES = 200  # besides the connections: database, listeners, scrapes, logs
+MACOS_OPEN_MAX = 10_240  # what setrlimit(2) of macOS takes in any case
 
 # Bytes that the kernel takes for one connection without being able to send them. By itself it takes up to 4 MB
 # (net.ipv4.tcp_wmem; measured for a peer that does not read: 3.0 MB, with this 0.13 MB), several times the limit of
@@ -88,3 +95,23 @@ def _bound(address: Address) -> socket.socket:
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number is not None and number in errno.errorcode else str(error)
         raise Misconfigured(f"cannot listen on {address}: {reason.lower()}") from None
+
+
+def allow_open_files(connections: int) -> None:
+    """Raise the soft limit of open files to the hard one: each connection is one; say so when it is not enough.
+
+    It never ends a start. macOS has "unlimited" for a hard limit and refuses it as a soft one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    for wanted in (hard, connections + SPARE_FILES, MACOS_OPEN_MAX):
+        if soft == unlimited or (wanted != unlimited and wanted <= soft):
+            break
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            continue
+        soft = wanted
+        break
+    if soft != unlimited and soft < connections + SPARE_FILES:
+        log.warning("fewer files may be opened than connections are allowed", files=soft, connections=connections)

@@ -6,21 +6,18 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import signal
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
 
 from exporter import __version__
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Unavailable
-from exporter.core.events import ClosedReason
 from exporter.core.records import Message
-from exporter.metrics.counters import Metrics
+from exporter.metrics.counters import BackgroundTask, Metrics
 from exporter.metrics.loop_lag import LoopLagMonitor
 from exporter.metrics.negotiation import SHARE
 from exporter.node.fanout import FanOut
@@ -31,27 +28,17 @@ from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
 from exporter.store import Store
 from exporter.web import notify
-from exporter.web.listeners import Listeners
-from exporter.web.problems import problems
-from exporter.web.routes.admin import AdminPage
-from exporter.web.routes.conversations import Conversations
-from exporter.web.routes.health import healthy, ready
-from exporter.web.routes.landing import landing
-from exporter.web.routes.metrics import Scrape
-from exporter.web.routes.openapi import openapi
-from exporter.web.routes.stats import Stats, sample
+from exporter.web.application import Application
+from exporter.web.background import Background
+from exporter.web.listeners import Listeners, allow_open_files
+from exporter.web.routes.stats import sample
 from exporter.web.toolkit.reload import WebConfig
 from exporter.web.websocket.connections import Connections
 from exporter.web.websocket.handshake import UpgradeHandler
 
 log = structlog.get_logger(__name__)
 
-# Closing everybody in one moment would bring everybody back in one moment: at most so many a second, and all of them
-# within four fifths of the drain time, so that the rest is left for the stragglers' sends.
-CLOSES_PER_SECOND: Final = 500.0
-DRAIN_SHARE: Final = 0.8
 RETRY: Final = 1.0  # seconds between attempts to reach a database that was not there at start
-SPARE_FILES: Final = 200  # besides the connections: database, listeners, scrapes, logs
 # A connection is a dozen objects that live long, and the collector finds nothing in them: 1.7 times faster connecting.
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -83,80 +70,60 @@ class Server:
         self.snapshots = SnapshotBuilder(self.node, self.collector, self.connections, settings.limits.connections)
         self.history = History()
         self.ready = False
+        self.background = Background(self.metrics.background_failures)
         self.listeners = Listeners(self.web_config)
         self.urls: list[str] = []
         self.metrics_urls: list[str] = []
         self._loop_lag = LoopLagMonitor(self.metrics.event_loop_lag)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._application = Application(
+            settings,
+            self.authenticator,
+            self.web_config,
+            self.metrics,
+            self.node,
+            self.upgrade_handler,
+            self.snapshots,
+            self.history,
+            self._not_ready,
+        )
 
     def _resolved(self, message: Message) -> None:
         self.node.resolved(message)
 
-    # --- routes -------------------------------------------------------------------------------------------
-
-    def _application(self, *, public: bool, operations: bool) -> web.Application:
-        telemetry = self.settings.telemetry_path
-        guard = self.web_config.middleware(lambda request: request.path in ("/", telemetry))
-        app = web.Application(middlewares=[problems(), guard], client_max_size=1024**2)
-        app.on_response_prepare.append(self.web_config.on_response_prepare)
-        app.router.add_get("/", landing(telemetry, public=public, operations=operations))
-        app.router.add_get("/openapi.json", openapi(telemetry))
-        if public:
-            app.router.add_get("/v1/messaging/ws", self.upgrade_handler.upgrade, allow_head=False)
-            app.router.add_routes(Conversations(self.node, self.authenticator).routes())
-        if operations:
-            scrape = Scrape(
-                self.snapshots,
-                self.metrics,
-                timeout=self.settings.database_timeout,
-                max_requests=self.settings.max_requests,
-            )
-            stats = Stats(self.snapshots, self.authenticator, timeout=self.settings.database_timeout)
-            app.router.add_get(telemetry, scrape.handle)
-            app.router.add_get("/-/healthy", healthy)
-            app.router.add_get("/-/ready", self._ready)
-            app.router.add_get("/v1/messaging/stats", stats.handle)
-            app.router.add_routes(AdminPage(self.authenticator, self.history).routes())
-        return app
-
-    async def _ready(self, request: web.Request) -> web.Response:
-        """200 when connections are wanted, 503 with the reason otherwise."""
-        return ready("draining" if self.upgrade_handler.draining else None if self.ready else "starting")
+    def _not_ready(self) -> str | None:
+        return "draining" if self.upgrade_handler.draining else None if self.ready else "starting"
 
     # --- life ---------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the database if it can be reached, listen, begin. Raises Misconfigured."""
-        opening = asyncio.create_task(self._open_database())
+        opening = self._opening = asyncio.create_task(self._open_database())
         # A wrong setting shows at once and ends the start; an outage or a long migration does not hold up listening.
         await asyncio.wait({opening}, timeout=min(1.0, self.settings.database_timeout))
         if opening.done():
             opening.result()
-        else:
-            self._tasks.append(opening)
         try:
             apart = bool(self.settings.metrics_listen)
-            public = self._application(public=True, operations=not apart)
+            public = self._application.build(public=True, operations=not apart)
             self.urls = self.metrics_urls = await self.listeners.open(public, self.settings.listen)
             if apart:
-                operations = self._application(public=False, operations=True)
+                operations = self._application.build(public=False, operations=True)
                 self.metrics_urls = await self.listeners.open(operations, self.settings.metrics_listen)
         except BaseException:
             opening.cancel()
             await self.listeners.close()
             await self.store.close()
             raise
-        _allow_sockets(self.settings.limits.connections)
+        allow_open_files(self.settings.limits.connections)
         self._loop_lag.start()
         self.connections.start()
-        self._background(self._sample())
+        self.background.watch_callbacks()
+        self.background.start(BackgroundTask.HISTORY, self._sample)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         log.info("listening", urls=self.urls, metrics=self.metrics_urls, version=__version__)
-
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
 
     async def _open_database(self) -> None:
         told = False
@@ -174,8 +141,9 @@ class Server:
         self.ready = True
         if told:
             log.info("the database is there")
+        self.background.start(BackgroundTask.TIDY, self.store.tidy_forever)
         if self.settings.verify_interval > 0:
-            self._background(self._verify())
+            self.background.start(BackgroundTask.VERIFY, self._verify)
 
     async def _verify(self) -> None:
         from exporter.store.verify import run_verification_forever
@@ -190,32 +158,21 @@ class Server:
             await asyncio.sleep(self.history.until_next(time.time()))
 
     async def failed(self) -> None:
-        """Returns only by raising what ended a background task, such as Misconfigured from a late database."""
-        pending = set(self._tasks)
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            pending |= {task for task in self._tasks if not task.done()}
+        """Returns only by raising what the database's opening ended with, such as Misconfigured."""
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
         await asyncio.Event().wait()
 
     async def drain(self) -> None:
         """No new connections; everybody is closed with 1001, spread over the drain time, sends acknowledged first."""
         self.upgrade_handler.draining = True
         log.info("draining", connections=len(self.connections))
-        deadline = time.monotonic() + self.settings.drain_timeout
-        connections = list(self.connections)
-        pause = min(1 / CLOSES_PER_SECOND, self.settings.drain_timeout * DRAIN_SHARE / max(1, len(connections)))
-        begun = time.monotonic()
-        for number, connection in enumerate(connections):
-            connection.drain()
-            ahead = begun + number * pause - time.monotonic()
-            if ahead > 0.01:  # in steps of 10 ms: a timer per connection would be more work than the closing
-                await asyncio.sleep(ahead)
-        while self.connections.sockets and time.monotonic() < deadline:  # noqa: ASYNC110  # ends one by one, bounded
-            await asyncio.sleep(0.01)
-        for connection in self.connections:
-            connection.close(ClosedReason.SHUTDOWN)
+        await self.connections.drain(self.settings.drain_timeout)
+
+    def reload(self) -> None:
+        """Read again what can be read again; what is broken is said, and the old goes on."""
+        if self.web_config.reload():
+            log.info("reloaded")
 
     async def stop(self) -> None:
         """Drain, close what is open, wait for what is under way."""
@@ -226,9 +183,10 @@ class Server:
         """Close everything, without courtesy."""
         self.connections.stop()
         self._loop_lag.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        await self.background.close()
         self.fan_out.flush()
         await self.listeners.close()
         self.connections.abort_all()
@@ -237,22 +195,17 @@ class Server:
         self.web_config.close()
 
 
-def _allow_sockets(connections: int) -> None:
-    """Raise the soft limit of open files to the hard one: each connection is one; say so when it is not enough."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < connections + SPARE_FILES:
-        log.warning("fewer files may be opened than connections are allowed", files=hard, connections=connections)
-
-
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, drain, return. A second signal ends it at once. Raises Misconfigured."""
+    """Run until SIGTERM or SIGINT, drain, return. A second signal ends it at once. Raises Misconfigured.
+
+    SIGHUP reads again what can be read again.
+    """
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in _SIGNALS:
         loop.add_signal_handler(number, signals.put_nowait, number)
     server = Server(settings)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     await server.start()
     notify.ready(server.urls, server.metrics_urls)
     try:
@@ -263,7 +216,7 @@ async def serve(settings: Settings) -> None:
         await server.drain()
     finally:
         await server.close()
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 

@@ -417,5 +417,7 @@ async def test_past_days_are_put_together_by_themselves(
                 [(date(2026, 1, 1), 0, 846)],
             )
 
+        tidying = asyncio.create_task(store.tidy_forever())
         await eventually(one_row)
+        tidying.cancel()
         assert (await store.totals(5)).stored_messages == 846

@@ -84,6 +84,14 @@ class WebConfig:
         """The same headers for responses that are written while their handler runs; for the signal of that name."""
         _add_headers(self._current, response)
 
+    def reload(self) -> bool:
+        """Read the file now, whatever its times say: False when it is broken, which the log says."""
+        if self._path is not None:
+            self._seen = self._look(self._files())
+            self._error = None  # so that it is said again
+            self._reread(self._path)
+        return self._error is None
+
     def close(self) -> None:
         """Let go of the thread that checks passwords."""
         self._basic_auth.close()

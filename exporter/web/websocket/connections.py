@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
+
+import structlog
 
 from exporter.auth.tokens import LEEWAY
 from exporter.core import websocket_frames
 from exporter.core.events import ClosedReason
 from exporter.web.websocket.connection import State, WebSocketConnection
 
+log = structlog.get_logger(__name__)
+
 # Visits per interval: a silent peer is pinged at 7/8 and cut at 11/8, hence seen to at the latest one visit later,
 # which keeps the promise of one and a half intervals with a quarter of a visit to spare for a late loop.
 VISITS: Final = 8
 _PING_AFTER: Final = 7 / 8
 _CUT_AFTER: Final = 11 / 8 - 1 / 16
+# Closing everybody in one moment would bring everybody back in one moment: at most so many a second, and all of them
+# within four fifths of the drain time, so that the rest is left for the stragglers' sends.
+CLOSES_PER_SECOND: Final = 500.0
+DRAIN_SHARE: Final = 0.8
 _PING: Final = websocket_frames.frame(websocket_frames.PING, b"")
 
 
@@ -75,8 +83,21 @@ class Connections:
 
     def abort_all(self) -> None:
         """Close every socket now."""
-        for connection in (*self._slot_of, *self._lingering):
-            connection.abort(ClosedReason.SHUTDOWN)
+        _each((*self._slot_of, *self._lingering), lambda connection: connection.abort(ClosedReason.SHUTDOWN))
+
+    async def drain(self, timeout: float) -> None:
+        """Close everybody within ``timeout`` seconds, spread over that time, sends acknowledged first."""
+        begun = time.monotonic()
+        connections = list(self)
+        pause = min(1 / CLOSES_PER_SECOND, timeout * DRAIN_SHARE / max(1, len(connections)))
+        for number, connection in enumerate(connections):
+            _each((connection,), WebSocketConnection.drain)
+            ahead = begun + number * pause - time.monotonic()
+            if ahead > 0.01:  # in steps of 10 ms: a timer per connection would be more work than the closing
+                await asyncio.sleep(ahead)
+        while self.sockets and time.monotonic() < begun + timeout:  # noqa: ASYNC110  # ends one by one, bounded
+            await asyncio.sleep(0.01)
+        _each(self, lambda connection: connection.close(ClosedReason.SHUTDOWN))
 
     # --- the clock ----------------------------------------------------------------------------------------
 
@@ -96,21 +117,32 @@ class Connections:
         if not slot:
             return
         now, wall = time.monotonic(), time.time()
-        for connection in list(slot):
-            if connection.state is not State.OPEN:
-                continue
-            self._mind_expiry(connection, wall)
-            if connection.is_held_up:
-                connection.last_seen = now
-            silent = now - connection.last_seen
-            if silent >= _CUT_AFTER * self.heartbeat:
-                connection.abort(ClosedReason.HEARTBEAT)
-            elif silent >= _PING_AFTER * self.heartbeat and not connection.pinged:
-                connection.pinged = True
-                connection.put(_PING)
+        _each(list(slot), lambda connection: self._look_at(connection, now, wall))
+
+    def _look_at(self, connection: WebSocketConnection, now: float, wall: float) -> None:
+        if connection.state is not State.OPEN:
+            return
+        self._mind_expiry(connection, wall)
+        if connection.is_held_up:
+            connection.last_seen = now
+        silent = now - connection.last_seen
+        if silent >= _CUT_AFTER * self.heartbeat:
+            connection.abort(ClosedReason.HEARTBEAT)
+        elif silent >= _PING_AFTER * self.heartbeat and not connection.pinged:
+            connection.pinged = True
+            connection.put(_PING)
 
     def _mind_expiry(self, connection: WebSocketConnection, wall: float) -> None:
         """When the token ends before the next visit: be there at that moment."""
         left = connection.expires_at + LEEWAY - wall
         if left <= self.heartbeat / VISITS:
             asyncio.get_running_loop().call_later(max(0.0, left), connection.close, ClosedReason.TOKEN_EXPIRED)
+
+
+def _each(connections: Iterable[WebSocketConnection], action: Callable[[WebSocketConnection], None]) -> None:
+    """A defect that one connection meets must not keep the others from their turn."""
+    for connection in connections:
+        try:
+            action(connection)
+        except Exception:
+            log.exception("connection failed")

@@ -1,0 +1,67 @@
+"""What goes on beside the requests in the real server: a defect there ends nothing, and SIGHUP reads files again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.node.history import History
+from tests.servers.exporter import Exporter, in_process, running, until
+
+
+async def test_a_defect_in_the_sampling_of_the_charts_costs_the_charts_a_pause_and_nobody_else_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise TypeError("a defect")
+
+    whole = History.record
+    monkeypatch.setattr(History, "record", broken)
+    async with in_process(tmp_path) as here:
+        await here.scraped(
+            lambda figures: figures['messaging_background_failures_total{task="history"}'] >= 1,
+            "it is counted",
+        )
+        failed = asyncio.create_task(here.server.failed())
+        client = await here.connect("ann")
+        await client.barrier()
+        assert not failed.done()
+        monkeypatch.setattr(History, "record", whole)
+
+        async def charted() -> bool:
+            return bool(here.server.history.answer()["length"])
+
+        await until(charted, "a point of the charts")
+        failed.cancel()
+        await client.close()
+
+
+async def test_sighup_reads_the_web_configuration_again_says_so_and_ends_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "web.yml"
+    config.write_text("http_server_config: {headers: {X-Frame-Options: deny}}\n")
+    async with running(tmp_path, "--web.config.file", str(config)) as exporter:
+        client = await exporter.connect("ann")
+        config.write_text("http_server_config: [\n")
+        exporter.signal(signal.SIGHUP)
+        await _logged(exporter, "web configuration is broken, answering 500")
+        config.write_text("http_server_config: {headers: {X-Frame-Options: sameorigin}}\n")
+        exporter.signal(signal.SIGHUP)
+        await _logged(exporter, "reloaded")
+        async with exporter.http.get(exporter.url + "/-/ready") as response:
+            assert (response.status, response.headers["X-Frame-Options"]) == (200, "sameorigin")
+        await client.barrier()
+        assert await exporter.stop() == 0
+        assert (await client.closed())[0] == 1001
+
+
+async def _logged(exporter: Exporter, event: str) -> dict[str, Any]:
+    async def found() -> dict[str, Any] | None:
+        return next((line for line in exporter.lines() if line.get("event") == event), None)
+
+    line = await until(found, f"the log says: {event}")
+    assert line is not None
+    return line
