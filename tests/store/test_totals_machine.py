@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exporter.store.schema import triggers_sqlite
+from exporter.store.schema.migrations.frozen import r0002_sqlite
 from exporter.store.schema.migrations.versions import r0001_tables
 from exporter.store.totals import STATEMENT
 
@@ -59,7 +60,7 @@ class TotalsMachine(RuleBasedStateMachine):
         self.db.execute("PRAGMA synchronous = OFF")
         for statement in r0001_tables.SQLITE.split(";\n"):
             self.db.execute(statement)
-        for statement in triggers_sqlite.statements():
+        for statement in (*r0002_sqlite.TABLES, *map(triggers_sqlite.trigger, triggers_sqlite.TRIGGERS)):
             self.db.execute(statement)
         self.model = Model()
         self.saved: list[Model] = []

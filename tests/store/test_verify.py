@@ -182,6 +182,34 @@ async def test_triggers_that_somebody_dropped_are_found_and_made_again(place: Pl
     assert (await findings(store))[0].agrees
 
 
+async def test_a_trigger_or_function_that_somebody_changed_is_found_and_migrate_mends_it(
+    place: Place, store: Store
+) -> None:
+    if isinstance(place, Sqlite):
+        await place.execute(
+            "DROP TRIGGER messages_deleted;CREATE TRIGGER messages_deleted AFTER DELETE ON messages BEGIN SELECT 1; END"
+        )
+        expected = ["trigger messages_deleted: not as this version makes it"]
+    else:
+        await place.execute(
+            "CREATE OR REPLACE TRIGGER messages_deleted AFTER DELETE ON messages"
+            " REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION messaging_conversations_deleted();"
+            "ALTER FUNCTION messaging_users_deleted() SET search_path = elsewhere, pg_temp;"
+            "ALTER FUNCTION messaging_users_updated() SECURITY INVOKER;"
+            "CREATE OR REPLACE FUNCTION messaging_shard() RETURNS integer LANGUAGE sql AS 'SELECT 1'"
+        )
+        expected = [
+            "function messaging_shard: not as this version makes it",
+            "function messaging_users_deleted: not as this version makes it",
+            "function messaging_users_updated: not as this version makes it",
+            "trigger messages_deleted: not as this version makes it",
+        ]
+    report, lines = await findings(store)
+    assert (sorted(lines), report.missing_triggers) == (expected, len(expected))
+    await store.migrate()
+    assert (await findings(store))[1] == []
+
+
 async def test_messages_whose_conversation_is_gone_get_it_back(tmp_path: Path) -> None:
     place = Sqlite(tmp_path / "messaging.db")
     async with opened(place, clock=Clock()) as store:

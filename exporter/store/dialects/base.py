@@ -73,12 +73,12 @@ class Dialect(ABC):
         """May this user do all that the store does? Raises DatabaseError; changes nothing."""
 
     @abstractmethod
-    async def missing_triggers(self, session: Session) -> Sequence[str]:
-        """Names of the triggers that should be there and are not, or are switched off."""
+    async def differing_triggers(self, session: Session) -> Sequence[str]:
+        """What is not as this version makes it, a line each: "trigger NAME: missing or disabled" and the like."""
 
     @abstractmethod
     async def restore_triggers(self, session: Session) -> None:
-        """Make the missing triggers again, in one transaction."""
+        """Make what ``differing_triggers`` names again, within the transaction that is open."""
 
     @abstractmethod
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:

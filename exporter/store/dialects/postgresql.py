@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -60,6 +61,18 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("58", ErrorKind.DISCONNECTED, errors.BROKEN_DISK),
     ("08", ErrorKind.DISCONNECTED, errors.LOST),
 )
+
+_HERE = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
+_FUNCTIONS = f"SELECT proname::text, prosrc, prosecdef, proconfig FROM pg_proc WHERE pronamespace = {_HERE}"
+_TRIGGERS = f"""
+SELECT tgname::text, pg_get_triggerdef(pg_trigger.oid, true) FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+WHERE relnamespace = {_HERE} AND NOT tgisinternal AND tgenabled IN ('O', 'A')
+"""
+
+
+def _words(definition: str) -> list[str]:
+    """A definition's words, as we write it or as the server prints it."""
+    return re.sub(r"[()\s]+", " ", definition.replace("OR REPLACE ", "").lower()).split()
 
 
 def translate_error(error: BaseException) -> DatabaseError:
@@ -229,29 +242,40 @@ class PostgresDialect(Dialect):
         if read_only == "on":
             raise DatabaseError(ErrorKind.CONFIGURATION, errors.READ_ONLY)
 
-    async def missing_triggers(self, session: Session) -> Sequence[str]:
-        """Also those that are switched off, or whose function is gone."""
-        rows = await session.fetch(
-            "SELECT tgname::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
-            "WHERE relnamespace = current_schema()::regnamespace AND NOT tgisinternal AND tgenabled IN ('O', 'A')"
-        )
-        there = {row[0] for row in rows}
-        return [name for name in triggers_postgresql.TRIGGERS if name not in there]
+    async def differing_triggers(self, session: Session) -> Sequence[str]:
+        """Also triggers that are switched off, and functions that were made for another schema or changed."""
+        findings = []
+        path, *_ = (await session.fetch("SELECT 'search_path=' || quote_ident(current_schema()) || ', pg_temp'"))[0]
+        functions = {
+            name: (text, sorted(config or []) if definer else None)
+            for name, text, definer, config in await session.fetch(_FUNCTIONS)
+        }
+        for head in triggers_postgresql.FUNCTIONS:
+            name = head.partition("(")[0]
+            config = sorted((path, *triggers_postgresql.CONFIG)) if head.endswith("trigger") else None
+            if name not in functions:
+                findings.append(f"function {name}: missing")
+            elif functions[name] != (triggers_postgresql.body(head), config):
+                findings.append(f"function {name}: not as this version makes it")
+        triggers = {row[0]: row[1] for row in await session.fetch(_TRIGGERS)}
+        for name in triggers_postgresql.TRIGGERS:
+            if name not in triggers:
+                findings.append(f"trigger {name}: missing or disabled")
+            elif _words(triggers[name]) != _words(triggers_postgresql.trigger(name)[0]):
+                findings.append(f"trigger {name}: not as this version makes it")
+        return findings
 
     async def restore_triggers(self, session: Session) -> None:
-        """Make all functions and the missing triggers again."""
+        """Make the functions and triggers that differ again."""
         schema = (await session.fetch("SELECT current_schema()"))[0][0]
-        await session.execute(self.begin)
-        try:
+        findings = await self.differing_triggers(session)
+        if any(finding.startswith("function") for finding in findings):
             for statement in triggers_postgresql.functions(schema):
                 await session.execute(statement)
-            for name in await self.missing_triggers(session):
-                for statement in triggers_postgresql.trigger(name):
+        for finding in findings:
+            if finding.startswith("trigger"):
+                for statement in triggers_postgresql.trigger(finding.split()[1].rstrip(":")):
                     await session.execute(statement)
-            await session.execute("COMMIT")
-        except DatabaseError:
-            await session.execute("ROLLBACK")
-            raise
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""

@@ -213,21 +213,24 @@ class SqliteDialect(Dialect):
 
         return engine
 
-    async def missing_triggers(self, session: Session) -> Sequence[str]:
-        """SQLite's triggers cannot be switched off, only dropped."""
-        there = {row[0] for row in await session.fetch("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
-        return [name for name in triggers_sqlite.TRIGGERS if name not in there]
+    async def differing_triggers(self, session: Session) -> Sequence[str]:
+        """SQLite keeps the text of a trigger as it was given, and cannot switch one off."""
+        rows = await session.fetch("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+        there = {row[0]: row[1] for row in rows}
+        findings = []
+        for name in triggers_sqlite.TRIGGERS:
+            if name not in there:
+                findings.append(f"trigger {name}: missing or disabled")
+            elif there[name].split() != triggers_sqlite.trigger(name).split():
+                findings.append(f"trigger {name}: not as this version makes it")
+        return findings
 
     async def restore_triggers(self, session: Session) -> None:
-        """Make the missing ones."""
-        await session.execute(self.begin)
-        try:
-            for name in await self.missing_triggers(session):
-                await session.fetch(triggers_sqlite.trigger(name))
-            await session.execute("COMMIT")
-        except DatabaseError:
-            await session.execute("ROLLBACK")
-            raise
+        """Drop those that differ, and make what is not there."""
+        for finding in await self.differing_triggers(session):
+            name = finding.split()[1].rstrip(":")
+            await session.fetch(f"DROP TRIGGER IF EXISTS {name}")
+            await session.fetch(triggers_sqlite.trigger(name))
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The aiosqlite connection behind the pool's; who waits for it interrupts it."""

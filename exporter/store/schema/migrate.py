@@ -61,6 +61,8 @@ async def migrate(dialect: Dialect, revision: str = "head") -> None:
             async with connection.begin():
                 await dialect.lock_migration(connection)
                 await connection.run_sync(upgrade, revision)
+                if revision == "head":
+                    await _put_triggers(dialect, await dialect.session(connection, None))
     except (DatabaseError, Misconfigured):
         raise
     except Exception as error:  # whatever a driver raises, as SQLAlchemy wraps it or as it is
@@ -70,6 +72,12 @@ async def migrate(dialect: Dialect, revision: str = "head") -> None:
         raise failure from error
     finally:
         await engine.dispose()
+
+
+async def _put_triggers(dialect: Dialect, session: Session) -> None:
+    """Revisions change tables and rows; the triggers are those of this version, whatever an earlier one had made."""
+    if await dialect.differing_triggers(session):
+        await dialect.restore_triggers(session)
 
 
 async def require_current(session: Session) -> None:

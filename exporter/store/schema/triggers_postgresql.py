@@ -1,4 +1,7 @@
-"""Revision 0002 on PostgreSQL: statement triggers with transition tables, so a batch of a thousand rows costs one call.
+"""The living triggers on PostgreSQL: statement triggers with transition tables: a batch of a thousand rows is one call.
+
+``migrate`` puts them in place after the last revision, and ``verify`` compares what is there with them. Changing them
+needs a new revision, an empty one if need be, so that an older version does not put its own in their place.
 
 Three properties of PostgreSQL shape them. Two transactions that change one row wait for each other, so ``daily_totals``
 has shards and each transaction takes one that nobody else has at that time (an advisory lock that ends with it; a
@@ -19,63 +22,10 @@ SHARDS = 16
 ADVISORY_CLASS = 0x6D736778
 """The first key of the shards' advisory locks: "msgx", to keep away from other programs' keys."""
 
-TABLES = (
-    "LOCK TABLE users, conversations, conversation_members, messages IN ACCESS EXCLUSIVE MODE",
-    "ALTER TABLE users ADD COLUMN last_active_on date",
-    # Room for heap-only updates: these rows are changed all the time and their indexed columns never.
-    "ALTER TABLE users SET (fillfactor = 90)",
-    "ALTER TABLE conversations SET (fillfactor = 80)",
-    """
-    CREATE TABLE daily_totals (
-        day date NOT NULL,
-        shard integer NOT NULL DEFAULT 0,
-        messages bigint NOT NULL DEFAULT 0,
-        conversations bigint NOT NULL DEFAULT 0,
-        users bigint NOT NULL DEFAULT 0,
-        last_active_users bigint NOT NULL DEFAULT 0,
-        PRIMARY KEY (day, shard)
-    ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)
-    """,
-    """
-    CREATE TABLE verification (
-        id integer PRIMARY KEY CHECK (id = 1),
-        verified_at double precision,
-        inaccurate_conversations bigint,
-        inaccurate_days bigint,
-        repairs bigint NOT NULL DEFAULT 0
-    )
-    """,
-    "INSERT INTO verification (id) VALUES (1)",
-)
-
 
 def day(value: str) -> str:
     """The UTC day of a stored time."""
     return f"({value} AT TIME ZONE 'UTC')::date"
-
-
-BACKFILL = (
-    f"""
-    UPDATE users SET last_active_on = latest.day FROM (
-        SELECT sender_id, max({day("sent_at")}) AS day FROM messages GROUP BY sender_id
-    ) AS latest WHERE latest.sender_id = users.id
-    """,
-    "UPDATE conversations SET total_messages = 0 WHERE total_messages <> 0",
-    """
-    UPDATE conversations SET total_messages = found.n, last_seq = greatest(last_seq, found.top) FROM (
-        SELECT conversation_id, count(*) AS n, max(seq) AS top FROM messages GROUP BY conversation_id
-    ) AS found WHERE found.conversation_id = conversations.id
-    """,
-    f"""
-    INSERT INTO daily_totals (day, messages, conversations, users, last_active_users)
-    SELECT day, sum(m), sum(c), sum(u), sum(a) FROM (
-        SELECT {day("sent_at")} AS day, count(*) AS m, 0 AS c, 0 AS u, 0 AS a FROM messages GROUP BY 1
-        UNION ALL SELECT {day("created_at")}, 0, count(*), 0, 0 FROM conversations GROUP BY 1
-        UNION ALL SELECT {day("created_at")}, 0, 0, count(*), 0 FROM users GROUP BY 1
-        UNION ALL SELECT last_active_on, 0, 0, 0, count(*) FROM users WHERE last_active_on IS NOT NULL GROUP BY 1
-    ) AS found GROUP BY day
-    """,
-)
 
 
 def _bump(columns: str, deltas: str) -> str:
@@ -262,7 +212,7 @@ TRIGGERS = {
     "messages_inserted": ("AFTER INSERT ON messages", _NEW, "messages_inserted"),
     "messages_deleted": ("AFTER DELETE ON messages", _OLD, "messages_deleted"),
     "messages_updated": ("AFTER UPDATE ON messages", _BOTH, "messages_updated"),
-    "messages_truncated": ("AFTER TRUNCATE ON messages", "", "messages_truncated"),
+    "messages_truncated": ("AFTER TRUNCATE ON messages", "FOR EACH STATEMENT", "messages_truncated"),
     "conversation_begins": (
         "BEFORE INSERT ON conversations",
         "FOR EACH ROW WHEN (NEW.total_messages <> 0)",
@@ -276,26 +226,33 @@ TRIGGERS = {
         "FOR EACH ROW WHEN (OLD.created_at IS DISTINCT FROM NEW.created_at)",
         "conversation_redated",
     ),
-    "conversations_truncated": ("AFTER TRUNCATE ON conversations", "", "conversations_truncated"),
+    "conversations_truncated": ("AFTER TRUNCATE ON conversations", "FOR EACH STATEMENT", "conversations_truncated"),
     "users_inserted": ("AFTER INSERT ON users", _NEW, "users_inserted"),
     "users_deleted": ("AFTER DELETE ON users", _OLD, "users_deleted"),
     "users_updated": ("AFTER UPDATE ON users", _BOTH, "users_updated"),
-    "users_truncated": ("BEFORE TRUNCATE ON users", "", "users_truncated"),
+    "users_truncated": ("BEFORE TRUNCATE ON users", "FOR EACH STATEMENT", "users_truncated"),
 }
+
+
+CONFIG = ("plan_cache_mode=force_generic_plan", "enable_seqscan=off")
+"""What the triggers' functions set for themselves, beside their search path."""
 
 
 def functions(schema: str) -> list[str]:
     """The statements that make the functions, or make them again, in the schema of that name."""
     path = '"' + schema.replace('"', '""') + '"'
-    owned = (
-        f"SECURITY DEFINER SET search_path = {path}, pg_temp "
-        "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off"
-    )
+    settings = " ".join(f"SET {setting}" for setting in CONFIG)
+    owned = f"SECURITY DEFINER SET search_path = {path}, pg_temp {settings}"
     return [
         f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql {owned if head.endswith('trigger') else ''} "
         f"AS $body${body}\n$body$"
         for head, body in FUNCTIONS.items()
     ]
+
+
+def body(head: str) -> str:
+    """A function's text as the catalogue shows it."""
+    return f"{FUNCTIONS[head]}\n"
 
 
 def trigger(name: str) -> tuple[str, str]:
@@ -305,8 +262,3 @@ def trigger(name: str) -> tuple[str, str]:
         f"CREATE OR REPLACE TRIGGER {name} {when} {rows} EXECUTE FUNCTION messaging_{function}()",
         f"ALTER TABLE {when.rsplit(' ', 1)[1]} ENABLE TRIGGER {name}",
     )
-
-
-def statements(schema: str) -> list[str]:
-    """Everything that revision 0002 does, in order, in the schema of that name."""
-    return [*TABLES, *BACKFILL, *functions(schema), *(trigger(name)[0] for name in TRIGGERS)]

@@ -1,4 +1,7 @@
-"""Revision 0002 on SQLite: row triggers, since SQLite has no others, and one shard, since it has one writer.
+"""The living triggers on SQLite: row triggers, since it has no others, and one shard, since it has one writer.
+
+``migrate`` puts them in place after the last revision, and ``verify`` compares what is there with them. Changing them
+needs a new revision, an empty one if need be, so that an older version does not put its own in their place.
 
 Three properties of SQLite shape them. Foreign keys are off unless a connection switches them on, so other programs'
 deletes cascade only by triggers, and orphans are refused by one. The conflict clause of the outer statement (``INSERT
@@ -8,61 +11,10 @@ text in any form that ``date()`` understands, offsets included, so the day is al
 
 from __future__ import annotations
 
-TABLES = (
-    "ALTER TABLE users ADD COLUMN last_active_on TEXT",
-    """
-    CREATE TABLE daily_totals (
-        day TEXT NOT NULL,
-        shard INTEGER NOT NULL DEFAULT 0,
-        messages INTEGER NOT NULL DEFAULT 0,
-        conversations INTEGER NOT NULL DEFAULT 0,
-        users INTEGER NOT NULL DEFAULT 0,
-        last_active_users INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (day, shard)
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE verification (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        verified_at REAL,
-        inaccurate_conversations INTEGER,
-        inaccurate_days INTEGER,
-        repairs INTEGER NOT NULL DEFAULT 0
-    )
-    """,
-    "INSERT INTO verification (id) VALUES (1)",
-)
-
 
 def day(value: str) -> str:
     """The UTC day of a stored time; text that is no time (written before the triggers refused it) has day 0."""
     return f"coalesce(date({value}), '0000-01-01')"
-
-
-BACKFILL = (
-    f"""
-    UPDATE users SET last_active_on = latest.day FROM (
-        SELECT sender_id, max({day("sent_at")}) AS day FROM messages GROUP BY sender_id
-    ) AS latest WHERE latest.sender_id = users.id
-    """,
-    """
-    UPDATE conversations SET total_messages = 0, last_seq = max(last_seq, 0)
-    """,
-    """
-    UPDATE conversations SET total_messages = found.n, last_seq = max(last_seq, found.top) FROM (
-        SELECT conversation_id, count(*) AS n, max(seq) AS top FROM messages GROUP BY conversation_id
-    ) AS found WHERE found.conversation_id = conversations.id
-    """,
-    f"""
-    INSERT INTO daily_totals (day, messages, conversations, users, last_active_users)
-    SELECT day, sum(m), sum(c), sum(u), sum(a) FROM (
-        SELECT {day("sent_at")} AS day, count(*) AS m, 0 AS c, 0 AS u, 0 AS a FROM messages GROUP BY 1
-        UNION ALL SELECT {day("created_at")}, 0, count(*), 0, 0 FROM conversations GROUP BY 1
-        UNION ALL SELECT {day("created_at")}, 0, 0, count(*), 0 FROM users GROUP BY 1
-        UNION ALL SELECT last_active_on, 0, 0, 0, count(*) FROM users WHERE last_active_on IS NOT NULL GROUP BY 1
-    ) GROUP BY day
-    """,
-)
 
 
 def _bump(column: str, when: str, by: str, where: str = "true") -> str:
@@ -170,8 +122,3 @@ TRIGGERS = {
 def trigger(name: str) -> str:
     """The statement that makes a trigger."""
     return f"CREATE TRIGGER {name} {TRIGGERS[name]}"
-
-
-def statements() -> list[str]:
-    """Everything that revision 0002 does, in order."""
-    return [*TABLES, *BACKFILL, *map(trigger, TRIGGERS)]

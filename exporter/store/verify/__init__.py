@@ -46,7 +46,7 @@ class Report:
     inaccurate_days: int
     """Found with a wrong figure in ``daily_totals``."""
     missing_triggers: int
-    """Found missing or disabled."""
+    """Found missing, disabled or changed, their functions included."""
     repaired: bool
     """Was all of that mended?"""
 
@@ -175,12 +175,21 @@ class _Verification:
     # --- triggers -----------------------------------------------------------------------------------------
 
     async def _triggers(self) -> int:
-        missing: Sequence[str] = await self._run(self._dialect.missing_triggers)
-        for name in missing:
-            self._out(f"trigger {name}: missing or disabled")
-        if missing and self._repair:
-            await self._run(self._dialect.restore_triggers)
-        return len(missing)
+        findings: Sequence[str] = await self._run(self._dialect.differing_triggers)
+        for finding in findings:
+            self._out(finding)
+        if findings and self._repair:
+            await self._run(self._restore)
+        return len(findings)
+
+    async def _restore(self, session: Session) -> None:
+        await session.execute(self._dialect.begin)
+        try:
+            await self._dialect.restore_triggers(session)
+            await session.execute("COMMIT")
+        except DatabaseError:
+            await session.execute("ROLLBACK")
+            raise
 
     # --- conversations ------------------------------------------------------------------------------------
 

@@ -14,12 +14,12 @@ def upgrade() -> None:
     """Count what is there and keep it counted; nobody can write in between."""
     bind = op.get_bind()
     if bind.dialect.name == "sqlite":
-        from exporter.store.schema import triggers_sqlite
+        from exporter.store.schema.migrations.frozen import r0002_sqlite
 
-        statements = triggers_sqlite.statements()
+        statements = r0002_sqlite.statements()
     else:
-        from exporter.store.schema import triggers_postgresql
+        from exporter.store.schema.migrations.frozen import r0002_postgresql
 
-        statements = triggers_postgresql.statements(bind.exec_driver_sql("SELECT current_schema()").scalar_one())
+        statements = r0002_postgresql.statements(bind.exec_driver_sql("SELECT current_schema()").scalar_one())
     for statement in statements:
         bind.exec_driver_sql(statement)

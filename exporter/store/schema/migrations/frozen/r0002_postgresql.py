@@ -1,0 +1,312 @@
+"""Frozen: revision 0002 on PostgreSQL, statement triggers with transition tables.
+
+Three properties of PostgreSQL shape them. Two transactions that change one row wait for each other, so ``daily_totals``
+has shards and each transaction takes one that nobody else has at that time (an advisory lock that ends with it; a
+shard by backend number collides for every third pair of writers). Two that lock several rows in different orders lock
+each other out, so rows are locked in the order of their keys. And a session has a time zone, so a day is always taken
+``AT TIME ZONE 'UTC'``.
+
+What the functions do is index look-ups and nothing else, and they are planned so once per session, whatever the
+statistics of tables that grow say. They run with their owner's rights and their own search path: a program that may
+only insert messages can do so, and one with another search path meets the same tables.
+"""
+
+from __future__ import annotations
+
+SHARDS = 16
+"""Transactions that write without waiting for each other's totals; beyond that they share."""
+
+ADVISORY_CLASS = 0x6D736778
+"""The first key of the shards' advisory locks: "msgx", to keep away from other programs' keys."""
+
+TABLES = (
+    "LOCK TABLE users, conversations, conversation_members, messages IN ACCESS EXCLUSIVE MODE",
+    "ALTER TABLE users ADD COLUMN last_active_on date",
+    # Room for heap-only updates: these rows are changed all the time and their indexed columns never.
+    "ALTER TABLE users SET (fillfactor = 90)",
+    "ALTER TABLE conversations SET (fillfactor = 80)",
+    """
+    CREATE TABLE daily_totals (
+        day date NOT NULL,
+        shard integer NOT NULL DEFAULT 0,
+        messages bigint NOT NULL DEFAULT 0,
+        conversations bigint NOT NULL DEFAULT 0,
+        users bigint NOT NULL DEFAULT 0,
+        last_active_users bigint NOT NULL DEFAULT 0,
+        PRIMARY KEY (day, shard)
+    ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)
+    """,
+    """
+    CREATE TABLE verification (
+        id integer PRIMARY KEY CHECK (id = 1),
+        verified_at double precision,
+        inaccurate_conversations bigint,
+        inaccurate_days bigint,
+        repairs bigint NOT NULL DEFAULT 0
+    )
+    """,
+    "INSERT INTO verification (id) VALUES (1)",
+)
+
+
+def day(value: str) -> str:
+    """The UTC day of a stored time."""
+    return f"({value} AT TIME ZONE 'UTC')::date"
+
+
+BACKFILL = (
+    f"""
+    UPDATE users SET last_active_on = latest.day FROM (
+        SELECT sender_id, max({day("sent_at")}) AS day FROM messages GROUP BY sender_id
+    ) AS latest WHERE latest.sender_id = users.id
+    """,
+    "UPDATE conversations SET total_messages = 0 WHERE total_messages <> 0",
+    """
+    UPDATE conversations SET total_messages = found.n, last_seq = greatest(last_seq, found.top) FROM (
+        SELECT conversation_id, count(*) AS n, max(seq) AS top FROM messages GROUP BY conversation_id
+    ) AS found WHERE found.conversation_id = conversations.id
+    """,
+    f"""
+    INSERT INTO daily_totals (day, messages, conversations, users, last_active_users)
+    SELECT day, sum(m), sum(c), sum(u), sum(a) FROM (
+        SELECT {day("sent_at")} AS day, count(*) AS m, 0 AS c, 0 AS u, 0 AS a FROM messages GROUP BY 1
+        UNION ALL SELECT {day("created_at")}, 0, count(*), 0, 0 FROM conversations GROUP BY 1
+        UNION ALL SELECT {day("created_at")}, 0, 0, count(*), 0 FROM users GROUP BY 1
+        UNION ALL SELECT last_active_on, 0, 0, 0, count(*) FROM users WHERE last_active_on IS NOT NULL GROUP BY 1
+    ) AS found GROUP BY day
+    """,
+)
+
+
+def _bump(columns: str, deltas: str) -> str:
+    """Add the rows (day, a delta for each column) of a SELECT to the transaction's own shard."""
+    names = columns.split(", ")
+    sums = ", ".join(f"sum({name})" for name in names)
+    some = " OR ".join(f"sum({name}) <> 0" for name in names)
+    added = ", ".join(f"{name} = t.{name} + excluded.{name}" for name in names)
+    return f"""
+    INSERT INTO daily_totals AS t (day, shard, {columns})
+    SELECT day, messaging_shard(), {sums} FROM ({deltas}) AS d (day, {columns})
+    GROUP BY day HAVING {some} ORDER BY day
+    ON CONFLICT (day, shard) DO UPDATE SET {added};"""
+
+
+_MESSAGE_PLUS = f"SELECT {day('sent_at')}, 1 FROM added"
+_MESSAGE_MINUS = f"SELECT {day('sent_at')}, -1 FROM removed"
+_CONVERSATION_PLUS = f"SELECT {day('created_at')}, 1 FROM added"
+_CONVERSATION_MINUS = f"SELECT {day('created_at')}, -1 FROM removed"
+_USER_PLUS = f"""SELECT {day("created_at")}, 1, 0 FROM added
+    UNION ALL SELECT last_active_on, 0, 1 FROM added WHERE last_active_on IS NOT NULL"""
+_USER_MINUS = f"""SELECT {day("created_at")}, -1, 0 FROM removed
+    UNION ALL SELECT last_active_on, 0, -1 FROM removed WHERE last_active_on IS NOT NULL"""
+
+_LOCK = """IF cardinality(ids) > 1 THEN
+        PERFORM 1 FROM conversations AS c WHERE c.id = ANY (ids) ORDER BY c.id FOR NO KEY UPDATE;
+    END IF;"""
+
+FUNCTIONS = {
+    # Runs through the shards from one that differs between backends to the first that is free (or its own already).
+    "messaging_shard() RETURNS integer": f"""
+DECLARE
+    own integer := pg_backend_pid() % {SHARDS};
+BEGIN
+    FOR i IN 0..{SHARDS - 1} LOOP
+        IF pg_try_advisory_xact_lock({ADVISORY_CLASS}, (own + i) % {SHARDS}) THEN
+            RETURN (own + i) % {SHARDS};
+        END IF;
+    END LOOP;
+    RETURN own;
+END""",
+    # What a statement did is gathered into arrays first: their joins are planned once, for index look-ups, whereas
+    # a plan made for a transition table of a thousand rows reads whole tables for one of a single row.
+    "messaging_messages_inserted() RETURNS trigger": f"""
+DECLARE
+    ids text[];
+    numbers bigint[];
+    tops bigint[];
+    days date[];
+    one record;
+BEGIN
+    SELECT count(*) AS n, min(conversation_id) AS id, min(sender_id) AS sender, min(sent_at) AS sent_at, max(seq) AS top
+        INTO one FROM added;
+    IF one.n = 0 THEN
+        RETURN NULL;
+    ELSIF one.n = 1 THEN  -- the usual case of a program that inserts row by row, in half the time
+        UPDATE conversations SET total_messages = total_messages + 1, last_seq = greatest(last_seq, one.top)
+            WHERE id = one.id;
+        INSERT INTO daily_totals AS t (day, shard, messages)
+            VALUES ({day("one.sent_at")}, messaging_shard(), 1)
+            ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + 1;
+        UPDATE users SET last_active_on = {day("one.sent_at")}
+            WHERE id = one.sender AND (last_active_on IS NULL OR last_active_on < {day("one.sent_at")});
+        RETURN NULL;
+    END IF;
+    SELECT array_agg(id ORDER BY id), array_agg(n ORDER BY id), array_agg(top ORDER BY id) INTO ids, numbers, tops
+        FROM (
+            SELECT conversation_id AS id, count(*) AS n, max(seq) AS top FROM added GROUP BY conversation_id
+        ) AS d;
+    {_LOCK}
+    UPDATE conversations AS c
+        SET total_messages = c.total_messages + d.n, last_seq = greatest(c.last_seq, d.top)
+        FROM unnest(ids, numbers, tops) AS d (id, n, top) WHERE c.id = d.id;{_bump("messages", _MESSAGE_PLUS)}
+    SELECT array_agg(id ORDER BY id), array_agg(day ORDER BY id) INTO ids, days
+        FROM (SELECT sender_id AS id, max({day("sent_at")}) AS day FROM added GROUP BY sender_id) AS d;
+    PERFORM 1 FROM users AS u JOIN unnest(ids, days) AS d (id, day)
+        ON u.id = d.id AND (u.last_active_on IS NULL OR u.last_active_on < d.day)
+        ORDER BY u.id FOR NO KEY UPDATE OF u;
+    IF FOUND THEN
+        UPDATE users AS u SET last_active_on = d.day FROM unnest(ids, days) AS d (id, day)
+            WHERE u.id = d.id AND (u.last_active_on IS NULL OR u.last_active_on < d.day);
+    END IF;
+    RETURN NULL;
+END""",
+    "messaging_messages_deleted() RETURNS trigger": f"""
+DECLARE
+    ids text[];
+    numbers bigint[];
+BEGIN
+    SELECT array_agg(id ORDER BY id), array_agg(n ORDER BY id) INTO ids, numbers
+        FROM (SELECT conversation_id AS id, count(*) AS n FROM removed GROUP BY conversation_id) AS d;
+    IF ids IS NULL THEN
+        RETURN NULL;
+    END IF;
+    {_LOCK}
+    UPDATE conversations AS c SET total_messages = c.total_messages - d.n
+        FROM unnest(ids, numbers) AS d (id, n) WHERE c.id = d.id;{_bump("messages", _MESSAGE_MINUS)}
+    RETURN NULL;
+END""",
+    # A conversation is locked only when its figures change: editing a body waits for nobody.
+    "messaging_messages_updated() RETURNS trigger": f"""
+DECLARE
+    ids text[];
+    numbers bigint[];
+    tops bigint[];
+BEGIN
+    SELECT array_agg(id ORDER BY id), array_agg(n ORDER BY id), array_agg(top ORDER BY id) INTO ids, numbers, tops
+        FROM (
+            SELECT conversation_id AS id, sum(n) AS n, max(seq) FILTER (WHERE n > 0) AS top
+            FROM (
+                SELECT conversation_id, 1 AS n, seq FROM added
+                UNION ALL SELECT conversation_id, -1, seq FROM removed
+            ) AS both_sides
+            GROUP BY conversation_id
+            HAVING sum(n) <> 0 OR max(seq) FILTER (WHERE n > 0) > max(seq) FILTER (WHERE n < 0)
+        ) AS d;
+    IF ids IS NOT NULL THEN
+        {_LOCK}
+        UPDATE conversations AS c
+            SET total_messages = c.total_messages + d.n, last_seq = greatest(c.last_seq, d.top)
+            FROM unnest(ids, numbers, tops) AS d (id, n, top) WHERE c.id = d.id;
+    END IF;{_bump("messages", f"{_MESSAGE_PLUS} UNION ALL {_MESSAGE_MINUS}")}
+    RETURN NULL;
+END""",
+    "messaging_messages_truncated() RETURNS trigger": """
+BEGIN
+    UPDATE verification SET repairs = repairs + 1;
+    UPDATE daily_totals SET messages = 0 WHERE messages <> 0;
+    UPDATE conversations SET total_messages = 0 WHERE total_messages <> 0;
+    RETURN NULL;
+END""",
+    "messaging_conversation_begins() RETURNS trigger": """
+BEGIN
+    NEW.total_messages := 0;
+    RETURN NEW;
+END""",
+    "messaging_conversations_inserted() RETURNS trigger": f"""
+BEGIN{_bump("conversations", _CONVERSATION_PLUS)}
+    RETURN NULL;
+END""",
+    "messaging_conversations_deleted() RETURNS trigger": f"""
+BEGIN{_bump("conversations", _CONVERSATION_MINUS)}
+    RETURN NULL;
+END""",
+    "messaging_conversation_redated() RETURNS trigger": f"""
+BEGIN{_bump("conversations", f"SELECT {day('NEW.created_at')}, 1 UNION ALL SELECT {day('OLD.created_at')}, -1")}
+    RETURN NULL;
+END""",
+    "messaging_conversations_truncated() RETURNS trigger": """
+BEGIN
+    UPDATE verification SET repairs = repairs + 1;
+    UPDATE daily_totals SET conversations = 0 WHERE conversations <> 0;
+    RETURN NULL;
+END""",
+    "messaging_users_inserted() RETURNS trigger": f"""
+BEGIN{_bump("users, last_active_users", _USER_PLUS)}
+    RETURN NULL;
+END""",
+    "messaging_users_deleted() RETURNS trigger": f"""
+BEGIN
+    DELETE FROM conversation_members WHERE user_id IN (SELECT id FROM removed);{
+        _bump("users, last_active_users", _USER_MINUS)
+    }
+    RETURN NULL;
+END""",
+    "messaging_users_updated() RETURNS trigger": f"""
+BEGIN{_bump("users, last_active_users", f"{_USER_PLUS} UNION ALL {_USER_MINUS}")}
+    RETURN NULL;
+END""",
+    "messaging_users_truncated() RETURNS trigger": """
+BEGIN
+    DELETE FROM conversation_members WHERE user_id IN (SELECT id FROM users);
+    UPDATE verification SET repairs = repairs + 1;
+    UPDATE daily_totals SET users = 0, last_active_users = 0 WHERE users <> 0 OR last_active_users <> 0;
+    RETURN NULL;
+END""",
+}
+
+_NEW = "REFERENCING NEW TABLE AS added FOR EACH STATEMENT"
+_OLD = "REFERENCING OLD TABLE AS removed FOR EACH STATEMENT"
+_BOTH = "REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT"
+
+TRIGGERS = {
+    "messages_inserted": ("AFTER INSERT ON messages", _NEW, "messages_inserted"),
+    "messages_deleted": ("AFTER DELETE ON messages", _OLD, "messages_deleted"),
+    "messages_updated": ("AFTER UPDATE ON messages", _BOTH, "messages_updated"),
+    "messages_truncated": ("AFTER TRUNCATE ON messages", "", "messages_truncated"),
+    "conversation_begins": (
+        "BEFORE INSERT ON conversations",
+        "FOR EACH ROW WHEN (NEW.total_messages <> 0)",
+        "conversation_begins",
+    ),
+    "conversations_inserted": ("AFTER INSERT ON conversations", _NEW, "conversations_inserted"),
+    "conversations_deleted": ("AFTER DELETE ON conversations", _OLD, "conversations_deleted"),
+    # A row trigger, which may name a column: the counters of conversations change with every message.
+    "conversation_redated": (
+        "AFTER UPDATE OF created_at ON conversations",
+        "FOR EACH ROW WHEN (OLD.created_at IS DISTINCT FROM NEW.created_at)",
+        "conversation_redated",
+    ),
+    "conversations_truncated": ("AFTER TRUNCATE ON conversations", "", "conversations_truncated"),
+    "users_inserted": ("AFTER INSERT ON users", _NEW, "users_inserted"),
+    "users_deleted": ("AFTER DELETE ON users", _OLD, "users_deleted"),
+    "users_updated": ("AFTER UPDATE ON users", _BOTH, "users_updated"),
+    "users_truncated": ("BEFORE TRUNCATE ON users", "", "users_truncated"),
+}
+
+
+def functions(schema: str) -> list[str]:
+    """The statements that make the functions, or make them again, in the schema of that name."""
+    path = '"' + schema.replace('"', '""') + '"'
+    owned = (
+        f"SECURITY DEFINER SET search_path = {path}, pg_temp "
+        "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off"
+    )
+    return [
+        f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql {owned if head.endswith('trigger') else ''} "
+        f"AS $body${body}\n$body$"
+        for head, body in FUNCTIONS.items()
+    ]
+
+
+def trigger(name: str) -> tuple[str, str]:
+    """The statements that make a trigger, or make it again, and switch it on."""
+    when, rows, function = TRIGGERS[name]
+    return (
+        f"CREATE OR REPLACE TRIGGER {name} {when} {rows} EXECUTE FUNCTION messaging_{function}()",
+        f"ALTER TABLE {when.rsplit(' ', 1)[1]} ENABLE TRIGGER {name}",
+    )
+
+
+def statements(schema: str) -> list[str]:
+    """Everything that revision 0002 does, in order, in the schema of that name."""
+    return [*TABLES, *BACKFILL, *functions(schema), *(trigger(name)[0] for name in TRIGGERS)]
