@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from grafana.source import promql as q
-from grafana.source.panels import Board, Link, Query, Row, above, figure, lines, states
+from grafana.source.boards import Board, Row
+from grafana.source.panels import INSTALLATION, NODE, Link, Query, above, figure, judged, lines, named, states
 
 UID = "messaging-database"
 DELIVERY = Link("Connections & delivery", "messaging-delivery")
@@ -21,7 +22,7 @@ BOARD = Board(
                 (
                     figure(
                         "Messages",
-                        "short",
+                        "locale",
                         Query(q.database("messaging_stored_messages")),
                         "Messages that exist; deletes count. 'Not known' while the database cannot be read: if that "
                         "lasts, see the row 'Database' below.",
@@ -31,7 +32,7 @@ BOARD = Board(
                 (
                     figure(
                         "Conversations",
-                        "short",
+                        "locale",
                         Query(q.database("messaging_stored_conversations")),
                         "Conversations that exist. If it grows much faster than the people, something makes them in a "
                         "loop.",
@@ -41,7 +42,7 @@ BOARD = Board(
                 (
                     figure(
                         "Registered people",
-                        "short",
+                        "locale",
                         Query(q.database("messaging_registered_users")),
                         "People who connected at least once. If it jumps, check who may sign tokens.",
                     ),
@@ -50,7 +51,7 @@ BOARD = Board(
                 (
                     figure(
                         "Messages today",
-                        "short",
+                        "locale",
                         Query(q.database("messaging_messages_today")),
                         "Messages that exist and were sent since 00:00 UTC. If it stands still while people are "
                         "online, sends fail.",
@@ -61,8 +62,8 @@ BOARD = Board(
                 (
                     figure(
                         "Active people",
-                        "short",
-                        Query(q.database("messaging_active_users", "window"), "{{window}}"),
+                        "locale",
+                        Query(q.database("messaging_active_users", "window"), f"{INSTALLATION} {{{{window}}}}"),
                         "Registered people whose latest message is of one of the last 1, 7, 30 UTC days, today "
                         "included. If 1d is low, it may be early in the UTC day.",
                     ),
@@ -79,8 +80,8 @@ BOARD = Board(
                         "Active people by window",
                         "short",
                         [
-                            Query(q.database("messaging_active_users", "window"), "{{window}}"),
-                            Query(q.database("messaging_registered_users"), "registered"),
+                            Query(q.database("messaging_active_users", "window"), named("{{window}}")),
+                            Query(q.database("messaging_registered_users"), named("registered")),
                         ],
                         "Daily, weekly and monthly active people. If 30d falls while registered grows, newcomers do "
                         "not stay.",
@@ -107,7 +108,7 @@ BOARD = Board(
                     lines(
                         "Messages today, over the day",
                         "short",
-                        Query(q.database("messaging_messages_today"), "messages today"),
+                        Query(q.database("messaging_messages_today"), named("messages today")),
                         "Rises through the UTC day and starts anew at midnight. If it falls before, somebody deletes "
                         "messages.",
                     ),
@@ -117,7 +118,7 @@ BOARD = Board(
                     lines(
                         "Stored messages",
                         "short",
-                        Query(q.database("messaging_stored_messages"), "messages"),
+                        Query(q.database("messaging_stored_messages"), named("messages")),
                         "How the table grows; it is what backups and disks have to hold. If it falls, somebody "
                         "deletes.",
                         minimum=None,
@@ -128,7 +129,7 @@ BOARD = Board(
                     lines(
                         "Stored conversations",
                         "short",
-                        Query(q.database("messaging_stored_conversations"), "conversations"),
+                        Query(q.database("messaging_stored_conversations"), named("conversations")),
                         "How many conversations exist. If it jumps, look for a client that makes them in a loop.",
                         minimum=None,
                     ),
@@ -138,7 +139,7 @@ BOARD = Board(
                     lines(
                         "Messages stored per second",
                         "mps",
-                        Query(q.speed("messaging_messages_accepted_total", "instance"), "{{instance}}"),
+                        Query(q.speed("messaging_messages_accepted_total", "instance"), NODE),
                         "Through each node. If it differs from what the table gains, another program writes too.",
                         stacked=True,
                         link=DELIVERY,
@@ -154,9 +155,13 @@ BOARD = Board(
                 (
                     states(
                         "Database as each node sees it",
-                        Query(q.least("messaging_database_up", "instance"), "{{instance}}"),
-                        "Red when a node could not read the database at a scrape. If one node is red, look at its "
-                        "network; if all are, follow the runbook of MessagingDatabaseDown.",
+                        [
+                            Query(q.least("messaging_database_up", "instance"), f"{NODE}: reads"),
+                            Query(q.least("messaging_database_writable", "instance"), f"{NODE}: writes"),
+                        ],
+                        "Red when a node could not read the database at a scrape, or cannot write to it. If one node "
+                        "is red, look at its network; if all are, follow the runbook of MessagingDatabaseDown, or of "
+                        "MessagingDatabaseReadOnly where only writing fails.",
                         UP,
                     ),
                     8,
@@ -164,8 +169,8 @@ BOARD = Board(
                 (
                     lines(
                         "Age of the totals",
-                        "s",
-                        Query(q.age("messaging_database_last_success_timestamp_seconds"), "{{instance}}"),
+                        "dthms",
+                        Query(q.age("messaging_database_last_success_timestamp_seconds"), NODE),
                         "Since each node last read the totals: about a scrape interval. If it grows, the database is "
                         "down or its answer takes longer than the scrape may.",
                         steps=above((600, "red")),
@@ -178,7 +183,7 @@ BOARD = Board(
                         "s",
                         Query(
                             q.worst("messaging_scrape_collector_duration_seconds", "instance", "collector"),
-                            "{{instance}} {{collector}}",
+                            f"{NODE}: {{{{collector}}}}",
                         ),
                         "How long a scrape's collectors took; database is one query over some rows per day. If it "
                         "takes more than a second, the database is overloaded.",
@@ -191,7 +196,7 @@ BOARD = Board(
                         "Collectors",
                         Query(
                             q.least("messaging_scrape_collector_success", "instance", "collector"),
-                            "{{instance}} {{collector}}",
+                            f"{NODE}: {{{{collector}}}}",
                         ),
                         "Red when a scrape did not get a collector's figures; they are absent then, never invented. "
                         "If database is red while others are not, the database is down or slow.",
@@ -203,7 +208,7 @@ BOARD = Board(
                     lines(
                         "Database connections",
                         "short",
-                        Query(q.total("messaging_database_pool_connections", "state"), "{{state}}"),
+                        Query(q.total("messaging_database_pool_connections", "state"), named("{{state}}")),
                         "Connections to the database, over the chosen nodes; at most six per node. If four of a "
                         "node's are in use for minutes, requests queue: follow the runbook of MessagingPoolExhausted.",
                         stacked=True,
@@ -218,12 +223,17 @@ BOARD = Board(
             [
                 (
                     figure(
-                        "Inaccurate conversations",
+                        "What the last verification found wrong",
                         "none",
-                        Query(q.database("messaging_inaccurate_conversations")),
-                        "Conversations whose totals the last verification found wrong. If it is not 0, follow the "
-                        "runbook of MessagingTotalsInaccurate: messaging-exporter verify --repair.",
-                        steps=above((1, "red")),
+                        [
+                            Query(q.database("messaging_inaccurate_conversations"), named("conversations")),
+                            Query(q.database("messaging_inaccurate_days"), named("days")),
+                            Query(q.database("messaging_missing_triggers"), named("triggers missing")),
+                        ],
+                        "Conversations and days whose totals the last verification found wrong, and triggers that "
+                        "are not there to keep them. If one is not 0, follow the runbook of "
+                        "MessagingTotalsInaccurate: messaging-exporter verify --repair.",
+                        steps=judged((0, "green"), (1, "red")),
                         none="never verified",
                     ),
                     8,
@@ -231,11 +241,11 @@ BOARD = Board(
                 (
                     figure(
                         "Last verified",
-                        "s",
+                        "dthms",
                         Query(f"time() - {q.database('messaging_verified_timestamp_seconds')}"),
                         "Since everything was last recounted the slow way; a server does it once a day. When it is "
                         "older than three days, follow the runbook of MessagingVerificationOverdue.",
-                        steps=above((259200, "orange")),
+                        steps=judged((0, "green"), (259200, "orange")),
                         none="never verified",
                     ),
                     8,
@@ -244,7 +254,7 @@ BOARD = Board(
                     lines(
                         "Becoming durable, 99 % within",
                         "s",
-                        Query(q.quantile(0.99, "messaging_message_persist_duration_seconds"), "{{job}}"),
+                        Query(q.quantile(0.99, "messaging_message_persist_duration_seconds"), INSTALLATION),
                         "What senders wait for. If it stays above 0.5 s, follow the runbook of MessagingPersistSlow.",
                         steps=above((0.5, "red")),
                         link=DELIVERY,

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from grafana.source import promql as q
-from grafana.source.panels import Board, Query, Row, above, figure, lines, rows_of, states
+from grafana.source.boards import Board, Row
+from grafana.source.panels import NODE, Query, above, figure, judged, lines, named, states
+from grafana.source.tables import Column, rows_of
 
 UID = "messaging-health"
+_PYTHON = q.without("python_info", "instance", "major", "minor")
+PYTHON = (
+    f"label_join({q.of('messaging_build_info')} * ignoring (version) group_left (major, minor)"
+    f' max without ({_PYTHON}) ({q.of("python_info")}), "python", ".", "major", "minor")'
+)
 UP = {"0": ("down", "red"), "1": ("up", "green")}
 
 BOARD = Board(
@@ -20,7 +27,7 @@ BOARD = Board(
                 (
                     states(
                         "Nodes",
-                        Query(f"min by (instance) {q.up()}", "{{instance}}"),
+                        Query(q.up(), NODE),
                         "Red when Prometheus could not scrape a node. If it stays red, follow the runbook of "
                         "MessagingDown.",
                         UP,
@@ -30,8 +37,8 @@ BOARD = Board(
                 (
                     lines(
                         "Uptime",
-                        "s",
-                        Query(q.ours(f"(time() - {q.of('process_start_time_seconds')})"), "{{instance}}"),
+                        "dthms",
+                        Query(q.ours(f"(time() - {q.of('process_start_time_seconds')})"), NODE),
                         "Since each process started; a saw-tooth is a node that restarts. If it has many teeth, "
                         "follow the runbook of MessagingRestartLoop.",
                     ),
@@ -40,28 +47,30 @@ BOARD = Board(
                 (
                     rows_of(
                         "Versions",
-                        "none",
-                        Query(
-                            f"{q.of('messaging_build_info')} * on (job, instance) group_left (major, minor)"
-                            f" max by (job, instance, major, minor) ({q.of('python_info')})"
-                        ),
                         "Version of each node, and its Python. If versions differ for long, a deploy has stopped "
                         "half-way.",
-                        ["Time", "Value", "__name__"],
+                        [
+                            Column("Instance", label="instance"),
+                            Column("Version", label="version", expr=PYTHON),
+                            Column("Python", label="python"),
+                            Column("Job", label="job"),
+                        ],
+                        none="no nodes",
+                        hidden=("major", "minor"),
                     ),
                     8,
                 ),
             ],
         ),
         Row(
-            "Cluster",
+            "Cluster: of several nodes with --redis.url",
             7,
             [
                 (
                     lines(
                         "Nodes in the cluster, as each node sees it",
                         "short",
-                        Query(q.worst("messaging_cluster_nodes", "instance"), "{{instance}}"),
+                        Query(q.worst("messaging_cluster_nodes", "instance"), NODE),
                         "All lines should be one. If they differ, the cluster is split or a lease was lost: follow "
                         "the runbook of MessagingClusterNodesMismatch.",
                     ),
@@ -72,11 +81,11 @@ BOARD = Board(
                         "Distinct over all nodes",
                         "short",
                         [
-                            Query(q.cluster("messaging_cluster_connections"), "connections"),
-                            Query(q.cluster("messaging_cluster_users"), "users"),
-                            Query(q.cluster("messaging_cluster_conversations"), "conversations"),
-                            Query(q.cluster("messaging_cluster_participants"), "participants"),
-                            Query(q.cluster("messaging_cluster_typing_users"), "typing"),
+                            Query(q.cluster("messaging_cluster_connections"), named("connections")),
+                            Query(q.cluster("messaging_cluster_users"), named("users")),
+                            Query(q.cluster("messaging_cluster_conversations"), named("conversations")),
+                            Query(q.cluster("messaging_cluster_participants"), named("participants")),
+                            Query(q.cluster("messaging_cluster_typing_users"), named("typing")),
                         ],
                         "Somebody on two nodes counts once. Only nodes with a fresh view are asked. If there is no "
                         "data, no node has one: look at the broker.",
@@ -86,8 +95,8 @@ BOARD = Board(
                 (
                     lines(
                         "Age of the cluster's figures",
-                        "s",
-                        Query(q.age("messaging_cluster_snapshot_timestamp_seconds"), "{{instance}}"),
+                        "dthms",
+                        Query(q.age("messaging_cluster_snapshot_timestamp_seconds"), NODE),
                         "Since each node last saw the cluster: at most some seconds more than the scrape interval. If "
                         "a node's grows, it is cut off: follow the runbook of MessagingClusterSnapshotStale.",
                         steps=above((120, "red")),
@@ -97,7 +106,7 @@ BOARD = Board(
                 (
                     states(
                         "Broker as each node sees it",
-                        Query(q.least("messaging_broker_up", "instance"), "{{instance}}"),
+                        Query(q.least("messaging_broker_up", "instance"), NODE),
                         "Red when a node cannot reach Redis; always up where a node is alone. If it stays red, follow "
                         "the runbook of MessagingBrokerDown.",
                         UP,
@@ -109,8 +118,8 @@ BOARD = Board(
                         "Frames between nodes per second",
                         "ops",
                         [
-                            Query(q.speed("messaging_broker_frames_sent_total"), "sent"),
-                            Query(q.speed("messaging_broker_frames_received_total"), "received"),
+                            Query(q.speed("messaging_broker_frames_sent_total"), named("sent")),
+                            Query(q.speed("messaging_broker_frames_received_total"), named("received")),
                         ],
                         "Frames published to and received from other nodes; 0 where a node is alone. If frames are "
                         "sent and none is received, subscriptions are broken.",
@@ -122,8 +131,8 @@ BOARD = Board(
                         "Broker lag",
                         "s",
                         [
-                            Query(q.quantile(0.5, "messaging_broker_lag_seconds"), "half within"),
-                            Query(q.quantile(0.99, "messaging_broker_lag_seconds"), "99 % within"),
+                            Query(q.quantile(0.5, "messaging_broker_lag_seconds"), named("half within")),
+                            Query(q.quantile(0.99, "messaging_broker_lag_seconds"), named("99 % within")),
                         ],
                         "From publishing on one node to receipt on another; no data where a node is alone. If it "
                         "stays above 250 ms, follow the runbook of MessagingBrokerLag; it includes the clocks' "
@@ -133,6 +142,8 @@ BOARD = Board(
                     12,
                 ),
             ],
+            collapsed=True,
+            only_if=f"max({q.of('messaging_cluster_nodes')}) > 1",
         ),
         Row(
             "Are the figures true?",
@@ -143,12 +154,13 @@ BOARD = Board(
                         "Drift",
                         "none",
                         Query(
-                            f"max by (figure) (abs({q.of('messaging_live_drift')}))",
-                            "{{figure}}",
+                            f"max without ({q.without('messaging_live_drift', 'figure')})"
+                            f" (abs({q.of('messaging_live_drift')}))",
+                            named("{{figure}}"),
                         ),
                         "Live figure minus an independent recount, the worst node's; 0 is healthy. If any is not, a "
                         "figure leaks: follow the runbook of MessagingGaugeDrift.",
-                        steps=above((1, "red")),
+                        steps=judged((0, "green"), (1, "red")),
                     ),
                     12,
                 ),
@@ -159,15 +171,15 @@ BOARD = Board(
                         [
                             Query(
                                 q.excess("messaging_typing_users", "messaging_participants"),
-                                "{{instance}}: typing above participants",
+                                f"{NODE}: typing above participants",
                             ),
                             Query(
                                 q.excess("messaging_connected_users", "messaging_active_connections"),
-                                "{{instance}}: users above connections",
+                                f"{NODE}: users above connections",
                             ),
                             Query(
                                 q.excess("messaging_active_conversations", "messaging_participants"),
-                                "{{instance}}: conversations above participants",
+                                f"{NODE}: conversations above participants",
                             ),
                         ],
                         "By how much figures of one scrape contradict each other: always 0. If not, follow the "
@@ -187,7 +199,7 @@ BOARD = Board(
                         "Event loop lag",
                         "s",
                         [
-                            Query(q.quantile(0.5, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} half"),
+                            Query(q.quantile(0.5, "messaging_event_loop_lag_seconds", "instance"), f"{NODE}: half"),
                             Query(
                                 q.quantile(0.99, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} 99 %"
                             ),
@@ -202,7 +214,7 @@ BOARD = Board(
                     lines(
                         "CPU",
                         "percentunit",
-                        Query(q.ours(q.rate("process_cpu_seconds_total")), "{{instance}}"),
+                        Query(q.ours(q.rate("process_cpu_seconds_total")), NODE),
                         "Share of one core. One event loop uses one core: if it nears 100 %, add a node.",
                         steps=above((0.7, "orange"), (0.9, "red")),
                     ),
@@ -213,7 +225,7 @@ BOARD = Board(
                         "Memory",
                         "bytes",
                         [
-                            Query(q.ours(q.of("process_resident_memory_bytes")), "{{instance}} resident"),
+                            Query(q.ours(q.of("process_resident_memory_bytes")), f"{NODE}: resident"),
                         ],
                         "Resident memory: some 15 KiB per idle connection. If it rises while connections do not, "
                         "something leaks: compare with 'Drift'.",
@@ -224,12 +236,9 @@ BOARD = Board(
                     lines(
                         "File descriptors",
                         "short",
-                        [
-                            Query(q.ours(q.of("process_open_fds")), "{{instance}} open"),
-                            Query(q.ours(q.of("process_max_fds")), "{{instance}} limit"),
-                        ],
-                        "Each connection is one. If open nears the limit, raise LimitNOFILE.",
-                        dashed=["/limit$/"],
+                        Query(q.ours(q.of("process_open_fds")), NODE),
+                        "Open files; each connection is one. If they near the process' limit ('Room used' in the "
+                        "overview), raise LimitNOFILE.",
                     ),
                     6,
                 ),
@@ -238,8 +247,8 @@ BOARD = Board(
                         "Garbage collections per second",
                         "ops",
                         Query(
-                            f"sum by (instance, generation) ({q.ours(q.rate('python_gc_collections_total'))})",
-                            "{{instance}} generation {{generation}}",
+                            q.ours(q.rate("python_gc_collections_total"), "generation"),
+                            f"{NODE}: generation {{{{generation}}}}",
                         ),
                         "Python's collector. If generation 2 runs often, pauses grow with the number of connections: "
                         "compare with the event loop lag.",
@@ -252,12 +261,14 @@ BOARD = Board(
                         "ops",
                         [
                             Query(
-                                f"sum by (instance) ({q.ours(q.rate('python_gc_objects_collected_total'))})",
-                                "{{instance}} collected",
+                                "sum without (generation)"
+                                f" ({q.ours(q.rate('python_gc_objects_collected_total'), 'generation')})",
+                                f"{NODE}: collected",
                             ),
                             Query(
-                                f"sum by (instance) ({q.ours(q.rate('python_gc_objects_uncollectable_total'))})",
-                                "{{instance}} uncollectable",
+                                "sum without (generation)"
+                                f" ({q.ours(q.rate('python_gc_objects_uncollectable_total'), 'generation')})",
+                                f"{NODE}: uncollectable",
                             ),
                         ],
                         "Objects in reference cycles. If uncollectable is not 0, memory leaks.",
@@ -268,7 +279,7 @@ BOARD = Board(
                     lines(
                         "Scrape duration",
                         "s",
-                        Query(q.ours(q.of("scrape_duration_seconds")), "{{instance}}"),
+                        Query(q.ours(q.of("scrape_duration_seconds")), NODE),
                         "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
                         "slow or the loop lags.",
                     ),
@@ -278,7 +289,7 @@ BOARD = Board(
                     lines(
                         "Samples per scrape",
                         "short",
-                        Query(q.ours(q.of("scrape_samples_scraped")), "{{instance}}"),
+                        Query(q.ours(q.of("scrape_samples_scraped")), NODE),
                         "The number of series hardly ever changes: no label carries a user, conversation or address. "
                         "If it grows, report a bug.",
                     ),

@@ -1,9 +1,13 @@
-"""Messaging overview: one screen for everyone. Up? Who is there? Does it flow, or fail? How full?"""
+"""Messaging overview: one screen for everyone, on call first. What fires? Is it up, who is there, does it flow?"""
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.models import common as c
+
 from grafana.source import promql as q
-from grafana.source.panels import Board, Link, Query, Row, above, bars, figure, lines
+from grafana.source.boards import Board, Row
+from grafana.source.oncall import FIRING, NODES
+from grafana.source.panels import BESIDE, NEUTRAL, NODE, Link, Query, above, bars, figure, judged, lines, named
 
 UID = "messaging-overview"
 DELIVERY = Link("Connections & delivery", "messaging-delivery")
@@ -11,277 +15,335 @@ DATABASE = Link("Database & activity", "messaging-database")
 HEALTH = Link("Cluster & exporter health", "messaging-health")
 
 ABNORMAL = 'reason=~"heartbeat|slow_consumer|protocol_error|rate_limited|internal_error"'
+FAILED = 'code=~"unavailable|internal"'
+FAILED_SENDS = f'command="send", {FAILED}'
+SLOW_30D = "job:messaging_delivery_slow:ratio_rate30d"
+BUDGET = 0.01  # of the messages may be delivered late
+
+_UP = q.least("messaging_database_up")
+
+STATE = Row(
+    "",
+    4,
+    [
+        (
+            figure(
+                "Nodes up",
+                "none",
+                [
+                    Query(q.up_of_all(), f"{{{{nodes}}}} {'{{job}}'}"),
+                    Query(f"1 - ({q.up()} == 0)", "{{instance}} is down"),
+                ],
+                "Nodes that answer Prometheus, of those it knows, and each that does not. Red from the first dead one: "
+                "its users are cut off. If it is red, follow the runbook of MessagingDown.",
+                steps=judged((0, "green"), (1, "red"), unknown="red"),
+                none="no nodes",
+                link=HEALTH,
+                text=c.BigValueTextMode.NAME,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Alerts firing",
+                "none",
+                Query(
+                    f"count({q.recorded('ALERTS')[:-1]}, "
+                    'alertname=~"Messaging.+", alertstate="firing"})'
+                    f" or 0 * count({q.of('instance:messaging_build_info:last_1d')})",
+                    "",
+                ),
+                "Alerts of this project that fire now, at all chosen installations. When it is not 0, they are in the "
+                "table below, with their runbooks. 'No rules' means that the rule files are not loaded.",
+                steps=judged((0, "green"), (1, "red"), unknown="orange"),
+                none="no rules",
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Database",
+                "none",
+                # Down is 0, up but not to be written 1. A server from before the second figure is believed to write.
+                Query(f"{_UP} + {q.least('messaging_database_writable')} or 2 * {_UP}"),
+                "DOWN when any node could not read its database at the latest scrape, READ-ONLY when one cannot write "
+                "to it. If it stays so, sends fail: follow the runbook of MessagingDatabaseDown or "
+                "MessagingDatabaseReadOnly.",
+                words={"0": ("DOWN", "red"), "1": ("READ-ONLY", "red"), "2": ("UP", "green")},
+                link=DATABASE,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Failing sends",
+                "percentunit",
+                Query(
+                    f"{q.speed('messaging_commands_rejected_total', matchers=FAILED_SENDS, now=True)} / ("
+                    f"{q.speed('messaging_commands_rejected_total', matchers=FAILED_SENDS, now=True)}"
+                    f" + {q.speed('messaging_messages_accepted_total', now=True)} > 0)"
+                ),
+                "Share of the sends that are refused through no fault of the sender. If it is above 1 %, people cannot "
+                "write: follow the runbook of MessagingSendsFailing. 'Idle' when nobody sends.",
+                steps=judged((0, "green"), (0.001, "orange"), (0.01, "red")),
+                none="idle",
+                link=DELIVERY,
+                decimals=1,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Budget left",
+                "percentunit",
+                Query(q.present(f"1 - {q.recorded(SLOW_30D)} / {BUDGET}")),
+                "The objective: of 30 days' messages 99 % are delivered within 250 ms. What is left of the 1 % that "
+                "may be late; below 0 it is missed. If it shrinks fast, see its burn below and MessagingDeliverySlow.",
+                steps=((None, "red"), (0, "orange"), (0.25, "green")),
+                none="not known",
+                link=DELIVERY,
+                decimals=0,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Messages today",
+                "locale",
+                Query(q.database("messaging_messages_today")),
+                "Messages that exist and were sent since 00:00 UTC. 'Not known' while the database cannot be "
+                "read: when that lasts, look at the database to the left.",
+                link=DATABASE,
+            ),
+            4,
+        ),
+    ],
+)
+
+LIVE = Row(
+    "",
+    3,
+    [
+        (
+            figure(
+                "People online",
+                "locale",
+                [
+                    Query(q.together("messaging_cluster_users")),
+                    Query(q.at_most("messaging_connected_users"), named("at most: separate nodes")),
+                ],
+                "Distinct users with at least one connection, over all nodes. 'At most' where several nodes do not "
+                "know each other (no --redis.url): somebody on two of them counts twice. If it falls at an unusual "
+                "hour, look at the closes and refusals in Connections & delivery.",
+                link=DELIVERY,
+                text=c.BigValueTextMode.VALUE_AND_NAME,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Connections",
+                "locale",
+                Query(q.total("messaging_active_connections")),
+                "Open connections on the chosen nodes. If it falls by half within minutes, "
+                "MessagingConnectionsDropped fires: look for a node that is down or a network that fails.",
+                link=DELIVERY,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Conversations",
+                "locale",
+                Query(q.cluster("messaging_cluster_conversations")),
+                "Distinct conversations with somebody joined, over all nodes. If it is 0 while people are "
+                "online, joins fail: look at the refused commands.",
+                link=DELIVERY,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Typing now",
+                "locale",
+                Query(q.cluster("messaging_cluster_typing_users")),
+                "People typing, once per conversation, over all nodes. If it never falls, look at 'Oldest "
+                "typing state' in Connections & delivery.",
+                link=DELIVERY,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Messages",
+                "locale",
+                Query(q.database("messaging_stored_messages")),
+                "Messages that exist; deletes count. If it falls, somebody deletes.",
+                link=DATABASE,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Active today",
+                "locale",
+                Query(q.database("messaging_active_users", matchers='window="1d"')),
+                "Registered people who sent something since 00:00 UTC. If it is low, it may be early in the UTC day.",
+                link=DATABASE,
+            ),
+            4,
+        ),
+    ],
+)
+
+FLOW = Row(
+    "",
+    6,
+    [
+        (
+            lines(
+                "People online",
+                "short",
+                [
+                    Query(q.together("messaging_cluster_users"), named("people")),
+                    Query(q.at_most("messaging_connected_users"), named("people, at most")),
+                    Query(q.total("messaging_active_connections"), named("connections")),
+                    Query(f"{q.recorded('job:messaging_cluster_users:max')} offset 1w", named("people a week ago")),
+                ],
+                "Distinct people and their connections, and the people of the same hour last week, as the rules "
+                "recorded it. If people are far below last week, look for what cut them off; if connections rise "
+                "without people, clients reconnect without closing.",
+                colors={"/: people(, at most)?$/": "blue", "/: connections$/": "purple"},
+                dashed=["/: people a week ago$/"],
+                link=DELIVERY,
+            ),
+            8,
+        ),
+        (
+            lines(
+                "Messages per second",
+                "mps",
+                [
+                    Query(q.speed("messaging_messages_accepted_total"), named("accepted")),
+                    Query(q.speed("messaging_deliveries_total"), named("delivered")),
+                ],
+                "Messages stored, and message frames handed to recipients: their ratio is the fan-out. When "
+                "accepted falls to 0 while people are online, look at the refused sends.",
+                colors={"/: accepted$/": "blue", "/: delivered$/": "green"},
+                link=DELIVERY,
+            ),
+            8,
+        ),
+        (
+            lines(
+                "Delivery time",
+                "s",
+                [
+                    Query(q.quantile(0.5, "messaging_message_delivery_duration_seconds"), named("half within")),
+                    Query(q.quantile(0.99, "messaging_message_delivery_duration_seconds"), named("99 % within")),
+                ],
+                "From a message's receipt to its being handed to the recipients' socket buffers. The objective is "
+                "99 % within 250 ms. If the upper line stays above it, follow the runbook of MessagingDeliverySlow.",
+                steps=above((0.25, "red")),
+                colors={"/: half within$/": "green", "/: 99 % within$/": "orange"},
+                link=DELIVERY,
+            ),
+            8,
+        ),
+    ],
+)
+
+TROUBLE = Row(
+    "",
+    6,
+    [
+        (
+            lines(
+                "What goes wrong, per minute",
+                "cpm",
+                [
+                    Query(q.per_minute("messaging_commands_rejected_total", matchers=FAILED), named("commands failed")),
+                    Query(
+                        q.per_minute("messaging_commands_rejected_total", matchers=FAILED.replace("=~", "!~")),
+                        named("commands refused"),
+                    ),
+                    Query(q.per_minute("messaging_connections_rejected_total"), named("connections refused")),
+                    Query(
+                        q.per_minute("messaging_connections_closed_total", matchers=ABNORMAL),
+                        named("connections cut off"),
+                    ),
+                    Query(q.per_minute("messaging_deliveries_dropped_total"), named("deliveries dropped")),
+                ],
+                "Failures and refusals per minute. A little is every day's; when a line jumps, its reasons "
+                "are in Connections & delivery.",
+                colors={
+                    "/: commands failed$/": "red",
+                    "/: commands refused$/": "yellow",
+                    "/: connections refused$/": "orange",
+                    "/: connections cut off$/": "dark-orange",
+                    "/: deliveries dropped$/": "purple",
+                },
+                ranked=BESIDE,
+                link=DELIVERY,
+            ),
+            10,
+        ),
+        (
+            lines(
+                "Budget burn",
+                "none",
+                [
+                    Query(
+                        f"{q.recorded(f'job:messaging_delivery_slow:ratio_rate{window}')} / {BUDGET}",
+                        named(f"over {words}"),
+                    )
+                    for window, words in (("5m", "5 minutes"), ("1h", "an hour"), ("6h", "6 hours"))
+                ],
+                "How fast the objective's budget is used: at 1 it lasts exactly its 30 days, at 14.4 an hour takes 2 % "
+                "of it. If the hour stays above 14.4, MessagingDeliverySlow fires; the six hours above 6, "
+                "MessagingDeliverySlowBurn.",
+                steps=above((1, "orange"), (14.4, "red")),
+                colors={
+                    "/: over 5 minutes$/": NEUTRAL,
+                    "/: over an hour$/": "orange",
+                    "/: over 6 hours$/": "blue",
+                },
+                link=DELIVERY,
+            ),
+            6,
+        ),
+        (
+            bars(
+                "Room used",
+                "percentunit",
+                [
+                    Query(
+                        q.share(
+                            q.total("messaging_active_connections", "instance"),
+                            q.total("messaging_connection_limit", "instance"),
+                        ),
+                        f"{NODE}: connections",
+                    ),
+                    Query(
+                        q.share(q.ours(q.of("process_open_fds")), q.of("process_max_fds")),
+                        f"{NODE}: files",
+                    ),
+                ],
+                "How full each node is: connections of --limits.connections, and open files of the process' limit. "
+                "Above 85 % or 80 % people are soon refused: if it goes on rising, add a node or raise the limit "
+                "(MessagingConnectionLimitNear, MessagingFileDescriptorsNearLimit).",
+                above((0.6, "orange"), (0.8, "red")),
+                1,
+                HEALTH,
+            ),
+            8,
+        ),
+    ],
+)
+
 BOARD = Board(
     UID,
     "Messaging overview",
-    "One screen for everyone: is it up, who is there, does it flow, does it fail, how much room is left.",
-    [
-        Row(
-            "",
-            4,
-            [
-                (
-                    figure(
-                        "Nodes up",
-                        "none",
-                        Query(f"sum by (job) {q.up()}"),
-                        "Nodes that answer Prometheus. If it is red or lower than you run, users of the missing nodes "
-                        "are cut off: follow the runbook of MessagingDown.",
-                        steps=above((1, "green"), base="red"),
-                        none="none",
-                        link=HEALTH,
-                    ),
-                    3,
-                ),
-                (
-                    figure(
-                        "Alerts firing",
-                        "none",
-                        Query(q.worst("instance:messaging_alerts_firing:count")),
-                        "Alerts of this project that fire now. When it is not 0, open Alerting and follow each "
-                        "alert's runbook link. 'No rules' means that the rule files are not loaded, or that nothing "
-                        "is scraped.",
-                        steps=above((1, "red")),
-                        none="no rules",
-                    ),
-                    3,
-                ),
-                (
-                    figure(
-                        "Database",
-                        "none",
-                        Query(q.least("messaging_database_up")),
-                        "DOWN when any node could not read its database at the latest scrape. If it stays so, "
-                        "sending, joining and reading fail: follow the runbook of MessagingDatabaseDown.",
-                        words={"0": ("DOWN", "red"), "1": ("UP", "green")},
-                        link=DATABASE,
-                    ),
-                    3,
-                ),
-                (
-                    figure(
-                        "People online",
-                        "short",
-                        Query(q.cluster("messaging_cluster_users")),
-                        "Distinct users with at least one connection, over all nodes. If it falls at an unusual hour, "
-                        "look at the closes and refusals in Connections & delivery.",
-                        link=DELIVERY,
-                    ),
-                    3,
-                ),
-                (
-                    figure(
-                        "Connections",
-                        "short",
-                        Query(q.total("messaging_active_connections")),
-                        "Open connections on the chosen nodes. If it falls by half within minutes, "
-                        "MessagingConnectionsDropped fires: look for a node that is down or a network that fails.",
-                        link=DELIVERY,
-                    ),
-                    3,
-                ),
-                (
-                    figure(
-                        "Conversations",
-                        "short",
-                        Query(q.cluster("messaging_cluster_conversations")),
-                        "Distinct conversations with somebody joined, over all nodes. If it is 0 while people are "
-                        "online, joins fail: look at the refused commands.",
-                        link=DELIVERY,
-                    ),
-                    3,
-                ),
-                (
-                    figure(
-                        "Typing now",
-                        "short",
-                        Query(q.cluster("messaging_cluster_typing_users")),
-                        "People typing, once per conversation, over all nodes. If it never falls, look at 'Oldest "
-                        "typing state' in Connections & delivery.",
-                        link=DELIVERY,
-                    ),
-                    3,
-                ),
-                (
-                    figure(
-                        "Messages today",
-                        "short",
-                        Query(q.database("messaging_messages_today")),
-                        "Messages that exist and were sent since 00:00 UTC. 'Not known' while the database cannot be "
-                        "read: when that lasts, look at the database figure to the left.",
-                        link=DATABASE,
-                    ),
-                    3,
-                ),
-            ],
-        ),
-        Row(
-            "Traffic",
-            6,
-            [
-                (
-                    lines(
-                        "People and connections",
-                        "short",
-                        [
-                            Query(q.total("messaging_active_connections"), "connections"),
-                            Query(q.cluster("messaging_cluster_users"), "people"),
-                            Query(q.cluster("messaging_cluster_participants"), "participants"),
-                        ],
-                        "Connections on the chosen nodes; distinct people, and people per conversation joined, over "
-                        "all nodes. If connections rise without people, clients reconnect without closing: look at "
-                        "the closes by heartbeat.",
-                        link=DELIVERY,
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Messages per second",
-                        "mps",
-                        [
-                            Query(q.speed("messaging_messages_accepted_total"), "accepted"),
-                            Query(q.speed("messaging_deliveries_total"), "delivered"),
-                        ],
-                        "Messages stored, and message frames handed to recipients: their ratio is the fan-out. When "
-                        "accepted falls to 0 while people are online, look at the refused sends.",
-                        link=DELIVERY,
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Delivery time",
-                        "s",
-                        [
-                            Query(q.quantile(0.5, "messaging_message_delivery_duration_seconds"), "half within"),
-                            Query(q.quantile(0.99, "messaging_message_delivery_duration_seconds"), "99 % within"),
-                        ],
-                        "From a message's receipt to its being written to the recipients. The objective is 99 % "
-                        "within 250 ms. If the upper line stays above it, follow the runbook of "
-                        "MessagingDeliverySlow.",
-                        steps=above((0.25, "red")),
-                        link=DELIVERY,
-                    ),
-                    8,
-                ),
-            ],
-        ),
-        Row(
-            "Trouble and growth",
-            6,
-            [
-                (
-                    lines(
-                        "What goes wrong",
-                        "ops",
-                        [
-                            Query(
-                                q.speed("messaging_commands_rejected_total", matchers='code=~"unavailable|internal"'),
-                                "commands failed",
-                            ),
-                            Query(
-                                q.speed("messaging_commands_rejected_total", matchers='code!~"unavailable|internal"'),
-                                "commands refused",
-                            ),
-                            Query(q.speed("messaging_connections_rejected_total"), "connections refused"),
-                            Query(
-                                q.speed("messaging_connections_closed_total", matchers=ABNORMAL), "connections cut off"
-                            ),
-                            Query(q.speed("messaging_deliveries_dropped_total"), "deliveries dropped"),
-                        ],
-                        "Failures and refusals per second. A little is every day's; when a line jumps, its reasons "
-                        "are in Connections & delivery.",
-                        link=DELIVERY,
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Stored messages",
-                        "short",
-                        Query(q.database("messaging_stored_messages"), "messages"),
-                        "Messages that exist in the database; deletes count. Gaps are times in which it could not be "
-                        "read. If it falls, somebody deletes.",
-                        minimum=None,
-                        link=DATABASE,
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Active people",
-                        "short",
-                        [
-                            Query(q.database("messaging_active_users", "window"), "{{window}}"),
-                            Query(q.database("messaging_registered_users"), "registered"),
-                        ],
-                        "Registered people who sent something on one of the last 1, 7 and 30 UTC days. 1d starts anew "
-                        "at 00:00 UTC. If 7d falls over days, people leave.",
-                        link=DATABASE,
-                    ),
-                    8,
-                ),
-            ],
-        ),
-        Row(
-            "Headroom",
-            4,
-            [
-                (
-                    bars(
-                        "Connections of the limit",
-                        "percentunit",
-                        [
-                            Query(
-                                q.share(
-                                    q.total("messaging_active_connections", "instance"),
-                                    q.total("messaging_connection_limit", "instance"),
-                                ),
-                                "{{instance}}",
-                            )
-                        ],
-                        "How full each node is. Above 85 % MessagingConnectionLimitNear fires: if it goes on rising, "
-                        "add a node or raise --limits.connections.",
-                        above((0.7, "orange"), (0.85, "red")),
-                        1,
-                        HEALTH,
-                    ),
-                    8,
-                ),
-                (
-                    bars(
-                        "File descriptors of the limit",
-                        "percentunit",
-                        [
-                            Query(
-                                q.share(
-                                    f"sum by (instance) ({q.ours(q.of('process_open_fds'))})",
-                                    f"sum by (instance) ({q.ours(q.of('process_max_fds'))})",
-                                ),
-                                "{{instance}}",
-                            )
-                        ],
-                        "Each connection is a file descriptor. If it passes 80 %, raise the service's LimitNOFILE.",
-                        above((0.6, "orange"), (0.8, "red")),
-                        1,
-                        HEALTH,
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Event loop lag, 99 % within",
-                        "s",
-                        Query(q.quantile(0.99, "messaging_event_loop_lag_seconds", "instance"), "{{instance}}"),
-                        "How late the event loop runs its timers: every message waits as long. If it stays above 250 "
-                        "ms, follow the runbook of MessagingEventLoopLag.",
-                        steps=above((0.25, "red")),
-                        link=HEALTH,
-                    ),
-                    8,
-                ),
-            ],
-        ),
-    ],
+    "One screen for everyone, on call first: what fires, is it up, who is there, does it flow, does it fail.",
+    [STATE, LIVE, Row("", 5, [(FIRING, 12), (NODES, 12)]), FLOW, TROUBLE],
 )

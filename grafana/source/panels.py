@@ -1,11 +1,14 @@
-"""Panels and dashboards, as the SDK builds them, with what it leaves out: ids, refIds, the grid. Knows no metrics."""
+"""Panels, as the SDK builds them, in the few forms that the dashboards have. Knows no metrics.
+
+A number is an instant query: a range query reduced to its last value reaches back over the whole range, and shows what
+was known an hour ago as if it were now. What is not known is told in a word and in no colour that means anything.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from grafana_foundation_sdk.builders import (
     bargauge,
@@ -15,26 +18,32 @@ from grafana_foundation_sdk.builders import (
     prometheus,
     stat,
     statetimeline,
-    table,
     timeseries,
 )
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as c
 from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import prometheus as p
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 
-WIDTH = 24
-SOURCE = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
+SOURCE: Final = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
 Steps: TypeAlias = Sequence[tuple[float | None, str]]
+Words: TypeAlias = Mapping[str, tuple[str, str]]
 AnyPanel: TypeAlias = Any  # the SDK's panel builders share no base class with their common methods
 
-# The SDK gives query variables the keys of interval variables and tables a footer, which Grafana's own types refuse;
-# and it hides links and annotations in a menu by default.
-REFUSED = frozenset({"auto", "auto_min", "auto_count", "footer", "placement"})
-
-GOOD: Steps = ((None, "green"),)
-PLAIN: Steps = ((None, "blue"),)
+# What tells installations apart, in front of a legend. Labels that are not there leave nothing behind.
+INSTALLATION: Final = "{{cluster}} {{namespace}} {{job}}"
+NODE: Final = f"{INSTALLATION} {{{{instance}}}}"
+NEUTRAL: Final = "#8e8e8e"
+"""The colour of what is not known: grey, neither good nor bad. Grafana gives a tile without data its base step's."""
+GOOD: Final[Steps] = ((None, "green"),)
+PLAIN: Final[Steps] = ((None, NEUTRAL), (0, "blue"))
+BELOW: Final = c.LegendPlacement.BOTTOM
+BESIDE: Final = c.LegendPlacement.RIGHT
+# How far an axis goes at least, by unit: all zero is a flat line at the bottom of a small scale, not of 0 to 100.
+AT_LEAST: Final = {
+    "short": 5, "locale": 5, "none": 5, "s": 0.01, "dthms": 60, "mps": 1, "ops": 1, "cps": 1, "opm": 1, "cpm": 1,
+    "Bps": 1000, "bytes": 1048576, "percentunit": 0.1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,20 +51,35 @@ class Query:
     """One query and how its series are called."""
 
     expr: str
-    legend: str = "{{job}}"
+    legend: str = INSTALLATION
 
 
 @dataclass(frozen=True)
 class Link:
-    """From a panel to the dashboard that says more."""
+    """To the dashboard that says more."""
 
     title: str
     uid: str
 
+    @property
+    def url(self) -> str:
+        """With the time and the choices kept."""
+        return f"/d/{self.uid}?${{__url_time_range}}&${{__all_variables}}"
+
+
+def named(text: str) -> str:
+    """A legend: which installation, and what."""
+    return f"{INSTALLATION}: {text}"
+
 
 def above(*steps: tuple[float, str], base: str = "green") -> Steps:
-    """Colours from a value upwards."""
+    """Colours from a value upwards, of a line or a bar: there the base is the colour of good."""
     return ((None, base), *steps)
+
+
+def judged(*steps: tuple[float, str], unknown: str = NEUTRAL) -> Steps:
+    """Colours from a value upwards, of a tile: below the first is what is not known."""
+    return ((None, unknown), *steps)
 
 
 def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
@@ -66,23 +90,34 @@ def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
     )
 
 
-def _common(
-    panel: AnyPanel, title: str, unit: str, queries: Sequence[Query], description: str, steps: Steps, link: Link | None
+def link_to(link: Link) -> dashboard.DashboardLink:
+    """As a panel's link, beside its title."""
+    return dashboard.DashboardLink(link.title).type(d.DashboardLinkType.LINK).url(link.url)
+
+
+def begun(
+    panel: AnyPanel, title: str, unit: str, queries: Sequence[Query], description: str, steps: Steps, *, instant: bool
 ) -> AnyPanel:
+    """What all panels have: title, description, source, unit, thresholds and queries."""
     panel.title(title).description(description).datasource(SOURCE).unit(unit).thresholds(_thresholds(steps))
-    if link is not None:
-        panel.links(
-            [
-                dashboard.DashboardLink(link.title)
-                .type(d.DashboardLinkType.LINK)
-                .url(f"/d/{link.uid}?${{__url_time_range}}&${{__all_variables}}")
-            ]
-        )
     for query in queries:
-        panel.with_target(
-            prometheus.Dataquery().datasource(SOURCE).expr(query.expr).legend_format(query.legend).range()
-        )
+        target = prometheus.Dataquery().datasource(SOURCE).expr(query.expr).legend_format(query.legend)
+        panel.with_target(target.instant() if instant else target.range())
     return panel
+
+
+def painted(panel: AnyPanel, name: str, color: str) -> None:
+    """Series whose name matches get a colour by what they mean; otherwise the first series is green, whatever it is."""
+    panel.override_by_regexp(name, [d.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})])
+
+
+def _words(words: Words) -> d.ValueMap:
+    return d.ValueMap(
+        options={
+            value: d.ValueMappingResult(text=text, color=color, index=index)
+            for index, (value, (text, color)) in enumerate(words.items())
+        }
+    )
 
 
 def figure(
@@ -92,32 +127,30 @@ def figure(
     description: str,
     *,
     steps: Steps = PLAIN,
-    words: dict[str, tuple[str, str]] | None = None,
+    words: Words | None = None,
     none: str = "not known",
     link: Link | None = None,
     decimals: int | None = None,
+    text: c.BigValueTextMode = c.BigValueTextMode.AUTO,
 ) -> AnyPanel:
-    """One big number, its course behind it; ``words`` replaces values by (word, colour)."""
+    """One big number, as it is now; ``words`` replaces values by (word, colour).
+
+    The number itself is the link: an icon for it would take a quarter of a narrow tile's title. Several series are
+    told with their names.
+    """
     queries = [queries] if isinstance(queries, Query) else queries
-    panel = _common(stat.Panel(), title, unit, queries, description, steps, link)
+    panel = begun(stat.Panel(), title, unit, queries, description, steps, instant=True)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).no_value(none)
-    panel.graph_mode(c.BigValueGraphMode.NONE if words else c.BigValueGraphMode.AREA)
+    panel.graph_mode(c.BigValueGraphMode.NONE)
     panel.color_mode(c.BigValueColorMode.BACKGROUND if words else c.BigValueColorMode.VALUE)
-    panel.text_mode(c.BigValueTextMode.VALUE_AND_NAME if len(queries) > 1 else c.BigValueTextMode.AUTO)
+    panel.text_mode(text)
+    if link is not None:
+        panel.data_links([dashboard.DashboardLink(link.title).url(link.url)])
     if decimals is not None:
         panel.decimals(decimals)
     if words:
         panel.mappings([_words(words)])
     return panel
-
-
-def _words(words: dict[str, tuple[str, str]]) -> d.ValueMap:
-    return d.ValueMap(
-        options={
-            value: d.ValueMappingResult(text=text, color=color, index=index)
-            for index, (value, (text, color)) in enumerate(words.items())
-        }
-    )
 
 
 def lines(
@@ -131,42 +164,61 @@ def lines(
     minimum: float | None = 0,
     maximum: float | None = None,
     link: Link | None = None,
+    colors: Mapping[str, str] | None = None,
     dashed: Sequence[str] = (),
+    ranked: c.LegendPlacement | None = None,
 ) -> AnyPanel:
-    """A course over time. Thresholds are drawn when there are any; ``dashed`` are patterns of limits, drawn as such."""
+    """A course over time. Thresholds are drawn when there are any.
+
+    ``colors`` are patterns of series and what they mean; ``dashed`` patterns of series to compare with, drawn as such.
+    ``ranked``, below or beside the course: the legend is a table, the highest latest value first, for panels in which
+    one of many series may be the culprit.
+    """
     queries = [queries] if isinstance(queries, Query) else queries
-    panel = _common(timeseries.Panel(), title, unit, queries, description, steps, link)
+    panel = begun(timeseries.Panel(), title, unit, queries, description, steps, instant=False)
+    if link is not None:
+        panel.links([link_to(link)])
     panel.line_width(1).fill_opacity(60 if stacked else 10).show_points(c.VisibilityMode.NEVER)
-    panel.legend(
-        common.VizLegendOptions()
-        .display_mode(c.LegendDisplayMode.LIST)
-        .placement(c.LegendPlacement.BOTTOM)
-        .show_legend(True)
-    )
+    panel.legend(_legend(ranked))
     panel.tooltip(common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI).sort(c.SortOrder.DESCENDING))
     if stacked:
         panel.stacking(common.StackingConfig().mode(c.StackingMode.NORMAL).group("A"))
     if minimum is not None:
         panel.min(minimum)
+        if maximum is None:
+            panel.axis_soft_max(AT_LEAST[unit])
     if maximum is not None:
         panel.max(maximum)
     if len(steps) > 1:
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(c.GraphThresholdsStyleMode.DASHED))
+    for name, color in (colors or {}).items():
+        painted(panel, name, color)
     for name in dashed:
         panel.override_by_regexp(
             name,
             [
                 d.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]}),
                 d.DynamicConfigValue(id_val="custom.fillOpacity", value=0),
-                d.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": "red"}),
+                d.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": NEUTRAL}),
             ],
         )
     return panel
 
 
+def _legend(ranked: c.LegendPlacement | None) -> common.VizLegendOptions:
+    legend = common.VizLegendOptions().placement(ranked or BELOW).show_legend(True)
+    if ranked is None:
+        return legend.display_mode(c.LegendDisplayMode.LIST)
+    return (
+        legend.display_mode(c.LegendDisplayMode.TABLE).calcs(["lastNotNull", "max"]).sort_by("Last *").sort_desc(True)
+    )
+
+
 def warmth(title: str, unit: str, query: Query, description: str, link: Link | None = None) -> AnyPanel:
     """A heat map of a histogram's buckets."""
-    panel = _common(heatmap.Panel(), title, unit, [], description, GOOD, link)
+    panel = begun(heatmap.Panel(), title, unit, [], description, GOOD, instant=False)
+    if link is not None:
+        panel.links([link_to(link)])
     panel.with_target(
         prometheus.Dataquery()
         .datasource(SOURCE)
@@ -187,12 +239,15 @@ def states(
     title: str,
     queries: Sequence[Query] | Query,
     description: str,
-    words: dict[str, tuple[str, str]],
+    words: Words,
     link: Link | None = None,
 ) -> AnyPanel:
     """Good and bad times, a band per series."""
     queries = [queries] if isinstance(queries, Query) else queries
-    panel = _common(statetimeline.Panel(), title, "short", queries, description, above((1, "green"), base="red"), link)
+    steps = above((1, "green"), base="red")
+    panel = begun(statetimeline.Panel(), title, "short", queries, description, steps, instant=False)
+    if link is not None:
+        panel.links([link_to(link)])
     return panel.mappings([_words(words)]).merge_values(True).show_value(c.VisibilityMode.NEVER).row_height(0.8)
 
 
@@ -204,167 +259,11 @@ def bars(
     steps: Steps,
     maximum: float,
     link: Link | None = None,
+    none: str = "not known",
 ) -> AnyPanel:
-    """How full something is."""
-    panel = _common(bargauge.Panel(), title, unit, queries, description, steps, link)
-    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0).max(maximum)
+    """How full something is, now."""
+    panel = begun(bargauge.Panel(), title, unit, queries, description, steps, instant=True)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0).max(maximum).no_value(none)
+    if link is not None:
+        panel.data_links([dashboard.DashboardLink(link.title).url(link.url)])
     return panel.orientation(c.VizOrientation.HORIZONTAL).display_mode(c.BarGaugeDisplayMode.BASIC)
-
-
-def rows_of(title: str, unit: str, query: Query, description: str, hide: Sequence[str]) -> AnyPanel:
-    """A table: one row per series, its labels as columns."""
-    panel = _common(table.Panel(), title, unit, [], description, GOOD, None)
-    panel.with_target(
-        prometheus.Dataquery().datasource(SOURCE).expr(query.expr).format(p.PromQueryFormat.TABLE).instant()
-    )
-    return panel.with_transformation(
-        d.DataTransformerConfig(id_val="organize", options={"excludeByName": dict.fromkeys(hide, True)})
-    )
-
-
-# --- dashboards --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """Lines of panels: (panel, width); the widths of a line make up 24. Without a title there is no heading."""
-
-    title: str
-    height: int
-    panels: Sequence[tuple[AnyPanel, int]]
-
-
-@dataclass(frozen=True)
-class Board:
-    """A dashboard before its assembly."""
-
-    uid: str
-    title: str
-    description: str
-    rows: Sequence[Row]
-    since: str = "now-1h"
-
-
-# The SDK's lists are invariant in their builders' types, hence Any.
-def _variables() -> list[Any]:
-    def query(name: str, label: str, text: str) -> dashboard.QueryVariable:
-        return (
-            dashboard.QueryVariable(name)
-            .label(label)
-            .datasource(SOURCE)
-            .query({"query": text, "refId": name})
-            .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(d.VariableSort.ALPHABETICAL_ASC)
-            .multi(True)
-            .include_all(True)
-            .all_value(".+")
-            .current(d.VariableOption(selected=True, text=["All"], value=["$__all"]))
-        )
-
-    return [
-        dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
-        query("job", "Job", "label_values(messaging_build_info, job)"),
-        query("instance", "Instance", 'label_values(messaging_build_info{job=~"$job"}, instance)'),
-    ]
-
-
-def _annotations() -> list[Any]:
-    def marks(name: str, color: str, expr: str, title: str, at_value: bool) -> dashboard.AnnotationQuery:
-        return (
-            dashboard.AnnotationQuery()
-            .name(name)
-            .datasource(SOURCE)
-            .enable(True)
-            .icon_color(color)
-            .expr(expr)
-            .title_format(title)
-            .text_format("{{instance}}")
-            .use_value_for_time(at_value)
-            .step("60s")
-        )
-
-    chosen = 'job=~"$job", instance=~"$instance"'
-    return [
-        marks(
-            "Restarts",
-            "red",
-            f"1000 * process_start_time_seconds{{{chosen}}} and on (job, instance) messaging_build_info{{{chosen}}}",
-            "Started",
-            True,
-        ),
-        marks(
-            "Versions",
-            "blue",
-            f"count by (job, version) (messaging_build_info{{{chosen}}})"
-            f" unless count by (job, version) (messaging_build_info{{{chosen}}} offset 5m)",
-            "Version {{version}}",
-            False,
-        ),
-    ]
-
-
-def _links() -> list[Any]:
-    return [
-        dashboard.DashboardLink("Messaging dashboards")
-        .type(d.DashboardLinkType.DASHBOARDS)
-        .tags(["messaging-exporter"])
-        .as_dropdown(False)
-        .include_vars(True)
-        .keep_time(True)
-    ]
-
-
-def _strip(node: Any) -> Any:
-    """Without the keys that must not be there."""
-    if isinstance(node, dict):
-        return {
-            key: _strip(value)
-            for key, value in node.items()
-            if key not in REFUSED or (key == "placement" and value != "inControlsMenu")
-        }
-    if isinstance(node, list):
-        return [_strip(item) for item in node]
-    return node
-
-
-def _letters(index: int) -> str:
-    return chr(ord("A") + index)
-
-
-def assemble(board: Board) -> str:
-    """The dashboard as JSON text: panels get ids in reading order and places in the grid, queries get refIds."""
-    builder = (
-        dashboard.Dashboard(board.title)
-        .uid(board.uid)
-        .description(board.description)
-        .tags(["messaging-exporter"])
-        .readonly()
-        .timezone("browser")
-        .tooltip(d.DashboardCursorSync.CROSSHAIR)
-        .time(board.since, "now")
-        .refresh("30s")
-        .variables(_variables())
-        .annotations(_annotations())
-        .links(_links())
-    )
-    y = 0
-    identity = 0
-    for row in board.rows:
-        if row.title:
-            identity += 1
-            builder.with_row(dashboard.Row(row.title).id(identity).grid_pos(d.GridPos(h=1, w=WIDTH, x=0, y=y)))
-            y += 1
-        x = 0
-        for panel, width in row.panels:
-            if x + width > WIDTH:
-                x = 0
-                y += row.height
-            identity += 1
-            builder.with_panel(panel.id(identity).grid_pos(d.GridPos(h=row.height, w=width, x=x, y=y)))
-            x += width
-        y += row.height
-    data = json.loads(json.dumps(builder.build(), cls=JSONEncoder))
-    for panel in data["panels"]:
-        for index, target in enumerate(panel.get("targets", [])):
-            target["refId"] = _letters(index)
-    return json.dumps(_strip(data), indent=2, sort_keys=True, ensure_ascii=False) + "\n"

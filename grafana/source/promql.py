@@ -2,14 +2,62 @@
 
 Node figures are summed; cluster and database figures are the same on every node, so their maximum is taken,
 and only over nodes whose view is fresh: one that lost Redis or the database must not outvote the others.
-Everything is ``by (job)``: two installations in one Prometheus are two lines, never one sum or maximum of both.
+
+Every label that Prometheus adds to a target stays, but for those that tell the nodes of one installation apart: two
+installations in one Prometheus are two lines, whether ``job``, ``cluster``, ``namespace`` or another label tells them
+apart, and never one sum or maximum of both. Hence ``without`` and ``ignoring``, and nowhere ``by`` and ``on``.
 """
 
 from __future__ import annotations
 
-CHOSEN = 'job=~"$job", instance=~"$instance"'
+from collections.abc import Mapping
+from typing import Final
+
+CHOSEN: Final = 'job=~"$job", instance=~"$instance"'
+# What is recorded or alerted for a whole installation has no instance, and MessagingAbsent not even a job.
+CHOSEN_IF_ANY: Final = 'job=~"$job|", instance=~"$instance|"'
+NODE: Final = ("instance", "pod", "node", "host")
+"""Labels of a target that tell the nodes of one installation apart, as Prometheus' discoveries are commonly set up."""
 # Two scrape intervals of a minute, the longest in common use: younger is fresh.
-FRESH_SECONDS = 120
+FRESH_SECONDS: Final = 120
+
+LABELS: Final[Mapping[str, tuple[str, ...]]] = {
+    "messaging_active_users": ("window",),
+    "messaging_build_info": ("version",),
+    "messaging_command_duration_seconds": ("command",),
+    "messaging_commands_rejected_total": ("code", "command"),
+    "messaging_connections_closed_total": ("reason",),
+    "messaging_connections_rejected_total": ("reason",),
+    "messaging_database_pool_connections": ("state",),
+    "messaging_leaves_total": ("reason",),
+    "messaging_live_drift": ("figure",),
+    "messaging_message_delivery_duration_seconds": ("path",),
+    "messaging_scrape_collector_duration_seconds": ("collector",),
+    "messaging_scrape_collector_success": ("collector",),
+    "messaging_typing_stopped_total": ("reason",),
+    "python_gc_collections_total": ("generation",),
+    "python_gc_objects_collected_total": ("generation",),
+    "python_gc_objects_uncollectable_total": ("generation",),
+    "python_info": ("implementation", "major", "minor", "patchlevel", "version"),
+}
+"""The labels that a metric has of its own; metrics without any are not here. A test holds it to what is exposed."""
+
+
+def own(metric: str) -> tuple[str, ...]:
+    """A metric's own labels, a histogram's ``le`` among them."""
+    for suffix in ("_bucket", "_count", "_sum"):
+        if metric.endswith(suffix) and metric not in LABELS:
+            return (*LABELS.get(metric.removesuffix(suffix), ()), *(("le",) if suffix == "_bucket" else ()))
+    return LABELS.get(metric, ())
+
+
+def without(metric: str, *keep: str) -> str:
+    """What an aggregation leaves out: the metric's own labels and the nodes' but for those to keep.
+
+    ``instance`` keeps whatever tells a node apart.
+    """
+    dropped = [label for label in own(metric) if label not in keep]
+    return ", ".join([*(() if "instance" in keep else NODE), *dropped])
 
 
 def of(metric: str, matchers: str = "") -> str:
@@ -17,50 +65,67 @@ def of(metric: str, matchers: str = "") -> str:
     return f"{metric}{{{CHOSEN}{', ' if matchers else ''}{matchers}}}"
 
 
+def recorded(series: str) -> str:
+    """A recorded series or an alert of the chosen installations and nodes; installations' ones have no instance."""
+    return f"{series}{{{CHOSEN_IF_ANY}}}"
+
+
 def rate(metric: str, matchers: str = "") -> str:
     """A counter's speed per second on the chosen nodes."""
     return f"rate({of(metric, matchers)}[$__rate_interval])"
 
 
-def total(metric: str, *by: str, matchers: str = "") -> str:
+def total(metric: str, *keep: str, matchers: str = "") -> str:
     """A node figure over all nodes."""
-    return f"sum by ({', '.join(by or ('job',))}) ({of(metric, matchers)})"
+    return f"sum without ({without(metric, *keep)}) ({of(metric, matchers)})"
 
 
-def speed(metric: str, *by: str, matchers: str = "") -> str:
-    """A counter's speed over all nodes."""
-    return f"sum by ({', '.join(by or ('job',))}) ({rate(metric, matchers)})"
+def speed(metric: str, *keep: str, matchers: str = "", now: bool = False) -> str:
+    """A counter's speed over all nodes; ``now`` of those only that answered the latest scrape.
+
+    A rate reaches back over its range, so it outlives its node: a tile that says what is now must not.
+    """
+    rated = rate(metric, matchers)
+    if now:
+        rated = f"{rated} and {of(metric, matchers)}"
+    return f"sum without ({without(metric, *keep)}) ({rated})"
 
 
-def worst(metric: str, *by: str, matchers: str = "") -> str:
+def per_minute(metric: str, *keep: str, matchers: str = "") -> str:
+    """The same per minute, for what is rare."""
+    return f"60 * {speed(metric, *keep, matchers=matchers)}"
+
+
+def worst(metric: str, *keep: str, matchers: str = "") -> str:
     """The highest of all nodes."""
-    return f"max by ({', '.join(by or ('job',))}) ({of(metric, matchers)})"
+    return f"max without ({without(metric, *keep)}) ({of(metric, matchers)})"
 
 
-def least(metric: str, *by: str, matchers: str = "") -> str:
+def least(metric: str, *keep: str, matchers: str = "") -> str:
     """The lowest of all nodes: for figures of which 1 is good."""
-    return f"min by ({', '.join(by or ('job',))}) ({of(metric, matchers)})"
+    return f"min without ({without(metric, *keep)}) ({of(metric, matchers)})"
 
 
-def _fresh(series: str, stamp: str, by: str) -> str:
-    return f"max by ({by}) ({series} and on (job, instance) (time() - {of(stamp)} < {FRESH_SECONDS}))"
+def _fresh(metric: str, matchers: str, stamp: str, keep: tuple[str, ...]) -> str:
+    named = own(metric)
+    on = f" ignoring ({', '.join(named)})" if named else ""
+    fresh = f"(time() - {of(stamp)} < {FRESH_SECONDS})"
+    return f"max without ({without(metric, *keep)}) ({of(metric, matchers)} and{on} {fresh})"
 
 
 def cluster(metric: str) -> str:
     """A distinct figure over all nodes, as the nodes with a fresh view say."""
-    return _fresh(of(metric), "messaging_cluster_snapshot_timestamp_seconds", "job")
+    return _fresh(metric, "", "messaging_cluster_snapshot_timestamp_seconds", ())
 
 
-def database(metric: str, *by: str, matchers: str = "") -> str:
+def database(metric: str, *keep: str, matchers: str = "") -> str:
     """A figure from the database, as the nodes that read it just now say."""
-    stamp = "messaging_database_last_success_timestamp_seconds"
-    return _fresh(of(metric, matchers), stamp, ", ".join(("job", *by)))
+    return _fresh(metric, matchers, "messaging_database_last_success_timestamp_seconds", keep)
 
 
-def quantile(q: float, histogram: str, *by: str, matchers: str = "") -> str:
+def quantile(q: float, histogram: str, *keep: str, matchers: str = "") -> str:
     """A quantile over all nodes; the comparison takes out NaN, which is what a histogram without observations gives."""
-    labels = ", ".join((*(by or ("job",)), "le"))
-    return f"histogram_quantile({q:g}, sum by ({labels}) ({rate(f'{histogram}_bucket', matchers)})) >= 0"
+    return f"histogram_quantile({q:g}, {speed(f'{histogram}_bucket', 'le', *keep, matchers=matchers)}) >= 0"
 
 
 def share(part: str, whole: str) -> str:
@@ -78,20 +143,55 @@ def excess(part: str, whole: str) -> str:
     return f"clamp_min({of(part)} - {of(whole)}, 0)"
 
 
+def present(series: str) -> str:
+    """An installation's series, as long as one of its nodes answers: what was recorded outlives them."""
+    return f"{series} and group without ({without('messaging_build_info')}) ({of('messaging_build_info')})"
+
+
+# --- nodes that do not know each other ----------------------------------------------------------------------
+
+
+def apart() -> str:
+    """The number of nodes of each installation whose several nodes each see themselves only; no data otherwise."""
+    return f"(count without ({', '.join(NODE)}) ({of('messaging_cluster_nodes')} == 1) > 1)"
+
+
+def together(metric: str) -> str:
+    """A distinct figure over all nodes, where the nodes know each other; no data where they do not."""
+    return f"{cluster(metric)} unless {apart()}"
+
+
+def at_most(metric: str) -> str:
+    """The nodes' figures added up where they do not know each other: somebody on two nodes counts twice."""
+    return f"{total(metric)} and {apart()}"
+
+
 # --- what other programs export too: only that of our targets ------------------------------------------------
 
 
-def ours(series: str) -> str:
-    """Series that every process or every target has, of messaging nodes only: $job may be all jobs of a Prometheus."""
-    return f"{series} and on (job, instance) {of('messaging_build_info')}"
+def ours(series: str, *labels: str) -> str:
+    """Series that every process or every target has, of messaging nodes only: $job may be all jobs of a Prometheus.
+
+    ``labels`` are those that the series have beside their target's.
+    """
+    ignored = ", ".join(dict.fromkeys((*labels, *own("messaging_build_info"))))
+    return f"{series} and ignoring ({ignored}) {of('messaging_build_info')}"
 
 
 def up() -> str:
-    """1 or 0 for each of our targets.
+    """1 or 0 for each of our targets, as the alert MessagingDown knows them.
 
-    One that is down exposes nothing that tells it is ours: it is known by another node of its job, or, where the rules
-    are loaded, by having been ours within a day.
+    One that is down exposes nothing that tells it is ours: it is known by having been so within a day, or by its job.
     """
-    target = of("up")
-    known = of("instance:messaging_alerts_firing:count")
-    return f"({target} and on (job) {of('messaging_build_info')} or {target} and on (job, instance) {known})"
+    known = f"last_over_time({of('messaging_build_info')}[1d])"
+    named = of("up", 'job=~"messaging(-exporter)?"')
+    return f"({of('up')} and ignoring ({', '.join(own('messaging_build_info'))}) ({known} or {named}))"
+
+
+def up_of_all() -> str:
+    """How many of an installation's nodes are down, with ``nodes="1 / 2"`` as a label: a text that is always true."""
+    drop = ", ".join(NODE)
+    answering = f'count_values without ({drop}) ("up", sum without ({drop}) ({up()}))'
+    known = f'count_values without ({drop}) ("all", count without ({drop}) ({up()}))'
+    text = f'label_join(0 * {answering} * ignoring (up, all) group_left (all) {known}, "nodes", " / ", "up", "all")'
+    return f"{text} + ignoring (up, all, nodes) group_left () sum without ({drop}) (1 - {up()})"

@@ -21,7 +21,7 @@ BOUNDS = {
 }
 CLOSED = (
     "client", "shutdown", "heartbeat", "slow_consumer", "protocol_error", "rate_limited", "token_expired",
-    "internal_error",
+    "admin", "internal_error",
 )  # fmt: skip
 REJECTED = ("unauthenticated", "origin", "capacity", "user_limit", "draining", "handshake")
 CODES = (
@@ -139,7 +139,10 @@ def _node(node: str, busy: bool, minutes: int) -> Iterator[tuple[str, str]]:
     yield name("messaging_database_last_success_timestamp_seconds", node), now
     yield gauge("messaging_database_pool_connections", 2 * on, state="in_use")
     yield gauge("messaging_database_pool_connections", 3, state="idle")
+    yield gauge("messaging_database_writable", 1)
     yield gauge("messaging_inaccurate_conversations", 0)
+    yield gauge("messaging_inaccurate_days", 0)
+    yield gauge("messaging_missing_triggers", 0)
     yield name("messaging_verified_timestamp_seconds", node), now
 
 
@@ -164,6 +167,12 @@ def evening() -> Series:
             (name("messaging_cluster_connections", node), levels((60, 1000), (121, 300))),
         ]
     return over(healthy(), changes)
+
+
+def of_cluster(series: Series, **labels: str) -> Series:
+    """The same series with labels that Prometheus adds to every target of an installation."""
+    pairs = ", ".join(f'{key}="{value}"' for key, value in labels.items())
+    return {key.replace("{", f"{{{pairs}, ", 1): values for key, values in series.items()}
 
 
 def over(base: Series, faults: Iterable[tuple[str, str | None]]) -> Series:

@@ -1,0 +1,107 @@
+"""The rows of commands and pressure in Connections & delivery: what clients ask, what is refused, who is slow."""
+
+from __future__ import annotations
+
+from grafana.source import promql as q
+from grafana.source.boards import Row
+from grafana.source.colors import CODES
+from grafana.source.panels import BELOW, NODE, Link, Query, above, lines, named
+
+DATABASE = Link("Database & activity", "messaging-database")
+HEALTH = Link("Cluster & exporter health", "messaging-health")
+
+COMMANDS = Row(
+    "Commands",
+    8,
+    [
+        (
+            lines(
+                "Commands per second",
+                "ops",
+                Query(q.speed("messaging_command_duration_seconds_count", "command"), named("{{command}}")),
+                "What clients ask, refused commands included. If one kind multiplies, a client version may be looping.",
+                stacked=True,
+                ranked=BELOW,
+            ),
+            12,
+        ),
+        (
+            lines(
+                "Command time, 99 % within",
+                "s",
+                Query(q.quantile(0.99, "messaging_command_duration_seconds", "command"), named("{{command}}")),
+                "From receipt to answer. send, join and read wait for the database; if typing and ping are "
+                "slow too, the event loop lags.",
+                ranked=BELOW,
+                link=HEALTH,
+            ),
+            12,
+        ),
+        (
+            lines(
+                "Refused commands by code, per minute",
+                "opm",
+                Query(q.per_minute("messaging_commands_rejected_total", "code"), named("{{code}}")),
+                "If unavailable grows, the database is down or slow; internal: a bug, read the log; the "
+                "others are the clients' faults.",
+                stacked=True,
+                colors=CODES,
+                ranked=BELOW,
+                link=DATABASE,
+            ),
+            12,
+        ),
+        (
+            lines(
+                "Refused commands by kind, per minute",
+                "opm",
+                Query(q.per_minute("messaging_commands_rejected_total", "command"), named("{{command}}")),
+                "unknown: the frame could not be read. If one kind stands out, compare with its codes to the left.",
+                stacked=True,
+                ranked=BELOW,
+            ),
+            12,
+        ),
+    ],
+)
+
+PRESSURE = Row(
+    "Pressure",
+    7,
+    [
+        (
+            lines(
+                "Slow consumers",
+                "short",
+                Query(q.total("messaging_slow_consumers", "instance"), NODE),
+                "Connections whose send buffer is above half its limit. If there are many at once, follow the "
+                "runbook of MessagingSlowConsumers: a network is slow, or a fan-out too large.",
+            ),
+            8,
+        ),
+        (
+            lines(
+                "Fullest send buffer",
+                "bytes",
+                Query(q.worst("messaging_send_buffer_max_bytes", "instance"), NODE),
+                "The fullest of all connections' buffers. At --limits.send-buffer-bytes (1 MiB) its "
+                "connection is cut off with 4008. If it is always near, clients cannot keep up.",
+                steps=above((524288, "orange"), (1048576, "red")),
+            ),
+            8,
+        ),
+        (
+            lines(
+                "Bytes per second",
+                "Bps",
+                [
+                    Query(q.speed("messaging_received_bytes_total"), named("received")),
+                    Query(q.speed("messaging_sent_bytes_total"), named("sent")),
+                ],
+                "WebSocket bytes after the upgrade. If sent approaches the network card's limit, everything "
+                "becomes slow: spread the load over more nodes.",
+            ),
+            8,
+        ),
+    ],
+)
