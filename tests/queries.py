@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import promql_parser as p
 
 # Prometheus makes these itself; every other metric must be one that the server exposes.
-OF_PROMETHEUS = {"up", "ALERTS", "scrape_duration_seconds", "scrape_samples_scraped"}
+OF_PROMETHEUS = {"up", "ALERTS", "ALERTS_FOR_STATE", "scrape_duration_seconds", "scrape_samples_scraped"}
 SPEEDS = ("rate", "irate", "increase", "changes", "resets")
 
 
@@ -24,7 +24,9 @@ class Use:
     aggregation: str | None
     """The innermost one around it."""
     by: frozenset[str]
-    """The labels that the innermost aggregation keeps."""
+    """The labels that the innermost aggregation keeps, when it says so."""
+    without: frozenset[str]
+    """The labels that the innermost aggregation leaves out, when it says so."""
 
 
 def readable(expr: str) -> str:
@@ -45,33 +47,41 @@ def parsed(expr: str) -> p.Expr:
 
 def uses(expr: str) -> list[Use]:
     """Every metric of a query."""
-    return list(_uses(parsed(expr), (), None, frozenset()))
+    return list(_uses(parsed(expr), (), None, frozenset(), frozenset()))
 
 
 def _uses(
-    node: object, functions: tuple[str, ...], aggregation: str | None, by: frozenset[str], ranged: bool = False
+    node: object,
+    functions: tuple[str, ...],
+    aggregation: str | None,
+    by: frozenset[str],
+    without: frozenset[str],
+    ranged: bool = False,
 ) -> Iterator[Use]:
     match node:
         case p.VectorSelector():
             matchers = [*node.matchers.matchers]
             name = node.name or next((m.value for m in matchers if m.name == "__name__"), "")
             texts = frozenset(re.sub(r'"\^\(\?:(.*)\)\$"', r'"\1"', str(m)) for m in matchers)
-            yield Use(name, texts, ranged, functions, aggregation, by)
+            yield Use(name, texts, ranged, functions, aggregation, by, without)
         case p.MatrixSelector():
-            yield from _uses(node.vector_selector, functions, aggregation, by, True)
+            yield from _uses(node.vector_selector, functions, aggregation, by, without, True)
         case p.SubqueryExpr():
-            yield from _uses(node.expr, functions, aggregation, by, True)
+            yield from _uses(node.expr, functions, aggregation, by, without, True)
         case p.Call():
             for argument in node.args:
-                yield from _uses(argument, (node.func.name, *functions), aggregation, by)
+                yield from _uses(argument, (node.func.name, *functions), aggregation, by, without)
         case p.AggregateExpr():
-            kept = frozenset(node.modifier.labels) if node.modifier is not None else frozenset()
-            yield from _uses(node.expr, functions, str(node.op), kept)
+            labels = frozenset(node.modifier.labels) if node.modifier is not None else frozenset()
+            dropped = node.modifier is not None and node.modifier.type == p.AggModifierType.Without
+            none: frozenset[str] = frozenset()
+            by, without = (none, labels) if dropped else (labels, none)
+            yield from _uses(node.expr, functions, str(node.op), by, without)
         case p.BinaryExpr():
-            yield from _uses(node.lhs, functions, aggregation, by)
-            yield from _uses(node.rhs, functions, aggregation, by)
+            yield from _uses(node.lhs, functions, aggregation, by, without)
+            yield from _uses(node.rhs, functions, aggregation, by, without)
         case p.ParenExpr() | p.UnaryExpr():
-            yield from _uses(node.expr, functions, aggregation, by)
+            yield from _uses(node.expr, functions, aggregation, by, without)
         case p.NumberLiteral() | p.StringLiteral():
             pass
         case _:

@@ -219,7 +219,7 @@ BOARD = Board(
         ),
         Row(
             "Can the totals be trusted?",
-            4,
+            6,
             [
                 (
                     figure(

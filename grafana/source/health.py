@@ -10,7 +10,7 @@ from grafana.source.tables import Column, rows_of
 UID = "messaging-health"
 _PYTHON = q.without("python_info", "instance", "major", "minor")
 PYTHON = (
-    f"label_join({q.of('messaging_build_info')} * ignoring (version) group_left (major, minor)"
+    f"label_join({q.of('messaging_build_info')} * ignoring (version, major, minor) group_left (major, minor)"
     f' max without ({_PYTHON}) ({q.of("python_info")}), "python", ".", "major", "minor")'
 )
 UP = {"0": ("down", "red"), "1": ("up", "green")}
@@ -200,9 +200,7 @@ BOARD = Board(
                         "s",
                         [
                             Query(q.quantile(0.5, "messaging_event_loop_lag_seconds", "instance"), f"{NODE}: half"),
-                            Query(
-                                q.quantile(0.99, "messaging_event_loop_lag_seconds", "instance"), "{{instance}} 99 %"
-                            ),
+                            Query(q.quantile(0.99, "messaging_event_loop_lag_seconds", "instance"), f"{NODE}: 99 %"),
                         ],
                         "How late timers ran. If it rises together with the CPU, the node is full; without, something "
                         "blocks the loop.",

@@ -99,8 +99,7 @@ STATE = Row(
                 Query(q.present(f"1 - {q.recorded(SLOW_30D)} / {BUDGET}")),
                 "The objective: of 30 days' messages 99 % are delivered within 250 ms. What is left of the 1 % that "
                 "may be late; below 0 it is missed. If it shrinks fast, see its burn below and MessagingDeliverySlow.",
-                steps=((None, "red"), (0, "orange"), (0.25, "green")),
-                none="not known",
+                steps=judged((-1e6, "red"), (0, "orange"), (0.25, "green")),
                 link=DELIVERY,
                 decimals=0,
             ),
@@ -202,7 +201,7 @@ FLOW = Row(
     [
         (
             lines(
-                "People online",
+                "People and connections",
                 "short",
                 [
                     Query(q.together("messaging_cluster_users"), named("people")),
@@ -325,7 +324,7 @@ TROUBLE = Row(
                         f"{NODE}: connections",
                     ),
                     Query(
-                        q.share(q.ours(q.of("process_open_fds")), q.of("process_max_fds")),
+                        q.share(f"({q.ours(q.of('process_open_fds'))})", q.of("process_max_fds")),
                         f"{NODE}: files",
                     ),
                 ],

@@ -60,6 +60,11 @@ def without(metric: str, *keep: str) -> str:
     return ", ".join([*(() if "instance" in keep else NODE), *dropped])
 
 
+def _over(operation: str, dropped: str, series: str) -> str:
+    """An aggregation, unless there is nothing to aggregate over."""
+    return f"{operation} without ({dropped}) ({series})" if dropped else series
+
+
 def of(metric: str, matchers: str = "") -> str:
     """A metric's series on the chosen nodes."""
     return f"{metric}{{{CHOSEN}{', ' if matchers else ''}{matchers}}}"
@@ -77,7 +82,7 @@ def rate(metric: str, matchers: str = "") -> str:
 
 def total(metric: str, *keep: str, matchers: str = "") -> str:
     """A node figure over all nodes."""
-    return f"sum without ({without(metric, *keep)}) ({of(metric, matchers)})"
+    return _over("sum", without(metric, *keep), of(metric, matchers))
 
 
 def speed(metric: str, *keep: str, matchers: str = "", now: bool = False) -> str:
@@ -88,7 +93,7 @@ def speed(metric: str, *keep: str, matchers: str = "", now: bool = False) -> str
     rated = rate(metric, matchers)
     if now:
         rated = f"{rated} and {of(metric, matchers)}"
-    return f"sum without ({without(metric, *keep)}) ({rated})"
+    return _over("sum", without(metric, *keep), rated)
 
 
 def per_minute(metric: str, *keep: str, matchers: str = "") -> str:
@@ -98,12 +103,12 @@ def per_minute(metric: str, *keep: str, matchers: str = "") -> str:
 
 def worst(metric: str, *keep: str, matchers: str = "") -> str:
     """The highest of all nodes."""
-    return f"max without ({without(metric, *keep)}) ({of(metric, matchers)})"
+    return _over("max", without(metric, *keep), of(metric, matchers))
 
 
 def least(metric: str, *keep: str, matchers: str = "") -> str:
     """The lowest of all nodes: for figures of which 1 is good."""
-    return f"min without ({without(metric, *keep)}) ({of(metric, matchers)})"
+    return _over("min", without(metric, *keep), of(metric, matchers))
 
 
 def _fresh(metric: str, matchers: str, stamp: str, keep: tuple[str, ...]) -> str:

@@ -1,71 +1,26 @@
-"""The dashboards as files: in step with their source, by the rules of Grafana's dashboard-linter, of real metrics."""
+"""The dashboards as files: in step with their source, by the rules of Grafana's dashboard-linter, readable."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from grafana.source.__main__ import GRAFANA, generated
-from grafana.source.promql import CHOSEN
-from grafana.source.proofs import alerts, load
-from tests.exposition import Family, families
-from tests.queries import OF_PROMETHEUS, SPEEDS, family, metrics, parsed, uses
+from grafana.source.oncall import RUNBOOKS
+from grafana.source.panels import AT_LEAST, NEUTRAL
+from grafana.source.proofs import alerts
+from tests.grafana.boards import BOARDS, laid_out, panels, targets
+from tests.queries import parsed
 
-FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
-BOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in FILES}
 # Units of Grafana's list (@grafana/data, valueFormats) that fit what is shown here.
-UNITS = {"short", "none", "s", "mps", "ops", "cps", "Bps", "bytes", "percentunit"}
-# A metric in neither a panel nor a rule is either dead weight in every scrape, or has a reason to be here.
-UNUSED = {
-    "messaging_background_failures": "0 but for a defect, whose trace is in the log",
-    "process_virtual_memory_bytes": "address space that is reserved says nothing about memory that is used",
-}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A query with where it stands."""
-
-    board: str
-    panel: dict[str, Any]
-    expr: str
-    legend: str
-
-    def __str__(self) -> str:
-        return f"{self.board} / {self.panel['title']}: {self.expr}"
-
-
-def panels(board: str) -> list[dict[str, Any]]:
-    """Those that show something; rows are headings."""
-    return [panel for panel in BOARDS[board]["panels"] if panel["type"] != "row"]
-
-
-def targets() -> Iterator[Target]:
-    for board in BOARDS:
-        for panel in panels(board):
-            for target in panel["targets"]:
-                yield Target(board, panel, target["expr"], target.get("legendFormat", ""))
-
-
-ALL = list(targets())
+UNITS = set(AT_LEAST)
 each_board = pytest.mark.parametrize("board", BOARDS)
-each_target = pytest.mark.parametrize("target", ALL, ids=[f"{t.panel['title']}-{n}" for n, t in enumerate(ALL)])
-
-
-@pytest.fixture(scope="module")
-def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
-    return asyncio.run(families(tmp_path_factory.mktemp("exposition")))
+ALL = list(targets())
 
 
 # --- in step ------------------------------------------------------------------------------------------------
@@ -105,8 +60,8 @@ def test_a_dashboard_has_a_stable_identity_and_cannot_be_edited_in_place(board: 
 
 
 @each_board
-def test_its_variables_are_data_source_job_and_instance(board: str) -> None:
-    source, job, instance = BOARDS[board]["templating"]["list"]
+def test_its_variables_are_data_source_job_instance_and_filters(board: str) -> None:
+    source, job, instance, filters = BOARDS[board]["templating"]["list"]
     assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
     for variable, name in ((job, "job"), (instance, "instance")):
         assert variable["name"] == name
@@ -122,6 +77,7 @@ def test_its_variables_are_data_source_job_and_instance(board: str) -> None:
         assert asked[2] == name
         parsed(asked[1])
     assert 'job=~"$job"' in instance["query"]["query"]
+    assert (filters["type"], filters["datasource"]["uid"]) == ("adhoc", "${datasource}"), "cluster, namespace, whatever"
 
 
 @each_board
@@ -141,7 +97,7 @@ def test_it_leads_to_the_others_with_time_and_variables_kept(board: str) -> None
     assert link["keepTime"] is True
     assert link["includeVars"] is True
     for panel in panels(board):
-        for link in panel.get("links", []):
+        for link in panel.get("links", []) + panel["fieldConfig"]["defaults"].get("links", []):
             to = re.fullmatch(r"/d/([a-z-]+)\?\$\{__url_time_range\}&\$\{__all_variables\}", link["url"])
             assert to is not None, link
             assert to[1] in BOARDS
@@ -151,6 +107,10 @@ def test_it_leads_to_the_others_with_time_and_variables_kept(board: str) -> None
 @each_board
 def test_panels_fill_the_grid_without_overlap(board: str) -> None:
     places = [(panel["title"], panel["gridPos"]) for panel in BOARDS[board]["panels"]]
+    for row in BOARDS[board]["panels"]:
+        for nested in row.get("panels", []):
+            assert row["collapsed"] is True
+            assert nested["gridPos"]["y"] > row["gridPos"]["y"]
     for (one, a), (other, b) in combinations(places, 2):
         apart = (
             a["x"] + a["w"] <= b["x"]
@@ -171,7 +131,7 @@ def test_the_overview_fits_on_one_screen() -> None:
 
 @each_board
 def test_ids_are_unique(board: str) -> None:
-    ids = [panel["id"] for panel in BOARDS[board]["panels"]]
+    ids = [panel["id"] for panel in laid_out(board)]
     assert ids == list(range(1, len(ids) + 1))
     titles = [panel["title"] for panel in panels(board)]
     assert len(set(titles)) == len(titles)
@@ -205,221 +165,144 @@ def test_every_panel_has_a_unit_thresholds_a_source_and_queries(board: str) -> N
         assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"]), title
 
 
-def test_panels_that_show_rates_say_per_second_by_their_unit() -> None:
+def test_panels_that_show_rates_say_per_second_or_per_minute_by_their_unit() -> None:
+    per_second, per_minute = ("mps", "ops", "cps", "Bps"), ("opm", "cpm")
     for target in ALL:
         unit = target.panel["fieldConfig"]["defaults"]["unit"]
-        outer = re.match(r"sum by \([\w, ]+\) \(rate\(", target.expr)
+        outer = re.match(r"(60 \* )?(?:sum (?:without|by) \([\w, ]+\) \()?rate\(", target.expr)
         if outer and " / " not in target.expr and target.panel["type"] != "heatmap":
-            assert unit in ("mps", "ops", "cps", "Bps"), f"{target} is per second, but its unit is {unit}"
-        if not outer and unit in ("mps", "ops", "cps", "Bps"):
+            wanted = per_minute if outer[1] else per_second
+            assert unit in wanted or target.expr.startswith("rate(process_cpu"), (
+                f"{target} is a speed, but its unit is {unit}"
+            )
+        if not outer and unit in per_second + per_minute and "gc_" not in target.expr:
             raise AssertionError(f"{target} is shown as {unit}, but it is no rate")
 
 
-# --- the queries --------------------------------------------------------------------------------------------
+# --- numbers are of now, and colours mean something ------------------------------------------------------------
 
 
-@each_target
-def test_a_query_is_typed_promql_on_the_chosen_job_and_instance(target: Target) -> None:
-    for use in uses(target.expr):
-        wanted = {'job=~".+"', 'instance=~".+"'}
-        assert wanted <= use.matchers, f"{use.metric} in {target}"
-    assert "$job" in target.expr
+def numbers(board: str) -> list[dict[str, Any]]:
+    return [panel for panel in panels(board) if panel["type"] in ("stat", "bargauge")]
 
 
-@each_target
-def test_ranges_are_the_rate_interval_and_only_of_counters(target: Target, exposed: dict[str, Family]) -> None:
-    assert set(re.findall(r"\[([^\]]*)\]", target.expr)) <= {"$__rate_interval"}
-    for use in uses(target.expr):
-        name = family(use.metric, set(exposed))
-        counts = use.metric.endswith(("_total", "_bucket", "_count", "_sum")) and use.metric not in OF_PROMETHEUS
-        assert use.ranged == counts, f"{use.metric} in {target}"
-        if counts:
-            assert use.functions[0] in SPEEDS, f"{use.metric} is aggregated before its rate: {target}"
-            assert name is not None
-            assert exposed[name].kind in ("counter", "histogram")
+@each_board
+def test_a_number_is_asked_for_as_it_is_now(board: str) -> None:
+    for panel in numbers(board):
+        for target in panel["targets"]:
+            assert (target.get("instant"), target.get("range", False)) == (True, False), panel["title"]
+        assert panel["options"].get("graphMode", "none") == "none", "a course would need the range"
 
 
-@each_target
-def test_a_figure_is_aggregated_as_its_help_says(target: Target, exposed: dict[str, Family]) -> None:
-    for use in uses(target.expr):
-        name = family(use.metric, set(exposed))
-        if name is None or not name.startswith("messaging_") or name == "messaging_build_info":
+@each_board
+def test_a_course_is_asked_for_over_its_range(board: str) -> None:
+    for panel in panels(board):
+        if panel["type"] in ("timeseries", "heatmap", "state-timeline"):
+            assert all(target.get("range") and not target.get("instant") for target in panel["targets"])
+
+
+@each_board
+def test_what_is_not_known_is_told_in_a_word_and_never_in_green(board: str) -> None:
+    # Grafana gives a tile without data the colour of its base step.
+    for panel in numbers(board):
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["noValue"], panel["title"]
+        if panel["type"] == "stat":
+            base = defaults["thresholds"]["steps"][0]["color"]
+            wanted = {"no nodes": "red", "no rules": "orange"}.get(defaults["noValue"], NEUTRAL)
+            assert base == wanted, panel["title"]
+
+
+def test_failures_have_a_colour_by_what_they_are() -> None:
+    fixed: dict[str, str] = {}
+    for board in BOARDS:
+        for panel in panels(board):
+            for override in panel["fieldConfig"]["overrides"]:
+                for change in override["properties"]:
+                    if change["id"] == "color":
+                        fixed[override["matcher"]["options"]] = change["value"]["fixedColor"]
+    for failure in ("commands failed", "internal", "internal_error", "unavailable", "dropped"):
+        assert "red" in fixed[f"/: {failure}$/"], failure
+    for refused in ("commands refused", "connections refused", "connections cut off", "capacity", "slow_consumer"):
+        assert "green" not in fixed[f"/: {refused}$/"], refused
+
+
+@each_board
+def test_where_one_of_many_may_be_the_culprit_the_legend_is_a_table_with_the_highest_first(board: str) -> None:
+    for panel in panels(board):
+        if panel["type"] != "timeseries":
             continue
-        told = exposed[name].aggregation
-        assert told is not None, f"the HELP of {name} does not say how to aggregate it"
-        if use.aggregation is None or (use.by >= {"instance"} and use.aggregation in ("sum", "max", "min")):
-            continue  # node by node
-        if use.metric.endswith("timestamp_seconds") and "time() -" in target.expr and use.aggregation == "max":
-            continue  # the question whether a node is fresh
-        if name == "messaging_connection_limit" and use.aggregation == "min":
-            continue  # the lowest limit, drawn as a line above the nodes
-        assert use.aggregation == told, f"{use.metric} in {target}"
+        legend = panel["options"]["legend"]
+        if any(re.search(r"\{\{(reason|code|command)\}\}$", t["legendFormat"]) for t in panel["targets"]):
+            wide = len(panel["targets"]) == 1
+            assert not wide or legend["displayMode"] == "table", panel["title"]
+        if legend["displayMode"] == "table":
+            assert (legend["sortBy"], legend["sortDesc"]) == ("Last *", True)
+            assert legend["calcs"][0] == "lastNotNull"
 
 
-@each_target
-def test_cluster_and_database_figures_are_taken_from_fresh_nodes_only(
-    target: Target, exposed: dict[str, Family]
-) -> None:
-    stamps = {
-        "Scope: cluster": "messaging_cluster_snapshot_timestamp_seconds",
-        "Scope: database": "messaging_database_last_success_timestamp_seconds",
-    }
-    for use in uses(target.expr):
-        name = family(use.metric, set(exposed))
-        for scope, stamp in stamps.items():
-            if name is None or scope not in exposed[name].help or "instance" in use.by:
-                continue
-            matchers = re.escape("{" + CHOSEN)
-            fresh = use.metric + matchers + rf"[^}}]*}} and on \(job, instance\) \(time\(\) - {stamp}"
-            assert re.search(fresh, target.expr), f"{use.metric} also of nodes that have lost touch: {target}"
+@each_board
+def test_an_axis_begins_at_zero_and_has_room_above_it(board: str) -> None:
+    for panel in panels(board):
+        if panel["type"] != "timeseries":
+            continue
+        defaults = panel["fieldConfig"]["defaults"]
+        if panel["title"].startswith("Stored"):
+            continue  # a growth that would be a flat line on top of millions
+        assert defaults["min"] == 0, panel["title"]
+        assert "max" in defaults or defaults["custom"]["axisSoftMax"] > 0, "all zero would draw 0 to 100"
+        assert panel["gridPos"]["h"] >= 6, f"{panel['title']} has no room for ticks"
 
 
-@each_target
-def test_what_every_program_exports_is_shown_of_messaging_nodes_only(target: Target) -> None:
-    names = metrics(target.expr)
-    if any(name in OF_PROMETHEUS or name.startswith(("process_", "python_")) for name in names):
-        assert "messaging_build_info" in names, target
-
-
-@each_target
-def test_a_legend_uses_labels_that_the_query_keeps(target: Target, exposed: dict[str, Family]) -> None:
-    found = uses(target.expr)
-    for label in re.findall(r"\{\{(\w+)\}\}", target.legend):
-        keeps = any(
-            label in use.by
-            or (
-                use.aggregation is None
-                and label in (exposed[n].labels if (n := family(use.metric, set(exposed))) else ())
-            )
-            or (use.aggregation is None and label in ("job", "instance"))
-            for use in found
-        )
-        assert keeps, f"{label} is not in the answer of {target}"
-
-
-def test_every_metric_used_exists(exposed: dict[str, Family]) -> None:
-    known = set(exposed)
-    recorded = {rule["record"] for group in load(GRAFANA / "rules" / "recording.yml") for rule in group["rules"]}
-    used = {metric for target in ALL for metric in metrics(target.expr)}
-    for board in BOARDS.values():
-        for mark in board["annotations"]["list"]:
-            used |= metrics(mark["expr"])
-    unknown = {m for m in used if family(m, known) is None and m not in OF_PROMETHEUS | recorded}
-    assert not unknown
-
-
-def test_every_metric_exposed_is_used_in_a_panel_or_has_a_reason_not_to_be(exposed: dict[str, Family]) -> None:
-    used = {family(metric, set(exposed)) for target in ALL for metric in metrics(target.expr)}
-    missing = set(exposed) - used - set(UNUSED)
-    assert not missing, "nobody looks at these"
-    needless = set(UNUSED) & used
-    assert not needless, "these are used, their excuse can go"
-
-
-def test_every_label_a_query_asks_for_exists(exposed: dict[str, Family]) -> None:
+def test_nobody_s_limit_flattens_a_curve() -> None:
     for target in ALL:
-        for use in uses(target.expr):
-            name = family(use.metric, set(exposed))
-            if name is None:
-                continue
-            asked = {re.split(r"[=!]", matcher)[0] for matcher in use.matchers} - {"job", "instance", "le"}
-            assert asked <= exposed[name].labels, f"{use.metric} in {target}"
+        if target.panel["type"] == "timeseries":
+            assert not re.match(r"\w+ without \([^)]*\) \(messaging_connection_limit", target.expr)
+            assert not target.expr.startswith("process_max_fds")
 
 
-# --- Grafana's own types ------------------------------------------------------------------------------------
-
-# A JSON file has strings where Grafana's types have enumerations of these strings.
-LOOSE = """\
-import type * as schema from "@grafana/schema";
-type Loose<T> = T extends string ? `${T}` : T extends (infer U)[] ? Loose<U>[]
-  : T extends object ? { [K in keyof T]: Loose<T[K]> } : T;
-type Typed<O, F> = Omit<schema.Panel, "options" | "fieldConfig">
-  & { options: Partial<O>; fieldConfig: Omit<schema.FieldConfigSource, "defaults">
-  & { defaults: Omit<schema.FieldConfig, "custom"> & { custom?: Partial<F> } } };
-"""
-MODULE = "@grafana/schema/dist/esm/raw/composable/{kind}/panelcfg/x/{name}PanelCfg_types.gen"
-KINDS = {
-    "bargauge": ("bargauge", "BarGauge", "Record<string, never>"),
-    "heatmap": ("heatmap", "Heatmap", "heatmap.FieldConfig"),
-    "stat": ("stat", "Stat", "Record<string, never>"),
-    "state-timeline": ("statetimeline", "StateTimeline", "statetimeline.FieldConfig"),
-    "table": ("table", "Table", "table.FieldConfig"),
-    "timeseries": ("timeseries", "TimeSeries", "timeseries.FieldConfig"),
-}
+def test_exact_totals_are_shown_exactly() -> None:
+    exact = ("messaging_stored_", "messaging_registered", "messaging_messages_today", "messaging_active_users")
+    for target in ALL:
+        if target.panel["type"] == "stat" and any(name in target.expr for name in exact):
+            assert target.panel["fieldConfig"]["defaults"]["unit"] == "locale", target
 
 
-def typescript(board: dict[str, Any]) -> str:
-    """The dashboard as TypeScript: each part is declared to be of Grafana's type for it."""
-    lines = [LOOSE]
-    for kind, name, _ in KINDS.values():
-        lines.append(f'import type * as {kind} from "{MODULE.format(kind=kind, name=name)}";')
-    number = 0
-
-    def declare(type: str, value: object) -> None:
-        nonlocal number
-        number += 1
-        lines.append(f"export const part{number}: Loose<{type}> = {json.dumps(value)};")
-
-    head = {key: value for key, value in board.items() if key not in ("panels", "templating", "annotations")}
-    declare('Partial<Omit<schema.Dashboard, "panels" | "templating" | "annotations">>', head)
-    for variable in board["templating"]["list"]:
-        declare("schema.VariableModel", variable)
-    for mark in board["annotations"]["list"]:
-        # expr and its companions are the Prometheus data source's own.
-        own = ("expr", "step", "textFormat", "titleFormat", "useValueForTime")
-        declare("schema.AnnotationQuery", {key: value for key, value in mark.items() if key not in own})
-    for panel in board["panels"]:
-        if panel["type"] == "row":
-            declare("schema.RowPanel", panel)
-        else:
-            kind, _, field = KINDS[panel["type"]]
-            declare(f"Typed<{kind}.Options, {field}>", panel)
-    return "\n".join(lines) + "\n"
+# --- on call ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def grafana_types(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with Grafana's types and the TypeScript compiler."""
-    folder = tmp_path_factory.mktemp("grafana-types")
-    packages = ("@grafana/schema@13.2.3", "typescript@5")
-    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
-    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=folder)
-    return folder
+def overview(title: str, kind: str) -> dict[str, Any]:
+    return next(p for p in panels("messaging-overview") if p["title"] == title and p["type"] == kind)
 
 
-def compiled(folder: Path, sources: dict[str, str]) -> str:
-    """The compiler's complaints."""
-    for name, text in sources.items():
-        (folder / f"{name}.ts").write_text(text)
-    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler"]
-    command = [str(folder / "node_modules" / ".bin" / "tsc"), *options, *(f"{name}.ts" for name in sources)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=folder)
-    return done.stdout
+def link_of(panel: dict[str, Any], column: str) -> dict[str, Any]:
+    override = next(o for o in panel["fieldConfig"]["overrides"] if o["matcher"]["options"] == column)
+    (link,) = next(change["value"] for change in override["properties"] if change["id"] == "links")
+    found: dict[str, Any] = link
+    return found
 
 
-@pytest.mark.needs("node")
-def test_grafana_s_own_types_accept_the_dashboards(grafana_types: Path) -> None:
-    assert compiled(grafana_types, {name: typescript(board) for name, board in BOARDS.items()}) == ""
+def test_an_alert_in_the_table_leads_to_its_runbook_whose_place_the_assets_rewrite() -> None:
+    link = link_of(overview("What fires", "table"), "Alert")
+    assert link["url"] == RUNBOOKS + "/${__value.raw}.md"
+    assert {rule["annotations"]["runbook_url"] for rule in alerts().values()} == {
+        f"{RUNBOOKS}/{name}.md" for name in alerts()
+    }
 
 
-@pytest.mark.needs("node")
-def test_grafana_s_own_types_refuse_a_dashboard_with_a_mistake(grafana_types: Path) -> None:
-    board = json.loads(json.dumps(BOARDS["messaging-overview"]))
-    first = next(panel for panel in board["panels"] if panel["type"] == "stat")
-    first["options"]["graphMode"] = "aera"
-    board["templating"]["list"][1]["auto_min"] = "10s"
-    complaints = compiled(grafana_types, {"wrong": typescript(board)})
-    assert "'\"aera\"' is not assignable" in complaints
-    assert "'\"auto_min\"' does not exist" in complaints
+def test_a_click_on_a_node_chooses_it() -> None:
+    link = link_of(overview("Nodes", "table"), "Instance")
+    assert link["url"].startswith("/d/messaging-overview?")
+    assert "var-instance=${__value.raw}" in link["url"]
+    assert "var-job=${__data.fields.Job}" in link["url"]
+
+
+def test_the_cluster_s_row_is_closed_until_somebody_has_a_cluster() -> None:
+    (row,) = [p for p in BOARDS["messaging-health"]["panels"] if p["type"] == "row" and p["collapsed"]]
+    assert row["title"].startswith("Cluster")
+    assert len(row["panels"]) >= 6
 
 
 def test_each_panel_kind_is_one_that_grafana_has_built_in() -> None:
     kinds = Counter(panel["type"] for board in BOARDS for panel in panels(board))
     assert set(kinds) <= {"stat", "timeseries", "heatmap", "state-timeline", "bargauge", "table"}
-
-
-def test_the_picture_in_the_readme_has_every_panel_of_the_overview_and_says_what_it_is() -> None:
-    picture = ElementTree.parse(GRAFANA.parent / "docs" / "images" / "dashboard.svg").getroot()  # noqa: S314 - our own
-    words = {"".join(node.itertext()) for node in picture.iter("{http://www.w3.org/2000/svg}text")}
-    assert {panel["title"] for panel in panels("messaging-overview")} <= words
-    assert any("not a screenshot of Grafana" in word for word in words)

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from grafana.source.promql import NODE, own
 from grafana.source.proofs import CASES, RULES, alerts, load, minutes
 from tests.exposition import Family, families
+from tests.grafana.boards import COMING
 from tests.queries import OF_PROMETHEUS, family, metrics, parsed, uses
 
 RECORDING = RULES / "recording.yml"
@@ -88,7 +90,7 @@ def test_an_alert_s_texts_are_a_fixed_summary_a_templated_description_and_a_runb
     texts = alerts()[name]["annotations"]
     assert set(texts) == {"summary", "description", "runbook_url"}
     assert re.fullmatch(r"[A-Z][^{}]+\.", texts["summary"])
-    assert "{{ $labels." in texts["description"] or "{{ $value" in texts["description"]
+    assert "$labels." in texts["description"] or "{{ $value" in texts["description"]
     assert texts["description"].endswith(".")
     assert "\n" not in texts["description"]
 
@@ -125,12 +127,12 @@ def test_a_ratio_divides_sums_and_stands_on_a_floor_of_traffic(name: str) -> Non
 def test_an_alert_of_a_quantile_stands_on_a_floor_too_unless_it_measures_itself(name: str) -> None:
     expr = alerts()[name]["expr"]
     if "histogram_quantile" in expr and name != "MessagingEventLoopLag":
-        assert re.search(r"and sum by \(job\) \(rate\(messaging_\w+_count\[5m\]\)\) > [0-9.]+", expr)
+        assert re.search(r"and sum without \([\w, ]+\) \(rate\(messaging_\w+_count\[5m\]\)\) > [0-9.]+", expr)
 
 
 def test_down_and_absent_are_told_apart() -> None:
     assert alerts()["MessagingDown"]["expr"].startswith("up == 0")
-    assert alerts()["MessagingAbsent"]["expr"].startswith("absent(")
+    assert "or absent(" in alerts()["MessagingAbsent"]["expr"]
 
 
 def test_quantiles_are_compared_with_bounds_of_their_buckets() -> None:
@@ -140,8 +142,9 @@ def test_quantiles_are_compared_with_bounds_of_their_buckets() -> None:
     for metric in Metrics().families():
         if metric.type == "histogram":
             bounds[metric.name] = {sample.labels["le"] for sample in metric.samples if "le" in sample.labels}
-    compared = r"histogram_quantile\([^,]+, sum by \([^)]*\) \(rate\((\w+)_bucket\[\w+\]\)\)\) > ([0-9.]+)"
+    compared = r"histogram_quantile\([^,]+, (?:sum without \([^)]*\) \()?rate\((\w+)_bucket\[\w+\]\)\)*? > ([0-9.]+)"
     texts = [rule["expr"] for rule in alerts().values()]
+    assert len(re.findall(compared, " ".join(texts))) == 3
     for histogram, threshold in re.findall(compared, " ".join(texts)):
         assert threshold in bounds[histogram], f"{histogram} > {threshold} is a guess between two bounds"
     for histogram, le in re.findall(r'(\w+)_bucket\{le="([0-9.]+)"\}', RECORDING.read_text()):
@@ -153,6 +156,20 @@ def test_every_rule_is_typed_promql(path: Path) -> None:
     for group in load(path):
         for rule in group["rules"]:
             parsed(rule["expr"])
+
+
+@pytest.mark.parametrize("path", [RECORDING, ALERTS], ids=["recording", "alerts"])
+def test_no_rule_loses_what_tells_installations_apart(path: Path) -> None:
+    for group in load(path):
+        for rule in group["rules"]:
+            expr = rule["expr"]
+            assert not re.search(r"\b(by|on) \(", expr), expr
+            for use in uses(expr):
+                if use.aggregation is not None:
+                    assert use.without <= {*NODE, *own(use.metric)}, f"{use.metric} loses more than its own: {expr}"
+            for labels in re.findall(r"ignoring \(([^)]*)\)", expr):
+                ours = {label for metric in metrics(expr) for label in own(metric)}
+                assert set(labels.split(", ")) <= {*NODE, *ours}, expr
 
 
 def test_recorded_names_say_level_metric_and_operation() -> None:
@@ -169,20 +186,20 @@ def test_every_recorded_series_is_used() -> None:
 def test_every_metric_used_exists(exposed: dict[str, Family]) -> None:
     exprs = [rule["expr"] for path in (RECORDING, ALERTS) for group in load(path) for rule in group["rules"]]
     used = {metric for expr in exprs for metric in metrics(expr)}
-    assert {m for m in used if family(m, set(exposed)) is None} <= RECORDED | OF_PROMETHEUS
+    assert {m for m in used if family(m, set(exposed) | COMING) is None} <= RECORDED | OF_PROMETHEUS
 
 
 def test_every_label_a_rule_asks_for_or_tells_exists(exposed: dict[str, Family]) -> None:
     for name, rule in alerts().items():
         told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"])) - {"job", "instance"}
-        kept: set[str] = {"invariant"} if name == "MessagingInvariantBroken" else set()
+        kept = {"MessagingInvariantBroken": {"invariant"}, "MessagingTotalsInaccurate": {"found"}}.get(name, set())
         for use in uses(rule["expr"]):
             metric = family(use.metric, set(exposed))
             if metric is None:
                 continue
             asked = {re.split(r"[=!]", matcher)[0] for matcher in use.matchers} - {"le"}
             assert asked <= exposed[metric].labels, f"{use.metric} in {name}"
-            kept |= use.by if use.aggregation else exposed[metric].labels
+            kept = kept | (exposed[metric].labels - use.without)
         assert told <= kept, f"{name} tells labels that it does not have"
 
 
@@ -217,6 +234,7 @@ def test_an_alert_s_proof_shows_it_silent_pending_firing_and_gone(name: str) -> 
         assert all(check["exp_alerts"] == [] for check in checks)
     tests = proof(name)["tests"]
     assert tests
+    assert any(test["name"].endswith("beside an installation that is well") for test in tests)
     for test in tests:
         steps = {minutes(step["eval_time"]): step["exp_samples"] for step in test["promql_expr_test"]}
         fires = min(minute for minute, found in steps.items() if found and "firing" in found[0]["labels"])
@@ -291,7 +309,7 @@ def test_a_runbook_s_queries_can_be_pasted(name: str, exposed: dict[str, Family]
     assert queries, "no query to paste"
     for query in queries:
         for metric in metrics(query):
-            known = family(metric, set(exposed)) is not None or metric in RECORDED | OF_PROMETHEUS
+            known = family(metric, set(exposed) | COMING) is not None or metric in RECORDED | OF_PROMETHEUS
             assert known or re.fullmatch(metric, "job:messaging_delivery_slow:ratio_rate5m"), metric
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (RUNBOOKS / link).is_file(), f"a dead link: {link}"
