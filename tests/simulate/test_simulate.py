@@ -19,6 +19,7 @@ from rich.console import Console
 from exporter import simulate as package
 from exporter.core.errors import Misconfigured
 from exporter.simulate import SimulateOptions, Summary, simulate
+from exporter.simulate.client.connection import ClientConnection
 from exporter.simulate.console import LiveView, PlainView, Silence, View, view_for
 from exporter.simulate.options import http_base, socket_url
 from exporter.simulate.run import Simulation
@@ -455,11 +456,10 @@ async def test_the_exit_status_says_that_something_was_lost() -> None:
 
 
 async def test_a_peer_of_a_lost_network_sees_a_reset_and_no_close_frame() -> None:
-    from exporter.simulate.client.connection import Link
 
     tasks: set[asyncio.Task[None]] = set()
     async with Double() as double, aiohttp.ClientSession() as http:
-        link = await Link.open(
+        link = await ClientConnection.open(
             http, socket_url(double.url), "ann", 1, lambda work: tasks.add(asyncio.create_task(work))
         )
         frames = link.frames()

@@ -24,7 +24,7 @@ CLOSE_TIMEOUT = 3.0
 _LINGER_0 = struct.pack("ii", 1, 0)
 
 
-class Link:
+class ClientConnection:
     """A connection that writes without waiting: frames leave in order, by one task that lives while there are any."""
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse[bool], number: int, spawn: Spawn) -> None:
@@ -35,7 +35,9 @@ class Link:
         self._writing = False
 
     @classmethod
-    async def open(cls, http: aiohttp.ClientSession, url: URL, token: str, number: int, spawn: Spawn) -> Link:
+    async def open(
+        cls, http: aiohttp.ClientSession, url: URL, token: str, number: int, spawn: Spawn
+    ) -> ClientConnection:
         """Connects; raises what aiohttp raises: ClientError (with a status where there was an answer), OSError."""
         ws = await http.ws_connect(
             url,
