@@ -1,0 +1,93 @@
+"""Flags of the settings' table as click knows them. Knows no command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from exporter.core.errors import Misconfigured, Unavailable
+from exporter.core.redaction import mask, printable
+from exporter.settings import options, parsers
+
+F = TypeVar("F", bound=Callable[..., Any])
+FAILED: Final = 1
+USAGE: Final = 2
+DIFFERENCES: Final = 1  # of verify
+UNCHECKED: Final = 2  # of verify and simulate
+
+ALL: Final = tuple(option.name for option in options.OPTIONS)
+SHARED: Final = tuple(n for n in ALL if n.startswith(("data.", "database.", "auth.", "log.")))
+
+
+def say(message: str) -> None:
+    """One line on stderr, whatever is in it."""
+    line = " ".join(printable(mask(message)).split())
+    with contextlib.suppress(OSError):
+        click.echo(f"messaging-exporter: {line}", err=True)
+
+
+def flags(*names: str) -> Callable[[F], F]:
+    """The flags of the table, collected into the one parameter ``given``."""
+
+    def decorate(command: F) -> F:
+        for name in reversed((options.CONFIG_FILE, *names)):
+            command = _flag(name)(command)
+        return command
+
+    return decorate
+
+
+def _flag(name: str) -> Callable[[F], F]:
+    key = name.replace(".", "_").replace("-", "_")
+    if name == options.CONFIG_FILE:
+        text = f"YAML with these settings, dots nested; asked last. [{options.variable(name)}]"
+        return click.option(f"--{name}", key, metavar="FILE", help=text)
+    option = options.BY_NAME[name]
+    text = f"{option.help} [{option.variable}]" + (f" (default: {option.default})" if option.default else "")
+    if option.switch:
+        return click.option(f"--{name}/--no-{name}", key, default=None, help=text)
+    return click.option(f"--{name}", key, multiple=option.many, metavar=option.metavar, help=text)
+
+
+class SettingsCommand(click.Command):
+    """Hands over the table's flags by their dotted names, as one dictionary ``given``."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: D102  # click documents it
+        names = {name.replace(".", "_").replace("-", "_"): name for name in (options.CONFIG_FILE, *ALL)}
+        given = {names[key]: ctx.params.pop(key) for key in list(ctx.params) if key in names}
+        ctx.params["settings"] = options.resolve(given, os.environ)
+        return super().invoke(ctx)
+
+
+class CheckingCommand(SettingsCommand):
+    """A command whose exit status 1 is a finding: what keeps it from looking is another."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: D102  # click documents it
+        try:
+            return super().invoke(ctx)
+        except (Misconfigured, Unavailable) as error:
+            say(f"could not verify: {error}")
+            return UNCHECKED
+
+
+class Duration(click.ParamType[float]):
+    """Seconds out of ``1h``; 0 where ``zero`` allows it."""
+
+    name = "duration"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._parse = parsers.duration if zero else parsers.positive_duration
+
+    def convert(  # noqa: D102  # click documents it
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

@@ -1,0 +1,75 @@
+"""What a command needs of its process: streams, logs, a folder, an event loop, a line that moves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from exporter.core.errors import Misconfigured
+from exporter.settings.model import Settings
+
+T = TypeVar("T")
+
+
+def open_standard_streams() -> None:
+    """Where a supervisor has closed stdin, stdout or stderr, /dev/null takes their place.
+
+    Otherwise the first socket would get the number of one of them: logs would go to a peer, and libuv aborts.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
+
+
+@contextlib.contextmanager
+def progress(words: str) -> Iterator[Callable[[int, int], None]]:
+    """A line that moves, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(words, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=max(total, done, 1))
+
+
+def make_data_folder(settings: Settings) -> None:
+    """The embedded database needs its folder; with a URL of one's own nothing is made."""
+    if settings.database_url:
+        return
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        reason = (error.strerror or "no reason given").lower()
+        raise Misconfigured(f"cannot make the folder {settings.data_dir}: {reason}") from error
+
+
+def configure_logs(settings: Settings) -> None:
+    """Logs as the settings say."""
+    from exporter import logs
+
+    logs.configure(settings.log_level, settings.log_format)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where it is installed: two to three times the messages per second of the standard loop."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,76 @@
+"""``serve``, ``demo``, ``token``, ``migrate`` and ``assets``. What they start is imported when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from exporter.cli.flags import ALL, SHARED, Duration, SettingsCommand, flags
+from exporter.cli.process import configure_logs, make_data_folder, run
+from exporter.core.errors import Misconfigured
+from exporter.settings.model import Settings
+
+
+@click.command(cls=SettingsCommand)
+@flags(*ALL)
+def serve(settings: Settings) -> None:
+    """Run the server until SIGTERM or Ctrl-C."""
+    from exporter.web import server
+
+    configure_logs(settings)
+    make_data_folder(settings)
+    run(server.serve(settings))
+
+
+@click.command(cls=SettingsCommand)
+@flags(*SHARED)
+@click.argument("user")
+@click.option("--role", default="user", show_default=True, help="admin may see stats and the admin page")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, metavar="DURATION", help="good for this long")
+def token(settings: Settings, user: str, role: str, ttl: float) -> None:
+    """Print a token for USER, signed with this installation's secret."""
+    from exporter.auth.tokens import Authenticator
+
+    click.echo(Authenticator.from_settings(settings).sign(user, role=role, ttl=ttl))
+
+
+@click.command(cls=SettingsCommand)
+@flags(*SHARED)
+def migrate(settings: Settings) -> None:
+    """Create or upgrade the database."""
+    from exporter.store import Store
+
+    async def upgrade() -> None:
+        store = Store(settings.effective_database_url, timeout=settings.database_timeout)
+        try:
+            await store.migrate()
+        finally:
+            await store.close()
+
+    configure_logs(settings)
+    make_data_folder(settings)
+    run(upgrade())
+
+
+@click.command(cls=SettingsCommand)
+@flags(*ALL)
+def demo(settings: Settings) -> int:
+    """The server with a past and with people on it, to look at; takes the flags of serve."""
+    from exporter.demo import main
+
+    make_data_folder(settings)
+    return main(settings)
+
+
+@click.command()
+@click.option("--output", "output", required=True, metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--runbooks", metavar="URL", help="Where you publish DIR/runbooks: the alerts link to what is below it.")
+def assets(output: Path, runbooks: str | None) -> None:
+    """Write dashboards, rules, runbooks and provisioning out of the installed package."""
+    from exporter import assets as package
+
+    try:
+        package.write(output, package.RUNBOOKS if runbooks is None else runbooks)
+    except OSError as error:
+        raise Misconfigured(f"cannot write to {output}: {(error.strerror or 'no reason given').lower()}") from error
