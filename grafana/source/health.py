@@ -281,7 +281,7 @@ BOARD = Board(
                         "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
                         "slow or the loop lags.",
                     ),
-                    6,
+                    4,
                 ),
                 (
                     lines(
@@ -291,7 +291,21 @@ BOARD = Board(
                         "The number of series hardly ever changes: no label carries a user, conversation or address. "
                         "If it grows, report a bug.",
                     ),
-                    6,
+                    4,
+                ),
+                (
+                    lines(
+                        "Failed tasks",
+                        "cpm",
+                        Query(
+                            q.per_minute("messaging_background_failures_total", "instance", "task"),
+                            f"{NODE}: {{{{task}}}}",
+                        ),
+                        "Background tasks that ended with a defect of the server and were started again, per minute. "
+                        "If it is not 0, the log has the trace: report it.",
+                        colors={"/.*/": "red"},
+                    ),
+                    4,
                 ),
             ],
         ),

@@ -23,6 +23,7 @@ FRESH_SECONDS: Final = 120
 
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "messaging_active_users": ("window",),
+    "messaging_background_failures_total": ("task",),
     "messaging_build_info": ("version",),
     "messaging_command_duration_seconds": ("command",),
     "messaging_commands_rejected_total": ("code", "command"),

@@ -16,7 +16,6 @@ from tests.queries import OF_PROMETHEUS, SPEEDS, Use, family, metrics, uses
 
 # A metric in neither a panel nor a rule is either dead weight in every scrape, or has a reason to be here.
 UNUSED = {
-    "messaging_background_failures": "0 but for a defect, whose trace is in the log",
     "process_virtual_memory_bytes": "address space that is reserved says nothing about memory that is used",
 }
 ALL = list(targets())
