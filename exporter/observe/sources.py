@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,10 @@ from exporter.observe.records import SourceError
 KINDS: Final = ("synapse", "ejabberd", "prosody", "mattermost", "custom")
 PROBE: Final = 4.0
 """Seconds for a look at what is there."""
+
+
+RECENT: Final = 5_000
+"""Rows of an archive that are asked for their hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +39,57 @@ async def mapping_of(source: Source, reader: Reader) -> Mapping:
         case "synapse":
             return synapse.mapping(there, reader.dialect, await _synapse_version(reader, set(there)))
         case "ejabberd":
-            accounts = bool(await _rows(reader, "SELECT 1 FROM users LIMIT 1")) if "users" in there else True
-            hosts: Sequence[str] = source.hosts
-            if not accounts and not hosts and "server_host" in there.get("archive", set()):
-                hosts = await _distinct(reader, "archive", "server_host")
+            accounts, hosts = True, source.hosts
+            if {"users", "archive"} <= set(there):
+                accounts = await _any(reader, "users") or not await _any(reader, "archive")
+                if ejabberd.is_new(there):
+                    hosts = hosts if accounts else await _distinct(reader, "archive", "server_host")
+                else:
+                    hosts = await _hosts(reader, hosts)
             return ejabberd.mapping(there, reader.dialect, hosts, accounts)
         case "prosody":
-            found = True
-            hosts = ()
-            if "prosody" in there and "prosodyarchive" in there:
-                found = bool(await _rows(reader, "SELECT 1 FROM prosody WHERE store = 'accounts' LIMIT 1"))
-                hosts = () if found else await _distinct(reader, "prosodyarchive", "host")
-            return prosody.mapping(there, reader.dialect, hosts, found)
+            accounts, hosts = True, ()
+            if {"prosody", "prosodyarchive"} <= set(there):
+                accounts = await _any(reader, "prosody WHERE store = 'accounts'") or not await _any(
+                    reader, "prosodyarchive"
+                )
+            if not accounts:
+                hosts = await _distinct(reader, "prosodyarchive", "host")
+            return prosody.mapping(there, reader.dialect, hosts, accounts)
         case "mattermost":
             return mattermost.mapping(there, reader.dialect)
     raise Misconfigured(f"there is no such kind of source: use {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+
+
+async def _any(reader: Reader, table: str) -> bool:
+    """Is there a row? Where there is none, a server is as good as new, or keeps such rows elsewhere."""
+    return bool(await _rows(reader, f"SELECT 1 FROM {table} LIMIT 1"))
 
 
 async def _rows(reader: Reader, sql: str) -> list[object]:
     return [row[0] for row in await reader.read(lambda snapshot: snapshot.fetch(sql), PROBE)]
 
 
-async def _distinct(reader: Reader, table: str, column: str) -> list[str]:
+async def _distinct(reader: Reader, table: str, column: str) -> tuple[str, ...]:
     """All values of a column that leads an index: from one to the next, without reading the table."""
     found: list[str] = []
     while True:
         after = f" WHERE {column} > {reader.dialect.literal(found[-1])}" if found else ""
         (value,) = await _rows(reader, f"SELECT MIN({column}) FROM {table}{after}")
         if value is None:
-            return found
+            return tuple(found)
         found.append(str(value))
+
+
+async def _hosts(reader: Reader, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The hosts that were told, and those that stanzas tell. Raises Misconfigured where there is neither."""
+    found = [str(host) for host in await _rows(reader, ejabberd.hosts_query(reader.dialect, RECENT)) if host]
+    if not given and not found and await _any(reader, "archive"):
+        raise Misconfigured(
+            "ejabberd's default schema does not store the host, and the messages do not tell it: give it with "
+            "--source.host, as in the addresses USER@HOST (several with commas)"
+        )
+    return tuple(dict.fromkeys([*given, *sorted(found)]))
 
 
 async def _synapse_version(reader: Reader, tables: set[str]) -> str:

@@ -2,7 +2,7 @@
 
 A chat is two rows, one per side; a room's message is one. A row that this side sent is told by the stanza's ``to``; one
 that it received counts where the other side cannot have a row of its own here. The default schema has no column for the
-host, so the host has to be told. The key is the time: on PostgreSQL ``id`` has no index, and neither is in the order of
+host: stanzas tell it. The key is the time: on PostgreSQL ``id`` has no index, and neither is in the order of
 commits.
 """
 
@@ -11,10 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from exporter.core.errors import Misconfigured
 from exporter.observe.mapping import Dialect, Key, Mapping, Table, Time
 from exporter.observe.presets import Columns, require
-from exporter.observe.presets.xmpp import XMPP_MESSAGES, domain, escaped, head, local, one_of, pair, readable
+from exporter.observe.presets.xmpp import (
+    XMPP_MESSAGES,
+    attribute,
+    domain,
+    escaped,
+    local,
+    one_of,
+    pair,
+    readable,
+)
 
 ARCHIVE: Final = ("username", "timestamp", "peer", "bare_peer", "xml", "txt", "id", "kind")
 MEANING: Final = {
@@ -30,7 +38,7 @@ COMPRESSED: Final = "messages are stored in binary (compress_xml), which SQL can
 
 def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bool) -> Mapping:
     """The mapping of the schema that is there. ``accounts``: is anybody in ``users``? Raises Misconfigured."""
-    new = "server_host" in there.get("archive", set()) and "server_host" in there.get("users", set())
+    new = is_new(there)
     host = ("server_host",) if new else ()
     tables = (
         Table("archive", (*ARCHIVE, *host)),
@@ -38,15 +46,10 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         Table("muc_room", ("name", "host")),
     )
     require("ejabberd", there, tables)
-    if not new and not hosts:
-        raise Misconfigured(
-            "ejabberd's default schema does not store the host: give it with --source.host "
-            "(as in the addresses USER@HOST; several with commas)"
-        )
     text = dialect.literal
-    out = f"{dialect.position(head(dialect, 'e.xml'), _to('e.peer'))} > 0"
+    out = outgoing(dialect)
     real = readable("e.xml", "e.txt <> ''")
-    me = "e.username || '@' || " + ("e.server_host" if new else _own_host(dialect, out, hosts))
+    me = "e.username || '@' || " + ("e.server_host" if new else own_host(dialect))
 
     def here(jid: str) -> str:
         """Is this the address of an account? Without accounts to look at: is it of one of our hosts?"""
@@ -85,20 +88,32 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
     )
 
 
-def _to(peer: str) -> str:
-    return f"' to=''' || {escaped(peer)} || ''''"
+def is_new(there: Columns) -> bool:
+    """Is it the schema that stores the host (``new_sql_schema``)?"""
+    return "server_host" in there.get("archive", set()) and "server_host" in there.get("users", set())
 
 
-def _own_host(dialect: Dialect, out: str, hosts: Sequence[str]) -> str:
-    """Of which host is the owner of a row? Of several, the one in the stanza's address of this side."""
-    if len(hosts) == 1:
-        return dialect.literal(hosts[0])
-    side = f"(CASE WHEN {out} THEN ' from=''' ELSE ' to=''' END)"
-    branches = []
-    for host in hosts:
-        for end in ("/", "''"):
-            address = f"{side} || {escaped('e.username')} || '@{host.replace(chr(39), chr(39) * 2)}{end}'"
-            branches.append(
-                f"WHEN {dialect.position(head(dialect, 'e.xml'), address)} > 0 THEN {dialect.literal(host)}"
-            )
-    return f"CASE {' '.join(branches)} ELSE {dialect.literal(hosts[0])} END"
+def outgoing(dialect: Dialect) -> str:
+    """SQL: did the owner of this row write it? Then the peer is the addressee; else the peer is the sender."""
+    sender = attribute(dialect, "e.xml", "from")
+    peer = f"replace({escaped('e.peer')}, '\"', '&quot;')"
+    return f"(e.kind = 'chat' AND substr({sender}, 1, length({peer}) + 1) <> {peer} || '''')"
+
+
+def own_host(dialect: Dialect) -> str:
+    """SQL: the host of a row's owner, out of the stanza's address of this side; clients write EXAMPLE.org, too."""
+    side = (
+        f"(CASE WHEN {outgoing(dialect)} THEN {attribute(dialect, 'e.xml', 'from')} "
+        f"ELSE {attribute(dialect, 'e.xml', 'to')} END)"
+    )
+    host = f"substr({side}, {dialect.position(side, dialect.literal('@'))} + 1)"
+    quote, slash = (dialect.position(host, dialect.literal(end)) for end in ("'", "/"))
+    return f"lower(substr({host}, 1, CASE WHEN {slash} BETWEEN 1 AND {quote} THEN {slash} ELSE {quote} END - 1))"
+
+
+def hosts_query(dialect: Dialect, rows: int) -> str:
+    """A statement: the hosts whose people wrote the newest rows, for the schema that does not store them."""
+    return (
+        f"SELECT DISTINCT {own_host(dialect)} FROM (SELECT * FROM archive ORDER BY timestamp DESC LIMIT {rows}) e "
+        f"WHERE {outgoing(dialect)}"
+    )

@@ -11,7 +11,17 @@ from typing import Final
 
 from exporter.observe.mapping import Dialect, Key, Mapping, Table, Time
 from exporter.observe.presets import Columns, require
-from exporter.observe.presets.xmpp import XMPP_MESSAGES, domain, escaped, head, local, one_of, pair, readable
+from exporter.observe.presets.xmpp import (
+    XMPP_MESSAGES,
+    attribute,
+    domain,
+    escaped,
+    is_of,
+    local,
+    one_of,
+    pair,
+    readable,
+)
 
 TABLES: Final = (
     Table("prosodyarchive", ("sort_id", "host", "user", "store", "key", "when", "with", "value")),
@@ -34,8 +44,7 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
     """The mapping. ``accounts``: are there any? ``hosts`` are asked for only where there are none."""
     require("Prosody", there, TABLES)
     me = f"{USER} || '@' || e.host"
-    address = f"' from=''' || {escaped(USER)} || '@' || e.host || '/'"
-    out = f"({dialect.position(head(dialect, 'e.value'), address)} > 0)"
+    out = is_of(attribute(dialect, "e.value", "from"), f"({escaped(USER)} || '@' || e.host)")
     real = readable("e.value", "e.value LIKE '%<body%'")
     myself = f"{WITH} = {me}"
     room = "e.store = 'muc_log'"
@@ -70,7 +79,9 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         ),
         identity="{a}.key",
         users="SELECT COUNT(*) FROM (SELECT DISTINCT host, \"user\" FROM prosody WHERE store = 'accounts') x",
-        rooms="SELECT DISTINCT 'room ' || \"user\" || '@' || host, host FROM prosody WHERE store = 'config'",
+        # A room that was destroyed leaves some of its settings, but nobody who belongs to it.
+        rooms="SELECT DISTINCT 'room ' || \"user\" || '@' || host, host FROM prosody "
+        "WHERE store = 'config' AND key LIKE '%@%'",
         absent={} if accounts else {"registered_users": NO_ACCOUNTS},
         meaning=MEANING,
         indexes=(("prosodyarchive", "sort_id"), ("prosody", "host")),

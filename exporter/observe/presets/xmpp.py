@@ -21,14 +21,25 @@ def readable(xml: str, body: str) -> str:
     )
 
 
-def head(dialect: Dialect, xml: str) -> str:
-    """SQL: the stanza's opening tag."""
-    return f"substr({xml}, 1, {dialect.position(xml, dialect.literal('>'))})"
+def attribute(dialect: Dialect, xml: str, name: str) -> str:
+    """SQL: what follows ``name='`` in the stanza's opening tag, up to the tag's end; empty where it is missing.
+
+    A > stands unescaped in attributes, a ' never: the tag ends with the first '>.
+    """
+    head = f"substr({xml}, 1, {dialect.position(xml, dialect.literal(chr(39) + '>'))})"
+    at = dialect.position(head, dialect.literal(f" {name}='"))
+    return f"(CASE WHEN {at} > 0 THEN substr({head}, {at} + {len(name) + 3}) ELSE '' END)"
+
+
+def is_of(attribute: str, jid: str) -> str:
+    """SQL: does this attribute hold the bare JID, with or without a resource?"""
+    start = f"substr({attribute}, 1, length({jid}) + 1)"
+    return f"({start} = {jid} || '/' OR {start} = {jid} || '''')"
 
 
 def escaped(text: str) -> str:
     """SQL: a text as it stands in an attribute."""
-    return f"replace(replace({text}, '&', '&amp;'), '''', '&apos;')"
+    return f"replace(replace(replace({text}, '&', '&amp;'), '<', '&lt;'), '''', '&apos;')"
 
 
 def domain(dialect: Dialect, jid: str) -> str:
