@@ -57,7 +57,7 @@ def configure(level: str = "info", format: str = "logfmt", stream: TextIO | None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING) if number > logging.DEBUG else logging.DEBUG)
-    for name in ("asyncio", "aiosqlite", "sqlalchemy", "alembic"):  # chatty at debug, and they show statements
+    for name in ("asyncio", "aiosqlite", "sqlalchemy"):  # chatty at debug, and they show statements
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk behind stderr is no reason for traces on stderr

@@ -15,20 +15,20 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jwt
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.types import Options
 
 from exporter.core.errors import Misconfigured, Refusal
 from exporter.core.protocol import check_identifier
 from exporter.settings import secret_file
 from exporter.settings.model import Settings
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 LEEWAY: Final = 30.0  # seconds that two clocks may differ: NTP keeps them within one; PyJWT's own example has 10
 MAX_TOKEN: Final = 8_000  # characters; aiohttp refuses header lines above 8,190 bytes by itself
@@ -209,6 +209,11 @@ def _moment(payload: Mapping[str, Any], name: str) -> float | None:
 
 
 def _public_key(settings: Settings) -> tuple[str, RSAPublicKey | EllipticCurvePublicKey]:
+    from cryptography.exceptions import UnsupportedAlgorithm  # here: 9 MiB that an installation with a secret never needs
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
     path = settings.auth_public_key_file
     assert path is not None  # noqa: S101 - the only caller has asked
     try:

@@ -115,11 +115,11 @@ KILLED = """
 import asyncio, os, signal, sys
 from exporter.store import Store
 from exporter.store.schema import migrate
-original = migrate.command.upgrade
-def upgrade(config, revision):
-    original(config, revision)  # everything has been done, nothing has been committed
+original = migrate.upgrade
+def upgrade(connection, revision):
+    original(connection, revision)  # everything has been done, nothing has been committed
     os.kill(os.getpid(), signal.SIGKILL)
-migrate.command.upgrade = upgrade
+migrate.upgrade = upgrade
 asyncio.run(Store(sys.argv[1]).migrate())
 """
 

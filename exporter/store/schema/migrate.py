@@ -1,4 +1,4 @@
-"""Making and upgrading the schema, and telling whether it fits. Knows the revisions only as alembic shows them.
+"""Making and upgrading the schema, and telling whether it fits. Knows the revisions by their numbers only.
 
 All pending revisions run in one transaction, data included, behind a lock that a second process waits for: interrupted
 half-way nothing has happened, and it can be run again.
@@ -6,42 +6,43 @@ half-way nothing has happened, and it can be run again.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
-from pathlib import Path
+from importlib import import_module
+from typing import Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.schema import migrations
+
+# The table's name and form are alembic's, which made it in earlier versions.
+_VERSION_TABLE: Final = "alembic_version"
+_CREATE: Final = f"CREATE TABLE {_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-@functools.cache
 def revisions() -> tuple[str, ...]:
     """All known revisions, oldest first."""
-    script = ScriptDirectory.from_config(_config())
-    return tuple(revision.revision for revision in script.walk_revisions())[::-1]
+    return tuple(migrations.REVISIONS)
 
 
 def upgrade(connection: Connection, revision: str) -> None:
     """Bring the schema to a revision, within the transaction that is open. Raises Misconfigured for a newer schema."""
-    _require_known(MigrationContext.configure(connection).get_current_heads())
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    if not connection.dialect.has_table(connection, _VERSION_TABLE):
+        connection.exec_driver_sql(_CREATE)
+    current = [str(row[0]) for row in connection.exec_driver_sql(f"SELECT version_num FROM {_VERSION_TABLE}")]
+    _require_known(current)
+    known = revisions()
+    done = known.index(max(current)) + 1 if current else 0
+    wanted = len(known) if revision == "head" else known.index(revision) + 1
+    if done >= wanted:
+        return
+    for number in known[done:wanted]:
+        import_module(f"{migrations.__name__}.{migrations.REVISIONS[number]}").upgrade(connection)
+    connection.exec_driver_sql(f"DELETE FROM {_VERSION_TABLE}")
+    connection.execute(text(f"INSERT INTO {_VERSION_TABLE} VALUES (:number)"), {"number": known[wanted - 1]})
 
 
 def _require_known(current: Iterable[str]) -> None:
@@ -83,7 +84,7 @@ async def _put_triggers(dialect: Dialect, session: Session) -> None:
 async def require_current(session: Session) -> None:
     """Is the schema the one that this version works with? Raises Misconfigured."""
     try:
-        rows = await session.fetch("SELECT version_num FROM alembic_version")
+        rows = await session.fetch(f"SELECT version_num FROM {_VERSION_TABLE}")
     except DatabaseError as failure:
         if failure.kind is not ErrorKind.CONFIGURATION:
             raise

