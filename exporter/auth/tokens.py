@@ -209,7 +209,8 @@ def _moment(payload: Mapping[str, Any], name: str) -> float | None:
 
 
 def _public_key(settings: Settings) -> tuple[str, RSAPublicKey | EllipticCurvePublicKey]:
-    from cryptography.exceptions import UnsupportedAlgorithm  # here: 9 MiB that an installation with a secret never needs
+    # Here: 9 MiB that an installation with a secret never needs.
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key

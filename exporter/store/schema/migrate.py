@@ -40,7 +40,7 @@ def upgrade(connection: Connection, revision: str) -> None:
     if done >= wanted:
         return
     for number in known[done:wanted]:
-        import_module(f"{migrations.__name__}.{migrations.REVISIONS[number]}").upgrade(connection)
+        import_module(f"{migrations.__name__}.versions.{migrations.REVISIONS[number]}").upgrade(connection)
     connection.exec_driver_sql(f"DELETE FROM {_VERSION_TABLE}")
     connection.execute(text(f"INSERT INTO {_VERSION_TABLE} VALUES (:number)"), {"number": known[wanted - 1]})
 

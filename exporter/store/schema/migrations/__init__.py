@@ -1,6 +1,6 @@
-"""The schema's revisions. Each is a module with ``upgrade(connection)``, which ``exporter.store.schema.migrate`` runs.
+"""The schema's revisions. Each is a module of ``versions`` with ``upgrade(connection)``, which ``exporter.store.schema.migrate`` runs.
 
-A new one is a module here and a line below; what was released is never changed. Revisions are SQL for both databases;
+A new one is a module there and a line below; what was released is never changed. Revisions are SQL for both databases;
 a library for migrations would add nothing to that but its own start-up (10 MiB and 0.1 s for alembic, measured).
 """
 
