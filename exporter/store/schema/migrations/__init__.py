@@ -1,4 +1,4 @@
-"""The schema's revisions. Each is a module of ``versions`` with ``upgrade(connection)``, which ``exporter.store.schema.migrate`` runs.
+"""The schema's revisions: modules of ``versions`` with ``upgrade(connection)``; ``exporter.store.schema.migrate`` runs them.
 
 A new one is a module there and a line below; what was released is never changed. Revisions are SQL for both databases;
 a library for migrations would add nothing to that but its own start-up (10 MiB and 0.1 s for alembic, measured).
