@@ -1,4 +1,4 @@
-"""The schema's revisions: modules of ``versions`` with ``upgrade(connection)``; ``exporter.store.schema.migrate`` runs them.
+"""The schema's revisions: modules of ``versions`` with ``upgrade(connection)``, run by ``store.schema.migrate``.
 
 A new one is a module there and a line below; what was released is never changed. Revisions are SQL for both databases;
 a library for migrations would add nothing to that but its own start-up (10 MiB and 0.1 s for alembic, measured).
