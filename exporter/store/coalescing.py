@@ -23,7 +23,7 @@ PAUSE: Final = 0.006
 
 
 def batching_window(count: int, enough: int) -> float:
-    """Seconds to wait before the next round, after one that served ``count``: who had company will have it again.
+    """Seconds to wait before the next round, after one that served ``count``: a round that was shared will be shared again.
 
     ``enough``: shared by so many, the fixed part is small beside each one's own.
     """

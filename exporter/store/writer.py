@@ -1,6 +1,6 @@
 """The one writer: takes all that is queued, commits it as one transaction, tells everybody. Knows no SQL.
 
-There is no timer that waits for company: a single sender's message goes into a transaction of its own at once, and
+There is no timer that waits for others: a single sender's message goes into a transaction of its own at once, and
 what arrives while that one is being flushed to the disk shares the next one.
 """
 
