@@ -23,9 +23,9 @@ PAUSE: Final = 0.006
 
 
 def batching_window(count: int, enough: int) -> float:
-    """Seconds to wait before the next round, after one that served ``count``: a round that was shared will be shared again.
+    """Seconds to wait before the next round, after one that served ``count``.
 
-    ``enough``: shared by so many, the fixed part is small beside each one's own.
+    A round that several shared is followed by another such. ``enough``: shared by so many, the fixed part is small beside each one's own.
     """
     return PAUSE if FEW <= count < enough else 0.0
 
