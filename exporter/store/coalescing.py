@@ -25,7 +25,8 @@ PAUSE: Final = 0.006
 def batching_window(count: int, enough: int) -> float:
     """Seconds to wait before the next round, after one that served ``count``.
 
-    A round that several shared is followed by another such. ``enough``: shared by so many, the fixed part is small beside each one's own.
+    A round that several shared is followed by another such. ``enough``: shared by so many, the fixed part is small
+    beside each one's own.
     """
     return PAUSE if FEW <= count < enough else 0.0
 
