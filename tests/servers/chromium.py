@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -105,6 +106,27 @@ async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within:
         assert time.monotonic() - began < within, f"not within {within} s: {what}"
         await asyncio.sleep(0.02)
     return time.monotonic() - began
+
+
+async def told(page: Page, pattern: str, *, within: float = 20) -> str:
+    """Wait until the panel's first line matches ``pattern`` as a whole; returns what it says."""
+    line, seen = page.locator("messaging-stats [role=status]").first, ""
+
+    async def check() -> bool:
+        nonlocal seen
+        seen = (await line.text_content() or "").strip()
+        return re.fullmatch(pattern, seen) is not None
+
+    try:
+        await eventually(check, f"the first line is {pattern!r}", within=within)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it says {seen!r}") from None
+    return seen
+
+
+async def well(page: Page, *, within: float = 20) -> str:
+    """Wait until the panel is live and says that all is well."""
+    return await told(page, r"All is well\..*", within=within)
 
 
 async def shows(locator: Locator, text: str, *, within: float = 20) -> float:

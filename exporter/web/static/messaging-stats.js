@@ -1,14 +1,16 @@
 // <messaging-stats src="/v1/messaging/stats" token="…" refresh="2"> shows one messaging-exporter, live.
 //
-// One ES module without a build step, a dependency or a request to any other host than that of `src`. It asks two
-// addresses: `src` every `refresh` seconds, and `src`/history when its next sample is due. It shows what they say and
-// works out nothing but ages, peaks and shares; what is null there is "unknown" here, with the reason that was given.
+// One ES module without a build step, a dependency or a request to any other host than that of `src`. It asks three
+// addresses: `src` every `refresh` seconds, `src`/history when its next sample is due, `src`/days now and then. It shows
+// what they say and works out nothing but ages, peaks and shares; what is null there is "unknown" here, with the reason.
 //
 // The elements are made once and then only their text changes, so nothing flickers or moves. Styles are a constructed
-// sheet and no HTML is ever parsed: the strictest Content-Security-Policy and Trusted Types are met.
+// sheet and no HTML is ever parsed: the strictest Content-Security-Policy and Trusted Types are met. The module may be
+// imported where there is no browser (server rendering, tests): it then defines no element, and asks nothing.
 //
-// Events: `messaging-stats-update` (detail: the JSON of `src`) after every answer, `messaging-stats-denied` (detail:
-// {status, reason}) when the token or cookie is refused, and then nothing is asked until `src` or `token` is set anew.
+// Events: `messaging-stats-update` (detail: the JSON of `src`) after every answer; `messaging-stats-denied` (detail:
+// {status, reason}) when the token or cookie is refused, and then nothing is asked until `src` or `token` is set anew;
+// `messaging-stats-state` (detail: {level, code, text, brief}) when the first line says something else.
 
 const DEFAULT_SRC = '/v1/messaging/stats';
 const DEFAULT_REFRESH = 2; // seconds
@@ -18,64 +20,227 @@ const TIME_OUT = 8; // seconds for one answer; twice the refresh time when that 
 const STALE = 15; // seconds after which an age is marked
 const SHORTEST_WINDOW = 60; // seconds that a chart spans at least: it grows with what there is to an hour
 const LONGEST_WINDOW = 3600;
+const DAYS_EVERY = 300; // seconds between two looks at the days
+const DAYS = [30, 90];
+const YOUNG = 600; // seconds after its start in which a server is said to have restarted
+const LATE = 0.99; // share of deliveries within 0.25 s below which they are called late: the objective of the alerts
+const MINUTE = 60;
 
-const NO_REASON = 'the server gave no reason';
 const BINS = 72; // points of a line: 50 s each in an hour, one sample each up to twelve minutes
 
-const FIGURES = [
-  ['active_connections', 'Connections', 'Open, authenticated WebSocket connections'],
-  ['connected_users', 'Users', 'Distinct users behind the connections'],
-  ['active_conversations', 'Conversations', 'Conversations that somebody has joined'],
-  ['total_participants', 'Participants', 'Pairs of user and conversation that are joined'],
-  ['typing_users', 'Typing', 'Pairs of user and conversation in which somebody types'],
-];
-const RATES = [
-  ['messages', 'Messages', 'Messages accepted, each once durable'],
-  ['deliveries', 'Deliveries', 'Messages handed to connections'],
-  ['joins', 'Joins', 'Users who joined a conversation'],
-  ['connects', 'Connects', 'Connections opened'],
-];
-const CLOSED = [
-  ['client', 'The client left'],
-  ['shutdown', 'The server shut down'],
-  ['heartbeat', 'Heartbeat unanswered'],
-  ['slow_consumer', 'Slow consumer'],
-  ['protocol_error', 'Protocol error'],
-  ['rate_limited', 'Too many frames'],
-  ['token_expired', 'Token expired'],
-  ['internal_error', 'Internal error'],
-];
-const TOTALS = [
-  ['total_messages', 'Messages'],
-  ['messages_today', 'Messages today'],
-  ['total_conversations', 'Conversations'],
-  ['registered_users', 'Registered users'],
-];
-const HEALTH = [
-  ['server', 'Server'],
-  ['live', 'Live figures'],
-  ['cluster', 'Cluster'],
-  ['database', 'Database'],
-  ['lines', 'History'],
-];
-const ACTIVE = [
-  ['1d', 'Today'],
-  ['7d', '7 days'],
-  ['30d', '30 days'],
-];
+const FIGURES = ['active_connections', 'connected_users', 'active_conversations', 'total_participants', 'typing_users'];
+const RATES = ['messages', 'deliveries', 'joins', 'connects'];
+const QUALITY = ['delivered_in_time', 'sends_failed', 'connections_refused', 'commands_refused'];
+const REASONS = {
+  closed: [
+    'client', 'shutdown', 'heartbeat', 'slow_consumer', 'protocol_error', 'rate_limited', 'token_expired', 'admin',
+    'internal_error',
+  ],
+  refused_connections: ['unauthenticated', 'origin', 'capacity', 'user_limit', 'draining', 'handshake'],
+  refused_commands: [
+    'bad_frame', 'unknown_type', 'not_joined', 'forbidden', 'not_found', 'too_large', 'rate_limited', 'unavailable',
+    'internal',
+  ],
+};
+const ALARMING = ['internal_error', 'internal', 'unavailable', 'capacity']; // what no client does by itself
+const TOTALS = ['total_messages', 'messages_today', 'total_conversations', 'registered_users'];
+const ACTIVE = ['1d', '7d', '30d'];
+const PER_DAY = ['messages', 'active_users'];
+const HEALTH = ['server', 'uptime', 'live', 'cluster', 'database', 'checked', 'lines'];
+
+/** Every text of the panel, in English. `labels` replaces some or all; {words in braces} are filled in. */
+export const LABELS = Object.freeze({
+  // The first line.
+  connecting: 'Connecting…',
+  all_is_well: 'All is well.',
+  all_is_well_up: 'All is well. Up since {time}.',
+  restarted: 'All is well. Up only since {time}.',
+  denied: 'Not allowed to see the figures: {reason}.',
+  lost: 'Server lost{since}. Figures of then.',
+  in_trouble: 'Server in trouble{since}: {reason}.',
+  unreachable: 'No answer from {url}: the network or a proxy is in the way, or the server does not run.',
+  blocked: 'No answer from {origin} that this page may read: network, proxy, or CORS (--web.cors-origins {page}).',
+  policy: 'This page may not ask {origin}: its Content-Security-Policy (connect-src) forbids it.',
+  mixed: 'A page over https may not ask {origin} over http.',
+  timed_out: 'No answer from {url} within {seconds} s.',
+  not_json: 'The answer from {url} is no JSON: a proxy or the page itself answers there (status {status}).',
+  not_found: 'Nothing is at {url} (404): a proxy does not pass it on, or src is wrong.',
+  database_down: 'Database down{since}: every send is refused.',
+  database_read_only: 'Database takes no writes{since}: every send is refused.',
+  cluster_down: 'The other nodes are not seen{since}: {reason}.',
+  totals_wrong: 'Stored totals are wrong, found{since}: run verify --repair.',
+  internal_errors: 'Internal errors close connections{since}: see the log.',
+  sends_failing: 'Sends fail{since}.',
+  at_capacity: 'Connections are refused{since}: the server is full.',
+  deliveries_late: 'Deliveries are late{since}: less than {share} within 0.25 s.',
+  since: ' since {time}',
+  // The same in a few words, for a title.
+  brief_connecting: 'Connecting',
+  brief_denied: 'Not allowed',
+  brief_lost: 'Server lost',
+  brief_in_trouble: 'Server in trouble',
+  brief_restarted: 'Restarted',
+  brief_database_down: 'Database down',
+  brief_database_read_only: 'Database read-only',
+  brief_cluster_down: 'Nodes not seen',
+  brief_totals_wrong: 'Totals wrong',
+  brief_internal_errors: 'Internal errors',
+  brief_sends_failing: 'Sends fail',
+  brief_at_capacity: 'Server full',
+  brief_deliveries_late: 'Deliveries late',
+  // Headings.
+  now: 'Now',
+  speed: 'Per second',
+  quality: 'Quality',
+  days: 'Days',
+  closed: 'Connections closed',
+  refused_connections: 'Connections refused',
+  refused_commands: 'Commands refused',
+  stored: 'Stored',
+  people: 'Active users',
+  health: 'Health',
+  // Figures; what ends in _hint is shown when pointing at the name.
+  active_connections: 'Connections',
+  active_connections_hint: 'Open, authenticated WebSocket connections',
+  connected_users: 'Users',
+  connected_users_hint: 'Distinct users behind the connections',
+  active_conversations: 'Conversations',
+  active_conversations_hint: 'Conversations that somebody has joined',
+  total_participants: 'Participants',
+  total_participants_hint: 'Pairs of user and conversation that are joined',
+  typing_users: 'Typing',
+  typing_users_hint: 'Pairs of user and conversation in which somebody types',
+  peak: 'top {value}, {time}',
+  peak_hint: 'Highest since 00:00 UTC or since the start, of samples every {seconds} s',
+  messages: 'Messages',
+  messages_hint: 'Messages accepted, each once durable',
+  deliveries: 'Deliveries',
+  deliveries_hint: 'Messages handed to connections',
+  joins: 'Joins',
+  joins_hint: 'Users who joined a conversation',
+  connects: 'Connects',
+  connects_hint: 'Connections opened',
+  delivered_in_time: 'In time',
+  delivered_in_time_hint: 'Share of messages handed to the recipients within 0.25 s, since the start',
+  sends_failed: 'Sends failed',
+  sends_failed_hint: 'Messages that were not stored, through no fault of their sender, since the start',
+  connections_refused: 'Refused',
+  connections_refused_hint: 'Connections refused before the upgrade, since the start',
+  commands_refused: 'Errors',
+  commands_refused_hint: 'Commands answered with an error, since the start',
+  total_messages: 'Messages',
+  messages_today: 'Messages today',
+  total_conversations: 'Conversations',
+  registered_users: 'Registered users',
+  '1d': 'Today',
+  '7d': '7 days',
+  '30d': '30 days',
+  day_messages: 'Messages a day',
+  day_active_users: 'Active people a day',
+  show_days: '{n} days',
+  download: 'CSV',
+  download_hint: 'These days as a file of comma-separated values',
+  // Reasons.
+  reason: 'Reason',
+  last_minute: 'Minute',
+  last_hour: 'Hour',
+  since_start: 'Start',
+  since_start_hint: 'Since the start of the server',
+  closed_client: 'The client left',
+  closed_shutdown: 'The server shut down',
+  closed_heartbeat: 'Heartbeat unanswered',
+  closed_slow_consumer: 'Slow consumer',
+  closed_protocol_error: 'Protocol error',
+  closed_rate_limited: 'Too many frames',
+  closed_token_expired: 'Token expired',
+  closed_admin: 'By an admin',
+  closed_internal_error: 'Internal error',
+  refused_connections_unauthenticated: 'No valid token',
+  refused_connections_origin: 'Foreign origin',
+  refused_connections_capacity: 'Server full',
+  refused_connections_user_limit: 'User at the limit',
+  refused_connections_draining: 'Shutting down',
+  refused_connections_handshake: 'Bad handshake',
+  refused_commands_bad_frame: 'Malformed',
+  refused_commands_unknown_type: 'Unknown type',
+  refused_commands_not_joined: 'Not joined',
+  refused_commands_forbidden: 'Forbidden',
+  refused_commands_not_found: 'Not found',
+  refused_commands_too_large: 'Too large',
+  refused_commands_rate_limited: 'Too many frames',
+  refused_commands_unavailable: 'Unavailable',
+  refused_commands_internal: 'Internal error',
+  // Health.
+  server: 'Server',
+  uptime: 'Up since',
+  live: 'Live figures',
+  cluster: 'Cluster',
+  database: 'Database',
+  checked: 'Totals',
+  lines: 'History',
+  ages: 'age of each',
+  answers: 'answers',
+  answers_version: 'version {version}',
+  no_answer: 'no answer',
+  trouble: 'in trouble',
+  refuses: 'refuses the token',
+  one_node: 'none: one node',
+  not_seen: 'not seen',
+  up: 'up',
+  down: 'down',
+  read_only: 'read-only',
+  agree: 'recounted, agree',
+  differ: 'recounted, differ',
+  not_recounted: 'not recounted',
+  inaccurate: 'Totals differ from a recount: {conversations} conversations, {days} days, {triggers} triggers.',
+  none_yet: 'none yet',
+  never_seen: 'never seen',
+  // Scopes, ages and the rest.
+  this_node: 'this node',
+  whole_cluster: 'whole cluster',
+  nodes_one: '{n} node',
+  nodes_other: '{n} nodes',
+  last_span: 'last {n} min',
+  last_span_minute: 'last minute',
+  last_span_hour: 'last hour',
+  seconds: '{n} s',
+  minutes: '{n} min',
+  hours: '{n} h',
+  days_old: '{n} d',
+  as_of: 'as of {time}',
+  last_answer: 'last answer {age} ago',
+  read: 'read {age} ago',
+  from: 'since {time}',
+  range: '{low} to {high}',
+  highest: 'peak {value}',
+  lowest: 'lowest {value}',
+  highest_day: 'peak {value} on {day}',
+  moment: 'Moment on the lines',
+  day: 'Day on the bars',
+  unknown: 'unknown',
+  nothing_yet: 'nothing yet',
+  no_reason: 'the server gave no reason',
+  unknown_because: 'Unknown: {reason}',
+  two_samples: 'known after two samples',
+  cluster_not_seen: 'the cluster is not seen',
+  stored_note: 'Rows that exist now; today is since 00:00 UTC',
+  people_note: 'Sent a message in the last 1, 7, 30 UTC days; share of the registered',
+  days_note: 'UTC days; a gap is a day of which it is not known',
+  no_days: 'This server keeps no record of days',
+});
 
 const CSS = `
 :host {
   display: block;
   container-type: inline-size;
-  --ink: light-dark(#15181d, #eceef1);
-  --muted: light-dark(#59616c, #9ba4b0);
-  --line: light-dark(#dfe2e6, #2c3138);
+  --ink: var(--messaging-stats-ink, light-dark(#15181d, #eceef1));
+  --muted: var(--messaging-stats-muted, light-dark(#59616c, #9ba4b0));
+  --line: var(--messaging-stats-line, light-dark(#dfe2e6, #2c3138));
   --rule: light-dark(#15181d, #6b7480);
   --accent: var(--messaging-stats-accent, light-dark(#1763b6, #6cb2f7));
-  --good: light-dark(#18794e, #4cc38a);
-  --warn: light-dark(#8f5600, #f0b13c);
-  --bad: light-dark(#b8232b, #ff8078);
+  --good: var(--messaging-stats-good, light-dark(#18794e, #4cc38a));
+  --warn: var(--messaging-stats-warn, light-dark(#8f5600, #f0b13c));
+  --bad: var(--messaging-stats-bad, light-dark(#b8232b, #ff8078));
   color: var(--ink);
   font-family: var(--messaging-stats-font, Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif);
   font-variant-numeric: tabular-nums lining-nums;
@@ -92,22 +257,25 @@ const CSS = `
 }
 .status {
   display: grid; grid-template-columns: minmax(0, 1fr); align-items: baseline; gap: 0 1.5em;
-  min-height: 2.8em; margin-block-end: -0.8em; color: var(--muted); font-size: 0.875em;
+  margin-block-end: -0.8em; color: var(--muted); font-size: 0.875em;
 }
-.state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; }
+.status > p:last-child { min-height: 1.4em; }
+.state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; font-size: 1.15em; font-weight: 600; min-height: 5.6em; }
+.state span { min-inline-size: 0; overflow-wrap: anywhere; }
 .dot { flex: none; inline-size: 0.6em; block-size: 0.6em; border-radius: 50%; background: var(--muted); }
-.live .dot { background: var(--good); }
-.live.hurt .dot { background: var(--warn); border-radius: 0; }
-.lost .dot, .denied .dot { background: var(--bad); border-radius: 0; }
-.lost .state, .denied .state { color: var(--bad); font-weight: 600; }
+.good .dot { background: var(--good); }
+.note .dot, .warn .dot { background: var(--warn); border-radius: 0; }
+.bad .dot { background: var(--bad); border-radius: 0; }
+.warn .state { color: var(--warn); }
+.bad .state { color: var(--bad); }
 section { border-block-start: 2px solid var(--rule); padding-block-start: 0.6em; min-inline-size: 0; }
 header { display: flex; justify-content: space-between; align-items: baseline; gap: 0 1em; }
 h2 { white-space: nowrap; }
 header p { flex: 1; min-inline-size: 0; text-align: end; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 h2 { font-size: 0.9375em; font-weight: 650; letter-spacing: -0.005em; }
-header p, .note { color: var(--muted); font-size: 0.8125em; }
-.note { min-height: 2.8em; margin-block-start: 0.7em; overflow-wrap: anywhere; } /* two lines: a reason moves nothing */
-.note.bad, header p.bad { color: var(--bad); }
+header p, p.note { color: var(--muted); font-size: 0.8125em; }
+p.note { min-height: 2.8em; margin-block-start: 0.7em; overflow-wrap: anywhere; } /* two lines: a reason moves nothing */
+p.note.bad, header p.bad { color: var(--bad); }
 
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.5em; margin-block-start: 0.9em; }
 .figures > :first-child { grid-column: 1 / -1; }
@@ -120,7 +288,7 @@ dt { color: var(--muted); }
 .unknown .number { color: var(--muted); font-weight: 400; letter-spacing: 0; font-size: 1.25em; line-height: 2.07; block-size: 2.07em; }
 .figures > .unknown:first-child .number { font-size: 1.25em; line-height: 2.99; block-size: 2.99em; }
 .aged .number, .aged .value { color: var(--muted); }
-.range { color: var(--muted); font-size: 0.8125em; display: block; min-height: 1.4em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.range, .peak { color: var(--muted); font-size: 0.8125em; display: block; min-height: 1.4em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 svg { display: block; inline-size: 100%; block-size: 2.75em; overflow: visible; }
 svg path { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round; stroke-linecap: round; }
 svg .base { stroke: var(--line); stroke-width: 1px; }
@@ -159,7 +327,8 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 table { inline-size: 100%; border-collapse: collapse; margin-block-start: 0.5em; table-layout: fixed; }
 th, td { padding: 0.24em 0; border-block-end: 1px solid var(--line); font-weight: 400; text-align: start; vertical-align: baseline; }
 tbody tr:last-child > * { border-block-end: 0; }
-th:not(:first-child), td { text-align: end; inline-size: 6.5em; }
+th:not(:first-child), td { text-align: end; inline-size: 5.5em; }
+th { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 thead th { color: var(--muted); font-size: 0.8125em; }
 tbody th { color: var(--muted); }
 td { color: var(--ink); font-weight: 600; }
@@ -169,19 +338,48 @@ tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .quiet { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 svg { touch-action: pan-y; }
-.now { position: relative; }
-.moment { position: absolute; inset-block-start: 0.75em; inset-inline-start: 3.5em; inline-size: 7em; block-size: 1.1em; margin: 0; opacity: 0; pointer-events: none; accent-color: var(--accent); }
-.moment:focus-visible { opacity: 1; outline: 2px solid var(--accent); outline-offset: 2px; }
+.now, .days { position: relative; }
+.moment {
+  position: absolute; inset-block-start: 0.85em; inset-inline-start: 4em; inline-size: 7em; block-size: 1em; margin: 0;
+  font: inherit; opacity: 0; pointer-events: none; appearance: none; background: none; direction: ltr; /* as the lines */
+}
+.moment::-webkit-slider-runnable-track { block-size: 0.25em; border-radius: 0.125em; background: var(--muted); }
+.moment::-moz-range-track { block-size: 0.25em; border-radius: 0.125em; background: var(--muted); }
+.moment::-webkit-slider-thumb {
+  appearance: none; inline-size: 1em; block-size: 1em; margin-block-start: -0.375em; border-radius: 50%; background: var(--accent);
+}
+.moment::-moz-range-thumb { inline-size: 1em; block-size: 1em; border: 0; border-radius: 50%; background: var(--accent); }
+.moment:focus-visible { opacity: 1; outline: max(2px, 0.125em) solid var(--accent); outline-offset: 0.125em; }
+
+.days .moment { inset-block-start: 3em; inset-inline-start: auto; inset-inline-end: 0; }
+.days dl { margin-block-start: 0.5em; display: grid; gap: 0.9em; }
+.days dl > div { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 0.3em 1em; align-items: baseline; }
+.days .range { text-align: end; }
+.days .picture { grid-column: 1 / -1; }
+.days svg { block-size: 4.6em; }
+.days svg .bars { fill: var(--accent); }
+.days svg .chosen { fill: var(--ink); }
+.buttons { display: flex; gap: 0.4em; }
+button {
+  font: inherit; font-size: 0.8125em; color: var(--muted); background: none; border: 1px solid var(--line); border-radius: 0.35em;
+  padding: 0 0.6em; min-block-size: 24px; cursor: pointer; white-space: nowrap;
+}
+button:hover { border-color: currentColor; }
+button[aria-pressed=true] { color: var(--ink); border-color: var(--ink); font-weight: 600; }
+button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+
+/* A text keeps its own direction on a page that is read from right to left, and stands where the page begins. */
+:host(:dir(rtl)) :is(p, dt, dd, th, td, h2, button, [role=status], .number, .range, .peak) { unicode-bidi: plaintext; text-align: right; }
+:host(:dir(rtl)) :is(header p, td, th:not(:first-child), .value, .share, .age, .status > p:last-child, .days .range) { text-align: left; }
 
 @container (min-width: 44rem) {
-  .moment { inline-size: 16em; }
-  .status { grid-template-columns: minmax(0, 1fr) 14em; min-height: 1.4em; }
+  .now .moment { inline-size: 16em; }
+  .status { grid-template-columns: minmax(0, 1fr) 14em; }
+  .state { min-height: 2.8em; }
   .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
-  .status, .now { grid-column: 1 / -1; }
-  .speed, .ends { grid-column: span 3; }
-  .sums, .people { grid-column: span 3; }
-  .well { grid-column: 1 / -1; }
+  .panel > * { grid-column: span 3; }
+  .status, .now, .days { grid-column: 1 / -1; }
   .figures { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 }
 @container (min-width: 60rem) {
@@ -197,7 +395,8 @@ svg { touch-action: pan-y; }
   .figures > .unknown:first-child .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
 }
 @container (min-width: 68rem) {
-  .sums, .people, .well { grid-column: span 2; }
+  .panel > :not(.status, .now) { grid-column: span 2; }
+  .state { min-height: 1.4em; }
 }
 @media (forced-colors: active) {
   .dot, .bar > div { forced-color-adjust: none; background: CanvasText; }
@@ -205,14 +404,7 @@ svg { touch-action: pan-y; }
 }
 `;
 
-const SHEET = new CSSStyleSheet();
-SHEET.replaceSync(CSS);
-
 const SVG = 'http://www.w3.org/2000/svg';
-const whole = new Intl.NumberFormat('en');
-const decimals = [0, 1, 2].map((n) => new Intl.NumberFormat('en', { minimumFractionDigits: n, maximumFractionDigits: n }));
-const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
-const minute = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
 
 // --- small tools -----------------------------------------------------------------------------------------------
 
@@ -229,32 +421,14 @@ function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** A text with its {words in braces} filled in. */
+const fill = (text, values = {}) => String(text).replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
+
 /** A number, or null for whatever else the JSON may hold. */
 const known = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : null);
 
 /** A list, or an empty one for whatever else the JSON may hold. */
 const list = (value) => (Array.isArray(value) ? value : []);
-
-const plural = (number, thing) => `${whole.format(number)} ${thing}${number === 1 ? '' : 's'}`;
-
-const count = (value) => (value === null ? 'unknown' : whole.format(value));
-
-/** 0.04, 1.2, 150: as many decimals as the size of a rate deserves. */
-function rate(value) {
-  if (value === null) return 'unknown';
-  if (value === 0 || value >= 100) return decimals[0].format(value);
-  return decimals[value < 1 ? 2 : 1].format(value);
-}
-
-/** 7 s, 12 min, 5 h, 3 d: an age that a person reads. */
-function age(seconds) {
-  if (seconds === null) return '';
-  const s = Math.max(0, Math.floor(seconds));
-  if (s < 120) return `${s} s`;
-  if (s < 7200) return `${Math.floor(s / 60)} min`;
-  if (s < 172800) return `${Math.floor(s / 3600)} h`;
-  return `${Math.floor(s / 86400)} d`;
-}
 
 /** Unix seconds of an RFC 3339 time, null when it is none. */
 function moment(text) {
@@ -262,11 +436,32 @@ function moment(text) {
   return Number.isNaN(at) ? null : at / 1000;
 }
 
-/** The length of a chart in words. */
-function span(seconds) {
-  if (seconds >= LONGEST_WINDOW) return 'last hour';
-  const minutes = Math.round(seconds / 60);
-  return minutes < 2 ? 'last minute' : `last ${minutes} min`;
+/** "The database is down." of whatever reason a server gave. */
+function sentence(reason) {
+  const text = `${String(reason).replace(/\.$/, '')}.`;
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** How numbers and times are written in a language; English where the browser does not know it. */
+function formats(lang) {
+  const time = { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' };
+  const day = { day: 'numeric', month: 'short' };
+  try {
+    return {
+      lang,
+      whole: new Intl.NumberFormat(lang),
+      decimals: [0, 1, 2].map((n) => new Intl.NumberFormat(lang, { minimumFractionDigits: n, maximumFractionDigits: n })),
+      percent: new Intl.NumberFormat(lang, { style: 'percent' }),
+      exact: new Intl.NumberFormat(lang, { style: 'percent', maximumFractionDigits: 2 }),
+      clock: new Intl.DateTimeFormat(lang, { ...time, second: '2-digit' }),
+      minute: new Intl.DateTimeFormat(lang, time),
+      dayAndTime: new Intl.DateTimeFormat(lang, { ...day, ...time }),
+      day: new Intl.DateTimeFormat(lang, { ...day, timeZone: 'UTC' }),
+      plural: new Intl.PluralRules(lang),
+    };
+  } catch {
+    return { ...formats('en'), lang };
+  }
 }
 
 /** The points in bins of `width` seconds, in runs without a gap: [[{at, mean, low, high}…]…]. The latest stays alone. */
@@ -343,93 +538,100 @@ class Chart {
   }
 }
 
-// --- the element -------------------------------------------------------------------------------------------------
+/** The bars of days, from nought up; a day that is not known is a gap. */
+class Bars {
+  constructor() {
+    this.svg = document.createElementNS(SVG, 'svg');
+    for (const [name, value] of [['viewBox', '0 0 100 100'], ['preserveAspectRatio', 'none'], ['aria-hidden', 'true']]) {
+      this.svg.setAttribute(name, value);
+    }
+    this.paths = {};
+    for (const name of ['base', 'bars', 'chosen']) {
+      this.paths[name] = document.createElementNS(SVG, 'path');
+      this.paths[name].setAttribute('class', name);
+      this.svg.append(this.paths[name]);
+    }
+    this.paths.base.setAttribute('d', 'M0 100H100');
+  }
 
-export class MessagingStats extends HTMLElement {
-  static observedAttributes = ['src', 'token', 'refresh'];
+  /** Draw [value or null…]; the bar at `chosen` stands out. */
+  draw(values, chosen) {
+    const peak = Math.max(1, ...values.filter((value) => value !== null));
+    const width = 100 / Math.max(1, values.length);
+    const bar = (value, i) =>
+      value === null ? '' : `M${(i * width + width * 0.12).toFixed(3)} 100V${(100 - (value / peak) * 96).toFixed(2)}h${(width * 0.76).toFixed(3)}V100Z`;
+    this.paths.bars.setAttribute('d', values.map((value, i) => (i === chosen ? '' : bar(value, i))).join(''));
+    this.paths.chosen.setAttribute('d', chosen === null ? '' : bar(values[chosen] ?? null, chosen));
+  }
+}
 
-  #token = null; // set as a property it stays out of the document
-  #nodes = {};
-  #charts = [];
+// --- asking ------------------------------------------------------------------------------------------------------
+
+/** Why there are no figures. `kind` is a key of LABELS, `details` are its words in braces. */
+export class StatsFailure extends Error {
+  constructor(kind, details = {}) {
+    super(fill(LABELS[kind], details));
+    this.kind = kind;
+    this.details = details;
+    this.status = details.status ?? null;
+  }
+}
+
+/**
+ * Asks one server for its figures until it is stopped: one request at a time, less often while it does not answer, not
+ * at all while nobody sees the page. `onChange(what)` is called with 'update', 'history', 'days', 'lost' or 'denied'.
+ *
+ * `token` may be a function that returns one (or a promise of one): it is called when a token is needed and again when
+ * one was refused, so that no token has to stand in a document or live for long.
+ */
+export class StatsClient {
+  status = 'connecting'; // then 'live', 'lost' or 'denied'
+  stats = null;
+  history = null;
+  days = null; // null: not asked yet; false: this server has none
+  failure = null; // the StatsFailure of 'lost' and 'denied'
+  answered = null; // performance.now() of the latest answer
+  serverTime = null; // the server's clock then, Unix seconds
+  restarted = false; // the server is another process than it was at the answer before
+
   #run = null; // the AbortController of the polling that is going on
   #wake = null; // ends the pause between two polls
-  #stats = null;
-  #history = null;
-  #state = 'connecting';
-  #answered = null; // performance.now() of the latest answer
-  #serverTime = null; // the server's clock then, Unix seconds
-  #historyDue = 0; // performance.now() from which the history is asked again
-  #reason = '';
-  #pointed = null; // where on the charts the pointer is: 0…1 of the width
-  #ticker = 0;
+  #bearer = null; // what a token function returned
+  #due = { history: 0, days: 0 }; // performance.now() from which they are asked again
+  #forbidden = false; // the page's policy forbade the request under way
 
-  constructor() {
-    super();
-    const root = this.attachShadow({ mode: 'open' });
-    root.adoptedStyleSheets = [SHEET];
-    root.append(this.#build());
+  constructor(options = {}) {
+    Object.assign(this, { src: DEFAULT_SRC, token: null, refresh: DEFAULT_REFRESH, details: true, onChange() {} }, options);
   }
 
-  /** The address of the figures; their history lies at `/history` below it. */
-  get src() { return this.getAttribute('src') ?? DEFAULT_SRC; }
-  set src(value) { this.setAttribute('src', value); }
-
-  /** A token of role admin, sent as `Authorization: Bearer`; null: the cookie of the admin page. */
-  get token() { return this.#token ?? this.getAttribute('token'); }
-  set token(value) {
-    if ((value ?? null) === this.#token) return;
-    this.#token = value ?? null;
-    this.#restart();
-  }
-
-  /** Seconds between two polls. */
-  get refresh() {
-    const seconds = Number.parseFloat(this.getAttribute('refresh') ?? '');
-    return Number.isFinite(seconds) ? Math.max(seconds, SHORTEST_REFRESH) : DEFAULT_REFRESH;
-  }
-  set refresh(value) { this.setAttribute('refresh', String(value)); }
-
-  connectedCallback() {
-    for (const name of ['src', 'token', 'refresh']) {
-      if (!Object.hasOwn(this, name)) continue;
-      const given = this[name]; // set before this module was there, hence past the setter
-      delete this[name];
-      this[name] = given;
-    }
-    document.addEventListener('visibilitychange', this.#onVisible);
-    this.#ticker = setInterval(() => this.#renderAges(), 1000);
-    this.#restart();
-  }
-
-  disconnectedCallback() {
-    document.removeEventListener('visibilitychange', this.#onVisible);
-    clearInterval(this.#ticker);
-    this.#run?.abort();
-    this.#run = null;
-  }
-
-  attributeChangedCallback(name, before, after) {
-    if (before === after) return;
-    if (name === 'refresh') this.#wake?.();
-    else this.#restart();
-  }
-
-  // --- asking ------------------------------------------------------------------------------------------------------
-
-  #onVisible = () => {
-    if (!document.hidden) this.#wake?.();
-  };
-
-  #restart() {
-    this.#run?.abort();
-    this.#run = null;
-    if (!this.isConnected) return;
+  start() {
+    this.stop();
     this.#run = new AbortController();
-    this.#historyDue = 0;
-    this.#state = 'connecting';
-    this.#render();
+    document.addEventListener('visibilitychange', this.#onVisible);
+    document.addEventListener('securitypolicyviolation', this.#onViolation);
     void this.#poll(this.#run.signal);
   }
+
+  stop() {
+    if (this.#run === null) return;
+    this.#run.abort();
+    this.#run = null;
+    document.removeEventListener('visibilitychange', this.#onVisible);
+    document.removeEventListener('securitypolicyviolation', this.#onViolation);
+  }
+
+  /** Ask at once instead of at the end of the pause. */
+  wake() {
+    this.#wake?.();
+  }
+
+  #onVisible = () => {
+    if (!document.hidden) this.wake();
+  };
+
+  #onViolation = (event) => {
+    if (event.effectiveDirective === 'connect-src') this.#forbidden = true;
+  };
 
   async #poll(signal) {
     let failures = 0;
@@ -440,71 +642,140 @@ export class MessagingStats extends HTMLElement {
       } catch (error) {
         if (signal.aborted) return;
         failures += 1;
-        this.#historyDue = 0; // whoever comes back may be another process with another past
-        this.#state = 'lost';
-        this.#reason = error instanceof Answer ? error.message : '';
-        if (error instanceof Answer && (error.status === 401 || error.status === 403)) {
-          this.#state = 'denied';
-          this.#render();
-          this.#emit('messaging-stats-denied', { status: error.status, reason: error.message });
-          return;
-        }
+        this.#due.history = 0; // whoever comes back may be another process with another past
+        this.failure = error instanceof StatsFailure ? error : new StatsFailure('in_trouble', { reason: error.message });
+        this.status = this.failure.kind === 'denied' ? 'denied' : 'lost';
+        this.onChange(this.status);
+        if (this.status === 'denied') return;
       }
-      this.#render();
-      if (failures === 0) {
-        this.#emit('messaging-stats-update', this.#stats);
+      if (failures === 0 && this.details) {
         await this.#askHistory(signal);
+        await this.#askDays(signal);
       }
-      const pause = failures === 0 ? this.refresh : Math.max(this.refresh, Math.min(LONGEST_PAUSE, failures));
-      await this.#pause(pause * 1000, signal);
+      await this.#pause(failures === 0 ? 0 : failures, signal);
     }
   }
 
   async #ask(signal) {
     const [stats, at] = await this.#get('', signal);
     if (signal.aborted) return;
-    this.#stats = stats;
-    this.#answered = performance.now();
-    this.#serverTime = Math.max(at ?? 0, moment(stats.as_of) ?? 0) || Date.now() / 1000; // Date has whole seconds only
-    this.#state = 'live';
+    const started = moment(stats.started_at);
+    // Later than the answer before, or a balancer would make another node's start a restart.
+    this.restarted = started !== null && this.serverTime !== null && started > Math.floor(this.serverTime) + 1 ? true : this.restarted;
+    this.stats = stats;
+    this.answered = performance.now();
+    this.serverTime = Math.max(at ?? 0, moment(stats.as_of) ?? 0) || Date.now() / 1000; // Date has whole seconds only
+    this.status = 'live';
+    this.failure = null;
+    this.onChange('update');
   }
 
   /** When its next sample is due: the figures are shown already, and the server is there, so its lines may be late. */
   async #askHistory(signal) {
-    if (performance.now() < this.#historyDue) return;
+    if (performance.now() < this.#due.history) return;
     try {
       const [history] = await this.#get('/history', signal);
       if (signal.aborted) return;
-      this.#history = history;
+      this.history = history;
       const latest = moment(history.as_of);
-      const wait = latest === null ? 1 : latest + (known(history.step) ?? 10) + 0.25 - this.#serverTime;
-      this.#historyDue = performance.now() + Math.min(Math.max(wait, 1), 60) * 1000;
-      this.#render();
+      const wait = latest === null ? 1 : latest + (known(history.step) ?? 10) + 0.25 - this.serverTime;
+      this.#due.history = performance.now() + Math.min(Math.max(wait, 1), 60) * 1000;
+      this.onChange('history');
     } catch (error) {
-      if (!signal.aborted) this.#historyDue = performance.now() + (error instanceof Answer ? 30000 : 2000);
+      if (!signal.aborted) this.#due.history = performance.now() + (error.status === null ? 2000 : 30000);
     }
   }
 
+  async #askDays(signal) {
+    if (performance.now() < this.#due.days) return;
+    if (this.stats.started_at === undefined) { // an older server: asking it would only fill the console with 404
+      this.days = false;
+      return;
+    }
+    this.#due.days = performance.now() + DAYS_EVERY * 1000;
+    try {
+      const [days] = await this.#get('/days', signal, `days=${Math.max(...DAYS)}`);
+      if (!signal.aborted) this.days = days;
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error.status === 404) this.days = false;
+      else this.#due.days = performance.now() + 30000;
+    }
+    this.onChange('days');
+  }
+
+  /** The days as CSV, as the server writes it. */
+  async csv(days) {
+    const response = await this.#fetch('/days', AbortSignal.timeout(30000), `days=${days}`, 'text/csv');
+    if (!response.ok) throw new StatsFailure('in_trouble', { reason: `answer ${response.status}`, status: response.status });
+    return response.text();
+  }
+
   /** The JSON at `src` + path and the server's clock (Unix seconds; null when its Date may not be read). */
-  async #get(path, signal) {
-    const url = new URL(this.src, document.baseURI);
-    url.pathname = url.pathname.replace(/\/$/, '') + path;
-    const patience = AbortSignal.timeout(Math.max(TIME_OUT, 2 * this.refresh) * 1000);
-    const token = this.token;
-    const response = await fetch(url, {
-      headers: token ? { Accept: 'application/json', Authorization: `Bearer ${token}` } : { Accept: 'application/json' },
-      credentials: token ? 'omit' : 'same-origin',
-      cache: 'no-store',
-      signal: AbortSignal.any([signal, patience]),
-    });
+  async #get(path, signal, query = '') {
+    let response = await this.#fetch(path, signal, query);
+    if (response.status === 401 && typeof this.token === 'function' && this.#bearer !== null) {
+      this.#bearer = null; // it may have run out: a new one, once
+      response = await this.#fetch(path, signal, query);
+    }
     const body = await response.json().catch(() => null);
-    if (!response.ok || body === null || typeof body !== 'object') throw new Answer(response.status, body);
+    const status = response.status;
+    const details = { status, url: response.url, reason: (body?.detail ?? body?.title ?? `answer ${status}`).replace(/\.$/, '') };
+    if (status === 401 || status === 403) {
+      this.#bearer = null;
+      throw new StatsFailure('denied', details);
+    }
+    const object = body !== null && typeof body === 'object';
+    if (status === 404) throw new StatsFailure('not_found', details);
+    if (!response.ok) throw new StatsFailure('in_trouble', details);
+    if (!object) throw new StatsFailure('not_json', details);
     const date = Date.parse(response.headers.get('Date') ?? '');
     return [body, Number.isNaN(date) ? null : date / 1000];
   }
 
+  async #fetch(path, signal, query, accept = 'application/json') {
+    const url = new URL(this.src, document.baseURI);
+    url.pathname = url.pathname.replace(/\/$/, '') + path;
+    if (query) url.search = query;
+    const seconds = Math.max(TIME_OUT, 2 * this.refresh);
+    const token = await this.#token();
+    this.#forbidden = false;
+    try {
+      return await fetch(url, {
+        headers: token ? { Accept: accept, Authorization: `Bearer ${token}` } : { Accept: accept },
+        credentials: token ? 'omit' : 'same-origin',
+        cache: 'no-store',
+        signal: AbortSignal.any([signal, AbortSignal.timeout(seconds * 1000)]),
+      });
+    } catch (error) {
+      if (signal.aborted) throw error;
+      if (error.name === 'TimeoutError') throw new StatsFailure('timed_out', { url: url.href, seconds });
+      await new Promise((resolve) => setTimeout(resolve)); // the browser reports a violation in a task of its own
+      throw new StatsFailure(this.#obstacle(url), { url: url.href, origin: url.origin, page: location.origin });
+    }
+  }
+
+  /** A browser says of a failed request only that it failed: what can be told from the addresses is told. */
+  #obstacle(url) {
+    if (this.#forbidden) return 'policy';
+    if (url.origin === location.origin) return 'unreachable';
+    const local = ['localhost', '127.0.0.1', '[::1]'].includes(url.hostname);
+    return location.protocol === 'https:' && url.protocol === 'http:' && !local ? 'mixed' : 'blocked';
+  }
+
+  async #token() {
+    if (typeof this.token !== 'function') return this.token;
+    try {
+      this.#bearer ??= String((await this.token()) ?? '').trim() || null;
+    } catch (error) {
+      throw new StatsFailure('in_trouble', { reason: `no token: ${error.message}` });
+    }
+    return this.#bearer;
+  }
+
   /** Wait; longer while nobody sees the page, and no longer when it is seen again or `refresh` changes. */
-  #pause(milliseconds, signal) {
+  #pause(failures, signal) {
+    const seconds = failures === 0 ? this.refresh : Math.max(this.refresh, Math.min(LONGEST_PAUSE, failures));
     return new Promise((resolve) => {
       let timer = 0;
       const done = () => {
@@ -519,20 +790,163 @@ export class MessagingStats extends HTMLElement {
         if (document.hidden && !signal.aborted) timer = setTimeout(elapsed, 60000);
         else done();
       };
-      timer = setTimeout(elapsed, milliseconds);
+      timer = setTimeout(elapsed, seconds * 1000);
     });
+  }
+}
+
+// --- the element -------------------------------------------------------------------------------------------------
+
+let sheet = null; // made with the first element: there is none to make where there is no browser
+
+function theSheet() {
+  if (sheet === null) {
+    sheet = new CSSStyleSheet();
+    sheet.replaceSync(CSS);
+  }
+  return sheet;
+}
+
+export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
+  static observedAttributes = ['src', 'token', 'refresh', 'lang'];
+
+  #token = null; // set as a property it stays out of the document
+  #labels = LABELS;
+  #own = false; // are the labels somebody's own?
+  #format = formats('en');
+  #client = null;
+  #nodes = {};
+  #texts = []; // [node, key, attribute or null]: what never changes but with the labels
+  #charts = [];
+  #bars = [];
+  #shown = DAYS[0]; // days in the picture
+  #first = new Map(); // code of a trouble: when it was first seen, null when it was there before
+  #watched = false; // was there an answer before this one, so that what is new began in between?
+  #said = null;
+  #pointed = null; // where on the charts the pointer is: 0…1 of the width
+  #chosen = null; // the bar that is pointed at, counted from the oldest
+  #ticker = 0;
+
+  constructor() {
+    super();
+    const root = this.attachShadow({ mode: 'open' });
+    root.adoptedStyleSheets = [theSheet()];
+    root.append(this.#build());
+  }
+
+  /** The address of the figures; their history lies at `/history` below it, their days at `/days`. */
+  get src() { return this.getAttribute('src') ?? DEFAULT_SRC; }
+  set src(value) { this.setAttribute('src', value); }
+
+  /** A token of role admin, or a function that gets one; null: the cookie of the admin page. */
+  get token() { return this.#token ?? this.getAttribute('token'); }
+  set token(value) {
+    if ((value ?? null) === this.#token) return;
+    this.#token = value ?? null;
+    this.#restart();
+  }
+
+  /** Seconds between two polls. */
+  get refresh() {
+    const seconds = Number.parseFloat(this.getAttribute('refresh') ?? '');
+    return Number.isFinite(seconds) ? Math.max(seconds, SHORTEST_REFRESH) : DEFAULT_REFRESH;
+  }
+  set refresh(value) { this.setAttribute('refresh', String(value)); }
+
+  /** Texts in place of the English ones: an object with some or all keys of LABELS. */
+  get labels() { return this.#labels; }
+  set labels(value) {
+    this.#own = value !== null && value !== undefined;
+    this.#labels = { ...LABELS, ...value };
+    this.#relabel();
+    this.#render();
+  }
+
+  connectedCallback() {
+    for (const name of ['src', 'token', 'refresh', 'labels']) {
+      if (!Object.hasOwn(this, name)) continue;
+      const given = this[name]; // set before this module was there, hence past the setter
+      delete this[name];
+      this[name] = given;
+    }
+    this.#ticker = setInterval(() => this.#renderAges(), 1000);
+    this.#restart();
+  }
+
+  disconnectedCallback() {
+    clearInterval(this.#ticker);
+    this.#client?.stop();
+    this.#client = null;
+  }
+
+  attributeChangedCallback(name, before, after) {
+    if (before === after) return;
+    if (name === 'refresh' && this.#client) {
+      this.#client.refresh = this.refresh;
+      this.#client.wake();
+    } else if (name === 'lang') this.#render();
+    else this.#restart();
+  }
+
+  #restart() {
+    this.#client?.stop();
+    this.#client = null;
+    if (!this.isConnected) return;
+    const { src, token, refresh } = this;
+    this.#client = new StatsClient({ src, token, refresh, onChange: (what) => this.#changed(what) });
+    this.#first.clear();
+    this.#watched = false;
+    this.#render();
+    this.#client.start();
+  }
+
+  #changed(what) {
+    this.#render();
+    this.#watched = this.#client?.status === 'live';
+    if (what === 'update') this.#emit('messaging-stats-update', this.#client.stats);
+    const { failure } = this.#client ?? {};
+    if (what === 'denied' && failure) {
+      this.#emit('messaging-stats-denied', { status: failure.status, reason: failure.details.reason });
+    }
   }
 
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, composed: true }));
   }
 
+  /** The language of the page around, also through the shadow roots that the element may stand in. */
+  #language() {
+    for (let node = this; node; node = node.getRootNode().host) {
+      const lang = node.closest('[lang]')?.getAttribute('lang');
+      if (lang) return lang;
+    }
+    return 'en';
+  }
+
+  #say(key, values) {
+    return fill(this.#labels[key], values);
+  }
+
   // --- building: once ----------------------------------------------------------------------------------------------
+
+  /** The node with a text that follows the labels; with `attribute`, the text is that attribute's. */
+  #text(node, key, attribute = null) {
+    this.#texts.push([node, key, attribute]);
+    return node;
+  }
+
+  #relabel() {
+    for (const [node, key, attribute] of this.#texts) {
+      const text = this.#say(key, { n: node.dataset.n ?? '', seconds: known(this.#client?.history?.step) ?? 10 });
+      if (attribute === null) write(node, text);
+      else node.setAttribute(attribute, text);
+    }
+  }
 
   #build() {
     const n = this.#nodes;
     n.dot = el('span', { class: 'dot', 'aria-hidden': 'true' });
-    n.state = el('span', { role: 'status' }, 'Connecting…');
+    n.state = el('span', { role: 'status' }, LABELS.connecting);
     n.updated = el('span', {}, '');
     n.status = el('div', { class: 'status' }, el('p', { class: 'state' }, n.dot, n.state), el('p', {}, n.updated));
     n.panel = el(
@@ -540,180 +954,349 @@ export class MessagingStats extends HTMLElement {
       { class: 'panel', lang: 'en' },
       n.status,
       this.#buildNow(),
-      this.#buildRates(),
-      this.#buildClosed(),
+      this.#buildLines('speed', RATES, 'rate'),
+      this.#buildLines('quality', QUALITY, 'quality'),
+      this.#buildDays(),
+      ...Object.keys(REASONS).map((kind) => this.#buildReasons(kind)),
       this.#buildTotals(),
       this.#buildActive(),
       this.#buildHealth(),
     );
+    this.#relabel();
     return n.panel;
   }
 
   #section(key, title, aside, ...content) {
-    const heading = el('h2', { id: key }, title);
-    const section = el('section', { class: key, 'aria-labelledby': key }, el('header', {}, heading, aside), ...content);
-    this.#nodes[key] = section;
-    return section;
+    const heading = this.#text(el('h2', { id: key }), title);
+    return el('section', { class: key, 'aria-labelledby': key }, el('header', {}, heading, aside), ...content);
+  }
+
+  #term(key, hint = `${key}_hint`) {
+    const node = this.#text(el('dt'), key);
+    return hint in LABELS ? this.#text(node, hint, 'title') : node;
   }
 
   #chart(kind, name) {
     const chart = new Chart();
     const range = el('span', { class: 'range' });
     this.#charts.push({ kind, name, chart, range });
-    chart.svg.addEventListener('pointermove', (event) => {
-      const box = chart.svg.getBoundingClientRect();
-      this.#point(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
-    });
+    chart.svg.addEventListener('pointermove', (event) => this.#point(share(event, chart.svg)));
     chart.svg.addEventListener('pointerleave', () => this.#point(null));
     return [chart.svg, range];
   }
 
+  /** For the keyboard what pointing is for the mouse; seen when focused. */
+  #slider(label, max, point) {
+    const slider = this.#text(el('input', { class: 'moment', type: 'range', min: 0, max, value: max }), label, 'aria-label');
+    slider.addEventListener('input', () => point(slider.valueAsNumber));
+    slider.addEventListener('focus', () => point(slider.valueAsNumber));
+    slider.addEventListener('blur', () => point(null));
+    return slider;
+  }
+
   #buildNow() {
-    this.#nodes.scope = el('p', {}, '');
-    const attributes = { class: 'moment', type: 'range', min: 0, max: BINS, value: BINS, 'aria-label': 'Moment on the lines' };
-    const moment = el('input', attributes); // for the keyboard what pointing is for the mouse; seen when focused
-    moment.addEventListener('input', () => this.#point(moment.valueAsNumber / BINS));
-    moment.addEventListener('focus', () => this.#point(moment.valueAsNumber / BINS));
-    moment.addEventListener('blur', () => this.#point(null));
-    this.#nodes.moment = moment;
-    const rows = el('dl', { class: 'figures' });
-    for (const [name, label, title] of FIGURES) {
-      const number = el('span', { class: 'number' }, '–');
-      const [svg, range] = this.#chart('figures', name);
-      this.#nodes[name] = number;
-      rows.append(el('div', {}, el('dt', { title }, label), el('dd', { 'data-figure': name }, number, svg, range)));
-    }
-    return this.#section('now', 'Now', this.#nodes.scope, moment, rows);
-  }
-
-  #buildRates() {
-    this.#nodes.rateScope = el('p', {}, '');
-    const rows = el('dl', { class: 'rows rates' });
-    for (const [name, label, title] of RATES) {
-      const number = el('span', { class: 'number' }, '–');
-      const [svg, range] = this.#chart('rates', name);
-      this.#nodes[`rate_${name}`] = number;
-      const value = el('dd', { 'data-rate': name }, number);
-      rows.append(el('div', {}, el('dt', { title }, label), value, el('dd', {}, svg, range)));
-    }
-    return this.#section('speed', 'Per second', this.#nodes.rateScope, rows);
-  }
-
-  #buildClosed() {
     const n = this.#nodes;
-    n.closedScope = el('p', {}, '');
-    n.closedHour = el('th', { scope: 'col' }, 'Last hour');
-    const body = el('tbody');
-    for (const [reason, label] of CLOSED) {
-      const cells = ['last_minute', 'last_hour'].map((span) => {
-        n[`${reason}_${span}`] = el('td', { 'data-closed': `${reason}.${span}` }, '–');
-        return n[`${reason}_${span}`];
+    n.scope = el('p', {}, '');
+    n.moment = this.#slider('moment', BINS, (value) => this.#point(value === null ? null : value / BINS));
+    const rows = el('dl', { class: 'figures' });
+    for (const name of FIGURES) {
+      n[name] = el('span', { class: 'number' }, '–');
+      n[`peak_${name}`] = this.#text(el('span', { class: 'peak', 'data-peak': name }), 'peak_hint', 'title');
+      const value = el('dd', { 'data-figure': name }, n[name], ...this.#chart('figures', name), n[`peak_${name}`]);
+      rows.append(el('div', {}, this.#term(name), value));
+    }
+    return this.#section('now', 'now', n.scope, n.moment, rows);
+  }
+
+  #buildLines(key, names, attribute) {
+    const n = this.#nodes;
+    n[`${key}Scope`] = el('p', {}, '');
+    const rows = el('dl', { class: 'rows rates' });
+    for (const name of names) {
+      n[`${key}_${name}`] = el('span', { class: 'number' }, '–');
+      const value = el('dd', { [`data-${attribute}`]: name }, n[`${key}_${name}`]);
+      rows.append(el('div', {}, this.#term(name), value, el('dd', {}, ...this.#chart(key, name))));
+    }
+    return this.#section(key, key, n[`${key}Scope`], rows);
+  }
+
+  #buildDays() {
+    const n = this.#nodes;
+    n.dayButtons = DAYS.map((days) => {
+      const button = this.#text(el('button', { type: 'button', 'data-n': days, 'aria-pressed': days === this.#shown }), 'show_days');
+      button.addEventListener('click', () => {
+        this.#shown = days;
+        this.#renderDays();
       });
-      const row = el('tr', {}, el('th', { scope: 'row' }, label), ...cells);
-      if (reason === 'internal_error') row.classList.add('alarm');
+      return button;
+    });
+    const download = this.#text(this.#text(el('button', { type: 'button', class: 'csv' }), 'download'), 'download_hint', 'title');
+    download.addEventListener('click', () => void this.#download());
+    n.day = this.#slider('day', DAYS[0] - 1, (value) => this.#choose(value));
+    const rows = el('dl');
+    for (const name of PER_DAY) {
+      const bars = new Bars();
+      const range = el('dd', { class: 'range', 'data-days': name });
+      bars.svg.addEventListener('pointermove', (event) => this.#choose(Math.floor(share(event, bars.svg) * this.#shown * 0.9999)));
+      bars.svg.addEventListener('pointerleave', () => this.#choose(null));
+      this.#bars.push({ name, bars, range });
+      rows.append(el('div', {}, this.#term(`day_${name}`), range, el('dd', { class: 'picture' }, bars.svg)));
+    }
+    n.daysNote = el('p', { class: 'note' }, LABELS.days_note);
+    return this.#section('days', 'days', el('div', { class: 'buttons' }, ...n.dayButtons, download), n.day, rows, n.daysNote);
+  }
+
+  #buildReasons(kind) {
+    const n = this.#nodes;
+    n[`${kind}Scope`] = this.#text(el('p', {}), 'this_node');
+    const spans = kind === 'closed' ? ['last_minute', 'last_hour'] : ['last_minute', 'last_hour', 'since_start'];
+    const body = el('tbody');
+    for (const reason of REASONS[kind]) {
+      const cells = spans.map((span) => {
+        const cell = el('td', { [`data-${kind}`]: `${reason}.${span}` }, '–');
+        n[`${kind}_${reason}_${span}`] = cell;
+        return cell;
+      });
+      const row = el('tr', {}, this.#text(el('th', { scope: 'row' }), `${kind}_${reason}`), ...cells);
+      if (ALARMING.includes(reason)) row.classList.add('alarm');
       body.append(row);
     }
-    const head = el('tr', {}, el('th', { scope: 'col' }, 'Reason'), el('th', { scope: 'col' }, 'Last minute'), n.closedHour);
-    return this.#section('ends', 'Connections closed', n.closedScope, el('table', {}, el('thead', {}, head), body));
+    const heads = spans.map((span) => this.#text(el('th', { scope: 'col' }), span));
+    n[`${kind}Hour`] = heads[1];
+    if (heads[2]) this.#text(heads[2], 'since_start_hint', 'title');
+    const head = el('tr', {}, this.#text(el('th', { scope: 'col' }), 'reason'), ...heads);
+    const table = el('table', {}, el('thead', {}, head), body);
+    return this.#section(kind, kind, n[`${kind}Scope`], table);
   }
 
   #buildTotals() {
-    this.#nodes.totalsAge = el('p', { class: 'age' }, '');
-    this.#nodes.totalsNote = el('p', { class: 'note' });
+    const n = this.#nodes;
+    n.totalsAge = el('p', { class: 'age' }, '');
+    n.totalsNote = el('p', { class: 'note' });
     const rows = el('dl', { class: 'rows totals' });
-    for (const [name, label] of TOTALS) {
-      const value = el('dd', { class: 'value', 'data-figure': name }, '–');
-      this.#nodes[name] = value;
-      rows.append(el('div', {}, el('dt', {}, label), value));
+    for (const name of TOTALS) {
+      n[name] = el('dd', { class: 'value', 'data-figure': name }, '–');
+      rows.append(el('div', {}, this.#text(el('dt'), name), n[name]));
     }
-    return this.#section('sums', 'Stored', this.#nodes.totalsAge, rows, this.#nodes.totalsNote);
+    return this.#section('sums', 'stored', n.totalsAge, rows, n.totalsNote);
   }
 
   #buildActive() {
     const n = this.#nodes;
     n.activeAge = el('p', { class: 'age' }, '');
-    n.activeNote = el('p', { class: 'note' });
+    const note = this.#text(el('p', { class: 'note' }), 'people_note');
     const rows = el('dl', { class: 'rows active' });
-    for (const [window, label] of ACTIVE) {
+    for (const window of ACTIVE) {
       n[`bar_${window}`] = el('div');
       n[`active_${window}`] = el('dd', { class: 'value', 'data-active': window }, '–');
       n[`share_${window}`] = el('dd', { class: 'share' }, '');
       const bar = el('dd', { class: 'bar', 'aria-hidden': 'true' }, n[`bar_${window}`]);
-      rows.append(el('div', {}, el('dt', {}, label), bar, n[`active_${window}`], n[`share_${window}`]));
+      rows.append(el('div', {}, this.#text(el('dt'), window), bar, n[`active_${window}`], n[`share_${window}`]));
     }
-    return this.#section('people', 'Active users', n.activeAge, rows, n.activeNote);
+    return this.#section('people', 'people', n.activeAge, rows, note);
   }
 
   #buildHealth() {
+    const n = this.#nodes;
     const rows = el('dl', { class: 'rows health' });
-    for (const [key, label] of HEALTH) {
-      this.#nodes[`${key}Word`] = el('dd', { class: 'word', 'data-health': key }, '–');
-      this.#nodes[`${key}Age`] = el('dd', { class: 'age', 'data-age': key }, '');
-      rows.append(el('div', {}, el('dt', {}, label), this.#nodes[`${key}Word`], this.#nodes[`${key}Age`]));
+    for (const key of HEALTH) {
+      n[`${key}Word`] = el('dd', { class: 'word', 'data-health': key }, '–');
+      n[`${key}Age`] = el('dd', { class: 'age', 'data-age': key }, '');
+      rows.append(el('div', {}, this.#text(el('dt'), key), n[`${key}Word`], n[`${key}Age`]));
     }
-    this.#nodes.healthNote = el('p', { class: 'note bad' });
-    return this.#section('well', 'Health', el('p', {}, 'age of each'), rows, this.#nodes.healthNote);
+    n.healthNote = el('p', { class: 'note bad' });
+    return this.#section('well', 'health', this.#text(el('p'), 'ages'), rows, n.healthNote);
+  }
+
+  // --- how things are said -------------------------------------------------------------------------------------------
+
+  #count(value) {
+    return value === null ? this.#say('unknown') : this.#format.whole.format(value);
+  }
+
+  /** 0.04, 1.2, 150: as many decimals as the size of a rate deserves. */
+  #rate(value) {
+    if (value === null) return this.#say('unknown');
+    if (value === 0 || value >= 100) return this.#format.decimals[0].format(value);
+    return this.#format.decimals[value < 1 ? 2 : 1].format(value);
+  }
+
+  /** 99.98 %: rounded down, because only what is whole is a hundred. */
+  #share(value) {
+    return value === null ? this.#say('unknown') : this.#format.exact.format(Math.floor(value * 10000 + 1e-6) / 10000);
+  }
+
+  /** 7 s, 12 min, 5 h, 3 d: an age that a person reads. */
+  #age(seconds) {
+    if (seconds === null) return '';
+    const s = Math.max(0, Math.floor(seconds));
+    const say = (key, divisor) => this.#say(key, { n: this.#format.whole.format(Math.floor(s / divisor)) });
+    if (s < 120) return say('seconds', 1);
+    if (s < 7200) return say('minutes', 60);
+    if (s < 172800) return say('hours', 3600);
+    return say('days_old', 86400);
+  }
+
+  /** A time of today to the second, an earlier one with its day. */
+  #time(at) {
+    const today = new Date((this.#client?.serverTime ?? at) * 1000).toDateString() === new Date(at * 1000).toDateString();
+    return (today ? this.#format.clock : this.#format.dayAndTime).format(at * 1000);
+  }
+
+  #nodesText(count) {
+    const key = `nodes_${this.#format.plural.select(count)}`;
+    return this.#say(key in this.#labels ? key : 'nodes_other', { n: this.#format.whole.format(count) });
+  }
+
+  // --- is anything wrong, and since when -----------------------------------------------------------------------------
+
+  /** What is wrong, the worst first: [{level, code, text}…]; without anything wrong, one that says so. */
+  #verdicts() {
+    const client = this.#client;
+    if (client === null || client.status === 'connecting') return [{ level: 'unknown', code: 'connecting', text: this.#say('connecting') }];
+    const found = [];
+    const add = (level, code, at, values = {}) => found.push({ level, code, text: this.#say(code, { since: this.#since(code, at), ...values }) });
+    if (client.failure !== null) {
+      this.#addFailure(client, add);
+      return found;
+    }
+    const { stats, history } = client;
+    const database = stats.database ?? {};
+    if (database.up === false) add('bad', 'database_down', moment(database.as_of));
+    else if (database.writable === false) add('bad', 'database_read_only', null);
+    if (history !== null) this.#addHistory(history, add);
+    if (stats.cluster?.up === false) {
+      add('bad', 'cluster_down', moment(stats.cluster.as_of), { reason: this.#liveError(stats) });
+    }
+    if (Object.values(stats.inaccurate ?? {}).some((count) => known(count) > 0)) add('warn', 'totals_wrong', null);
+    for (const code of this.#first.keys()) if (!found.some((one) => one.code === code)) this.#first.delete(code);
+    if (found.length > 0) return found;
+    const started = moment(stats.started_at);
+    const young = started !== null && client.serverTime - started < YOUNG;
+    if (started === null) add('good', 'all_is_well', null);
+    else add(young ? 'note' : 'good', young ? 'restarted' : 'all_is_well_up', null, { time: this.#time(started) });
+    return found;
+  }
+
+  #addFailure({ failure, answered, serverTime }, add) {
+    if (failure.kind === 'denied') add('bad', 'denied', null, failure.details);
+    else if (failure.kind === 'in_trouble') add('bad', 'in_trouble', serverTime, failure.details);
+    else if (answered === null) add('bad', failure.kind, null, failure.details);
+    else add('bad', 'lost', serverTime);
+  }
+
+  /** What the last hour says of this minute; since when is told by the line itself. */
+  #addHistory(history, add) {
+    const step = known(history.step) ?? 10;
+    const minute = Math.max(1, Math.round(MINUTE / step));
+    const begin = (values, bad) => {
+      let first = null;
+      for (let i = values.length - 1; i >= 0 && (first === null || first - i <= minute); i -= 1) if (bad(values[i])) first = i;
+      return first === null || (first === 0 && values.length > 1) ? null : history.start + first * step;
+    };
+    const recent = (values) => list(values).slice(-minute).map(known).filter((value) => value !== null);
+    const positive = (value) => known(value) > 0;
+    if (known(history.closed?.internal_error?.last_minute) > 0) add('bad', 'internal_errors', null);
+    const failed = list(history.rates?.sends_failed);
+    if (recent(failed).some(positive) && this.#client.stats.database?.up !== false) add('bad', 'sends_failing', begin(failed, positive));
+    if (known(history.refused?.connections?.capacity?.last_minute) > 0) add('bad', 'at_capacity', null);
+    const shares = list(history.delivered_in_time);
+    const late = recent(shares);
+    const mean = late.reduce((sum, value) => sum + value, 0) / Math.max(1, late.length);
+    if (late.length > 0 && mean < LATE) {
+      const share = this.#format.percent.format(LATE);
+      add('warn', 'deliveries_late', begin(shares, (value) => known(value) !== null && value < LATE), { share });
+    }
+  }
+
+  /** " since 12:03:10": as the server knows it, else when it was first seen here, else nothing. */
+  #since(code, at) {
+    if (!this.#first.has(code)) this.#first.set(code, this.#watched ? this.#client.serverTime : null);
+    const since = at ?? this.#first.get(code);
+    return since === null ? '' : this.#say('since', { time: this.#time(since) });
   }
 
   // --- showing: only texts and paths change ---------------------------------------------------------------------------
 
   #render() {
-    this.#renderStatus();
-    if (this.#stats) {
-      this.#renderNow(this.#stats);
-      this.#renderTotals(this.#stats);
+    const lang = this.#language();
+    if (lang !== this.#format.lang) this.#format = formats(lang);
+    this.#nodes.panel.lang = this.#own ? lang : 'en';
+    const client = this.#client;
+    const verdicts = this.#verdicts();
+    this.#renderStatus(verdicts);
+    if (client?.stats) {
+      this.#renderNow(client.stats);
+      this.#renderQuality(client.stats);
+      this.#renderTotals(client.stats);
     }
-    if (this.#history) this.#renderHistory(this.#history);
+    if (client?.history) this.#renderHistory(client.history);
+    this.#renderReasons();
     this.#renderCharts();
-    this.#renderHealth();
+    this.#renderDays();
+    this.#renderHealth(verdicts);
     this.#renderAges();
   }
 
-  #renderStatus() {
-    const { status, state, panel } = this.#nodes;
-    status.className = `status ${this.#state}`;
-    status.classList.toggle('hurt', this.#databaseDown());
-    panel.classList.toggle('aged', this.#state !== 'live' && this.#stats !== null);
-    write(state, this.#statusText());
-  }
-
   /** What is said aloud: it changes with the state, never with the seconds. */
-  #statusText() {
-    if (this.#state === 'live') return this.#databaseDown() ? 'Live, but the database is down' : 'Live';
-    if (this.#state === 'connecting') return 'Connecting…';
-    const since = this.#serverTime === null ? '' : ` Figures of ${clock.format(this.#serverTime * 1000)}.`;
-    if (this.#state === 'denied') return `Not allowed to see the figures: ${this.#reason}.${since}`;
-    return (this.#reason ? `Server in trouble: ${this.#reason}.` : 'Server lost.') + since; // one line on a phone
-  }
-
-  #databaseDown() {
-    return this.#stats?.database?.up === false;
+  #renderStatus([worst]) {
+    const { status, state, panel } = this.#nodes;
+    const connection = this.#client?.status ?? 'connecting';
+    status.className = `status ${connection} ${worst.level}`;
+    panel.classList.toggle('aged', connection !== 'live' && Boolean(this.#client?.stats));
+    write(state, worst.text);
+    if (this.#said === worst.text || worst.code === 'connecting') return;
+    this.#said = worst.text;
+    const brief = this.#labels[`brief_${worst.code}`] ?? (worst.level === 'bad' ? this.#say('brief_lost') : '');
+    this.#emit('messaging-stats-state', { ...worst, brief });
   }
 
   #scope(stats) {
-    if (stats.scope !== 'cluster') return 'this node';
+    if (stats.scope !== 'cluster') return this.#say('this_node');
     const nodes = known(stats.nodes);
-    return nodes === null ? 'whole cluster' : `whole cluster, ${plural(nodes, 'node')}`;
+    return this.#say('whole_cluster') + (nodes === null ? '' : `, ${this.#nodesText(nodes)}`);
   }
 
   /** Why the live figures are not known, or not of the whole cluster. */
   #liveError(stats) {
-    return stats.cluster?.error ?? stats.error ?? (stats.cluster?.up === false ? 'the cluster is not seen' : null);
+    return stats.cluster?.error ?? stats.error ?? (stats.cluster?.up === false ? this.#say('cluster_not_seen') : null);
   }
 
   #renderNow(stats) {
     const n = this.#nodes;
     let unknown = false;
-    for (const [name] of FIGURES) {
+    for (const name of FIGURES) {
       const value = known(stats[name]);
       unknown ||= value === null;
-      write(n[name], count(value));
+      const text = this.#count(value);
+      write(n[name], text);
       n[name].closest('div').classList.toggle('unknown', value === null);
-      n[name].closest('div').classList.toggle('long', value >= 1e6);
+      n[name].closest('div').classList.toggle('six', value !== null && text.length > 6);
+      n[name].closest('div').classList.toggle('long', value !== null && text.length > 7);
     }
-    const seen = this.#scope(stats) + (this.#window() === null ? '' : ` · ${span(this.#window().seconds)}`);
-    write(n.scope, unknown ? `Unknown: ${this.#liveError(stats) ?? NO_REASON}` : seen);
+    const window = this.#window();
+    const seen = this.#scope(stats) + (window === null ? '' : ` · ${this.#span(window.seconds)}`);
+    write(n.scope, unknown ? this.#say('unknown_because', { reason: this.#liveError(stats) ?? this.#say('no_reason') }) : seen);
     n.scope.classList.toggle('bad', unknown);
+  }
+
+  #renderQuality(stats) {
+    const n = this.#nodes;
+    const sum = (counts) => (counts && typeof counts === 'object' ? Object.values(counts).reduce((all, count) => all + (known(count) ?? 0), 0) : null);
+    const put = (name, value, text) => {
+      write(n[`quality_${name}`], text);
+      n[`quality_${name}`].closest('div').classList.toggle('unknown', value === null);
+    };
+    const share = known(stats.delivered_in_time);
+    put('delivered_in_time', share, share === null && stats.delivered_in_time === null ? this.#say('nothing_yet') : this.#share(share));
+    for (const [name, value] of [
+      ['sends_failed', known(stats.sends_failed)],
+      ['connections_refused', sum(stats.refused?.connections)],
+      ['commands_refused', sum(stats.refused?.commands)],
+    ]) put(name, value, this.#count(value));
+    const started = moment(stats.started_at);
+    const since = started === null ? '' : ` · ${this.#say('from', { time: this.#time(started) })}`;
+    write(n.qualityScope, this.#say('this_node') + since);
   }
 
   #renderTotals(stats) {
@@ -722,88 +1305,123 @@ export class MessagingStats extends HTMLElement {
     let unknown = false;
     const put = (node, value) => {
       unknown ||= value === null;
-      write(node, count(value));
+      write(node, this.#count(value));
       node.parentElement.classList.toggle('unknown', value === null);
     };
-    for (const [name] of TOTALS) put(n[name], known(stats[name]));
-    for (const [window] of ACTIVE) {
+    for (const name of TOTALS) put(n[name], known(stats[name]));
+    for (const window of ACTIVE) {
       const value = known(stats.active_users?.[window]);
       put(n[`active_${window}`], value);
       const share = value === null || !registered ? null : value / registered;
-      write(n[`share_${window}`], share === null ? '' : `${whole.format(Math.round(share * 100))} %`);
+      write(n[`share_${window}`], share === null ? '' : this.#format.percent.format(share));
       n[`bar_${window}`].style.inlineSize = `${Math.min(1, share ?? 0) * 100}%`;
     }
-    write(n.totalsNote, unknown ? sentence('Unknown', stats.database?.error ?? NO_REASON) : 'Rows that exist now; today is since 00:00 UTC');
+    const reason = stats.database?.error ?? this.#say('no_reason');
+    write(n.totalsNote, unknown ? sentence(this.#say('unknown_because', { reason })) : this.#say('stored_note'));
     n.totalsNote.classList.toggle('bad', unknown);
-    write(n.activeNote, 'Sent a message in the last 1, 7, 30 UTC days; share of the registered');
   }
 
   #renderHistory(history) {
     const n = this.#nodes;
-    for (const [name] of RATES) {
+    for (const name of RATES) {
       const values = list(history.rates?.[name]);
       const value = known(values[values.length - 1]);
-      write(n[`rate_${name}`], rate(value));
-      n[`rate_${name}`].closest('div').classList.toggle('unknown', value === null);
+      write(n[`speed_${name}`], this.#rate(value));
+      n[`speed_${name}`].closest('div').classList.toggle('unknown', value === null);
     }
-    for (const [reason] of CLOSED) {
-      for (const span of ['last_minute', 'last_hour']) {
-        const value = known(history.closed?.[reason]?.[span]);
-        const cell = n[`${reason}_${span}`];
-        write(cell, count(value));
-        cell.classList.toggle('none', !value);
+    for (const name of FIGURES) {
+      const value = known(history.peaks?.figures?.[name]?.value);
+      const at = moment(history.peaks?.figures?.[name]?.at);
+      const text = value === null || at === null ? '' : this.#say('peak', { value: this.#count(value), time: this.#format.minute.format(at * 1000) });
+      write(n[`peak_${name}`], text);
+    }
+  }
+
+  #renderReasons() {
+    const n = this.#nodes;
+    const { stats, history } = this.#client ?? {};
+    const sources = {
+      closed: [history?.closed, null],
+      refused_connections: [history?.refused?.connections, stats?.refused?.connections],
+      refused_commands: [history?.refused?.commands, stats?.refused?.commands],
+    };
+    for (const [kind, [recent, total]] of Object.entries(sources)) {
+      for (const reason of REASONS[kind]) {
+        const values = { ...recent?.[reason], since_start: total?.[reason] };
+        for (const span of ['last_minute', 'last_hour', 'since_start']) {
+          const cell = n[`${kind}_${reason}_${span}`];
+          if (!cell) continue;
+          const value = known(values[span]);
+          write(cell, values[span] === undefined ? '–' : this.#count(value));
+          cell.classList.toggle('none', !value);
+        }
+        const row = n[`${kind}_${reason}_last_hour`].parentElement;
+        row.classList.toggle('some', row.querySelector('td:not(.none)') !== null);
       }
-      const hour = n[`${reason}_last_hour`];
-      hour.parentElement.classList.toggle('some', !hour.classList.contains('none'));
+      const since = moment(history?.since);
+      const short = since !== null && (known(history.length) ?? 0) * (known(history.step) ?? 10) < 3590;
+      const text = short ? this.#say('from', { time: this.#format.minute.format(since * 1000) }) : this.#say('last_hour');
+      write(n[`${kind}Hour`], text);
     }
-    const since = moment(history.since);
-    const short = since !== null && (known(history.length) ?? 0) * (known(history.step) ?? 10) < 3590;
-    write(n.closedHour, short ? `Since ${minute.format(since * 1000)}` : 'Last hour');
-    write(n.closedScope, 'this node');
+  }
+
+  /** The length of a chart in words. */
+  #span(seconds) {
+    if (seconds >= LONGEST_WINDOW) return this.#say('last_span_hour');
+    const minutes = Math.round(seconds / 60);
+    return minutes < 2 ? this.#say('last_span_minute') : this.#say('last_span', { n: this.#format.whole.format(minutes) });
   }
 
   /** The part of the history that is drawn: where it begins, how long it is, and the lines in it. */
   #window() {
-    const history = this.#history ?? {};
-    const step = known(history.step) ?? 10;
-    const start = known(history.start);
-    const length = known(history.length) ?? 0;
-    if (start === null || length === 0 || this.#serverTime === null) return null;
-    const end = Math.max(this.#serverTime, start + length * step);
+    const { history, serverTime } = this.#client ?? {};
+    const step = known(history?.step) ?? 10;
+    const start = known(history?.start);
+    const length = known(history?.length) ?? 0;
+    if (start === null || length === 0 || serverTime === null) return null;
+    const end = Math.max(serverTime, start + length * step);
     const seconds = Math.min(Math.max(end - start, SHORTEST_WINDOW), LONGEST_WINDOW);
     return { step, start, length, end, seconds, from: end - seconds };
+  }
+
+  #line(kind, name) {
+    const { history } = this.#client;
+    if (kind === 'figures') return history.figures?.[name];
+    return name === 'delivered_in_time' ? history.delivered_in_time : history.rates?.[name];
   }
 
   #renderCharts() {
     const w = this.#window();
     if (w === null) return;
     for (const { kind, name, chart, range } of this.#charts) {
-      const values = list(this.#history[kind]?.[name]);
-      const points = values
+      const points = list(this.#line(kind, name))
         .map((value, i) => [Math.min(w.start + (i + 0.5) * w.step, w.end), known(value)])
         .filter(([at]) => at >= w.from);
-      if (kind === 'figures') points.push([w.end, known(this.#stats[name])]);
+      if (kind === 'figures') points.push([w.end, known(this.#client.stats[name])]);
       const all = points.map(([, value]) => value).filter((value) => value !== null);
       const peak = Math.max(0, ...all);
       chart.draw(points, w.from, w.seconds, peak);
       chart.point(this.#pointed);
-      write(range, this.#rangeText(kind, points, all, peak, w));
+      write(range, this.#rangeText(kind, name, points, all, w));
     }
     if (this.#pointed !== null) this.#nodes.moment.setAttribute('aria-valuetext', this.#charts[0].range.textContent);
-    write(this.#nodes.rateScope, `this node · ${span(w.seconds)}`);
+    write(this.#nodes.speedScope, `${this.#say('this_node')} · ${this.#span(w.seconds)}`);
   }
 
   /** Under a chart: lowest and highest of the window, or the value under the pointer. */
-  #rangeText(kind, points, all, peak, w) {
-    const format = kind === 'figures' ? count : rate;
+  #rangeText(kind, name, points, all, w) {
+    const share = name === 'delivered_in_time';
+    const format = (value) => (kind === 'figures' ? this.#count(value) : share ? this.#share(value) : this.#rate(value));
     if (this.#pointed === null) {
-      if (all.length === 0) return kind === 'rates' ? 'known after two samples' : '';
-      return kind === 'figures' ? `${format(Math.min(...all))} to ${format(peak)}` : `peak ${format(peak)}`;
+      if (all.length === 0) return kind === 'figures' || share ? '' : this.#say('two_samples');
+      const [low, high] = [format(Math.min(...all)), format(Math.max(...all))];
+      if (share) return this.#say('lowest', { value: low });
+      return kind === 'figures' ? this.#say('range', { low, high }) : this.#say('highest', { value: high });
     }
     const at = w.from + this.#pointed * w.seconds;
     const near = points.reduce((best, p) => (Math.abs(p[0] - at) < Math.abs(best[0] - at) ? p : best), [-Infinity, null]);
-    const there = Math.abs(near[0] - at) <= w.step ? format(near[1]) : 'unknown';
-    return `${clock.format(at * 1000)} · ${there}`;
+    const there = Math.abs(near[0] - at) <= w.step ? format(near[1]) : this.#say('unknown');
+    return `${this.#format.clock.format(at * 1000)} · ${there}`;
   }
 
   #point(share) {
@@ -811,72 +1429,124 @@ export class MessagingStats extends HTMLElement {
     this.#renderCharts();
   }
 
-  #renderHealth() {
+  // --- days -----------------------------------------------------------------------------------------------------------
+
+  #choose(index) {
+    this.#chosen = index;
+    this.#renderDays();
+  }
+
+  #renderDays() {
     const n = this.#nodes;
-    const say = (key, text, mood) => {
+    const answer = this.#client?.days;
+    write(n.daysNote, this.#say(answer === false ? 'no_days' : 'days_note'));
+    n.dayButtons.forEach((button, i) => button.setAttribute('aria-pressed', String(DAYS[i] === this.#shown)));
+    n.day.max = this.#shown - 1;
+    if (!answer) return;
+    const days = list(answer.days).slice(-this.#shown);
+    const chosen = this.#chosen === null ? null : Math.max(0, this.#chosen - (this.#shown - days.length));
+    const name = (day) => this.#format.day.format(Date.parse(`${day}T00:00:00Z`));
+    for (const { name: key, bars, range } of this.#bars) {
+      const values = days.map((day) => known(day[key]));
+      bars.draw(values, chosen);
+      const top = values.reduce((best, value, i) => (value !== null && (best === null || value > values[best]) ? i : best), null);
+      let text = this.#say('unknown');
+      if (chosen !== null && days[chosen]) text = `${name(days[chosen].day)} · ${this.#count(values[chosen])}`;
+      else if (top !== null) text = this.#say('highest_day', { value: this.#count(values[top]), day: name(days[top].day) });
+      write(range, text);
+    }
+    if (chosen !== null) n.day.setAttribute('aria-valuetext', this.#bars.map(({ range }) => range.textContent).join(', '));
+  }
+
+  /** The days that are shown as a file; asked again, so that it is as the server has it and needs no cookie. */
+  async #download() {
+    try {
+      const text = await this.#client.csv(this.#shown);
+      const link = el('a', { href: URL.createObjectURL(new Blob([text], { type: 'text/csv' })), download: `messaging-${this.#shown}-days.csv` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    } catch {
+      this.#client?.wake(); // the first line says what is wrong
+    }
+  }
+
+  // --- health ---------------------------------------------------------------------------------------------------------
+
+  #renderHealth(verdicts) {
+    const n = this.#nodes;
+    const say = (key, text, mood = '') => {
       write(n[`${key}Word`], text);
       n[`${key}Word`].className = `word ${mood}`;
     };
-    if (this.#state !== 'connecting') {
-      const words = { live: 'answers', lost: this.#reason ? 'in trouble' : 'no answer', denied: 'refuses the token' };
-      say('server', words[this.#state], this.#state === 'live' ? 'good' : 'bad');
-    }
-    const stats = this.#stats;
-    if (stats === null) return;
+    const { status = 'connecting', stats, history, failure } = this.#client ?? {};
+    const version = typeof stats?.version === 'string' ? this.#say('answers_version', { version: stats.version }) : this.#say('answers');
+    if (status === 'live') say('server', version, 'good');
+    if (status === 'lost') say('server', this.#say(failure?.kind === 'in_trouble' ? 'trouble' : 'no_answer'), 'bad');
+    if (status === 'denied') say('server', this.#say('refuses'), 'bad');
+    if (!stats) return;
+    const started = moment(stats.started_at);
+    say('uptime', started === null ? this.#say('unknown') : this.#time(started));
     const trouble = this.#liveError(stats);
-    const unknown = FIGURES.some(([name]) => known(stats[name]) === null);
-    const scope = stats.scope === 'cluster' ? 'whole cluster' : 'this node';
-    say('live', unknown ? 'unknown' : scope, unknown ? 'bad' : '');
-    const alone = stats.scope !== 'cluster' && trouble === null;
+    const unknown = FIGURES.some((name) => known(stats[name]) === null);
+    say('live', this.#say(unknown ? 'unknown' : stats.scope === 'cluster' ? 'whole_cluster' : 'this_node'), unknown ? 'bad' : '');
     const nodes = known(stats.nodes);
-    if (alone) say('cluster', 'none: one node', '');
-    else say('cluster', trouble || nodes === null ? 'not seen' : plural(nodes, 'node'), trouble ? 'bad' : 'good');
+    if (stats.scope !== 'cluster' && trouble === null) say('cluster', this.#say('one_node'));
+    else say('cluster', trouble || nodes === null ? this.#say('not_seen') : this.#nodesText(nodes), trouble ? 'bad' : 'good');
     const database = stats.database ?? {};
-    if (database.up === true) say('database', 'up', 'good');
-    else say('database', database.up === false ? 'down' : 'unknown', 'bad');
-    const reasons = [trouble, database.error ?? null].filter((reason) => reason !== null);
-    write(n.healthNote, reasons.map((reason) => sentence('', reason)).join(' '));
-    const since = moment(this.#history?.since);
-    say('lines', since === null ? 'none yet' : `since ${minute.format(since * 1000)}`, '');
+    if (database.up === true && database.writable === false) say('database', this.#say('read_only'), 'bad');
+    else if (database.up === true) say('database', this.#say('up'), 'good');
+    else say('database', this.#say(database.up === false ? 'down' : 'unknown'), 'bad');
+    const wrong = this.#inaccurate(stats);
+    if (wrong === null) say('checked', this.#say('not_recounted'));
+    else say('checked', this.#say(wrong ? 'differ' : 'agree'), wrong ? 'bad' : 'good');
+    const reasons = [trouble, database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
+    const others = verdicts.slice(1).map(({ text }) => text);
+    write(n.healthNote, [...reasons, ...others].join(' '));
+    const since = moment(history?.since);
+    say('lines', since === null ? this.#say('none_yet') : this.#say('from', { time: this.#format.minute.format(since * 1000) }));
+  }
+
+  /** What the last verification found, '' when it found nothing, null when there was none. */
+  #inaccurate(stats) {
+    const found = stats.inaccurate ?? {};
+    const counts = ['conversations', 'days', 'triggers'].map((name) => [name, known(found[name])]);
+    if (counts.every(([, count]) => count === null)) return null;
+    if (counts.every(([, count]) => !count)) return '';
+    return this.#say('inaccurate', Object.fromEntries(counts.map(([name, count]) => [name, this.#count(count)])));
   }
 
   /** Ages go on by this machine's clock from the server's time in its latest answer. */
   #renderAges() {
     const n = this.#nodes;
-    if (this.#answered === null) return;
-    const silence = (performance.now() - this.#answered) / 1000;
-    const now = this.#serverTime + silence;
+    const { answered = null, serverTime, status, stats, history } = this.#client ?? {};
+    if (answered === null) return;
+    const silence = (performance.now() - answered) / 1000;
+    const now = serverTime + silence;
     const since = (at) => (at === null ? null : now - at);
-    const late = this.#state !== 'live' || silence >= this.refresh + 2;
-    write(n.updated, late ? `last answer ${age(silence)} ago` : `as of ${clock.format(this.#serverTime * 1000)}`);
-    const put = (node, seconds, text = age(seconds)) => {
+    const late = status !== 'live' || silence >= this.refresh + 2;
+    write(n.updated, late ? this.#say('last_answer', { age: this.#age(silence) }) : this.#say('as_of', { time: this.#format.clock.format(serverTime * 1000) }));
+    const put = (node, seconds, text = this.#age(seconds)) => {
       write(node, text);
       node.classList.toggle('old', seconds !== null && seconds >= Math.max(STALE, 3 * this.refresh));
     };
     put(n.serverAge, silence);
-    put(n.liveAge, since(moment(this.#stats.as_of)));
-    put(n.clusterAge, since(moment(this.#stats.cluster?.as_of)));
-    const database = since(moment(this.#stats.database?.as_of));
-    put(n.databaseAge, database, database === null ? 'never seen' : age(database));
-    put(n.linesAge, since(moment(this.#history?.as_of)));
-    const read = database === null ? '' : `read ${age(database)} ago`;
+    write(n.uptimeAge, this.#age(since(moment(stats.started_at))));
+    put(n.liveAge, since(moment(stats.as_of)));
+    put(n.clusterAge, since(moment(stats.cluster?.as_of)));
+    const database = since(moment(stats.database?.as_of));
+    put(n.databaseAge, database, database === null ? this.#say('never_seen') : this.#age(database));
+    put(n.linesAge, since(moment(history?.as_of)));
+    const read = database === null ? '' : this.#say('read', { age: this.#age(database) });
     put(n.totalsAge, database, read);
     put(n.activeAge, database, read);
   }
 }
 
-/** An answer that is not what was asked for; the message is for people, from the problem document where there is one. */
-class Answer extends Error {
-  constructor(status, body) {
-    super((body?.detail ?? body?.title ?? `answer ${status}`).replace(/\.$/, ''));
-    this.status = status;
-  }
+/** Where a pointer is on a picture: 0…1 of its width. */
+function share(event, svg) {
+  const box = svg.getBoundingClientRect();
+  return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
 }
 
-/** "Unknown: the database is down." from its two halves; the first may be missing. */
-function sentence(start, rest) {
-  const text = `${start ? `${start}: ` : ''}${String(rest).replace(/\.$/, '')}.`;
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
-if (!customElements.get('messaging-stats')) customElements.define('messaging-stats', MessagingStats);
+const elements = globalThis.customElements;
+if (elements && !elements.get('messaging-stats')) elements.define('messaging-stats', MessagingStats);
