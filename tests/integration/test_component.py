@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
+from exporter.auth.tokens import LEEWAY
 from tests.servers.chromium import Visit, chromium, eventually, shows, told, visit, well
 from tests.servers.npm import bundle, node_modules
 from tests.servers.stats_double import StatsDouble
@@ -40,6 +41,31 @@ function Admin({ token }) {
     {open && <messaging-stats src="/v1/messaging/stats" token={given} refresh={0.25}
       onmessaging-stats-update={(event) => setSeen(`${event.detail.active_connections} connections`)}
       onmessaging-stats-denied={(event) => setSeen(`${event.detail.status}: ${event.detail.reason}`)} />}
+  </main>;
+}
+
+const root = document.querySelector('#root');
+createRoot(root).render(<StrictMode><Admin token={root.dataset.token} /></StrictMode>);
+"""
+HOOK = """
+import { StrictMode, useState } from 'react';
+import { createRoot } from 'react-dom/client';
+import { MessagingStats, useMessagingStats } from '%s';
+
+const URL = '/v1/messaging/stats';
+
+function Admin({ token }) {
+  const [open, setOpen] = useState(true);
+  const [line, setLine] = useState('');
+  const { stats, status, error } = useMessagingStats(URL, () => token, 0.25);
+  const refused = useMessagingStats(URL, 'refused by design', 0.25);
+  return <main>
+    <p id="seen">{status}: {stats?.active_connections}</p>
+    <p id="refused">{refused.status}: {refused.error?.message}</p>
+    <p id="line">{line}</p>
+    <button onClick={() => setOpen(!open)}>Close</button>
+    {open && <MessagingStats url={URL} token={() => token} refresh={0.25} className="wide" labels={{ now: 'Jetzt' }}
+      onState={(state) => setLine(`${state.level}: ${state.text}`)} />}
   </main>;
 }
 
@@ -196,6 +222,35 @@ async def test_in_a_react_page_the_panel_takes_props_reports_events_and_goes_whe
 
 
 @pytest.mark.needs("node")
+async def test_the_react_hook_and_component_ask_only_while_mounted_and_keep_the_token_out_of_the_page(
+    browser: Browser, double: StatsDouble, modules: Path
+) -> None:
+    source, target = modules.parent / "hook.jsx", modules.parent / "hook.js"
+    for shipped in (MODULE, MODULE.with_name("messaging-stats-react.tsx")):  # beside the app, as a project keeps them
+        (modules.parent / shipped.name).write_text(shipped.read_text())
+    source.write_text(HOOK % "./messaging-stats-react")
+    bundle(modules, source, target)
+    double.pages.update({"/hook.html": HOST % double.token(), "/app.js": target.read_text()})
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(f"{double.url}/hook.html")
+        await shows(page.locator("#seen"), "live: 1240")
+        await shows(page.locator("#refused"), "denied: Not allowed to see the figures: the token is not a signed JWT.")
+        await shows(page.locator("#line"), "good: All is well.")
+        await shows(page.locator(".wide messaging-stats h2").first, "Jetzt")
+        double.figures["active_connections"] = 1241
+        await shows(page.locator("#seen"), "live: 1241")
+        await shows(figure(page), "1,241")
+        await page.evaluate("document.querySelector('#root').removeAttribute('data-token')")
+        assert double.token() not in await page.content()
+        double.fail = 503
+        await shows(page.locator("#seen"), "lost: 1241")
+        double.fail = None
+        await page.get_by_role("button", name="Close").click()
+        assert await page.locator("messaging-stats").count() == 0
+
+
+@pytest.mark.needs("node")
 async def test_in_a_vue_page_the_panel_takes_props_and_reports_events(
     browser: Browser, double: StatsDouble, modules: Path
 ) -> None:
@@ -207,6 +262,192 @@ async def test_in_a_vue_page_the_panel_takes_props_and_reports_events(
         await shows(figure(seen.page), "1,240")
         await shows(seen.page.locator("#seen"), "1240 connections")
         assert seen.complaints == []
+
+
+# --- requests that never get through -----------------------------------------------------------------------------
+
+
+async def test_a_request_that_the_browser_blocks_names_the_network_a_proxy_and_cors(
+    browser: Browser, double: StatsDouble
+) -> None:
+    other = StatsDouble()
+    await other.start()
+    try:
+        double.lax = True
+        double.pages["/other.html"] = PLAIN.replace('src="/v1', f'src="{other.url}/v1') % double.token()
+        async with visit(browser) as seen:
+            await seen.page.goto(f"{double.url}/other.html")
+            said = await told(seen.page, r"No answer from .*")
+            assert said == (
+                f"No answer from {other.url} that this page may read: "
+                f"network, proxy, or CORS (--web.cors-origins {double.url})."
+            )
+            await shows(seen.page.locator("[data-health=server]"), "no answer")
+    finally:
+        await other.stop()
+
+
+async def test_a_page_whose_own_policy_forbids_the_request_is_told_so(browser: Browser, double: StatsDouble) -> None:
+    double.pages["/other.html"] = PLAIN.replace('src="/v1', 'src="http://127.0.0.1:9/v1') % double.token()
+    async with visit(browser) as seen:
+        await seen.page.goto(f"{double.url}/other.html")
+        await told(
+            seen.page, r"This page may not ask http://127\.0\.0\.1:9: its Content-Security-Policy \(connect-src\).*"
+        )
+
+
+async def test_a_server_that_never_answered_is_not_called_lost(browser: Browser, double: StatsDouble) -> None:
+    double.pages["/plain.html"] = PLAIN % double.token()
+    async with visit(browser) as seen:
+        await seen.page.route("**/v1/messaging/stats", lambda route: route.abort("connectionrefused"))
+        await seen.page.goto(f"{double.url}/plain.html")
+        said = await told(seen.page, r"No answer from .*")
+        assert said == (
+            f"No answer from {double.url}/v1/messaging/stats: "
+            "the network or a proxy is in the way, or the server does not run."
+        )
+        await seen.page.unroute("**/v1/messaging/stats")
+        await well(seen.page)
+        await seen.page.route("**/v1/messaging/stats", lambda route: route.abort("connectionrefused"))
+        await told(seen.page, r"Server lost since \d\d:\d\d:\d\d\. Figures of then\.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            {"body": "<!doctype html><title>App</title>", "content_type": "text/html"},
+            r"The answer from .* is no JSON: .*",
+        ),
+        ({"status": 404, "body": "<h1>Not here</h1>", "content_type": "text/html"}, r"Nothing is at .* \(404\): .*"),
+        ({"status": 502, "body": "<h1>Bad gateway</h1>"}, r"Server in trouble: answer 502\."),
+    ],
+    ids=["page", "404", "502"],
+)
+async def test_a_proxy_that_answers_in_place_of_the_server_is_named(
+    browser: Browser, double: StatsDouble, answer: dict[str, Any], said: str
+) -> None:
+    double.pages["/plain.html"] = PLAIN % double.token()
+    async with visit(browser) as seen:
+        await seen.page.route("**/v1/messaging/stats", lambda route: route.fulfill(**answer))
+        await seen.page.goto(f"{double.url}/plain.html")
+        await told(seen.page, said)
+
+
+async def test_a_token_function_is_asked_again_when_its_token_has_run_out_and_nothing_is_denied(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.pages["/late.html"] = "<!doctype html><title>Late</title><messaging-stats></messaging-stats>"
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(f"{double.url}/late.html")
+        await page.evaluate(
+            """tokens => {
+                window.given = window.denied = 0;
+                addEventListener('messaging-stats-denied', () => { denied += 1 });
+                Object.assign(document.querySelector('messaging-stats'), {
+                    token: async () => { given += 1; return tokens.shift(); }, refresh: 0.25 });
+                return import('/admin/static/messaging-stats.js').then(() => null);
+            }""",
+            [double.token(ttl=-LEEWAY + 2), double.token(), double.token()],
+        )
+        await well(page)
+        await page.wait_for_function("given === 2")
+        double.figures["active_connections"] = 1241
+        await shows(figure(page), "1,241")
+        assert await page.evaluate("[given, denied]") == [2, 0]
+
+
+# --- looks and languages -------------------------------------------------------------------------------------------
+
+
+async def colour(page: Page, selector: str = ".number") -> str:
+    element = page.locator(f"messaging-stats {selector}").first
+    found: str = await element.evaluate("node => getComputedStyle(node).color")
+    return found
+
+
+async def test_a_page_that_is_dark_by_class_makes_the_panel_dark_with_one_line_of_css(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.lax = True
+    style = "<style>.dark { color-scheme: dark }</style></head>"
+    double.pages["/plain.html"] = (PLAIN % double.token()).replace("</head>", style)
+    async with visit(browser) as seen:
+        await seen.page.goto(f"{double.url}/plain.html")
+        await shows(figure(seen.page), "1,240")
+        assert await colour(seen.page) == "rgb(21, 24, 29)"
+        await seen.page.evaluate("document.documentElement.classList.add('dark')")
+        assert await colour(seen.page) == "rgb(236, 238, 241)"
+
+
+async def test_every_colour_can_be_changed_from_outside(browser: Browser, double: StatsDouble) -> None:
+    double.lax = True
+    colours = {"ink": "rgb(1, 2, 3)", "muted": "rgb(2, 3, 4)", "good": "rgb(3, 4, 5)", "bad": "rgb(4, 5, 6)"}
+    colours |= {"warn": "rgb(5, 6, 7)", "line": "rgb(6, 7, 8)"}
+    style = "".join(f"--messaging-stats-{name}: {value};" for name, value in colours.items())
+    double.pages["/plain.html"] = (PLAIN % double.token()).replace(
+        "</head>", f"<style>messaging-stats {{ {style} }}</style></head>"
+    )
+    double.figures["database"] = {"up": False, "error": "the tests want it so"}
+    async with visit(browser) as seen:
+        await seen.page.goto(f"{double.url}/plain.html")
+        await told(seen.page, r"Database down since .*")
+        assert await colour(seen.page) == colours["ink"]
+        assert await colour(seen.page, "dt") == colours["muted"]
+        assert await colour(seen.page, "[data-health=server]") == colours["good"]
+        assert await colour(seen.page, "[role=status]") == colours["bad"]
+        line = "node => getComputedStyle(node).borderBlockEndColor"
+        assert await seen.page.locator("messaging-stats .rows > div").first.evaluate(line) == colours["line"]
+
+
+async def test_numbers_and_times_are_written_in_the_pages_language_and_texts_as_the_labels_say(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.pages["/plain.html"] = (PLAIN % double.token()).replace('lang="en"', 'lang="de"')
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(f"{double.url}/plain.html")
+        await shows(figure(page), "1.240")
+        assert await page.locator("messaging-stats .panel").get_attribute("lang") == "en", "its texts are English"
+        await page.locator("messaging-stats").evaluate(
+            "node => { node.labels = { now: 'Jetzt', all_is_well: 'Alles läuft.', active_connections: 'Verbindungen' } }"
+        )
+        await shows(page.locator("messaging-stats h2").first, "Jetzt")
+        await told(page, r"Alles läuft\.")
+        assert await page.locator("messaging-stats .panel").get_attribute("lang") == "de"
+        await page.locator("messaging-stats").evaluate("node => { node.lang = 'en-IN' }")
+        double.figures["active_connections"] = 1_234_567
+        await shows(figure(page), "12,34,567")
+        await page.locator("messaging-stats").evaluate("node => { node.lang = 'no language'; node.labels = null }")
+        await shows(figure(page), "1,234,567")
+        await shows(page.locator("messaging-stats h2").first, "Now")
+
+
+async def test_on_a_page_that_is_read_from_right_to_left_the_panel_is_whole(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.pages["/plain.html"] = (PLAIN % double.token()).replace('lang="en"', 'lang="he" dir="rtl"')
+    double.figures["database"] = {"up": False, "error": "the tests want it so"}
+    for width in (360, 1280):
+        async with visit(browser, size=(width, 800)) as seen:
+            page = seen.page
+            await page.goto(f"{double.url}/plain.html")
+            await told(page, r"Database down since .*")
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            dot = await page.locator("messaging-stats .dot").bounding_box()
+            line = await page.locator("messaging-stats [role=status]").bounding_box()
+            assert dot is not None
+            assert line is not None
+            assert dot["x"] >= line["x"] + line["width"], "the line begins at the right"
+            direction = "node => getComputedStyle(node).unicodeBidi"
+            assert await page.locator("messaging-stats .note.bad").first.evaluate(direction) == "plaintext"
+            outside = await page.evaluate(
+                """[...document.querySelector('messaging-stats').shadowRoot.querySelectorAll('section, td, svg')]
+                   .map((node) => node.getBoundingClientRect())
+                   .filter((box) => box.left < -0.5 || box.right > innerWidth + 0.5).length"""
+            )
+            assert outside == 0
 
 
 async def _quiet(double: StatsDouble) -> bool:

@@ -6,7 +6,16 @@ import fcntl
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("axe-core@4", "esbuild@0.28", "react@19", "react-dom@19", "vue@3")
+PACKAGES = (
+    "@types/react@19",
+    "@types/react-dom@19",
+    "axe-core@4",
+    "esbuild@0.28",
+    "react@19",
+    "react-dom@19",
+    "typescript@7",
+    "vue@3",
+)
 
 
 def node_modules(folder: Path) -> Path:
@@ -15,14 +24,14 @@ def node_modules(folder: Path) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = folder / "done"
-        if not done.exists():
+        if not done.exists() or done.read_text() != " ".join(PACKAGES):
             subprocess.run(
                 ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES],
                 check=True,
                 capture_output=True,
                 timeout=120,
             )
-            done.touch()
+            done.write_text(" ".join(PACKAGES))
     return folder / "node_modules"
 
 

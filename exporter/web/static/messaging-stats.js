@@ -398,6 +398,11 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .panel > :not(.status, .now) { grid-column: span 2; }
   .state { min-height: 1.4em; }
 }
+@container (min-width: 104rem) { /* a wall screen, which nobody scrolls: two rows below the figures */
+  .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.84cqi); gap: 1.2em 2em; }
+  .panel > :not(.status, .now) { grid-column: auto; }
+  .panel > .well { grid-column: span 2; }
+}
 @media (forced-colors: active) {
   .dot, .bar > div { forced-color-adjust: none; background: CanvasText; }
   svg .curve, svg .tip { stroke: CanvasText; }
@@ -947,7 +952,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const n = this.#nodes;
     n.dot = el('span', { class: 'dot', 'aria-hidden': 'true' });
     n.state = el('span', { role: 'status' }, LABELS.connecting);
-    n.updated = el('span', {}, '');
+    n.updated = el('span', {}, '\u00a0'); // a line of its own height from the start
     n.status = el('div', { class: 'status' }, el('p', { class: 'state' }, n.dot, n.state), el('p', {}, n.updated));
     n.panel = el(
       'div',
