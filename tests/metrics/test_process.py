@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from exporter.metrics.process import ProcessCollector as Collector
 from exporter.metrics.process import process_families
 
 
@@ -59,3 +60,18 @@ def test_an_older_kernel_has_them_listed(tmp_path: Path) -> None:
 
 def test_no_proc_is_no_figures(tmp_path: Path) -> None:
     assert list(process_families(tmp_path)) == []
+
+
+def test_the_start_does_not_move_when_the_clock_is_set(tmp_path: Path) -> None:
+    (tmp_path / "self" / "fd").mkdir(parents=True)
+    (tmp_path / "self" / "stat").write_bytes(b"7 (a) b) " + b" ".join(b"100" for _ in range(50)))
+    (tmp_path / "stat").write_text("cpu 1\nbtime 1700000000\n")
+    collector = Collector(tmp_path)
+
+    def started() -> float:
+        samples = [sample for family in collector.collect() for sample in family.samples]
+        return next(sample.value for sample in samples if sample.name == "process_start_time_seconds")
+
+    before = started()
+    (tmp_path / "stat").write_text("cpu 1\nbtime 1700086400\n")  # the clock was a day slow, and is set
+    assert started() == before == 1_700_000_000 + 100 / os.sysconf("SC_CLK_TCK")

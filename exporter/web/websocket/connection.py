@@ -124,6 +124,12 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
     def _socket(self) -> asyncio.Transport:
         return cast(asyncio.Transport, self.transport)
 
+    @property
+    def is_live(self) -> bool:
+        """Is the socket open, and does it speak to this connection? Asked of the transport, not of what was told."""
+        socket = self._socket
+        return not socket.is_closing() and socket.get_protocol() is self
+
     # --- in -----------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
@@ -318,7 +324,12 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         self._linger = asyncio.get_running_loop().call_later(delay, self._linger_on)
 
     def eof_received(self) -> None:
-        """asyncio: the peer will send no more; returning nothing closes the transport."""
+        """asyncio: the peer will send no more, hence it has gone; returning nothing closes the transport.
+
+        Not left to ``connection_lost``: that comes when what is in the send buffer has left, which may be never.
+        """
+        if self._leave_hub(ClosedReason.CLIENT):
+            self._discard_pending()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the socket is gone."""
