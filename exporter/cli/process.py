@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -31,12 +33,15 @@ def open_standard_streams() -> None:
 
 @contextlib.contextmanager
 def progress(words: str) -> Iterator[Callable[[int, int], None]]:
-    """A line that moves, on a terminal only."""
-    if not sys.stderr.isatty():
+    """A line that moves, on a terminal only, and where rich is installed."""
+    try:
+        if not sys.stderr.isatty():
+            raise ImportError
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
         yield lambda done, total: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(words, total=None)
@@ -63,6 +68,8 @@ def configure_logs(settings: Settings) -> None:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where it is installed: two to three times the messages per second of the standard loop."""
+    import asyncio  # here, because it takes longer than everything else that --help needs
+
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(work)
 

@@ -7,7 +7,6 @@ neither takes the other down. Both are in one process group, and neither outlive
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Coroutine
@@ -16,15 +15,13 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import aiohttp
-import asyncpg
-from rich.console import Console
 
 from exporter.auth.tokens import Authenticator
-from exporter.demo.sample_data import backfill
+from exporter.demo.sample_data import NoHistory, backfill
 from exporter.demo.server_process import ServerProcess, ServerUrls
 from exporter.settings.model import Settings
 from exporter.simulate import SimulateOptions, Summary, loop_factory, on_signals, simulate
-from exporter.simulate.console import view_for
+from exporter.simulate.console import live_console, view_for
 from exporter.simulate.people.organisation import Organisation
 
 T = TypeVar("T")
@@ -103,17 +100,16 @@ async def _vanished(server: ServerProcess, stop: asyncio.Event) -> None:
 
 async def _prepare(server: ServerProcess, settings: Settings, options: SimulateOptions) -> ServerUrls:
     """The server listens, its database is there, and it has a past."""
-    console = Console()
     where = await server.urls()
     await _ready(where)
     begun = time.monotonic()
-    with _status(console, "three months of history…"):
+    with _status("three months of history…"):
         try:
             organisation = Organisation(options.users, options.conversations, options.seed)
             written = await backfill(settings.effective_database_url, organisation)
-        except (OSError, sqlite3.Error, asyncpg.PostgresError) as error:
+        except NoHistory as error:
             written = 0
-            _say(f"no history was added: {type(error).__name__}")  # the driver's words may repeat the URL
+            _say(f"no history was added: {error}")
     if written:
         _say(f"added three months of history: {written:,} messages in {time.monotonic() - begun:.1f} s")
     return where
@@ -144,16 +140,16 @@ async def _watch(server: ServerProcess, people: SimulateOptions, stop: asyncio.E
         view.close()
 
 
-def _status(console: Console, text: str) -> Any:
+def _status(text: str) -> Any:
     """Something that moves while the user waits, on a terminal; nothing elsewhere."""
-    return console.status(text) if console.is_terminal else nullcontext()
+    console = live_console(sys.stdout)
+    return nullcontext() if console is None else console.status(text)
 
 
 def _welcome(where: ServerUrls, settings: Settings, link: str) -> None:
     metrics, public = where.metrics_urls[0], where.urls[0]
     sign_in = f"{metrics}/admin#token={link}"
-    console = Console()
-    if console.is_terminal and not console.is_dumb_terminal:  # a link that can be clicked though it is two lines long
+    if live_console(sys.stdout) is not None:  # a link that can be clicked though it is two lines long
         sign_in = f"\x1b]8;;{sign_in}\x1b\\{sign_in}\x1b]8;;\x1b\\"
     _say(
         "messaging-exporter is running, with simulated people on it. Ctrl-C stops it.\n\n"

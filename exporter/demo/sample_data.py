@@ -16,8 +16,6 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-import asyncpg
-
 from exporter.simulate.people.organisation import PHRASES, Organisation
 from exporter.store.location import SqliteLocation, locate
 
@@ -117,16 +115,23 @@ def _times(random: Random, count: int) -> list[float]:
     return sorted(3600 * (hour + random.random()) for hour in hours)
 
 
+class NoHistory(Exception):
+    """The past could not be written. The message is the kind of error alone: a driver's words may repeat the URL."""
+
+
 async def backfill(url: str, organisation: Organisation, now: datetime | None = None) -> int:
     """Writes the past into an empty database and returns how many messages that were; 0 where there was something.
 
-    ``url`` is the user's, of a database that has been migrated. Raises OSError, sqlite3.Error, asyncpg.PostgresError.
+    ``url`` is the user's, of a database that has been migrated. Raises NoHistory.
     """
     place = locate(url)
     moment = now or datetime.now(UTC)
-    if isinstance(place, SqliteLocation):
-        return await asyncio.to_thread(_sqlite, place.path, organisation, moment)
-    return await _postgresql(place.dsn, organisation, moment)
+    try:
+        if isinstance(place, SqliteLocation):
+            return await asyncio.to_thread(_sqlite, place.path, organisation, moment)
+        return await _postgresql(place.dsn, organisation, moment)
+    except (OSError, sqlite3.Error) as error:
+        raise NoHistory(type(error).__name__) from error
 
 
 def _sqlite(path: Path, organisation: Organisation, now: datetime) -> int:
@@ -154,7 +159,12 @@ def _plain(value: object) -> object:
 
 
 async def _postgresql(dsn: str, organisation: Organisation, now: datetime) -> int:
-    connection = await asyncpg.connect(dsn, timeout=10)
+    import asyncpg  # the extra postgres
+
+    try:
+        connection = await asyncpg.connect(dsn, timeout=10)
+    except asyncpg.PostgresError as error:
+        raise NoHistory(type(error).__name__) from error
     try:
         async with connection.transaction():
             await connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
@@ -164,5 +174,7 @@ async def _postgresql(dsn: str, organisation: Organisation, now: datetime) -> in
             for table, rows in past.tables():
                 await connection.copy_records_to_table(table, records=rows, columns=_TABLES[table])
             return len(past.messages)
+    except asyncpg.PostgresError as error:
+        raise NoHistory(type(error).__name__) from error
     finally:
         await connection.close()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from exporter import __version__
 from tests.servers.exporter import ROOT, running
 
-SOURCES = ("exporter", "grafana", "pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+REVISION = "0123456789abcdef0123456789abcdef01234567"
 # As a user has it: nothing of this repository on the path, no variable that changes the program.
 CLEAN = {
     name: value
@@ -23,41 +24,48 @@ CLEAN = {
 }
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run it; what it says is the failure."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=CLEAN, capture_output=True, text=True, timeout=170, check=False
+        [str(part) for part in command],
+        cwd=cwd,
+        env=CLEAN | environment,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
     )
     assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, because building leaves folders behind in the source."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(
-                source, folder / "source" / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        else:
-            shutil.copy(source, folder / "source" / name)
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        folder,
-        folder / "source",
-        cwd=folder,
-    )
-    [built] = folder.glob("*.whl")
-    return built
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source distribution, and the wheel made from that; from a copy, because building leaves folders behind."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in tracked():
+        path = folder / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, path, follow_symlinks=False)
+    environment = {"SOURCE_REVISION": REVISION}
+    run(sys.executable, "-m", "build", "--outdir", folder, folder / "source", cwd=folder, **environment)
+    return folder
+
+
+def tracked() -> list[str]:
+    """The files of the repository; without git, as in an unpacked source distribution, all that are here."""
+    if not (ROOT / ".git").exists():
+        return [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]
+    words = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    names = subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    return [name for name in names if name and (ROOT / name).exists()]
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    """Of the package."""
+    [wheel] = built.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +76,15 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "venv" / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", wheel, cwd=folder)
     return python.parent
+
+
+def test_the_source_distribution_is_the_whole_repository(built: Path) -> None:
+    [packed] = built.glob("*.tar.gz")
+    with tarfile.open(packed) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {name for name in tracked() if not name.startswith((".git", "data/", "exporter/grafana"))}
+    assert wanted - names == set()
+    assert "exporter/revision.txt" in names
 
 
 def test_the_wheel_has_all_that_is_read_at_run_time_and_nothing_of_the_tests(wheel: Path) -> None:
@@ -90,13 +107,15 @@ def test_the_wheel_has_all_that_is_read_at_run_time_and_nothing_of_the_tests(whe
 
 async def test_it_runs_in_an_empty_environment(environment: Path, tmp_path: Path) -> None:
     program = environment / "messaging-exporter"
-    assert run(program, "--version", cwd=tmp_path) == f"messaging-exporter {__version__}\n"
-    assert run(environment / "python", "-m", "exporter", "--version", cwd=tmp_path).endswith(f" {__version__}\n")
+    version = f"messaging-exporter {__version__} (revision {REVISION[:12]})\n"
+    assert run(program, "--version", cwd=tmp_path) == version
+    assert run(environment / "python", "-m", "exporter", "--version", cwd=tmp_path) == version
     assert run(program, "token", "ann", "--ttl", "1h", cwd=tmp_path).count(".") == 2
     run(program, "assets", "--output", "assets", cwd=tmp_path)
     assert list((tmp_path / "assets").rglob("*.json"))
     installed = {path.name for path in (environment.parent / "lib").glob("python*/site-packages/*")}
-    assert not {"pytest", "tests", "websockets", "pip"} & installed
+    assert not {"pytest", "tests", "websockets", "pip", "docs", "deploy"} & installed
+    assert not {"asyncpg", "cryptography", "redis", "rich"} & installed  # extras; a plain install serves on SQLite
 
     options = {"program": (str(program),), "environment": {"PYTHONPATH": ""}}
     async with running(tmp_path / "server", **options) as exporter:

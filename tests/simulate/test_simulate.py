@@ -20,7 +20,8 @@ from exporter import simulate as package
 from exporter.core.errors import Misconfigured
 from exporter.simulate import SimulateOptions, Summary, simulate
 from exporter.simulate.client.connection import ClientConnection
-from exporter.simulate.console import LiveView, PlainView, Silence, View, view_for
+from exporter.simulate.console import PlainView, Silence, View, view_for
+from exporter.simulate.live_view import LiveView
 from exporter.simulate.options import http_base, socket_url
 from exporter.simulate.run import Simulation
 from tests.servers.double import Double
