@@ -9,24 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-import msgspec
+from exporter.broker.envelope import Envelope
 
-from exporter.core.events import ConversationId, UserId
+__all__ = ["Broker", "Envelope", "LocalBroker"]
 
 P = TypeVar("P")
-
-
-class Envelope(msgspec.Struct, Generic[P], frozen=True):  # 1 µs less a frame than a frozen dataclass
-    """A frame for everybody who joined a conversation, but one connection or one user.
-
-    ``received`` is when the command that caused it arrived, for ``message`` frames; monotonic seconds of this node.
-    """
-
-    conversation: ConversationId
-    frame: bytes
-    exclude: P | None = None
-    exclude_user: UserId | None = None
-    received: float | None = None
 
 
 class Broker(Protocol[P]):

@@ -74,7 +74,10 @@ class HubStats:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStats:
-    """Distinct live figures over all live nodes, as this node last saw them; ``as_of`` is Unix seconds."""
+    """Distinct live figures over all live nodes, as this node last saw them; ``as_of`` is Unix seconds.
+
+    ``settling`` above 0: something may still be counted that has gone, or is not counted yet.
+    """
 
     nodes: int
     connections: int
@@ -83,6 +86,7 @@ class ClusterStats:
     participants: int
     typing_users: int
     as_of: float
+    settling: int = 0
 
 
 @dataclass(frozen=True, slots=True)

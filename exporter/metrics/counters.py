@@ -108,6 +108,11 @@ class Metrics:
         self.broker_frames_received = Counter(
             "messaging_broker_frames_received", f"Frames received from other nodes. {_NODE_EVENTS}"
         )
+        self.broker_frames_dropped = Counter(
+            "messaging_broker_frames_dropped",
+            "Frames that did not leave because the broker was out of reach, or that came and are of an unknown kind. "
+            + _NODE_EVENTS,
+        )
         self.command_duration = LabelledHistogram(
             "messaging_command_duration_seconds",
             f"From a command's receipt to its answer, or to its refusal. {_NODE_EVENTS}",
@@ -148,7 +153,7 @@ class Metrics:
         )
         self.broker_lag = Histogram(
             "messaging_broker_lag_seconds",
-            f"From publishing a frame on another node to receiving it here. {_NODE_EVENTS}",
+            f"From publishing a frame to receiving it back from the broker. {_NODE_EVENTS}",
             _FAST,
         )
         self.background_failures = LabelledCounter(
@@ -202,6 +207,7 @@ class Metrics:
         yield self.background_failures.family()
         yield self.broker_frames_sent.family()
         yield self.broker_frames_received.family()
+        yield self.broker_frames_dropped.family()
         yield self.broker_lag.family()
 
     def _commands_rejected(self) -> Metric:

@@ -124,6 +124,12 @@ def _cluster(snapshot: Snapshot) -> Iterator[Metric]:
     ):
         yield _gauge(f"messaging_cluster_{name}", f"{help} {_CLUSTER}", value)
     yield _gauge(
+        "messaging_cluster_settling",
+        "Above 0: the cluster's figures are not final, some nodes' parts are leaving, incomplete or perhaps missing. "
+        + _CLUSTER,
+        cluster.settling,
+    )
+    yield _gauge(
         "messaging_cluster_snapshot_timestamp_seconds",
         f"When this node last saw the cluster's figures, Unix time. {_VIEW}",
         cluster.as_of,

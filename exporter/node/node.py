@@ -37,7 +37,7 @@ from exporter.core.websocket_frames import text_frame
 from exporter.metrics.counters import Metrics
 from exporter.metrics.instruments import Cell
 from exporter.node.fanout import FanOut
-from exporter.node.join_consistency import JoinConsistency
+from exporter.node.join_consistency import JoinConsistency, Known
 from exporter.node.publisher import NodeConnection, Publisher
 from exporter.store import Store
 
@@ -159,9 +159,12 @@ class Node:
     def _join(self, connection: NodeConnection, command: Join, received: float) -> asyncio.Future[None]:
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         known = partial(self._membership_known, connection, command, received, answered)
-        self._join_consistency.ask(command.conversation, connection.user, known)
+        self._ask_membership(command.conversation, connection.user, known)
         self._under_way.add(answered)
         return answered
+
+    def _ask_membership(self, conversation: ConversationId, user: UserId, known: Known) -> None:
+        self._join_consistency.ask(conversation, user, known)
 
     def _membership_known(
         self,
@@ -233,7 +236,7 @@ class Node:
         self._join_consistency.accepted(message.conversation, message.seq)
         self._publisher.emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
         frame = protocol.Delivery(text_frame(protocol.new_message(message)))
-        self.broker.publish(Envelope(message.conversation, frame, exclude=connection, received=received))
+        self.broker.publish(Envelope(message.conversation, frame, connection, None, received, message.seq))
 
     def _read(self, connection: NodeConnection, command: Read, received: float) -> None:
         self.hub.require_joined(connection, command.conversation)
@@ -295,7 +298,7 @@ class Node:
     async def _delete(self, conversation: ConversationId, seq: int, by: UserId, admin: bool) -> None:
         await self.store.delete_message(conversation, seq, by, admin)
         payload = protocol.encode(protocol.Deleted(conversation, seq))
-        self.broker.publish(Envelope(conversation, text_frame(payload)))
+        self.broker.publish(Envelope(conversation, text_frame(payload), lasting=True))
 
     # --- figures ------------------------------------------------------------------------------------------
 
@@ -334,6 +337,12 @@ class Node:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task
+
+    async def start(self) -> None:
+        """Join the other nodes. Raises Misconfigured."""
+
+    async def leave(self) -> None:
+        """Leave the other nodes."""
 
     async def close_all(self) -> None:
         """Wait for the work that is under way, stop the timers."""

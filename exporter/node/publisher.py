@@ -57,6 +57,7 @@ class Publisher:
 
     def __init__(self, hub: Hub[NodeConnection], metrics: Metrics, fan_out: FanOut) -> None:
         self.broker: Broker[NodeConnection] = LocalBroker(self.deliver)
+        self.happened: Callable[[HubEvent], None] | None = None  # who announces, when this node is one of several
         self._hub = hub
         self._metrics = metrics
         self._fan_out = fan_out
@@ -65,6 +66,9 @@ class Publisher:
         """Count what happened and tell those who should know."""
         for event in events:
             self._metrics.count(event)
+            if self.happened is not None:
+                self.happened(event)
+                continue
             told = _TOLD.get(type(event))
             if told is not None:  # connections come and go without anybody being told
                 self._tell(event.conversation, event.user, told, event)  # type: ignore[union-attr]  # the others have one
@@ -73,7 +77,7 @@ class Publisher:
         self, conversation: ConversationId, user: UserId, told: Callable[[Any], msgspec.Struct], event: HubEvent
     ) -> None:
         hub = self._hub
-        if self.broker.alone and len(hub.audience(conversation)) == len(hub.tabs(conversation, user)):
+        if len(hub.audience(conversation)) == len(hub.tabs(conversation, user)):
             return  # nobody else is there: no frame is made, which is half of such an event's cost
         frame = text_frame(protocol.encode(told(event)))
         self.broker.publish(Envelope(conversation, frame, exclude_user=user))
@@ -94,4 +98,5 @@ class Publisher:
             self._metrics.deliveries.value += sent
             self._metrics.fanout_recipients.observe(sent)
             if envelope.received is not None and sent:
-                self._fan_out.time(self._metrics.message_delivery_duration["local"], envelope.received)
+                path = "cluster" if envelope.remote else "local"
+                self._fan_out.time(self._metrics.message_delivery_duration[path], envelope.received)

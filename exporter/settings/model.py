@@ -46,6 +46,10 @@ class Settings:
     database_timeout: float = 5.0
     database_migrate: bool = True
     verify_interval: float = 86_400.0  # 0: no verification in the background
+    redis_url: str = field(default="", repr=False)  # empty: this node is alone
+    redis_password_file: Path | None = None
+    cluster_name: str = "messaging"
+    cluster_lease: float = 15.0
     auth_secret_file: Path | None = None  # None: <data_dir>/auth.secret
     auth_public_key_file: Path | None = None
     allowed_origins: tuple[str, ...] = ()  # empty: same origin only

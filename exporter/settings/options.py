@@ -56,6 +56,9 @@ _METAVARS: Final[dict[Callable[[str], Any], str]] = {
     parsers.route: "PATH",
     parsers.path: "PATH",
     parsers.database_url: "URL",
+    parsers.broker_url: "URL",
+    parsers.cluster_name: "NAME",
+    parsers.lease: "DURATION",
     parsers.duration: "DURATION",
     parsers.positive_duration: "DURATION",
     parsers.origin: "ORIGIN",
@@ -113,6 +116,25 @@ OPTIONS: Final = (
         parsers.duration,
         "24h",
         "recount everything in the background this often; 0 is never",
+    ),
+    Option(
+        "redis.url",
+        "redis_url",
+        parsers.broker_url,
+        "",
+        "this is one node of several: redis, rediss, valkey, valkeys, unix, redis+sentinel://HOST,HOST/NAME",
+        secret=True,
+    ),
+    Option("redis.password-file", "redis_password_file", parsers.path, "", "the broker's password, for its user"),
+    Option(
+        "cluster.name", "cluster_name", parsers.cluster_name, "messaging", "tells installations on one broker apart"
+    ),
+    Option(
+        "cluster.lease",
+        "cluster_lease",
+        parsers.lease,
+        "15s",
+        "a dead node's part of the figures is gone after this",
     ),
     Option(
         "auth.secret-file",

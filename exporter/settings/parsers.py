@@ -130,6 +130,29 @@ def database_url(text: str) -> str:
     return text
 
 
+def broker_url(text: str) -> str:
+    """A URL of Redis or Valkey; the broker looks closer. It may hold a password: never shown."""
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme.split("+")[0] not in ("redis", "rediss", "valkey", "valkeys", "unix"):
+        raise ValueError("expected redis://HOST:PORT, rediss://, valkey://, valkeys://, unix:// or redis+sentinel://")
+    return text
+
+
+def cluster_name(text: str) -> str:
+    """A word for keys and channels."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text, re.ASCII):
+        raise ValueError("expected up to 64 letters, digits, dots, hyphens and underscores")
+    return text
+
+
+def lease(text: str) -> float:
+    """A duration in which several beats have a place."""
+    seconds = duration(text)
+    if not 0.5 <= seconds <= 3600:
+        raise ValueError("expected a duration from 500ms to 1h")
+    return seconds
+
+
 def holds_password(url: str) -> bool:
     """Is there a password in this URL, in whatever place people put it? In doubt: yes."""
     rest = unquote(url.partition("://")[2] or url)  # drivers decode the options' names, too

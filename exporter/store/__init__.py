@@ -168,6 +168,10 @@ class Store:
         _require_storable(conversation, user)
         return await self._read(lambda s: self._conversations.after(s, conversation, user, _number(after), limit))
 
+    async def messages_between(self, conversation: str, after: int, through: int, limit: int) -> list[Message]:
+        """Messages after a number, up to another, in order, whoever asks. Raises Unavailable."""
+        return await self._read(lambda s: self._conversations.between(s, conversation, after, through, limit))
+
     # --- users and members --------------------------------------------------------------------------------
 
     async def register(self, user: str) -> bool:
@@ -192,6 +196,11 @@ class Store:
         """What a join needs to know; the future may raise NotFound, Unavailable. Raises BadFrame."""
         _require_storable(conversation, user)
         return self._joins.membership(conversation, user)
+
+    async def memberships(self, pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        """For each (conversation, user); None where there is no such conversation. Raises Unavailable."""
+        found = await self._read(lambda session: self._queries.memberships(session, pairs))
+        return [None if last_seq is None else Membership(member, last_seq) for last_seq, member in found]
 
     async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""

@@ -104,9 +104,13 @@ class Conversations:
     async def after(self, session: Session, name: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
         """Messages with a higher number, in order, and the conversation's last one. Raises NotFound, Forbidden."""
         last_seq = await self._require(session, name, user)
-        rows: Sequence[Any] = await session.fetch(self._after, name, after, last_seq, limit)
+        return await self.between(session, name, after, last_seq, limit), last_seq
+
+    async def between(self, session: Session, name: str, after: int, through: int, limit: int) -> list[Message]:
+        """Messages with a higher number than ``after`` and none above ``through``, in order."""
+        rows: Sequence[Any] = await session.fetch(self._after, name, after, through, limit)
         when = self._dialect.when
-        return [Message(name, seq, sender, client, body, when(at)) for seq, sender, client, body, at in rows], last_seq
+        return [Message(name, seq, sender, client, body, when(at)) for seq, sender, client, body, at in rows]
 
     async def _require(self, session: Session, name: str, user: str) -> int:
         rows = await session.fetch(

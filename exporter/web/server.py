@@ -15,7 +15,7 @@ import structlog
 
 from exporter import __version__
 from exporter.auth.tokens import Authenticator
-from exporter.core.errors import Unavailable
+from exporter.core.errors import Misconfigured, Unavailable
 from exporter.core.records import Message
 from exporter.metrics.counters import BackgroundTask, Metrics
 from exporter.metrics.loop_lag import LoopLagMonitor
@@ -61,7 +61,7 @@ class Server:
         self.store = Store(
             settings.effective_database_url, timeout=settings.database_timeout, on_resolved=self._resolved
         )
-        self.node = Node(self.store, self.metrics, self.fan_out, typing_timeout=settings.typing_timeout)
+        self.node = _node(settings, self.store, self.metrics, self.fan_out)
         self.connections = Connections(settings.heartbeat_interval)
         self.upgrade_handler = UpgradeHandler(
             self.node, self.connections, self.authenticator, settings.limits, settings.allowed_origins
@@ -104,6 +104,7 @@ class Server:
         if opening.done():
             opening.result()
         try:
+            await self.node.start()
             apart = bool(self.settings.metrics_listen)
             public = self._application.build(public=True, operations=not apart)
             self.urls = self.metrics_urls = await self.listeners.open(public, self.settings.listen)
@@ -113,6 +114,7 @@ class Server:
         except BaseException:
             opening.cancel()
             await self.listeners.close()
+            await self.node.leave()
             await self.store.close()
             raise
         allow_open_files(self.settings.limits.connections)
@@ -191,8 +193,30 @@ class Server:
         await self.listeners.close()
         self.connections.abort_all()
         await self.node.close_all()
+        await self.node.leave()
         await self.store.close()
         self.web_config.close()
+
+
+def _node(settings: Settings, store: Store, metrics: Metrics, fan_out: FanOut) -> Node:
+    """Alone, or one of several. Raises Misconfigured."""
+    if not settings.redis_url:
+        if settings.redis_password_file is not None:
+            raise Misconfigured("--redis.password-file is for --redis.url, which is not given")
+        return Node(store, metrics, fan_out, typing_timeout=settings.typing_timeout)
+    try:
+        from exporter.node.cluster import ClusterNode, locate
+    except ImportError:
+        raise Misconfigured("--redis.url needs the extra: pip install 'messaging-exporter[redis]'") from None
+    return ClusterNode(
+        store,
+        metrics,
+        fan_out,
+        location=locate(settings.redis_url, settings.redis_password_file),
+        cluster=settings.cluster_name,
+        lease=settings.cluster_lease,
+        typing_timeout=settings.typing_timeout,
+    )
 
 
 async def serve(settings: Settings) -> None:

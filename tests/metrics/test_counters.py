@@ -42,7 +42,7 @@ from exporter.metrics.families import state_families
 SNAPSHOT = Snapshot(
     as_of=1_000.5,
     live=HubStats(11, 12, 13, 14, 15),
-    cluster=ClusterStats(21, 22, 23, 24, 25, 26, 27.5),
+    cluster=ClusterStats(21, 22, 23, 24, 25, 26, 27.5, 28),
     alone=False,
     broker_up=True,
     database=DatabaseView(
@@ -69,6 +69,7 @@ FIGURES = {
     "messaging_cluster_conversations": 24,
     "messaging_cluster_participants": 25,
     "messaging_cluster_typing_users": 26,
+    "messaging_cluster_settling": 28,
     "messaging_cluster_snapshot_timestamp_seconds": 27.5,
     "messaging_broker_up": 1,
     "messaging_stored_messages": 31,

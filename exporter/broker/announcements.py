@@ -1,0 +1,153 @@
+"""Who joined, left, types, no longer types: said once to the people here, whatever is repeated or lost on the road.
+
+The server's functions publish each change of the whole cluster; what is announced here is a change of what people here
+have been told. After an outage, and when nobody's entries can be missing at the server any more, the two are compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Generic, TypeVar
+
+from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.functions import Figures, Functions
+from exporter.broker.held import Held
+from exporter.broker.ports import Side
+from exporter.core.hub import Hub
+
+P = TypeVar("P")
+
+CHUNK: Final = 500
+"""Conversations that are subscribed to, or compared, in one go."""
+
+
+class Announcements(Generic[P]):
+    """``figures`` are the latest answer of the server; ``connection`` is None while there is no road."""
+
+    def __init__(
+        self,
+        holdings: dict[str, Held[P]],
+        hub: Hub[P],
+        side: Side[P],
+        functions: Functions,
+        figures: Callable[[], Figures | None],
+        connection: Callable[[], Connection | None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._holdings, self._hub, self._side, self._functions = holdings, hub, side, functions
+        self._figures, self._connection = figures, connection
+        self._timer: asyncio.TimerHandle | None = None
+
+    def heard(self, held: Held[P], word: str, user: str) -> bool:
+        """Announce it if it changes what people here have been told. What is so here, nobody elsewhere can deny.
+
+        False: a newer release's word.
+        """
+        key = (held.conversation, user)
+        if word == "J":
+            if user in held.told:
+                return True
+            held.told.add(user)
+        elif word == "L":
+            if user not in held.told or key in self._hub.participants:
+                return True
+            held.told.discard(user)
+        elif word == "T":
+            if user in held.typing:
+                return True
+            held.typing.add(user)
+        elif word == "U":
+            if user not in held.typing or key in self._hub.typing:
+                return True
+            held.typing.discard(user)
+        else:
+            return False
+        self._side.announce(word, held.conversation, user)
+        return True
+
+    def seeded(self, held: Held[P], reply: Any) -> None:
+        """The users who take part, read behind the subscription."""
+        users = names(reply)
+        if held.conversation in self._hub.conversations:  # it took longer than a join waits
+            for user in users - held.told:
+                self.heard(held, "J", user)
+        else:
+            held.told |= users
+
+    # --- comparing ----------------------------------------------------------------------------------------
+
+    def subscribe(self, connection: Connection, done: Callable[[], None]) -> None:
+        """Subscribe to everything that is held, chunk by chunk, and compare; then ``done``."""
+        self._go_on(connection, iter(list(self._holdings.values())), True, done)
+
+    def settled_in(self, seconds: float) -> None:
+        """Then nobody's entries can be missing any more: to be compared."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._compare)
+
+    def close(self) -> None:
+        """No more comparisons."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _compare(self) -> None:
+        self._timer = None
+        connection, figures = self._connection(), self._figures()
+        if connection is None or figures is None:
+            return  # the next connection begins with a comparison
+        if figures.unsettled or figures.syncing:
+            self.settled_in(figures.unsettled / 1000 + 0.1)
+            return
+        self._go_on(connection, iter(list(self._holdings.values())), False, lambda: None)
+
+    def _go_on(
+        self,
+        connection: Connection,
+        rest: Iterator[Held[P]],
+        subscribing: bool,
+        done: Callable[[], None],
+        reply: Any = None,
+    ) -> None:
+        if not connection.open:
+            return
+        chunk = [held for held in islice(rest, CHUNK) if self._holdings.get(held.conversation) is held]
+        if not chunk:
+            done()
+            return
+        if subscribing:
+            connection.queue(command("SSUBSCRIBE", *(held.channel for held in chunk)), 0, ignore)
+        for held in chunk:
+            name = held.conversation
+            connection.queue(self._functions.participants(name), 1, partial(self._compared, held, "JL", held.told))
+            connection.queue(self._functions.typists(name), 1, partial(self._compared, held, "TU", held.typing))
+        connection.queue(command("PING"), 1, partial(self._go_on, connection, rest, subscribing, done))
+        connection.flush()
+
+    def _compared(self, held: Held[P], words: str, told: set[str], reply: Any) -> None:
+        if isinstance(reply, Refused):
+            connection = self._connection()
+            if connection is not None:
+                connection.abort(str(reply))
+            return
+        if self._holdings.get(held.conversation) is not held:
+            return
+        there = names(reply)
+        for user in there - told:
+            self.heard(held, words[0], user)
+        figures = self._figures()
+        if figures is None or figures.unsettled or figures.syncing:
+            return  # some have not come back yet: there will be another comparison
+        for user in told - there:
+            self.heard(held, words[1], user)
+
+
+def names(reply: Iterable[bytes]) -> set[str]:
+    """A set of names, as the server answers it."""
+    return {name.decode(errors="replace") for name in reply}
+
+
+def ignore(reply: Any) -> None:
+    """A command without an answer."""

@@ -1,0 +1,200 @@
+"""One RESP3 connection: commands out, replies and pushes in, in the order of the server. Knows no command by name.
+
+redis-py's ways cost 15 to 20 times as much per frame, repeat commands on their own, and hide the gaps of a
+subscription (docs/cluster.md). Here nothing is repeated and nothing is hidden: a connection that is lost says so, once,
+and whatever had no answer then is the caller's to judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import hiredis
+
+from exporter.broker.location import Location
+
+Reply = Callable[[Any], None]
+Push = Callable[[list[Any]], None]
+
+_MORE: Final = object()
+
+LIMIT: Final = 8 * 1024 * 1024
+"""Bytes that may wait in the socket, and that may be without an answer: a server that is so far behind is not there.
+
+Memory must not grow with its silence, and the server's own cut of a slow reader (32 MB) comes too late to be a guard.
+"""
+
+
+def command(*words: str | bytes | int) -> bytes:
+    """A command, packed."""
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows one word only
+    return packed
+
+
+class Refused(Exception):
+    """The server answered a command with an error; ``word`` is its first word, such as NOPERM."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.word = text.partition(" ")[0]
+
+
+class Connection(asyncio.Protocol):
+    """An open connection.
+
+    ``on_push`` is called for each push, ``on_lost`` once with the reason. ``stale`` is asked before anything is read:
+    what had been waiting is thrown away when it says so.
+    """
+
+    def __init__(self, on_push: Push, on_lost: Callable[[str], None], stale: Callable[[], bool] = lambda: False):
+        self._on_push = on_push
+        self._on_lost: Callable[[str], None] | None = on_lost
+        self._stale = stale
+        self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=Refused, notEnoughData=_MORE)
+        self._expected: deque[list[Any]] = deque()  # how many replies, who is told, bytes
+        self._out: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.unanswered = 0  # bytes
+        self.reason = "the connection was lost"
+
+    # --- out ----------------------------------------------------------------------------------------------
+
+    def queue(self, data: bytes, replies: int, told: Reply) -> None:
+        """Commands to leave with the next ``flush``; ``told`` is called with each of their replies."""
+        self._out.append(data)
+        if replies:
+            self._expected.append([replies, told, len(data)])
+            self.unanswered += len(data)
+
+    def flush(self) -> None:
+        """Write what is queued, in one piece."""
+        transport = self._transport
+        if transport is None or not self._out:
+            self._out.clear()
+            return
+        data = b"".join(self._out)
+        self._out.clear()
+        transport.write(data)
+        if self.unanswered > LIMIT or transport.get_write_buffer_size() > LIMIT:
+            self.abort("the server is too far behind")
+
+    async def call(self, *words: str | bytes | int) -> Any:
+        """One command and its reply. Raises Refused, ConnectionError."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def told(reply: Any) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        self.queue(command(*words), 1, told)
+        self.flush()
+        await asyncio.wait((answer, self._lost), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ConnectionError(self.reason)
+        if isinstance(answer.result(), Refused):
+            raise answer.result()
+        return answer.result()
+
+    # --- in -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: it is open."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes have come."""
+        if self._transport is None:
+            return
+        if self._stale():
+            self.abort("this process had been asleep")
+            return
+        reader = self._reader
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not _MORE:
+                if type(reply) is hiredis.PushNotification:
+                    self._on_push(reply)
+                else:
+                    self._answered(reply)
+                if self._transport is None:
+                    return
+        except ConnectionError as error:
+            self.abort(str(error))
+
+    def _answered(self, reply: Any) -> None:
+        if not self._expected:
+            self.abort(str(reply) if isinstance(reply, Refused) else "an answer that nobody asked for")
+            return
+        entry = self._expected[0]
+        entry[0] -= 1
+        if not entry[0]:
+            self._expected.popleft()
+            self.unanswered -= entry[2]
+        entry[1](reply)
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def abort(self, reason: str) -> None:
+        """Close it now, without a word."""
+        self.reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+            self._gone()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: it is gone."""
+        if self._transport is not None and exc is not None:
+            self.reason = getattr(exc, "strerror", None) or type(exc).__name__
+        self._gone()
+
+    def _gone(self) -> None:
+        self._transport = None
+        self._out.clear()
+        if not self._lost.done():
+            self._lost.set_result(None)
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost(self.reason)
+
+    @property
+    def open(self) -> bool:
+        """Is it?"""
+        return self._transport is not None
+
+
+async def connect(
+    location: Location,
+    host: tuple[str, int],
+    on_push: Push,
+    on_lost: Callable[[str], None],
+    stale: Callable[[], bool],
+    name: str,
+) -> Connection:
+    """Open a connection and say who we are. Raises OSError, ConnectionError, Refused; ``on_lost`` only later."""
+    loop = asyncio.get_running_loop()
+    connection = Connection(on_push, on_lost, stale)
+    if location.path is not None:
+        await loop.create_unix_connection(lambda: connection, location.path)
+    else:
+        context = location.tls_context()
+        server = host[0] if context is not None else None
+        await loop.create_connection(lambda: connection, *host, ssl=context, server_hostname=server)
+    try:
+        hello: list[str] = ["HELLO", "3"]
+        password = location.secret()
+        if password is not None:
+            hello += ["AUTH", location.username or "default", password]
+        await connection.call(*hello, "SETNAME", name)
+        if location.database:
+            await connection.call("SELECT", location.database)
+    except BaseException:
+        connection._on_lost = None
+        with contextlib.suppress(Exception):
+            connection.abort("refused")
+        raise
+    return connection

@@ -1,0 +1,293 @@
+-- Presence of all nodes, kept exact inside the server. Runs on Valkey 7.2 and later and on Redis 7.0 and later.
+--
+-- Each function takes one key, K = messaging:{CLUSTER}; the braces keep every key and channel in one slot.
+--   K:nodes        sorted set  incarnation -> deadline of its lease, ms of the server's clock
+--   K:n:INC        hash        seq (of the last batch applied), taken (incarnations that it takes over, by blanks)
+--   K:conns        hash        incarnation -> open connections
+--   K:syncing      set         incarnations that have not told all they hold
+--   K:dying        set         incarnations whose entries leave, slice by slice
+--   K:h:INC:KIND   set         what an incarnation holds; KIND is u, c, p, t: user, conversation, participant, typing
+--   K:KIND         hash        entry -> number of incarnations that hold it; HLEN is the figure
+--   K:m:C, K:y:C   sets        users who take part, who type, in conversation C
+--   K:c:C          channel     what everybody who holds C hears
+--   K:state        hash        since (when K began), settles (until when entries may be missing)
+--
+-- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
+-- by one in nodes, dying, or has nothing left; an announcement leaves exactly on 0 <-> 1; no call touches more entries
+-- than it is given or allowed. Every function may be repeated without harm.
+
+local INDEX = {p = ':m:', t = ':y:'}
+local SAYS = {p = {'J', 'L'}, t = {'T', 'U'}}
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function text(number)  -- Redis 7.0 writes large numbers as 1.7e+12 otherwise
+  return string.format('%.0f', number)
+end
+
+-- What is to be said, by conversation: one publish for each at the end of the call.
+local function announce(K, said)
+  for _, conversation in ipairs(said) do
+    redis.call('SPUBLISH', K .. ':c:' .. conversation, 'A\n' .. table.concat(said[conversation], '\n'))
+  end
+end
+
+local function say(said, conversation, word)
+  local words = said[conversation]
+  if not words then
+    words = {}
+    said[conversation] = words
+    said[#said + 1] = conversation
+  end
+  words[#words + 1] = word
+end
+
+local function appeared(K, kind, entry, said)
+  if INDEX[kind] then
+    local cut = string.find(entry, '\n', 1, true)
+    local conversation, user = string.sub(entry, 1, cut - 1), string.sub(entry, cut + 1)
+    redis.call('SADD', K .. INDEX[kind] .. conversation, user)
+    say(said, conversation, SAYS[kind][1] .. user)
+  end
+end
+
+local function let_go(K, kind, entry, said)
+  local holders = K .. ':' .. kind
+  if redis.call('HINCRBY', holders, entry, -1) > 0 then
+    return
+  end
+  redis.call('HDEL', holders, entry)
+  if INDEX[kind] then
+    local cut = string.find(entry, '\n', 1, true)
+    local conversation, user = string.sub(entry, 1, cut - 1), string.sub(entry, cut + 1)
+    redis.call('SREM', K .. INDEX[kind] .. conversation, user)
+    say(said, conversation, SAYS[kind][2] .. user)
+  end
+end
+
+local function unsettle(K, time, lease)
+  local until_ = tonumber(redis.call('HGET', K .. ':state', 'settles') or '0')
+  if time + lease > until_ then
+    redis.call('HSET', K .. ':state', 'settles', text(time + lease))
+  end
+end
+
+local function taken_over(K, inc)
+  local list = {}
+  for old in string.gmatch(redis.call('HGET', K .. ':n:' .. inc, 'taken') or '', '%S+') do
+    list[#list + 1] = old
+  end
+  return list
+end
+
+-- Out of the living; its entries stay until they are purged.
+local function bury(K, inc)
+  for _, old in ipairs(taken_over(K, inc)) do
+    redis.call('SADD', K .. ':dying', old)
+  end
+  redis.call('ZREM', K .. ':nodes', inc)
+  redis.call('HDEL', K .. ':conns', inc)
+  redis.call('SREM', K .. ':syncing', inc)
+  redis.call('DEL', K .. ':n:' .. inc)
+  redis.call('SADD', K .. ':dying', inc)
+end
+
+-- At most that many entries leave, all of one dying incarnation; how many they were.
+local function purge(K, budget)
+  local inc = redis.call('SRANDMEMBER', K .. ':dying')
+  if not inc then
+    return 0
+  end
+  local said, gone = {}, 0
+  for _, kind in ipairs({'t', 'p', 'c', 'u'}) do
+    if gone < budget then
+      for _, entry in ipairs(redis.call('SPOP', K .. ':h:' .. inc .. ':' .. kind, text(budget - gone))) do
+        let_go(K, kind, entry, said)
+        gone = gone + 1
+      end
+    end
+  end
+  if gone < budget then
+    redis.call('SREM', K .. ':dying', inc)
+  end
+  announce(K, said)
+  return gone
+end
+
+-- seq is the caller's; nil when it is what is stored here, else the word that says why not.
+local function stranger(K, inc, seq, time, lease)
+  local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
+  if not stored or not redis.call('ZSCORE', K .. ':nodes', inc) then
+    return 'gone'
+  end
+  if tonumber(stored) ~= seq then
+    unsettle(K, time, lease)  -- writes are missing here, perhaps others' too
+    return 'lost'
+  end
+  return nil
+end
+
+local function figures(K)
+  local time = redis.call('TIME')
+  local ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local connections = 0
+  for _, count in ipairs(redis.call('HVALS', K .. ':conns')) do
+    connections = connections + tonumber(count)
+  end
+  local settles = tonumber(redis.call('HGET', K .. ':state', 'settles') or '0')
+  return {
+    text(tonumber(time[1]) * 1000000 + tonumber(time[2])),
+    redis.call('ZCOUNT', K .. ':nodes', '(' .. text(ms), '+inf'),
+    connections,
+    redis.call('HLEN', K .. ':u'),
+    redis.call('HLEN', K .. ':c'),
+    redis.call('HLEN', K .. ':p'),
+    redis.call('HLEN', K .. ':t'),
+    redis.call('SCARD', K .. ':dying'),
+    redis.call('SCARD', K .. ':syncing'),
+    math.max(0, settles - ms),
+  }
+end
+
+-- register K  INC LEASE CONNECTIONS UNSURE OLD...  A node begins, or begins anew: what it held under OLD names stays
+-- until it is complete. UNSURE 1: the server is not the one it was. Answers the figures.
+local function register(keys, args)
+  local K, inc, lease = keys[1], args[1], tonumber(args[2])
+  local time = now()
+  if not redis.call('HGET', K .. ':state', 'since') then
+    redis.call('HSET', K .. ':state', 'since', text(time))  -- empty: perhaps nodes have not come back yet
+    unsettle(K, time, lease)
+  elseif args[4] == '1' then
+    unsettle(K, time, lease)
+  end
+  local taken = {}
+  for i = 5, #args do
+    local old = args[i]
+    if redis.call('ZSCORE', K .. ':nodes', old) then
+      for _, older in ipairs(taken_over(K, old)) do
+        taken[#taken + 1] = older
+      end
+      taken[#taken + 1] = old
+      redis.call('ZREM', K .. ':nodes', old)
+      redis.call('HDEL', K .. ':conns', old)
+      redis.call('SREM', K .. ':syncing', old)
+      redis.call('DEL', K .. ':n:' .. old)
+    end
+  end
+  redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
+  redis.call('HSET', K .. ':n:' .. inc, 'seq', '0', 'taken', table.concat(taken, ' '))
+  redis.call('HSET', K .. ':conns', inc, args[3])
+  redis.call('SADD', K .. ':syncing', inc)
+  return figures(K)
+end
+
+-- apply K  INC LEASE SEQ CONNECTIONS COMPLETE OP...  One batch of changes, in order; OP is + or -, the kind, the entry.
+-- COMPLETE 1: all that is held has been told. Answers ok, gone (unknown incarnation) or lost (a batch is missing).
+local function apply(keys, args)
+  local K, inc, seq = keys[1], args[1], tonumber(args[3])
+  local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
+  if not stored or not redis.call('ZSCORE', K .. ':nodes', inc) then
+    return 'gone'
+  end
+  stored = tonumber(stored)
+  if seq <= stored then
+    return 'ok'  -- its answer had been lost
+  end
+  if seq ~= stored + 1 then
+    unsettle(K, now(), tonumber(args[2]))
+    return 'lost'
+  end
+  local said = {}
+  for i = 6, #args do
+    local op = args[i]
+    local kind, entry = string.sub(op, 2, 2), string.sub(op, 3)
+    local mine = K .. ':h:' .. inc .. ':' .. kind
+    if string.byte(op) == 43 then
+      if redis.call('SADD', mine, entry) == 1 and redis.call('HINCRBY', K .. ':' .. kind, entry, 1) == 1 then
+        appeared(K, kind, entry, said)
+      end
+    elseif redis.call('SREM', mine, entry) == 1 then
+      let_go(K, kind, entry, said)
+    end
+  end
+  redis.call('HSET', K .. ':n:' .. inc, 'seq', args[3])
+  redis.call('HSET', K .. ':conns', inc, args[4])
+  if args[5] == '1' then
+    redis.call('SREM', K .. ':syncing', inc)
+    for _, old in ipairs(taken_over(K, inc)) do
+      redis.call('SADD', K .. ':dying', old)
+    end
+    redis.call('HDEL', K .. ':n:' .. inc, 'taken')
+  end
+  announce(K, said)
+  return 'ok'
+end
+
+-- beat K  INC LEASE SEQ CONNECTIONS BUDGET UNSURE  The node lives: its lease begins anew. Buries who does not, and takes
+-- at most BUDGET of a dead one's entries out. Answers gone, lost, or the figures and how many entries left.
+local function beat(keys, args)
+  local K, inc, lease = keys[1], args[1], tonumber(args[2])
+  local time = now()
+  local why = stranger(K, inc, tonumber(args[3]), time, lease)
+  if why then
+    return why
+  end
+  redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
+  redis.call('HSET', K .. ':conns', inc, args[4])
+  if args[6] == '1' then
+    unsettle(K, time, lease)
+  end
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '-inf', text(time), 'LIMIT', '0', '10')) do
+    bury(K, dead)
+  end
+  local gone = purge(K, tonumber(args[5]))
+  local answer = figures(K)
+  answer[#answer + 1] = gone
+  return answer
+end
+
+-- retire K  INC BUDGET  A drained node: out at once, with a first slice of what it still held. Answers how many dying
+-- incarnations are left; to be called until there are none.
+local function retire(keys, args)
+  local K, inc = keys[1], args[1]
+  if redis.call('ZSCORE', K .. ':nodes', inc) then
+    bury(K, inc)
+  end
+  purge(K, tonumber(args[2]))
+  return redis.call('SCARD', K .. ':dying')
+end
+
+-- check K  Answers the commands of this library and of a node that the user may not run, or not on these keys.
+local function check(keys)
+  local K = keys[1]
+  local needed = {
+    {'ZADD', K .. ':nodes', '1', 'x'}, {'ZREM', K .. ':nodes', 'x'}, {'ZSCORE', K .. ':nodes', 'x'},
+    {'ZCOUNT', K .. ':nodes', '0', '1'}, {'ZRANGEBYSCORE', K .. ':nodes', '0', '1'},
+    {'HSET', K .. ':conns', 'x', '1'}, {'HGET', K .. ':n:x', 'seq'}, {'HDEL', K .. ':conns', 'x'},
+    {'HINCRBY', K .. ':u', 'x', '1'}, {'HLEN', K .. ':u'}, {'HVALS', K .. ':conns'},
+    {'SADD', K .. ':dying', 'x'}, {'SREM', K .. ':dying', 'x'}, {'SPOP', K .. ':h:x:u', '1'},
+    {'SCARD', K .. ':dying'}, {'SRANDMEMBER', K .. ':dying'}, {'SMEMBERS', K .. ':m:x'}, {'DEL', K .. ':n:x'},
+    {'TIME'}, {'SPUBLISH', K .. ':c:x', 'x'}, {'SSUBSCRIBE', K .. ':c:x'}, {'SUNSUBSCRIBE', K .. ':c:x'}, {'PING'},
+  }
+  local missing = {}
+  for _, command in ipairs(needed) do
+    if not redis.acl_check_cmd(unpack(command)) then
+      missing[#missing + 1] = string.lower(command[1])
+    end
+  end
+  return missing
+end
+
+redis.register_function('@_register', register)
+redis.register_function{
+  function_name = '@_check', callback = check, flags = {'no-writes'}
+}
+redis.register_function('@_apply', apply)
+redis.register_function('@_beat', beat)
+redis.register_function('@_retire', retire)
+redis.register_function{
+  function_name = '@_figures', callback = function(keys) return figures(keys[1]) end, flags = {'no-writes'}
+}

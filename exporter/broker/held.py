@@ -1,0 +1,120 @@
+"""What a node knows of one conversation that somebody here has joined, or is about to. Knows no socket and no clock.
+
+Messages are handed out in the order of their numbers, each once: ``upto`` is the last. One that comes early, because
+those before it are still on the road, waits; a number that is not above ``upto`` has been here before.
+
+``told`` and ``typing`` are the users whom the people here have been told of. Only changes of them are announced, so
+nothing is said twice, whatever is repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from exporter.broker.envelope import Envelope
+
+P = TypeVar("P")
+
+
+class Held(Generic[P]):
+    """One conversation. ``upto`` is None until the first join here has asked the database."""
+
+    __slots__ = (
+        "channel",
+        "conversation",
+        "counted",
+        "early",
+        "healing",
+        "hole",
+        "hole_since",
+        "joins",
+        "through",
+        "told",
+        "typing",
+        "upto",
+        "waiting",
+    )
+
+    def __init__(self, conversation: str, channel: bytes) -> None:
+        self.conversation = conversation
+        self.channel = channel
+        self.upto: int | None = None
+        self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
+        self.through = 0  # messages up to this number exist
+        self.told: set[str] = set()
+        self.typing: set[str] = set()
+        self.joins = 0  # under way here
+        self.counted = False  # the server knows that this node holds it
+        self.waiting: (
+            list[Callable[[], Any]] | None
+        ) = []  # who wants to know that the subscription stands; None: it does
+        self.healing = False
+        self.hole: asyncio.TimerHandle | None = None
+        self.hole_since = 0.0
+
+    def is_ready(self) -> None:
+        """Whoever waits to join goes on."""
+        waiting, self.waiting = self.waiting, None
+        for ready in waiting or ():
+            ready()
+
+    def next(self, seq: int) -> bool:
+        """Is it this message's turn? Then it counts as handed out."""
+        if self.upto is not None and seq == self.upto + 1:
+            self.upto = seq
+            return True
+        return False
+
+    def keep(self, envelope: Envelope[P]) -> bool:
+        """An early message waits; one that has been here before is passed over: False then."""
+        if self.upto is not None and envelope.seq <= self.upto:
+            return False
+        self.early.setdefault(envelope.seq, [envelope])
+        return True
+
+    def behind(self, envelope: Envelope[P]) -> bool:
+        """What is no message keeps its place behind those that wait: True when it waits, too."""
+        if not self.early or self.upto is None:
+            return False
+        self.early[max(self.early)].append(envelope)
+        return True
+
+    def due(self) -> list[Envelope[P]]:
+        """What had waited and may be handed out now; it counts as handed out."""
+        found: list[Envelope[P]] = []
+        while self.upto is not None and self.upto + 1 in self.early:
+            self.upto += 1
+            found += self.early.pop(self.upto)
+        return found
+
+    def skip_to(self, seq: int) -> list[Envelope[P]]:
+        """What is missing up to this number does not exist any more: all that waited, up to there and beyond."""
+        found: list[Envelope[P]] = []
+        for early in sorted(self.early):
+            if early <= seq:
+                found += self.early.pop(early)
+        self.upto = max(self.upto or 0, seq)
+        return found + self.due()
+
+    def begin(self, last_seq: int) -> int:
+        """A join has asked the database: from which number on its messages come live."""
+        if self.upto is None:
+            self.upto = last_seq
+            for seq in [seq for seq in self.early if seq <= last_seq]:
+                del self.early[seq]
+            self.due()  # they came before anybody had joined: in the last_seq of the answer
+        elif last_seq > self.through:
+            self.through = last_seq
+        return self.upto
+
+    @property
+    def has_hole(self) -> bool:
+        """Are messages missing that exist?"""
+        return self.upto is not None and (bool(self.early) or self.through > self.upto)
+
+    @property
+    def target(self) -> int:
+        """The highest number that is known to exist."""
+        return max(self.through, max(self.early, default=0))

@@ -1,0 +1,121 @@
+"""What goes to other nodes: gathered during one turn of the loop, one publish for each conversation.
+
+What could not leave, or had no answer when the road broke, is remembered in short: up to which number other nodes
+should look, who is no longer a member, which message was deleted. They are told when the road is there again. The rest
+is dropped, and counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from exporter.broker import frames
+from exporter.broker.clock import ServerClock
+from exporter.broker.connection import Connection, Refused
+from exporter.broker.frames import Kind
+from exporter.broker.functions import Functions
+from exporter.broker.held import Held
+from exporter.broker.ports import Meters
+
+P = TypeVar("P")
+
+MOST_OWED: Final = 100_000
+"""Conversations, and frames, that other nodes still have to be told of."""
+
+
+class Outgoing(NamedTuple):
+    """A frame on its way out. ``received`` is when its cause was received, None when that is not measured."""
+
+    kind: Kind
+    data: bytes = b""
+    seq: int = 0
+    user: str = ""
+    received: float | None = None
+
+
+class Postbox(Generic[P]):
+    """``node`` is this node's name on the road."""
+
+    def __init__(
+        self,
+        holdings: dict[str, Held[P]],
+        functions: Functions,
+        node: bytes,
+        clock: ServerClock,
+        meters: Meters,
+        now: Callable[[], float],
+    ) -> None:
+        self._holdings, self._functions, self._node, self._clock = holdings, functions, node, clock
+        self._meters, self._now = meters, now
+        self._waiting: dict[str, list[Outgoing]] = {}
+        self._unanswered: deque[tuple[str, list[Outgoing]]] = deque()
+        self._look: dict[str, int] = {}
+        self._again: deque[tuple[str, Outgoing]] = deque(maxlen=MOST_OWED)
+
+    def put(self, conversation: str, frame: Outgoing) -> None:
+        """To leave with the next ``flush``."""
+        waiting = self._waiting.get(conversation)
+        if waiting is None:
+            self._waiting[conversation] = [frame]
+        else:
+            waiting.append(frame)
+
+    def drop(self, conversation: str, frame: Outgoing) -> None:
+        """There is no road."""
+        self._meters.broker_frames_dropped.value += 1
+        self._owe(conversation, frame)
+
+    def flush(self, connection: Connection) -> None:
+        """Publish what waits."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, {}
+        head = frames.head(self._node, self._clock.stamp())
+        now, commands, sent = self._now(), [], 0
+        for conversation, outgoing in waiting.items():
+            parts = [head]
+            for kind, data, seq, user, received in outgoing:
+                parts.append(frames.pack(kind, data, seq, user, 0 if received is None else int((now - received) * 1e6)))
+            sent += len(outgoing)
+            held = self._holdings.get(conversation)
+            channel = held.channel if held is not None else self._functions.channel(conversation).encode()
+            commands.append(frames.publish(channel, b"".join(parts)))
+            self._unanswered.append((conversation, outgoing))
+        self._meters.broker_frames_sent.value += sent
+        connection.queue(b"".join(commands), len(commands), self._answered)
+
+    def _answered(self, reply: Any) -> None:
+        if not isinstance(reply, Refused):
+            self._unanswered.popleft()
+
+    def closed(self) -> None:
+        """The road has broken."""
+        for conversation, outgoing in self._unanswered:
+            for frame in outgoing:
+                self._owe(conversation, frame)
+        self._unanswered.clear()
+        waiting, self._waiting = self._waiting, {}
+        for conversation, outgoing in waiting.items():
+            for frame in outgoing:
+                self.drop(conversation, frame)
+
+    def opened(self) -> None:
+        """The road is there again: tell what is owed."""
+        look, self._look = self._look, {}
+        for conversation, seq in look.items():
+            self.put(conversation, Outgoing(Kind.LOOK, seq=seq))
+        again, self._again = self._again, deque(maxlen=MOST_OWED)
+        for conversation, frame in again:
+            self.put(conversation, frame)
+
+    def _owe(self, conversation: str, frame: Outgoing) -> None:
+        kind = frame.kind
+        if kind is Kind.MESSAGE or kind is Kind.LOOK:
+            if len(self._look) < MOST_OWED or conversation in self._look:
+                self._look[conversation] = max(frame.seq, self._look.get(conversation, 0))
+        elif kind is Kind.REMOVED or kind is Kind.ASK:  # perhaps a member again meanwhile
+            self._again.append((conversation, Outgoing(Kind.ASK, user=frame.user)))
+        elif kind is Kind.LASTING:
+            self._again.append((conversation, frame))

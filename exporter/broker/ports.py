@@ -1,0 +1,61 @@
+"""What the road needs of its node: where frames go, and what is counted. Protocols only."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from exporter.broker.envelope import Envelope
+
+P = TypeVar("P")
+
+
+class Cell(Protocol):
+    """A counter."""
+
+    value: int
+
+
+class Distribution(Protocol):
+    """A histogram."""
+
+    def observe(self, value: float) -> None:
+        """Add one observation."""
+
+
+class Meters(Protocol):
+    """What is counted here."""
+
+    @property
+    def broker_frames_sent(self) -> Cell:
+        """Frames published."""
+
+    @property
+    def broker_frames_received(self) -> Cell:
+        """Frames of other nodes."""
+
+    @property
+    def broker_frames_dropped(self) -> Cell:
+        """Frames that could not leave, or that are of a kind that is not known here."""
+
+    @property
+    def broker_lag(self) -> Distribution:
+        """Seconds that a frame takes."""
+
+
+class Side(Protocol[P]):
+    """The node, as the road sees it."""
+
+    def deliver(self, envelope: Envelope[P]) -> None:
+        """Hand a frame to everybody here whom it is for."""
+
+    def announce(self, word: str, conversation: str, user: str) -> None:
+        """Tell everybody here: J, L (joined, left), T, U (types, no longer types)."""
+
+    def removed(self, conversation: str, user: str) -> None:
+        """The user is no longer a member: their connections here leave."""
+
+    def heal(self, conversation: str, after: int, through: int) -> None:
+        """Read these messages, ``fill`` them in, then say ``healed`` or ``not_healed``."""
+
+    def examine(self, pairs: list[tuple[str, str]] | None) -> None:
+        """Ask the database whether these participants (None: all here) are members, and what the last numbers are."""

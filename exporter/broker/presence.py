@@ -1,0 +1,186 @@
+"""What this node holds, told to the server batch by batch, with a number on each. Knows no socket.
+
+An incarnation is the node's name at the server: it has a lease there, and a set of what it holds. Each batch of changes
+has a number. When the road breaks, what had no answer is sent again under its number, and the server passes over what
+it has; when the server does not know the incarnation any more, or a batch is missing there (it came back empty, or a
+replica without the last writes was promoted), the node begins a new incarnation with all that it holds. What it held
+under the old one stays until the new one is complete, so no figure dips.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+from exporter.broker.connection import Connection, Refused
+from exporter.broker.functions import SLICE, Figures, Functions, figures
+
+WINDOW: Final = 8
+"""Batches without an answer: what happens meanwhile is gathered, and leaves in fewer."""
+MOST_CHANGES: Final = 100_000
+"""Changes that wait for the road: beyond it, all that is held is told anew instead."""
+_MOST_OLD: Final = 32
+
+
+class Presence:
+    """One node's entries. ``held`` makes them all, as kind and name; ``connections`` counts; ``lease`` in seconds.
+
+    ``answered`` is called with the figures that ``register`` and ``beat`` answer, and with when they were asked for, by
+    ``now``. ``refused`` is called when the server
+    answers what it should not: the connection is of no use then.
+    """
+
+    def __init__(
+        self,
+        functions: Functions,
+        lease: float,
+        held: Callable[[], Iterable[str]],
+        connections: Callable[[], int],
+        answered: Callable[[Figures, float], None],
+        refused: Callable[[str], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._functions = functions
+        self._lease = lease
+        self._held = held
+        self._connections = connections
+        self._answered = answered
+        self._refused = refused
+        self._now = now
+        self.incarnation: str | None = None
+        self.registered = False  # the server has said so
+        self.complete = False  # and it has all that is held
+        self._old: list[str] = []
+        self._seq = 0
+        self._changes: deque[str] = deque()
+        self._to_tell = 0  # of these, how many until all that is held has been told
+        self._telling = False  # the batch that completes has not been sent
+        self._unanswered: deque[tuple[int, list[str], bool]] = deque()
+
+    # --- what happens here --------------------------------------------------------------------------------
+
+    def add(self, kind_and_entry: str) -> None:
+        """This node holds an entry from now on."""
+        self._change(f"+{kind_and_entry}")
+
+    def remove(self, kind_and_entry: str) -> None:
+        """This node holds an entry no longer."""
+        self._change(f"-{kind_and_entry}")
+
+    def _change(self, change: str) -> None:
+        if self.incarnation is None:
+            return  # it will be told with all the rest
+        self._changes.append(change)
+        if len(self._changes) > MOST_CHANGES + self._to_tell:
+            self.begin_anew()
+
+    @property
+    def waiting(self) -> bool:
+        """Is there something to be sent?"""
+        return self._telling or bool(self._changes)
+
+    # --- the road -----------------------------------------------------------------------------------------
+
+    def connected(self, connection: Connection, unsure: bool) -> None:
+        """The road is there (again). ``unsure``: the server is not the one it was; others may be missing there."""
+        if self.incarnation is None or not self.registered:
+            self._register(connection, unsure)
+            return
+        for seq, changes, complete in self._unanswered:
+            self._apply(connection, seq, changes, complete)
+        self.beat(connection, unsure)
+
+    def beat(self, connection: Connection, unsure: bool = False) -> None:
+        """Extend the lease; dead nodes' entries leave."""
+        inc = self.incarnation
+        if inc is None:
+            return
+        command = self._functions.beat(inc, self._lease, self._seq, self._connections(), unsure)
+        connection.queue(command, 1, partial(self._has_beaten, connection, inc, self._now()))
+
+    def flush(self, connection: Connection) -> None:
+        """Send what has changed, in batches."""
+        inc = self.incarnation
+        if inc is None:
+            return
+        while (self._changes or self._telling) and len(self._unanswered) < WINDOW:
+            count = min(len(self._changes), SLICE)
+            changes = list(islice(self._changes, count))
+            for _ in range(count):
+                self._changes.popleft()
+            self._to_tell -= min(count, self._to_tell)
+            complete = self._telling and not self._to_tell
+            if complete:
+                self._telling = False
+            self._seq += 1
+            self._unanswered.append((self._seq, changes, complete))
+            self._apply(connection, self._seq, changes, complete)
+
+    def retire(self) -> bytes | None:
+        """The command that ends this incarnation; None when it never began."""
+        return None if self.incarnation is None else self._functions.retire(self.incarnation)
+
+    def begin_anew(self) -> None:
+        """Forget the incarnation: the next one tells all that is held."""
+        if self.incarnation is not None:
+            self._old = [*self._old, self.incarnation][-_MOST_OLD:]
+        self.incarnation = None
+        self.registered = self.complete = self._telling = False
+        self._changes.clear()
+        self._unanswered.clear()
+        self._to_tell = self._seq = 0
+
+    def _register(self, connection: Connection, unsure: bool) -> None:
+        self.begin_anew()
+        inc = self.incarnation = secrets.token_hex(8)
+        command = self._functions.register(inc, self._lease, self._connections(), unsure, self._old)
+        connection.queue(command, 1, partial(self._is_registered, inc, self._now()))
+        self._changes.extend(f"+{entry}" for entry in self._held())
+        self._to_tell = len(self._changes)
+        self._telling = True
+        self.flush(connection)
+
+    def _apply(self, connection: Connection, seq: int, changes: list[str], complete: bool) -> None:
+        inc = self.incarnation or ""
+        command = self._functions.apply(inc, self._lease, seq, self._connections(), complete, changes)
+        connection.queue(command, 1, partial(self._is_applied, connection, inc, seq))
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def _is_registered(self, inc: str, asked: float, reply: Any) -> None:
+        if isinstance(reply, Refused):
+            self._refused(str(reply))
+        elif inc == self.incarnation:
+            self.registered = True
+            self._answered(figures(reply), asked)
+
+    def _is_applied(self, connection: Connection, inc: str, seq: int, reply: Any) -> None:
+        if inc != self.incarnation:
+            return
+        if reply == b"ok":
+            while self._unanswered and self._unanswered[0][0] <= seq:
+                if self._unanswered.popleft()[2]:
+                    self.complete = True
+                    self._old.clear()
+            self.flush(connection)
+            connection.flush()
+        else:
+            self._unknown(connection, reply)
+
+    def _has_beaten(self, connection: Connection, inc: str, asked: float, reply: Any) -> None:
+        if isinstance(reply, list):
+            self._answered(figures(reply), asked)
+        elif inc == self.incarnation:
+            self._unknown(connection, reply)
+
+    def _unknown(self, connection: Connection, reply: Any) -> None:
+        """The server has buried this incarnation, or has lost a batch of it."""
+        if isinstance(reply, Refused):
+            self._refused(str(reply))
+            return
+        self._register(connection, unsure=False)
+        connection.flush()

@@ -1,0 +1,338 @@
+"""The road between nodes over Valkey or Redis: frames to those who hold a conversation, presence, announcements.
+
+Local delivery never waits for it: what happens here is handed out here first, and leaves at the end of the turn, in one
+write. The order of messages is that of their numbers, on every node; what is missing is read from the database by the
+node (``Side.heal``). The parts: ``road`` (the connection), ``presence`` (what the server knows of this node),
+``announcements`` (what people here know of the others), ``incoming``, ``ordering`` and ``outgoing`` (frames).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+from exporter.broker import frames
+from exporter.broker.announcements import Announcements, ignore
+from exporter.broker.clock import ServerClock
+from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.envelope import Envelope
+from exporter.broker.frames import Kind
+from exporter.broker.functions import Figures, Functions, pair
+from exporter.broker.held import Held
+from exporter.broker.incoming import Incoming
+from exporter.broker.location import Location
+from exporter.broker.ordering import Ordering
+from exporter.broker.outgoing import Outgoing, Postbox
+from exporter.broker.ports import Meters, Side
+from exporter.broker.presence import Presence
+from exporter.broker.road import Road
+from exporter.core.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    HubEvent,
+    ParticipantJoined,
+    TypingStarted,
+    TypingStopped,
+)
+from exporter.core.hub import Hub
+from exporter.core.records import ClusterStats
+
+P = TypeVar("P")
+
+PATIENCE: Final = 0.25
+"""Seconds that a join waits for the subscription; then it goes on as without a broker."""
+FAREWELL: Final = 2.0
+"""Seconds that leaving the cluster may take; then the lease ends it."""
+
+
+class RedisBroker(Generic[P]):
+    """One node of a cluster. ``lease`` in seconds; ``now`` monotonic seconds. Never raises for a reason of the road."""
+
+    alone = False
+
+    def __init__(
+        self,
+        location: Location,
+        cluster: str,
+        lease: float,
+        *,
+        hub: Hub[P],
+        side: Side[P],
+        meters: Meters,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._hub, self._side, self._meters, self._now, self._lease = hub, side, meters, now, lease
+        self._functions = functions = Functions(cluster)
+        self._held: dict[str, Held[P]] = {}
+        self._by_channel: dict[bytes, Held[P]] = {}
+        self._node = frames.new_node()
+        self._clock = ServerClock(now)
+        self._presence = Presence(
+            functions, lease, self._all_held, lambda: len(hub.connections), self._answered, self._refused, now
+        )
+        self._road = Road(
+            location,
+            functions,
+            lease,
+            on_open=self._opened,
+            on_closed=self._closed,
+            on_push=lambda push: self._incoming.pushed(push),
+            beat=self._presence.beat,
+            now=now,
+            name=f"messaging-exporter-{self._node.hex()}",
+        )
+        self.ordering = Ordering(self._held, side, lease, lambda: self.up, now)
+        self._told = Announcements(
+            self._held, hub, side, functions, lambda: self._figures, lambda: self._road.connection
+        )
+        self._incoming = Incoming(
+            self._by_channel, self._node, side, self.ordering, self._told, self._clock, meters, now
+        )
+        self._postbox = Postbox(self._held, functions, self._node, self._clock, meters, now)
+        self._scheduled = False
+        self._figures: Figures | None = None
+        self._alive_until = 0.0
+
+    # --- life ---------------------------------------------------------------------------------------------
+
+    async def start(self, patience: float = 1.0) -> None:
+        """Begin; an absent server is waited for in the background. Raises Misconfigured for what a setting causes."""
+        await self._road.start(patience)
+
+    async def close(self) -> None:
+        """Leave the cluster at once instead of when the lease is over, and close."""
+        self._flush()
+        connection = self._road.connection
+        if connection is not None:
+            try:
+                async with asyncio.timeout(FAREWELL):
+                    await self._retire(connection)
+            except (TimeoutError, Refused, ConnectionError):
+                pass  # then the lease ends it
+        self._told.close()
+        for held in self._held.values():
+            self.ordering.forget(held)
+        await self._road.close()
+
+    async def _retire(self, connection: Connection) -> None:
+        """Until nothing is left of this node, and of others that died meanwhile: perhaps nobody else is there."""
+        left: list[Any] = [1]
+        while left[-1] and (farewell := self._presence.retire()):
+            connection.queue(farewell, 1, left.append)
+            await connection.call("PING")
+
+    @property
+    def up(self) -> bool:
+        """Connected, complete at the server, and the last answered beat not older than the lease."""
+        return self._road.connection is not None and self._presence.complete and self._now() < self._alive_until
+
+    @property
+    def error(self) -> str | None:
+        """Why it is not up: one sentence, nothing secret."""
+        return None if self.up else self._road.error or "the broker does not know yet all that this node holds"
+
+    def cluster(self) -> ClusterStats | None:
+        """The figures of all nodes, as of the last beat; None when they are not known now."""
+        figures = self._figures
+        if figures is None or not self.up:
+            return None
+        return ClusterStats(
+            nodes=figures.nodes,
+            connections=figures.connections,
+            users=figures.users,
+            conversations=figures.conversations,
+            participants=figures.participants,
+            typing_users=figures.typing,
+            as_of=figures.time / 1e6,
+            settling=figures.settling,
+        )
+
+    # --- frames out ---------------------------------------------------------------------------------------
+
+    def publish(self, envelope: Envelope[P]) -> None:
+        """To everybody here, in the order of the numbers; then, at the end of the turn, to the other nodes."""
+        conversation, seq = envelope.conversation, envelope.seq
+        held = self._held.get(conversation)
+        if held is None:
+            self._side.deliver(envelope)
+        elif seq:
+            self.ordering.message(held, envelope)
+        else:
+            self.ordering.other(held, envelope)
+        kind = Kind.MESSAGE if seq else Kind.LASTING if envelope.lasting else Kind.OTHER
+        self._send(conversation, Outgoing(kind, envelope.frame, seq, envelope.exclude_user or "", envelope.received))
+
+    def publish_removal(self, conversation: str, user: str) -> None:
+        """The user is no longer a member; the other nodes are to let their connections leave."""
+        self._send(conversation, Outgoing(Kind.REMOVED, user=user))
+
+    def _send(self, conversation: str, frame: Outgoing) -> None:
+        if self._road.connection is None:
+            self._postbox.drop(conversation, frame)
+        else:
+            self._postbox.put(conversation, frame)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Two steps: the writes to people here are at the end of this turn, and go first."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._loop.call_soon, self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        connection = self._road.connection
+        if connection is not None:
+            if self._presence.waiting:  # first: who joins is announced before what they say
+                self._presence.flush(connection)
+            self._postbox.flush(connection)
+            connection.flush()
+
+    # --- joining ------------------------------------------------------------------------------------------
+
+    def hold(self, conversation: str, ready: Callable[[], object]) -> None:
+        """Somebody is about to join: ``ready`` is called when nothing of the conversation can be missed any more."""
+        held = self._held.get(conversation)
+        if held is None:
+            channel = self._functions.channel(conversation).encode()
+            held = self._held[conversation] = self._by_channel[channel] = Held(conversation, channel)
+            connection = self._road.connection
+            if connection is None:
+                held.waiting = None
+            else:
+                connection.queue(command("SSUBSCRIBE", channel), 0, ignore)
+                connection.queue(self._functions.participants(conversation), 1, partial(self._seeded, held))
+                self._schedule()
+                self._loop.call_later(PATIENCE, held.is_ready)
+        held.joins += 1
+        if held.waiting is None:
+            ready()
+        else:
+            held.waiting.append(ready)
+
+    def _seeded(self, held: Held[P], reply: Any) -> None:
+        if isinstance(reply, Refused):
+            self._refused(str(reply))
+        else:
+            self._told.seeded(held, reply)
+            held.is_ready()
+
+    def begin(self, conversation: str, last_seq: int) -> int:
+        """A join knows what the database says: from which number on its messages come by themselves."""
+        held = self._held[conversation]
+        upto = held.begin(last_seq)
+        self.ordering.watch(held)
+        return upto
+
+    def settle(self, conversation: str) -> None:
+        """A join is over, whatever came of it."""
+        held = self._held[conversation]
+        held.joins -= 1
+        self._let_go(held)
+
+    def participants(self, conversation: str, user: str) -> list[str]:
+        """The users who have joined, on all nodes, as far as people here have been told, and this one; sorted."""
+        return sorted(self._held[conversation].told | {user})
+
+    def last_seq(self, conversation: str, seq: int) -> None:
+        """The database says so: what is missing is read."""
+        held = self._held.get(conversation)
+        if held is not None and held.upto is not None and seq > held.upto:
+            self.ordering.look(held, seq)
+
+    def _let_go(self, held: Held[P]) -> None:
+        if held.joins or held.conversation in self._hub.conversations:
+            return
+        del self._held[held.conversation], self._by_channel[held.channel]
+        self.ordering.forget(held)
+        connection = self._road.connection
+        if connection is not None:
+            connection.queue(command("SUNSUBSCRIBE", held.channel), 0, ignore)
+            self._schedule()
+
+    # --- what happens here --------------------------------------------------------------------------------
+
+    def happened(self, event: HubEvent) -> None:
+        """Something that others may have to know: presence, and announcements."""
+        if isinstance(event, ConnectionOpened):
+            if self._hub.connections_of(event.user) == 1:
+                self._presence.add(f"u{event.user}")
+        elif isinstance(event, ConnectionClosed):
+            if not self._hub.connections_of(event.user):
+                self._presence.remove(f"u{event.user}")
+        else:
+            self._in_conversation(event, self._held[event.conversation])
+        if self._presence.waiting:
+            self._schedule()
+
+    def _in_conversation(self, event: HubEvent, held: Held[P]) -> None:
+        conversation, user, presence = held.conversation, event.user, self._presence
+        entry = pair(conversation, user)
+        if isinstance(event, ParticipantJoined):
+            if not held.counted:
+                held.counted = True
+                presence.add(f"c{conversation}")
+            presence.add(f"p{entry}")
+            self._told.heard(held, "J", user)
+        elif isinstance(event, TypingStarted):
+            presence.add(f"t{entry}")
+            self._told.heard(held, "T", user)
+        else:
+            stopped = isinstance(event, TypingStopped)
+            presence.remove(f"{'t' if stopped else 'p'}{entry}")
+            if self._road.connection is None:  # else the server says it, unless another node's tab goes on
+                self._told.heard(held, "U" if stopped else "L", user)
+            if not stopped:
+                if held.counted and conversation not in self._hub.conversations:
+                    held.counted = False
+                    presence.remove(f"c{conversation}")
+                self._let_go(held)
+
+    def _all_held(self) -> Iterator[str]:
+        """Everything that is so here, as the server's entries."""
+        hub = self._hub
+        for held in self._held.values():
+            held.counted = held.conversation in hub.conversations
+        yield from [f"u{user}" for user in hub.users]
+        yield from [f"c{conversation}" for conversation in hub.conversations]
+        yield from [f"p{pair(*key)}" for key in hub.participants]
+        yield from [f"t{pair(*key)}" for key in hub.typing]
+
+    # --- the road comes and goes --------------------------------------------------------------------------
+
+    def _opened(self, connection: Connection, another: bool) -> None:
+        self._clock.forget()
+        self._presence.connected(connection, another)
+        self._told.subscribe(connection, self._subscribed)
+
+    def _subscribed(self) -> None:
+        """Nothing is missed from here on; what was missed is looked for."""
+        self._side.examine(None)
+        self._postbox.opened()
+        self._schedule()
+
+    def _closed(self) -> None:
+        self._postbox.closed()
+        for held in list(self._held.values()):
+            held.is_ready()
+
+    def _refused(self, reason: str) -> None:
+        connection = self._road.connection
+        if connection is not None:
+            connection.abort(reason)
+
+    def _answered(self, figures: Figures, asked: float) -> None:
+        self._road.answered()
+        self._figures = figures
+        self._alive_until = max(self._alive_until, asked + self._lease)
+        self._clock.measured(asked, figures.time)
+        connection = self._road.connection
+        if figures.purged and connection is not None:
+            self._presence.beat(connection)
+            connection.flush()
+        if figures.unsettled:
+            self._told.settled_in(figures.unsettled / 1000 + 0.01)

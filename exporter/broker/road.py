@@ -1,0 +1,267 @@
+"""The way to the server: found, opened, checked, watched, and opened again when it breaks. Knows no frame.
+
+Between two connections there are 50 ms at first and 2 s at most, with full jitter, so that the nodes of a cluster do
+not all come back in one moment. A server that does not answer a beat for two seconds is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from exporter.broker.connection import Connection, Push, Refused, connect
+from exporter.broker.functions import Functions
+from exporter.broker.location import Location
+from exporter.core.errors import Misconfigured
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 2.0
+SILENCE: Final = 2.0
+"""Seconds without an answer until the connection is given up."""
+
+_WRONG: Final = {
+    "WRONGPASS": "the broker refuses the user or the password of --redis.url",
+    "NOAUTH": "the broker wants a password: give it with --redis.url in the environment, or with --redis.password-file",
+    "NOPERM": "the broker's user lacks rights; docs/cluster.md has the list",
+    "NOPROTO": "the broker speaks no RESP3: Redis 7.0 or Valkey 7.2 at least",
+}
+
+
+class Road:
+    """Keeps a connection open. ``lease`` in seconds.
+
+    ``on_open`` is called with each connection that is fit for use, and whether the server is another than it was;
+    ``on_closed`` when it is gone, ``beat`` regularly while it is there.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        functions: Functions,
+        lease: float,
+        *,
+        on_open: Callable[[Connection, bool], None],
+        on_closed: Callable[[], None],
+        on_push: Push,
+        beat: Callable[[Connection], None],
+        now: Callable[[], float],
+        name: str,
+    ) -> None:
+        self._location = location
+        self._functions = functions
+        self._lease = lease
+        self._on_open, self._on_closed, self._on_push, self._beat = on_open, on_closed, on_push, beat
+        self._now = now
+        self._name = name
+        self._interval = min(1.0, lease / 5)
+        self._silence = min(SILENCE, max(0.5, lease / 2))
+        self._redirected: tuple[str, int] | None = None
+        self._run_id: str | None = None
+        self._gone: asyncio.Event = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._silent_since: float | None = None
+        self._told = False
+        self._awake_at = now()
+        self.connection: Connection | None = None
+        self.error: str | None = "not connected yet"
+
+    async def start(self, patience: float) -> None:
+        """Begin. Waits ``patience`` seconds for the first connection; raises Misconfigured if a setting prevents it."""
+        self._task = asyncio.create_task(self._run(), name="broker-road")
+        await asyncio.wait({self._first}, timeout=patience)
+        if self._first.done():
+            self._first.result()
+
+    async def close(self) -> None:
+        """End it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        connection, self.connection = self.connection, None
+        if self._timer is not None:
+            self._timer.cancel()
+        if connection is not None:
+            connection.abort("closed")
+
+    def answered(self) -> None:
+        """A beat was answered."""
+        self._silent_since = None
+
+    # --- opening ------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            opened = self._now()
+            try:
+                await self._open()
+            except Misconfigured as error:
+                self._failed(str(error), error)
+            except Refused as error:
+                self._failed(_words(error), Misconfigured(_words(error)) if error.word in _WRONG else None)
+            except Exception as error:
+                self._failed(_reason(error), None)
+                if not isinstance(error, OSError | TimeoutError | ConnectionError | ImportError):
+                    log.exception("the broker's connection failed")
+            else:
+                await self._gone.wait()
+                if self._now() - opened > LONGEST_PAUSE:
+                    pause = FIRST_PAUSE
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    def _failed(self, reason: str, wrong: Misconfigured | None) -> None:
+        self.error = reason
+        if wrong is not None and not self._first.done():
+            self._first.set_exception(wrong)
+        if not self._told:
+            log.warning("the broker cannot be reached; trying on", reason=reason)
+            self._told = True
+
+    async def _open(self) -> None:
+        async with asyncio.timeout(self._silence):
+            host = self._redirected or await self._find()
+            self._redirected = None
+            connection = await connect(self._location, host, self._on_push, self._lost, self._asleep, self._name)
+        try:
+            async with asyncio.timeout(self._silence):
+                run_id = await self._check(connection)
+        except Refused as error:
+            connection.abort("refused")
+            if error.word == "MOVED":
+                self._redirect(str(error))
+            raise
+        except BaseException:
+            connection.abort("not fit for use")
+            raise
+        if not connection.open:
+            raise ConnectionError(connection.reason)
+        another, self._run_id = self._run_id not in (None, run_id), run_id
+        self._gone.clear()
+        self.connection, self.error = connection, None
+        self._silent_since = None
+        self._awake_at = self._now()
+        if not self._first.done():
+            self._first.set_result(None)
+        log.info("the broker is there")
+        self._told = False
+        self._on_open(connection, another)
+        connection.flush()
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+
+    async def _find(self) -> tuple[str, int]:
+        location = self._location
+        if location.master is None:
+            return location.hosts[0] if location.hosts else ("", 0)
+        from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+
+        options: dict[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+        if location.sentinel_password is not None:
+            options |= {"username": location.sentinel_username, "password": location.sentinel_password}
+        sentinel = Sentinel(location.hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # as it comes
+        try:
+            host, port = await sentinel.discover_master(location.master)
+        except MasterNotFoundError:
+            raise ConnectionError("no Sentinel knows a living master of that name") from None
+        finally:
+            for client in sentinel.sentinels:
+                await client.aclose()
+        return str(host), int(port)
+
+    async def _check(self, connection: Connection) -> str:
+        """Is it what this needs? The server's run id. Raises Misconfigured, Refused, ConnectionError."""
+        info = _parsed(await connection.call("INFO"))
+        version = info.get("valkey_version") or info.get("redis_version", "0")
+        if int(version.partition(".")[0]) < 7:
+            raise Misconfigured(f"the broker is version {version}: Redis 7.0 or Valkey 7.2 at least is needed")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise Misconfigured(
+                f"the broker's maxmemory-policy is {policy}: it would drop parts of the figures; set it to noeviction"
+            )
+        if info.get("role") != "master":
+            raise ConnectionError("the server is a replica")
+        try:
+            await connection.call("FUNCTION", "LOAD", self._functions.text)
+        except Refused as error:
+            if "already exists" not in str(error):
+                raise
+        missing = await connection.call(*self._functions.check())
+        if missing:
+            names = " ".join(f"+{name.decode()}" for name in missing)
+            raise Misconfigured(f"the broker's user lacks rights: {names} on the cluster's keys and channels")
+        return info.get("run_id", "")
+
+    def _redirect(self, text: str) -> None:
+        """``MOVED 1234 host:port``: another server of a Cluster owns the slot."""
+        host, _, port = text.split(" ")[-1].rpartition(":")
+        if port.isdecimal() and host:
+            self._redirected = (host.strip("[]"), int(port))
+
+    # --- watching -----------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        connection, now = self.connection, self._now()
+        if connection is None:
+            return
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+        if self._asleep():
+            connection.abort("this process had been asleep")
+            return
+        self._awake_at = now
+        if self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since > self._silence:
+            connection.abort(f"no answer for {self._silence:g} s")
+            return
+        self._beat(connection)
+        connection.flush()
+
+    def _asleep(self) -> bool:
+        """Has this process not run for a lease? Then what waits in the socket is too old to be handed out."""
+        return self._now() - self._awake_at > self._lease
+
+    def _lost(self, reason: str) -> None:
+        if self.connection is None:
+            return
+        if reason.startswith("MOVED"):
+            self._redirect(reason)
+        self.connection = None
+        self.error = reason
+        if self._timer is not None:
+            self._timer.cancel()
+        log.warning("the broker is out of reach; this node goes on by itself", reason=reason)
+        self._told = True
+        self._on_closed()
+        self._gone.set()
+
+
+def _parsed(info: bytes) -> dict[str, str]:
+    found = {}
+    for line in info.decode(errors="replace").splitlines():
+        name, mark, value = line.partition(":")
+        if mark:
+            found[name] = value
+    return found
+
+
+def _words(error: Refused) -> str:
+    return _WRONG.get(error.word, f"the broker refuses: {error}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ImportError):
+        return "a Sentinel URL needs the extra: pip install 'messaging-exporter[redis]'"
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror).lower()
+    return str(error) or type(error).__name__

@@ -1,0 +1,151 @@
+"""A node of several: what differs from one that is alone. Knows the road's interface, not its wire.
+
+Messages are handed out in the order of their numbers, also those of other nodes; what the road has lost is read from
+the database (``healing``). Who joined, left or types is announced as the cluster's truth, not this node's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from exporter.broker import Envelope
+from exporter.broker.location import Location, locate
+from exporter.broker.redis import RedisBroker
+from exporter.core import protocol
+from exporter.core.errors import NotFound, Refusal
+from exporter.core.events import ConversationId, Join, Send, UserId
+from exporter.core.records import ClusterStats, Membership, Message
+from exporter.core.websocket_frames import text_frame
+from exporter.metrics.counters import Metrics
+from exporter.node.fanout import FanOut
+from exporter.node.healing import Healing
+from exporter.node.join_consistency import Known
+from exporter.node.node import Node
+from exporter.node.publisher import NodeConnection
+from exporter.store import Store
+
+__all__ = ["ClusterNode", "locate"]
+
+_ANNOUNCED: Final[dict[str, Any]] = {
+    "J": protocol.SomebodyJoined,
+    "L": protocol.SomebodyLeft,
+    "T": lambda conversation, user: protocol.SomebodyTyping(conversation, user, True),
+    "U": lambda conversation, user: protocol.SomebodyTyping(conversation, user, False),
+}
+
+
+class ClusterNode(Node):
+    """One node of a cluster; ``start`` it, ``leave`` at the end. ``lease`` in seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        fan_out: FanOut,
+        *,
+        location: Location,
+        cluster: str,
+        lease: float,
+        **options: Any,
+    ) -> None:
+        super().__init__(store, metrics, fan_out, **options)
+        self._sending: dict[tuple[ConversationId, UserId, str], NodeConnection] = {}
+        self.road: RedisBroker[NodeConnection] = RedisBroker(
+            location, cluster, lease, hub=self.hub, side=self, meters=metrics, now=self._now
+        )
+        self._healing = Healing(store, self.hub, self.road, self.removed, self._sender)
+        self.broker = self._publisher.broker = self.road
+        self._publisher.happened = self.road.happened
+
+    async def start(self) -> None:
+        """Join the cluster; an absent broker is waited for in the background. Raises Misconfigured."""
+        await self.road.start()
+
+    async def leave(self) -> None:
+        """Leave the cluster: this node's part of the figures is gone at once."""
+        self._healing.close()
+        await self.road.close()
+
+    def cluster(self) -> ClusterStats | None:
+        """The cluster's figures, as of the last beat; None while they are not known."""
+        return self.road.cluster()
+
+    # --- what differs ---------------------------------------------------------------------------------------
+
+    def _ask_membership(self, conversation: ConversationId, user: UserId, known: Known) -> None:
+        # First the subscription, then the question: what is durable before the answer is in it, the rest comes live.
+        self.road.hold(conversation, partial(self._held, conversation, user, known))
+
+    def _held(self, conversation: ConversationId, user: UserId, known: Known) -> None:
+        try:
+            super()._ask_membership(conversation, user, known)
+        except Refusal as refusal:
+            refused: asyncio.Future[Membership] = asyncio.get_running_loop().create_future()
+            refused.set_exception(refusal)
+            known(refused)
+
+    def _membership_known(self, connection: NodeConnection, command: Join, *rest: Any) -> None:
+        try:
+            super()._membership_known(connection, command, *rest)
+        finally:
+            self.road.settle(command.conversation)
+
+    def _let_in(self, connection: NodeConnection, command: Join, received: float, last_seq: int) -> None:
+        conversation = command.conversation
+        upto = self.road.begin(conversation, last_seq)
+        events = self.hub.join(connection, conversation)
+        participants = self.road.participants(conversation, connection.user)
+        connection.put(text_frame(protocol.encode(protocol.Joined(conversation, participants, upto, command.id))))
+        self._publisher.emit(events)
+        self.metrics.command_duration["join"].observe(self._now() - received)
+
+    def _send(self, connection: NodeConnection, command: Send, received: float) -> None:
+        super()._send(connection, command, received)
+        self._sending[command.conversation, connection.user, command.id] = connection
+
+    def _sent(self, connection: NodeConnection, command: Send, *rest: Any) -> None:
+        self._sending.pop((command.conversation, connection.user, command.id), None)
+        super()._sent(connection, command, *rest)
+
+    def _sender(self, message: Message) -> NodeConnection | None:
+        """The connection that waits for this message's acknowledgement, and must not get the message."""
+        key = (message.conversation, message.sender, message.id)
+        return self._sending.get(key) or self._refused_sends.get(key)
+
+    async def _remove(self, conversation: ConversationId, by: UserId, user: UserId) -> None:
+        try:
+            await super()._remove(conversation, by, user)
+        except NotFound:
+            self.road.publish_removal(conversation, user)
+            raise
+        self.road.publish_removal(conversation, user)
+
+    # --- what the road asks -----------------------------------------------------------------------------------
+
+    def deliver(self, envelope: Envelope[NodeConnection]) -> None:
+        """Hand a frame to everybody here whom it is for."""
+        self._publisher.deliver(envelope)
+
+    def announce(self, word: str, conversation: str, user: str) -> None:
+        """Tell everybody here but the user: joined, left, types, no longer types."""
+        audience = self.hub.audience(conversation)
+        if len(audience) == len(self.hub.tabs(conversation, user)):
+            return  # nobody else is here
+        told: msgspec.Struct = _ANNOUNCED[word](conversation, user)
+        self._publisher.deliver(Envelope(conversation, text_frame(protocol.encode(told)), exclude_user=user))
+
+    def removed(self, conversation: str, user: str) -> None:
+        """The user is no longer a member: their connections here leave."""
+        self._remove_from_hub(conversation, user)
+
+    def heal(self, conversation: str, after: int, through: int) -> None:
+        """Read the messages that are missing."""
+        self._healing.heal(conversation, after, through)
+
+    def examine(self, pairs: list[tuple[str, str]] | None) -> None:
+        """Ask the database about participants."""
+        self._healing.examine(pairs)

@@ -1,0 +1,107 @@
+"""What an outage of the road has hidden is read from the database: messages, and who is no longer a member.
+
+Knows no wire of the road. While the database cannot be asked, it is asked again; nobody waits for it in the meantime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+
+from exporter.broker import Envelope
+from exporter.broker.redis import RedisBroker
+from exporter.core import protocol
+from exporter.core.errors import Refusal
+from exporter.core.hub import Hub
+from exporter.core.records import Message
+from exporter.core.websocket_frames import text_frame
+from exporter.node.publisher import NodeConnection
+from exporter.store import Store
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE: Final = 4
+"""Conversations that are read at the same time: the database has other things to do."""
+PAGE: Final = 500
+"""Messages, or participants, in one question."""
+RETRY: Final = 1.0
+"""Seconds until the database is asked again."""
+
+
+class Healing:
+    """``removed`` lets a user's connections leave; ``sender`` knows who must not get a message, being its sender."""
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub[NodeConnection],
+        road: RedisBroker[NodeConnection],
+        removed: Callable[[str, str], None],
+        sender: Callable[[Message], NodeConnection | None],
+    ) -> None:
+        self._store, self._hub, self._road, self._removed, self._sender = store, hub, road, removed, sender
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._examination: asyncio.Task[None] | None = None
+
+    def heal(self, conversation: str, after: int, through: int) -> None:
+        """Hand the messages in between to the road, in order."""
+        self._spawn(self._heal(conversation, after, through))
+
+    def examine(self, pairs: list[tuple[str, str]] | None) -> None:
+        """Are these participants members, and how far are their conversations? None: all who are here."""
+        if pairs is None and self._examination is not None:
+            self._examination.cancel()  # it would find the same
+        task = self._spawn(self._examine(list(self._hub.participants) if pairs is None else pairs))
+        if pairs is None:
+            self._examination = task
+
+    def close(self) -> None:
+        """Stop it."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _heal(self, conversation: str, after: int, through: int) -> None:
+        ordering = self._road.ordering
+        try:
+            async with self._slots:
+                while after < through:
+                    messages = await self._store.messages_between(conversation, after, through, PAGE)
+                    for message in messages:
+                        frame = protocol.Delivery(text_frame(protocol.new_message(message)))
+                        sender = self._sender(message)
+                        ordering.fill(Envelope(conversation, frame, exclude=sender, seq=message.seq, remote=True))
+                    after = messages[-1].seq if len(messages) == PAGE else through
+        except Refusal:
+            ordering.not_healed(conversation)
+        except Exception:
+            log.exception("messages that the road has lost could not be read")
+            ordering.not_healed(conversation)
+        else:
+            ordering.healed(conversation, through)
+
+    async def _examine(self, pairs: list[tuple[str, str]]) -> None:
+        for start in range(0, len(pairs), PAGE):
+            part = pairs[start : start + PAGE]
+            while True:
+                try:
+                    found = await self._store.memberships(part)
+                except Refusal:
+                    await asyncio.sleep(RETRY)
+                else:
+                    break
+            for (conversation, user), membership in zip(part, found, strict=True):
+                if membership is None or not membership.member:
+                    if (conversation, user) in self._hub.participants:
+                        self._removed(conversation, user)
+                else:
+                    self._road.last_seq(conversation, membership.last_seq)

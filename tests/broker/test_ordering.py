@@ -1,0 +1,180 @@
+"""Messages in the order of their numbers, each once, whatever the road does with them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import pytest
+
+from exporter.broker.envelope import Envelope
+from exporter.broker.held import Held
+from exporter.broker.ordering import LATE, MOST_EARLY, Ordering
+
+
+class Recorder:
+    """The node's side, and a database that has everything but what was deleted."""
+
+    def __init__(self) -> None:
+        self.handed_out: list[int | bytes] = []
+        self.asked: list[tuple[int, int]] = []
+        self.ordering: Ordering[str] | None = None
+        self.deleted: set[int] = set()
+        self.down = False
+
+    def deliver(self, envelope: Envelope[str]) -> None:
+        self.handed_out.append(envelope.seq or envelope.frame)
+
+    def heal(self, conversation: str, after: int, through: int) -> None:
+        assert self.ordering is not None
+        self.asked.append((after, through))
+        if self.down:
+            self.ordering.not_healed(conversation)
+            return
+        for seq in range(after + 1, through + 1):
+            if seq not in self.deleted:
+                self.ordering.fill(Envelope(conversation, b"read", seq=seq))
+        self.ordering.healed(conversation, through)
+
+    def announce(self, word: str, conversation: str, user: str) -> None:
+        raise NotImplementedError
+
+    def removed(self, conversation: str, user: str) -> None:
+        raise NotImplementedError
+
+    def examine(self, pairs: list[tuple[str, str]] | None) -> None:
+        raise NotImplementedError
+
+
+class Fixture:
+    def __init__(self, *, upto: int | None = 0, lease: float = 100.0) -> None:
+        self.side = Recorder()
+        self.held: Held[str] = Held("c", b"channel")
+        self.held.upto = upto
+        self.time = 0.0
+        self.ordering: Ordering[str] = Ordering({"c": self.held}, self.side, lease, lambda: True, lambda: self.time)
+        self.side.ordering = self.ordering
+        self.late: list[Callable[[], None]] = []
+
+    def message(self, seq: int) -> None:
+        self.ordering.message(self.held, Envelope("c", b"m", seq=seq))
+
+    def pass_time(self) -> None:
+        """The hole has stayed: what the timer does."""
+        assert self.held.hole is not None
+        self.held.hole.cancel()
+        self.ordering._missing(self.held)
+
+    @property
+    def handed_out(self) -> list[int | bytes]:
+        return self.side.handed_out
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_every_message_once_and_in_order_however_they_come(seed: int) -> None:
+    dice = random.Random(seed)
+    fixture = Fixture()
+    fixture.side.deleted = {seq for seq in range(1, 60) if dice.random() < 0.1}
+    road = [seq for seq in range(1, 61) if dice.random() < 0.8 and seq not in fixture.side.deleted]
+    road += [dice.choice(road) for _ in range(20)]
+    road.sort(key=lambda seq: seq + dice.uniform(0, 8))
+    for seq in road:
+        fixture.message(seq)
+        if fixture.held.hole is not None and dice.random() < 0.2:
+            fixture.pass_time()
+    fixture.ordering.look(fixture.held, 60)
+    while fixture.held.hole is not None:
+        fixture.pass_time()
+    expected = [seq for seq in range(1, 61) if seq not in fixture.side.deleted]
+    assert [seq for seq in fixture.handed_out if seq in expected] == expected
+    assert len(fixture.handed_out) == len(set(fixture.handed_out)) == len(expected)
+    assert fixture.held.upto == 60
+    assert not fixture.held.early
+
+
+async def test_a_message_in_its_turn_waits_for_nothing() -> None:
+    fixture = Fixture(upto=6)
+    fixture.message(7)
+    assert fixture.handed_out == [7]
+    assert fixture.held.hole is None
+
+
+async def test_a_hole_that_closes_by_itself_is_not_read() -> None:
+    fixture = Fixture()
+    fixture.message(2)
+    assert fixture.held.hole is not None
+    fixture.message(1)
+    assert fixture.handed_out == [1, 2]
+    assert fixture.held.hole is None
+    assert fixture.side.asked == []
+
+
+async def test_a_hole_is_read_in_time() -> None:
+    fixture = Fixture()
+    fixture.message(2)
+    began = asyncio.get_running_loop().time()
+    async with asyncio.timeout(10):
+        while not fixture.handed_out:  # noqa: ASYNC110  # the timer is what is tested
+            await asyncio.sleep(0.01)
+    assert asyncio.get_running_loop().time() - began >= LATE * 0.9
+    assert fixture.handed_out == [1, 2]
+
+
+async def test_what_is_no_message_keeps_its_place_behind_those_that_wait() -> None:
+    fixture = Fixture()
+    fixture.message(2)
+    fixture.ordering.other(fixture.held, Envelope("c", b"deleted 2"))
+    fixture.message(3)
+    fixture.message(1)
+    assert fixture.handed_out == [1, 2, b"deleted 2", 3]
+
+
+async def test_without_a_database_those_that_wait_go_out_after_one_lease_and_the_gap_shows() -> None:
+    fixture = Fixture(lease=10.0)
+    fixture.side.down = True
+    fixture.message(3)
+    fixture.pass_time()
+    assert fixture.handed_out == []
+    fixture.time = 10.1
+    fixture.pass_time()
+    assert fixture.handed_out == [3]
+    fixture.message(4)
+    assert fixture.handed_out == [3, 4]
+
+
+async def test_a_hole_that_could_not_be_read_is_read_again() -> None:
+    fixture = Fixture()
+    fixture.side.down = True
+    fixture.message(2)
+    fixture.pass_time()
+    fixture.side.down = False
+    fixture.pass_time()
+    assert fixture.handed_out == [1, 2]
+    assert fixture.side.asked == [(0, 2), (0, 2)]
+
+
+async def test_before_the_first_join_nothing_is_handed_out_and_what_came_counts() -> None:
+    fixture = Fixture(upto=None)
+    fixture.message(6)
+    fixture.message(7)
+    assert fixture.handed_out == []
+    assert fixture.held.begin(5) == 7  # 6 and 7 became durable behind the question: in the answer's last_seq
+    fixture.message(8)
+    assert fixture.handed_out == [8]
+
+
+async def test_a_later_join_that_knows_more_than_the_road_makes_the_node_look() -> None:
+    fixture = Fixture(upto=5)
+    assert fixture.held.begin(7) == 5
+    fixture.ordering.watch(fixture.held)
+    fixture.pass_time()
+    assert fixture.handed_out == [6, 7]
+
+
+async def test_what_waits_is_bounded() -> None:
+    fixture = Fixture()
+    for seq in range(2, MOST_EARLY + 4):
+        fixture.message(seq)
+    assert len(fixture.held.early) <= MOST_EARLY
+    assert fixture.handed_out[0] == 2
