@@ -39,7 +39,7 @@ _ANNOUNCED: Final[dict[str, Any]] = {
 
 
 class ClusterNode(Node):
-    """One node of a cluster; ``start`` it, ``leave`` at the end. ``lease`` in seconds."""
+    """One node of a cluster. ``lease`` in seconds."""
 
     def __init__(
         self,
@@ -65,9 +65,10 @@ class ClusterNode(Node):
         """Join the cluster; an absent broker is waited for in the background. Raises Misconfigured."""
         await self.road.start()
 
-    async def leave(self) -> None:
-        """Leave the cluster: this node's part of the figures is gone at once."""
+    async def close_all(self) -> None:
+        """As alone; then leave the cluster: this node's part of the figures is gone at once."""
         self._healing.close()
+        await super().close_all()
         await self.road.close()
 
     def cluster(self) -> ClusterStats | None:

@@ -159,8 +159,8 @@ class Node:
     def _join(self, connection: NodeConnection, command: Join, received: float) -> asyncio.Future[None]:
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         known = partial(self._membership_known, connection, command, received, answered)
-        self._ask_membership(command.conversation, connection.user, known)
         self._under_way.add(answered)
+        self._ask_membership(command.conversation, connection.user, known)
         return answered
 
     def _ask_membership(self, conversation: ConversationId, user: UserId, known: Known) -> None:
@@ -339,10 +339,7 @@ class Node:
         return task
 
     async def start(self) -> None:
-        """Join the other nodes. Raises Misconfigured."""
-
-    async def leave(self) -> None:
-        """Leave the other nodes."""
+        """Begin. Raises Misconfigured."""
 
     async def close_all(self) -> None:
         """Wait for the work that is under way, stop the timers."""

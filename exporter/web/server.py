@@ -114,7 +114,7 @@ class Server:
         except BaseException:
             opening.cancel()
             await self.listeners.close()
-            await self.node.leave()
+            await self.node.close_all()
             await self.store.close()
             raise
         allow_open_files(self.settings.limits.connections)
@@ -193,7 +193,6 @@ class Server:
         await self.listeners.close()
         self.connections.abort_all()
         await self.node.close_all()
-        await self.node.leave()
         await self.store.close()
         self.web_config.close()
 

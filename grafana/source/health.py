@@ -86,9 +86,10 @@ BOARD = Board(
                             Query(q.cluster("messaging_cluster_conversations"), named("conversations")),
                             Query(q.cluster("messaging_cluster_participants"), named("participants")),
                             Query(q.cluster("messaging_cluster_typing_users"), named("typing")),
+                            Query(q.cluster("messaging_cluster_settling"), named("not final")),
                         ],
-                        "Somebody on two nodes counts once. Only nodes with a fresh view are asked. If there is no "
-                        "data, no node has one: look at the broker.",
+                        "Somebody on two nodes counts once. While 'not final' is above 0, nodes come, go or may be "
+                        "missing. If there is no data, no node knows: look at the broker.",
                     ),
                     6,
                 ),
@@ -120,9 +121,11 @@ BOARD = Board(
                         [
                             Query(q.speed("messaging_broker_frames_sent_total"), named("sent")),
                             Query(q.speed("messaging_broker_frames_received_total"), named("received")),
+                            Query(q.speed("messaging_broker_frames_dropped_total"), named("dropped")),
                         ],
-                        "Frames published to and received from other nodes; 0 where a node is alone. If frames are "
-                        "sent and none is received, subscriptions are broken.",
+                        "Frames published to and received from other nodes; 0 where a node is alone. Frames that the "
+                        "broker's outage kept back are dropped; messages among them are read from the database. If "
+                        "many are, follow the runbook of MessagingBrokerDown.",
                     ),
                     12,
                 ),
@@ -134,9 +137,9 @@ BOARD = Board(
                             Query(q.quantile(0.5, "messaging_broker_lag_seconds"), named("half within")),
                             Query(q.quantile(0.99, "messaging_broker_lag_seconds"), named("99 % within")),
                         ],
-                        "From publishing on one node to receipt on another; no data where a node is alone. If it "
-                        "stays above 250 ms, follow the runbook of MessagingBrokerLag; it includes the clocks' "
-                        "difference.",
+                        "From publishing a frame to receiving it back from the broker, on one node and by one clock; "
+                        "no data where a node is alone. If it stays above 250 ms, follow the runbook of "
+                        "MessagingBrokerLag.",
                         steps=above((0.25, "red")),
                     ),
                     12,
