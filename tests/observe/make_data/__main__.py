@@ -1,0 +1,106 @@
+"""``python -m tests.observe.make_data [KIND [ENGINE]]``: run the real servers and write tests/observe/data anew."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from tests.observe.make_data.drive_xmpp import NOW, Drive
+from tests.observe.make_data.install import install
+from tests.observe.make_data.ledger import Ledger
+from tests.observe.make_data.save import save_postgresql, save_sqlite
+from tests.servers.postgres import Postgres
+from tests.servers.xmpp_servers import Ejabberd, Prosody
+
+ENGINES = ("sqlite", "postgresql")
+
+
+async def make_xmpp(
+    kind: str, name: str, make: Callable[..., Ejabberd | Prosody], postgres: Postgres | None, just_started: bool = False
+) -> None:
+    """One history on one server, and its database as it stands while the server runs."""
+    database = None if postgres is None else (postgres.port, postgres.create_database())
+    server = make(database)
+    try:
+        if database is not None and isinstance(server, Ejabberd):
+            assert postgres is not None
+            postgres.psql(server.schema_sql(), database[1])
+        ledger = Ledger()
+        drive = Drive(server, ledger)
+
+        def save(as_: str, **extra: Any) -> None:
+            truth = {**ledger.truth(NOW), **extra}
+            if postgres is None:
+                save_sqlite(kind, as_, server.file, truth)
+            else:
+                assert database is not None
+                save_postgresql(kind, as_, postgres, database[1], truth)
+
+        host = {"host": "example.org"} if isinstance(server, Ejabberd) and not server.new_schema else {}
+        if just_started:
+            server.start(NOW - timedelta(minutes=2))
+            if isinstance(server, Prosody):
+                await drive.register("ann")  # Prosody makes its tables when it stores the first thing
+            await drive.rest()
+            save(name, **host)
+            return
+        await drive.run()
+        await drive.on(NOW - timedelta(hours=2), drive.today, stop=False)
+        async with AsyncExitStack() as stack:
+            await drive.living_room(stack)
+            save(name, **host)
+    finally:
+        server.close()
+
+
+def ejabberd(postgres: Postgres | None) -> list[Coroutine[Any, Any, None]]:
+    """Both schemas, binary XML, and a server without people."""
+    return [
+        make_xmpp("ejabberd", "default_schema", Ejabberd, postgres),
+        make_xmpp("ejabberd", "new_schema", lambda at: Ejabberd(at, new_schema=True), postgres),
+        make_xmpp("ejabberd", "compressed", lambda at: Ejabberd(at, compress_xml=True), postgres),
+        make_xmpp("ejabberd", "just_started", Ejabberd, postgres, just_started=True),
+    ]
+
+
+def prosody(postgres: Postgres | None) -> list[Coroutine[Any, Any, None]]:
+    """Hashed and plain passwords, and a server without people."""
+    return [
+        make_xmpp("prosody", "hashed", Prosody, postgres),
+        make_xmpp("prosody", "plain", lambda at: Prosody(at, hashed=False), postgres),
+        make_xmpp("prosody", "just_started", Prosody, postgres, just_started=True),
+    ]
+
+
+KINDS: dict[str, Callable[[Postgres | None], list[Coroutine[Any, Any, None]]]] = {
+    "ejabberd": ejabberd,
+    "prosody": prosody,
+}
+
+
+async def main() -> None:
+    """What was asked for, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m tests.observe.make_data", description=__doc__)
+    parser.add_argument("kind", nargs="?", choices=sorted(KINDS))
+    parser.add_argument("engine", nargs="?", choices=ENGINES)
+    asked = parser.parse_args()
+    for kind in [asked.kind] if asked.kind else sorted(KINDS):
+        install(kind)
+        for engine in [asked.engine] if asked.engine else ENGINES:
+            with contextlib.ExitStack() as stack:
+                postgres = None
+                if engine == "postgresql":
+                    postgres = Postgres(fsync="off")
+                    stack.callback(postgres.close)
+                    postgres.start()
+                for work in KINDS[kind](postgres):
+                    await work
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
