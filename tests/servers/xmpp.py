@@ -146,9 +146,7 @@ class Device:
                 waiting = self._answers.pop(element.get("id", ""), None) if element.tag.endswith("}iq") else None
                 if waiting is not None:
                     waiting.set_result(element)
-                elif element.tag.endswith("}message"):
-                    self.inbox.append(element)
-                elif element.tag.endswith("}presence"):
+                elif element.tag.endswith("}message") or element.tag.endswith("}presence"):
                     self.inbox.append(element)
                 elif element.tag.endswith("}iq") and element.get("type") in ("get", "set"):
                     self._write(

@@ -30,20 +30,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def at(when: datetime | None) -> dict[str, str]:
-    """The environment of a process for which it is ``when``, with a clock that goes on from there."""
-    if when is None:
-        return {}
-    assert FAKETIME, "libfaketime is not installed"
-    return {
-        "LD_PRELOAD": str(FAKETIME[0]),
-        "FAKETIME": when.astimezone(UTC).strftime("@%Y-%m-%d %H:%M:%S"),
-        "FAKETIME_DONT_RESET": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-        "TZ": "UTC",
-    }
-
-
 class Service:
     """A process with a folder of its own. Stop it, also when something failed."""
 
@@ -72,13 +58,26 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
                 start_new_session=True,
-                env={**os.environ, "HOME": str(self.folder), **self.environment(), **at(when)},
+                env={**os.environ, "HOME": str(self.folder), **self.environment(), **self.at(when)},
             )
         deadline = time.monotonic() + 60
         while not self.answers():
             assert self._process.poll() is None, f"{self.name} ended:\n{self.output()[-3000:]}"
             assert time.monotonic() < deadline, f"{self.name} did not start:\n{self.output()[-3000:]}"
             time.sleep(0.05)
+
+    def at(self, when: datetime | None) -> dict[str, str]:
+        """The environment of a process for which it is ``when``, with a clock that goes on from there."""
+        if when is None:
+            return {}
+        assert FAKETIME, "libfaketime is not installed"
+        return {
+            "LD_PRELOAD": str(FAKETIME[0]),
+            "FAKETIME": when.astimezone(UTC).strftime("@%Y-%m-%d %H:%M:%S"),
+            "FAKETIME_DONT_RESET": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+            "TZ": "UTC",
+        }
 
     def answers(self) -> bool:
         """Whether it is ready."""

@@ -10,10 +10,12 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
+from tests.observe.make_data.drive_synapse import FederatedDrive, SynapseDrive
 from tests.observe.make_data.drive_xmpp import NOW, Drive
 from tests.observe.make_data.install import install
 from tests.observe.make_data.ledger import Ledger
 from tests.observe.make_data.save import save_postgresql, save_sqlite
+from tests.observe.make_data.synapse import Synapse
 from tests.servers.postgres import Postgres
 from tests.servers.xmpp_servers import Ejabberd, Prosody
 
@@ -77,9 +79,52 @@ def prosody(postgres: Postgres | None) -> list[Coroutine[Any, Any, None]]:
     ]
 
 
+async def make_synapse(name: str, postgres: Postgres | None) -> None:
+    """One history on one homeserver; the database as it stands when the server has stopped."""
+    database = None
+    if postgres is not None:
+        database = (postgres.port, postgres.create_database())
+    federates = name == "federated"
+    with contextlib.ExitStack() as stack:
+        server = Synapse(database, server_name=None if federates else "example.org:8448", federates=federates)
+        stack.callback(server.close)
+        server.prepare()
+        if federates:
+            other = Synapse(federates=True)
+            stack.callback(other.close)
+            other.prepare()
+            drive: SynapseDrive = FederatedDrive(server, other)
+        else:
+            drive = SynapseDrive(server)
+
+        def grow() -> None:
+            """Numbers beyond 32 bits, as a large server has them."""
+            if postgres is not None and database is not None:
+                postgres.psql("SELECT setval('events_stream_seq', 5000000000)", database[1])
+
+        if name == "just_started":
+            server.start(NOW - timedelta(minutes=2))
+            server.stop()
+        else:
+            await drive.run(grow)
+        truth = drive.ledger.truth(NOW)
+        del truth["active_users_outside_rooms"]
+        if postgres is None:
+            save_sqlite("synapse", name, server.file, truth)
+        else:
+            assert database is not None
+            save_postgresql("synapse", name, postgres, database[1], truth)
+
+
+def synapse(postgres: Postgres | None) -> list[Coroutine[Any, Any, None]]:
+    """A server of its own, one that federates, and one without people."""
+    return [make_synapse(name, postgres) for name in ("alone", "federated", "just_started")]
+
+
 KINDS: dict[str, Callable[[Postgres | None], list[Coroutine[Any, Any, None]]]] = {
     "ejabberd": ejabberd,
     "prosody": prosody,
+    "synapse": synapse,
 }
 
 

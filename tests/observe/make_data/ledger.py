@@ -22,6 +22,8 @@ class Said:
     """XMPP: the archives that hold a copy. Empty: gone."""
     gone: bool = False
     in_room: bool = False
+    sender_room: str = ""
+    """Matrix: where it was said."""
 
 
 class Ledger:
