@@ -29,8 +29,8 @@ class Refused(Exception):
 class Device:
     """One connection of one account. ``jid`` is the full address once it is bound."""
 
-    def __init__(self, port: int, user: str, host: str, password: str = "correct horse") -> None:
-        self.user, self.host, self.password = user, host, password
+    def __init__(self, port: int, user: str, host: str) -> None:
+        self.user, self.host, self.password = user, host, f"{user}'s password"
         self.port = port
         self.jid = f"{user}@{host}"
         self.inbox: list[Element] = []
@@ -150,7 +150,8 @@ class Device:
                     self.inbox.append(element)
                 elif element.tag.endswith("}iq") and element.get("type") in ("get", "set"):
                     self._write(
-                        f"<iq type='error' id={quoteattr(element.get('id', ''))} to={quoteattr(element.get('from', ''))}>"
+                        f"<iq type='error' id={quoteattr(element.get('id', ''))} "
+                        f"to={quoteattr(element.get('from', ''))}>"
                         "<error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>"
                         "</error></iq>"
                     )

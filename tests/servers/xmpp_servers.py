@@ -131,6 +131,7 @@ class Ejabberd(Service):
         self.file = self.folder / "ejabberd.db"
         self.database = database
         self.new_schema = new_schema
+        self.compress_xml = compress_xml
         settings: dict[str, Any] = {
             "hosts": [*hosts],
             "loglevel": "warning",
@@ -217,7 +218,7 @@ class Ejabberd(Service):
             data=json.dumps(arguments).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urlopen(request, timeout=20) as answer:
+        with urlopen(request, timeout=20) as answer:  # noqa: S310 - the URL is ours
             return json.load(answer)
 
 

@@ -108,7 +108,11 @@ def own_host(dialect: Dialect) -> str:
     )
     host = f"substr({side}, {dialect.position(side, dialect.literal('@'))} + 1)"
     quote, slash = (dialect.position(host, dialect.literal(end)) for end in ("'", "/"))
-    return f"lower(substr({host}, 1, CASE WHEN {slash} BETWEEN 1 AND {quote} THEN {slash} ELSE {quote} END - 1))"
+    # Nothing where there is no address, as in binary stanzas: PostgreSQL refuses a negative length.
+    return (
+        f"lower(substr({host}, 1, CASE WHEN {slash} BETWEEN 1 AND {quote} THEN {slash} - 1 "
+        f"WHEN {quote} > 0 THEN {quote} - 1 ELSE 0 END))"
+    )
 
 
 def hosts_query(dialect: Dialect, rows: int) -> str:

@@ -1,1 +1,1 @@
-"""Databases of messaging servers that other people run, made by these servers, with a count of what their people did."""
+"""Databases that the messaging servers of other people made, with a count of what their people did."""

@@ -43,19 +43,24 @@ async def make_xmpp(
                 assert database is not None
                 save_postgresql(kind, as_, postgres, database[1], truth)
 
-        host = {"host": "example.org"} if isinstance(server, Ejabberd) and not server.new_schema else {}
+        extra: dict[str, Any] = {}
+        if isinstance(server, Ejabberd):
+            if not server.new_schema:
+                extra["host"] = ",".join(server.hosts)
+            if server.compress_xml:
+                extra["not_told"] = ["messages", "messages_today", "conversations", "active_users"]
         if just_started:
             server.start(NOW - timedelta(minutes=2))
             if isinstance(server, Prosody):
                 await drive.register("ann")  # Prosody makes its tables when it stores the first thing
             await drive.rest()
-            save(name, **host)
+            save(name, **extra)
             return
         await drive.run()
         await drive.on(NOW - timedelta(hours=2), drive.today, stop=False)
         async with AsyncExitStack() as stack:
             await drive.living_room(stack)
-            save(name, **host)
+            save(name, **extra)
     finally:
         server.close()
 

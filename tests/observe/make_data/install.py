@@ -36,7 +36,9 @@ def install(kind: str) -> None:
     if kind == "synapse" and not (VENV / "bin/synapse_homeserver").exists():
         shutil.rmtree(VENV, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-        subprocess.run([str(VENV / "bin/pip"), "install", "-q", SYNAPSE], check=True, env={**os.environ, "PYTHONPATH": ""})
+        subprocess.run(
+            [str(VENV / "bin/pip"), "install", "-q", SYNAPSE], check=True, env={**os.environ, "PYTHONPATH": ""}
+        )
 
 
 def _installed(package: str) -> bool:

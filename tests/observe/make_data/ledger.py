@@ -78,9 +78,7 @@ class Ledger:
         def writers(entries: Iterable[Said]) -> dict[str, int]:
             entries = [*entries]
             return {
-                f"{days}d": len(
-                    {s.sender for s in entries if s.day > now.date() - timedelta(days=days)} & self.people
-                )
+                f"{days}d": len({s.sender for s in entries if s.day > now.date() - timedelta(days=days)} & self.people)
                 for days in WINDOWS
             }
 

@@ -102,7 +102,7 @@ def save_postgresql(kind: str, name: str, postgres: Postgres, database: str, tru
         "SELECT format('DROP TRIGGER %I ON %I;', tgname, relname) FROM pg_trigger "
         "JOIN pg_class c ON c.oid = tgrelid WHERE NOT tgisinternal"
     )
-    for script in (dropped, postgres.psql(triggers, copy), ";\n".join(BLANKED[kind])):
+    for script in (postgres.psql(triggers, copy), dropped, ";\n".join(BLANKED[kind])):
         _program(postgres, "psql", "-q", "-X", "-v", "ON_ERROR_STOP=1", "-d", copy, text=script)
     dump = _program(postgres, "pg_dump", "--no-owner", "--no-privileges", "--rows-per-insert=100", "-d", copy)
     postgres.psql(f"DROP DATABASE {copy}")

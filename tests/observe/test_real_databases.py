@@ -1,0 +1,128 @@
+"""Databases that the real servers wrote: every figure is what their people did, on both engines.
+
+``make_data`` has driven Debian's ejabberd and Prosody and PyPI's Synapse, and has kept a count of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import uuid
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from exporter.observe import SourceTotals, count_once
+from tests.servers.postgres import Postgres, postgres
+
+__all__ = ["postgres"]
+
+DATA = Path(__file__).parent / "data"
+TRUTHS: dict[tuple[str, str, str], dict[str, Any]] = {
+    (file.parent.parent.name, file.parent.name, name): truth
+    for file in sorted(DATA.glob("*/*/truth.json"))
+    for name, truth in json.loads(file.read_text()).items()
+}
+"""What people did, by kind, engine and name of the database."""
+
+
+def cases(engine: str) -> list[Any]:
+    marks = [pytest.mark.needs("postgres")] if engine == "postgresql" else []
+    return [pytest.param(*case, marks=marks, id="-".join(case)) for case in TRUTHS if case[1] == engine]
+
+
+telling = [case for case in cases("sqlite") + cases("postgresql") if not TRUTHS[case.values].get("not_told")]
+every_database = pytest.mark.parametrize(("kind", "engine", "name"), cases("sqlite") + cases("postgresql"))
+
+
+@pytest.fixture
+def loaded(kind: str, engine: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of this database, loaded."""
+    file = DATA / kind / engine / f"{name}.{'db' if engine == 'sqlite' else 'sql'}.gz"
+    data = gzip.decompress(file.read_bytes())
+    if engine == "sqlite":
+        (tmp_path / "source.db").write_bytes(data)
+        return f"sqlite:///{tmp_path}/source.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    database = "r" + uuid.uuid4().hex[:12]
+    server.psql(f"CREATE DATABASE {database}")
+
+    async def load() -> None:
+        connection = await asyncpg.connect(server.url(database))
+        try:
+            await connection.execute(data.decode())
+        finally:
+            await connection.close()
+
+    asyncio.run(load())
+    return server.url(database)
+
+
+def figures(totals: SourceTotals) -> dict[str, Any]:
+    """In the words of the truth."""
+    return {
+        "messages": totals.stored_messages,
+        "messages_today": totals.messages_today,
+        "conversations": totals.stored_conversations,
+        "registered_users": totals.registered_users,
+        "active_users": {f"{days}d": number for days, number in totals.active_users.items()},
+    }
+
+
+def expected(kind: str, truth: dict[str, Any]) -> dict[str, Any]:
+    """What a preset can know of it: Prosody's rooms do not say who wrote."""
+    active = "active_users_outside_rooms" if kind == "prosody" else "active_users"
+    names = ("messages", "messages_today", "conversations", "registered_users")
+    return {**{name: truth[name] for name in names}, "active_users": truth[active]}
+
+
+def moment(truth: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(truth["now"])
+
+
+@every_database
+def test_every_figure_is_what_people_did(kind: str, engine: str, name: str, loaded: str) -> None:
+    truth = TRUTHS[kind, engine, name]
+    totals = asyncio.run(count_once(loaded, kind, host=truth.get("host"), now=moment(truth)))
+    not_told = truth.get("not_told", [])
+    want = expected(kind, truth)
+    for figure in not_told:
+        want[figure] = dict.fromkeys(want[figure]) if figure == "active_users" else None
+    assert figures(totals) == want
+    assert len(totals.unknown) == len(not_told), "what is not told is said, with its reason"
+    assert all(totals.unknown.values())
+
+
+@pytest.mark.parametrize(("kind", "engine", "name"), telling)
+def test_on_the_next_days_the_windows_have_moved_and_the_totals_stay(
+    kind: str, engine: str, name: str, loaded: str
+) -> None:
+    truth = TRUTHS[kind, engine, name]
+    totals = asyncio.run(count_once(loaded, kind, host=truth.get("host"), now=moment(truth) + timedelta(days=40)))
+    want = expected(kind, truth)
+    quiet = {"messages_today": 0, "active_users": {"1d": 0, "7d": 0, "30d": 0}}
+    assert figures(totals) == {**want, **quiet}
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine", "name"), [case for case in cases("sqlite") if "default_schema" in str(case.id)]
+)
+@pytest.mark.parametrize("host", [None, "example.org", "example.net"])
+def test_the_hosts_of_the_schema_that_stores_none_are_told_by_its_messages(
+    kind: str, engine: str, name: str, loaded: str, host: str | None
+) -> None:
+    truth = TRUTHS[kind, engine, name]
+    totals = asyncio.run(count_once(loaded, kind, host=host, now=moment(truth)))
+    assert figures(totals) == expected(kind, truth)
+
+
+@pytest.mark.parametrize("file", sorted(DATA.glob("*/*/*.gz")), ids=lambda file: "-".join(file.parts[-3:]))
+def test_the_data_holds_nobodys_secrets(file: Path) -> None:
+    data = gzip.decompress(file.read_bytes())
+    assert file.stat().st_size < 300_000
+    for secret in (b"SCRAM", b"$2b$", b"'s password", b"bridge-token", b"server-token", b"syt_", b"PRIVATE KEY"):
+        assert secret not in data, secret
