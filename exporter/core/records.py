@@ -93,17 +93,34 @@ class ClusterStats:
 class Totals:
     """Figures read from the database in one consistent statement; ``as_of`` is Unix seconds.
 
-    ``active_users`` is keyed by window in days: 1, 7, 30. The verification fields are None before the first one.
+    ``active_users`` is keyed by window in days: 1, 7, 30. A figure that cannot be (below 0) is None, and ``error`` says
+    so. What was last found wrong is None before it was first looked for; ``verified_at``: before the first verification.
     """
 
-    stored_messages: int
-    stored_conversations: int
-    registered_users: int
-    messages_today: int
-    active_users: dict[int, int]
+    stored_messages: int | None
+    stored_conversations: int | None
+    registered_users: int | None
+    messages_today: int | None
+    active_users: dict[int, int | None]
     as_of: float
     inaccurate_conversations: int | None = None
+    inaccurate_days: int | None = None
+    missing_triggers: int | None = None
     verified_at: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What one scrape came to know of the database; ``totals`` is None when it got no figures, ``error`` says why.
+
+    ``last_success``: when figures were read last, by this scrape or another, in Unix seconds; ``duration`` in seconds.
+    """
+
+    totals: Totals | None
+    error: str | None
+    last_success: float | None
+    duration: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +145,9 @@ class Saturation:
 class DatabaseView:
     """This node's view of the database at one moment.
 
-    ``totals`` is None when they are not known now, and ``error`` says why;
-    ``last_success`` is Unix seconds, None before the first; ``duration`` of the latest attempt in seconds.
+    ``totals`` is None when they are not known now; ``error`` says why, or why some of them are not, or why writing fails
+    (``writable`` is False). ``last_success`` is Unix seconds, None before the first; ``duration`` of this scrape's attempt
+    in seconds.
     """
 
     up: bool
@@ -138,6 +156,7 @@ class DatabaseView:
     last_success: float | None
     duration: float
     pool: PoolStats
+    writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ _CLUSTER: Final = "Scope: cluster, the same on every node (the node's own when a
 _DATABASE: Final = (
     "Scope: database, the same on every node, read at this scrape; absent when not known; aggregate with max."
 )
+_FOUND: Final = (
+    "the last verification, or the comparison at a start, found wrong; 0 was recounted; absent before the first."
+)
 _VIEW: Final = "Scope: this node's view; aggregate with min."
 
 
@@ -142,6 +145,12 @@ def _database(view: DatabaseView) -> Iterator[Metric]:
         f"1 when this scrape's query of the database succeeded, else 0. {_VIEW}",
         float(view.up),
     )
+    yield _gauge(
+        "messaging_database_writable",
+        "1 when the database takes writes, asked every 5 seconds without a client's write; 0 on a read-only server, "
+        f"a standby, a full disk or when it is down. {_VIEW}",
+        float(view.writable),
+    )
     if view.last_success is not None:
         yield _gauge(
             "messaging_database_last_success_timestamp_seconds",
@@ -157,32 +166,39 @@ def _database(view: DatabaseView) -> Iterator[Metric]:
 
 
 def _totals(totals: Totals) -> Iterator[Metric]:
-    yield _gauge("messaging_stored_messages", f"Messages that exist now. {_DATABASE}", totals.stored_messages)
-    yield _gauge(
-        "messaging_stored_conversations", f"Conversations that exist now. {_DATABASE}", totals.stored_conversations
-    )
-    yield _gauge("messaging_registered_users", f"Users that exist now. {_DATABASE}", totals.registered_users)
-    yield _gauge(
-        "messaging_messages_today",
-        f"Messages that exist now and were sent since 00:00 UTC. {_DATABASE}",
-        totals.messages_today,
-    )
+    for name, help, value in (
+        ("messaging_stored_messages", "Messages that exist now.", totals.stored_messages),
+        ("messaging_stored_conversations", "Conversations that exist now.", totals.stored_conversations),
+        ("messaging_registered_users", "Users that exist now.", totals.registered_users),
+        (
+            "messaging_messages_today",
+            "Messages that exist now and were sent since 00:00 UTC.",
+            totals.messages_today,
+        ),
+        (
+            "messaging_inaccurate_conversations",
+            f"Conversations whose total or last number {_FOUND}",
+            totals.inaccurate_conversations,
+        ),
+        ("messaging_inaccurate_days", f"Days whose totals {_FOUND}", totals.inaccurate_days),
+        (
+            "messaging_missing_triggers",
+            f"Triggers and functions of the totals that are missing, disabled or changed, as {_FOUND}",
+            totals.missing_triggers,
+        ),
+        (
+            "messaging_verified_timestamp_seconds",
+            "When the last verification ended, Unix time; absent before the first.",
+            totals.verified_at,
+        ),
+    ):
+        if value is not None:
+            yield _gauge(name, f"{help} {_DATABASE}", value)
+    windows = ((f"{days}d", totals.active_users[days]) for days in WINDOWS)
     yield _by_label(
         "messaging_active_users",
         "Registered users whose latest message was inserted on one of the last 1, 7 or 30 UTC days, today included. "
         + _DATABASE,
         "window",
-        ((f"{days}d", totals.active_users[days]) for days in WINDOWS),
+        ((window, number) for window, number in windows if number is not None),
     )
-    if totals.inaccurate_conversations is not None:
-        yield _gauge(
-            "messaging_inaccurate_conversations",
-            f"Conversations whose totals the last verification found wrong; absent before the first. {_DATABASE}",
-            totals.inaccurate_conversations,
-        )
-    if totals.verified_at is not None:
-        yield _gauge(
-            "messaging_verified_timestamp_seconds",
-            f"When the last verification ended, Unix time; absent before the first. {_DATABASE}",
-            totals.verified_at,
-        )

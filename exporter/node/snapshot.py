@@ -13,7 +13,7 @@ from dataclasses import asdict
 from operator import attrgetter
 from typing import Final, Protocol
 
-from exporter.core.records import DatabaseView, Saturation, Snapshot, Totals
+from exporter.core.records import DatabaseView, Saturation, Snapshot
 from exporter.core.recount import SLICE, Drift, Recount
 from exporter.node.node import Node
 from exporter.node.publisher import NodeConnection
@@ -53,7 +53,18 @@ class SnapshotBuilder:
 
     async def database(self, deadline: float) -> DatabaseView:
         """The part that takes time without taking work; ``around`` does the rest."""
-        return self._database(await self._collector.collect(deadline))
+        found = await self._collector.collect(deadline)
+        store = self._node.store
+        reasons = (found.error, found.totals and found.totals.error, store.write_error)
+        return DatabaseView(
+            up=found.totals is not None,
+            totals=found.totals,
+            error=next((reason for reason in reasons if reason), None),
+            last_success=found.last_success,
+            duration=found.duration,
+            pool=store.pool(),
+            writable=store.write_error is None,
+        )
 
     async def around(self, database: DatabaseView, *, saturation: bool = True) -> Snapshot:
         """The rest, in slices; what is live is of the turn of the loop in which this returns."""
@@ -62,18 +73,6 @@ class SnapshotBuilder:
             await self._recount()
         send_buffer_max = await self._send_buffer_max() if saturation else 0
         return self._assemble(database, send_buffer_max, started)
-
-    def _database(self, totals: Totals | None) -> DatabaseView:
-        """Taken before anything else is awaited: another scrape's outcome must not be mixed with this one's."""
-        collector = self._collector
-        return DatabaseView(
-            up=totals is not None,
-            totals=totals,
-            error=None if totals is not None else collector.error,
-            last_success=collector.last_success,
-            duration=collector.duration,
-            pool=self._node.store.pool(),
-        )
 
     def _assemble(self, database: DatabaseView, send_buffer_max: int, started: float) -> Snapshot:
         node = self._node

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from exporter.core.errors import Unavailable
-from exporter.core.records import Totals
+from exporter.core.records import Collection, Totals
 from exporter.store import Store
 
 
@@ -24,35 +24,22 @@ class Collector:
         self._query: asyncio.Task[Totals] | None = None
         self._until = 0.0  # when the query ends at the latest
         self._waiting = 0
-        self.latest: Totals | None = None
-        """The figures that were read last; ``latest.as_of`` says when. Kept while the database is down."""
-        self.error: str | None = None
-        """Why the latest collection has no figures; None when it has."""
-        self.last_success: float | None = None
-        """When figures were read last, in Unix seconds."""
-        self.duration: float = 0.0
-        """Seconds that the latest collection took, successful or not."""
-        self.up: bool = False
-        """Did the latest collection get its figures?"""
+        self._last_success: float | None = None
 
-    async def collect(self, deadline: float) -> Totals | None:
-        """The figures as they are now, or None when they are not known within ``deadline`` seconds from now.
+    async def collect(self, deadline: float) -> Collection:
+        """The figures as they are now, or the reason why they are not known within ``deadline`` seconds from now.
 
-        Never raises but CancelledError; the reason of a None is in ``error``.
+        One record of this scrape alone: another one that ends at the same time changes nothing in it. Never raises but
+        CancelledError.
         """
         began = time.monotonic()
+        totals, error = None, None
         try:
             totals = await self._within(began + deadline)
+            self._last_success = self._clock()
         except Unavailable as refusal:
-            self.up, self.error = False, refusal.message
-            return None
-        else:
-            self.up, self.error = True, None
-            self.latest = totals
-            self.last_success = self._clock()
-            return totals
-        finally:
-            self.duration = time.monotonic() - began
+            error = refusal.message
+        return Collection(totals, error, self._last_success, time.monotonic() - began)
 
     async def _within(self, until: float) -> Totals:
         while (left := until - time.monotonic()) > 0:

@@ -57,7 +57,8 @@ RACED = "the database took the transaction back: others were in its way"
 KEY_TAKEN = "the database has something else in that place"
 REJECTED = "the database rejected the data"
 FOREIGN = (
-    "the database has tables of these names that are not this program's: give it a database or a schema of its own"
+    "the database has tables that this program did not make: give it a database of its own, or on PostgreSQL a schema "
+    "with --database.schema. They are"
 )
 NO_SCHEMA = "the database lacks tables or columns that are needed: run migrate"
 CLOSED = "the database was closed"

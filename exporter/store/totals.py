@@ -12,8 +12,10 @@ from exporter.core.records import WINDOWS, Totals
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError, ErrorKind
 
+IMPOSSIBLE = "a total in the database is below 0, which cannot be: run 'messaging-exporter verify --repair'"
+
 STATEMENT = """
-SELECT t.*, v.inaccurate_conversations, v.verified_at
+SELECT t.*, v.inaccurate_conversations, v.inaccurate_days, v.missing_triggers, v.verified_at
 FROM (
     SELECT
         CAST(coalesce(sum(messages), 0) AS bigint) AS stored_messages,
@@ -32,16 +34,20 @@ async def read(session: Session, dialect: Dialect, now: datetime) -> Totals:
     """All figures of the database, consistent with each other, as of now."""
     today, week, month = (dialect.day(now - timedelta(days=window - 1)) for window in WINDOWS)
     rows = await session.fetch(STATEMENT, today, week, month)
-    messages, conversations, users, messages_today, day_1, day_7, day_30, inaccurate, verified_at = rows[0]
+    *figures, inaccurate_conversations, inaccurate_days, missing_triggers, verified_at = rows[0]
+    messages, conversations, users, messages_today, *active = (n if n >= 0 else None for n in figures)
     return Totals(
         stored_messages=messages,
         stored_conversations=conversations,
         registered_users=users,
         messages_today=messages_today,
-        active_users=dict(zip(WINDOWS, (day_1, day_7, day_30), strict=True)),
+        active_users=dict(zip(WINDOWS, active, strict=True)),
         as_of=now.astimezone(UTC).timestamp(),
-        inaccurate_conversations=inaccurate,
+        inaccurate_conversations=inaccurate_conversations,
+        inaccurate_days=inaccurate_days,
+        missing_triggers=missing_triggers,
         verified_at=verified_at,
+        error=IMPOSSIBLE if any(n < 0 for n in figures) else None,
     )
 
 

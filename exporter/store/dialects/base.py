@@ -45,6 +45,8 @@ class Dialect(ABC):
     """Opens a transaction that will write."""
     compact: tuple[str, ...]
     """Put the shards of the days before ``$1`` together, within a transaction."""
+    latest_day: str
+    """The UTC day that it will be in an hour, by the database's clock: what lies beyond has not come."""
     lock: str
     """Ends a SELECT that must have the rows to itself; the names of the tables may follow ``OF``."""
 

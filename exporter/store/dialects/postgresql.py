@@ -154,6 +154,7 @@ class PostgresDialect(Dialect):
             last_active_users = t.last_active_users + excluded.last_active_users
         """,
     )
+    latest_day = triggers_postgresql.day("(now() + interval '1 hour')")
     lock = " FOR NO KEY UPDATE"
 
     def __init__(self, dsn: str) -> None:

@@ -140,6 +140,7 @@ class SqliteDialect(Dialect):
         """,
         "DELETE FROM daily_totals WHERE day < $1 AND shard <> 0",
     )
+    latest_day = "date('now', '+1 hour')"
     lock = ""  # BEGIN IMMEDIATE has locked everything
 
     def __init__(self, path: Path) -> None:

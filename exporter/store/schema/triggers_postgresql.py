@@ -28,6 +28,14 @@ def day(value: str) -> str:
     return f"({value} AT TIME ZONE 'UTC')::date"
 
 
+TODAY = day("now()")
+
+
+def _gives_way(last: str, new: str) -> str:
+    """Does a user's day move to that of a new message? Yes when it is later, or when the old one has not come yet."""
+    return f"({last} IS NULL OR {last} < {new} OR ({last} > {TODAY} AND {last} > {new}))"
+
+
 def _bump(columns: str, deltas: str) -> str:
     """Add the rows (day, a delta for each column) of a SELECT to the transaction's own shard."""
     names = columns.split(", ")
@@ -88,7 +96,7 @@ BEGIN
             VALUES ({day("one.sent_at")}, messaging_shard(), 1)
             ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + 1;
         UPDATE users SET last_active_on = {day("one.sent_at")}
-            WHERE id = one.sender AND (last_active_on IS NULL OR last_active_on < {day("one.sent_at")});
+            WHERE id = one.sender AND {_gives_way("last_active_on", day("one.sent_at"))};
         RETURN NULL;
     END IF;
     SELECT array_agg(id ORDER BY id), array_agg(n ORDER BY id), array_agg(top ORDER BY id) INTO ids, numbers, tops
@@ -100,13 +108,17 @@ BEGIN
         SET total_messages = c.total_messages + d.n, last_seq = greatest(c.last_seq, d.top)
         FROM unnest(ids, numbers, tops) AS d (id, n, top) WHERE c.id = d.id;{_bump("messages", _MESSAGE_PLUS)}
     SELECT array_agg(id ORDER BY id), array_agg(day ORDER BY id) INTO ids, days
-        FROM (SELECT sender_id AS id, max({day("sent_at")}) AS day FROM added GROUP BY sender_id) AS d;
+        FROM (
+            SELECT sender_id AS id, coalesce(
+                max({day("sent_at")}) FILTER (WHERE {day("sent_at")} <= {TODAY}), max({day("sent_at")})
+            ) AS day FROM added GROUP BY sender_id
+        ) AS d;
     PERFORM 1 FROM users AS u JOIN unnest(ids, days) AS d (id, day)
-        ON u.id = d.id AND (u.last_active_on IS NULL OR u.last_active_on < d.day)
+        ON u.id = d.id AND {_gives_way("u.last_active_on", "d.day")}
         ORDER BY u.id FOR NO KEY UPDATE OF u;
     IF FOUND THEN
         UPDATE users AS u SET last_active_on = d.day FROM unnest(ids, days) AS d (id, day)
-            WHERE u.id = d.id AND (u.last_active_on IS NULL OR u.last_active_on < d.day);
+            WHERE u.id = d.id AND {_gives_way("u.last_active_on", "d.day")};
     END IF;
     RETURN NULL;
 END""",

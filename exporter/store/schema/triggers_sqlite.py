@@ -49,7 +49,8 @@ TRIGGERS = {
             WHERE id = NEW.conversation_id;
         {_bump("messages", "date(NEW.sent_at)", "1")}
         UPDATE users SET last_active_on = date(NEW.sent_at)
-            WHERE id = NEW.sender_id AND (last_active_on IS NULL OR last_active_on < date(NEW.sent_at));
+            WHERE id = NEW.sender_id AND (last_active_on IS NULL OR last_active_on < date(NEW.sent_at)
+                OR (last_active_on > date('now') AND last_active_on > date(NEW.sent_at)));
     END""",
     "messages_deleted": f"""AFTER DELETE ON messages BEGIN
         UPDATE conversations SET total_messages = total_messages - 1 WHERE id = OLD.conversation_id;

@@ -150,18 +150,66 @@ async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
     return bool(mine)
 
 
-async def keep(session: Session, verified_at: float, conversations: int, days: int) -> None:
+def future_statement(dialect: Dialect) -> str:
+    """Days that have not come, and how many users were last active on one; an hour is left to clocks that differ."""
+    return f"""
+    SELECT last_active_on, count(*) FROM users WHERE last_active_on > {dialect.latest_day} GROUP BY 1 ORDER BY 1
+    """
+
+
+async def mend_future(session: Session, dialect: Dialect) -> None:
+    """Whoever was last active on a day that has not come: on the day of their latest message that is not of one."""
+    day = dialect.utc_day("m.sent_at")
+    await session.fetch(
+        f"""
+        UPDATE users SET last_active_on = (
+            SELECT max({day}) FROM messages AS m WHERE m.sender_id = users.id AND {day} <= {dialect.latest_day}
+        ) WHERE last_active_on > {dialect.latest_day}
+        """
+    )
+
+
+COMPARISON = """
+SELECT
+    (SELECT coalesce(sum(total_messages), 0) FROM conversations) <> m OR (SELECT count(*) FROM conversations) <> c
+    OR (SELECT count(*) FROM users) <> u OR (SELECT count(*) FROM users WHERE last_active_on IS NOT NULL) <> a
+FROM (
+    SELECT coalesce(sum(messages), 0) AS m, coalesce(sum(conversations), 0) AS c, coalesce(sum(users), 0) AS u,
+        coalesce(sum(last_active_users), 0) AS a
+    FROM daily_totals
+) AS kept
+"""
+"""Do the sums over days differ from what the conversations say and from how many rows there are? Messages are not read."""
+
+
+async def keep(session: Session, verified_at: float, conversations: int, days: int, triggers: int) -> None:
     """Keep the result for those who publish it; ``verified_at`` in Unix seconds."""
     await session.fetch(
         """
-        INSERT INTO verification (id, verified_at, inaccurate_conversations, inaccurate_days)
-        VALUES (1, $1, $2, $3)
+        INSERT INTO verification (id, verified_at, inaccurate_conversations, inaccurate_days, missing_triggers)
+        VALUES (1, $1, $2, $3, $4)
         ON CONFLICT (id) DO UPDATE SET verified_at = excluded.verified_at,
-            inaccurate_conversations = excluded.inaccurate_conversations, inaccurate_days = excluded.inaccurate_days
+            inaccurate_conversations = excluded.inaccurate_conversations, inaccurate_days = excluded.inaccurate_days,
+            missing_triggers = excluded.missing_triggers
         """,
         verified_at,
         conversations,
         days,
+        triggers,
+    )
+
+
+async def keep_comparison(session: Session, differs: bool, triggers: int) -> None:
+    """Publish what a start found: at least one day is wrong, so many triggers are. Nothing found takes nothing back."""
+    await session.fetch(
+        """
+        INSERT INTO verification (id, inaccurate_days, missing_triggers) VALUES (1, $1, $2)
+        ON CONFLICT (id) DO UPDATE SET missing_triggers = excluded.missing_triggers,
+            inaccurate_days = CASE WHEN coalesce(verification.inaccurate_days, 0) > excluded.inaccurate_days
+                THEN verification.inaccurate_days ELSE excluded.inaccurate_days END
+        """,
+        int(differs),
+        triggers,
     )
 
 

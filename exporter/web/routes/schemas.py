@@ -88,11 +88,20 @@ class ActiveUsers(Struct, rename={"day": "1d", "week": "7d", "month": "30d"}):
 
 
 class Database(Struct):
-    """This node's view of the database; ``error`` is the reason why figures are null."""
+    """This node's view of the database; ``error`` is the reason why figures are null or writing fails."""
 
     up: bool
     as_of: datetime | None
     error: str | None
+    writable: bool
+
+
+class Inaccurate(Struct):
+    """What the last verification, or the comparison at a start, found wrong; null before the first."""
+
+    conversations: Count | None
+    days: Count | None
+    triggers: Count | None
 
 
 class Stats(Struct):
@@ -112,6 +121,7 @@ class Stats(Struct):
     nodes: Annotated[int, Meta(ge=1)] | None
     as_of: datetime
     database: Database
+    inaccurate: Inaccurate
 
 
 class Closed(Struct):
@@ -122,7 +132,9 @@ class Closed(Struct):
 
 
 _FIGURES = [
-    name for name in Stats.__struct_fields__ if name not in ("active_users", "scope", "nodes", "as_of", "database")
+    name
+    for name in Stats.__struct_fields__
+    if name not in ("active_users", "scope", "nodes", "as_of", "database", "inaccurate")
 ]
 Figures = msgspec.defstruct("Figures", [(name, list[Count | None]) for name in _FIGURES])
 Rates = msgspec.defstruct(

@@ -50,6 +50,12 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
             "up": snapshot.database.up,
             "as_of": _utc(snapshot.database.last_success),
             "error": snapshot.database.error,
+            "writable": snapshot.database.writable,
+        },
+        "inaccurate": {
+            "conversations": totals.inaccurate_conversations if totals else None,
+            "days": totals.inaccurate_days if totals else None,
+            "triggers": totals.missing_triggers if totals else None,
         },
     }
 
