@@ -166,6 +166,8 @@ class FakeStore:
     async def register(self, user: str) -> bool:
         return True
 
+    write_error: str | None = None
+
     def pool(self) -> PoolStats:
         return PoolStats()
 

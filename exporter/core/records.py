@@ -94,7 +94,7 @@ class Totals:
     """Figures read from the database in one consistent statement; ``as_of`` is Unix seconds.
 
     ``active_users`` is keyed by window in days: 1, 7, 30. A figure that cannot be (below 0) is None, and ``error`` says
-    so. What was last found wrong is None before it was first looked for; ``verified_at``: before the first verification.
+    so. What was last found wrong is None before it was looked for, ``verified_at`` before the first verification.
     """
 
     stored_messages: int | None
@@ -145,9 +145,9 @@ class Saturation:
 class DatabaseView:
     """This node's view of the database at one moment.
 
-    ``totals`` is None when they are not known now; ``error`` says why, or why some of them are not, or why writing fails
-    (``writable`` is False). ``last_success`` is Unix seconds, None before the first; ``duration`` of this scrape's attempt
-    in seconds.
+    ``totals`` is None when they are not known now; ``error`` says why, or why some of them are not, or why writing
+    fails (``writable`` is False). ``last_success`` is Unix seconds, None before the first; ``duration`` of this
+    scrape's attempt is in seconds.
     """
 
     up: bool

@@ -148,7 +148,7 @@ def _database(view: DatabaseView) -> Iterator[Metric]:
     yield _gauge(
         "messaging_database_writable",
         "1 when the database takes writes, asked every 5 seconds without a client's write; 0 on a read-only server, "
-        f"a standby, a full disk or when it is down. {_VIEW}",
+        f"a standby, a full disk, or while nothing answers. {_VIEW}",
         float(view.writable),
     )
     if view.last_success is not None:

@@ -106,6 +106,7 @@ class Store:
         except DatabaseError as failure:
             raise _at_start(failure) from failure
         self._dialect.adopt()
+        self._database.write_error = None
         if self._writer is None:
             self._writer = Writer(self._database, self._queries, self._clock, self._on_resolved)
             for user in self._unregistered:
@@ -132,6 +133,11 @@ class Store:
     def error(self) -> str | None:
         """Why it did not: one of a few sentences, without anything secret."""
         return self._database.error
+
+    @property
+    def write_error(self) -> str | None:
+        """Why writing fails, whether or not reading works; None while the database takes writes."""
+        return self._database.write_error
 
     def pool(self) -> PoolStats:
         """Connections in use and idle."""

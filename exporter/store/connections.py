@@ -129,6 +129,7 @@ class Database:
         self.slots = {lane: asyncio.Semaphore(width) for lane, width in WIDTH.items()}
         self.up = False
         self.error: str | None = None
+        self.write_error: str | None = errors.NOT_READY
         self._quiet = engine is not None
         self._logged: dict[str, str | None] = {}
         self._closed = False

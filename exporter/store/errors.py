@@ -41,6 +41,8 @@ LOCKED = "the database is locked by another program"
 MOVED = "the database's file was moved, removed or replaced"
 FULL = "the database's disk is full"
 READ_ONLY = "the database is read-only"
+STANDBY = "the database is a standby, which takes no writes"
+NOT_READY = "the database is not ready"
 BROKEN_DISK = "the database's disk reports an error"
 DAMAGED = "the file is not a database or is damaged"
 NO_FILE = "the database's file cannot be opened"
@@ -60,6 +62,9 @@ FOREIGN = (
     "the database has tables that this program did not make: give it a database of its own, or on PostgreSQL a schema "
     "with --database.schema. They are"
 )
-NO_SCHEMA = "the database lacks tables or columns that are needed: run migrate"
+NO_SCHEMA = (
+    "the database lacks tables or columns that are needed: run 'messaging-exporter migrate', which makes them "
+    "or says what is wrong"
+)
 CLOSED = "the database was closed"
 UNKNOWN = "the database reported an error"

@@ -144,13 +144,14 @@ class Server:
         if told:
             log.info("the database is there")
         self.background.start(BackgroundTask.TIDY, self.store.tidy_forever)
-        if self.settings.verify_interval > 0:
-            self.background.start(BackgroundTask.VERIFY, self._verify)
+        self.background.start(BackgroundTask.VERIFY, self._verify)
 
     async def _verify(self) -> None:
-        from exporter.store.verify import run_verification_forever
+        from exporter.store.verify import compare, run_verification_forever
 
-        await run_verification_forever(self.store, self.settings.verify_interval)
+        doubtful = await compare(self.store)
+        if self.settings.verify_interval > 0:
+            await run_verification_forever(self.store, self.settings.verify_interval, at_once=doubtful)
 
     async def _sample(self) -> None:
         """One point of the last hour every ten seconds."""

@@ -458,7 +458,7 @@ def _newer_schema(folder: Path) -> str:
     database = folder / "newer.db"
     asyncio.run(_made(database))
     with closing(sqlite3.connect(database)) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'r9999'")
+        connection.execute("UPDATE messaging_schema_version SET version_num = 'r9999'")
         connection.commit()
     return f"sqlite:///{database}"
 

@@ -47,11 +47,23 @@ SNAPSHOT = Snapshot(
     broker_up=True,
     database=DatabaseView(
         up=True,
-        totals=Totals(31, 32, 33, 34, {1: 35, 7: 36, 30: 37}, 38.0, inaccurate_conversations=39, verified_at=40.5),
+        totals=Totals(
+            31,
+            32,
+            33,
+            34,
+            {1: 35, 7: 36, 30: 37},
+            38.0,
+            inaccurate_conversations=39,
+            inaccurate_days=45,
+            missing_triggers=46,
+            verified_at=40.5,
+        ),
         error=None,
         last_success=41.5,
         duration=0.42,
         pool=PoolStats(43, 44),
+        writable=True,
     ),
     saturation=Saturation(51, 52, 53, 54.5),
     drift=asdict(Drift(61, 62, 63, 64, 65)),
@@ -80,6 +92,9 @@ FIGURES = {
     'messaging_active_users{window="7d"}': 36,
     'messaging_active_users{window="30d"}': 37,
     "messaging_inaccurate_conversations": 39,
+    "messaging_inaccurate_days": 45,
+    "messaging_missing_triggers": 46,
+    "messaging_database_writable": 1,
     "messaging_verified_timestamp_seconds": 40.5,
     "messaging_database_up": 1,
     "messaging_database_last_success_timestamp_seconds": 41.5,
@@ -103,7 +118,7 @@ FIGURES = {
 # The contract: what is read from the database, and hence absent when it is not known.
 READ = re.compile(
     r"messaging_(stored_messages|stored_conversations|registered_users|messages_today|active_users"
-    r"|inaccurate_conversations|verified_timestamp_seconds)\b"
+    r"|inaccurate_conversations|inaccurate_days|missing_triggers|verified_timestamp_seconds)\b"
 )
 
 
@@ -143,18 +158,34 @@ def test_without_the_database_what_is_read_from_it_is_absent_and_everything_else
     expected["messaging_database_up"] = 0
     expected['messaging_scrape_collector_success{collector="database"}'] = 0
     assert found == expected
-    assert len(FIGURES) - len(found) == 9
+    assert len(FIGURES) - len(found) == 11
     assert "it is down" not in generate_latest(Registry(state_families(replace(SNAPSHOT, database=down)))).decode()  # type: ignore[arg-type]
 
 
 def test_before_the_first_verification_its_figures_are_absent() -> None:
     totals = SNAPSHOT.database.totals
     assert totals is not None
-    fresh = replace(totals, inaccurate_conversations=None, verified_at=None)
+    fresh = replace(
+        totals, inaccurate_conversations=None, inaccurate_days=None, missing_triggers=None, verified_at=None
+    )
     found = figures(replace(SNAPSHOT, database=replace(SNAPSHOT.database, totals=fresh)))
     assert FIGURES.keys() - found.keys() == {
         "messaging_inaccurate_conversations",
+        "messaging_inaccurate_days",
+        "messaging_missing_triggers",
         "messaging_verified_timestamp_seconds",
+    }
+
+
+def test_a_total_that_is_not_known_is_absent_beside_those_that_are() -> None:
+    totals = SNAPSHOT.database.totals
+    assert totals is not None
+    partly = replace(totals, registered_users=None, active_users={1: 35, 7: None, 30: None})
+    found = figures(replace(SNAPSHOT, database=replace(SNAPSHOT.database, totals=partly)))
+    assert FIGURES.keys() - found.keys() == {
+        "messaging_registered_users",
+        'messaging_active_users{window="7d"}',
+        'messaging_active_users{window="30d"}',
     }
 
 
@@ -259,11 +290,15 @@ def test_the_strict_parser_reads_it() -> None:
     assert sorted(family.name for family in parsed) == sorted(family.name for family in everything())
 
 
+PROMTOOL_TAKES_FOR_A_DURATION = b'messaging_inaccurate_days use base unit "seconds" instead of "days"'
+
+
 @pytest.mark.needs("promtool")
 def test_promtool_has_no_complaint() -> None:
     exposition = generate_latest(Registry(everything()))  # type: ignore[arg-type]
     result = subprocess.run(["promtool", "check", "metrics"], input=exposition, capture_output=True, check=False)
-    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    # The contract's name; promtool takes a count of days for a duration.
+    assert (result.stdout, result.stderr.splitlines()) == (b"", [PROMTOOL_TAKES_FOR_A_DURATION])
 
 
 def test_no_family_and_no_series_stands_twice() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from exporter.core.errors import Unavailable
-from exporter.core.records import Totals
+from exporter.core.records import Collection, Totals
 from exporter.node.totals_collector import Collector
 
 
@@ -54,28 +54,19 @@ def collector(double: Double) -> Collector:
     return Collector(store, clock=lambda: 1000.0)
 
 
-async def test_before_the_first_scrape_nothing_is_known(collector: Collector) -> None:
-    assert (collector.latest, collector.error, collector.last_success, collector.up) == (None, None, None, False)
-
-
 async def test_a_scrape_gets_the_figures_as_they_are_now(collector: Collector, double: Double) -> None:
     double.gate.set()
-    assert await collector.collect(1.0) == totals(1.0)
-    assert await collector.collect(1.0) == totals(2.0), "nothing is cached"
-    assert (collector.latest, collector.error, collector.last_success, collector.up) == (
-        totals(2.0),
-        None,
-        1000.0,
-        True,
-    )
-    assert collector.duration >= 0
+    assert (await collector.collect(1.0)).totals == totals(1.0)
+    found = await collector.collect(1.0)
+    assert found == Collection(totals(2.0), None, 1000.0, found.duration), "nothing is cached"
+    assert found.duration >= 0
 
 
 async def test_scrapes_at_once_share_one_query(collector: Collector, double: Double) -> None:
     tasks = [asyncio.create_task(collector.collect(5.0)) for _ in range(50)]
     await asyncio.sleep(0.01)
     double.gate.set()
-    assert await asyncio.gather(*tasks) == [totals(1.0)] * 50
+    assert [found.totals for found in await asyncio.gather(*tasks)] == [totals(1.0)] * 50
     assert double.queries == 1
 
 
@@ -84,9 +75,11 @@ async def test_a_failure_is_shared_too_and_not_tried_again_by_everybody(collecto
     tasks = [asyncio.create_task(collector.collect(5.0)) for _ in range(50)]
     await asyncio.sleep(0.01)
     double.gate.set()
-    assert await asyncio.gather(*tasks) == [None] * 50
+    found = await asyncio.gather(*tasks)
+    assert {(one.totals, one.error, one.last_success) for one in found} == {
+        (None, "the database cannot be reached", None)
+    }
     assert double.queries == 1
-    assert (collector.up, collector.error, collector.latest) == (False, "the database cannot be reached", None)
 
 
 async def test_each_scrape_has_its_own_deadline(collector: Collector, double: Double) -> None:
@@ -94,21 +87,22 @@ async def test_each_scrape_has_its_own_deadline(collector: Collector, double: Do
     short = asyncio.create_task(collector.collect(0.1))
     await asyncio.sleep(0)
     long = asyncio.create_task(collector.collect(30.0))
-    assert await short is None
+    refused = await short
     assert time.monotonic() - began < 5
-    assert collector.error == "the database did not answer in time"
+    assert (refused.totals, refused.error) == (None, "the database did not answer in time")
     double.gate.set()
-    assert await long is not None, "a scrape with more time asks again"
-    assert collector.up
+    found = await long
+    assert (found.totals, found.error) == (totals(2.0), None), "a scrape with more time asks again"
+    assert (refused.totals, refused.error) == (None, "the database did not answer in time"), "each has its own record"
     assert double.queries == 2
 
 
 async def test_a_shorter_deadline_does_not_end_the_query_of_a_longer_one(collector: Collector, double: Double) -> None:
     long = asyncio.create_task(collector.collect(30.0))
     await asyncio.sleep(0)
-    assert await collector.collect(0.05) is None
+    assert (await collector.collect(0.05)).totals is None
     double.gate.set()
-    assert await long == totals(1.0)
+    assert (await long).totals == totals(1.0)
     assert (double.queries, double.cancelled) == (1, 0)
 
 
@@ -121,7 +115,7 @@ async def test_the_query_ends_when_nobody_waits_for_it(collector: Collector, dou
     await asyncio.sleep(0)
     assert double.cancelled == 1
     double.gate.set()
-    assert await collector.collect(1.0) == totals(2.0)
+    assert (await collector.collect(1.0)).totals == totals(2.0)
 
 
 async def test_a_scrape_that_is_cancelled_leaves_the_others_theirs(collector: Collector, double: Double) -> None:
@@ -130,28 +124,23 @@ async def test_a_scrape_that_is_cancelled_leaves_the_others_theirs(collector: Co
     tasks[0].cancel()
     await asyncio.sleep(0)
     double.gate.set()
-    assert await asyncio.gather(*tasks[1:]) == [totals(1.0)] * 2
+    assert [found.totals for found in await asyncio.gather(*tasks[1:])] == [totals(1.0)] * 2
 
 
-async def test_the_last_figures_stay_with_their_age_while_the_database_is_away(
+async def test_the_time_of_the_last_figures_stays_while_the_database_is_away(
     collector: Collector, double: Double
 ) -> None:
     double.gate.set()
     await collector.collect(1.0)
     double.error = "gone"
-    assert await collector.collect(1.0) is None
-    assert (collector.up, collector.error, collector.latest, collector.last_success) == (
-        False,
-        "gone",
-        totals(1.0),
-        1000.0,
-    )
+    found = await collector.collect(1.0)
+    assert (found.totals, found.error, found.last_success) == (None, "gone", 1000.0)
     double.error = None
-    assert await collector.collect(1.0) == totals(3.0)
-    assert (collector.up, collector.error) == (True, None)
+    found = await collector.collect(1.0)
+    assert (found.totals, found.error) == (totals(3.0), None)
 
 
 @pytest.mark.parametrize("deadline", [0.0, -1.0])
 async def test_without_any_time_nothing_is_asked(collector: Collector, double: Double, deadline: float) -> None:
-    assert await collector.collect(deadline) is None
-    assert (double.queries, collector.up) == (0, False)
+    assert (await collector.collect(deadline)).totals is None
+    assert double.queries == 0

@@ -128,7 +128,7 @@ async def test_a_migration_that_is_killed_half_way_has_done_nothing_and_can_be_r
     await migrate(place, revisions()[0])
     await place.execute(old_rows(place))
     assert await run(KILLED, place.url) == -signal.SIGKILL
-    assert await place.fetch("SELECT version_num FROM alembic_version") == [(revisions()[0],)]
+    assert await place.fetch("SELECT version_num FROM messaging_schema_version") == [(revisions()[0],)]
     async with opened(place, clock=Clock()) as store:
         await assert_exact(place, store, TODAY)
 
@@ -162,14 +162,14 @@ async def test_rows_written_while_it_migrates_are_counted(place: Place) -> None:
 
 async def test_a_schema_of_a_newer_version_is_refused_and_not_touched(place: Place) -> None:
     await migrate(place)
-    await place.execute("UPDATE alembic_version SET version_num = '9999'")
+    await place.execute("UPDATE messaging_schema_version SET version_num = '9999'")
     store = Store(place.url)
     for call in (store.migrate, store.start):
-        with pytest.raises(Misconfigured, match=r"9999.*newer") as caught:
+        with pytest.raises(Misconfigured, match=r"9999.*knows none after") as caught:
             await call()
         assert "\n" not in str(caught.value)
     await store.close()
-    assert await place.fetch("SELECT version_num FROM alembic_version") == [("9999",)]
+    assert await place.fetch("SELECT version_num FROM messaging_schema_version") == [("9999",)]
 
 
 async def test_starting_without_the_schema_says_what_to_run(place: Place) -> None:
@@ -190,11 +190,49 @@ async def test_tables_of_another_program_are_left_alone_and_named_as_the_reason(
         sqlite3.connect(place.path).close()
     await place.execute("CREATE TABLE conversations (number integer)")
     store = Store(place.url)
-    with pytest.raises(Misconfigured, match="not this program's"):
+    with pytest.raises(Misconfigured, match=r"did not make.*conversations"):
         await store.migrate()
     await store.close()
     tables = {"sqlite": "sqlite_master WHERE type = 'table'", "postgresql": "pg_tables WHERE schemaname = 'public'"}
     assert await place.fetch(f"SELECT count(*) FROM {tables[place.name]}") == [(1,)]
+
+
+OLD_VERSION_TABLE = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY)"
+)
+
+
+async def test_the_version_is_taken_over_from_the_table_of_earlier_releases(place: Place) -> None:
+    await migrate(place, revisions()[1])
+    await place.execute(
+        f"DROP TABLE messaging_schema_version; {OLD_VERSION_TABLE}; INSERT INTO alembic_version VALUES ('0002');"
+        "INSERT INTO conversations (id) VALUES ('c')"
+    )
+    async with opened(place) as store:
+        assert (await store.totals(5)).stored_conversations == 1
+    assert await place.fetch("SELECT version_num FROM messaging_schema_version") == [(revisions()[-1],)]
+    await place.execute(f"{OLD_VERSION_TABLE}; INSERT INTO alembic_version VALUES ('cafe')")  # the name is free again
+    await migrate(place)
+    assert await place.fetch("SELECT version_num FROM alembic_version") == [("cafe",)]
+
+
+@pytest.mark.parametrize("theirs", ["0001", "0002", "3f2a9b"])
+async def test_the_version_of_another_application_is_not_ours_and_is_left_alone(place: Place, theirs: str) -> None:
+    if isinstance(place, Sqlite):
+        sqlite3.connect(place.path).close()
+    await place.execute(f"{OLD_VERSION_TABLE}; INSERT INTO alembic_version VALUES ('{theirs}')")
+    async with opened(place) as store:
+        await store.create_conversation("c", "ann", [])
+    assert await place.fetch("SELECT version_num FROM alembic_version") == [(theirs,)]
+
+
+async def test_run_migrate_is_not_said_of_what_migrate_cannot_mend(place: Place) -> None:
+    await migrate(place)
+    await place.execute("ALTER TABLE verification RENAME TO elsewhere")
+    store = Store(place.url)
+    with pytest.raises(Misconfigured, match=r"lacks tables of it: verification.*backup"):
+        await store.migrate()
+    await store.close()
 
 
 async def test_a_message_of_an_earlier_revision_without_a_time_can_be_read(tmp_path: Path) -> None:

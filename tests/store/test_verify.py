@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import structlog
 
 from exporter.core.errors import Misconfigured, Unavailable
-from exporter.core.records import Draft
+from exporter.core.records import Draft, Totals
 from exporter.store import Store
 from exporter.store import verify as verify_module
-from exporter.store.verify import queries, run_verification_forever, verify
+from exporter.store.dialects.base import Row, Session
+from exporter.store.verify import compare, queries, run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
@@ -45,6 +46,16 @@ async def findings(store: Store, **options: object) -> tuple[verify_module.Repor
     return report, lines
 
 
+def published(totals: Totals) -> tuple[int | None, int | None, int | None]:
+    """What a server shows of the last verification: conversations, days, triggers."""
+    return totals.inaccurate_conversations, totals.inaccurate_days, totals.missing_triggers
+
+
+def wrong(report: verify_module.Report) -> tuple[int, int, int]:
+    """What a verification says that it found."""
+    return report.inaccurate_conversations, report.inaccurate_days, report.missing_triggers
+
+
 async def test_what_triggers_kept_agrees(store: Store) -> None:
     report, lines = await findings(store)
     assert (report.agrees, report.conversations, report.messages, lines) == (True, 3, 15, [])
@@ -54,7 +65,7 @@ async def test_what_triggers_kept_agrees(store: Store) -> None:
 
 async def test_before_the_first_verification_nothing_is_known(store: Store) -> None:
     totals = await store.totals(5)
-    assert (totals.inaccurate_conversations, totals.verified_at) == (None, None)
+    assert (published(totals), totals.verified_at) == ((None, None, None), None)
 
 
 SPOILED = {
@@ -95,11 +106,11 @@ async def test_a_difference_is_found_told_and_mended(
     for part in expected:
         assert any(part in line for line in lines), lines
     assert all("\n" not in line for line in lines)
-    assert (await store.totals(5)).inaccurate_conversations == report.inaccurate_conversations
+    assert published(await store.totals(5)) == wrong(report)
 
     report, again = await findings(store, repair=True)
     assert (report.agrees, report.repaired, again) == (False, True, lines)
-    assert (await store.totals(5)).inaccurate_conversations == 0
+    assert published(await store.totals(5)) == (0, 0, 0)
     await assert_exact(place, store, TODAY)
     assert (await findings(store))[0].agrees
 
@@ -175,6 +186,7 @@ async def test_triggers_that_somebody_dropped_are_found_and_made_again(place: Pl
     report, lines = await findings(store)
     assert report.missing_triggers >= 2
     assert "trigger messages_inserted: missing or disabled" in lines
+    assert published(await store.totals(5)) == wrong(report)
     report, _ = await findings(store, repair=True)
     assert report.repaired
     await place.execute("INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('a', 10, 'ann')")
@@ -294,3 +306,113 @@ async def test_in_the_background_it_waits_until_it_is_due(place: Place, store: S
     assert 3600.0 <= waits[0] <= 3600.0 + 1
     store._clock = lambda: datetime(2026, 3, 10, 14, 0, tzinfo=UTC)  # type: ignore[method-assign]
     assert await verify_module._until_due(store, 3600.0) <= 360.0
+
+
+async def test_a_repair_that_others_undo_is_published_as_what_a_recount_finds(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.execute("UPDATE daily_totals SET messages = messages + 3")
+    original = queries.mend_days
+
+    async def mended_and_spoiled_again(session: Session, begin: str, rows: Sequence[Row]) -> bool:
+        done = await original(session, begin, rows)
+        await session.fetch("UPDATE daily_totals SET users = users + 1 WHERE day = (SELECT max(day) FROM daily_totals)")
+        return done
+
+    monkeypatch.setattr(queries, "mend_days", mended_and_spoiled_again)
+    report, _ = await findings(store, repair=True)
+    assert not report.repaired
+    assert published(await store.totals(5)) == (0, 1, 0)
+
+
+async def test_totals_below_0_are_not_known_and_the_reason_is_said(place: Place, store: Store) -> None:
+    await place.execute("UPDATE daily_totals SET users = -1000, messages = -7, last_active_users = -1")
+    totals = await store.totals(5)
+    assert (totals.registered_users, totals.stored_messages, totals.messages_today) == (None, None, None)
+    assert totals.active_users == {1: None, 7: None, 30: None}
+    assert totals.stored_conversations == 3
+    assert "verify --repair" in str(totals.error)
+    await verify(store, repair=True)
+    assert (await store.totals(5)).error is None
+    await assert_exact(place, store, TODAY)
+
+
+# --- the comparison at a start ----------------------------------------------------------------------------
+
+
+async def test_what_agrees_is_not_doubted_at_a_start(store: Store) -> None:
+    assert not await compare(store)
+    assert published(await store.totals(5)) == (None, None, None)
+
+
+RESTORED = """
+UPDATE daily_totals SET messages = 2 * messages, conversations = 2 * conversations, users = 2 * users
+"""
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        RESTORED,
+        "UPDATE daily_totals SET messages = messages + 1000000",
+        "UPDATE daily_totals SET users = 100",
+        "DELETE FROM daily_totals",
+        "UPDATE daily_totals SET last_active_users = 0",
+    ],
+)
+async def test_totals_that_cannot_be_right_are_published_and_logged_at_a_start(
+    place: Place, store: Store, spoil: str
+) -> None:
+    await place.execute(spoil)
+    with structlog.testing.capture_logs() as logs:
+        assert await compare(store)
+    assert published(await store.totals(5)) == (None, 1, 0)
+    assert ["verify --repair" in entry["event"] for entry in logs] == [True]
+    await verify(store, repair=True)
+    assert published(await store.totals(5)) == (0, 0, 0)
+    assert not await compare(store)
+
+
+async def test_triggers_that_are_gone_are_published_at_a_start(place: Place, store: Store) -> None:
+    table = " ON messages" if isinstance(place, Postgresql) else ""
+    await place.execute(f"DROP TRIGGER messages_deleted{table}")
+    assert await compare(store)
+    assert published(await store.totals(5)) == (None, 0, 1)
+
+
+# --- a day that has not come --------------------------------------------------------------------------------
+
+
+async def active_days(place: Place) -> dict[str, str | None]:
+    rows = await place.fetch("SELECT id, last_active_on FROM users")
+    return {name: None if day is None else str(day) for name, day in rows}
+
+
+def insert(seq: int, day: str) -> str:
+    return (
+        f"INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('a', {seq}, 'u0', '{day}T10:00:00Z')"
+    )
+
+
+async def test_a_day_that_has_not_come_gives_way_to_the_next_message(place: Place, store: Store) -> None:
+    tomorrow = str(datetime.now(UTC).date() + timedelta(days=2))
+    await place.execute(insert(100, tomorrow))
+    assert (await active_days(place))["u0"] == tomorrow
+    await place.execute(insert(101, "2026-03-09"), insert(102, "2026-03-11"), insert(103, "2026-03-10"))
+    assert (await active_days(place))["u0"] == "2026-03-11", "and then the latest stays"
+    await assert_exact(place, store, TODAY)
+
+
+async def test_a_day_that_has_not_come_is_found_and_mended_by_the_messages_that_are_there(
+    place: Place, store: Store
+) -> None:
+    await place.execute("UPDATE users SET last_active_on = '2199-01-01' WHERE id IN ('u1', 'u2')")
+    await place.execute("DELETE FROM messages WHERE sender_id = 'u2'")
+    report, lines = await findings(store)
+    assert lines == ["day 2199-01-01: 2 users were last active on it, and it has not come"]
+    assert wrong(report) == (0, 1, 0)
+    report, _ = await findings(store, repair=True)
+    assert report.repaired
+    found = await active_days(place)
+    assert (found["u1"], found["u2"]) == ("2026-03-10", None)
+    await assert_exact(place, store, TODAY)

@@ -179,7 +179,7 @@ FROM (
     FROM daily_totals
 ) AS kept
 """
-"""Do the sums over days differ from what the conversations say and from how many rows there are? Messages are not read."""
+"""Do the sums over days differ from what the conversations say and from how many rows there are? No message is read."""
 
 
 async def keep(session: Session, verified_at: float, conversations: int, days: int, triggers: int) -> None:

@@ -11,5 +11,6 @@ from typing import Final
 REVISIONS: Final = {
     "0001": "r0001_tables",
     "0002": "r0002_totals",
+    "0003": "r0003_findings",
 }
 """Number to module, oldest first."""
