@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from docs.source import prometheus_rule
+from docs.source import flags, prometheus_rule
 
 ROOT = Path(__file__).parents[2]
 
 
 def generated() -> Iterator[tuple[Path, str]]:
     """Path and text of every generated file."""
+    yield ROOT / "docs" / "flags.md", flags.text()
     yield ROOT / "deploy" / "kubernetes" / "prometheusrule.yaml", prometheus_rule.text()
 
 

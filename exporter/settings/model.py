@@ -38,6 +38,7 @@ class Settings:
 
     listen: tuple[Address, ...] = (Address("127.0.0.1", 8765),)
     metrics_listen: tuple[Address, ...] = ()
+    systemd_socket: bool = False  # in the place of ``listen``
     telemetry_path: str = "/metrics"
     web_config_file: Path | None = None
     max_requests: int = 40

@@ -83,6 +83,14 @@ OPTIONS: Final = (
         "serve metrics, health, admin and stats only here",
         many=True,
     ),
+    Option(
+        "web.systemd-socket",
+        "systemd_socket",
+        parsers.switch,
+        "false",
+        "listen on the sockets that systemd has opened, in the place of --web.listen-address",
+        switch=True,
+    ),
     Option("web.telemetry-path", "telemetry_path", parsers.route, "/metrics", "where the metrics are"),
     Option(
         "web.config.file",

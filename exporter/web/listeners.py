@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 from aiohttp import web
@@ -43,6 +43,10 @@ class Listeners:
 
     async def open(self, app: web.Application, addresses: Sequence[Address]) -> list[str]:
         """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist."""
+        return await self.serve(app, map(_bound, addresses))
+
+    async def serve(self, app: web.Application, sockets: Iterable[socket.socket]) -> list[str]:
+        """Serve ``app`` on sockets that are bound; the URLs, ``unix:PATH`` for a Unix socket."""
         context = self._web_config.ssl_context()
         runner = ProblemRunner(
             app,
@@ -55,12 +59,11 @@ class Listeners:
         self._runners.append(runner)
         await runner.setup()
         urls = []
-        for address in addresses:
-            listening = _socket(address)
+        for listening in sockets:
+            if listening.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)  # connections inherit it
             await web.SockSite(runner, listening, ssl_context=context, backlog=BACKLOG).start()
-            host, port = listening.getsockname()[:2]
-            shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # shown, not bound
-            urls.append(f"{'http' if context is None else 'https'}://{Address(shown, port)}")
+            urls.append(_url(listening, "http" if context is None else "https"))
         return urls
 
     async def close(self) -> None:
@@ -70,12 +73,12 @@ class Listeners:
         self._runners.clear()
 
 
-def _socket(address: Address) -> socket.socket:
-    """A listening socket whose connections, which inherit this, let the kernel keep little that it could not send."""
-    listening = _bound(address)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-    return listening
+def _url(listening: socket.socket, scheme: str) -> str:
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{listening.getsockname()}"
+    host, port = listening.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # shown, not bound
+    return f"{scheme}://{Address(shown, port)}"
 
 
 def _bound(address: Address) -> socket.socket:

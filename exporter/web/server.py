@@ -27,7 +27,7 @@ from exporter.node.snapshot import SnapshotBuilder
 from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
 from exporter.store import Store
-from exporter.web import notify
+from exporter.web import notify, systemd
 from exporter.web.application import Application
 from exporter.web.background import Background
 from exporter.web.listeners import Listeners, allow_open_files
@@ -107,7 +107,11 @@ class Server:
             await self.node.start()
             apart = bool(self.settings.metrics_listen)
             public = self._application.build(public=True, operations=not apart)
-            self.urls = self.metrics_urls = await self.listeners.open(public, self.settings.listen)
+            if self.settings.systemd_socket:
+                self.urls = await self.listeners.serve(public, systemd.sockets())
+            else:
+                self.urls = await self.listeners.open(public, self.settings.listen)
+            self.metrics_urls = self.urls
             if apart:
                 operations = self._application.build(public=False, operations=True)
                 self.metrics_urls = await self.listeners.open(operations, self.settings.metrics_listen)

@@ -315,7 +315,10 @@ class Asking:
 
 
 class Exporter(Asking):
-    """A process. ``flags`` are those of ``serve``; ``program`` is what is run instead of ``python -m exporter``."""
+    """A process. ``flags`` are those of ``serve``; ``program`` is what is run instead of ``python -m exporter``.
+
+    ``inherit`` are descriptors of this process that it keeps.
+    """
 
     def __init__(
         self,
@@ -324,6 +327,7 @@ class Exporter(Asking):
         environment: Mapping[str, str] | None = None,
         program: Sequence[str] = (sys.executable, "-m", "exporter"),
         command: str = "serve",
+        inherit: Sequence[int] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -332,6 +336,7 @@ class Exporter(Asking):
         super().__init__(Authenticator.from_settings(Settings(data_dir=self.data)))
         self.log = folder / "exporter.log"
         self._program = program
+        self._inherit = inherit
         self._arguments = [
             command,
             "--data.dir",
@@ -360,7 +365,13 @@ class Exporter(Asking):
         with self.log.open("ab") as log:
             begins_at = log.tell()
             self.process = await asyncio.create_subprocess_exec(
-                *self._program, *self._arguments, env=self._environment, cwd=self.folder, stdout=log, stderr=log
+                *self._program,
+                *self._arguments,
+                env=self._environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                pass_fds=self._inherit,
             )
         try:
             self.url = await until(lambda: self._listening(begins_at), "listening")
