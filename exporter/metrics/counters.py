@@ -6,7 +6,7 @@ measured at the scrape instead (``families``). Each HELP says its scope: node fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -52,7 +52,7 @@ class BackgroundTask(StrEnum):
 class Metrics:
     """The instruments of one process. Counters never go back, cells are bound once."""
 
-    def __init__(self) -> None:
+    def __init__(self, commands: Sequence[str] = COMMAND_NAMES) -> None:
         self.connections_opened = Counter("messaging_connections_opened", f"Connections accepted. {_NODE_EVENTS}")
         self.connections_closed = LabelledCounter(
             "messaging_connections_closed",
@@ -94,7 +94,7 @@ class Metrics:
         )
         self.read_receipts = Counter("messaging_read_receipts", f"Read marks that moved forward. {_NODE_EVENTS}")
         self.commands_rejected: dict[tuple[str, ErrorCode], Cell] = {
-            (command, code): Cell() for command in (*COMMAND_NAMES, "unknown") for code in ErrorCode
+            (command, code): Cell() for command in (*commands, "unknown") for code in ErrorCode
         }
         self.received_bytes = Counter(
             "messaging_received_bytes", f"Bytes read from WebSockets after the upgrade. {_NODE_EVENTS}"
@@ -117,7 +117,7 @@ class Metrics:
             "messaging_command_duration_seconds",
             f"From a command's receipt to its answer, or to its refusal. {_NODE_EVENTS}",
             "command",
-            COMMAND_NAMES,
+            commands,
             _FAST,
         )
         self.message_persist_duration = Histogram(
@@ -194,7 +194,7 @@ class Metrics:
         yield self.deliveries.family()
         yield self.deliveries_dropped.family()
         yield self.read_receipts.family()
-        yield self._commands_rejected()
+        yield self.rejected_commands()
         yield self.received_bytes.family()
         yield self.sent_bytes.family()
         yield self.command_duration.family()
@@ -210,7 +210,8 @@ class Metrics:
         yield self.broker_frames_dropped.family()
         yield self.broker_lag.family()
 
-    def _commands_rejected(self) -> Metric:
+    def rejected_commands(self) -> Metric:
+        """The one counter with two labels."""
         family = CounterMetricFamily(
             "messaging_commands_rejected",
             f"Commands refused; command is unknown where it could not be read. {_NODE_EVENTS}",

@@ -7,13 +7,13 @@ scope and how to aggregate it: node figures are summed; cluster and database fig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Protocol
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from exporter import __version__
-from exporter.core.records import WINDOWS, DatabaseView, Snapshot, Totals
+from exporter.core.records import WINDOWS, DatabaseView, HubStats, Snapshot, Totals
 
 _NODE: Final = "Scope: this node; aggregate with sum."
 _NODE_WORST: Final = "Scope: this node; aggregate with max."
@@ -40,12 +40,14 @@ def _by_label(name: str, help: str, label: str, rows: Iterable[tuple[str, float]
 
 def state_families(snapshot: Snapshot) -> Iterator[Metric]:
     """State as it was in one turn of the loop; what is not known is absent, never invented."""
-    yield from _live(snapshot)
+    yield from _live(snapshot.live)
+    yield drift_family(snapshot.drift)
     yield from _pressure(snapshot)
     yield from _cluster(snapshot)
     yield from _database(snapshot.database)
     if snapshot.database.totals is not None:
-        yield from _totals(snapshot.database.totals)
+        yield from totals_families(snapshot.database.totals)
+        yield from _verification(snapshot.database.totals)
     yield _by_label(
         "messaging_scrape_collector_duration_seconds",
         f"How long this scrape's collector took. {_NODE_WORST}",
@@ -58,13 +60,22 @@ def state_families(snapshot: Snapshot) -> Iterator[Metric]:
         "collector",
         (("live", 1), ("database", float(snapshot.database.totals is not None))),
     )
-    yield InfoMetricFamily(
+    yield build_family()
+
+
+def build_family() -> Metric:
+    """``messaging_build_info``."""
+    return InfoMetricFamily(
         "messaging_build", f"Version of the exporter, always 1. {_NODE}", value={"version": __version__}
     )
 
 
-def _live(snapshot: Snapshot) -> Iterator[Metric]:
-    live = snapshot.live
+def live_families(live: HubStats) -> dict[str, Metric]:
+    """The five live gauges, by the name of the figure."""
+    return {family.name.removeprefix("messaging_"): family for family in _live(live)}
+
+
+def _live(live: HubStats) -> Iterator[Metric]:
     yield _gauge("messaging_active_connections", f"Open authenticated connections. {_NODE}", live.active_connections)
     yield _gauge(
         "messaging_connected_users",
@@ -78,11 +89,15 @@ def _live(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge("messaging_participants", f"(user, conversation) pairs joined. {_NODE}", live.participants)
     yield _gauge("messaging_typing_users", f"(user, conversation) pairs typing. {_NODE}", live.typing_users)
-    yield _by_label(
+
+
+def drift_family(drift: Mapping[str, int]) -> Metric:
+    """``messaging_live_drift``, keyed by the figure."""
+    return _by_label(
         "messaging_live_drift",
         f"Live figure minus an independent recount from the open sockets; 0 is healthy. {_NODE_WORST}",
         "figure",
-        snapshot.drift.items(),
+        drift.items(),
     )
 
 
@@ -165,16 +180,44 @@ def _database(view: DatabaseView) -> Iterator[Metric]:
     )
 
 
-def _totals(totals: Totals) -> Iterator[Metric]:
+class KnownTotals(Protocol):
+    """Figures of a database, the product's own or somebody else's; None is not known."""
+
+    @property
+    def stored_messages(self) -> int | None: ...  # noqa: D102  # as in Totals
+    @property
+    def stored_conversations(self) -> int | None: ...  # noqa: D102  # as in Totals
+    @property
+    def registered_users(self) -> int | None: ...  # noqa: D102  # as in Totals
+    @property
+    def messages_today(self) -> int | None: ...  # noqa: D102  # as in Totals
+    @property
+    def active_users(self) -> Mapping[int, int | None]: ...  # noqa: D102  # as in Totals
+
+
+def totals_families(totals: KnownTotals) -> Iterator[Metric]:
+    """The figures that are known, each absent otherwise."""
     for name, help, value in (
-        ("messaging_stored_messages", "Messages that exist now.", totals.stored_messages),
-        ("messaging_stored_conversations", "Conversations that exist now.", totals.stored_conversations),
-        ("messaging_registered_users", "Users that exist now.", totals.registered_users),
-        (
-            "messaging_messages_today",
-            "Messages that exist now and were sent since 00:00 UTC.",
-            totals.messages_today,
-        ),
+        ("stored_messages", "Messages that exist now.", totals.stored_messages),
+        ("stored_conversations", "Conversations that exist now.", totals.stored_conversations),
+        ("registered_users", "Users that exist now.", totals.registered_users),
+        ("messages_today", "Messages that exist now and were sent since 00:00 UTC.", totals.messages_today),
+    ):
+        if value is not None:
+            yield _gauge(f"messaging_{name}", f"{help} {_DATABASE}", value)
+    windows = [(f"{days}d", count) for days in WINDOWS if (count := totals.active_users.get(days)) is not None]
+    if windows:
+        yield _by_label(
+            "messaging_active_users",
+            "Registered users whose latest message was inserted on one of the last 1, 7 or 30 UTC days, today "
+            f"included. {_DATABASE}",
+            "window",
+            windows,
+        )
+
+
+def _verification(totals: Totals) -> Iterator[Metric]:
+    for name, help, value in (
         (
             "messaging_inaccurate_conversations",
             f"Conversations whose total or last number {_FOUND}",
@@ -194,11 +237,3 @@ def _totals(totals: Totals) -> Iterator[Metric]:
     ):
         if value is not None:
             yield _gauge(name, f"{help} {_DATABASE}", value)
-    windows = ((f"{days}d", totals.active_users[days]) for days in WINDOWS)
-    yield _by_label(
-        "messaging_active_users",
-        "Registered users whose latest message was inserted on one of the last 1, 7 or 30 UTC days, today included. "
-        + _DATABASE,
-        "window",
-        ((window, number) for window, number in windows if number is not None),
-    )
