@@ -50,6 +50,8 @@ SERVICES = {
     "nginx": lambda: _program("nginx") is not None,
     "haproxy": lambda: _program("haproxy") is not None,
     "caddy": lambda: _program("caddy") is not None,
+    "ejabberd": lambda: _program("ejabberdctl") is not None and shutil.which("erl") is not None,
+    "prosody": lambda: shutil.which("prosody") is not None,
     "node": lambda: shutil.which("node") is not None and shutil.which("npm") is not None,
 }
 

@@ -23,6 +23,8 @@ need pgbouncer pgbouncer
 need nginx nginx
 need haproxy haproxy
 need caddy caddy
+need ejabberdctl "ejabberd erlang-p1-sqlite3" # 80 MB, 8 s; nothing of it is started
+need prosody "prosody lua-dbi-sqlite3"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ "${1:-}" != bench ] || need prometheus-postgres-exporter prometheus-postgres-exporter
 [ -n "$missing" ] || exit 0

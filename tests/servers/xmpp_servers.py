@@ -205,7 +205,7 @@ class Ejabberd(Service):
 
     def environment(self) -> dict[str, str]:
         return {
-            "ERL_LIBS": "/usr/lib/x86_64-linux-gnu",
+            "ERL_LIBS": str(next(Path("/usr/lib").glob("*/ejabberd-*")).parent),
             "EJABBERD_CONFIG_PATH": str(self.folder / "ejabberd.yml"),
             "EJABBERD_LOG_PATH": str(self.folder / "ejabberd.log"),
             "SPOOL_DIR": str(self.folder / "mnesia"),
