@@ -1,4 +1,4 @@
-"""A running ejabberd and a running Prosody on SQLite lose nothing while their files are read; an ordinary reader harms."""
+"""A running ejabberd and a running Prosody on SQLite lose nothing while their files are read."""
 
 from __future__ import annotations
 
