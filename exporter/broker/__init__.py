@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from exporter.broker.envelope import Envelope
+from exporter.core.records import BrokerView
 
 __all__ = ["Broker", "Envelope", "LocalBroker"]
 
@@ -27,6 +28,10 @@ class Broker(Protocol[P]):
     def alone(self) -> bool:
         """Is this node the whole cluster?"""
 
+    @property
+    def view(self) -> BrokerView | None:
+        """How this node sees the road; None when there is none."""
+
     def publish(self, envelope: Envelope[P]) -> None:
         """To everybody on every node; returns at once and never raises for a reason of the road."""
 
@@ -36,6 +41,7 @@ class LocalBroker(Generic[P]):
 
     up = True
     alone = True
+    view = None
 
     def __init__(self, deliver: Callable[[Envelope[P]], None]) -> None:
         self._deliver = deliver

@@ -22,6 +22,7 @@ class Held(Generic[P]):
     """One conversation. ``upto`` is None until the first join here has asked the database."""
 
     __slots__ = (
+        "catching_up",
         "channel",
         "conversation",
         "counted",
@@ -30,6 +31,7 @@ class Held(Generic[P]):
         "hole",
         "hole_since",
         "joins",
+        "removals",
         "through",
         "told",
         "typing",
@@ -46,6 +48,8 @@ class Held(Generic[P]):
         self.told: set[str] = set()
         self.typing: set[str] = set()
         self.joins = 0  # under way here
+        self.removals = 0  # members who were removed meanwhile
+        self.catching_up: list[tuple[int, Callable[[], object]]] = []  # joins that wait for messages on the road
         self.counted = False  # the server knows that this node holds it
         self.waiting: (
             list[Callable[[], Any]] | None
@@ -108,6 +112,15 @@ class Held(Generic[P]):
         elif last_seq > self.through:
             self.through = last_seq
         return self.upto
+
+    def caught_up(self) -> None:
+        """Joins that waited for what has been handed out now go on."""
+        waiting, self.catching_up = self.catching_up, []
+        for seq, go_on in waiting:
+            if seq <= (self.upto or 0):
+                go_on()
+            else:
+                self.catching_up.append((seq, go_on))
 
     @property
     def has_hole(self) -> bool:

@@ -44,6 +44,8 @@ class Ordering(Generic[P]):
             self._side.deliver(envelope)
             if held.early:
                 self._hand_out(held, held.due())
+            if held.catching_up:
+                held.caught_up()
         elif held.keep(envelope):
             if len(held.early) > MOST_EARLY:
                 self._overflow(held)
@@ -109,6 +111,7 @@ class Ordering(Generic[P]):
             held.healing = False
             if held.upto is not None and held.upto < through:
                 self._hand_out(held, held.skip_to(through))
+                held.caught_up()
             self.watch(held)
 
     def not_healed(self, conversation: str) -> None:

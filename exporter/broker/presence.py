@@ -57,6 +57,7 @@ class Presence:
         self._old: list[str] = []
         self._seq = 0
         self._changes: deque[str] = deque()
+        self._retired = False
         self._to_tell = 0  # of these, how many until all that is held has been told
         self._telling = False  # the batch that completes has not been sent
         self._unanswered: deque[tuple[int, list[str], bool]] = deque()
@@ -97,7 +98,7 @@ class Presence:
     def beat(self, connection: Connection, unsure: bool = False) -> None:
         """Extend the lease; dead nodes' entries leave."""
         inc = self.incarnation
-        if inc is None:
+        if inc is None or self._retired:
             return
         command = self._functions.beat(inc, self._lease, self._seq, self._connections(), unsure)
         connection.queue(command, 1, partial(self._has_beaten, connection, inc, self._now()))
@@ -121,7 +122,8 @@ class Presence:
             self._apply(connection, self._seq, changes, complete)
 
     def retire(self) -> bytes | None:
-        """The command that ends this incarnation; None when it never began."""
+        """The command that ends this incarnation, for ever; None when it never began."""
+        self._retired = True
         return None if self.incarnation is None else self._functions.retire(self.incarnation)
 
     def begin_anew(self) -> None:
@@ -182,5 +184,6 @@ class Presence:
         if isinstance(reply, Refused):
             self._refused(str(reply))
             return
-        self._register(connection, unsure=False)
-        connection.flush()
+        if not self._retired:
+            self._register(connection, unsure=False)
+            connection.flush()

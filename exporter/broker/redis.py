@@ -11,17 +11,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
-from exporter.broker.announcements import Announcements, ignore
+from exporter.broker.announcements import Announcements
 from exporter.broker.clock import ServerClock
-from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.connection import Connection, Refused
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.functions import Figures, Functions, pair
 from exporter.broker.held import Held
+from exporter.broker.holdings import Holdings
 from exporter.broker.incoming import Incoming
 from exporter.broker.location import Location
 from exporter.broker.ordering import Ordering
@@ -38,12 +38,10 @@ from exporter.core.events import (
     TypingStopped,
 )
 from exporter.core.hub import Hub
-from exporter.core.records import ClusterStats
+from exporter.core.records import BrokerView, ClusterStats
 
 P = TypeVar("P")
 
-PATIENCE: Final = 0.25
-"""Seconds that a join waits for the subscription; then it goes on as without a broker."""
 FAREWELL: Final = 2.0
 """Seconds that leaving the cluster may take; then the lease ends it."""
 
@@ -88,6 +86,17 @@ class RedisBroker(Generic[P]):
         self.ordering = Ordering(self._held, side, lease, lambda: self.up, now)
         self._told = Announcements(
             self._held, hub, side, functions, lambda: self._figures, lambda: self._road.connection
+        )
+        self.holdings = Holdings(
+            self._held,
+            self._by_channel,
+            hub,
+            functions,
+            self.ordering,
+            self._told,
+            lambda: self._road.connection,
+            self._schedule,
+            self._refused,
         )
         self._incoming = Incoming(
             self._by_channel, self._node, side, self.ordering, self._told, self._clock, meters, now
@@ -134,6 +143,11 @@ class RedisBroker(Generic[P]):
     def error(self) -> str | None:
         """Why it is not up: one sentence, nothing secret."""
         return None if self.up else self._road.error or "the broker does not know yet all that this node holds"
+
+    @property
+    def view(self) -> BrokerView:
+        """How this node sees the broker now."""
+        return BrokerView(self.error, None if self._figures is None else self._figures.time / 1e6)
 
     def cluster(self) -> ClusterStats | None:
         """The figures of all nodes, as of the last beat; None when they are not known now."""
@@ -192,68 +206,6 @@ class RedisBroker(Generic[P]):
             self._postbox.flush(connection)
             connection.flush()
 
-    # --- joining ------------------------------------------------------------------------------------------
-
-    def hold(self, conversation: str, ready: Callable[[], object]) -> None:
-        """Somebody is about to join: ``ready`` is called when nothing of the conversation can be missed any more."""
-        held = self._held.get(conversation)
-        if held is None:
-            channel = self._functions.channel(conversation).encode()
-            held = self._held[conversation] = self._by_channel[channel] = Held(conversation, channel)
-            connection = self._road.connection
-            if connection is None:
-                held.waiting = None
-            else:
-                connection.queue(command("SSUBSCRIBE", channel), 0, ignore)
-                connection.queue(self._functions.participants(conversation), 1, partial(self._seeded, held))
-                self._schedule()
-                self._loop.call_later(PATIENCE, held.is_ready)
-        held.joins += 1
-        if held.waiting is None:
-            ready()
-        else:
-            held.waiting.append(ready)
-
-    def _seeded(self, held: Held[P], reply: Any) -> None:
-        if isinstance(reply, Refused):
-            self._refused(str(reply))
-        else:
-            self._told.seeded(held, reply)
-            held.is_ready()
-
-    def begin(self, conversation: str, last_seq: int) -> int:
-        """A join knows what the database says: from which number on its messages come by themselves."""
-        held = self._held[conversation]
-        upto = held.begin(last_seq)
-        self.ordering.watch(held)
-        return upto
-
-    def settle(self, conversation: str) -> None:
-        """A join is over, whatever came of it."""
-        held = self._held[conversation]
-        held.joins -= 1
-        self._let_go(held)
-
-    def participants(self, conversation: str, user: str) -> list[str]:
-        """The users who have joined, on all nodes, as far as people here have been told, and this one; sorted."""
-        return sorted(self._held[conversation].told | {user})
-
-    def last_seq(self, conversation: str, seq: int) -> None:
-        """The database says so: what is missing is read."""
-        held = self._held.get(conversation)
-        if held is not None and held.upto is not None and seq > held.upto:
-            self.ordering.look(held, seq)
-
-    def _let_go(self, held: Held[P]) -> None:
-        if held.joins or held.conversation in self._hub.conversations:
-            return
-        del self._held[held.conversation], self._by_channel[held.channel]
-        self.ordering.forget(held)
-        connection = self._road.connection
-        if connection is not None:
-            connection.queue(command("SUNSUBSCRIBE", held.channel), 0, ignore)
-            self._schedule()
-
     # --- what happens here --------------------------------------------------------------------------------
 
     def happened(self, event: HubEvent) -> None:
@@ -290,7 +242,7 @@ class RedisBroker(Generic[P]):
                 if held.counted and conversation not in self._hub.conversations:
                     held.counted = False
                     presence.remove(f"c{conversation}")
-                self._let_go(held)
+                self.holdings.let_go(held)
 
     def _all_held(self) -> Iterator[str]:
         """Everything that is so here, as the server's entries."""

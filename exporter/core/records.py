@@ -160,10 +160,22 @@ class DatabaseView:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerView:
+    """This node's view of the broker.
+
+    ``error`` is None while it is up; ``last_seen`` is when the figures were, Unix seconds of the broker's clock.
+    """
+
+    error: str | None
+    last_seen: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a scrape, the JSON and the page show of one moment; ``as_of`` is Unix seconds.
 
-    ``drift`` holds hub minus recount per live figure, ``cluster`` None when this node has no view of it.
+    ``drift`` holds hub minus recount per live figure, ``cluster`` None when this node has no view of it,
+    ``broker`` None when this node is alone.
     """
 
     as_of: float
@@ -175,3 +187,4 @@ class Snapshot:
     saturation: Saturation
     drift: dict[str, int]
     live_duration: float = 0.0
+    broker: BrokerView | None = None

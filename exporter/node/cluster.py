@@ -79,7 +79,7 @@ class ClusterNode(Node):
 
     def _ask_membership(self, conversation: ConversationId, user: UserId, known: Known) -> None:
         # First the subscription, then the question: what is durable before the answer is in it, the rest comes live.
-        self.road.hold(conversation, partial(self._held, conversation, user, known))
+        self.road.holdings.hold(conversation, partial(self._held, conversation, user, known))
 
     def _held(self, conversation: ConversationId, user: UserId, known: Known) -> None:
         try:
@@ -89,17 +89,36 @@ class ClusterNode(Node):
             refused.set_exception(refusal)
             known(refused)
 
-    def _membership_known(self, connection: NodeConnection, command: Join, *rest: Any) -> None:
-        try:
-            super()._membership_known(connection, command, *rest)
-        finally:
-            self.road.settle(command.conversation)
+    def _membership_known(
+        self,
+        connection: NodeConnection,
+        command: Join,
+        received: float,
+        answered: asyncio.Future[None],
+        question: asyncio.Future[Membership],
+    ) -> None:
+        conversation = command.conversation
+
+        def go_on(changed: bool) -> None:
+            if changed:
+                known = partial(self._membership_known, connection, command, received, answered)
+                self._held(conversation, connection.user, known)
+                return
+            try:
+                super(ClusterNode, self)._membership_known(connection, command, received, answered, question)
+            finally:
+                self.road.holdings.settle(conversation)
+
+        # A message that the database has and that is not here yet belongs to those who joined before.
+        last_seq = question.result().last_seq if question.exception() is None else 0
+        if not self.road.holdings.catch_up(conversation, last_seq, go_on):
+            go_on(False)
 
     def _let_in(self, connection: NodeConnection, command: Join, received: float, last_seq: int) -> None:
         conversation = command.conversation
-        upto = self.road.begin(conversation, last_seq)
+        upto = self.road.holdings.begin(conversation, last_seq)
         events = self.hub.join(connection, conversation)
-        participants = self.road.participants(conversation, connection.user)
+        participants = self.road.holdings.participants(conversation, connection.user)
         connection.put(text_frame(protocol.encode(protocol.Joined(conversation, participants, upto, command.id))))
         self._publisher.emit(events)
         self.metrics.command_duration["join"].observe(self._now() - received)
@@ -142,6 +161,10 @@ class ClusterNode(Node):
     def removed(self, conversation: str, user: str) -> None:
         """The user is no longer a member: their connections here leave."""
         self._remove_from_hub(conversation, user)
+
+    def _remove_from_hub(self, conversation: ConversationId, user: UserId) -> None:
+        self.road.holdings.removed(conversation)
+        super()._remove_from_hub(conversation, user)
 
     def heal(self, conversation: str, after: int, through: int) -> None:
         """Read the messages that are missing."""

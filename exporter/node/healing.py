@@ -104,4 +104,4 @@ class Healing:
                     if (conversation, user) in self._hub.participants:
                         self._removed(conversation, user)
                 else:
-                    self._road.last_seq(conversation, membership.last_seq)
+                    self._road.holdings.last_seq(conversation, membership.last_seq)

@@ -92,6 +92,7 @@ class SnapshotBuilder:
             saturation=saturation,
             drift=asdict(self._drift),
             live_duration=time.perf_counter() - started,
+            broker=node.broker.view,
         )
 
     async def _recount(self) -> None:

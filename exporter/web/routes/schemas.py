@@ -104,14 +104,40 @@ class Inaccurate(Struct):
     triggers: Count | None
 
 
-class Stats(Struct):
-    """The figures at one moment. What is not known is null, with the reason in ``database.error``."""
+class Cluster(Struct):
+    """This node's view of the other nodes; ``settling`` above 0: the figures are not final yet.
+
+    ``error`` is the reason why the live figures are null.
+    """
+
+    up: bool
+    as_of: datetime | None
+    settling: Count | None
+    error: str | None
+
+
+class Live(Struct):
+    """The live figures of the node that was asked."""
 
     active_connections: Count
     connected_users: Count
     active_conversations: Count
     total_participants: Count
     typing_users: Count
+
+
+class Stats(Struct):
+    """The figures at one moment. What is not known is null, with the reason in an ``error``.
+
+    ``scope`` is ``cluster`` where there are several nodes: the live figures are then those of all nodes together, and
+    ``cluster`` and ``node`` are there, too.
+    """
+
+    active_connections: Count | None
+    connected_users: Count | None
+    active_conversations: Count | None
+    total_participants: Count | None
+    typing_users: Count | None
     total_messages: Count | None
     total_conversations: Count | None
     messages_today: Count | None
@@ -122,6 +148,8 @@ class Stats(Struct):
     as_of: datetime
     database: Database
     inaccurate: Inaccurate
+    cluster: Cluster | msgspec.UnsetType = msgspec.UNSET
+    node: Live | msgspec.UnsetType = msgspec.UNSET
 
 
 class Closed(Struct):
@@ -134,7 +162,7 @@ class Closed(Struct):
 _FIGURES = [
     name
     for name in Stats.__struct_fields__
-    if name not in ("active_users", "scope", "nodes", "as_of", "database", "inaccurate")
+    if name not in ("active_users", "scope", "nodes", "as_of", "database", "inaccurate", "cluster", "node")
 ]
 Figures = msgspec.defstruct("Figures", [(name, list[Count | None]) for name in _FIGURES])
 Rates = msgspec.defstruct(

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
-from exporter.core.records import WINDOWS, Snapshot
+from exporter.core.records import WINDOWS, ClusterStats, Snapshot
 from exporter.metrics.counters import Metrics
 from exporter.metrics.negotiation import SHARE
 from exporter.node.history import Sample
@@ -17,33 +17,38 @@ from exporter.node.snapshot import SnapshotBuilder
 from exporter.web.access import require_admin
 
 
-def payload(snapshot: Snapshot) -> dict[str, Any]:
-    """The document of the contract; what is not known is null, with the reason in ``database.error``."""
-    live, cluster, totals = snapshot.live, snapshot.cluster, snapshot.database.totals
-    if snapshot.alone or cluster is None:
-        figures = {
-            "active_connections": live.active_connections,
-            "connected_users": live.connected_users,
-            "active_conversations": live.active_conversations,
-            "total_participants": live.participants,
-            "typing_users": live.typing_users,
-        }
-    else:
-        figures = {
-            "active_connections": cluster.connections,
-            "connected_users": cluster.users,
-            "active_conversations": cluster.conversations,
-            "total_participants": cluster.participants,
-            "typing_users": cluster.typing_users,
-        }
+def _of_node(snapshot: Snapshot) -> dict[str, int | None]:
+    live = snapshot.live
     return {
-        **figures,
+        "active_connections": live.active_connections,
+        "connected_users": live.connected_users,
+        "active_conversations": live.active_conversations,
+        "total_participants": live.participants,
+        "typing_users": live.typing_users,
+    }
+
+
+def _of_cluster(cluster: ClusterStats | None) -> dict[str, int | None]:
+    return {
+        "active_connections": cluster.connections if cluster else None,
+        "connected_users": cluster.users if cluster else None,
+        "active_conversations": cluster.conversations if cluster else None,
+        "total_participants": cluster.participants if cluster else None,
+        "typing_users": cluster.typing_users if cluster else None,
+    }
+
+
+def payload(snapshot: Snapshot) -> dict[str, Any]:
+    """The document of the contract; what is not known is null, with the reason in an ``error``."""
+    cluster, totals, broker = snapshot.cluster, snapshot.database.totals, snapshot.broker
+    document: dict[str, Any] = {
+        **(_of_node(snapshot) if snapshot.alone else _of_cluster(cluster)),
         "total_messages": totals.stored_messages if totals else None,
         "total_conversations": totals.stored_conversations if totals else None,
         "messages_today": totals.messages_today if totals else None,
         "registered_users": totals.registered_users if totals else None,
         "active_users": {f"{days}d": totals.active_users[days] if totals else None for days in WINDOWS},
-        "scope": "node" if snapshot.alone or cluster is None else "cluster",
+        "scope": "node" if snapshot.alone else "cluster",
         "nodes": cluster.nodes if cluster else None,
         "as_of": _utc(snapshot.as_of),
         "database": {
@@ -58,6 +63,15 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
             "triggers": totals.missing_triggers if totals else None,
         },
     }
+    if broker is not None:
+        document["cluster"] = {
+            "up": snapshot.broker_up,
+            "as_of": _utc(broker.last_seen),
+            "settling": cluster.settling if cluster else None,
+            "error": broker.error,
+        }
+        document["node"] = _of_node(snapshot)
+    return document
 
 
 def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:

@@ -1,0 +1,133 @@
+"""The conversations that a node holds: that somebody here has joined, or is about to. Knows no frame.
+
+A conversation is held from before the first join's question to the database, so that nothing falls between its answer
+and what comes over the road, until the last one has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+from exporter.broker.announcements import Announcements, ignore
+from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.functions import Functions
+from exporter.broker.held import Held
+from exporter.broker.ordering import Ordering
+from exporter.core.hub import Hub
+
+P = TypeVar("P")
+
+PATIENCE: Final = 0.25
+"""Seconds that a join waits for the subscription; then it goes on as without a broker."""
+
+
+class Holdings(Generic[P]):
+    """``held`` by name, ``by_channel``: the same. ``schedule`` has what is queued leave at the end of the turn."""
+
+    def __init__(
+        self,
+        held: dict[str, Held[P]],
+        by_channel: dict[bytes, Held[P]],
+        hub: Hub[P],
+        functions: Functions,
+        ordering: Ordering[P],
+        announcements: Announcements[P],
+        connection: Callable[[], Connection | None],
+        schedule: Callable[[], None],
+        refused: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._held, self._by_channel, self._hub, self._functions = held, by_channel, hub, functions
+        self._ordering, self._announcements = ordering, announcements
+        self._connection, self._schedule, self._refused = connection, schedule, refused
+
+    def hold(self, conversation: str, ready: Callable[[], object]) -> None:
+        """Somebody is about to join: ``ready`` is called when nothing of the conversation can be missed any more."""
+        held = self._held.get(conversation)
+        if held is None:
+            channel = self._functions.channel(conversation).encode()
+            held = self._held[conversation] = self._by_channel[channel] = Held(conversation, channel)
+            connection = self._connection()
+            if connection is None:
+                held.waiting = None
+            else:
+                connection.queue(command("SSUBSCRIBE", channel), 0, ignore)
+                connection.queue(self._functions.participants(conversation), 1, partial(self._seeded, held))
+                self._schedule()
+                self._loop.call_later(PATIENCE, held.is_ready)
+        held.joins += 1
+        if held.waiting is None:
+            ready()
+        else:
+            held.waiting.append(ready)
+
+    def _seeded(self, held: Held[P], reply: Any) -> None:
+        if isinstance(reply, Refused):
+            self._refused(str(reply))
+        else:
+            self._announcements.seeded(held, reply)
+            held.is_ready()
+
+    def catch_up(self, conversation: str, seq: int, go_on: Callable[[bool], object]) -> bool:
+        """Is a message up to this number still on the road? Then ``go_on`` is called when it is here, or late.
+
+        It is told whether somebody was removed meanwhile: what was known of members is then to be asked again.
+        """
+        held = self._held[conversation]
+        if held.upto is None or seq <= held.upto:
+            return False
+        self._ordering.look(held, seq)
+        removals = held.removals
+        called: list[bool] = []
+
+        def once() -> None:
+            if not called:
+                called.append(True)
+                go_on(held.removals != removals)
+
+        held.catching_up.append((seq, once))
+        self._loop.call_later(2 * PATIENCE, once)
+        return True
+
+    def removed(self, conversation: str) -> None:
+        """A member was removed."""
+        held = self._held.get(conversation)
+        if held is not None:
+            held.removals += 1
+
+    def begin(self, conversation: str, last_seq: int) -> int:
+        """A join knows what the database says: from which number on its messages come by themselves."""
+        held = self._held[conversation]
+        upto = held.begin(last_seq)
+        self._ordering.watch(held)
+        return upto
+
+    def settle(self, conversation: str) -> None:
+        """A join is over, whatever came of it."""
+        held = self._held[conversation]
+        held.joins -= 1
+        self.let_go(held)
+
+    def participants(self, conversation: str, user: str) -> list[str]:
+        """The users who have joined, on all nodes, as far as people here have been told, and this one; sorted."""
+        return sorted(self._held[conversation].told | {user})
+
+    def last_seq(self, conversation: str, seq: int) -> None:
+        """The database says so: what is missing is read."""
+        held = self._held.get(conversation)
+        if held is not None and held.upto is not None and seq > held.upto:
+            self._ordering.look(held, seq)
+
+    def let_go(self, held: Held[P]) -> None:
+        """If nobody here has joined it, or is about to."""
+        if held.joins or held.conversation in self._hub.conversations:
+            return
+        del self._held[held.conversation], self._by_channel[held.channel]
+        self._ordering.forget(held)
+        connection = self._connection()
+        if connection is not None:
+            connection.queue(command("SUNSUBSCRIBE", held.channel), 0, ignore)
+            self._schedule()
