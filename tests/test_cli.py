@@ -26,7 +26,7 @@ from exporter.settings.options import OPTIONS
 from tests.settings.test_options import URLS_WITH_PASSWORD
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["serve", "demo", "simulate", "token", "migrate", "assets", "verify"]
+COMMANDS = ["serve", "demo", "simulate", "token", "migrate", "assets", "verify", "doctor"]
 
 
 def run(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:

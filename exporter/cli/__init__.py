@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 import click
 
-from exporter.cli import checking, serving
+from exporter.cli import checking, examining, serving
 from exporter.cli.flags import FAILED, USAGE, say
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
@@ -88,5 +88,6 @@ for _command in (
     serving.assets,
     checking.simulate,
     checking.verify,
+    examining.doctor,
 ):
     cli.add_command(_command)

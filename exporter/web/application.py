@@ -20,6 +20,7 @@ from exporter.web.routes.health import healthy, ready
 from exporter.web.routes.landing import landing
 from exporter.web.routes.metrics import Scrape
 from exporter.web.routes.openapi import openapi
+from exporter.web.routes.request import arrived
 from exporter.web.routes.stats import Stats
 from exporter.web.toolkit.reload import WebConfig
 from exporter.web.websocket.handshake import UpgradeHandler
@@ -52,6 +53,7 @@ class Application:
         if public:
             app.router.add_get("/v1/messaging/ws", self.upgrade_handler.upgrade, allow_head=False)
             app.router.add_routes(Conversations(self.node, self.authenticator).routes())
+            app.router.add_get("/v1/messaging/request", arrived(self.authenticator, self.settings.allowed_origins))
         if operations:
             self._add_operations(app.router)
         return app

@@ -43,7 +43,7 @@ class Listeners:
 
     async def open(self, app: web.Application, addresses: Sequence[Address]) -> list[str]:
         """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist."""
-        return await self.serve(app, map(_bound, addresses))
+        return await self.serve(app, map(bind, addresses))
 
     async def serve(self, app: web.Application, sockets: Iterable[socket.socket]) -> list[str]:
         """Serve ``app`` on sockets that are bound; the URLs, ``unix:PATH`` for a Unix socket."""
@@ -81,7 +81,7 @@ def _url(listening: socket.socket, scheme: str) -> str:
     return f"{scheme}://{Address(shown, port)}"
 
 
-def _bound(address: Address) -> socket.socket:
+def bind(address: Address) -> socket.socket:
     """A listening socket; all interfaces means IPv4 and, where the machine has it, IPv6 on the same port."""
     try:
         if not address.host:

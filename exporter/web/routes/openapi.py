@@ -11,7 +11,6 @@ from importlib import resources
 from typing import Any, Final
 
 import msgspec
-import yaml
 from aiohttp import web
 
 from exporter import __version__
@@ -48,6 +47,8 @@ _PROBLEMS: Final = {
 @functools.cache
 def document(telemetry_path: str = "/metrics") -> Schema:
     """The OpenAPI 3.1 document of a server whose metrics are at ``telemetry_path``. Do not change it: it is shared."""
+    import yaml  # here, because a server may never be asked, and it costs 15 ms
+
     text = resources.files("exporter.web.routes").joinpath("openapi.yaml").read_text(encoding="utf-8")
     routes = yaml.safe_load(text.replace("MAX_SEQ", str(MAX_SEQ)).replace("{telemetry}", telemetry_path))
     return {

@@ -34,6 +34,17 @@ class Problem(Struct):
     code: str
 
 
+class ArrivedRequest(Struct):
+    """A request as the server sees it. ``headers`` are those that proxies add or change, each with all its values."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    remote: str
+    http_version: str
+    origin_allowed: bool
+    headers: dict[str, list[str]]
+
+
 class NewConversation(Struct):
     """The members of a new conversation, and its id if the client gives one."""
 

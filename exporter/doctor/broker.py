@@ -1,0 +1,48 @@
+"""The broker between nodes: reachable, fit, allowed, and what time is it there?"""
+
+from __future__ import annotations
+
+import time
+
+from exporter.core.errors import Misconfigured
+from exporter.doctor.findings import Finding, Outcome
+from exporter.doctor.machine import clock
+from exporter.settings.model import Settings
+
+WAIT = 3.0
+"""Seconds for the connection and its checks."""
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Connects as a node does, takes part in nothing, and goes."""
+    if not settings.redis_url:
+        return [Finding("broker", Outcome.NONE, "none: this node is alone")]
+    from exporter.broker.functions import Functions  # needs the extra redis
+    from exporter.broker.location import locate
+    from exporter.broker.road import Road
+
+    road = Road(
+        locate(settings.redis_url, settings.redis_password_file),
+        Functions(settings.cluster_name),
+        settings.cluster_lease,
+        on_open=lambda connection, another: None,
+        on_closed=lambda: None,
+        on_push=lambda push: None,
+        beat=lambda connection: None,
+        now=time.monotonic,
+        name="messaging-exporter-doctor",
+    )
+    try:
+        await road.start(WAIT)
+        if road.connection is None:
+            return [Finding("broker", Outcome.FAILED, road.error or "it cannot be reached")]
+        begun = time.time()
+        seconds, micros = await road.connection.call("TIME")
+        now = time.time()
+        text = f"answers in {1000 * (now - begun):.1f} ms, evicts nothing, gives every right that is needed"
+        ahead = int(seconds) + int(micros) / 1e6 - (begun + now) / 2
+        return [Finding("broker", Outcome.WELL, text), clock("the broker", ahead)]
+    except Misconfigured as error:
+        return [Finding("broker", Outcome.FAILED, str(error))]
+    finally:
+        await road.close()

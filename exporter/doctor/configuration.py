@@ -1,0 +1,77 @@
+"""Addresses, files and keys that the settings name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from exporter.auth.tokens import Authenticator
+from exporter.core.errors import Misconfigured
+from exporter.doctor.findings import Finding, Outcome
+from exporter.settings.model import Address, Settings
+from exporter.web import listeners
+from exporter.web.toolkit.reload import WebConfig
+
+LEAST_FREE = 1 << 30
+"""Bytes that should be left for the database: a full disk stops every send."""
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Where it listens, its folder, its keys, its web configuration."""
+    if settings.systemd_socket:
+        findings = [Finding("listen", Outcome.NONE, "on the sockets that systemd opens")]
+    else:
+        findings = [_listen(address) for address in settings.listen]
+    findings += [_listen(address) for address in settings.metrics_listen]
+    if not settings.database_url:
+        findings.append(_folder(settings.data_dir))
+    findings.append(_keys(settings))
+    if settings.web_config_file is not None:
+        findings.append(_try("web config", lambda: WebConfig(settings.web_config_file).close(), "read and valid"))
+    return findings
+
+
+def _listen(address: Address) -> Finding:
+    try:
+        listeners.bind(address).close()
+    except Misconfigured as error:
+        if "in use" in str(error):
+            text = f"{address} is in use: by a server that is running, or by another program"
+            return Finding("listen", Outcome.WARNING, text, "nothing to do if this server is running already")
+        return Finding("listen", Outcome.FAILED, str(error))
+    if address.host in ("", "0.0.0.0", "::"):  # noqa: S104  # compared, not bound
+        return Finding("listen", Outcome.WELL, f"{address}: every interface of this machine")
+    return Finding("listen", Outcome.WELL, f"{address}")
+
+
+def _folder(folder: Path) -> Finding:
+    if not folder.exists():
+        parent = next(path for path in folder.absolute().parents if path.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            return Finding("data folder", Outcome.WELL, f"{folder} will be made by the first start")
+        return Finding("data folder", Outcome.FAILED, f"{folder} is not there, and {parent} cannot be written")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return Finding("data folder", Outcome.FAILED, f"{folder} cannot be written by this user ({os.geteuid()})")
+    free = shutil.disk_usage(folder).free
+    text = f"{folder}: {free / (1 << 30):.1f} GiB free"
+    if free < LEAST_FREE:
+        return Finding("data folder", Outcome.WARNING, text, "a full disk stops every send")
+    return Finding("data folder", Outcome.WELL, text)
+
+
+def _keys(settings: Settings) -> Finding:
+    secret = settings.effective_secret_file
+    if settings.auth_public_key_file is None and not secret.exists():
+        return Finding("keys", Outcome.WELL, f"{secret} will be made by the first start")
+    where = settings.auth_public_key_file or secret
+    return _try("keys", lambda: Authenticator.from_settings(settings), f"{where} is fit for use")
+
+
+def _try(subject: str, work: Callable[[], object], text: str) -> Finding:
+    try:
+        work()
+    except Misconfigured as error:
+        return Finding(subject, Outcome.FAILED, str(error))
+    return Finding(subject, Outcome.WELL, text)

@@ -1,0 +1,126 @@
+"""What lies between people and the server: a page of ``--url``'s own origin, a token and an upgrade, as they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from exporter.auth.tokens import Authenticator
+from exporter.core.errors import Misconfigured
+from exporter.doctor.findings import Finding, Outcome
+from exporter.doctor.machine import clock
+from exporter.settings.model import Settings
+
+WAIT = 10.0
+"""Seconds for each request."""
+LIFE = 60.0
+"""Seconds that the token for these requests is good."""
+USER = "doctor"
+
+
+async def examine(settings: Settings, url: str, token: str | None) -> list[Finding]:
+    """Asks the server behind ``url`` what it sees, and opens a WebSocket there as a browser would."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Misconfigured("--url: expected an address such as https://chat.example.com")
+    base, origin = url.rstrip("/"), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if token is None:
+        token = _signed(settings)
+    if token is None:
+        text = "cannot be examined: tokens are signed elsewhere, or not on this machine"
+        return [Finding("proxy", Outcome.UNKNOWN, text, "give an admin's token with --token-file")]
+    timeout = aiohttp.ClientTimeout(total=WAIT)
+    async with aiohttp.ClientSession(timeout=timeout, headers={"Origin": origin}) as http:
+        try:
+            return [*await _request(http, base, parts.scheme, parts.netloc, token), await _socket(http, base, token)]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return [Finding("proxy", Outcome.FAILED, f"{origin} cannot be reached: {_reason(error)}")]
+
+
+def _signed(settings: Settings) -> str | None:
+    secret: Path = settings.effective_secret_file
+    if settings.auth_public_key_file is not None or not secret.exists():
+        return None
+    return Authenticator.from_settings(settings).sign(USER, role="admin", ttl=LIFE)
+
+
+async def _request(http: aiohttp.ClientSession, base: str, scheme: str, host: str, token: str) -> list[Finding]:
+    begun = time.time()
+    headers = {"Authorization": f"Bearer {token}"}
+    async with http.get(f"{base}/v1/messaging/request", headers=headers, allow_redirects=False) as response:
+        moment = (begun + time.time()) / 2
+        if response.status != 200:
+            text = f"the answer is {response.status}, not the server's"
+            return [Finding("proxy", Outcome.FAILED, text, _hint(response))]
+        seen: dict[str, Any] = await response.json()
+        dated = response.headers.get("Date")
+    findings = [_names(seen, scheme, host), _origin(seen), _sender(seen)]
+    if dated is not None:  # whole seconds, of whoever answered last
+        ahead = parsedate_to_datetime(dated).timestamp() + 0.5 - moment
+        findings.append(clock("the server", ahead if abs(ahead) > 1 else 0.0))
+    return findings
+
+
+def _names(seen: dict[str, Any], scheme: str, host: str) -> Finding:
+    arrived = f"{seen['scheme']}://{seen['host']}"
+    if arrived == f"{scheme}://{host}":
+        return Finding("proxy: name", Outcome.WELL, f"arrives as {arrived}")
+    advice = "let the proxy pass the Host on, or set X-Forwarded-Host and -Proto and name it in --web.trusted-proxies"
+    return Finding("proxy: name", Outcome.WARNING, f"{scheme}://{host} arrives as {arrived}", advice)
+
+
+def _origin(seen: dict[str, Any]) -> Finding:
+    if seen["origin_allowed"]:
+        return Finding("proxy: origin", Outcome.WELL, "pages of this address may sign in and connect")
+    advice = "see above, or name the address in --auth.allowed-origins"
+    return Finding("proxy: origin", Outcome.FAILED, "pages of this address get 403", advice)
+
+
+def _sender(seen: dict[str, Any]) -> Finding:
+    told = "; ".join(f"{name}: {', '.join(values)}" for name, values in seen["headers"].items() if name != "Host")
+    text = f"the server sees {seen['remote']}, HTTP/{seen['http_version']}" + (f", {told}" if told else "")
+    return Finding("proxy: headers", Outcome.WELL, text)
+
+
+async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding:
+    """As a browser: the token is a subprotocol, because scripts of pages cannot set headers."""
+    try:
+        async with (
+            asyncio.timeout(WAIT),
+            http.ws_connect(f"{base}/v1/messaging/ws", protocols=("messaging.v1", f"bearer.{token}")) as socket,
+        ):
+            welcome = await socket.receive_json()
+    except aiohttp.WSServerHandshakeError as error:
+        advice = "the proxy must pass Upgrade, Connection and Sec-WebSocket-Protocol on (deploy/)"
+        return Finding("proxy: WebSocket", Outcome.FAILED, f"the upgrade is answered with {error.status}", advice)
+    except (TypeError, ValueError, TimeoutError):  # no text frame, none that is JSON, none at all
+        return Finding("proxy: WebSocket", Outcome.FAILED, "opens, but the server's welcome does not come through")
+    return Finding("proxy: WebSocket", Outcome.WELL, f"opens, heartbeats every {welcome['heartbeat']:g} s")
+
+
+def _hint(response: aiohttp.ClientResponse) -> str:
+    if response.status in (301, 302, 307, 308):
+        return f"give the address that it redirects to: {response.headers.get('Location', '?').partition('?')[0]}"
+    if response.status in (401, 403):
+        return "the server does not take this installation's token: is --data.dir the server's?"
+    if response.status == 404:
+        return "the proxy does not pass /v1/messaging/ on, or the server is an older one"
+    return "the proxy reaches no server that is ready"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not trusted on this machine"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {WAIT:g} s"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the name is unknown here"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return (error.os_error.strerror or "no connection").lower()
+    return type(error).__name__

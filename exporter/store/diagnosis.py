@@ -1,0 +1,81 @@
+"""A look at a database that changes nothing: for people who ask why it does not work."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from exporter.core.errors import Misconfigured, Unavailable
+from exporter.store.connections import Database, Lane
+from exporter.store.dialects.base import Session
+from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.location import SqliteLocation, dialect_of, locate
+from exporter.store.schema import migrate
+
+_ROUND_TRIPS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was seen. ``seconds`` is the quickest round trip; ``clock`` is the server's time minus this machine's.
+
+    ``problem`` says in a sentence what is wrong with schema or rights, None when nothing is; ``behind`` means that
+    ``migrate`` mends it.
+    """
+
+    engine: str
+    seconds: float
+    clock: float | None
+    revision: str
+    problem: str | None
+    behind: bool
+
+
+async def diagnose(url: str, timeout: float) -> Diagnosis:
+    """Look, within ``timeout`` seconds for each statement. Raises Misconfigured, Unavailable as a start would."""
+    dialect = dialect_of(url)
+    embedded = isinstance(locate(url), SqliteLocation)
+    database = Database(dialect, timeout)
+
+    async def look(session: Session) -> tuple[str, float, float | None]:
+        name = "SQLite" if embedded else "PostgreSQL"
+        asked = "sqlite_version()" if embedded else "current_setting('server_version')"
+        [[version]] = await session.fetch(f"SELECT {asked}")
+        trips = []
+        for _ in range(_ROUND_TRIPS):
+            begun = time.perf_counter()
+            await session.fetch("SELECT 1")
+            trips.append(time.perf_counter() - begun)
+        ahead = None
+        if not embedded:  # an embedded database has no clock of its own
+            begun = time.time()
+            [[there]] = await session.fetch("SELECT clock_timestamp()")
+            here = datetime.fromtimestamp((begun + time.time()) / 2, UTC)
+            ahead = (there - here).total_seconds()
+        return f"{name} {str(version).split()[0]}", min(trips), ahead
+
+    async def fits(session: Session) -> None:
+        await migrate.require_current(session)
+        await dialect.check_rights(session)
+
+    try:
+        try:
+            engine, seconds, ahead = await database.run(Lane.READ, look)
+        except DatabaseError as failure:
+            raise _as_refusal(failure) from failure
+        problem, behind = None, False
+        try:
+            await database.run(Lane.READ, fits)
+        except Misconfigured as error:
+            problem, behind = str(error), "run 'messaging-exporter migrate'" in str(error)
+        except DatabaseError as failure:
+            problem, behind = failure.text, failure.text.endswith("run migrate")
+        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind)
+    finally:
+        await database.close(1.0)
+
+
+def _as_refusal(failure: DatabaseError) -> Exception:
+    return Misconfigured(failure.text) if failure.kind is ErrorKind.CONFIGURATION else Unavailable(failure.text)

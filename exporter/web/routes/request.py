@@ -1,0 +1,43 @@
+"""``GET /v1/messaging/request``: the request as it arrived, for whoever sets up a proxy (``doctor --url`` asks it)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from exporter.auth.tokens import Authenticator
+from exporter.web import access
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+# What proxies add or change. Nothing that may hold a secret: this is pasted into questions for help.
+TOLD: Final = (
+    "Host",
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Port",
+    "Via",
+)
+
+
+def arrived(
+    authenticator: Authenticator, allowed_origins: tuple[str, ...]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler: 200 with what the server sees of an admin's request; raises a Problem of status 401 or 403."""
+
+    async def handle(request: web.Request) -> web.Response:
+        access.require_admin(request, authenticator)
+        seen = {
+            "scheme": request.scheme,
+            "host": request.host,
+            "remote": request.remote or "",
+            "http_version": f"{request.version.major}.{request.version.minor}",
+            "origin_allowed": access.origin_allowed(request, allowed_origins),
+            "headers": {name: request.headers.getall(name) for name in TOLD if name in request.headers},
+        }
+        return web.json_response(seen, headers=NO_STORE)
+
+    return handle

@@ -1,0 +1,267 @@
+"""``doctor``, as a person runs it: against real databases, brokers and proxies, well and in the ways they break."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter.core.errors import Misconfigured
+from exporter.doctor import Finding, Outcome, page, status
+from exporter.doctor import machine as machine_of_doctor
+from exporter.settings.model import Settings
+from tests.deploy.proxies import command, environment, proxy
+from tests.servers.exporter import ROOT, Exporter, running
+from tests.servers.postgres import Postgres, postgres
+from tests.servers.prometheus import free_port
+
+__all__ = ["postgres"]  # a fixture, for this module too
+
+Report = dict[str, tuple[str, str]]
+"""Subject to outcome and text."""
+
+
+def report(out: str) -> Report:
+    """The lines of the page; advice stands with the text that it belongs to."""
+    found: Report = {}
+    subject = ""
+    for line in out.splitlines()[2:]:
+        if not line.strip():
+            break
+        outcome, rest = line[:7].strip(), line[9:]
+        if outcome:
+            subject, _, text = rest.partition("  ")
+            found.setdefault(subject, (outcome, text.strip()))
+        else:
+            found[subject] = (found[subject][0], f"{found[subject][1]}; {rest.strip()}")
+    return found
+
+
+def doctor(
+    folder: Path, *flags: str, environment: dict[str, str] | None = None, before: str = ""
+) -> tuple[int, Report, str]:
+    """Run it in a folder: exit status, report, and all that it said."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MESSAGING_")}
+    words = [sys.executable, "-m", "exporter", "doctor", "--web.listen-address", "127.0.0.1:0", *flags]
+    done = subprocess.run(
+        ["bash", "-c", f'{before} exec "$@"', "bash", *words],
+        cwd=folder,
+        env={**kept, "PYTHONPATH": str(ROOT), **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, report(done.stdout), done.stdout + done.stderr
+
+
+def test_on_a_new_machine_nothing_is_wrong_and_nothing_is_made(tmp_path: Path) -> None:
+    code, found, said = doctor(tmp_path)
+    assert code == 0, said
+    assert found["database"] == ("ok", "SQLite in the data folder: the first start makes it")
+    assert found["broker"] == ("-", "none: this node is alone")
+    assert {"listen", "data folder", "keys", "clock", "open files", "backlog"} <= set(found)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_beside_a_running_server_everything_is_well_and_the_way_to_it_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as exporter:
+        code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url)
+        assert code == 0, said
+        assert found["database"][1].startswith("SQLite 3.")
+        assert found["schema, rights"][0] == "ok"
+        assert found["proxy: name"] == ("ok", f"arrives as {exporter.url}")
+        assert found["proxy: origin"][0] == found["proxy: WebSocket"][0] == "ok"
+        await exporter.deserted()
+
+
+def test_a_secret_that_others_can_read_is_found_and_so_is_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    secret = tmp_path / "data" / "auth.secret"
+    secret.write_text("x" * 64)
+    secret.chmod(0o644)
+    code, found, _ = doctor(tmp_path)
+    assert (code, found["keys"][0]) == (1, "failed")
+    assert "x" * 64 not in str(found)
+    (tmp_path / "file").write_text("")
+    code, found, _ = doctor(tmp_path, "--data.dir", "file/data")
+    assert (code, found["data folder"][0]) == (1, "failed")
+
+
+def test_an_address_that_is_not_this_machines_is_found(tmp_path: Path) -> None:
+    code, _, said = doctor(tmp_path, "--web.listen-address", "192.0.2.1:8765")
+    assert code == 1
+    assert "failed   listen" in said
+    assert "192.0.2.1" in said
+
+
+def test_too_few_open_files_are_a_warning_with_what_to_do(tmp_path: Path) -> None:
+    code, found, _ = doctor(tmp_path, before="ulimit -n 1024;")
+    assert code == 0
+    outcome, text = found["open files"]
+    assert outcome == "warning"
+    assert "1,024 allowed, 20,200 needed" in text
+    assert "LimitNOFILE=20200" in text
+
+
+@pytest.mark.needs("postgres")
+def test_postgresql_is_asked_for_its_schema_its_rights_and_its_time(tmp_path: Path, postgres: Postgres) -> None:
+    name = postgres.create_database()
+    url = {"MESSAGING_DATABASE_URL": postgres.url(name)}
+    code, found, said = doctor(tmp_path, environment=url)
+    assert code == 0, said
+    assert "the next start does it" in found["schema, rights"][1]
+    assert doctor(tmp_path, "--no-database.migrate", environment=url)[0] == 1
+    kept = {**os.environ, "PYTHONPATH": str(ROOT), **url}
+    subprocess.run([sys.executable, "-m", "exporter", "migrate"], cwd=tmp_path, env=kept, check=True, timeout=60)
+    code, found, said = doctor(tmp_path, environment=url)
+    assert code == 0, said
+    assert found["database"][1].startswith("PostgreSQL ")
+    assert "may read and write" in found["schema, rights"][1]
+    assert "the database's is" in said  # its clock
+    postgres.psql("CREATE ROLE looker LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker", database=name)
+    looker = {"MESSAGING_DATABASE_URL": postgres.url(name, user="looker")}
+    code, found, said = doctor(tmp_path, environment=looker)
+    assert (code, found["schema, rights"][0]) == (1, "failed"), said
+    postgres.psql("DROP OWNED BY looker; DROP ROLE looker", database=name)
+
+
+def test_a_database_that_is_not_there_fails_and_its_password_is_nowhere(tmp_path: Path) -> None:
+    url = {"MESSAGING_DATABASE_URL": f"postgresql://ann:hunter2@127.0.0.1:{free_port()}/nowhere"}
+    code, found, said = doctor(tmp_path, environment=url)
+    assert (code, found["database"][0]) == (1, "failed")
+    assert "hunter2" not in said
+
+
+@pytest.mark.needs("redis")
+async def test_a_broker_that_would_evict_is_found_and_one_that_does_not_tells_its_time(tmp_path: Path) -> None:
+    port = free_port()
+    server = await asyncio.create_subprocess_exec(
+        *("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)),
+        stdout=subprocess.DEVNULL,
+    )
+    url = ("--redis.url", f"redis://127.0.0.1:{port}")
+    try:
+        code, found, said = await asyncio.to_thread(doctor, tmp_path, *url)
+        assert code == 0, said
+        assert found["broker"][0] == "ok"
+        assert "the broker's is" in said
+        cli = ("redis-cli", "-p", str(port), "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        await asyncio.to_thread(subprocess.run, cli, check=True, capture_output=True, timeout=10)
+        code, found, _ = await asyncio.to_thread(doctor, tmp_path, *url)
+        assert (code, found["broker"][0]) == (1, "failed")
+        assert "noeviction" in found["broker"][1]
+    finally:
+        server.terminate()
+        await server.wait()
+    code, found, _ = await asyncio.to_thread(doctor, tmp_path, *url)
+    assert (code, found["broker"][0]) == (1, "failed")
+
+
+BARE = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {node}; }} }}\n"
+"""What people write first: no Upgrade, and the node's own name as Host."""
+
+
+@pytest.mark.needs("nginx")
+async def test_what_a_bare_proxy_spoils_is_named_and_with_ours_it_is_well(tmp_path: Path) -> None:
+    node = Exporter(tmp_path)
+    try:
+        await node.start()
+        port = free_port()
+        folder = tmp_path / "bare"
+        folder.mkdir()
+        (folder / "bare.conf").write_text(BARE.format(port=port, node=node.url))
+        bare = await asyncio.create_subprocess_exec(
+            *command("nginx", folder / "bare.conf", folder), env=environment(folder), stderr=subprocess.DEVNULL
+        )
+        try:
+            flags = ("--url", f"http://localhost:{port}")
+            code, found, said = await asyncio.to_thread(doctor, tmp_path, *flags)
+            assert code == 1, said
+            assert found["proxy: name"] == (
+                "warning",
+                f"http://localhost:{port} arrives as {node.url}; let the proxy pass the Host on, or set "
+                "X-Forwarded-Host and -Proto and name it in --web.trusted-proxies",
+            )
+            assert found["proxy: origin"][0] == found["proxy: WebSocket"][0] == "failed"
+        finally:
+            bare.terminate()
+            await bare.wait()
+        addresses = [node.url.removeprefix("http://"), f"127.0.0.1:{free_port()}"]
+        async with proxy("nginx", tmp_path / "ours", addresses) as url:
+            code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url)
+        assert code == 0, said
+        assert "X-Forwarded-Proto: http" in found["proxy: headers"][1]
+    finally:
+        await node.kill()
+
+
+async def test_a_server_that_takes_other_tokens_and_one_that_is_not_there_are_told_apart(tmp_path: Path) -> None:
+    async with running(tmp_path / "theirs") as exporter:
+        (tmp_path / "data").mkdir()
+        secret = tmp_path / "data" / "auth.secret"
+        secret.write_text("y" * 64)
+        secret.chmod(0o600)
+        code, found, _ = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url)
+        assert (code, found["proxy"][0]) == (1, "failed")
+        assert "is --data.dir the server's?" in found["proxy"][1]
+        token = tmp_path / "token"
+        token.write_text(exporter.token("root", role="admin"))
+        code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url, "--token-file", str(token))
+        assert code == 0, said
+        secret.unlink()
+        code, found, _ = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url)
+        assert (code, found["proxy"][0]) == (2, "unknown")
+    code, found, _ = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url, "--token-file", str(token))
+    assert (code, found["proxy"][0]) == (1, "failed")
+    assert "cannot be reached" in found["proxy"][1]
+
+
+# --- what is examined, by itself ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ahead", "outcome"),
+    [(0.2, Outcome.WELL), (-0.9, Outcome.WELL), (1.5, Outcome.WARNING), (-29, Outcome.WARNING), (31, Outcome.FAILED)],
+)
+def test_clocks_that_differ_are_told_by_what_it_means(ahead: float, outcome: Outcome) -> None:
+    found = machine_of_doctor.clock("the database", ahead)
+    assert found.outcome is outcome
+    assert ("behind" in found.text) == (ahead < 0)
+
+
+def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 86_400.0)
+    found = asyncio.run(machine_of_doctor.examine(Settings()))
+    assert [finding.outcome for finding in found if finding.subject == "clock"] == [Outcome.FAILED]
+
+
+def test_the_status_is_the_worst_that_keeps_a_server_from_working() -> None:
+    well, warning, failed, unknown = (
+        Finding("x", outcome, "") for outcome in (Outcome.WELL, Outcome.WARNING, Outcome.FAILED, Outcome.UNKNOWN)
+    )
+    assert [status([well, warning]), status([well, unknown]), status([failed, unknown])] == [0, 2, 1]
+    assert list(page([well, warning]))[-1] == "1 ok, 1 warning"
+
+
+async def test_a_defect_of_one_examination_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from exporter import doctor as package
+
+    async def breaks(settings: Settings) -> list[Finding]:
+        raise RuntimeError("a defect with a secret in it")
+
+    monkeypatch.setattr(package, "EXAMINATIONS", (("database", breaks), ("machine", machine_of_doctor.examine)))
+    found = await package.examine(Settings())
+    assert found[0] == Finding("database", Outcome.UNKNOWN, "could not be examined: RuntimeError")
+    assert len(found) > 1
+
+
+async def test_an_address_that_is_none_is_one_line() -> None:
+    from exporter.doctor import proxy as examined
+
+    with pytest.raises(Misconfigured, match="expected an address"):
+        await examined.examine(Settings(), "chat.example.com", None)
