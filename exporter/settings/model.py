@@ -53,6 +53,7 @@ class Settings:
     cluster_lease: float = 15.0
     auth_secret_file: Path | None = None  # None: <data_dir>/auth.secret
     auth_public_key_file: Path | None = None
+    auth_jwks_file: Path | None = None
     allowed_origins: tuple[str, ...] = ()  # empty: same origin only
     limits: Limits = Limits()
     typing_timeout: float = 6.0

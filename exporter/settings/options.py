@@ -156,7 +156,14 @@ OPTIONS: Final = (
         "auth_public_key_file",
         parsers.path,
         "",
-        "PEM of your identity provider: RS256 or ES256 instead of HS256",
+        "PEM of your identity provider, with one key or several: RS256 or ES256 instead of HS256",
+    ),
+    Option(
+        "auth.jwks-file",
+        "auth_jwks_file",
+        parsers.path,
+        "",
+        "JWKS of your identity provider, keys by kid: RS256 or ES256 instead of HS256",
     ),
     Option(
         "auth.allowed-origins",
@@ -327,5 +334,6 @@ def _check(settings: Settings) -> None:
     for address in fixed:
         if fixed.count(address) > 1:
             raise Misconfigured(f"the address {address} is given twice")
-    if settings.auth_public_key_file is not None and settings.auth_secret_file is not None:
-        raise Misconfigured("--auth.secret-file and --auth.public-key-file exclude each other: one algorithm only")
+    files = (settings.auth_secret_file, settings.auth_public_key_file, settings.auth_jwks_file)
+    if sum(file is not None for file in files) > 1:
+        raise Misconfigured("--auth.secret-file, --auth.public-key-file and --auth.jwks-file exclude each other")

@@ -1,8 +1,9 @@
 """The installation's signing secret on disk. Knows files and modes; knows no token, no HTTP and no settings.
 
-Whoever can read this file can be anybody on the server, so it is created for its owner alone and refused
-when others could have read it. Two processes that start at once agree on one secret, and neither ever sees
-half of it: it is written aside and linked into place.
+Whoever can read this file can be anybody on the server, so it is created for its owner alone and refused when others
+could have read it. What platforms mount is another matter: root owns it, and a group or everybody in the container
+reads it (PostgreSQL, too, takes a key of root's that a group may read). Two processes that start at once agree on one
+secret, and neither ever sees half of it: it is written aside and linked into place.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import stat
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from exporter.core.errors import Misconfigured
+
+log = structlog.get_logger(__name__)
 
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2: an HS256 key has at least the size of the hash
 MAX_SECRET_BYTES: Final = 65_536  # nobody's secret is longer; a path to something else is noticed early
 _NEW_SECRET_BYTES: Final = 48  # 64 characters of base64
+SECRETS: Final = Path("/run/secrets")  # where container engines put them, readable by everybody in the container
+_OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load_or_create(path: Path) -> bytes:
@@ -64,7 +71,7 @@ def read_private(path: Path, what: str) -> bytes:
     except OSError as error:
         raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
     try:
-        _check(os.fstat(descriptor), path, what)
+        _check(os.fstat(descriptor), path, what, read_only=_is_read_only(descriptor))
         return os.read(descriptor, MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
@@ -72,14 +79,41 @@ def read_private(path: Path, what: str) -> bytes:
         os.close(descriptor)
 
 
-def _check(status: os.stat_result, path: Path, what: str) -> None:
+def _check(status: os.stat_result, path: Path, what: str, *, read_only: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise Misconfigured(f"the {what} {path} is not a regular file")
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = stat.S_IMODE(status.st_mode)
-        raise Misconfigured(f"the {what} {path} is open to other users (mode {mode:04o}): chmod 600 {path}")
+    _check_mode(status, path, what, read_only=read_only)
     if status.st_size > MAX_SECRET_BYTES:
         raise Misconfigured(f"the {what} {path} is longer than {MAX_SECRET_BYTES} bytes")
+
+
+def _check_mode(status: os.stat_result, path: Path, what: str, *, read_only: bool) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    beyond = mode & _OF_OTHERS
+    roots = status.st_uid == 0
+    if roots and not beyond & ~stat.S_IRGRP:
+        return  # nobody's, or a group's that root has chosen; an access control list shows as the group's bits, too
+    mounted = read_only or path.resolve().is_relative_to(SECRETS)
+    if roots and mounted and not beyond & ~(stat.S_IRGRP | stat.S_IROTH):
+        if (path, mode) not in _warned:
+            _warned.add((path, mode))
+            log.warning(
+                f"every user of this machine or container may read the {what}; mount it with mode 0440 or 0400",
+                path=str(path),
+                mode=f"{mode:04o}",
+            )
+        return
+    if beyond:
+        hint = "mount it with mode 0400, or owned by root with mode 0440" if read_only else f"chmod 600 {path}"
+        raise Misconfigured(f"the {what} {path} is open to other users (mode {mode:04o}): {hint}")
+
+
+_warned: Final[set[tuple[Path, int]]] = set()  # said once, though the file is read again when it changes
+
+
+def _is_read_only(descriptor: int) -> bool:
+    """Does the file lie on a mount where its mode cannot be changed?"""
+    return bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
 
 
 def _create(path: Path, secret: bytes) -> None:

@@ -178,7 +178,8 @@ class Server:
 
     def reload(self) -> None:
         """Read again what can be read again; what is broken is said, and the old goes on."""
-        if self.web_config.reload():
+        reloaded = (self.web_config.reload(), self.authenticator.reload())
+        if all(reloaded):
             log.info("reloaded")
 
     async def stop(self) -> None:

@@ -45,6 +45,7 @@ SAMPLES = {
     "cluster_lease": ("2500ms", 2.5),
     "auth_secret_file": ("/run/secret", Path("/run/secret")),
     "auth_public_key_file": ("key.pem", Path("key.pem")),
+    "auth_jwks_file": ("jwks.json", Path("jwks.json")),
     "allowed_origins": (ORIGIN, (ORIGIN,)),
     "limits.connections": ("11", 11),
     "limits.connections_per_user": ("12", 12),

@@ -7,7 +7,6 @@ is mended, and TLS goes on with the last good certificate, so that there is some
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from exporter.core.errors import Misconfigured
+from exporter.settings.file_watch import FileWatch
 from exporter.web.problems import Problem
 from exporter.web.toolkit import basic_auth, tls
 from exporter.web.toolkit.basic_auth import BasicAuth, Busy
@@ -26,12 +26,7 @@ from exporter.web.toolkit.settings import RateLimit, WebSettings, read
 
 ALWAYS_SERVED: Final = "/-/healthy"  # a broken file is no reason for a supervisor to kill the process
 _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="messaging-exporter", charset="UTF-8"'}
-# A change within the clock tick of the last look may leave no trace in the times (git calls it "racily clean"),
-# and a broken file may be mended by a file that is not looked at yet: seconds after which it is read all the same.
-_TICK: Final = 1.0
 _log = structlog.get_logger("web_config")
-
-_Signature = tuple[tuple[int, ...] | None, ...]
 
 
 class WebConfig:
@@ -40,13 +35,13 @@ class WebConfig:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._error: str | None = None
-        self._seen: tuple[_Signature, float] | None = None
+        self._watch = FileWatch()
         self._current = WebSettings()
         self._basic_auth = BasicAuth()
         self._tokens, self._refilled = 0.0, time.monotonic()
         if path is not None:
             self._current = read(path)
-            self._seen = self._look(self._files())
+            self._watch.look(self._files(path))
             self._tokens = float(self._current.rate.burst)
 
     @property
@@ -87,7 +82,7 @@ class WebConfig:
     def reload(self) -> bool:
         """Read the file now, whatever its times say: False when it is broken, which the log says."""
         if self._path is not None:
-            self._seen = self._look(self._files())
+            self._watch.look(self._files(self._path))
             self._error = None  # so that it is said again
             self._reread(self._path)
         return self._error is None
@@ -130,14 +125,9 @@ class WebConfig:
         """The newest good settings, and what is wrong with the file if they are not those in it."""
         if self._path is None:
             return self._current, None
-        looked = self._look(self._files())
-        if self._seen is None or looked[0] != self._seen[0] or _racy(*self._seen) or self._try_again(looked[1]):
-            self._seen = looked
+        if self._watch.must_read(self._files(self._path), broken=self._error is not None):
             self._reread(self._path)
         return self._current, self._error
-
-    def _try_again(self, now: float) -> bool:
-        return self._error is not None and self._seen is not None and abs(now - self._seen[1]) > _TICK
 
     def _reread(self, path: Path) -> None:
         before = self._error
@@ -154,30 +144,12 @@ class WebConfig:
         if settings.rate != self._current.rate:
             self._tokens = float(settings.rate.burst)
         self._current = settings
-        self._seen = self._look(self._files())
+        self._watch.look(self._files(path))
         if before is not None:
             _log.info("web configuration is good again", path=str(path))
 
-    def _files(self) -> tuple[Path, ...]:
-        return self._current.tls.files if self._current.tls else ()
-
-    def _look(self, files: tuple[Path, ...]) -> tuple[_Signature, float]:
-        """What tells one state of the files from another, and when that was looked at (Unix seconds)."""
-        assert self._path is not None  # noqa: S101 - the callers have asked
-        return tuple(_stat(path) for path in (self._path, *files)), time.time()
-
-
-def _stat(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _racy(signature: _Signature, looked_at: float) -> bool:
-    """Was a file changed so shortly before it was looked at that a further change would look the same?"""
-    return any(entry is not None and abs(looked_at - entry[4] / 1e9) < _TICK for entry in signature)
+    def _files(self, path: Path) -> tuple[Path, ...]:
+        return (path, *(self._current.tls.files if self._current.tls else ()))
 
 
 def _add_headers(settings: WebSettings, response: web.StreamResponse) -> None:
