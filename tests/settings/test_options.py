@@ -37,6 +37,7 @@ SAMPLES = {
     "data_dir": ("/srv/data", Path("/srv/data")),
     "database_url": ("postgresql://db.example.com/app", "postgresql://db.example.com/app"),
     "database_timeout": ("1500ms", 1.5),
+    "systemd_socket": ("true", True),
     "database_migrate": ("false", False),
     "verify_interval": ("0", 0.0),
     "redis_url": ("valkey://cache.example.com/2", "valkey://cache.example.com/2"),
@@ -95,7 +96,7 @@ def test_a_setting_is_read_alike_from_flag_environment_and_file(option, tmp_path
     assert flag != Settings()
     assert resolve({}, {option.variable: text}) == flag
     if option.switch:
-        text = "no"
+        text = "yes" if expected else "no"
     assert resolve({"config.file": write(tmp_path, nested(option.name, text))}, {}) == flag
 
 
