@@ -106,6 +106,8 @@ def _secret(secret: bytes, path: Path) -> Key:
 
 def read_public_keys(path: Path) -> tuple[Key, ...]:
     """Every public key of a PEM file: RSA is RS256, EC on P-256 is ES256. Raises Misconfigured."""
+    import cryptography  # noqa: F401  # an extra: absent, that is what is wrong, whatever the file holds
+
     content = _content(path, "public key file")
     blocks = [match.group() for match in _BLOCK.finditer(content)]
     if not blocks or len(blocks) > MAX_KEYS:
@@ -157,6 +159,8 @@ def read_jwks(path: Path) -> tuple[Key, ...]:
 
     Raises Misconfigured when there is none, and when it holds what is secret.
     """
+    import cryptography  # noqa: F401  # as above
+
     document = _json(_content(path, "JWKS file"), path)
     keys = []
     for member in document:
