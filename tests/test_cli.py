@@ -144,7 +144,6 @@ def test_without_a_command_the_help_is_shown_and_the_status_is_2(capsys) -> None
     "arguments",
     [
         ("serve", "--nonsense"),
-        ("serve", "--redis.url", "redis://127.0.0.1"),
         ("serve", "extra"),
         ("nonsense",),
         ("token",),
