@@ -16,7 +16,7 @@ from typing import Final
 
 from exporter.core.errors import Misconfigured
 
-FOLDERS: Final = ("dashboards", "provisioning", "rules", "runbooks")
+FOLDERS: Final = ("dashboards", "dashboards-v2", "provisioning", "rules", "runbooks")
 ALONE: Final = ("README.md", "alertmanager.yml", "prometheus.yml")
 KINDS: Final = (".json", ".md", ".yml")
 

@@ -6,11 +6,18 @@ from collections.abc import Iterator
 
 from grafana.source import database, delivery, health, overview
 from grafana.source.boards import assembled, text
+from grafana.source.v2 import assembled_v2
 
 BOARDS = (overview.BOARD, delivery.BOARD, database.BOARD, health.BOARD)
 
 
 def files() -> Iterator[tuple[str, str]]:
-    """Name and JSON text of every dashboard."""
+    """Name and JSON text of every dashboard, in Grafana's first schema."""
     for board in BOARDS:
         yield f"{board.uid}.json", text(assembled(board))
+
+
+def files_v2() -> Iterator[tuple[str, str]]:
+    """The same in its second."""
+    for board in BOARDS:
+        yield f"{board.uid}.json", text(assembled_v2(board))

@@ -26,16 +26,16 @@ FIRING: Final = rows_of(
     "Alerts of this project that fire now, since when, and on what. If there is one, its name is the link to its "
     "runbook: what it means, what to look at, what to do.",
     [
-        Column("Alert", label="alertname", url=f"{RUNBOOKS}/${{__value.raw}}.md", link="Runbook", width=230),
+        Column("Alert", label="alertname", url=f"{RUNBOOKS}/${{__value.raw}}.md", link="Runbook", width=215),
         Column(
             "Severity",
             label="severity",
             words={"critical": ("critical", "red"), "warning": ("warning", "orange"), "info": ("info", "blue")},
-            width=85,
+            width=75,
         ),
-        Column("Since", expr=f"1000 * ({_FIRING})", unit="dateTimeFromNow", width=120),
-        Column("Job", label="job"),
+        Column("Since", expr=f"1000 * ({_FIRING})", unit="dateTimeFromNow", width=115),
         Column("Instance", label="instance"),
+        Column("Job", label="job"),
     ],
     none="Nothing fires.",
     sort=("Since", True),
@@ -59,9 +59,8 @@ NODES: Final = rows_of(
             steps=judged((0, "orange"), (600, "green")),
             width=110,
         ),
-        Column("Version", expr=q.of("messaging_build_info"), label="version", width=80),
         Column("Job", label="job"),
     ],
-    none="no nodes",
+    none="not known",
     sort=("State", False),
 )

@@ -285,7 +285,7 @@ TROUBLE = Row(
                 ranked=BESIDE,
                 link=DELIVERY,
             ),
-            10,
+            12,
         ),
         (
             lines(
@@ -335,7 +335,7 @@ TROUBLE = Row(
                 1,
                 HEALTH,
             ),
-            8,
+            6,
         ),
     ],
 )

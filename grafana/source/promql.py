@@ -71,6 +71,11 @@ def of(metric: str, matchers: str = "") -> str:
     return f"{metric}{{{CHOSEN}{', ' if matchers else ''}{matchers}}}"
 
 
+def nameless(series: str) -> str:
+    """Without the metric's name: series of several metrics make one row only when all their labels are equal."""
+    return f"max without () ({series})"
+
+
 def recorded(series: str) -> str:
     """A recorded series or an alert of the chosen installations and nodes; installations' ones have no instance."""
     return f"{series}{{{CHOSEN_IF_ANY}}}"

@@ -11,6 +11,7 @@ from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import prometheus as p
 
 from grafana.source.panels import GOOD, SOURCE, AnyPanel, Link, Steps, Words, begun, link_to
+from grafana.source.promql import nameless
 
 # What Prometheus' discoveries add to every target, and tells nobody anything here.
 NOISE: Final = ("Time", "__name__", "alertstate", "container", "endpoint", "prometheus", "service")
@@ -79,7 +80,8 @@ def rows_of(
         panel.links([link_to(link)])
     asked = [column for column in columns if column.expr]
     for column in asked:
-        target = prometheus.Dataquery().datasource(SOURCE).expr(column.expr).format(p.PromQueryFormat.TABLE)
+        expr = nameless(column.expr)
+        target = prometheus.Dataquery().datasource(SOURCE).expr(expr).format(p.PromQueryFormat.TABLE)
         panel.with_target(target.instant())
     # Grafana calls the answer of query B "Value #B", and that of an only query "Value".
     answers = [f"Value #{chr(ord('A') + number)}" for number in range(len(asked))] if len(asked) > 1 else ["Value"]

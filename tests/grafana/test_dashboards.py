@@ -30,7 +30,7 @@ def test_the_committed_files_are_what_their_source_makes() -> None:
     made = dict(generated())
     stale = [str(path.relative_to(GRAFANA)) for path, text in made.items() if path.read_text() != text]
     assert not stale, f"run python -m grafana.source: {stale}"
-    folders = ("dashboards", "rules/tests")
+    folders = ("dashboards", "dashboards-v2", "rules/tests")
     found = {path for folder in folders for path in (GRAFANA / folder).iterdir()}
     assert found == set(made)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.grafana.boards import BOARDS
+from tests.grafana.boards import BOARDS, GRAFANA, panels
 
 # A JSON file has strings where Grafana's types have enumerations of these strings.
 LOOSE = """\
@@ -19,6 +19,11 @@ type Loose<T> = T extends string ? `${T}` : T extends (infer U)[] ? Loose<U>[]
 type Typed<O, F> = Omit<schema.Panel, "options" | "fieldConfig">
   & { options: Partial<O>; fieldConfig: Omit<schema.FieldConfigSource, "defaults">
   & { defaults: Omit<schema.FieldConfig, "custom"> & { custom?: Partial<F> } } };
+"""
+V2 = """\
+import type { Spec } from "@grafana/schema/apis/dashboard.grafana.app/v2beta1";
+type Loose<T> = T extends string ? `${T}` : T extends (infer U)[] ? Loose<U>[]
+  : T extends object ? { [K in keyof T]: Loose<T[K]> } : T;
 """
 MODULE = "@grafana/schema/dist/esm/raw/composable/{kind}/panelcfg/x/{name}PanelCfg_types.gen"
 KINDS = {
@@ -94,3 +99,39 @@ def test_grafana_s_own_types_refuse_a_dashboard_with_a_mistake(grafana_types: Pa
     complaints = compiled(grafana_types, {"wrong": typescript(board)})
     assert "'\"aera\"' is not assignable" in complaints
     assert "'\"auto_min\"' does not exist" in complaints
+
+
+def test_the_second_schema_shows_the_same_panels_and_its_cluster_row_only_where_there_is_one() -> None:
+    for name, board in BOARDS.items():
+        second = json.loads((GRAFANA / "dashboards-v2" / f"{name}.json").read_text())
+        assert (second["apiVersion"], second["kind"]) == ("dashboard.grafana.app/v2beta1", "Dashboard")
+        assert second["metadata"]["name"] == board["uid"]
+        elements = second["spec"]["elements"]
+        rows = second["spec"]["layout"]["spec"]["rows"]
+        placed = [item["spec"]["element"]["name"] for row in rows for item in row["spec"]["layout"]["spec"]["items"]]
+        assert sorted(placed) == sorted(elements)
+        for panel in panels(name):
+            spec = elements[f"panel-{panel['id']}"]["spec"]
+            queries = spec["data"]["spec"]["queries"]
+            assert spec["title"] == panel["title"]
+            assert spec["vizConfig"]["group"] == panel["type"]
+            exprs = [query["spec"]["query"]["spec"]["expr"] for query in queries]
+            assert exprs == [target["expr"] for target in panel["targets"]]
+            assert spec["vizConfig"]["spec"]["fieldConfig"]["defaults"]["unit"]
+        conditions = [row["spec"]["conditionalRendering"] for row in rows if "conditionalRendering" in row["spec"]]
+        assert len(conditions) == (1 if name == "messaging-health" else 0)
+        for condition in conditions:
+            (there,) = condition["spec"]["items"]
+            hidden = {v["spec"]["name"] for v in second["spec"]["variables"] if v["spec"]["hide"] == "hideVariable"}
+            assert {there["spec"]["variable"]} == hidden
+
+
+@pytest.mark.needs("node")
+def test_grafana_s_own_types_accept_the_dashboards_of_the_second_schema(grafana_types: Path) -> None:
+    sources = {}
+    for path in sorted((GRAFANA / "dashboards-v2").glob("*.json")):
+        spec = json.loads(path.read_text())["spec"]
+        sources[f"{path.stem}-v2"] = V2 + f"export const spec: Loose<Spec> = {json.dumps(spec)};\n"
+    assert compiled(grafana_types, sources) == ""
+    wrong = next(iter(sources.values())).replace('"hideHeader"', '"hideHead"')
+    assert "'\"hideHead\"' does not exist" in compiled(grafana_types, {"wrong-v2": wrong})

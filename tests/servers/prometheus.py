@@ -244,12 +244,13 @@ class Receiver:
 
 
 def hurried(folder: Path) -> list[Path]:
-    """The project's rules with every ``for`` shortened to three seconds; nothing else is changed."""
+    """The project's rules with every ``for`` shortened to three seconds and evaluated every second."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name in ("recording.yml", "alerts.yml"):
         text = (GRAFANA / "rules" / name).read_text()
-        (folder / name).write_text(re.sub(r"^( +for:) \w+$", r"\1 3s", text, flags=re.MULTILINE))
+        text = re.sub(r"^( +for:) \w+$", r"\1 3s", text, flags=re.MULTILINE)
+        (folder / name).write_text(re.sub(r"^( +interval:) \w+$", r"\1 1s", text, flags=re.MULTILINE))
         files.append(folder / name)
     return files
 
