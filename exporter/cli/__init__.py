@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 import click
 
-from exporter.cli import checking, examining, serving
+from exporter.cli import checking, examining, observing, serving
 from exporter.cli.flags import FAILED, USAGE, say
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
@@ -89,5 +89,6 @@ for _command in (
     checking.simulate,
     checking.verify,
     examining.doctor,
+    observing.observe,
 ):
     cli.add_command(_command)

@@ -19,8 +19,13 @@ USAGE: Final = 2
 DIFFERENCES: Final = 1  # of verify
 UNCHECKED: Final = 2  # of verify and simulate
 
-ALL: Final = tuple(option.name for option in options.OPTIONS)
+_LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address")  # of those who serve WebSockets
+NAMES: Final = tuple(option.name for option in options.OPTIONS)
+ALL: Final = tuple(name for name in NAMES if not name.startswith("source."))  # of serve
 SHARED: Final = tuple(n for n in ALL if n.startswith(("data.", "database.", "auth.", "log.")))
+OBSERVE: Final = tuple(
+    name for name in NAMES if name.startswith(("source.", "web.", "data.", "auth.", "log.")) and name not in _LIVE
+)
 
 
 def say(message: str) -> None:
@@ -57,7 +62,7 @@ class SettingsCommand(click.Command):
     """Hands over the table's flags by their dotted names, as one dictionary ``given``."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: D102  # click documents it
-        names = {name.replace(".", "_").replace("-", "_"): name for name in (options.CONFIG_FILE, *ALL)}
+        names = {name.replace(".", "_").replace("-", "_"): name for name in (options.CONFIG_FILE, *NAMES)}
         given = {names[key]: ctx.params.pop(key) for key in list(ctx.params) if key in names}
         ctx.params["settings"] = options.resolve(given, os.environ)
         return super().invoke(ctx)

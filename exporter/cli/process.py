@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.core.errors import Misconfigured
@@ -52,11 +53,16 @@ def make_data_folder(settings: Settings) -> None:
     """The embedded database needs its folder; with a URL of one's own nothing is made."""
     if settings.database_url:
         return
+    make_folder(settings.data_dir)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that only this user reads, unless it is there. Raises Misconfigured."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         reason = (error.strerror or "no reason given").lower()
-        raise Misconfigured(f"cannot make the folder {settings.data_dir}: {reason}") from error
+        raise Misconfigured(f"cannot make the folder {folder}: {reason}") from error
 
 
 def configure_logs(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,15 +78,6 @@ class Count:
         return cls(Base.of(plain["base"]), plain["begun"], plain["bottoms"], plain["done"], plain["spans"])
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What the newest keys were at a moment, and which transaction was the next to come."""
-
-    at: float
-    newest: dict[str, int]
-    next_transaction: int | None
-
-
 @dataclass(slots=True)
 class Seen:
     """What one pass read, all of one snapshot."""
@@ -95,5 +87,6 @@ class Seen:
     facts: Facts
     small: Small | None
     sealed: Cut | None = None
+    samples: Sequence[Sequence[Any]] = ()
     rest: Facts | None = None
     counted: Facts | None = None

@@ -16,28 +16,26 @@ from typing import Final
 
 import structlog
 
-from exporter.observe import counting
-from exporter.observe.base import Base, Count, Mark, Seen
+from exporter.observe import counting, identity
+from exporter.observe.base import Base, Count, Seen
 from exporter.observe.connections import Reader, Snapshot, reader_of
 from exporter.observe.counting import TAIL, Small
 from exporter.observe.mapping import DAY, Cut, Key, Mapping
 from exporter.observe.published import Published, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
+from exporter.observe.sealing import OVERLAP, Sealing
 from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from exporter.observe.tally import Facts, Tally
 
 log = structlog.get_logger(__name__)
 
-OVERLAP: Final = 60.0
-"""Seconds after which no row appears below the highest key of a moment, as far as servers were seen; and only when
-every transaction of that moment has ended. A transaction that stays open is waited for this long:"""
-PATIENCE: Final = 900.0
 PASS: Final = 4.0
 """Seconds for a pass; for a page of a count, which is made smaller when it takes longer than ``PAGE``:"""
 PAGE_LIMIT: Final = 4.0
 PAGE: Final = 0.25
-MARKS: Final = 64
+SOONER: Final = 12
+"""A recount is brought forward when rows are seen to have vanished, to this part of the interval at the earliest."""
 
 
 class Engine:
@@ -63,14 +61,16 @@ class Engine:
         self.reader = reader or reader_of(source.url)
         self.lock = asyncio.Lock()
         self.mapping: Mapping | None = None
+        """None before the first look, and when the database may have become another one."""
+        self.latest_mapping: Mapping | None = None
         self.base: Base | None = None
         self.counting: Count | None = None
         self.recounted_at: float | None = None
         self.differences: dict[str, int] = {}
         self.rows_read = 0
-        self._tail = tail
+        self._sealing = Sealing(tail, overlap)
         self._overlap = overlap
-        self._marks: list[Mark] = []
+        self._largest: tuple[int, ...] = ()
         self._small: tuple[float, float, Small] | None = None
         self._published: Published | None = None
         self._sooner = False
@@ -79,10 +79,18 @@ class Engine:
 
     async def open(self) -> None:
         """Look at the database and go on where the state ends, if it is the same. Raises Misconfigured, SourceError."""
-        self.mapping = await mapping_of(self.source, self.reader)
-        here = {**await self.reader.identity(), "kind": self.mapping.kind, "schema": self.mapping.schema}
+        async with self.lock:
+            await self._open()
+
+    async def look_at_schema(self) -> Mapping:
+        """The mapping of what is there, without reading a message. Raises Misconfigured, SourceError."""
+        return await mapping_of(self.source, self.reader)
+
+    async def _open(self) -> None:
+        mapping = self.latest_mapping = await self.look_at_schema()
+        here = {**await self.reader.identity(), "kind": mapping.kind, "schema": mapping.schema}
         there = self.state.get("identity")
-        if there is not None and not _same(there, here):
+        if there is not None and not identity.same(there, here):
             self._begin_anew("the state belongs to another database, or this one was restored")
         with self.state.step():
             self.state.put("identity", here)
@@ -92,8 +100,13 @@ class Engine:
         self.recounted_at = self.state.get("recounted_at")
         self.differences = self.state.get("differences") or {}
         self._published = None if self.base is None else Published(self.state, self.base.generation)
-        if not await self._samples_hold():
+        if not await identity.hold(self.reader, mapping, self.state.get("samples") or []):
             self._begin_anew("rows that were counted are others now: the database was restored or replaced")
+        self.mapping = mapping
+
+    def suspect(self) -> None:
+        """After a failure: look again whether it is the same database, before anything is read of it."""
+        self.mapping = None
 
     def _begin_anew(self, reason: str) -> None:
         log.warning("counting anew", source=self.source.name, reason=reason)
@@ -101,24 +114,12 @@ class Engine:
             self.state.forget()
         self.base = self.counting = self.recounted_at = self._published = self._small = None
         self.differences = {}
-        self._marks = []
-
-    async def _samples_hold(self) -> bool:
-        """Are rows that were seen still themselves? One that is gone says nothing."""
-        mapping, samples = self._known(), self.state.get("samples") or []
-        keys = {key.name: key for key in mapping.keys}
-
-        async def work(snapshot: Snapshot) -> bool:
-            for name, value, identity in samples:
-                rows = await snapshot.fetch(_identities(mapping, keys[name], value))
-                if rows and identity not in [str(row[0]) for row in rows]:
-                    return False
-            return True
-
-        return await self.reader.read(work, PASS)
+        self._sealing.forget()
+        self._largest = ()
 
     def _known(self) -> Mapping:
-        assert self.mapping is not None  # noqa: S101 - open() comes first
+        if self.mapping is None:
+            raise SourceError("the source is looked at again after a failure")
         return self.mapping
 
     # --- a full count -------------------------------------------------------------------------------------
@@ -128,7 +129,8 @@ class Engine:
         """Is a full count under way, or its time come?"""
         if self.base is None or self.counting is not None or self.recounted_at is None:
             return True
-        return self._sooner or self.clock() >= self.recounted_at + self.recount_interval
+        wait = self.recount_interval / SOONER if self._sooner else self.recount_interval
+        return not 0 <= self.clock() - self.recounted_at < wait
 
     async def count(self) -> SourceTotals:
         """A whole count without pauses, and the figures. Raises Misconfigured, SourceError."""
@@ -141,10 +143,11 @@ class Engine:
 
     async def begin(self) -> None:
         """Begin a full count, up to where the rows are sealed now, or will be first of all. Raises SourceError."""
-        mapping, now = self._known(), self.clock()
+        mapping = self._known()
+        now = self.clock()
 
         async def work(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
-            lows = dict(self.base.cut.lows) if self.base else await self._first_lows(snapshot, mapping, now)
+            lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now)
             bottoms = {}
             for key in mapping.keys:
                 rows = await snapshot.fetch(key.next_above(None, mapping.table))
@@ -163,16 +166,6 @@ class Engine:
             with self.state.step():
                 self.state.forget_generation(generation)
                 self.state.put("count", self.counting.plain())
-
-    async def _first_lows(self, snapshot: Snapshot, mapping: Mapping, now: float) -> dict[str, int]:
-        found = await counting.newest(snapshot, mapping, self._tail)
-        return {
-            key.name: self._capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys
-        }
-
-    def _capped(self, key: Key, value: int, moment: float) -> int:
-        """A row that is dated in the future must not hide those that come after it."""
-        return value if key.time is None else max(key.lowest, min(value, _micros(moment)))
 
     async def advance(self) -> float:
         """One page of the count under way, or its completion: the seconds of database time. Raises SourceError."""
@@ -240,6 +233,7 @@ class Engine:
             if each is not None:
                 each.turn(int(now // 86_400))
         if base is None and not done:
+            await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), PASS)
             return figures(mapping, None, None, Small(), now, progress=0.0 if count is None else count.share)
         small = self._small_in_time(now)
         started = time.perf_counter()
@@ -255,8 +249,9 @@ class Engine:
             if done and count is not None:
                 seen.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
             elif base is not None:
-                seen.sealed = await self._sealable(snapshot, mapping, base, seen, now)
+                seen.sealed = await self._sealing.next(snapshot, mapping, base, seen.horizon, now)
                 if seen.sealed is not None:
+                    seen.samples = await identity.sample(snapshot, mapping, seen.sealed)
                     seen.rest = await counting.tail(snapshot, mapping, seen.sealed, day)
             return seen
 
@@ -270,45 +265,24 @@ class Engine:
         at, took, small = self._small
         return small if 0 <= now - at < took / self.load - took else None
 
-    async def _sealable(self, snapshot: Snapshot, mapping: Mapping, base: Base, seen: Seen, now: float) -> Cut | None:
-        """Where the cut may go: below it everything has been there long enough, and the tail keeps its length."""
-        old = [mark for mark in self._marks if self._ripe(mark, seen.horizon, now)]
-        if not old or seen.facts.tally.rows < self._tail // 2:
-            return None
-        mark = old[-1]
-        room = await counting.newest(snapshot, mapping, self._tail)
-        lows = {}
-        for key in mapping.keys:
-            low = self._capped(key, min(mark.newest.get(key.name, key.lowest), room.get(key.name, key.lowest)), mark.at)
-            safe = mapping.safe.get(key.name)
-            if safe is not None and now - mark.at < PATIENCE:
-                rows = await snapshot.fetch(safe)
-                low = low if not rows or rows[0][0] is None else min(low, int(rows[0][0]))
-            lows[key.name] = max(low, base.cut.lows[key.name])
-        moved = any(lows[name] > low for name, low in base.cut.lows.items())
-        return Cut(lows, max(base.cut.moment, _micros(mark.at))) if moved else None
-
-    def _ripe(self, mark: Mark, horizon: tuple[int, int] | None, now: float) -> bool:
-        age = now - mark.at
-        if age < self._overlap:
-            return False
-        return (
-            age >= PATIENCE or horizon is None or mark.next_transaction is None or horizon[0] >= mark.next_transaction
-        )
-
     def _keep_pass(self, seen: Seen, now: float, small: Small | None, took: float) -> SourceTotals:
         mapping = self._known()
         if seen.small is not None:
             self._small = (now, took, seen.small)
             small = seen.small
         assert small is not None  # noqa: S101 - read now, or in time
-        self.rows_read += seen.facts.tally.rows
+        if self.base is not None and identity.vanished(mapping, self.base.cut, seen.newest):
+            self._begin_anew("the newest rows are older than those that were counted: the database was restored")
+            return figures(mapping, None, None, small, now)
+        self.rows_read += sum(facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None)
         count, base = self.counting, self.base
         totals = None
         with self.state.step():
             if base is not None and self._published is not None:
                 self._published.absorb(seen.facts)
-                totals = figures(mapping, self._whole(base, seen.facts), self._published, small, now)
+                whole = self._whole(base, seen.facts)
+                totals = figures(mapping, whole, self._published, small, now)
+                self._notice(whole.tally.rows, small, seen.newest)
             if seen.counted is not None and count is not None:
                 totals = self._complete(count, seen.counted, small, now, totals)
             elif seen.sealed is not None and seen.rest is not None and base is not None:
@@ -316,13 +290,20 @@ class Engine:
                 base.tally.add(seen.rest.tally, -1)
                 base.rooms |= seen.facts.rooms
                 base.cut = seen.sealed
-                self._marks = [mark for mark in self._marks if mark.at * 1_000_000 > seen.sealed.moment]
+                samples = [*(self.state.get("samples") or []), *seen.samples]
+                self.state.put("samples", samples[-identity.SAMPLES :])
             if self.base is not None:
                 self.state.put("base", self.base.plain())
         assert totals is not None  # noqa: S101 - there is a base, or one has just been completed
-        next_transaction = None if seen.horizon is None else seen.horizon[1]
-        self._marks = [*self._marks[-MARKS:], Mark(now, seen.newest, next_transaction)]
+        self._sealing.note(now, seen.newest, seen.horizon)
         return totals
+
+    def _notice(self, rows: int, small: Small, newest: dict[str, int]) -> None:
+        """Something became less: rows have vanished, and perhaps sealed ones, too. A recount tells."""
+        largest = (rows, small.users or 0, small.conversations or 0, len(small.rooms), *sorted(newest.values()))
+        if len(largest) == len(self._largest) and any(a < b for a, b in zip(largest, self._largest, strict=True)):
+            self._sooner = True
+        self._largest = largest
 
     def _whole(self, base: Base, facts: Facts) -> Base:
         tally = Tally()
@@ -344,7 +325,8 @@ class Engine:
             self.differences = difference(before, totals)
         for key, value in (("count", None), ("recounted_at", now), ("differences", self.differences)):
             self.state.put(key, value)
-        log.info("counted", source=self.source.name, seconds=round(now - count.begun, 3), differences=self.differences)
+        tell = log.info if self.state.path is not None else log.debug  # one count for somebody who sees its figures
+        tell("counted", source=self.source.name, seconds=round(now - count.begun, 3), differences=self.differences)
         return totals
 
     async def close(self) -> None:
@@ -355,17 +337,3 @@ class Engine:
 
 def _micros(seconds: float) -> int:
     return int(seconds * 1_000_000)
-
-
-def _same(there: dict[str, object], here: dict[str, object]) -> bool:
-    """Is it the database of the state? A file's change counter never goes back but by being replaced."""
-    changes, now = there.get("changes"), here.get("changes")
-    if isinstance(changes, int) and isinstance(now, int) and now < changes:
-        return False
-    return all(there.get(name) == value for name, value in here.items() if name != "changes")
-
-
-def _identities(mapping: Mapping, key: Key, value: int) -> str:
-    assert mapping.identity is not None  # noqa: S101 - samples are of mappings that have one
-    row = mapping.identity.replace("{a}", "e")
-    return f"SELECT {row} FROM {mapping.table} e WHERE {key.between(value - 1, value, 'e')}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from exporter.core.errors import Misconfigured
@@ -11,8 +9,8 @@ from exporter.observe.connections import Reader
 from exporter.observe.mapping import Mapping
 from exporter.observe.presets import ejabberd, mattermost, prosody, synapse
 from exporter.observe.records import SourceError
+from exporter.settings.model import SOURCE_KINDS, SourceSettings
 
-KINDS: Final = ("synapse", "ejabberd", "prosody", "mattermost", "custom")
 PROBE: Final = 4.0
 """Seconds for a look at what is there."""
 
@@ -21,15 +19,7 @@ RECENT: Final = 5_000
 """Rows of an archive that are asked for their hosts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What somebody says of a database. ``url`` may hold a password: never shown."""
-
-    url: str = field(repr=False)
-    kind: str
-    name: str = ""
-    config_file: Path | None = None
-    hosts: tuple[str, ...] = ()
+Source = SourceSettings
 
 
 async def mapping_of(source: Source, reader: Reader) -> Mapping:
@@ -58,7 +48,7 @@ async def mapping_of(source: Source, reader: Reader) -> Mapping:
             return prosody.mapping(there, reader.dialect, hosts, accounts)
         case "mattermost":
             return mattermost.mapping(there, reader.dialect)
-    raise Misconfigured(f"there is no such kind of source: use {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    raise Misconfigured(f"there is no such kind of source: use {', '.join(SOURCE_KINDS[:-1])} or {SOURCE_KINDS[-1]}")
 
 
 async def _any(reader: Reader, table: str) -> bool:

@@ -32,6 +32,24 @@ class Limits:
     send_buffer_bytes: int = 1_048_576
 
 
+SOURCE_KINDS: Final = ("synapse", "ejabberd", "prosody", "mattermost", "custom")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """What ``observe`` is told of another server's database. ``url`` may hold a password: never shown.
+
+    ``name`` tells several sources apart and is empty for a single one; ``config_file`` is the custom mapping; ``hosts``
+    are those of ejabberd's default schema.
+    """
+
+    url: str = field(repr=False)
+    kind: str
+    name: str = ""
+    config_file: Path | None = None
+    hosts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that ``serve`` may be told; times in seconds, sizes in bytes. ``database_url`` holds secrets."""
@@ -59,6 +77,13 @@ class Settings:
     typing_timeout: float = 6.0
     heartbeat_interval: float = 30.0
     drain_timeout: float = 10.0
+    source_url: str = field(default="", repr=False)
+    source_kind: str = ""
+    source_config_file: Path | None = None
+    source_hosts: tuple[str, ...] = ()
+    source_recount_interval: float = 3_600.0
+    source_load: float = 0.05  # share of the time that counting may take
+    sources: tuple[SourceSettings, ...] = ()  # several, out of the file
     log_level: str = "info"
     log_format: str = "logfmt"
 

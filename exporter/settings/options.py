@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from exporter.core.errors import Misconfigured
 from exporter.core.redaction import mask, printable
-from exporter.settings import parsers, strict_yaml
-from exporter.settings.model import LOG_FORMATS, LOG_LEVELS, Limits, Settings
+from exporter.settings import parsers, source_list, strict_yaml
+from exporter.settings.model import LOG_FORMATS, LOG_LEVELS, SOURCE_KINDS, Limits, Settings
 
 PREFIX: Final = "MESSAGING_"
 CONFIG_FILE: Final = "config.file"
+SOURCES: Final = "sources"
 
 Given = str | bool | Sequence[str]
 
@@ -62,6 +63,10 @@ _METAVARS: Final[dict[Callable[[str], Any], str]] = {
     parsers.duration: "DURATION",
     parsers.positive_duration: "DURATION",
     parsers.origin: "ORIGIN",
+    parsers.source_url: "URL",
+    parsers.recount_interval: "DURATION",
+    parsers.share: "PERCENT",
+    parsers.host: "HOST",
 }
 _COUNT: Final = parsers.number(1, 10_000_000)
 _BYTES: Final = parsers.number(1, 1_073_741_824)
@@ -193,6 +198,32 @@ OPTIONS: Final = (
         "a peer silent for 1.5 of these is cut",
     ),
     Option("drain.timeout", "drain_timeout", parsers.duration, "10s", "time to say goodbye after SIGTERM"),
+    Option(
+        "source.url",
+        "source_url",
+        parsers.source_url,
+        "",
+        "the database to observe: sqlite:///FILE or postgresql://USER@HOST/DATABASE; a password by environment or file",
+        secret=True,
+    ),
+    Option("source.kind", "source_kind", parsers.one_of(SOURCE_KINDS), "", "whose it is: " + ", ".join(SOURCE_KINDS)),
+    Option("source.config-file", "source_config_file", parsers.path, "", "the mapping of a custom database, YAML"),
+    Option(
+        "source.host",
+        "source_hosts",
+        parsers.host,
+        "",
+        "host of the addresses in ejabberd's default schema, which does not store it",
+        many=True,
+    ),
+    Option(
+        "source.recount-interval",
+        "source_recount_interval",
+        parsers.recount_interval,
+        "1h",
+        "count everything again this often: rows vanish without a trace",
+    ),
+    Option("source.load", "source_load", parsers.share, "5%", "share of the time that counting may take"),
     Option("log.level", "log_level", parsers.one_of(LOG_LEVELS), "info", "debug, info, warn or error"),
     Option("log.format", "log_format", parsers.one_of(LOG_FORMATS), "logfmt", "logfmt or json"),
 )
@@ -233,6 +264,8 @@ def environment(settings: Settings) -> dict[str, str]:
     """The variables that make another process resolve to ``settings``. They may hold secrets."""
     variables = {}
     for option in OPTIONS:
+        if option.name.startswith("source."):  # of observe, which starts no other process
+            continue
         value: Any = settings
         for name in option.field.split("."):
             value = getattr(value, name)
@@ -261,7 +294,10 @@ def _take_flag(reading: _Reading, option: Option, given: Given) -> None:
 
 
 def _take_file(reading: _Reading, path: Path) -> None:
-    for name, value in _flat(strict_yaml.load(path), path).items():
+    document = strict_yaml.load(path)
+    if isinstance(document, dict) and SOURCES in document:
+        reading.found[SOURCES] = source_list.read(document.pop(SOURCES), f"{SOURCES} in {path}")
+    for name, value in _flat(document, path).items():
         option = BY_NAME.get(name)
         if option is None:
             raise Misconfigured(f"{path}: there is no setting called {_shown(name)}")
@@ -317,13 +353,16 @@ def _shown(text: str) -> str:
 
 def _settings(found: Mapping[str, Any]) -> Settings:
     top, limits = {}, {}
+    sources = found.get(SOURCES, ())
     for name, value in found.items():
+        if name == SOURCES:
+            continue
         target, _, limit = BY_NAME[name].field.partition(".")
         if limit:
             limits[limit] = value
         else:
             top[target] = value
-    settings = replace(Settings(), limits=Limits(**limits), **top)
+    settings = replace(Settings(), limits=Limits(**limits), sources=sources, **top)
     _check(settings)
     return settings
 

@@ -153,6 +153,36 @@ def lease(text: str) -> float:
     return seconds
 
 
+def source_url(text: str) -> str:
+    """A URL of another server's database; whoever opens it looks closer. It may hold a password: never shown."""
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise ValueError("expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
+    return text
+
+
+def share(text: str) -> float:
+    """A share of the time: ``5%``, ``100%``; above 0."""
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%", text, re.ASCII)
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise ValueError("expected a share of the time such as 5%, above 0% and up to 100%")
+    return float(match[1]) / 100
+
+
+def recount_interval(text: str) -> float:
+    """A duration of ten seconds to a day: rows that vanish without a trace are noticed within it."""
+    seconds = duration(text)
+    if not 10 <= seconds <= 86_400:
+        raise ValueError("expected a duration from 10s to 1d")
+    return seconds
+
+
+def host(text: str) -> str:
+    """A host as in addresses: ``chat.example.org``."""
+    if not text or any(character.isspace() or character in "@/'\"," for character in text):
+        raise ValueError("expected a host such as chat.example.org")
+    return text.lower()
+
+
 def holds_password(url: str) -> bool:
     """Is there a password in this URL, in whatever place people put it? In doubt: yes."""
     rest = unquote(url.partition("://")[2] or url)  # drivers decode the options' names, too

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from exporter.core.errors import Misconfigured
 from exporter.settings import parsers, strict_yaml
-from exporter.settings.model import Address, Limits, Settings
+from exporter.settings.model import Address, Limits, Settings, SourceSettings
 from exporter.settings.options import BY_NAME, OPTIONS, environment, resolve, variable
 
 SECRET = "hunter2-%40-s3cr3t"
@@ -56,6 +56,12 @@ SAMPLES = {
     "typing_timeout": ("1m30s", 90.0),
     "heartbeat_interval": ("2s", 2.0),
     "drain_timeout": ("0", 0.0),
+    "source_url": ("postgresql://db.example.com/synapse", "postgresql://db.example.com/synapse"),
+    "source_kind": ("Synapse", "synapse"),
+    "source_config_file": ("mapping.yml", Path("mapping.yml")),
+    "source_hosts": ("chat.example.org", ("chat.example.org",)),
+    "source_recount_interval": ("30m", 1800.0),
+    "source_load": ("12.5%", 0.125),
     "log_level": ("DEBUG", "debug"),
     "log_format": ("json", "json"),
 }
@@ -83,7 +89,7 @@ def test_without_anything_said_the_defaults_are_those_of_the_settings() -> None:
 
 
 def test_every_setting_can_be_set_by_somebody() -> None:
-    simple = {field.name for field in dataclasses.fields(Settings)} - {"limits"}
+    simple = {field.name for field in dataclasses.fields(Settings)} - {"limits", "sources"}
     limits = {f"limits.{field.name}" for field in dataclasses.fields(Limits)}
     assert {option.field for option in OPTIONS} == simple | limits == set(SAMPLES)
 
@@ -357,3 +363,38 @@ def test_settings_survive_the_way_through_the_environment() -> None:
     )
     assert resolve({}, environment(settings)) == settings
     assert resolve({}, environment(resolve({}, {}))) == resolve({}, {})
+
+
+def test_sources_are_a_list_of_the_file(tmp_path: Path) -> None:
+    text = """
+sources:
+  - {name: chat, url: "sqlite:///a.db", kind: prosody}
+  - {name: old, url: "postgresql://h/d", kind: ejabberd, host: [A.example, b.example]}
+  - {name: own, url: "postgresql://h/e", kind: custom, config-file: own.yml}
+"""
+    assert resolve({"config.file": write(tmp_path, text)}, {}).sources == (
+        SourceSettings("sqlite:///a.db", "prosody", "chat"),
+        SourceSettings("postgresql://h/d", "ejabberd", "old", hosts=("a.example", "b.example")),
+        SourceSettings("postgresql://h/e", "custom", "own", config_file=Path("own.yml")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("sources: []", "expected a list of sources"),
+        ("sources: [{name: a, kind: synapse}]", "entry 1: url is missing"),
+        ("sources: [{name: a, url: 'sqlite:///a', kind: matrix}]", "entry 1: kind: expected synapse"),
+        ("sources: [{name: 'a b', url: 'sqlite:///a', kind: synapse}]", "expected a name of letters"),
+        ("sources: [{name: a, url: 'sqlite:///a', kind: synapse, port: 1}]", "there is no setting called port"),
+        ("sources: [{name: a, url: 'x', kind: synapse}, 3]", "entry 1: url: expected sqlite:///FILE"),
+        (
+            "sources: [{name: a, url: 'sqlite:///a', kind: synapse}, {name: a, url: 'sqlite:///b', kind: synapse}]",
+            "the name a stands twice",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_source_is_said_without_its_url(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(Misconfigured, match=reason) as refused:
+        resolve({"config.file": write(tmp_path, text)}, {})
+    assert "///a" not in str(refused.value)

@@ -29,6 +29,10 @@ class Reader(Protocol):
 
     dialect: Dialect
 
+    @property
+    def manner(self) -> str:
+        """How it is read, in a few words for people. Raises SourceError."""
+
     async def read(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
         """What the work returns, of one snapshot, within that many seconds. Raises SourceError.
 

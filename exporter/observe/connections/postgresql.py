@@ -78,6 +78,8 @@ class PostgresReader:
 
     dialect = Dialect("postgresql")
 
+    manner = f"in read-only transactions of at most {LONGEST:g} s, on one connection"
+
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._connection: Any = None

@@ -74,6 +74,15 @@ class SqliteReader:
         self._path = path
         self._lock = asyncio.Lock()
 
+    @property
+    def manner(self) -> str:
+        """By the file's header."""
+        try:
+            wal = self._state().wal
+        except OSError as error:
+            raise _source_error(error) from error
+        return "in short read transactions (write-ahead log)" if wal else "without any lock (rollback journal)"
+
     async def read(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
         """On a connection of its own."""
         loop = asyncio.get_running_loop()

@@ -17,12 +17,18 @@ _HEADERS: Final = {
 }
 
 
-def landing(telemetry_path: str, *, public: bool, operations: bool) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """The handler. ``public``: users connect here; ``operations``: metrics and the admin page are here."""
+def landing(
+    telemetry_path: str, *, public: bool, operations: bool, description: bool = True
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler. ``public``: users connect here; ``operations``: metrics and the admin page are here.
+
+    ``description``: the routes are described by ``/openapi.json``.
+    """
     figures = {telemetry_path: "Metrics", "/admin": "Admin page", "/-/ready": "Ready"}
     messaging = {"/v1/messaging/ws": "WebSocket (messaging.v1)"}
     links = (figures if operations else {}) | (messaging if public else {})
-    links["/openapi.json"] = "OpenAPI description"
+    if description:
+        links["/openapi.json"] = "OpenAPI description"
     items = "".join(
         f'<li><a href="{html.escape(path)}">{html.escape(words)}</a> <code>{html.escape(path)}</code></li>'
         for path, words in links.items()

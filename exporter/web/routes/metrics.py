@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 from aiohttp import web
 
+from exporter.core.records import DatabaseView
 from exporter.metrics.counters import Metrics
 from exporter.metrics.exposition import Family, render, restricted
 from exporter.metrics.families import state_families
@@ -25,15 +26,16 @@ from exporter.web.problems import Problem
 
 log = structlog.get_logger(__name__)
 
+G = TypeVar("G")
+"""What a scrape gathers before its families are made."""
+
 _PROCESS_TIMEOUT: Final = 0.5  # seconds; /proc answers in 0.2 ms, and a scrape does not wait for a sick kernel
 
 
-class Scrape:
+class Exposition(Generic[G]):
     """The handler. ``timeout`` in seconds is what a scrape without a time-out header may take."""
 
-    def __init__(self, snapshots: SnapshotBuilder, metrics: Metrics, *, timeout: float, max_requests: int) -> None:
-        self._snapshots = snapshots
-        self._metrics = metrics
+    def __init__(self, *, timeout: float, max_requests: int) -> None:
         self._timeout = timeout
         self._max_requests = max_requests
         self._under_way = 0
@@ -54,14 +56,12 @@ class Scrape:
         seconds = budget(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds"), self._timeout)
         until = time.monotonic() + seconds
         process = await self._process_families()
-        database = await self._snapshots.database(until - time.monotonic())
+        gathered = await self._gather(until - time.monotonic())
         kind = content_type(",".join(request.headers.getall("Accept", ())))
         # Scrapes that waited for the same query go on in the same turn of the loop: one after the other, because forty
         # of them, each giving way after a millisecond, would hold up a message for forty milliseconds and more.
         async with self._work:
-            snapshot = await self._snapshots.around(database)
-            # No await since the snapshot was put together: its gauges and these counters are of one turn of the loop.
-            families = [*state_families(snapshot), *self._metrics.families(), *process]
+            families = [*await self._families(gathered), *process]
             names = set(request.query.getall("name[]", []))
             body = await render(restricted(families, names) if names else families, kind)
         headers = {"Content-Type": kind, "Vary": "Accept, Accept-Encoding"}
@@ -69,6 +69,14 @@ class Scrape:
             body = await asyncio.get_running_loop().run_in_executor(None, gzip.compress, body, 4)
             headers["Content-Encoding"] = "gzip"
         return web.Response(body=body, headers=headers)
+
+    async def _gather(self, seconds: float) -> G:
+        """What takes time without taking work, within that many seconds."""
+        raise NotImplementedError
+
+    async def _families(self, gathered: G) -> list[Family]:
+        """The families, of one moment."""
+        raise NotImplementedError
 
     async def _process_families(self) -> list[Family]:
         """In a thread: old kernels have to list 10,000 open files. Absent when it fails or takes too long."""
@@ -78,3 +86,20 @@ class Scrape:
         except (TimeoutError, OSError, ValueError):
             log.warning("the process figures could not be read")
             return []
+
+
+class Scrape(Exposition[DatabaseView]):
+    """The scrape of the messaging server."""
+
+    def __init__(self, snapshots: SnapshotBuilder, metrics: Metrics, *, timeout: float, max_requests: int) -> None:
+        super().__init__(timeout=timeout, max_requests=max_requests)
+        self._snapshots = snapshots
+        self._metrics = metrics
+
+    async def _gather(self, seconds: float) -> DatabaseView:
+        return await self._snapshots.database(seconds)
+
+    async def _families(self, gathered: DatabaseView) -> list[Family]:
+        snapshot = await self._snapshots.around(gathered)
+        # No await since the snapshot was put together: its gauges and these counters are of one turn of the loop.
+        return [*state_families(snapshot), *self._metrics.families()]

@@ -1,0 +1,48 @@
+"""``observe``: an exporter for the database of another messaging server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from exporter.cli.flags import OBSERVE, UNCHECKED, SettingsCommand, flags, say
+from exporter.cli.process import configure_logs, make_folder, run
+from exporter.core.errors import Misconfigured
+from exporter.settings.model import Settings
+
+
+class _Observe(SettingsCommand):
+    """With ``--check``, what keeps it from looking is another exit status than what it finds."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        checking = bool(ctx.params.get("check"))
+        try:
+            return super().invoke(ctx)
+        except Misconfigured as error:
+            if not checking:
+                raise
+            say(f"could not check: {error}")
+            return UNCHECKED
+
+
+@click.command(cls=_Observe)
+@flags(*OBSERVE)
+@click.option("--check", is_flag=True, help="say what would be read and what is missing, count once, and end")
+def observe(settings: Settings, check: bool) -> int:
+    """Totals of another messaging server, read from its database without doing harm.
+
+    Exit status of --check: 0 all is well, 1 something is missing or wrong, 2 could not check.
+    """
+    configure_logs(settings)
+    if check:
+        from exporter.observe.check import check_all
+        from exporter.web.source_server import sources_of
+
+        return run(check_all(sources_of(settings), out=click.echo))
+    from exporter.web import source_server
+
+    source_server.sources_of(settings)
+    make_folder(settings.data_dir)
+    run(source_server.observe(settings))
+    return 0

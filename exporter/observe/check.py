@@ -1,0 +1,73 @@
+"""``observe --check``: what would be read, what is missing, what the figures mean, and what they are. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from exporter.core.errors import Misconfigured
+from exporter.observe.engine import Engine
+from exporter.observe.mapping import Mapping
+from exporter.observe.records import FIGURES, WINDOWS, SourceError, SourceTotals
+from exporter.observe.sources import Source
+from exporter.observe.state import State
+
+ALL_WELL: Final = 0
+FINDINGS: Final = 1
+UNCHECKED: Final = 2
+
+
+async def check_all(sources: Sequence[Source], *, out: Callable[[str], None]) -> int:
+    """Check every source and print what is found: the worst exit status of all."""
+    return max([await check(source, out=out) for source in sources])
+
+
+async def check(source: Source, *, out: Callable[[str], None]) -> int:
+    """Check one source: 0 all is well, 1 something is missing or wrong, 2 it cannot be read."""
+    out(f"{source.name or source.kind}: {source.kind}")
+    engine = Engine(source, State(None), load=1.0)
+    try:
+        missing = await _look(engine, out)
+        totals = await engine.count()
+    except (SourceError, Misconfigured) as error:
+        out(f"  could not check: {error}")
+        return UNCHECKED
+    finally:
+        await engine.close()
+    assert engine.latest_mapping is not None  # noqa: S101 - it has been counted
+    _print_figures(engine.latest_mapping, totals, out)
+    return FINDINGS if missing else ALL_WELL
+
+
+async def _look(engine: Engine, out: Callable[[str], None]) -> bool:
+    """Open, and say what is read; True when something is missing. Raises SourceError, Misconfigured."""
+    from exporter.observe import rights
+
+    mapping = await engine.look_at_schema()
+    out(f"  schema {mapping.schema}, on {mapping.dialect.name}, read {engine.reader.manner}")
+    refused = await rights.missing(engine.reader, mapping)
+    for table in mapping.tables:
+        out(f"  reads {table.name} ({', '.join(table.columns)})")
+    if refused:
+        out(f"  rights are missing for {', '.join(refused)}; grant them with")
+        for statement in rights.grants(mapping, await rights.user(engine.reader)):
+            out(f"    {statement}")
+        raise SourceError("the source may not be read")
+    indexes = await rights.missing_indexes(engine.reader, mapping)
+    for name, column in indexes:
+        out(f"  there is no index on {name} ({column}): what is new is found slowly")
+    return bool(indexes)
+
+
+def _print_figures(mapping: Mapping, totals: SourceTotals, out: Callable[[str], None]) -> None:
+    for figure in FIGURES:
+        meaning = mapping.meaning.get(figure, "")
+        if figure in totals.unknown:
+            out(f"  {figure}: not known: {totals.unknown[figure]}")
+        elif figure == "active_users":
+            for window in WINDOWS:
+                out(f"  active_users {window}d: {totals.active_users[window]:,}")
+        else:
+            out(f"  {figure}: {getattr(totals, figure):,}")
+        if meaning:
+            out(f"      {meaning}")

@@ -1,0 +1,67 @@
+"""Is it still the database that was counted? Knows readers and mappings.
+
+Three signs: what the database says of itself, rows that were sealed and are others now, and a newest row below the
+sealed ones. A restored copy has one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
+from typing import Any, Final
+
+from exporter.observe.connections import Reader, Snapshot
+from exporter.observe.mapping import Cut, Key, Mapping
+
+SECONDS: Final = 4.0
+SAMPLES: Final = 16
+"""Rows whose identity is remembered: the latest that were sealed."""
+
+Samples = Sequence[Sequence[Any]]
+"""(name of the key, value, identity of the row there)."""
+
+
+def same(there: MappingOf[str, Any], here: MappingOf[str, Any]) -> bool:
+    """Is it the database of the state? A file's change counter never goes back but by being replaced."""
+    if here.get("changes", 0) < there.get("changes", 0):
+        return False
+    return all(there.get(name) == value for name, value in here.items() if name != "changes")
+
+
+async def hold(reader: Reader, mapping: Mapping, samples: Samples) -> bool:
+    """Are these rows still themselves? One that is gone says nothing. Raises SourceError."""
+    keys = {key.name: key for key in mapping.keys}
+
+    async def work(snapshot: Snapshot) -> bool:
+        for name, value, identity in samples:
+            rows = await snapshot.fetch(_identities(mapping, keys[name], value)) if name in keys else []
+            if rows and identity not in [str(row[0]) for row in rows]:
+                return False
+        return True
+
+    return await reader.read(work, SECONDS)
+
+
+async def sample(snapshot: Snapshot, mapping: Mapping, cut: Cut) -> Samples:
+    """The rows at the cut."""
+    found = []
+    if mapping.identity is not None:
+        for key in mapping.keys:
+            rows = await snapshot.fetch(_identities(mapping, key, cut.lows[key.name]) + " LIMIT 1")
+            found += [(key.name, cut.lows[key.name], str(row[0])) for row in rows]
+    return found
+
+
+def _identities(mapping: Mapping, key: Key, value: int) -> str:
+    assert mapping.identity is not None  # noqa: S101 - samples are of mappings that have one
+    row = mapping.identity.replace("{a}", "e")
+    return f"SELECT {row} FROM {mapping.table} e WHERE {key.between(value - 1, value, 'e')}"
+
+
+def vanished(mapping: Mapping, cut: Cut, newest: MappingOf[str, int]) -> bool:
+    """Is the newest row of a key below the sealed ones?"""
+    return any(
+        cut.lows[key.name] > key.lowest and newest.get(key.name, key.lowest) < cut.lows[key.name]
+        for key in mapping.keys
+        if key.time is None or newest
+    )

@@ -1,0 +1,62 @@
+"""``sources:`` of the configuration file: several databases to observe. Repeats no URL in an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from exporter.core.errors import Misconfigured
+from exporter.settings import parsers
+from exporter.settings.model import SOURCE_KINDS, SourceSettings
+
+_KEYS: Final[dict[str, Callable[[str], Any]]] = {
+    "url": parsers.source_url,
+    "kind": parsers.one_of(SOURCE_KINDS),
+    "config-file": parsers.path,
+}
+
+
+def read(document: Any, where: str) -> tuple[SourceSettings, ...]:
+    """A list of mappings with ``name``, ``url``, ``kind``, ``config-file`` and ``host``. Raises Misconfigured."""
+    if not isinstance(document, list) or not document:
+        raise Misconfigured(f"{where}: expected a list of sources")
+    found = tuple(_source(entry, f"{where}, entry {number}") for number, entry in enumerate(document, start=1))
+    names = [source.name for source in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise Misconfigured(f"{where}: the name {name} stands twice")
+    return found
+
+
+def _source(entry: Any, where: str) -> SourceSettings:
+    if not isinstance(entry, dict):
+        raise Misconfigured(f"{where}: expected name, url and kind")
+    unknown = sorted(str(key) for key in entry if key not in {"name", "host", *_KEYS})
+    if unknown:
+        raise Misconfigured(f"{where}: there is no setting called {unknown[0][:80]}")
+    for key in ("name", "url", "kind"):
+        if key not in entry:
+            raise Misconfigured(f"{where}: {key} is missing")
+    if not isinstance(entry["name"], str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", entry["name"]):
+        raise Misconfigured(f"{where}: expected a name of letters, digits, dots, dashes and underscores")
+    hosts = entry.get("host", [])
+    values = {key: _parsed(entry[key], parse, f"{where}: {key}") for key, parse in _KEYS.items() if key in entry}
+    return SourceSettings(
+        url=values["url"],
+        kind=values["kind"],
+        name=entry["name"],
+        config_file=values.get("config-file"),
+        hosts=tuple(
+            _parsed(host, parsers.host, f"{where}: host") for host in (hosts if isinstance(hosts, list) else [hosts])
+        ),
+    )
+
+
+def _parsed(value: Any, parse: Callable[[str], Any], where: str) -> Any:
+    if not isinstance(value, str):
+        raise Misconfigured(f"{where}: expected text")
+    try:
+        return parse(value.strip())
+    except ValueError as error:
+        raise Misconfigured(f"{where}: {error}") from error
