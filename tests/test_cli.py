@@ -109,6 +109,9 @@ def test_help_of_the_server_names_every_setting_its_variable_and_its_default(com
     _, out, _ = main(capsys, command, "--help")
     words = " ".join(out.split())
     for option in OPTIONS:
+        if option.name.startswith("source."):
+            assert f"--{option.name} " not in words
+            continue
         assert f"--{option.name} " in words
         assert f"[{option.variable}]" in words
         assert not option.default or f"(default: {option.default})" in words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docs.source.text import DOCS, between, wrapped
+from docs.source.text import DOCS, between, replaced, wrapped
 from exporter.settings.options import OPTIONS, Option
 
 
@@ -19,4 +19,7 @@ def entry(option: Option) -> str:
 
 def text() -> str:
     """The whole document."""
-    return between(DOCS / "flags.md", "settings", "\n".join(map(entry, OPTIONS)))
+    observed = [option for option in OPTIONS if option.name.startswith("source.")]
+    served = [option for option in OPTIONS if option not in observed]
+    document = between(DOCS / "flags.md", "settings", "\n".join(map(entry, served)))
+    return replaced(document, "source settings", "\n".join(map(entry, observed)))

@@ -23,11 +23,18 @@ def wrapped(text: str, indent: str = "") -> str:
 
 
 def between(path: Path, name: str, text: str) -> str:
-    """The document with ``text`` between its marks ``<!-- made: name -->`` and ``<!-- end: name -->``."""
+    """The document at ``path`` with ``text`` between its marks ``<!-- made: name -->`` and ``<!-- end: name -->``."""
+    try:
+        return replaced(path.read_text(encoding="utf-8"), name, text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def replaced(document: str, name: str, text: str) -> str:
+    """A document with ``text`` between its marks."""
     begin, end = f"<!-- made: {name} -->", f"<!-- end: {name} -->"
-    document = path.read_text(encoding="utf-8")
     if not document.count(begin) == document.count(end) == 1:
-        raise ValueError(f"{path} has no place for {name}")
+        raise ValueError(f"there is no place for {name}")
     return re.sub(
         re.escape(begin) + ".*" + re.escape(end),
         lambda _: f"{begin}\n\n{text.strip()}\n\n{end}",
