@@ -19,7 +19,7 @@ USAGE: Final = 2
 DIFFERENCES: Final = 1  # of verify
 UNCHECKED: Final = 2  # of verify and simulate
 
-_LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address")  # of those who serve WebSockets
+_LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address", "web.systemd-socket")  # of serve alone
 NAMES: Final = tuple(option.name for option in options.OPTIONS)
 ALL: Final = tuple(name for name in NAMES if not name.startswith("source."))  # of serve
 SHARED: Final = tuple(n for n in ALL if n.startswith(("data.", "database.", "auth.", "log.")))
