@@ -60,25 +60,26 @@ class Sqlite:
 
 
 class Postgresql:
-    """A database on the tests' server and other programs' connections to it."""
+    """A database on the tests' server and other programs' connections to it, which go past any pooler."""
 
     name = "postgresql"
     day = "({} AT TIME ZONE 'UTC')::date"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, direct: str | None = None) -> None:
         self.url = url
+        self.direct = direct or url
 
     async def execute(self, *scripts: str) -> None:
         """Each script in a connection of its own, in a time zone far from UTC."""
         for script in scripts:
-            connection = await asyncpg.connect(self.url, server_settings={"timezone": "Pacific/Auckland"})
+            connection = await asyncpg.connect(self.direct, server_settings={"timezone": "Pacific/Auckland"})
             try:
                 await connection.execute(script)
             finally:
                 await connection.close()
 
     async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(self.url)
+        connection = await asyncpg.connect(self.direct)
         try:
             return [tuple(row) for row in await connection.fetch(sql)]
         finally:

@@ -30,7 +30,7 @@ async def _verify(settings: Settings, repair: bool) -> int:
     from exporter.store import Store
     from exporter.store.verify import verify
 
-    store = Store(settings.effective_database_url, timeout=settings.database_timeout)
+    store = Store(settings.effective_database_url, schema=settings.database_schema, timeout=settings.database_timeout)
     with progress("recounting") as moved:
         report = await verify(store, repair=repair, progress=moved, out=click.echo)
     counted = f"{report.conversations:,} conversations, about {report.messages:,} messages"

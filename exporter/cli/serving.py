@@ -42,7 +42,9 @@ def migrate(settings: Settings) -> None:
     from exporter.store import Store
 
     async def upgrade() -> None:
-        store = Store(settings.effective_database_url, timeout=settings.database_timeout)
+        store = Store(
+            settings.effective_database_url, schema=settings.database_schema, timeout=settings.database_timeout
+        )
         try:
             await store.migrate()
         finally:

@@ -91,6 +91,12 @@ class Unavailable(Refusal):
     code = ErrorCode.UNAVAILABLE
 
 
+class Internal(Refusal):
+    """Our fault: a defect of this program. It is logged with its trace where it is found."""
+
+    code = ErrorCode.INTERNAL
+
+
 class Misconfigured(Exception):
     """Starting is pointless until somebody changes something: one clear line, exit status 1.
 

@@ -46,6 +46,7 @@ class BackgroundTask(StrEnum):
     HISTORY = "history"
     VERIFY = "verify"
     TIDY = "tidy"
+    PROBE = "probe"
     CALLBACK = "callback"
 
 

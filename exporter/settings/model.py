@@ -62,6 +62,7 @@ class Settings:
     max_requests: int = 40
     data_dir: Path = Path("data")
     database_url: str = field(default="", repr=False)  # empty: sqlite:///<data_dir>/messaging.db
+    database_schema: str | None = None  # of PostgreSQL; None: the first of the user's search path
     database_timeout: float = 5.0
     database_migrate: bool = True
     verify_interval: float = 86_400.0  # 0: no verification in the background

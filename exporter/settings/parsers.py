@@ -43,6 +43,15 @@ def positive_duration(text: str) -> float:
     return seconds
 
 
+def schema(text: str) -> str:
+    """The name of a PostgreSQL schema, as it stands in the catalogue: not quoted."""
+    if not 1 <= len(text.encode()) <= 63 or "\0" in text:
+        raise ValueError("expected the name of a schema, of at most 63 bytes")
+    if text.startswith("pg_"):
+        raise ValueError("expected the name of a schema that is not PostgreSQL's own")
+    return text
+
+
 def number(least: int, most: int) -> Callable[[str], int]:
     """A parser of whole numbers from ``least`` to ``most``; ``_`` may group digits as in Python and YAML."""
 

@@ -106,6 +106,13 @@ OPTIONS: Final = (
         "or postgresql://USER@HOST/DATABASE; a password by environment or file only",
         secret=True,
     ),
+    Option(
+        "database.schema",
+        "database_schema",
+        parsers.schema,
+        "",
+        "PostgreSQL: the schema of our tables, made when absent; beside an application that has tables of these names",
+    ),
     Option("database.timeout", "database_timeout", parsers.positive_duration, "5s", "one statement at most"),
     Option(
         "database.migrate",

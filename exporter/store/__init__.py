@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from typing import TypeVar
 
 from exporter.core.errors import BadFrame, Misconfigured, Refusal, Unavailable
 from exporter.core.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark, Totals
-from exporter.store import totals
+from exporter.store import errors, totals
 from exporter.store.connections import Database, Lane, Work
 from exporter.store.conversations import Conversations
 from exporter.store.dialects.base import Dialect, Session
@@ -38,6 +39,12 @@ T = TypeVar("T")
 
 TIDY_INTERVAL = 3600.0
 """Seconds, on average, until the shards of past days are put together again: sixteen rows a day at most."""
+
+
+PROBE_EVERY = 5.0
+"""Seconds between questions whether the database takes writes, while it does and nobody writes."""
+PROBE_AGAIN = 1.0
+"""Seconds between questions while it does not."""
 
 
 def utcnow() -> datetime:
@@ -61,6 +68,7 @@ class Store:
         self,
         url: str,
         *,
+        schema: str | None = None,
         timeout: float = 5.0,
         clock: Callable[[], datetime] = utcnow,
         on_resolved: Callable[[Message], None] = _ignore,
@@ -69,12 +77,13 @@ class Store:
 
         Args:
             url: see ``exporter.store.location.locate``; raises Misconfigured.
+            schema: of PostgreSQL, where the tables are; None: the first of the user's search path.
             timeout: seconds, of one statement and of anything that is asked here.
             clock: the time, aware; what "now" and "today" are.
             on_resolved: called once, on the loop, with each message whose sender was told ``Unavailable`` or nothing
                 and that turned out to be durable; before the answer to a repetition of it.
         """
-        self._dialect: Dialect = dialect_of(url)
+        self._dialect: Dialect = dialect_of(url, schema)
         self._timeout = timeout
         self._clock = clock
         self._on_resolved = on_resolved
@@ -138,6 +147,23 @@ class Store:
     def write_error(self) -> str | None:
         """Why writing fails, whether or not reading works; None while the database takes writes."""
         return self._database.write_error
+
+    async def watch_writing_forever(self) -> None:
+        """Ask every few seconds whether the database takes writes, unless something was just written; until cancelled.
+
+        So a server that became read-only, a standby or a full disk is noticed without a client's message, and so is its
+        end. The outcome is in ``write_error``.
+        """
+        while True:
+            doubtful = self.write_error is not None
+            await asyncio.sleep(PROBE_AGAIN if doubtful else PROBE_EVERY)
+            if time.monotonic() - self._database.wrote_at >= PROBE_EVERY or self.write_error is not None:
+                await self._probe()
+
+    async def _probe(self) -> None:
+        work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self.write_error is not None)  # noqa: E731
+        with contextlib.suppress(DatabaseError):
+            await self._database.run(Lane.PROBE, work, min(self._timeout, PROBE_EVERY))
 
     def pool(self) -> PoolStats:
         """Connections in use and idle."""
@@ -310,4 +336,5 @@ def _number(seq: int) -> int:
 
 
 def _at_start(failure: DatabaseError) -> Exception:
-    return Misconfigured(failure.text) if failure.kind is ErrorKind.CONFIGURATION else Unavailable(failure.text)
+    lasting = failure.kind is ErrorKind.CONFIGURATION or failure.text == errors.READ_ONLY
+    return Misconfigured(failure.text) if lasting else Unavailable(failure.text)

@@ -9,6 +9,7 @@ connection is ever given back in the middle of something.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exporter.core.errors import Misconfigured, Refusal
+from exporter.core.errors import Internal, Misconfigured, Refusal
 from exporter.core.records import PoolStats
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
@@ -26,6 +27,14 @@ T = TypeVar("T")
 Work = Callable[[Session], Awaitable[T]]
 
 log = structlog.get_logger("exporter.store")
+
+_USELESS = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
+"""With these a connection cannot do its work: it is thrown away, and the address asked again."""
+_ANOTHER_SERVER = (ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
+"""Signs that the server is not, or no longer, the one that is meant."""
+TRY_AGAIN = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY)
+"""With these another connection may do what this one could not."""
+_MADE_IN = "messaging_age"
 
 
 class Lane(Enum):
@@ -39,18 +48,23 @@ class Lane(Enum):
     """Conversations and history."""
     TOTALS = 4
     """Scrapes: never behind anybody else."""
-    VERIFY = 5
+    PROBE = 5
+    """Does the database take writes? Never behind anybody else."""
+    VERIFY = 6
     """Recounting; without a time limit, on a connection beside the pool."""
 
 
-WIDTH = {Lane.WRITE: 1, Lane.JOIN: 1, Lane.READ: 2, Lane.TOTALS: 1, Lane.VERIFY: 1}
+WIDTH = {Lane.WRITE: 1, Lane.JOIN: 1, Lane.READ: 2, Lane.TOTALS: 1, Lane.PROBE: 1, Lane.VERIFY: 1}
 
 
 class Job(Generic[T]):
     """Work on a connection of its own, from asking for one to giving it back."""
 
-    def __init__(self, database: Database, lane: Lane, work: Work[T], timeout: float | None) -> None:
+    def __init__(
+        self, database: Database, lane: Lane, work: Work[T], timeout: float | None, *, tried_again: bool = False
+    ) -> None:
         self._database = database
+        self._tried_again = tried_again
         self._lane = lane
         self._work = work
         self._session: Session | None = None
@@ -100,7 +114,8 @@ class Job(Generic[T]):
         try:
             result = await self._database.use(self)
         except DatabaseError as failure:
-            self._database.note(failure, self._lane)
+            if not (self._tried_again and failure.kind in TRY_AGAIN):
+                self._database.note(failure, self._lane)
             raise
         finally:
             slots.release()
@@ -130,6 +145,9 @@ class Database:
         self.up = False
         self.error: str | None = None
         self.write_error: str | None = errors.NOT_READY
+        self.wrote_at = float("-inf")
+        """When something was last written, on ``time.monotonic``."""
+        self._age = 0
         self._quiet = engine is not None
         self._logged: dict[str, str | None] = {}
         self._closed = False
@@ -140,8 +158,23 @@ class Database:
         return Job(self, lane, work, timeout)
 
     async def run(self, lane: Lane, work: Work[T], timeout: float | None = None) -> T:
-        """Work with a connection, within ``timeout`` seconds (None: the database's own). Raises DatabaseError."""
-        return await self.job(lane, work, self.timeout if timeout is None else timeout).result()
+        """Work with a connection, within ``timeout`` seconds (None: the database's own). Raises DatabaseError.
+
+        Work that may be done twice: a connection that died, or whose server changed its role, while nobody used it says
+        nothing about the next one.
+        """
+        seconds = self.timeout if timeout is None else timeout
+        until = asyncio.get_running_loop().time() + seconds
+        try:
+            return await Job(self, lane, work, seconds, tried_again=True).result()
+        except DatabaseError as failure:
+            if failure.kind not in TRY_AGAIN:
+                raise
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                self.note(failure, lane)
+                raise
+        return await self.job(lane, work, left).result()
 
     async def use(self, job: Job[T]) -> T:
         """Have a job done on a connection from the pool; a connection that had failure is thrown away."""
@@ -151,7 +184,8 @@ class Database:
             self.dialect.check()
             async with self._engine.connect() as connection:
                 session = await self.dialect.session(connection, job.deadline)
-                while session.closed:  # the server restarted: the pool may hold several such
+                # The server restarted, or another one may have its address: the pool may hold several such.
+                while session.closed or connection.info.setdefault(_MADE_IN, self._age) != self._age:
                     await connection.invalidate()
                     session = await self.dialect.session(connection, job.deadline)
                 try:
@@ -161,26 +195,43 @@ class Database:
                 except Refusal:
                     raise  # the work has put the connection in order
                 except BaseException as error:
-                    if not isinstance(error, DatabaseError) or job.aborted or error.kind is ErrorKind.DISCONNECTED:
+                    if not isinstance(error, DatabaseError) or job.aborted or error.kind in _USELESS:
                         await connection.invalidate()
+                    if isinstance(error, DatabaseError) and error.kind in _ANOTHER_SERVER:
+                        self._age += 1  # nor are the others of use: they are asked for again, at the same address
+                    if isinstance(error, Exception) and not isinstance(error, (DatabaseError, Misconfigured)):
+                        raise self._defect(error) from error
                     raise
         except (DatabaseError, Refusal, Misconfigured):
             raise
         except Exception as error:  # whatever a driver raises while it connects
             raise self.dialect.translate(error) from error
 
+    def _defect(self, error: Exception) -> Internal:
+        """What the work raises that is no error of the database is an error of this program, and says so."""
+        log.error("a defect in what was done with the database", exc_info=error)
+        return Internal("an error of the server's, not of yours: its log says more")
+
     def note(self, failure: DatabaseError | None, lane: Lane) -> None:
         """Remember the outcome of the latest use.
 
-        A change of state is logged, a state is not; reading and writing apart, since a full disk stops only one.
+        A change of state is logged, a state is not; reading and writing apart, since a full disk stops only one, and
+        a read that works hides no write that does not.
         """
+        writing = lane in (Lane.WRITE, Lane.PROBE)
         if failure is None:
             self.up, self.error = True, None
-        elif failure.kind in (ErrorKind.DATA, ErrorKind.SERIALIZATION, ErrorKind.CONFLICT):
+            if writing:
+                self.write_error, self.wrote_at = None, time.monotonic()
+        elif failure.kind in (ErrorKind.DATA, ErrorKind.SERIALIZATION, ErrorKind.CONFLICT, ErrorKind.LOCKED):
             return
+        elif lane is Lane.WRITE and failure.kind is ErrorKind.TIMEOUT:
+            return  # others may hold what it needed: the probe will tell
         else:
             self.up, self.error = False, failure.text
-        use = "writing" if lane is Lane.WRITE else "reading"
+            if writing:
+                self.write_error = failure.text
+        use = "writing" if writing else "reading"
         if self._logged.get(use) == self.error or self._quiet:
             return
         first = use not in self._logged

@@ -13,8 +13,12 @@ class ErrorKind(Enum):
 
     DISCONNECTED = auto()
     """The connection is of no more use; another one may be."""
+    READ_ONLY = auto()
+    """The server behind this connection takes no writes; another one may have its address by now."""
     TIMEOUT = auto()
-    """It did not answer in time, or another program holds a lock: later."""
+    """It did not answer in time, or another program holds the whole of it: later."""
+    LOCKED = auto()
+    """Another program holds a row or a table that was needed; the rest may be free."""
     SERIALIZATION = auto()
     """Two transactions were in each other's way and this one was taken back: again at once."""
     CONFLICT = auto()
@@ -36,6 +40,17 @@ class DatabaseError(Exception):
 
 UNREACHABLE = "the database cannot be reached"
 LOST = "the connection to the database was lost"
+REFUSED = "the database, or a pooler before it, refuses the connection"
+OTHER_SESSION = "another session of the database answers on this connection than before"
+UNREPLICATED = "the database could not tell whether its standby has the transaction"
+NO_SUCH_SERVER = "none of the database's hosts is of the kind that target_session_attrs asks for"
+UNKNOWN_SETTING = "the database does not know a setting, schema or type that the URL or this program names"
+CERTIFICATE_UNTRUSTED = "the database's certificate is signed by nobody who is trusted: see sslrootcert in its URL"
+CERTIFICATE_EXPIRED = "the database's certificate has expired"
+CERTIFICATE_OF_ANOTHER = "the database's certificate is of another host: sslmode=verify-full compares the names"
+NO_ROOT_CERTIFICATE = "the root certificate is not there that sslmode needs: name it with sslrootcert in the URL"
+NO_TLS = "the database offers no TLS, which sslmode in its URL demands"
+TLS_FAILED = "the TLS handshake with the database failed"
 TIMEOUT = "the database did not answer in time"
 LOCKED = "the database is locked by another program"
 MOVED = "the database's file was moved, removed or replaced"

@@ -71,13 +71,15 @@ def _dsn(rest: str) -> str:
     return dsn
 
 
-def dialect_of(url: str) -> Dialect:
+def dialect_of(url: str, schema: str | None = None) -> Dialect:
     """The dialect for a URL, bound to its location; nothing is opened. Raises Misconfigured."""
     location = locate(url)
     if isinstance(location, SqliteLocation):
+        if schema is not None:
+            raise Misconfigured("--database.schema is for PostgreSQL: an SQLite file has no schemas")
         from exporter.store.dialects.sqlite import SqliteDialect
 
         return SqliteDialect(location.path)
     from exporter.store.dialects.postgresql import PostgresDialect
 
-    return PostgresDialect(location.dsn)
+    return PostgresDialect(location.dsn, schema)

@@ -203,7 +203,7 @@ class Writer:
                 case ErrorKind.SERIALIZATION if races < RACES:
                     races += 1
                     await asyncio.sleep(random.uniform(0.001, 0.002 * 2**races))
-                case ErrorKind.DISCONNECTED if not losses and not in_doubt_now:
+                case ErrorKind.DISCONNECTED | ErrorKind.READ_ONLY if not losses and not in_doubt_now:
                     losses += 1  # a connection that died while nobody used it says nothing about the next one
                 case ErrorKind.TIMEOUT if items and not in_doubt_now and not self._closing:
                     await asyncio.sleep(0.01)  # until each item's own time is over

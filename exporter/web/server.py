@@ -59,7 +59,10 @@ class Server:
         loop = asyncio.get_running_loop()
         self.fan_out = FanOut(loop.call_soon, self.metrics.sent_bytes, time.monotonic)
         self.store = Store(
-            settings.effective_database_url, timeout=settings.database_timeout, on_resolved=self._resolved
+            settings.effective_database_url,
+            schema=settings.database_schema,
+            timeout=settings.database_timeout,
+            on_resolved=self._resolved,
         )
         self.node = _node(settings, self.store, self.metrics, self.fan_out)
         self.connections = Connections(settings.heartbeat_interval)
@@ -92,7 +95,10 @@ class Server:
         self.node.resolved(message)
 
     def _not_ready(self) -> str | None:
-        return "draining" if self.upgrade_handler.draining else None if self.ready else "starting"
+        if self.upgrade_handler.draining or not self.ready:
+            return "draining" if self.upgrade_handler.draining else "starting"
+        reason = self.store.write_error
+        return None if reason is None else f"cannot write: {reason}"
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -148,6 +154,7 @@ class Server:
         if told:
             log.info("the database is there")
         self.background.start(BackgroundTask.TIDY, self.store.tidy_forever)
+        self.background.start(BackgroundTask.PROBE, self.store.watch_writing_forever)
         self.background.start(BackgroundTask.VERIFY, self._verify)
 
     async def _verify(self) -> None:

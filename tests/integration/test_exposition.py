@@ -113,7 +113,7 @@ CONTRACT = {
     "messaging_connection_duration_seconds": node("histogram"),
     "messaging_read_lag_seconds": node("histogram"),
     "messaging_event_loop_lag_seconds": node("histogram"),
-    "messaging_background_failures_total": node("counter", task=("history", "verify", "tidy", "callback")),
+    "messaging_background_failures_total": node("counter", task=("history", "verify", "tidy", "probe", "callback")),
     "messaging_send_buffer_max_bytes": node("gauge"),
     "messaging_slow_consumers": node("gauge"),
     "messaging_connection_limit": node("gauge"),

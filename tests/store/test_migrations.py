@@ -52,14 +52,6 @@ def old_rows(place: Place) -> str:
     return NUMBERS[place.name] + OLD_ROWS.format(time="::timestamptz" if place.name == "postgresql" else "")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return Sqlite(tmp_path / "messaging.db")
-    server = request.getfixturevalue("postgres")
-    return Postgresql(server.url(server.create_database()))
-
-
 async def migrate(place: Place, revision: str = "head") -> None:
     store = Store(place.url)
     try:

@@ -46,14 +46,6 @@ STALL = 0.5
 """Seconds that the loop may be kept from others on a busy machine; a blocking call would take TIMEOUT."""
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return Sqlite(tmp_path / "messaging.db")
-    server = request.getfixturevalue("postgres")
-    return Postgresql(server.url(server.create_database()))
-
-
 class Witness:
     """Everything that a store told: answers, and messages that turned out to be durable."""
 

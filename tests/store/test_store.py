@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
-from pathlib import Path
 
 import pytest
 
@@ -13,16 +12,8 @@ from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavai
 from exporter.core.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store
 from exporter.store.verify import verify
-from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, eventually, opened, read, send, send_twice_told
+from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return Sqlite(tmp_path / "messaging.db")
-    server = request.getfixturevalue("postgres")
-    return Postgresql(server.url(server.create_database()))
 
 
 @pytest.fixture

@@ -35,14 +35,6 @@ INSERT INTO messages (conversation_id, seq, sender_id, client_id, body, sent_at)
 """
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return Sqlite(tmp_path / "messaging.db")
-    server = request.getfixturevalue("postgres")
-    return Postgresql(server.url(server.create_database()))
-
-
 @pytest.fixture
 async def store(place: Place) -> AsyncIterator[Store]:
     async with opened(place, clock=Clock()) as store:

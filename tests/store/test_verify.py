@@ -22,14 +22,6 @@ from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 TODAY = date(2026, 3, 10)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return Sqlite(tmp_path / "messaging.db")
-    server = request.getfixturevalue("postgres")
-    return Postgresql(server.url(server.create_database()))
-
-
 @pytest.fixture
 async def store(place: Place) -> AsyncIterator[Store]:
     async with opened(place, clock=Clock()) as store:

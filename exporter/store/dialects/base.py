@@ -43,6 +43,8 @@ class Dialect(ABC):
     name: str
     begin: str
     """Opens a transaction that will write."""
+    begin_writing: str
+    """Opens a transaction of the writer, for whom what somebody else holds is not worth waiting for."""
     compact: tuple[str, ...]
     """Put the shards of the days before ``$1`` together, within a transaction."""
     latest_day: str
@@ -73,6 +75,10 @@ class Dialect(ABC):
     @abstractmethod
     async def check_rights(self, session: Session) -> None:
         """May this user do all that the store does? Raises DatabaseError; changes nothing."""
+
+    @abstractmethod
+    async def check_writing(self, session: Session, *, doubtful: bool) -> None:
+        """Does it take writes at this moment? Raises DatabaseError. ``doubtful``: the last write failed."""
 
     @abstractmethod
     async def differing_triggers(self, session: Session) -> Sequence[str]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.dialects.libpq import target
+from exporter.store.dialects.postgresql_connection import Connection, Connector, PostgresSession, translate_error
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import triggers_postgresql
 
 OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
+LOCK_WAIT = 250
+"""Milliseconds that a transaction of the writer waits for a row: another node's takes some milliseconds."""
 CONNECT_WAIT = 60.0
 """Seconds to reach the server for a migration."""
 
@@ -27,8 +29,6 @@ EARLIEST = "timestamptz '0001-01-01 00:00Z'"
 LATEST = "timestamptz '9999-12-31 23:59:59.999Z'"
 
 SETTINGS = {
-    "application_name": "messaging-exporter",
-    "timezone": "UTC",
     # Stricter levels, as a database may set them for everybody, would take transactions back for nothing: what is read
     # and then relied on is locked first.
     "default_transaction_isolation": "read committed",
@@ -36,31 +36,7 @@ SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
 }
-"""What each connection sets for itself."""
-
-_BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
-    ("57014", ErrorKind.TIMEOUT, errors.TIMEOUT),
-    ("55P03", ErrorKind.TIMEOUT, errors.LOCKED),
-    ("25P03", ErrorKind.DISCONNECTED, errors.TIMEOUT),  # idle in a transaction: this process was asleep
-    ("57P03", ErrorKind.DISCONNECTED, errors.STARTING),
-    ("57P", ErrorKind.DISCONNECTED, errors.STARTING),
-    ("40", ErrorKind.SERIALIZATION, errors.RACED),
-    ("23505", ErrorKind.CONFLICT, errors.KEY_TAKEN),
-    ("22", ErrorKind.DATA, errors.REJECTED),
-    ("23", ErrorKind.DATA, errors.REJECTED),
-    ("54", ErrorKind.DATA, errors.REJECTED),
-    ("28", ErrorKind.CONFIGURATION, errors.PASSWORD),
-    ("3D", ErrorKind.CONFIGURATION, errors.NO_DATABASE),
-    ("42501", ErrorKind.CONFIGURATION, errors.RIGHTS),
-    ("42P07", ErrorKind.CONFIGURATION, errors.FOREIGN),
-    ("42", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
-    ("3F", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
-    ("25006", ErrorKind.CONFIGURATION, errors.READ_ONLY),
-    ("53100", ErrorKind.DISCONNECTED, errors.FULL),
-    ("53", ErrorKind.DISCONNECTED, errors.CROWDED),
-    ("58", ErrorKind.DISCONNECTED, errors.BROKEN_DISK),
-    ("08", ErrorKind.DISCONNECTED, errors.LOST),
-)
+"""What each connection sets for itself, in the session or in each transaction."""
 
 _HERE = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 _FUNCTIONS = f"SELECT proname::text, prosrc, prosecdef, proconfig FROM pg_proc WHERE pronamespace = {_HERE}"
@@ -75,66 +51,11 @@ def _words(definition: str) -> list[str]:
     return re.sub(r"[()\s]+", " ", definition.replace("OR REPLACE ", "").lower()).split()
 
 
-def translate_error(error: BaseException) -> DatabaseError:
-    """What an error of the driver means."""
-    if isinstance(error, DatabaseError):
-        return error
-    state = getattr(error, "sqlstate", None)
-    if isinstance(state, str):
-        for start, kind, text in _BY_STATE:
-            if state.startswith(start):
-                return DatabaseError(kind, text)
-        return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
-    if isinstance(error, TimeoutError):
-        return DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
-    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-        return DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL)
-    if isinstance(error, (asyncpg.DataError, UnicodeError, OverflowError)):
-        return DatabaseError(ErrorKind.DATA, errors.REJECTED)
-    if isinstance(error, asyncpg.InterfaceError):
-        return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST)
-    if isinstance(error, OSError):
-        return DatabaseError(ErrorKind.DISCONNECTED, errors.UNREACHABLE)
-    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
-
-
-class PostgresSession:
-    """One asyncpg connection; each statement is one round trip."""
-
-    def __init__(self, driver: Any, deadline: float | None) -> None:
-        self._driver = driver
-        self._deadline = deadline
-
-    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
-        """Run one statement and return all its rows; one that takes too long is cancelled on the server too."""
-        try:
-            rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=self._limit())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
-            raise translate_error(error) from error
-        return rows
-
-    async def execute(self, sql: str) -> None:
-        """Run one statement by the simple protocol: nothing is prepared."""
-        try:
-            await self._driver.execute(sql, timeout=self._limit())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate_error(error) from error
-
-    def _limit(self) -> float | None:
-        if self._deadline is None:
-            return None
-        # A little before the caller gives up, so that the cancelling gets on its way before the connection is cut.
-        left = self._deadline - asyncio.get_running_loop().time()
-        return max(0.001, left - min(0.05, left * 0.1))
-
-    async def abort(self) -> None:
-        """Cut the connection; ``statement_timeout`` ends what the server may still be doing."""
-        self._driver.terminate()
-
-    @property
-    def closed(self) -> bool:
-        """Did the server hang up?"""
-        return bool(self._driver.is_closed())
+def _require_writable(read_only: str, standby: bool) -> None:
+    if standby:  # it may be promoted, or the address may move to another server
+        raise DatabaseError(ErrorKind.READ_ONLY, errors.STANDBY)
+    if read_only == "on":
+        raise DatabaseError(ErrorKind.READ_ONLY, errors.READ_ONLY)
 
 
 class PostgresDialect(Dialect):
@@ -157,8 +78,11 @@ class PostgresDialect(Dialect):
     latest_day = triggers_postgresql.day("(now() + interval '1 hour')")
     lock = " FOR NO KEY UPDATE"
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+    begin_writing = f"BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT}"
+
+    def __init__(self, dsn: str, schema: str | None = None) -> None:
+        self._schema = schema
+        self._connector = Connector(target(dsn, schema))
 
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
         """A small pool; no statement takes longer, and no transaction is left open by a process that fell asleep."""
@@ -181,8 +105,12 @@ class PostgresDialect(Dialect):
 
     def _engine(self, connections: int, connect: Callable[[], Awaitable[Any]]) -> AsyncEngine:
         return create_async_engine(
-            "postgresql+asyncpg://",  # the URL goes to asyncpg, which understands libpq's options
-            async_creator=connect,
+            "postgresql+messaging://",  # the URL goes to asyncpg
+            connect_args={
+                "async_creator_fn": connect,
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": str,  # no name
+            },
             poolclass=AsyncAdaptedQueuePool,
             pool_size=connections,
             max_overflow=0,
@@ -191,36 +119,33 @@ class PostgresDialect(Dialect):
 
     def _connect(self, timeout: float, settings: dict[str, str]) -> Callable[[], Awaitable[Any]]:
         async def connect() -> Any:
-            try:
-                return await asyncpg.connect(
-                    self._dsn,
-                    timeout=timeout,
-                    server_settings={**SETTINGS, **settings},
-                )
-            except ValueError as error:  # its words would repeat parts of the URL
-                raise DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL) from error
+            return await self._connector.connect(timeout, {**SETTINGS, **settings})
 
         return connect
 
     async def prepare_migration(self, connection: AsyncConnection) -> None:
-        """Is it a server that this works with?"""
+        """Is it a server that this works with? Makes the schema, if one was named."""
         session = await self.session(connection, None)
         rows = await session.fetch(
             "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
-            " current_setting('transaction_read_only')"
+            " current_setting('transaction_read_only'), pg_is_in_recovery()"
         )
-        version, encoding, schema, read_only = rows[0]
+        version, encoding, schema, read_only, standby = rows[0]
         if version < OLDEST:
             raise Misconfigured(f"the database server is PostgreSQL {version // 10000}: 15 or newer is needed")
         if encoding != "UTF8":
             raise Misconfigured(f"the database's encoding is {encoding}: UTF8 is needed")
-        if schema is None:
+        _require_writable(read_only, standby)
+        if schema is None and self._schema is not None:
+            await session.execute(f"CREATE SCHEMA IF NOT EXISTS {triggers_postgresql.quoted(self._schema)}")
+        elif schema is None:
             raise Misconfigured("the database user's search path names no schema that exists")
-        if read_only == "on":
-            raise Misconfigured(errors.READ_ONLY)
 
     async def lock_migration(self, connection: AsyncConnection) -> None:
-        """An advisory lock per schema, held until the transaction ends."""
+        """An advisory lock per schema, held until the transaction ends; behind a pooler, its settings too."""
+        driver = (await connection.get_raw_connection()).driver_connection
+        if isinstance(driver, Connection) and driver.local is not None:
+            await connection.exec_driver_sql(driver.local)
         await connection.exec_driver_sql(
             "SELECT pg_advisory_xact_lock(hashtextextended('messaging-exporter ' || current_schema(), 0))"
         )
@@ -229,7 +154,7 @@ class PostgresDialect(Dialect):
         """Does the user have every right that the statements need?"""
         rows = await session.fetch(
             """
-            SELECT bool_and(has_table_privilege(t, r)), current_setting('transaction_read_only')
+            SELECT bool_and(has_table_privilege(t, r)), current_setting('transaction_read_only'), pg_is_in_recovery()
             FROM (VALUES ('users', 'SELECT'), ('users', 'INSERT'), ('conversations', 'SELECT'),
                 ('conversations', 'INSERT'), ('conversations', 'UPDATE'), ('conversation_members', 'SELECT'),
                 ('conversation_members', 'INSERT'), ('conversation_members', 'UPDATE'),
@@ -237,11 +162,24 @@ class PostgresDialect(Dialect):
                 ('messages', 'DELETE'), ('daily_totals', 'SELECT'), ('verification', 'SELECT')) AS need (t, r)
             """
         )
-        allowed, read_only = rows[0]
+        allowed, read_only, standby = rows[0]
         if not allowed:
             raise DatabaseError(ErrorKind.CONFIGURATION, errors.RIGHTS)
-        if read_only == "on":
-            raise DatabaseError(ErrorKind.CONFIGURATION, errors.READ_ONLY)
+        _require_writable(read_only, standby)
+
+    async def check_writing(self, session: Session, *, doubtful: bool) -> None:
+        """A commit that changes nothing, and that waits for the disk and for a synchronous standby as any other."""
+        rows = await session.fetch("SELECT current_setting('transaction_read_only'), pg_is_in_recovery()")
+        _require_writable(*rows[0])
+        await session.execute(self.begin)
+        try:
+            await session.fetch("SELECT pg_logical_emit_message(true, 'messaging-exporter', 'writable')")
+        except DatabaseError as failure:
+            if failure.kind is not ErrorKind.CONFIGURATION:
+                raise
+            await session.execute("ROLLBACK")  # somebody has taken that right away
+        else:
+            await session.execute("COMMIT")
 
     async def differing_triggers(self, session: Session) -> Sequence[str]:
         """Also triggers that are switched off, and functions that were made for another schema or changed."""
@@ -281,7 +219,9 @@ class PostgresDialect(Dialect):
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""
         raw = await connection.get_raw_connection()
-        return PostgresSession(raw.driver_connection, deadline)
+        driver = raw.driver_connection
+        assert isinstance(driver, Connection)  # noqa: S101 — the engine above makes no other
+        return PostgresSession(driver, deadline)
 
     def translate(self, error: BaseException) -> DatabaseError:
         """What an error means, SQLAlchemy's wrapping taken off."""

@@ -6,6 +6,8 @@ half-way nothing has happened, and it can be run again.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Final
@@ -15,9 +17,11 @@ from sqlalchemy import Connection, text
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
-from exporter.store.errors import DatabaseError
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import migrations
 
+RACES: Final = 8
+"""How often a migration that the database took back is tried again."""
 VERSIONS: Final = "messaging_schema_version"
 """Where the revision stands: a table of our own, beside that of an application that has revisions as well."""
 OLD_VERSIONS: Final = "alembic_version"
@@ -103,6 +107,17 @@ def _require_known(current: Iterable[str]) -> None:
 
 async def migrate(dialect: Dialect, revision: str = "head") -> None:
     """Make or upgrade the schema. Raises Misconfigured, or DatabaseError when the database does not answer."""
+    for attempt in range(RACES + 1):
+        try:
+            await _migrate(dialect, revision)
+            return
+        except DatabaseError as failure:  # others write: they and the locks of a revision may wait for each other
+            if failure.kind is not ErrorKind.SERIALIZATION or attempt == RACES:
+                raise
+            await asyncio.sleep(random.uniform(0.01, 0.1))
+
+
+async def _migrate(dialect: Dialect, revision: str) -> None:
     engine = dialect.migrating_engine()
     try:
         async with engine.connect() as connection:

@@ -250,9 +250,14 @@ CONFIG = ("plan_cache_mode=force_generic_plan", "enable_seqscan=off")
 """What the triggers' functions set for themselves, beside their search path."""
 
 
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def functions(schema: str) -> list[str]:
     """The statements that make the functions, or make them again, in the schema of that name."""
-    path = '"' + schema.replace('"', '""') + '"'
+    path = quoted(schema)
     settings = " ".join(f"SET {setting}" for setting in CONFIG)
     owned = f"SECURITY DEFINER SET search_path = {path}, pg_temp {settings}"
     return [

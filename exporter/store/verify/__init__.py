@@ -30,6 +30,7 @@ BACKGROUND_PACE = 9.0
 """In the background it works a tenth of the time."""
 FIGURES = ("messages", "conversations", "users", "last_active_users")
 
+_PASSING = (ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT)
 WRONG = "figures differ from a recount: run 'messaging-exporter verify --repair'"
 
 log = structlog.get_logger("exporter.store")
@@ -213,7 +214,7 @@ class _Verification:
             try:
                 result = await self._database.job(Lane.VERIFY, work, None).result()
             except DatabaseError as failure:
-                if failure.kind not in (ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.CONFLICT) or attempt == 7:
+                if failure.kind not in _PASSING or attempt == 7:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
                 continue

@@ -1,0 +1,192 @@
+"""A PostgreSQL URL as libpq reads it: its options, a service file, the environment. Opens no connection.
+
+asyncpg knows some of libpq's options and sends all others to the server as settings, which a server refuses with a
+message about something else. So each option is honoured here or by asyncpg, dropped because it changes nothing that
+matters to this program, or refused by its name. Nothing of a value that may be secret is repeated.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from exporter.core.errors import Misconfigured
+from exporter.store.schema.triggers_postgresql import quoted
+
+# What asyncpg reads out of a URL.
+_PASSED: Final = {
+    *("host", "port", "dbname", "database", "user", "password", "passfile", "target_session_attrs"),
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib"),
+}
+# Of the road to the server, which asyncpg and the time limits of this program look after.
+_DROPPED: Final = {
+    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
+    *("sslcompression", "sslsni", "gssdelegation"),
+}
+# Fine with these values, which are what happens anyway; others ask for what asyncpg cannot do.
+_WITH_VALUES: Final = {
+    "channel_binding": {"disable", "prefer"},
+    "gssencmode": {"disable", "prefer"},
+    "client_encoding": {"utf8", "utf-8", "auto", "unicode"},
+    "load_balance_hosts": {"disable"},
+    "replication": {"false", "off", "no", "0"},
+    "sslcertmode": {"allow", "disable"},
+}
+_REFUSED: Final = frozenset({"requirepeer", "require_auth", "scram_client_key", "scram_server_key"})
+_ENVIRONMENT: Final = {
+    "PGSERVICE": "service",
+    "PGOPTIONS": "options",
+    "PGAPPNAME": "application_name",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGGSSENCMODE": "gssencmode",
+    "PGREQUIREAUTH": "require_auth",
+    "PGREQUIREPEER": "requirepeer",
+    "PGLOADBALANCEHOSTS": "load_balance_hosts",
+}
+"""Variables that libpq reads and asyncpg does not."""
+_FILES: Final = {"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY", "sslcrl": "PGSSLCRL"}
+_WITHOUT_VERIFICATION: Final = frozenset({"disable", "allow", "prefer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect: what asyncpg is given, and what each session sets for itself."""
+
+    dsn: str = field(repr=False)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    connect_timeout: float | None = None
+    """Seconds; None: as long as any other use of the database may take."""
+
+
+def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.environ) -> Target:
+    """Read a URL with the options, the service and the environment that libpq would read.
+
+    Raises:
+        Misconfigured: an option that is unknown or cannot be honoured, a service or a certificate that is not there.
+    """
+    parts = urlsplit(url)
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    options = {name: value for name, value in given.items() if value != ""}
+    for variable, name in _ENVIRONMENT.items():
+        if environ.get(variable) and name == "service":
+            options.setdefault(name, environ[variable])
+    if "service" in options:
+        options = {**_service(options["service"], environ), **options}
+    for variable, name in _ENVIRONMENT.items():
+        if environ.get(variable):
+            options.setdefault(name, environ[variable])
+    settings: dict[str, str] = {}
+    passed: dict[str, str] = {}
+    timeout = None
+    for name, value in options.items():
+        if name in _PASSED:
+            passed[name] = value
+        elif name == "connect_timeout":
+            timeout = _seconds(value)
+        elif name in ("application_name", "fallback_application_name"):
+            if name == "application_name" or name not in options:
+                settings["application_name"] = value
+        elif name == "options":
+            settings.update(_settings(value))
+        elif name == "search_path":  # no option of libpq, but one that asyncpg takes
+            settings["search_path"] = value
+        elif name not in _DROPPED and name != "service":
+            _require_harmless(name, value)
+    if schema is not None:
+        settings["search_path"] = quoted(schema)
+    _require_files(passed, environ)
+    path = "" if parts.path == "/" else parts.path  # libpq: PGDATABASE or the user's name, as without the slash
+    query = urlencode(passed, quote_via=quote)
+    return Target(f"postgresql://{parts.netloc}{path}{'?' if query else ''}{query}", settings, timeout)
+
+
+def _require_harmless(name: str, value: str) -> None:
+    allowed = _WITH_VALUES.get(name)
+    if allowed is not None and value.lower() in allowed:
+        return
+    if allowed is not None:
+        raise Misconfigured(
+            f"the database URL's option {name} cannot be honoured with that value: leave it out or use "
+            f"{' or '.join(sorted(allowed))}"
+        )
+    if name in _REFUSED:
+        raise Misconfigured(f"the database URL's option {name} cannot be honoured: leave it out")
+    shown = name if re.fullmatch(r"[a-z0-9_]{1,40}", name) else "with a strange name"
+    raise Misconfigured(
+        f"the database URL's option {shown} is none of PostgreSQL's connection options: "
+        "a setting of the server is given as options=-c%20NAME=VALUE"
+    )
+
+
+def _seconds(value: str) -> float | None:
+    try:
+        seconds = int(value)
+    except ValueError:
+        raise Misconfigured("the database URL's option connect_timeout is not a number of seconds") from None
+    return float(max(2, seconds)) if seconds > 0 else None  # 0 is no limit, and below 2 libpq takes 2
+
+
+def _settings(text: str) -> dict[str, str]:
+    """``-c NAME=VALUE`` and ``--NAME=VALUE``, with a backslash before a space that belongs to a value."""
+    reader = shlex.shlex(text, posix=True)
+    reader.whitespace_split, reader.quotes, reader.commenters = True, "", ""
+    words = list(reader)
+    found = {}
+    while words:
+        word = words.pop(0)
+        if word == "-c" and words:
+            word = words.pop(0)
+        elif word.startswith(("-c", "--")):
+            word = word[2:]
+        else:
+            word = ""
+        name, equals, value = word.partition("=")
+        name = name.replace("-", "_")
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
+            raise Misconfigured("the database URL's option options (or PGOPTIONS) is understood as -c NAME=VALUE only")
+        found[name.lower()] = value
+    return found
+
+
+def _service(name: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """A section of the user's service file, else of the system's."""
+    home = Path(environ.get("HOME") or Path.home())
+    files = [Path(environ["PGSERVICEFILE"]) if environ.get("PGSERVICEFILE") else home / ".pg_service.conf"]
+    if environ.get("PGSYSCONFDIR"):
+        files.append(Path(environ["PGSYSCONFDIR"]) / "pg_service.conf")
+    for file in files:
+        parser = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#",))
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        try:
+            parser.read_string(file.read_text())
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeError, configparser.Error):
+            raise Misconfigured(f"the service file {file} cannot be read") from None
+        if parser.has_section(name):
+            return {key: value for key, value in parser.items(name) if key not in ("service", "ldap") and value}
+    raise Misconfigured(f"the database service that is asked for is not in {' or '.join(map(str, files))}")
+
+
+def _require_files(passed: dict[str, str], environ: Mapping[str, str]) -> None:
+    """Certificates that are named must be there; asyncpg would call their absence an unreachable server."""
+    if (passed.get("sslmode") or environ.get("PGSSLMODE") or "prefer") in _WITHOUT_VERIFICATION:
+        return
+    if passed.get("sslrootcert") == "system":
+        system = ssl.get_default_verify_paths()
+        passed["sslrootcert"] = system.cafile or system.openssl_cafile
+        passed["sslmode"] = "verify-full"
+    for name, variable in _FILES.items():
+        file = passed.get(name) or environ.get(variable)
+        if file and not os.access(file, os.R_OK):
+            raise Misconfigured(f"the database's {name} names a file that is not there or cannot be read: {file}")

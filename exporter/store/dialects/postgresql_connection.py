@@ -1,0 +1,264 @@
+"""One connection to PostgreSQL: how it is made, used and found wanting. Knows no table.
+
+Behind a pooler such as pgbouncer each transaction may run on another of the server's sessions, so nothing may be left
+in one: no setting but within a transaction, no named statement. Whether somebody stands in between is seen, not
+configured: the process that answers is not the one that the greeting named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+
+from exporter.store import errors
+from exporter.store.dialects.base import Row
+from exporter.store.dialects.libpq import Target
+from exporter.store.errors import DatabaseError, ErrorKind
+
+APPLICATION: Final = "messaging-exporter"
+
+_BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
+    ("57014", ErrorKind.TIMEOUT, errors.TIMEOUT),
+    ("55P03", ErrorKind.LOCKED, errors.LOCKED),
+    ("25P03", ErrorKind.DISCONNECTED, errors.TIMEOUT),  # idle in a transaction: this process was asleep
+    ("57P03", ErrorKind.DISCONNECTED, errors.STARTING),
+    ("57P", ErrorKind.DISCONNECTED, errors.STARTING),
+    ("40", ErrorKind.SERIALIZATION, errors.RACED),
+    ("23505", ErrorKind.CONFLICT, errors.KEY_TAKEN),
+    ("22", ErrorKind.DATA, errors.REJECTED),
+    ("23", ErrorKind.DATA, errors.REJECTED),
+    ("54", ErrorKind.DATA, errors.REJECTED),
+    ("28", ErrorKind.CONFIGURATION, errors.PASSWORD),
+    ("3D", ErrorKind.CONFIGURATION, errors.NO_DATABASE),
+    ("42501", ErrorKind.CONFIGURATION, errors.RIGHTS),
+    ("42P07", ErrorKind.CONFIGURATION, errors.FOREIGN),
+    ("42704", ErrorKind.CONFIGURATION, errors.UNKNOWN_SETTING),
+    ("42P05", ErrorKind.DISCONNECTED, errors.OTHER_SESSION),
+    ("26", ErrorKind.DISCONNECTED, errors.OTHER_SESSION),
+    ("0A000", ErrorKind.DISCONNECTED, errors.OTHER_SESSION),  # a cached plan must not change its result
+    ("42", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
+    ("3F", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
+    ("25006", ErrorKind.READ_ONLY, errors.READ_ONLY),
+    ("53100", ErrorKind.DISCONNECTED, errors.FULL),
+    ("53", ErrorKind.DISCONNECTED, errors.CROWDED),
+    ("58", ErrorKind.DISCONNECTED, errors.BROKEN_DISK),
+    ("08P01", ErrorKind.DISCONNECTED, errors.REFUSED),
+    ("08", ErrorKind.DISCONNECTED, errors.LOST),
+)
+_EXPIRED, _HOSTNAME, _ADDRESS = 10, 62, 64
+"""OpenSSL's verification results; what else it says is that nobody trusted has signed."""
+
+
+def translate_error(error: BaseException) -> DatabaseError:
+    """What an error of the driver means."""
+    if isinstance(error, DatabaseError):
+        return error
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        for start, kind, text in _BY_STATE:
+            if state.startswith(start):
+                return DatabaseError(kind, text)
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
+    if isinstance(error, TimeoutError):
+        return DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        absent = "root certificate" in str(error)
+        return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_ROOT_CERTIFICATE if absent else errors.BAD_URL)
+    if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.NO_SUCH_SERVER)
+    if isinstance(error, (asyncpg.DataError, UnicodeError, OverflowError)):
+        return DatabaseError(ErrorKind.DATA, errors.REJECTED)
+    if isinstance(error, asyncpg.InterfaceError):
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST)
+    if isinstance(error, OSError):
+        return _of_the_network(error)
+    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
+
+
+def _of_the_network(error: OSError) -> DatabaseError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = {
+            _EXPIRED: errors.CERTIFICATE_EXPIRED,
+            _HOSTNAME: errors.CERTIFICATE_OF_ANOTHER,
+            _ADDRESS: errors.CERTIFICATE_OF_ANOTHER,
+        }.get(error.verify_code, errors.CERTIFICATE_UNTRUSTED)
+        return DatabaseError(ErrorKind.CONFIGURATION, text)
+    if isinstance(error, ssl.SSLError):
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.TLS_FAILED)
+    if "rejected SSL upgrade" in str(error):
+        return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_TLS)
+    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNREACHABLE)
+
+
+class Connection(asyncpg.Connection):  # type: ignore[misc]
+    """asyncpg's, and what is known of the road to the server."""
+
+    local: str | None = None
+    """What to set in each transaction; None where it was set for the session, which nobody else uses."""
+    warned: bool = False
+    """Has the server warned since this was last set back?"""
+
+
+class Connector:
+    """Makes connections to one target, each with the same settings; remembers whether there is a pooler."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._pooled: bool | None = None
+
+    async def connect(self, timeout: float, settings: Mapping[str, str]) -> Connection:
+        """A connection within ``timeout`` seconds. Raises DatabaseError."""
+        limit = min(timeout, self.target.connect_timeout or timeout)
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    connection = await self._open(limit)
+                    if await self._prepare(connection, {**settings, **self.target.settings}):
+                        return connection
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+            # A ValueError's words would repeat parts of the URL.
+            known = isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError))
+            failure = translate_error(error) if known else DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL)
+            raise failure from error
+
+    async def _open(self, timeout: float) -> Connection:
+        # Only what every pooler lets through: pgbouncer refuses a connection for any other.
+        settings = {
+            "application_name": self.target.settings.get("application_name", APPLICATION),
+            "timezone": "UTC",
+        }
+        unnamed = {"statement_cache_size": 0} if self._pooled is not False else {}
+        connection: Connection = await asyncpg.connect(
+            self.target.dsn, timeout=timeout, server_settings=settings, connection_class=Connection, **unnamed
+        )
+        return connection
+
+    async def _prepare(self, connection: Connection, settings: Mapping[str, str]) -> bool:
+        """Set what is to be set; False when the connection was made for another kind of road, and is closed."""
+        try:
+            await connection.execute("BEGIN")  # so that a pooler keeps to one session for these statements
+            pooled = connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()")
+            expected, self._pooled = self._pooled, pooled
+            if pooled is expected:
+                if pooled:
+                    connection.local = f"SELECT {_configs(settings, local=True)}"
+                else:
+                    await connection.execute(f"SELECT {_configs(settings, local=False)}")
+            await connection.execute("COMMIT")
+        except BaseException:
+            connection.terminate()
+            raise
+        if pooled is not expected:
+            connection.terminate()
+            return False
+        connection.add_log_listener(_warned)
+        return True
+
+
+def _configs(settings: Mapping[str, str], *, local: bool) -> str:
+    """``set_config`` of each: a SET would take a search path of two schemas for the name of one."""
+    return ", ".join(
+        f"set_config({_literal(name)}, {_literal(value)}, {'true' if local else 'false'})"
+        for name, value in settings.items()
+    )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _warned(connection: Connection, message: Any) -> None:
+    if message.severity_en == "WARNING":
+        connection.warned = True
+
+
+class PostgresSession:
+    """One asyncpg connection; each statement is one round trip, or a transaction of its own behind a pooler."""
+
+    def __init__(self, driver: Connection, deadline: float | None) -> None:
+        self._driver = driver
+        self._deadline = deadline
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """Run one statement and return all its rows; one that takes too long is cancelled on the server too."""
+        if self._driver.local is None or self._driver.is_in_transaction():
+            return await self._fetch(sql, *args)
+        await self.execute("BEGIN")
+        try:
+            rows = await self._fetch(sql, *args)
+            await self.execute("COMMIT")
+        except DatabaseError as failure:
+            if failure.kind is not ErrorKind.DISCONNECTED:
+                await self.execute("ROLLBACK")
+            raise
+        return rows
+
+    async def _fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        try:
+            rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=self._limit())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
+            raise translate_error(error) from error
+        return rows
+
+    async def execute(self, sql: str) -> None:
+        """Run one statement, or several, by the simple protocol: nothing is prepared."""
+        try:
+            if sql == "COMMIT":
+                await self._commit()
+            elif sql.startswith("BEGIN") and self._driver.local is not None:
+                more = sql.removeprefix("BEGIN")
+                begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._driver.local}{more}"
+                await self._driver.execute(begin, timeout=self._limit())
+            else:
+                await self._driver.execute(sql, timeout=self._limit())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translate_error(error) from error
+
+    async def _commit(self) -> None:
+        """Commit, and wait for a synchronous standby as long as it takes.
+
+        A time limit of the server's, or a cancel request, would end that wait with a success: the commit is then on
+        this server and perhaps on no other, and the first failover would lose what had been acknowledged. So neither
+        is used, the connection is cut instead; and when anything else ends the wait, the server warns.
+        """
+        self._driver.warned = False
+        await self._driver.execute("SET LOCAL statement_timeout = 0; COMMIT")
+        if self._driver.warned:
+            raise DatabaseError(ErrorKind.DISCONNECTED, errors.UNREPLICATED)
+
+    def _limit(self) -> float | None:
+        if self._deadline is None:
+            return None
+        # A little before the caller gives up, so that the cancelling gets on its way before the connection is cut.
+        left = self._deadline - asyncio.get_running_loop().time()
+        return max(0.001, left - min(0.05, left * 0.1))
+
+    async def abort(self) -> None:
+        """Cut the connection; ``statement_timeout`` ends what the server may still be doing."""
+        self._driver.terminate()
+
+    @property
+    def closed(self) -> bool:
+        """Did the server hang up?"""
+        return bool(self._driver.is_closed())
+
+
+class PoolDialect(PGDialect_asyncpg):
+    """SQLAlchemy's, without what it asks on each connection: those are statements outside a transaction."""
+
+    supports_statement_cache = True
+
+    def initialize(self, connection: Any) -> None:
+        """Nothing is compiled that depends on the server's version."""
+
+    def on_connect(self) -> None:
+        """No JSON is read."""
+
+
+registry.register("postgresql.messaging", __name__, "PoolDialect")

@@ -1,0 +1,29 @@
+"""Where the store's tests run: on SQLite, on PostgreSQL, and on PostgreSQL through pgbouncer in transaction mode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.databases import Place, Postgresql, Sqlite
+from tests.servers.pgbouncer import pgbouncer  # noqa: F401 — a fixture
+from tests.servers.postgres import postgres  # noqa: F401 — a fixture
+
+PLACES = (
+    "sqlite",
+    pytest.param("postgresql", marks=pytest.mark.needs("postgres")),
+    pytest.param("pgbouncer", marks=pytest.mark.needs("postgres", "pgbouncer")),
+)
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A database of its own, empty."""
+    if request.param == "sqlite":
+        return Sqlite(tmp_path / "messaging.db")
+    server = request.getfixturevalue("postgres")
+    direct = server.url(server.create_database())
+    if request.param == "postgresql":
+        return Postgresql(direct)
+    return Postgresql(request.getfixturevalue("pgbouncer").url(direct), direct)
