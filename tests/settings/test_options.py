@@ -37,6 +37,7 @@ SAMPLES = {
     "max_requests": ("7", 7),
     "data_dir": ("/srv/data", Path("/srv/data")),
     "database_url": ("postgresql://db.example.com/app", "postgresql://db.example.com/app"),
+    "database_schema": ("chat", "chat"),
     "database_timeout": ("1500ms", 1.5),
     "database_migrate": ("false", False),
     "verify_interval": ("0", 0.0),
