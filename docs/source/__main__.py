@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from docs.source import flags, prometheus_rule
+from docs.source import alerts, commands, flags, http, metrics, prometheus_rule, protocol
 
 ROOT = Path(__file__).parents[2]
 
 
 def generated() -> Iterator[tuple[Path, str]]:
     """Path and text of every generated file."""
-    yield ROOT / "docs" / "flags.md", flags.text()
+    docs = ROOT / "docs"
+    yield docs / "flags.md", flags.text()
+    yield docs / "commands.md", commands.text()
+    yield docs / "messaging-exporter.1", commands.manual()
+    yield docs / "http.md", http.text()
+    yield docs / "alerts.md", alerts.text()
+    yield docs / "metrics.md", metrics.text()
+    yield docs / "protocol.md", protocol.text()
+    yield docs / "asyncapi.json", protocol.asyncapi()
     yield ROOT / "deploy" / "kubernetes" / "prometheusrule.yaml", prometheus_rule.text()
 
 

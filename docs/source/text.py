@@ -11,12 +11,12 @@ WIDTH = 120
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """A paragraph of at most 120 characters a line; no word is cut."""
+    """A paragraph, or an item of a list, of at most 120 characters a line; no word is cut."""
     return textwrap.fill(
         text,
         WIDTH,
         initial_indent=indent,
-        subsequent_indent=indent,
+        subsequent_indent=indent + ("  " if text.startswith("* ") else ""),
         break_long_words=False,
         break_on_hyphens=False,
     )

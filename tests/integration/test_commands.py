@@ -175,7 +175,19 @@ async def simulate(example: Example, exporter: Exporter, shell: dict[str, str]) 
     assert "nothing acknowledged was lost or doubled" in out
 
 
+async def plain(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
+    """As written, in a folder of its own; it ends by itself and prints what is shown, numbers aside."""
+    folder = exporter.folder / "plain"
+    folder.mkdir(exist_ok=True)
+    status, out, errors = await typed(example.command, shell, folder)
+    assert status == 0, out + errors
+    assert without_numbers(out).splitlines() == without_numbers(example.shown).splitlines()
+
+
 BY_FIRST_WORDS = {
+    "_MESSAGING_EXPORTER_COMPLETE=bash_source messaging-exporter": plain,
+    "_MESSAGING_EXPORTER_COMPLETE=zsh_source messaging-exporter": plain,
+    "_MESSAGING_EXPORTER_COMPLETE=fish_source messaging-exporter": plain,
     "make run": make,
     "make test": make,
     "pip install": pip,
