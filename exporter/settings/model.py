@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
@@ -60,6 +61,9 @@ class Settings:
     telemetry_path: str = "/metrics"
     web_config_file: Path | None = None
     max_requests: int = 40
+    external_url: str = ""  # where browsers and Prometheus reach the server, when proxies hide it; no closing slash
+    route_prefix: str = ""  # empty: the path of ``external_url``; "/" is none
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     data_dir: Path = Path("data")
     database_url: str = field(default="", repr=False)  # empty: sqlite:///<data_dir>/messaging.db
     database_schema: str | None = None  # of PostgreSQL; None: the first of the user's search path
@@ -87,6 +91,22 @@ class Settings:
     sources: tuple[SourceSettings, ...] = ()  # several, out of the file
     log_level: str = "info"
     log_format: str = "logfmt"
+
+    @property
+    def external_origin(self) -> str | None:
+        """Scheme, name and port of ``external_url``."""
+        return "/".join(self.external_url.split("/")[:3]) or None
+
+    @property
+    def external_path(self) -> str:
+        """The path of ``external_url``, or else the prefix: without a closing slash, empty for none."""
+        parts = self.external_url.split("/", 3)
+        return f"/{parts[3]}" if len(parts) > 3 else "" if self.external_url else self.prefix
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every route here: without a closing slash, empty for none."""
+        return self.route_prefix.rstrip("/") if self.route_prefix or not self.external_url else self.external_path
 
     @property
     def effective_database_url(self) -> str:

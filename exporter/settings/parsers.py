@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,8 @@ from exporter.settings.model import Address
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]@]*)):(\d{1,5})", re.ASCII)
+_NAME: Final = re.compile(r"[\w.:-]+")  # of a host, also one that is not in ASCII
+_PREFIX: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 MAX_DURATION: Final = 366 * 86_400.0  # seconds; timers and dates must hold it
 
@@ -83,12 +86,42 @@ def origin(text: str) -> str:
         port = parts.port
     except ValueError:
         raise ValueError(expected) from None
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
+    name = parts.hostname
+    if parts.scheme not in _DEFAULT_PORTS or not name or not _NAME.fullmatch(name) or "@" in parts.netloc:
         raise ValueError(expected)
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(expected)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}")
+
+
+def external_url(text: str) -> str:
+    """Where browsers reach the server: ``https://example.com/messaging``; without a closing slash."""
+    expected = "expected a URL such as https://example.com or https://example.com/messaging"
+    try:
+        parts = urlsplit(text)
+        start = origin(f"{parts.scheme}://{parts.netloc}")
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.query or parts.fragment or not _PREFIX.fullmatch(parts.path.rstrip("/")):
+        raise ValueError(expected)
+    return start + parts.path.rstrip("/")
+
+
+def route_prefix(text: str) -> str:
+    """What stands before every route: ``/messaging``; ``/`` is nothing."""
+    prefix = "/" + text.strip("/")
+    if prefix != "/" and not _PREFIX.fullmatch(prefix):
+        raise ValueError("expected a path such as /messaging, or /")
+    return prefix
+
+
+def network(text: str) -> IPv4Network | IPv6Network:
+    """An address or a network: ``127.0.0.1``, ``10.0.0.0/8``, ``fd00::/8``."""
+    try:
+        return ip_network(text.strip("[]"))
+    except ValueError:
+        raise ValueError("expected an address such as 127.0.0.1, or a network such as 10.0.0.0/8") from None
 
 
 def path(text: str) -> Path:

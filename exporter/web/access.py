@@ -55,10 +55,11 @@ def require_admin(request: web.Request, authenticator: Authenticator, *, cookie:
     return claims
 
 
-def origin_allowed(request: web.Request, allowed: tuple[str, ...]) -> bool:
+def origin_allowed(request: web.Request, allowed: tuple[str, ...], external: str | None = None) -> bool:
     """May a page of this Origin connect? Without an Origin it is no browser, and the token alone decides.
 
-    ``allowed`` holds origins such as ``https://chat.example.com``, or ``*``; empty means the same origin.
+    ``allowed`` holds origins such as ``https://chat.example.com``, or ``*``; empty means the same origin, which is also
+    the ``external`` one where proxies hide it.
     """
     origins = request.headers.getall("Origin", ())
     if not origins:
@@ -67,14 +68,16 @@ def origin_allowed(request: web.Request, allowed: tuple[str, ...]) -> bool:
         return False
     if allowed:
         return "*" in allowed or normal_origin(origins[0]) in allowed
-    return _is_same_origin(request, origins[0])
+    return _is_same_origin(request, origins[0], external)
 
 
-def csrf_safe(request: web.Request) -> bool:
-    """Was this form or script request made by our own page (or by no browser at all)?"""
+def csrf_safe(request: web.Request, allowed: tuple[str, ...] = (), external: str | None = None) -> bool:
+    """Was this form or script request made by our own page, by one that is allowed, or by no browser at all?"""
+    if allowed and "Origin" in request.headers and origin_allowed(request, allowed):
+        return True
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return False
-    return origin_allowed(request, ())
+    return origin_allowed(request, (), external)
 
 
 def normal_origin(text: str) -> str | None:
@@ -85,26 +88,29 @@ def normal_origin(text: str) -> str | None:
         return None
 
 
-def _is_same_origin(request: web.Request, origin: str) -> bool:
+def _is_same_origin(request: web.Request, origin: str, external: str | None) -> bool:
     """Hosts and ports are compared; the scheme only when TLS ends here, since a proxy may have ended it before."""
     theirs = normal_origin(origin)
     if theirs is None:
         return False
+    if theirs == external:
+        return True
     scheme, _, authority = theirs.partition("://")
     if request.secure and scheme != "https":
         return False
-    return normal_origin(f"{scheme}://{request.headers.get('Host', '')}") == f"{scheme}://{authority}"
+    host = request.host if "Host" in request.headers else ""  # without, aiohttp would ask the name service
+    return normal_origin(f"{scheme}://{host}") == f"{scheme}://{authority}"
 
 
 # --- the admin's cookie -----------------------------------------------------------------------------------
 
 
-def set_cookie(response: web.StreamResponse, token: str, claims: Claims, *, secure: bool) -> None:
+def set_cookie(response: web.StreamResponse, token: str, claims: Claims, *, secure: bool, path: str = "/") -> None:
     """Keep a verified token in the browser, out of reach of scripts and of other sites, until it expires."""
     max_age = max(0, min(int(claims.expires_at - time.time()), 2**31 - 1))
-    response.set_cookie(COOKIE, token, path="/", max_age=max_age, httponly=True, samesite="Strict", secure=secure)
+    response.set_cookie(COOKIE, token, path=path, max_age=max_age, httponly=True, samesite="Strict", secure=secure)
 
 
-def clear_cookie(response: web.StreamResponse, *, secure: bool = False) -> None:
+def clear_cookie(response: web.StreamResponse, *, secure: bool = False, path: str = "/") -> None:
     """Sign out."""
-    response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=secure)
+    response.del_cookie(COOKIE, path=path, httponly=True, samesite="Strict", secure=secure)

@@ -13,11 +13,13 @@ from exporter.node.history import History
 from exporter.node.node import Node
 from exporter.node.snapshot import SnapshotBuilder
 from exporter.settings.model import Settings
+from exporter.web.origins import Origins
 from exporter.web.problems import problems
+from exporter.web.proxies import believing
 from exporter.web.routes.admin import AdminPage
 from exporter.web.routes.conversations import Conversations
 from exporter.web.routes.health import healthy, ready
-from exporter.web.routes.landing import landing
+from exporter.web.routes.landing import landing, options, to
 from exporter.web.routes.metrics import Scrape
 from exporter.web.routes.openapi import openapi
 from exporter.web.routes.request import arrived
@@ -34,6 +36,7 @@ class Application:
 
     settings: Settings
     authenticator: Authenticator
+    origins: Origins
     web_config: WebConfig
     metrics: Metrics
     node: Node
@@ -44,28 +47,47 @@ class Application:
 
     def build(self, *, public: bool, operations: bool) -> web.Application:
         """The application of a listener: ``public`` is for users, ``operations`` for those who run the server."""
-        telemetry = self.settings.telemetry_path
-        guard = self.web_config.middleware(lambda request: request.path in ("/", telemetry))
-        app = web.Application(middlewares=[problems(), guard], client_max_size=MAX_BODY)
+        settings, prefix = self.settings, self.settings.prefix
+        guarded = (f"{prefix}/", prefix + settings.telemetry_path)
+        guard = self.web_config.middleware(lambda request: request.path in guarded and request.method != "OPTIONS")
+        middlewares = [problems(), guard]
+        if settings.trusted_proxies:
+            middlewares.insert(0, believing(settings.trusted_proxies))
+        app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
         app.on_response_prepare.append(self.web_config.on_response_prepare)
-        app.router.add_get("/", landing(telemetry, public=public, operations=operations))
-        app.router.add_get("/openapi.json", openapi(telemetry))
+        routes = [
+            web.get("/", landing(settings.telemetry_path, public=public, operations=operations)),
+            web.options("/", options(lambda: ready(self.not_ready()))),
+            web.get("/openapi.json", openapi(settings.telemetry_path)),
+        ]
         if public:
-            app.router.add_get("/v1/messaging/ws", self.upgrade_handler.upgrade, allow_head=False)
-            app.router.add_routes(Conversations(self.node, self.authenticator).routes())
-            app.router.add_get("/v1/messaging/request", arrived(self.authenticator, self.settings.allowed_origins))
+            routes += self._public()
         if operations:
-            self._add_operations(app.router)
+            routes += self._operations()
+        app.add_routes([web.RouteDef(r.method, prefix + r.path, r.handler, r.kwargs) for r in routes])
+        if prefix:
+            app.router.add_get("/", to(f"{prefix[1:]}/"))
+            app.router.add_get(prefix, to(f"{prefix.rpartition('/')[2]}/"))
         return app
 
-    def _add_operations(self, router: web.UrlDispatcher) -> None:
-        timeout = self.settings.database_timeout
-        scrape = Scrape(self.snapshots, self.metrics, timeout=timeout, max_requests=self.settings.max_requests)
-        router.add_get(self.settings.telemetry_path, scrape.handle)
-        router.add_get("/-/healthy", healthy)
-        router.add_get("/-/ready", self._ready)
-        router.add_get("/v1/messaging/stats", Stats(self.snapshots, self.authenticator, timeout=timeout).handle)
-        router.add_routes(AdminPage(self.authenticator, self.history).routes())
+    def _public(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/messaging/ws", self.upgrade_handler.upgrade, allow_head=False),
+            web.get("/v1/messaging/request", arrived(self.authenticator, self.origins.may_connect)),
+            *Conversations(self.node, self.authenticator).routes(),
+        ]
+
+    def _operations(self) -> list[web.RouteDef]:
+        settings, timeout = self.settings, self.settings.database_timeout
+        scrape = Scrape(self.snapshots, self.metrics, timeout=timeout, max_requests=settings.max_requests)
+        page = AdminPage(self.authenticator, self.history, origins=self.origins, path=settings.external_path or "/")
+        return [
+            web.get(settings.telemetry_path, scrape.handle),
+            web.get("/-/healthy", healthy),
+            web.get("/-/ready", self._ready),
+            web.get("/v1/messaging/stats", Stats(self.snapshots, self.authenticator, timeout=timeout).handle),
+            *page.routes(),
+        ]
 
     async def _ready(self, request: web.Request) -> web.Response:
         """200 when connections are wanted, 503 with the reason otherwise."""

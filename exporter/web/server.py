@@ -31,6 +31,7 @@ from exporter.web import notify, systemd
 from exporter.web.application import Application
 from exporter.web.background import Background
 from exporter.web.listeners import Listeners, allow_open_files
+from exporter.web.origins import Origins
 from exporter.web.routes.stats import sample
 from exporter.web.toolkit.reload import WebConfig
 from exporter.web.websocket.connections import Connections
@@ -54,7 +55,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.authenticator = Authenticator.from_settings(settings)
-        self.web_config = WebConfig(settings.web_config_file)
+        self.web_config = WebConfig(settings.web_config_file, always_served=f"{settings.prefix}/-/healthy")
         self.metrics = Metrics()
         loop = asyncio.get_running_loop()
         self.fan_out = FanOut(loop.call_soon, self.metrics.sent_bytes, time.monotonic)
@@ -66,9 +67,8 @@ class Server:
         )
         self.node = _node(settings, self.store, self.metrics, self.fan_out)
         self.connections = Connections(settings.heartbeat_interval)
-        self.upgrade_handler = UpgradeHandler(
-            self.node, self.connections, self.authenticator, settings.limits, settings.allowed_origins
-        )
+        origins = Origins(settings.allowed_origins, settings.external_origin)
+        self.upgrade_handler = UpgradeHandler(self.node, self.connections, self.authenticator, settings.limits, origins)
         self.collector = Collector(self.store)
         self.snapshots = SnapshotBuilder(self.node, self.collector, self.connections, settings.limits.connections)
         self.history = History()
@@ -82,6 +82,7 @@ class Server:
         self._application = Application(
             settings,
             self.authenticator,
+            origins,
             self.web_config,
             self.metrics,
             self.node,

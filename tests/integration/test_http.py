@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import pytest
 import pytest_asyncio
@@ -356,7 +356,7 @@ async def test_the_landing_page_says_what_this_is_and_its_links_lead_somewhere(e
     page = body.decode()
     assert "messaging-exporter" in page
     assert __version__ in page
-    links = re.findall(r'href="([^"]+)"', page)
+    links = [urljoin("/", link) for link in re.findall(r'href="([^"]+)"', page)]
     assert {"/metrics", "/admin", WS, "/openapi.json"} <= set(links)
     for link in links:
         assert (await exporter.get(link))[0] == (426 if link == WS else 200), link
@@ -395,7 +395,7 @@ async def test_an_expectation_that_nobody_knows_is_a_problem_that_repeats_nothin
 @pytest.mark.parametrize(
     ("method", "route", "allowed"),
     [
-        ("POST", "/", {"GET", "HEAD"}),
+        ("POST", "/", {"GET", "HEAD", "OPTIONS"}),
         ("DELETE", CONVERSATIONS, {"GET", "HEAD", "POST"}),
         ("PUT", f"{CONVERSATIONS}/room/messages", {"GET", "HEAD"}),
         ("GET", f"{CONVERSATIONS}/room/messages/1", {"DELETE"}),
@@ -428,7 +428,8 @@ async def test_figures_on_a_listener_of_their_own_are_served_only_there(tmp_path
         assert (await exporter.get("/metrics"))[0] == 404
         for listener in (public, private):
             exporter.url = listener
-            links = re.findall(r'href="([^"]+)"', (await exporter.get("/"))[1].decode())
+            found = re.findall(r'href="([^"]+)"', (await exporter.get("/"))[1].decode())
+            links = [urljoin("/", link) for link in found]
             assert ("/internal/figures" in links, WS in links) == (listener == private, listener == public)
             for link in links:
                 assert (await exporter.get(link))[0] != 404, (listener, link)

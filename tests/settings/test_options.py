@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,9 @@ SAMPLES = {
     "telemetry_path": ("/internal/metrics", "/internal/metrics"),
     "web_config_file": ("web.yml", Path("web.yml")),
     "max_requests": ("7", 7),
+    "external_url": ("https://EXAMPLE.com:443/chat/", "https://example.com/chat"),
+    "route_prefix": ("chat/", "/chat"),
+    "trusted_proxies": ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
     "data_dir": ("/srv/data", Path("/srv/data")),
     "database_url": ("postgresql://db.example.com/app", "postgresql://db.example.com/app"),
     "database_schema": ("chat", "chat"),

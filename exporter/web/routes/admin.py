@@ -22,6 +22,7 @@ from aiohttp import web
 from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
 from exporter.node.history import History
 from exporter.web import access
+from exporter.web.origins import Origins
 from exporter.web.problems import Problem
 
 MAX_COOKIE: Final = 4_096  # bytes of name and value that a browser keeps (RFC 6265, section 6.1); longer is dropped
@@ -70,13 +71,24 @@ class _File:
 class AdminPage:
     """The handlers; ``routes()`` is what an application adds.
 
-    ``secure`` marks the cookie as Secure even when the request came in plain, as behind a proxy that ends TLS.
+    ``secure`` marks the cookie as Secure even when the request came in plain, as behind a proxy that ends TLS;
+    ``path`` is where the browser has the server, and the only place that it sends the cookie to.
     """
 
-    def __init__(self, authenticator: Authenticator, history: History, *, secure: bool = False) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        history: History,
+        *,
+        secure: bool = False,
+        origins: Origins | None = None,
+        path: str = "/",
+    ) -> None:
         self._authenticator = authenticator
         self._history = history
         self._secure = secure
+        self._origins = origins or Origins()
+        self._path = path
         self._files = _static_files()
         self._page = Template(_static("admin.html").decode())
 
@@ -124,15 +136,15 @@ class AdminPage:
             response = web.json_response(said, headers=NO_STORE)
         else:
             response = _back()
-        access.set_cookie(response, token, claims, secure=self._secure or request.secure)
+        access.set_cookie(response, token, claims, secure=self._is_secure(request), path=self._path)
         return response
 
     async def sign_out(self, request: web.Request) -> web.Response:
         """Take the cookie back: 204 for scripts, the sign-in form for a browser without them."""
-        if not access.csrf_safe(request):
+        if not self._origins.may_sign_in(request):
             raise Problem(403, "a page of another site may not sign you out")
         response = web.Response(status=204, headers=NO_STORE) if _wants_json(request) else _back()
-        access.clear_cookie(response, secure=self._secure or request.secure)
+        access.clear_cookie(response, secure=self._is_secure(request), path=self._path)
         return response
 
     async def static(self, request: web.Request) -> web.Response:
@@ -160,6 +172,9 @@ class AdminPage:
         response.enable_compression()
         return response
 
+    def _is_secure(self, request: web.Request) -> bool:
+        return self._secure or self._origins.is_secure(request)
+
     def _signed_in(self, request: web.Request) -> Claims | None:
         token = access.token_of(request, cookie=True)
         if token is None:
@@ -171,8 +186,8 @@ class AdminPage:
         return claims if claims.role == access.ADMIN else None
 
     async def _claims_of_form(self, request: web.Request) -> tuple[Claims, str]:
-        if not access.csrf_safe(request):
-            raise Problem(403, "a page of another site may not sign you in")
+        if not self._origins.may_sign_in(request):
+            raise Problem(403, "a page of another site may not sign you in; the log says what to set if it is yours")
         if request.content_type != "application/x-www-form-urlencoded":
             raise Problem(415, "the form is application/x-www-form-urlencoded")
         # Not request.post(): it also takes multipart, and a charset or a boundary that is none would be a crash.

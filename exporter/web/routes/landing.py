@@ -1,4 +1,4 @@
-"""``GET /``: name, version and links to what this listener serves."""
+"""``GET /``: name, version and links to what this listener serves, and ``OPTIONS /``, which load balancers check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def landing(
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """The handler. ``public``: users connect here; ``operations``: metrics and the admin page are here.
 
-    ``description``: the routes are described by ``/openapi.json``.
+    ``description``: the routes are described by ``/openapi.json``. The links are relative, so they stay below whatever
+    path a proxy serves this page at.
     """
     figures = {telemetry_path: "Metrics", "/admin": "Admin page", "/-/ready": "Ready"}
     messaging = {"/v1/messaging/ws": "WebSocket (messaging.v1)"}
@@ -30,7 +31,7 @@ def landing(
     if description:
         links["/openapi.json"] = "OpenAPI description"
     items = "".join(
-        f'<li><a href="{html.escape(path)}">{html.escape(words)}</a> <code>{html.escape(path)}</code></li>'
+        f'<li><a href="{html.escape(path[1:])}">{html.escape(words)}</a> <code>{html.escape(path)}</code></li>'
         for path, words in links.items()
     )
     text = (
@@ -41,5 +42,25 @@ def landing(
 
     async def handle(request: web.Request) -> web.Response:
         return web.Response(text=text, headers=_HEADERS)
+
+    return handle
+
+
+def options(check: Callable[[], web.Response]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler of ``OPTIONS /``, HAProxy's check where none is configured: as ``/-/ready``, with ``Allow``."""
+
+    async def handle(request: web.Request) -> web.Response:
+        response = check()
+        response.headers["Allow"] = "GET,HEAD,OPTIONS"
+        return response
+
+    return handle
+
+
+def to(location: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler of what lies outside of ``--web.route-prefix``: on to the landing page, by a relative address."""
+
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": location})
 
     return handle

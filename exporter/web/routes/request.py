@@ -24,7 +24,7 @@ TOLD: Final = (
 
 
 def arrived(
-    authenticator: Authenticator, allowed_origins: tuple[str, ...]
+    authenticator: Authenticator, is_allowed: Callable[[web.Request], bool]
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """The handler: 200 with what the server sees of an admin's request; raises a Problem of status 401 or 403."""
 
@@ -35,7 +35,7 @@ def arrived(
             "host": request.host,
             "remote": request.remote or "",
             "http_version": f"{request.version.major}.{request.version.minor}",
-            "origin_allowed": access.origin_allowed(request, allowed_origins),
+            "origin_allowed": is_allowed(request),
             "headers": {name: request.headers.getall(name) for name in TOLD if name in request.headers},
         }
         return web.json_response(seen, headers=NO_STORE)

@@ -32,8 +32,9 @@ _log = structlog.get_logger("web_config")
 class WebConfig:
     """The file, always as it is now. Raises Misconfigured when it is broken at the start."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, always_served: str = ALWAYS_SERVED) -> None:
         self._path = path
+        self._always_served = always_served
         self._error: str | None = None
         self._watch = FileWatch()
         self._current = WebSettings()
@@ -61,7 +62,7 @@ class WebConfig:
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
             settings, error = self._fresh()
-            if error is not None and request.path != ALWAYS_SERVED:
+            if error is not None and request.path != self._always_served:
                 return Problem(500, "the web configuration file is broken; the log says how").response()
             try:
                 if guarded(request):

@@ -25,8 +25,9 @@ from exporter.core.websocket_frames import text_frame
 from exporter.metrics.counters import Metrics
 from exporter.node.node import Node
 from exporter.settings.model import Limits
-from exporter.web.access import origin_allowed, token_of
+from exporter.web.access import token_of
 from exporter.web.aiohttp_seams import Upgraded, hand_over
+from exporter.web.origins import Origins
 from exporter.web.problems import Problem
 from exporter.web.websocket.connection import ConnectionContext, WebSocketConnection
 from exporter.web.websocket.connections import Connections
@@ -53,14 +54,14 @@ class UpgradeHandler:
         connections: Connections,
         authenticator: Authenticator,
         limits: Limits,
-        allowed_origins: tuple[str, ...],
+        origins: Origins,
     ) -> None:
         self._node = node
         self._metrics: Metrics = node.metrics
         self._connections = connections
         self._authenticator = authenticator
         self._limits = limits
-        self._allowed_origins = allowed_origins
+        self._origins = origins
         self._context = ConnectionContext(
             node, node.metrics, limits, time.monotonic, connections.ended, connections.lost
         )
@@ -93,7 +94,7 @@ class UpgradeHandler:
         except Unauthenticated as error:
             headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
             raise Rejected(RejectedReason.UNAUTHENTICATED, 401, str(error), headers) from error
-        if not origin_allowed(request, self._allowed_origins):
+        if not self._origins.may_connect(request):
             raise Rejected(RejectedReason.ORIGIN, 403, "pages of this origin may not connect")
         self._refuse_if_full(claims)
         return claims
