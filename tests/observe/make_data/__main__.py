@@ -8,10 +8,12 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from tests.observe.make_data.drive_synapse import FederatedDrive, SynapseDrive
 from tests.observe.make_data.drive_xmpp import NOW, Drive
+from tests.observe.make_data.drive_xmpp_odd import ANONYMOUS, OddDrive
 from tests.observe.make_data.install import install
 from tests.observe.make_data.ledger import Ledger
 from tests.observe.make_data.save import save_postgresql, save_sqlite
@@ -23,7 +25,12 @@ ENGINES = ("sqlite", "postgresql")
 
 
 async def make_xmpp(
-    kind: str, name: str, make: Callable[..., Ejabberd | Prosody], postgres: Postgres | None, just_started: bool = False
+    kind: str,
+    name: str,
+    make: Callable[..., Ejabberd | Prosody],
+    postgres: Postgres | None,
+    just_started: bool = False,
+    odd: bool = False,
 ) -> None:
     """One history on one server, and its database as it stands while the server runs."""
     database = None if postgres is None else (postgres.port, postgres.create_database())
@@ -33,7 +40,7 @@ async def make_xmpp(
             assert postgres is not None
             postgres.psql(server.schema_sql(), database[1])
         ledger = Ledger()
-        drive = Drive(server, ledger)
+        drive = OddDrive(server, ledger) if odd else Drive(server, ledger)
 
         def save(as_: str, **extra: Any) -> None:
             truth = {**ledger.truth(NOW), **extra}
@@ -59,29 +66,45 @@ async def make_xmpp(
         await drive.run()
         await drive.on(NOW - timedelta(hours=2), drive.today, stop=False)
         async with AsyncExitStack() as stack:
-            await drive.living_room(stack)
+            if isinstance(drive, OddDrive):
+                await drive.visitor(stack)
+            else:
+                await drive.living_room(stack)
             save(name, **extra)
     finally:
         server.close()
 
 
-def ejabberd(postgres: Postgres | None) -> list[Coroutine[Any, Any, None]]:
-    """Both schemas, binary XML, and a server without people."""
-    return [
-        make_xmpp("ejabberd", "default_schema", Ejabberd, postgres),
-        make_xmpp("ejabberd", "new_schema", lambda at: Ejabberd(at, new_schema=True), postgres),
-        make_xmpp("ejabberd", "compressed", lambda at: Ejabberd(at, compress_xml=True), postgres),
-        make_xmpp("ejabberd", "just_started", Ejabberd, postgres, just_started=True),
-    ]
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
-def prosody(postgres: Postgres | None) -> list[Coroutine[Any, Any, None]]:
-    """Hashed and plain passwords, and a server without people."""
-    return [
-        make_xmpp("prosody", "hashed", Prosody, postgres),
-        make_xmpp("prosody", "plain", lambda at: Prosody(at, hashed=False), postgres),
-        make_xmpp("prosody", "just_started", Prosody, postgres, just_started=True),
-    ]
+def ejabberd(postgres: Postgres | None) -> dict[str, Work]:
+    """Both schemas, binary XML, rarer habits, and a server without people."""
+
+    def of(name: str, odd: bool = False, just_started: bool = False, **options: Any) -> tuple[str, Work]:
+        server = partial(Ejabberd, anonymous=ANONYMOUS if odd else None, **options)
+        return name, partial(make_xmpp, "ejabberd", name, server, postgres, just_started, odd)
+
+    return dict(
+        (
+            of("default_schema"),
+            of("new_schema", new_schema=True),
+            of("compressed", compress_xml=True),
+            of("odd", odd=True),
+            of("odd_new_schema", odd=True, new_schema=True),
+            of("just_started", just_started=True),
+        )
+    )
+
+
+def prosody(postgres: Postgres | None) -> dict[str, Work]:
+    """Hashed and plain passwords, rarer habits, and a server without people."""
+
+    def of(name: str, odd: bool = False, just_started: bool = False, **options: Any) -> tuple[str, Work]:
+        server = partial(Prosody, anonymous=ANONYMOUS if odd else None, **options)
+        return name, partial(make_xmpp, "prosody", name, server, postgres, just_started, odd)
+
+    return dict((of("hashed"), of("plain", hashed=False), of("odd", odd=True), of("just_started", just_started=True)))
 
 
 async def make_synapse(name: str, postgres: Postgres | None) -> None:
@@ -121,12 +144,12 @@ async def make_synapse(name: str, postgres: Postgres | None) -> None:
             save_postgresql("synapse", name, postgres, database[1], truth)
 
 
-def synapse(postgres: Postgres | None) -> list[Coroutine[Any, Any, None]]:
+def synapse(postgres: Postgres | None) -> dict[str, Work]:
     """A server of its own, one that federates, and one without people."""
-    return [make_synapse(name, postgres) for name in ("alone", "federated", "just_started")]
+    return {name: partial(make_synapse, name, postgres) for name in ("alone", "federated", "just_started")}
 
 
-KINDS: dict[str, Callable[[Postgres | None], list[Coroutine[Any, Any, None]]]] = {
+KINDS: dict[str, Callable[[Postgres | None], dict[str, Work]]] = {
     "ejabberd": ejabberd,
     "prosody": prosody,
     "synapse": synapse,
@@ -138,6 +161,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.observe.make_data", description=__doc__)
     parser.add_argument("kind", nargs="?", choices=sorted(KINDS))
     parser.add_argument("engine", nargs="?", choices=ENGINES)
+    parser.add_argument("name", nargs="?", help="one database only, as truth.json calls it")
     asked = parser.parse_args()
     for kind in [asked.kind] if asked.kind else sorted(KINDS):
         install(kind)
@@ -148,8 +172,9 @@ async def main() -> None:
                     postgres = Postgres(fsync="off")
                     stack.callback(postgres.close)
                     postgres.start()
-                for work in KINDS[kind](postgres):
-                    await work
+                for name, work in KINDS[kind](postgres).items():
+                    if asked.name in (None, name):
+                        await work()
 
 
 if __name__ == "__main__":
