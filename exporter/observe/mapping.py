@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+OF_ROOMS: Final = "room "
+"""In place of a conversation: this row tells that its domain is one of rooms."""
 DAY: Final = 86_400_000_000
 """Microseconds; every moment here is whole microseconds since 1970, UTC."""
 _UNITS: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -190,7 +192,8 @@ class Mapping:
 
     ``where`` chooses the rows of ``table`` (alias ``e``) that say anything at all; ``weight`` is what each adds to
     the messages in ``1/units``. ``doubtful`` is added only where ``domain`` turns out not to be one of rooms.
-    ``writer`` and ``conversation`` are texts that tell people and conversations apart, NULL for none.
+    ``writer`` and ``conversation`` are texts that tell people and conversations apart, NULL for none; those of rooms
+    begin with ``OF_ROOMS``.
     """
 
     kind: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from exporter.observe.mapping import OF_ROOMS
 from exporter.observe.statements import AGES
 
 
@@ -80,9 +81,10 @@ class Facts:
                     writers[person] = day
             if conversation is not None:
                 room = conversation.startswith("room ") and domain is not None
-                self.conversations[fingerprint(conversation)] = "" if room else domain or ""
                 if room:
                     self.rooms.add(domain)
+                if conversation != OF_ROOMS:
+                    self.conversations[fingerprint(conversation)] = "" if room else domain or ""
 
     def take_undone(self, rows: Iterable[Sequence[Any]], units: int, sign: int) -> None:
         """Rows of ``statements.undone``."""

@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from exporter.observe.mapping import Dialect, Key, Mapping, Table, Time
+from exporter.observe.mapping import OF_ROOMS, Dialect, Key, Mapping, Table, Time
 from exporter.observe.presets import Columns, require
 from exporter.observe.presets.xmpp import (
     XMPP_MESSAGES,
     attribute,
     domain,
     escaped,
+    from_room,
     local,
     one_of,
     pair,
     readable,
+    stanza_id,
 )
 
 ARCHIVE: Final = ("username", "timestamp", "peer", "bare_peer", "xml", "txt", "id", "kind")
@@ -32,6 +34,8 @@ MEANING: Final = {
     "messages_today": "messages of the current UTC day",
     "active_users": "registered users who wrote, to people or in rooms, on one of the last N UTC days",
 }
+TOGETHER: Final = 10_000_000
+"""Microseconds within which both rows of a message are written."""
 NO_ACCOUNTS: Final = "the table users is empty: accounts are kept elsewhere (LDAP, external authentication)"
 COMPRESSED: Final = "messages are stored in binary (compress_xml), which SQL cannot read"
 
@@ -59,7 +63,23 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
             return known if new else f"({domain(dialect, jid)} IN {one_of(hosts, text)} AND {known})"
         return f"{domain(dialect, jid)} IN {one_of(hosts, text)}"
 
+    def twin() -> str:
+        """Has the sender a row of this message? Not who keeps no archive, has gone, or writes from another server.
+
+        By the index on user and time, within seconds: both rows are written when the message passes.
+        """
+        sender, owner = local(dialect, "e.bare_peer"), "e.username || '@'"
+        of_host = f" AND b.server_host = {domain(dialect, 'e.bare_peer')}" if new else ""
+        found = (
+            f"EXISTS (SELECT 1 FROM archive b WHERE b.username = {sender}{of_host} "
+            f"AND b.timestamp BETWEEN e.timestamp - {TOGETHER} AND e.timestamp + {TOGETHER} "
+            f"AND substr(b.bare_peer, 1, length({owner})) = {owner} AND b.txt = e.txt "
+            f"AND {dialect.position('b.xml', stanza_id(dialect, 'e.xml'))} > 0)"
+        )
+        return found if new else f"({domain(dialect, 'e.bare_peer')} IN {one_of(hosts, text)} AND {found})"
+
     room = "e.kind = 'groupchat'"
+    of_room = f"{from_room('e.xml')} AND NOT {here('e.bare_peer')}"
     return Mapping(
         kind="ejabberd",
         schema="new" if new else "default",
@@ -70,12 +90,15 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         time=Time("{a}.timestamp", "us"),
         where="1 = 1",
         weight=f"CASE WHEN {real} AND ({room} OR {out}) THEN 1 ELSE 0 END",
-        doubtful=f"CASE WHEN {room} OR NOT ({real}) OR {out} OR {here('e.bare_peer')} THEN 0 ELSE 1 END",
+        doubtful=(
+            f"CASE WHEN {room} OR NOT ({real}) OR {out} OR {from_room('e.xml')} THEN 0 WHEN {twin()} THEN 0 ELSE 1 END"
+        ),
         domain=f"CASE WHEN {room} THEN {domain(dialect, 'e.username')} ELSE {domain(dialect, 'e.bare_peer')} END",
-        writer=f"CASE WHEN NOT ({real}) THEN NULL WHEN {room} THEN e.bare_peer WHEN {out} THEN {me} END",
+        writer=f"CASE WHEN NOT ({real}) THEN NULL WHEN {out} THEN {me} ELSE e.bare_peer END",
         registered=here("{w}"),
         conversation=(
             f"CASE WHEN {room} THEN 'room ' || e.username WHEN NOT ({real}) OR e.bare_peer = {me} THEN NULL "
+            f"WHEN NOT {out} AND {of_room} THEN '{OF_ROOMS}' "
             f"ELSE {pair(f'({me})', 'e.bare_peer')} END"
         ),
         identity="{a}.username || ' ' || {a}.peer",

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from exporter.observe.mapping import Dialect, Key, Mapping, Table, Time
+from exporter.observe.mapping import OF_ROOMS, Dialect, Key, Mapping, Table, Time
 from exporter.observe.presets import Columns, require
 from exporter.observe.presets.xmpp import (
     XMPP_MESSAGES,
     attribute,
     domain,
     escaped,
+    from_room,
     is_of,
     local,
     one_of,
     pair,
     readable,
+    stanza_id,
 )
 
 TABLES: Final = (
@@ -37,6 +39,8 @@ MEANING: Final = {
     "active_users": "registered users who wrote outside rooms on one of the last N UTC days; Prosody's rooms do not "
     "store who wrote",
 }
+TOGETHER: Final = 10
+"""Seconds within which both copies of a message are made."""
 NO_ACCOUNTS: Final = "there are no accounts in the database: they are kept elsewhere (LDAP, external authentication)"
 
 
@@ -58,6 +62,14 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
             )
         return f"{domain(dialect, jid)} IN {one_of(hosts, dialect.literal)}"
 
+    # The sender's copy: not of who keeps no archive, has gone, or writes from another server. By the index on the other
+    # side and the time, within seconds: both copies are made when the message passes.
+    twin = (
+        f"EXISTS (SELECT 1 FROM prosodyarchive b WHERE b.host = {domain(dialect, WITH)} "
+        f'AND b."user" = {local(dialect, WITH)} AND b.store = \'archive\' AND b."with" = {me} '
+        f'AND b."when" BETWEEN e."when" - {TOGETHER} AND e."when" + {TOGETHER} '
+        f"AND {dialect.position('b.value', stanza_id(dialect, 'e.value'))} > 0)"
+    )
     return Mapping(
         kind="prosody",
         schema="0.12",
@@ -69,12 +81,16 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         where="e.store IN ('archive', 'muc_log')",
         units=2,
         weight=f"CASE WHEN NOT ({real}) THEN 0 WHEN {room} THEN 2 WHEN {myself} THEN 1 WHEN {out} THEN 2 ELSE 0 END",
-        doubtful=(f"CASE WHEN NOT ({real}) OR {room} OR {myself} OR {out} OR {here(WITH)} THEN 0 ELSE 2 END"),
+        doubtful=(
+            f"CASE WHEN NOT ({real}) OR {room} OR {myself} OR {out} OR {from_room('e.value')} THEN 0 "
+            f"WHEN {twin} THEN 0 ELSE 2 END"
+        ),
         domain=f"CASE WHEN {room} THEN e.host ELSE {domain(dialect, WITH)} END",
-        writer=f"CASE WHEN {room} OR NOT ({real}) OR NOT {out} THEN NULL ELSE {me} END",
+        writer=f"CASE WHEN {room} OR NOT ({real}) THEN NULL WHEN {out} THEN {me} ELSE {WITH} END",
         registered=here("{w}"),
         conversation=(
             f"CASE WHEN {room} THEN 'room ' || {me} WHEN NOT ({real}) OR {myself} THEN NULL "
+            f"WHEN NOT {out} AND {from_room('e.value')} AND NOT {here(WITH)} THEN '{OF_ROOMS}' "
             f"ELSE {pair(f'({me})', WITH)} END"
         ),
         identity="{a}.key",

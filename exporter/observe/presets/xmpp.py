@@ -61,3 +61,15 @@ def pair(one: str, other: str) -> str:
 def one_of(texts: Sequence[str], literal: Callable[[str], str]) -> str:
     """SQL: a list of literals, which matches nothing where there are none."""
     return "(" + ", ".join(literal(text) for text in texts) + ")" if texts else "(NULL)"
+
+
+def from_room(xml: str) -> str:
+    """SQL: did a room send this stanza on? Private messages within rooms and invitations say so."""
+    return f"{xml} LIKE '%xmlns=''http://jabber.org/protocol/muc#user''%'"
+
+
+def stanza_id(dialect: Dialect, xml: str) -> str:
+    """SQL: the attribute ``id`` of the opening tag as it is written, which is the same in both copies; else nothing."""
+    rest = attribute(dialect, xml, "id")
+    quote = dialect.position(rest, dialect.literal("'"))
+    return f"(CASE WHEN {quote} > 0 THEN ' id=''' || substr({rest}, 1, {quote}) ELSE '' END)"
