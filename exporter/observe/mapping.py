@@ -33,6 +33,11 @@ class Dialect:
         """Where ``part`` begins in ``text``, from 1; 0 when it is not in it."""
         return f"{'strpos' if self.name == 'postgresql' else 'instr'}({text}, {part})"
 
+    @property
+    def fence(self) -> str:
+        """What ends a subquery whose columns are to be worked out once, and not again at each use outside."""
+        return "OFFSET 0" if self.name == "postgresql" else "LIMIT -1 OFFSET 0"
+
     @staticmethod
     def literal(text: str) -> str:
         """A text as an SQL literal."""
@@ -207,6 +212,8 @@ class Mapping:
     weight: str
     meaning: MappingOf[str, str]
     units: int = 1
+    steps: tuple[MappingOf[str, str], ...] = ()
+    """Further columns of ``e`` by name, each worked out once per row, out of the table's columns and earlier steps."""
     doubtful: str | None = None
     domain: str | None = None
     writer: str | None = None

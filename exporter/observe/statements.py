@@ -6,7 +6,10 @@ few: what they weigh, by age; who wrote in the last 30 days, and when last; whic
 
 from __future__ import annotations
 
-from exporter.observe.mapping import DAY, Cut, Mapping, Region
+from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
+
+from exporter.observe.mapping import DAY, Cut, Dialect, Mapping, Region
 from exporter.observe.records import WINDOWS
 
 AGES = 4
@@ -53,12 +56,35 @@ def facts(mapping: Mapping, region: str, midnight: int) -> str:
     inner = (
         f"SELECT {selected}, {age(mapping, midnight)} AS age, {last_day} AS day, COUNT(*) AS n, "
         f"SUM({mapping.weight}) AS weight, {_sum(mapping.doubtful)} AS doubtful, {_sum(mapping.opaque)} AS opaque "
-        f"FROM {mapping.table} e WHERE {region} AND ({mapping.where}) GROUP BY {', '.join(grouped)}"
+        f"FROM {_rows(mapping, region)} GROUP BY {', '.join(grouped)}"
     )
     if mapping.writer is None or mapping.registered is None:
         return f"SELECT g.*, 1 AS registered FROM ({inner}) g"
     known = mapping.registered.replace("{w}", "g.w")
     return f"SELECT g.*, CASE WHEN g.w IS NULL THEN 0 WHEN {known} THEN 1 ELSE 0 END AS registered FROM ({inner}) g"
+
+
+def _rows(mapping: Mapping, region: str) -> str:
+    """What follows FROM: the rows ``e`` of a region, with the columns of the mapping's steps."""
+    rows = f"{mapping.table} e WHERE {region} AND ({mapping.where})"
+    columns = next((table.columns for table in mapping.tables if table.name == mapping.table), ())
+    return stepped(columns, rows, mapping.steps, mapping.dialect)
+
+
+def stepped(
+    columns: Sequence[str], rows: str, steps: Sequence[MappingOf[str, str]], dialect: Dialect, order: str = ""
+) -> str:
+    """SQL after FROM: these rows, each step's columns worked out once.
+
+    Without the fences, both databases put the steps' text in the place of each use: a stanza was taken apart a hundred
+    times over. Columns come by name: the rights may be for these only.
+    """
+    taken, fence = ", ".join(f'e."{name}"' for name in columns), order or dialect.fence
+    for step in steps:
+        made = ", ".join(f"{sql} AS {name}" for name, sql in step.items())
+        rows = f"(SELECT {taken}, {made} FROM {rows} {fence}) e"
+        taken, fence = "e.*", dialect.fence
+    return rows
 
 
 def _sum(expression: str | None) -> str:

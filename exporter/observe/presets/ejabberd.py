@@ -18,13 +18,16 @@ from exporter.observe.presets.xmpp import (
     attribute,
     domain,
     escaped,
+    flag,
     from_room,
     local,
     one_of,
+    opening,
     pair,
     readable,
     stanza_id,
 )
+from exporter.observe.statements import stepped
 
 ARCHIVE: Final = ("username", "timestamp", "peer", "bare_peer", "xml", "txt", "id", "kind")
 MEANING: Final = {
@@ -51,9 +54,7 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
     )
     require("ejabberd", there, tables)
     text = dialect.literal
-    out = outgoing(dialect)
-    real = readable("e.xml", "e.txt <> ''")
-    me = "e.username || '@' || " + ("e.server_host" if new else own_host(dialect))
+    peer_domain, peer_local, room = "e.x_domain", "e.x_local", "e.kind = 'groupchat'"
 
     def here(jid: str) -> str:
         """Is this the address of an account? Without accounts to look at: is it of one of our hosts?"""
@@ -63,23 +64,17 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
             return known if new else f"({domain(dialect, jid)} IN {one_of(hosts, text)} AND {known})"
         return f"{domain(dialect, jid)} IN {one_of(hosts, text)}"
 
-    def twin() -> str:
-        """Has the sender a row of this message? Not who keeps no archive, has gone, or writes from another server.
-
-        By the index on user and time, within seconds: both rows are written when the message passes.
-        """
-        sender, owner = local(dialect, "e.bare_peer"), "e.username || '@'"
-        of_host = f" AND b.server_host = {domain(dialect, 'e.bare_peer')}" if new else ""
-        found = (
-            f"EXISTS (SELECT 1 FROM archive b WHERE b.username = {sender}{of_host} "
-            f"AND b.timestamp BETWEEN e.timestamp - {TOGETHER} AND e.timestamp + {TOGETHER} "
-            f"AND substr(b.bare_peer, 1, length({owner})) = {owner} AND b.txt = e.txt "
-            f"AND {dialect.position('b.xml', stanza_id(dialect, 'e.xml'))} > 0)"
-        )
-        return found if new else f"({domain(dialect, 'e.bare_peer')} IN {one_of(hosts, text)} AND {found})"
-
-    room = "e.kind = 'groupchat'"
-    of_room = f"{from_room('e.xml')} AND NOT {here('e.bare_peer')}"
+    # The sender's row of a message that this side received. There is none of who keeps no archive, has gone, or writes
+    # from another server. By the index on user and time, within seconds: both rows are written when the message passes.
+    of_host = f" AND b.server_host = {peer_domain}" if new else ""
+    twin = (
+        f"EXISTS (SELECT 1 FROM archive b WHERE b.username = {peer_local}{of_host} "
+        f"AND b.timestamp BETWEEN e.timestamp - {TOGETHER} AND e.timestamp + {TOGETHER} "
+        "AND substr(b.bare_peer, 1, length(e.username) + 1) = e.username || '@' AND b.txt = e.txt "
+        f"AND {dialect.position('b.xml', stanza_id(dialect, 'e.x_id'))} > 0)"
+    )
+    if not new:
+        twin = f"({peer_domain} IN {one_of(hosts, text)} AND {twin})"
     return Mapping(
         kind="ejabberd",
         schema="new" if new else "default",
@@ -89,17 +84,19 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         keys=(Key("timestamp", "{a}.timestamp", time=Time("{a}.timestamp", "us")),),
         time=Time("{a}.timestamp", "us"),
         where="1 = 1",
-        weight=f"CASE WHEN {real} AND ({room} OR {out}) THEN 1 ELSE 0 END",
+        steps=steps(dialect, new),
+        weight=flag(f"e.x_real = 1 AND ({room} OR e.x_sent = 1)"),
         doubtful=(
-            f"CASE WHEN {room} OR NOT ({real}) OR {out} OR {from_room('e.xml')} THEN 0 WHEN {twin()} THEN 0 ELSE 1 END"
+            f"CASE WHEN {room} OR e.x_real = 0 OR e.x_sent = 1 OR e.x_from_room = 1 THEN 0 "
+            f"WHEN {twin} THEN 0 ELSE 1 END"
         ),
-        domain=f"CASE WHEN {room} THEN {domain(dialect, 'e.username')} ELSE {domain(dialect, 'e.bare_peer')} END",
-        writer=f"CASE WHEN NOT ({real}) THEN NULL WHEN {out} THEN {me} ELSE e.bare_peer END",
+        domain=f"CASE WHEN {room} THEN {domain(dialect, 'e.username')} ELSE {peer_domain} END",
+        writer="CASE WHEN e.x_real = 0 THEN NULL WHEN e.x_sent = 1 THEN e.x_me ELSE e.bare_peer END",
         registered=here("{w}"),
         conversation=(
-            f"CASE WHEN {room} THEN 'room ' || e.username WHEN NOT ({real}) OR e.bare_peer = {me} THEN NULL "
-            f"WHEN NOT {out} AND {of_room} THEN '{OF_ROOMS}' "
-            f"ELSE {pair(f'({me})', 'e.bare_peer')} END"
+            f"CASE WHEN {room} THEN 'room ' || e.username WHEN e.x_real = 0 OR e.bare_peer = e.x_me THEN NULL "
+            f"WHEN e.x_sent = 0 AND e.x_from_room = 1 AND NOT {here('e.bare_peer')} THEN '{OF_ROOMS}' "
+            f"ELSE {pair('e.x_me', 'e.bare_peer')} END"
         ),
         identity="{a}.username || ' ' || {a}.peer",
         users="SELECT COUNT(*) FROM users",
@@ -116,31 +113,38 @@ def is_new(there: Columns) -> bool:
     return "server_host" in there.get("archive", set()) and "server_host" in there.get("users", set())
 
 
-def outgoing(dialect: Dialect) -> str:
-    """SQL: did the owner of this row write it? Then the peer is the addressee; else the peer is the sender."""
-    sender = attribute(dialect, "e.xml", "from")
+def steps(dialect: Dialect, new: bool) -> tuple[dict[str, str], ...]:
+    """What a row's stanza says: who it is from, whether this side sent it, and the owner's address ``x_me``."""
     peer = f"replace({escaped('e.peer')}, '\"', '&quot;')"
-    return f"(e.kind = 'chat' AND substr({sender}, 1, length({peer}) + 1) <> {peer} || '''')"
-
-
-def own_host(dialect: Dialect) -> str:
-    """SQL: the host of a row's owner, out of the stanza's address of this side; clients write EXAMPLE.org, too."""
-    side = (
-        f"(CASE WHEN {outgoing(dialect)} THEN {attribute(dialect, 'e.xml', 'from')} "
-        f"ELSE {attribute(dialect, 'e.xml', 'to')} END)"
-    )
-    host = f"substr({side}, {dialect.position(side, dialect.literal('@'))} + 1)"
-    quote, slash = (dialect.position(host, dialect.literal(end)) for end in ("'", "/"))
-    # Nothing where there is no address, as in binary stanzas: PostgreSQL refuses a negative length.
+    host = "e.server_host"
+    sides: tuple[dict[str, str], ...] = ()
+    if not new:
+        # The host of the owner, out of the stanza's address of this side; clients write EXAMPLE.org, too.
+        side = "CASE WHEN e.x_sent = 1 THEN e.x_from ELSE e.x_to END"
+        quote, slash = (dialect.position("e.x_host", dialect.literal(end)) for end in ("'", "/"))
+        # Nothing where there is no address, as in binary stanzas: PostgreSQL refuses a negative length.
+        host = (
+            f"lower(substr(e.x_host, 1, CASE WHEN {slash} BETWEEN 1 AND {quote} THEN {slash} - 1 "
+            f"WHEN {quote} > 0 THEN {quote} - 1 ELSE 0 END))"
+        )
+        sides = ({"x_side": side}, {"x_host": domain(dialect, "e.x_side")})
     return (
-        f"lower(substr({host}, 1, CASE WHEN {slash} BETWEEN 1 AND {quote} THEN {slash} - 1 "
-        f"WHEN {quote} > 0 THEN {quote} - 1 ELSE 0 END))"
+        {
+            "x_tag": opening(dialect, "e.xml"),
+            "x_real": flag(readable("e.xml", "e.txt <> ''")),
+            "x_from_room": flag(from_room("e.xml")),
+            "x_domain": domain(dialect, "e.bare_peer"),
+            "x_local": local(dialect, "e.bare_peer"),
+        },
+        {f"x_{name}": attribute(dialect, "e.x_tag", name) for name in ("from", "to", "id")},
+        # The peer is the addressee of what this side sent; else it is the sender.
+        {"x_sent": flag(f"e.kind = 'chat' AND substr(e.x_from, 1, length({peer}) + 1) <> {peer} || ''''")},
+        *sides,
+        {"x_me": f"e.username || '@' || {host}", "x_own": host},
     )
 
 
 def hosts_query(dialect: Dialect, rows: int) -> str:
     """A statement: the hosts whose people wrote the newest rows, for the schema that does not store them."""
-    return (
-        f"SELECT DISTINCT {own_host(dialect)} FROM (SELECT * FROM archive ORDER BY timestamp DESC LIMIT {rows}) e "
-        f"WHERE {outgoing(dialect)}"
-    )
+    newest = stepped(ARCHIVE, "archive e", steps(dialect, False), dialect, f"ORDER BY e.timestamp DESC LIMIT {rows}")
+    return f"SELECT DISTINCT e.x_own FROM {newest} WHERE e.x_sent = 1"

@@ -16,10 +16,12 @@ from exporter.observe.presets.xmpp import (
     attribute,
     domain,
     escaped,
+    flag,
     from_room,
     is_of,
     local,
     one_of,
+    opening,
     pair,
     readable,
     stanza_id,
@@ -47,11 +49,19 @@ NO_ACCOUNTS: Final = "there are no accounts in the database: they are kept elsew
 def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bool) -> Mapping:
     """The mapping. ``accounts``: are there any? ``hosts`` are asked for only where there are none."""
     require("Prosody", there, TABLES)
-    me = f"{USER} || '@' || e.host"
-    out = is_of(attribute(dialect, "e.value", "from"), f"({escaped(USER)} || '@' || e.host)")
-    real = readable("e.value", "e.value LIKE '%<body%'")
-    myself = f"{WITH} = {me}"
-    room = "e.store = 'muc_log'"
+    room, owner = "e.store = 'muc_log'", f"({escaped(USER)} || '@' || e.host)"
+    steps = (
+        {
+            "x_tag": opening(dialect, "e.value"),
+            "x_real": flag(readable("e.value", "e.value LIKE '%<body%'")),
+            "x_from_room": flag(from_room("e.value")),
+            "x_me": f"{USER} || '@' || e.host",
+            "x_domain": domain(dialect, WITH),
+            "x_local": local(dialect, WITH),
+        },
+        {f"x_{name}": attribute(dialect, "e.x_tag", name) for name in ("from", "id")},
+        {"x_sent": flag(is_of("e.x_from", owner)), "x_myself": flag(f"{WITH} = e.x_me")},
+    )
 
     def here(jid: str) -> str:
         """Is this the address of an account? Without accounts to look at: is it of a host that has archives?"""
@@ -65,10 +75,10 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
     # The sender's copy: not of who keeps no archive, has gone, or writes from another server. By the index on the other
     # side and the time, within seconds: both copies are made when the message passes.
     twin = (
-        f"EXISTS (SELECT 1 FROM prosodyarchive b WHERE b.host = {domain(dialect, WITH)} "
-        f'AND b."user" = {local(dialect, WITH)} AND b.store = \'archive\' AND b."with" = {me} '
+        'EXISTS (SELECT 1 FROM prosodyarchive b WHERE b.host = e.x_domain AND b."user" = e.x_local '
+        "AND b.store = 'archive' AND b.\"with\" = e.x_me "
         f'AND b."when" BETWEEN e."when" - {TOGETHER} AND e."when" + {TOGETHER} '
-        f"AND {dialect.position('b.value', stanza_id(dialect, 'e.value'))} > 0)"
+        f"AND {dialect.position('b.value', stanza_id(dialect, 'e.x_id'))} > 0)"
     )
     return Mapping(
         kind="prosody",
@@ -80,18 +90,22 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         time=Time('{a}."when"', "s"),
         where="e.store IN ('archive', 'muc_log')",
         units=2,
-        weight=f"CASE WHEN NOT ({real}) THEN 0 WHEN {room} THEN 2 WHEN {myself} THEN 1 WHEN {out} THEN 2 ELSE 0 END",
+        steps=steps,
+        weight=(
+            f"CASE WHEN e.x_real = 0 THEN 0 WHEN {room} THEN 2 WHEN e.x_myself = 1 THEN 1 "
+            "WHEN e.x_sent = 1 THEN 2 ELSE 0 END"
+        ),
         doubtful=(
-            f"CASE WHEN NOT ({real}) OR {room} OR {myself} OR {out} OR {from_room('e.value')} THEN 0 "
+            f"CASE WHEN e.x_real = 0 OR {room} OR e.x_myself = 1 OR e.x_sent = 1 OR e.x_from_room = 1 THEN 0 "
             f"WHEN {twin} THEN 0 ELSE 2 END"
         ),
-        domain=f"CASE WHEN {room} THEN e.host ELSE {domain(dialect, WITH)} END",
-        writer=f"CASE WHEN {room} OR NOT ({real}) THEN NULL WHEN {out} THEN {me} ELSE {WITH} END",
+        domain=f"CASE WHEN {room} THEN e.host ELSE e.x_domain END",
+        writer=f"CASE WHEN {room} OR e.x_real = 0 THEN NULL WHEN e.x_sent = 1 THEN e.x_me ELSE {WITH} END",
         registered=here("{w}"),
         conversation=(
-            f"CASE WHEN {room} THEN 'room ' || {me} WHEN NOT ({real}) OR {myself} THEN NULL "
-            f"WHEN NOT {out} AND {from_room('e.value')} AND NOT {here(WITH)} THEN '{OF_ROOMS}' "
-            f"ELSE {pair(f'({me})', WITH)} END"
+            f"CASE WHEN {room} THEN 'room ' || e.x_me WHEN e.x_real = 0 OR e.x_myself = 1 THEN NULL "
+            f"WHEN e.x_sent = 0 AND e.x_from_room = 1 AND NOT {here(WITH)} THEN '{OF_ROOMS}' "
+            f"ELSE {pair('e.x_me', WITH)} END"
         ),
         identity="{a}.key",
         users="SELECT COUNT(*) FROM (SELECT DISTINCT host, \"user\" FROM prosody WHERE store = 'accounts') x",

@@ -21,14 +21,15 @@ def readable(xml: str, body: str) -> str:
     )
 
 
-def attribute(dialect: Dialect, xml: str, name: str) -> str:
-    """SQL: what follows ``name='`` in the stanza's opening tag, up to the tag's end; empty where it is missing.
+def opening(dialect: Dialect, xml: str) -> str:
+    """SQL: the stanza's opening tag. A > stands unescaped in attributes, a ' never: the tag ends with the first '>."""
+    return f"substr({xml}, 1, {dialect.position(xml, dialect.literal(chr(39) + '>'))})"
 
-    A > stands unescaped in attributes, a ' never: the tag ends with the first '>.
-    """
-    head = f"substr({xml}, 1, {dialect.position(xml, dialect.literal(chr(39) + '>'))})"
-    at = dialect.position(head, dialect.literal(f" {name}='"))
-    return f"(CASE WHEN {at} > 0 THEN substr({head}, {at} + {len(name) + 3}) ELSE '' END)"
+
+def attribute(dialect: Dialect, tag: str, name: str) -> str:
+    """SQL: what follows ``name='`` in an opening tag, up to the tag's end; empty where it is missing."""
+    at = dialect.position(tag, dialect.literal(f" {name}='"))
+    return f"(CASE WHEN {at} > 0 THEN substr({tag}, {at} + {len(name) + 3}) ELSE '' END)"
 
 
 def is_of(attribute: str, jid: str) -> str:
@@ -68,8 +69,12 @@ def from_room(xml: str) -> str:
     return f"{xml} LIKE '%xmlns=''http://jabber.org/protocol/muc#user''%'"
 
 
-def stanza_id(dialect: Dialect, xml: str) -> str:
-    """SQL: the attribute ``id`` of the opening tag as it is written, which is the same in both copies; else nothing."""
-    rest = attribute(dialect, xml, "id")
-    quote = dialect.position(rest, dialect.literal("'"))
-    return f"(CASE WHEN {quote} > 0 THEN ' id=''' || substr({rest}, 1, {quote}) ELSE '' END)"
+def stanza_id(dialect: Dialect, id: str) -> str:
+    """SQL: out of the ``attribute`` id, how it is written in both copies; nothing where there is none."""
+    quote = dialect.position(id, dialect.literal("'"))
+    return f"(CASE WHEN {quote} > 0 THEN ' id=''' || substr({id}, 1, {quote}) ELSE '' END)"
+
+
+def flag(condition: str) -> str:
+    """SQL: 1 or 0, for a step."""
+    return f"CASE WHEN {condition} THEN 1 ELSE 0 END"
