@@ -219,6 +219,8 @@ class Database:
         a read that works hides no write that does not.
         """
         writing = lane in (Lane.WRITE, Lane.PROBE)
+        if failure is not None and failure.text == errors.READ_ONLY and self.write_error == errors.STANDBY:
+            failure = DatabaseError(failure.kind, errors.STANDBY)  # which the server's refusal of a write does not say
         if failure is None:
             self.up, self.error = True, None
             if writing:

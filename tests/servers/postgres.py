@@ -49,7 +49,8 @@ def _free_port() -> int:
 class Postgres:
     """A running server; ``url()`` names databases in it. Stop it, also when something failed."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, *, standby_of: Postgres | None = None, **settings: str) -> None:
+        """Make its data; ``standby_of``: as a copy of a running server's, whose changes it will follow."""
         binaries = find_binaries()
         assert binaries is not None, "no PostgreSQL here"
         self._binaries = binaries
@@ -63,9 +64,13 @@ class Postgres:
             names = [entry.pw_name for entry in pwd.getpwall()]
             self._user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
             os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
-        self._run(
-            "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
-        )
+        data = ("-D", str(self._data))
+        if standby_of is None:
+            self._run("initdb", *data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C", "-k")
+        else:
+            self._run("pg_basebackup", *data, "-d", standby_of.conninfo, "-R", "-c", "fast", "--no-sync")
+        with (self._data / "postgresql.auto.conf").open("a") as file:  # for tools that start it, too
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
     def _become(self) -> dict[str, object]:
         if self._user is None:
@@ -95,7 +100,7 @@ class Postgres:
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self._folder),
-            "max_connections": "60",
+            "max_connections": "100",
             "shared_buffers": "32MB",
             "log_timezone": "UTC",
             **self._settings,
@@ -169,6 +174,27 @@ class Postgres:
                 self._process.kill()
                 self._process.wait(timeout=30)
             self._process = None
+
+    @property
+    def conninfo(self) -> str:
+        """For programs that copy the data or follow the changes."""
+        return f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
+
+    def promote(self) -> None:
+        """From a standby to a primary."""
+        assert self.psql("SELECT pg_promote(true, 60)").strip() == "t"
+        self.psql("CHECKPOINT")  # until then pg_rewind sees the old timeline, and does nothing
+
+    def follow(self, primary: Postgres, *, rewind: bool) -> None:
+        """Start as a standby of another server, which had been one of this. ``rewind``: this one had crashed."""
+        if rewind:
+            source = ("--source-server", primary.conninfo)
+            self._run("pg_rewind", "--target-pgdata", str(self._data), *source, "--no-sync", "-R")
+        else:
+            with (self._data / "postgresql.auto.conf").open("a") as file:
+                file.write(f"primary_conninfo = '{primary.conninfo}'\n")
+            (self._data / "standby.signal").touch()
+        self.start()
 
     def restart(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop and start, on the same port with the same data."""
