@@ -14,7 +14,7 @@ WORKERS ?= 2
 PYTEST = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp" $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe test soak docs lint types coverage bench dashboards dist services clean
+.PHONY: help run observe test test-fast test-lowest platforms release-check constraints soak docs lint types coverage bench dashboards dist services clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -53,10 +53,25 @@ docs: $(VENV)/.test ## write the generated documents and manifests
 	$(BIN)/python -m docs.source
 
 constraints: $(VENV)/.test ## pin what was tested: constraints.txt
-	$(BIN)/python -m tests.platforms.constraints
+	$(BIN)/python -m tests.platforms.versions pin
 
-dist: $(VENV)/.test ## a wheel in dist/
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+test-fast: $(VENV)/.test ## what needs no service, in less than a minute
+	@$(PYTEST) -n $(WORKERS) -q -m "not needs" tests/core tests/metrics tests/settings tests/auth tests/node tests/web $(ARGS)
+
+test-lowest: $(VENV)/.test services ## all tests on the lowest versions that setup.cfg promises
+	@$(BIN)/python -m tests.platforms.versions lowest -q $(ARGS)
+
+platforms: $(VENV)/.test ## as a new user in fresh Debian 12 and 13 roots; ARGS="--suite" with all tests; needs root
+	@$(BIN)/python -m tests.platforms $(ARGS)
+
+release-check: ## everything that a release needs, in one command; BASELINE=v0.1.0 compares the bench with it
+	@$(MAKE) lint test
+	@$(MAKE) test-lowest platforms
+	@$(MAKE) dashboards docs && git diff --exit-code -- docs grafana deploy
+	@$(MAKE) dist bench ARGS=
+
+dist: $(VENV)/.test ## a source distribution and a wheel in dist/
+	@$(BIN)/python -m build --outdir dist . >/dev/null
 
 clean: ## everything that was made here, data/ excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage*

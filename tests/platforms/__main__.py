@@ -1,0 +1,170 @@
+"""In fresh roots of Debian 12 and 13, as a new user: README's two commands, a wheel, the documents' three ways.
+
+``python -m tests.platforms [bookworm] [trixie] [--suite]``: with ``--suite`` the whole of ``make test`` runs in each
+root (half an hour), otherwise what needs no service. Transcripts are in ``build/platforms/*.log``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.platforms import image, unit
+from tests.platforms.roots import ROOTS, Failed, Root, fresh
+
+REPOSITORY = Path(__file__).parents[2]
+RELEASES = ("bookworm", "trixie")
+FAST = "tests/core tests/metrics tests/settings tests/auth tests/node"
+WAYS = ("run", "embed", "observe")
+WAIT = 240
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.platforms", description=__doc__.split("\n")[0])
+    parser.add_argument("release", nargs="*", help=f"default: {', '.join(RELEASES)}")
+    parser.add_argument("--suite", action="store_true", help="all tests in each root, with their services")
+    given = parser.parse_args()
+    if os.geteuid() or not shutil.which("debootstrap"):
+        print("needs root and debootstrap (apt-get install debootstrap bubblewrap systemd-container)", file=sys.stderr)
+        return 2
+    ROOTS.mkdir(parents=True, exist_ok=True)
+    bundle = ROOTS / "repository.bundle"
+    subprocess.run(["git", "bundle", "create", "--quiet", str(bundle), "HEAD"], cwd=REPOSITORY, check=True)
+    failed = False
+    for release in given.release or RELEASES:
+        with fresh(release, release) as root:
+            root.copy_in(bundle, "/srv/repository.bundle")
+            for name, step in _steps(given.suite):
+                failed |= not _step(release, name, lambda step=step: step(root))
+    failed |= not _step("image", "deploy/Dockerfile", lambda: image.check(ROOTS / "image.log"))
+    return int(failed)
+
+
+def _step(release: str, name: str, step: Callable[[], str]) -> bool:
+    begun = time.monotonic()
+    try:
+        said, outcome = step(), "ok"
+    except (Failed, subprocess.SubprocessError) as error:
+        said, outcome = str(error), "FAILED"
+    print(f"{outcome:6} {release:9} {name:16} {time.monotonic() - begun:4.0f} s  {said}", flush=True)
+    return outcome == "ok"
+
+
+def _steps(suite: bool) -> Iterator[tuple[str, Callable[[Root], str]]]:
+    yield "packages", _packages
+    yield "make run", _make_run
+    yield "make test", _make_all if suite else _make_fast
+    yield "wheel", _wheel
+    for way in WAYS:
+        if (REPOSITORY / "docs" / f"{way}.md").exists():
+            yield f"docs/{way}.md", lambda root, way=way: _way(root, way)
+    if shutil.which("systemd-nspawn"):
+        yield "systemd unit", unit.check
+
+
+def _packages(root: Root) -> str:
+    """What somebody has who clones: git, make, Python."""
+    root.run("apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends git make python3-venv")
+    root.run("useradd --create-home --shell /bin/bash ann")
+    root.run("git clone --quiet /srv/repository.bundle messaging-exporter", user="ann", folder="/home/ann")
+    return root.run("python3 --version").strip()
+
+
+def _make_run(root: Root) -> str:
+    """``make run``, a look at the first figures, Ctrl-C."""
+    script = (
+        "make run > run.log 2>&1 & run=$!; n=0; "
+        "until grep -q 'Metrics  ' run.log; do n=$((n+1)); [ $n -lt 2400 ] && kill -0 $run || { cat run.log; exit 1; };"
+        " sleep 0.1; done; url=$(sed -n 's/ *Metrics *//p' run.log); n=0; "
+        "until python3 -c \"import urllib.request as u; print(u.urlopen('$url').read().decode())\" "
+        "| grep '^messaging_active_connections [1-9]'; do n=$((n+1)); [ $n -lt 100 ] || exit 1; sleep 0.2; done; "
+        "kill -INT -$run; wait $run; echo status $?; tail -n 3 run.log"
+    )
+    said = root.run(f"set -m; {script}", user="ann", folder="/home/ann/messaging-exporter", timeout=WAIT)
+    if "status 0" not in said:
+        raise Failed(f"Ctrl-C did not end it well: {said}")
+    return said.splitlines()[0]
+
+
+def _make_fast(root: Root) -> str:
+    said = root.run(f'make test ARGS="{FAST}"', user="ann", folder="/home/ann/messaging-exporter", timeout=900)
+    return _summary(said) + "; " + next((line for line in said.splitlines() if "not on this machine" in line), "")
+
+
+def _make_all(root: Root) -> str:
+    root.run("git clone --quiet /srv/repository.bundle /srv/messaging-exporter")
+    return _summary(root.run("make test", folder="/srv/messaging-exporter", timeout=5_400))
+
+
+def _summary(said: str) -> str:
+    found = re.findall(r"^=*\s*(\d+ passed.*?)\s*=*$", said, re.MULTILINE)
+    if not found:
+        raise Failed(said[-2000:])
+    return str(found[-1])
+
+
+def _wheel(root: Root) -> str:
+    """Into an empty environment, by somebody without a clone; then it serves."""
+    home = "/home/ann/messaging-exporter"
+    root.run("make dist", user="ann", folder=home)
+    root.run(
+        f"python3 -m venv /opt/messaging-exporter && /opt/messaging-exporter/bin/pip install --quiet {home}/dist/*.whl"
+    )
+    program = "/opt/messaging-exporter/bin/messaging-exporter"
+    said = root.run(
+        f"mkdir new && cd new && {program} --version && {program} doctor | tail -n 1; "
+        f"{program} serve --web.listen-address 127.0.0.1:8899 2> log & server=$!; n=0; "
+        'ask() { python3 -c "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())" '
+        '"http://127.0.0.1:8899$1"; }; '
+        "until ask /-/ready 2>/dev/null; do n=$((n+1)); [ $n -lt 200 ] || { cat new/log; exit 1; }; sleep 0.1; done; "
+        "ask /metrics | grep '^messaging_build_info'; kill $server; wait $server",
+        user="ann",
+        folder="/home/ann",
+    )
+    return said.splitlines()[0]
+
+
+def _way(root: Root, way: str) -> str:
+    """The console blocks of a document, typed one after the other; what does not end by itself goes on meanwhile."""
+    text = (REPOSITORY / "docs" / f"{way}.md").read_text()
+    begun = time.monotonic()
+    lines = ["cd /home/ann && rm -rf way && mkdir way && cd way && set -e"]
+    for block in re.findall(r"^```(?:console|python title=(\S+))\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        name, body = block
+        if name:
+            lines.append(f"cat > {name} <<'END_OF_FILE'\n{body}END_OF_FILE")
+            continue
+        lines.extend(map(_typed, re.findall(r"^\$ (.*(?:\\\n.*)*)", body, re.MULTILINE)))
+    lines.append("kill $(jobs -p) 2>/dev/null || true")
+    root.run("apt-get install --yes --quiet --no-install-recommends curl")
+    root.run("\n".join(lines), user="ann", folder="/home/ann", timeout=300)
+    return f"followed in {time.monotonic() - begun:.0f} s"
+
+
+def _typed(command: str) -> str:
+    command = command.replace("pip install 'messaging-exporter", "pip install 'file:///home/ann/messaging-exporter")
+    command = re.sub(r"pip install messaging-exporter\b", "pip install /home/ann/messaging-exporter", command)
+    command = re.sub(
+        r"'file:///home/ann/messaging-exporter\[([\w,]+)\]'",
+        r"'messaging-exporter[\1] @ file:///home/ann/messaging-exporter'",
+        command,
+    )
+    if re.match(r"messaging-exporter (serve|demo|observe(?!.*--check))|uvicorn ", command):
+        port = re.search(r":(\d{4,5})\b|--port (\d+)", command)
+        number = next((group for group in (port.groups() if port else ()) if group), "8765")
+        wait = (
+            f"n=0; until (exec 3<>/dev/tcp/127.0.0.1/{number}) 2>/dev/null; do n=$((n+1)); [ $n -lt 300 ] || exit 1;"
+            " sleep 0.1; done"
+        )
+        return f"echo '$ {command}'; {command} & {wait}"
+    return f"cat <<'END_OF_COMMAND'\n$ {command}\nEND_OF_COMMAND\n{command}"
+
+
+sys.exit(main())
