@@ -1,0 +1,87 @@
+"""The same for aiohttp: a sub-application, and a middleware that knows WebSockets by themselves.
+
+It changes nothing of the host: no loop, no signals, no logging, no garbage collector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from exporter.core.events import ClosedReason, RejectedReason
+from exporter.embed.asgi import decide
+from exporter.embed.live import Connection, reason_of
+from exporter.embed.middleware import REASONS
+from exporter.embed.service import Service
+
+if TYPE_CHECKING:
+    from exporter.embed.live import Live
+
+CONNECTION: Final = web.RequestKey("live_connection", Connection)
+"""``request[CONNECTION]`` is the connection of a WebSocket that ``watch`` counts."""
+
+
+def application(live: Live, admin: Callable[[web.Request], Any] | None = None) -> web.Application:
+    """For ``app.add_subapp("/messaging/", …)``. ``admin(request)`` decides who may see JSON and page."""
+    app = web.Application()
+    service = Service(live)
+
+    async def handle(request: web.Request) -> web.Response:
+        headers = {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers}
+        query = {name: request.query.getall(name) for name in request.query}
+
+        async def allowed() -> bool:
+            return await decide(admin, request)
+
+        path = "/" + request.match_info["path"]
+        answer = await service.answer(request.method, path, headers, query, allowed)
+        return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+
+    async def close(_: web.Application) -> None:
+        await service.close()
+
+    app.router.add_route("*", "/{path:.*}", handle)
+    app.on_cleanup.append(close)
+    return app
+
+
+def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | None] | None = None) -> None:
+    """Count the WebSockets of a host: opened when the response is prepared, closed when the handler ends.
+
+    ``user(request)`` says whose connection it is, or None. ``request[CONNECTION]`` is the connection, from the
+    moment in which the ``WebSocketResponse`` is prepared.
+    """
+
+    @web.middleware
+    async def middleware(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except BaseException as error:
+            if (connection := request.get(CONNECTION)) is not None:
+                connection.close(connection.reason or reason_of(error))
+            elif isinstance(error, web.HTTPException) and _is_upgrade(request):
+                live.reject(REASONS.get(error.status, RejectedReason.HANDSHAKE))
+            raise
+        if (connection := request.get(CONNECTION)) is not None:
+            connection.close(connection.reason or ClosedReason.CLIENT)
+        elif _is_upgrade(request) and response.status >= 400:
+            live.reject(REASONS.get(response.status, RejectedReason.HANDSHAKE))
+        return response
+
+    async def prepared(request: web.Request, response: web.StreamResponse) -> None:
+        transport = request.transport
+        if isinstance(response, web.WebSocketResponse) and transport is not None and not transport.is_closing():
+            live.by_middleware = True
+            whose = user(request) if user is not None else None
+            request[CONNECTION] = live.open_anonymous() if whose is None else live.open(whose)
+
+    app.middlewares.append(middleware)
+    app.on_response_prepare.append(prepared)
+
+
+def _is_upgrade(request: web.Request) -> bool:
+    return "websocket" in request.headers.get("Upgrade", "").lower()

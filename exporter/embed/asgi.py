@@ -1,0 +1,78 @@
+"""An ASGI application with metrics, stats and the admin page, to be mounted in FastAPI, Starlette, Django, Litestar."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qs
+
+from exporter.embed.service import Service
+
+if TYPE_CHECKING:
+    from exporter.embed.live import Live
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Principal: TypeAlias = Scope
+"""What the host's admin check gets: the ASGI scope, with whatever its middlewares put there."""
+
+
+class Asgi:
+    """``app.mount("/messaging", live.asgi(admin=is_admin))``.
+
+    ``admin(scope)`` decides who may see ``/v1/messaging/stats`` and ``/admin``; it may be a coroutine function. Without
+    it nobody may. ``/metrics`` is open: mount it where only Prometheus comes by, or guard the mount.
+    """
+
+    def __init__(self, live: Live, admin: Callable[[Principal], Any] | None) -> None:
+        self._admin = admin
+        self._service = Service(live)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+
+        async def allowed() -> bool:
+            return await decide(self._admin, scope)
+
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key = name.decode("latin-1").lower()
+            headers[key] = f"{headers[key]},{value.decode('latin-1')}" if key in headers else value.decode("latin-1")
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        answer = await self._service.answer(scope["method"], path, headers, query, allowed)
+        raw = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        raw.append((b"content-length", str(len(answer.body)).encode()))
+        await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        body = b"" if scope["method"] == "HEAD" else answer.body
+        await send({"type": "http.response.body", "body": body})
+
+    async def aclose(self) -> None:
+        """Stop what runs beside the requests; for hosts that want it at once and not with the loop."""
+        await self._service.close()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self.aclose()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+
+async def decide(admin: Callable[[Any], Any] | None, subject: Any) -> bool:
+    """The host's answer, whether its check is a coroutine function or not; False without a check."""
+    if admin is None:
+        return False
+    decision = admin(subject)
+    return bool(await decision if inspect.isawaitable(decision) else decision)

@@ -1,0 +1,157 @@
+"""What is shown of a ``Live``: families, the JSON document, a collector. What the host does not report is absent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from exporter.core.records import WINDOWS, DatabaseView
+from exporter.core.recount import Recount
+from exporter.metrics.families import build_family, drift_family, live_families, totals_families
+
+if TYPE_CHECKING:
+    from exporter.embed.live import Live
+
+NO_DATABASE = "no database is observed: give Live(totals=Source(url, mapping))"
+ANONYMOUS = "some connections' users are not known"
+UNREPORTED = "the host does not report it"
+
+
+def unknown(live: Live) -> dict[str, str]:
+    """The live figures that are not known now, with the reason.
+
+    Without connections every figure is 0 and known. Connections of a middleware tell neither user nor conversation.
+    """
+    reasons: dict[str, str] = {}
+    if live.anonymous:
+        reasons["connected_users"] = ANONYMOUS
+    if live.by_middleware and (live.anonymous or live.hub.connections):
+        if "conversations" not in live.reported:
+            reasons |= dict.fromkeys(("active_conversations", "participants"), UNREPORTED)
+        if "typing" not in live.reported:
+            reasons["typing_users"] = UNREPORTED
+    return reasons
+
+
+def drift(live: Live) -> dict[str, int] | None:
+    """Each live figure minus an independent recount from the host's open sockets; None when it does not tell them."""
+    if live.open_sockets is None:
+        return None
+    sockets = []
+    strangers = 0
+    for socket in live.open_sockets():
+        connection = socket if socket in live.hub.connections else live.find(socket)
+        if connection is not None and connection not in live.anonymous:
+            sockets.append(connection)
+        else:
+            strangers += 1  # an anonymous connection, or a socket that nobody reported
+    live.expire()
+    recount = Recount(live.hub, sockets)
+    for _ in recount.count():
+        pass
+    assert recount.drift is not None  # noqa: S101  # it was exhausted
+    found = asdict(recount.drift)
+    found["active_connections"] += len(live.anonymous) - strangers
+    return found
+
+
+def families(live: Live) -> Iterator[Metric]:
+    """Everything that is known of the live side, and the counters."""
+    missing = unknown(live)
+    for name, family in live_families(live.stats()).items():
+        if name not in missing:
+            yield family
+    differs = drift(live)
+    if differs is not None:
+        yield drift_family({name: value for name, value in differs.items() if name not in missing})
+    yield from _counters(live)
+    yield build_family()
+
+
+def _counters(live: Live) -> Iterator[Metric]:
+    metrics, reported = live.metrics, live.reported
+    yield metrics.connections_opened.family()
+    yield metrics.connections_closed.family()
+    yield metrics.connection_duration.family()
+    if "conversations" in reported or not live.by_middleware:
+        yield metrics.joins.family()
+        yield metrics.leaves.family()
+    if "typing" in reported or not live.by_middleware:
+        yield metrics.typing_started.family()
+        yield metrics.typing_stopped.family()
+    for name, instruments in {
+        "rejections": (metrics.connections_rejected,),
+        "messages": (metrics.messages_accepted, metrics.message_persist_duration),
+        "deliveries": (
+            metrics.deliveries,
+            metrics.deliveries_dropped,
+            metrics.fanout_recipients,
+            metrics.message_delivery_duration,
+        ),
+        "reads": (metrics.read_receipts, metrics.read_lag),
+        "commands": (metrics.command_duration,),
+        "bytes": (metrics.received_bytes, metrics.sent_bytes),
+    }.items():
+        if name in reported:
+            yield from (instrument.family() for instrument in instruments)
+    if "commands" in reported:
+        yield metrics.rejected_commands()
+
+
+class LiveCollector(Collector):
+    """For a host's own registry: the live side, and the totals that were read last."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def collect(self) -> Iterator[Metric]:
+        """The families now."""
+        yield from families(self._live)
+        if self._live.totals is not None:
+            view = self._live.totals.latest()
+            if view.totals is not None:
+                yield from totals_families(view.totals)
+
+
+def document(live: Live, database: DatabaseView | None = None) -> dict[str, Any]:
+    """What ``/v1/messaging/stats`` answers; what is not known is null, with the reason.
+
+    ``database`` is the view of this request; without one it is what was read last.
+    """
+    if database is None and live.totals is not None:
+        database = live.totals.latest()
+    stats, missing = live.stats(), unknown(live)
+    totals = database.totals if database is not None else None
+    known = {name: None if name in missing else value for name, value in asdict(stats).items()}
+    return {
+        "active_connections": known["active_connections"],
+        "connected_users": known["connected_users"],
+        "active_conversations": known["active_conversations"],
+        "total_participants": known["participants"],
+        "typing_users": known["typing_users"],
+        "total_messages": totals.stored_messages if totals else None,
+        "total_conversations": totals.stored_conversations if totals else None,
+        "messages_today": totals.messages_today if totals else None,
+        "registered_users": totals.registered_users if totals else None,
+        "active_users": {f"{days}d": totals.active_users.get(days) if totals else None for days in WINDOWS},
+        "scope": "node",
+        "nodes": 1,
+        "as_of": utc(time.time()),
+        "error": "; ".join(f"{name}: {reason}" for name, reason in missing.items()) or None,
+        "database": {
+            "up": database is not None and database.up,
+            "as_of": utc(database.last_success if database else None),
+            "error": database.error if database is not None else NO_DATABASE,
+        },
+    }
+
+
+def utc(moment: float | None) -> str | None:
+    """Unix seconds as RFC 3339 in UTC, to the second."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

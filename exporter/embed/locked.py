@@ -1,0 +1,58 @@
+"""``LockedLive``: the same for servers with threads (Flask-SocketIO, Django without asyncio)."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from exporter.embed.live import Live
+
+# Everything that reads or changes state. ``command`` is around the host's own work: it counts by two of these.
+_GUARDED: Final = (
+    "open",
+    "open_anonymous",
+    "identify",
+    "close",
+    "reject",
+    "find",
+    "is_open",
+    "join",
+    "leave",
+    "remove",
+    "typing",
+    "message",
+    "audience",
+    "expire",
+    "persisted",
+    "delivered",
+    "dropped",
+    "read",
+    "command_rejected",
+    "commanded",
+    "transferred",
+    "stats",
+    "get_stats",
+)
+
+
+class LockedLive(Live):
+    """``Live`` whose every call holds one lock, for microseconds. ``lock`` is re-entrant."""
+
+    def __init__(self, **options: Any) -> None:
+        self.lock = threading.RLock()
+        super().__init__(**options)
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: LockedLive, *args: Any, **options: Any) -> Any:
+        with self.lock:
+            return method(self, *args, **options)
+
+    return call
+
+
+for _name in _GUARDED:
+    setattr(LockedLive, _name, _guarded(getattr(Live, _name)))

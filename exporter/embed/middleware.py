@@ -1,0 +1,116 @@
+"""An ASGI middleware that knows connections, their ends and durations by itself, from the events that pass.
+
+Who they are and what they join comes by the API: ``live_connection.get()`` is the connection of the handler that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from exporter.core.events import ClosedReason, RejectedReason
+from exporter.embed.live import Connection, Live, reason_of
+
+if TYPE_CHECKING:
+    from exporter.embed.asgi import Application, Receive, Scope, Send
+
+REASONS: Final = {
+    401: RejectedReason.UNAUTHENTICATED,
+    429: RejectedReason.USER_LIMIT,
+    503: RejectedReason.CAPACITY,
+}
+"""By the status of a refused handshake."""
+live_connection: ContextVar[Connection | None] = ContextVar("live_connection", default=None)
+"""The connection of the WebSocket handler that runs; None before it was accepted and elsewhere."""
+
+
+class LiveMiddleware:
+    """``app.add_middleware(LiveMiddleware, live=live, user=lambda scope: scope["state"]["user"])``.
+
+    ``user(scope)`` says whose connection it is when it is accepted, or None; then ``Connection.identify`` may. A
+    handshake that is refused is counted as rejected; one that is cancelled, or whose client goes, leaves no trace.
+    """
+
+    def __init__(self, app: Application, live: Live, user: Callable[[Scope], str | None] | None = None) -> None:
+        self._app = app
+        self._live = live
+        self._user = user
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection of the host."""
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        watched = _Watched(self._live, self._user, scope, receive, send)
+        token = live_connection.set(None)
+        try:
+            await self._app(scope, watched.receive, watched.send)
+        except BaseException as error:
+            watched.end(reason_of(error))
+            raise
+        else:
+            watched.end(ClosedReason.CLIENT)
+        finally:
+            live_connection.reset(token)
+
+
+class _Watched:
+    """One WebSocket between the server and the application."""
+
+    def __init__(
+        self, live: Live, user: Callable[[Scope], str | None] | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._live = live
+        self._user = user
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._connection: Connection | None = None
+        self._refused = False
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self.end(ClosedReason.CLIENT)
+        return message
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            await self._send(message)  # first: a handshake that fails here was never a connection
+            self._open()
+            return
+        if kind == "websocket.close" and self._connection is not None:
+            self.end(self._connection.reason or reason_of_code(message.get("code", 1000)))
+        elif kind in ("websocket.close", "websocket.http.response.start") and self._connection is None:
+            self._refuse(message.get("status", 403))
+        await self._send(message)
+
+    def _open(self) -> None:
+        self._live.by_middleware = True
+        user = self._user(self._scope) if self._user is not None else None
+        connection = self._live.open_anonymous() if user is None else self._live.open(user)
+        self._connection = connection
+        live_connection.set(connection)
+
+    def _refuse(self, status: int) -> None:
+        if not self._refused:
+            self._refused = True
+            self._live.reject(REASONS.get(status, RejectedReason.HANDSHAKE))
+
+    def end(self, reason: ClosedReason) -> None:
+        if self._connection is not None:
+            self._connection.close(self._connection.reason or reason)
+
+
+def reason_of_code(code: int) -> ClosedReason:
+    """Why an application closes with this code (RFC 6455 section 7.4.1)."""
+    match code:
+        case 1001 | 1012:
+            return ClosedReason.SHUTDOWN
+        case 1002 | 1003 | 1007 | 1009:
+            return ClosedReason.PROTOCOL_ERROR
+        case 1011:
+            return ClosedReason.INTERNAL_ERROR
+    return ClosedReason.CLIENT

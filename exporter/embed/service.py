@@ -1,0 +1,203 @@
+"""The figures of a ``Live`` over HTTP, whatever the framework: what to answer to which path. Knows no socket.
+
+Scrapes share one look at the database; the text is rendered in slices; the page is the product's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING, Any, Final
+
+from exporter.core.errors import Misconfigured
+from exporter.core.records import DatabaseView
+from exporter.embed import figures, workers
+from exporter.metrics.exposition import Family, render, restricted
+from exporter.metrics.families import totals_families
+from exporter.metrics.negotiation import SHARE, budget, content_type, wants_gzip
+from exporter.metrics.process import ProcessCollector
+from exporter.node.history import FIGURES, History, Sample
+
+if TYPE_CHECKING:
+    from exporter.embed.live import Live
+
+TIMEOUT: Final = 5.0  # seconds that a scrape without a time-out header may take
+_JSON: Final = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response: header names are in lower case."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Service:
+    """The routes of one ``Live`` on one event loop. ``allowed`` is asked before anything for admins is shown."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._history = History()
+        self._process = ProcessCollector()
+        # From the mounting on, which every worker does, and not from the first request, which may be another's.
+        self._family = workers.Family()
+        if live.workers is None:
+            self._family.enter()
+        self._work = asyncio.Lock()
+        self._started: asyncio.Task[None] | None = None
+        self._sampling: asyncio.Task[None] | None = None
+
+    async def answer(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        query: Mapping[str, Sequence[str]],
+        allowed: Callable[[], Awaitable[bool]],
+    ) -> Answer:
+        """What this request gets. ``path`` is below the mount, ``headers`` have names in lower case."""
+        if method not in ("GET", "HEAD"):
+            return _problem(405, "only GET and HEAD are for these pages", allow="GET, HEAD")
+        await self._start()
+        path = path.rstrip("/")
+        if path == "/metrics":
+            return self._alone() or await self._metrics(headers, query)
+        if path not in ("/v1/messaging/stats", "/v1/messaging/stats/history", "/admin") and not path.startswith(
+            "/admin/static/"
+        ):
+            return _problem(404, "no such page")
+        if path.startswith("/admin/static/"):
+            return _static(path.rpartition("/")[2])
+        if not await allowed():
+            return _problem(403, "this is for the host's administrators")
+        if path == "/admin":
+            return _page()
+        if path.endswith("/history"):
+            return self._alone() or Answer(200, self._history.body(), _JSON)
+        return self._alone() or await self._stats()
+
+    async def close(self) -> None:
+        """Stop what runs beside the requests."""
+        for task in (self._started, self._sampling):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self._live.totals is not None:
+            await self._live.totals.close()
+        self._family.leave()
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def _alone(self) -> Answer | None:
+        """None when this process is the whole server; else why its figures are not shown as the server's."""
+        if self._live.workers == 1:
+            return None
+        self._family.enter()
+        if self._family.count() == 1:
+            return None
+        return _problem(503, workers.EXPLANATION)
+
+    async def _metrics(self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]]) -> Answer:
+        until = time.monotonic() + budget(headers.get("x-prometheus-scrape-timeout-seconds"), TIMEOUT)
+        process = await asyncio.get_running_loop().run_in_executor(None, self._process.collect)
+        view = await self._database(until - time.monotonic())
+        kind = content_type(headers.get("accept", ""))
+        async with self._work:  # one rendering at a time: each gives way, and together they would hold up a message
+            families = [*figures.families(self._live), *_database_families(view), *process]
+            names = set(query.get("name[]", ()))
+            body = await render(restricted(families, names) if names else families, kind)
+        answered = {"content-type": kind, "vary": "Accept, Accept-Encoding"}
+        if wants_gzip(headers.get("accept-encoding", "")):
+            body = await asyncio.get_running_loop().run_in_executor(None, gzip.compress, body, 4)
+            answered["content-encoding"] = "gzip"
+        return Answer(200, body, answered)
+
+    async def _stats(self) -> Answer:
+        view = await self._database(TIMEOUT * SHARE)
+        return Answer(200, json.dumps(figures.document(self._live, view)).encode(), _JSON)
+
+    async def _database(self, deadline: float) -> DatabaseView | None:
+        return None if self._live.totals is None else await self._live.totals.collect(deadline)
+
+    # --- beside the requests ------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        """With the first request, because a mounted application is told of no beginning."""
+        if self._sampling is None:
+            self._sampling = asyncio.create_task(self._sample(), name="messaging-history")
+        if self._started is None and self._live.totals is not None:
+            self._started = asyncio.create_task(self._live.totals.start(), name="messaging-totals")
+        if self._started is not None and self._started.done() and self._started.exception() is not None:
+            failure, self._started = self._started.exception(), None
+            if not isinstance(failure, Misconfigured):
+                raise failure  # type: ignore[misc]  # it is not None
+
+    async def _sample(self) -> None:
+        while True:
+            document = figures.document(self._live, await self._database(TIMEOUT * SHARE))
+            metrics = self._live.metrics
+            self._history.record(
+                time.time(),
+                Sample(
+                    **{name: document[name] for name in FIGURES},
+                    messages_accepted=metrics.messages_accepted.value,
+                    deliveries=metrics.deliveries.value,
+                    joins=metrics.joins.value,
+                    connections_opened=metrics.connections_opened.value,
+                    connections_closed={
+                        str(reason): cell.value for reason, cell in metrics.connections_closed.cells.items()
+                    },
+                ),
+            )
+            await asyncio.sleep(self._history.until_next(time.time()))
+
+
+def _database_families(view: DatabaseView | None) -> list[Family]:
+    if view is None:
+        return []
+    return list(totals_families(view.totals)) if view.totals is not None else []
+
+
+def _page() -> Answer:
+    text = resources.files("exporter.web").joinpath("static", "admin.html").read_text(encoding="utf-8")
+    page = Template(text).safe_substitute(view="page", user="", expires="", base="admin", root=".", problem="")
+    headers = {
+        "content-type": "text/html; charset=utf-8",
+        "content-security-policy": _POLICY,
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
+    return Answer(200, page.encode(), headers)
+
+
+def _static(name: str) -> Answer:
+    kind = _TYPES.get("." + name.rpartition(".")[2])
+    file = resources.files("exporter.web").joinpath("static", name)
+    if kind is None or not file.is_file():
+        return _problem(404, "no such page")
+    return Answer(200, file.read_bytes(), {"content-type": kind, "x-content-type-options": "nosniff"})
+
+
+def _problem(status: int, detail: str, **headers: str) -> Answer:
+    """An error as RFC 9457 shapes it."""
+    document: dict[str, Any] = {"type": "about:blank", "title": "Error", "status": status, "detail": detail}
+    return Answer(
+        status, json.dumps(document).encode(), {**_JSON, "content-type": "application/problem+json", **headers}
+    )

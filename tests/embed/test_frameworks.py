@@ -1,0 +1,346 @@
+"""Embedded in real frameworks on real sockets: after any sequence every figure is the model's, in the next scrape."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from fastapi import FastAPI, WebSocket
+from prometheus_client import CollectorRegistry, make_asgi_app
+from starlette.websockets import WebSocketDisconnect
+
+from exporter import Connection, Live, LiveMiddleware, LockedLive, live_connection
+from exporter.embed.aiohttp_app import CONNECTION, watch
+from tests.embed.hosts import HOSTS, Churn, on_aiohttp, on_uvicorn, reset, until
+from tests.servers.exporter import Figures, figures_of
+
+LIVE = tuple(name for name in Churn(None, "", 0).model.figures())  # type: ignore[arg-type]  # only its names
+ROOT = Path(__file__).parents[2]
+
+
+async def scrape(http: aiohttp.ClientSession, url: str) -> Figures:
+    async with http.get(f"{url}/messaging/metrics") as response:
+        assert response.status == 200, await response.text()
+        return figures_of(await response.text())
+
+
+def sum_of(figures: Figures, name: str) -> float:
+    return sum(value for series, value in figures.items() if series.partition("{")[0] == name)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_after_thousands_of_operations_every_gauge_is_the_models(host: str) -> None:
+    application, serve = HOSTS[host]
+    open_now: set[Connection] = set()
+    live = Live(typing_timeout=3_600.0, open_sockets=lambda: open_now, workers=1)
+    opened = live.open
+
+    def open_and_note(user: str, **options: Any) -> Connection:
+        connection = opened(user, **options)
+        open_now.add(connection)
+        return connection
+
+    closed = live.close
+
+    def close_and_note(connection: Connection, *reason: Any) -> Any:
+        open_now.discard(connection)
+        return closed(connection, *reason)
+
+    live.open, live.close = open_and_note, close_and_note  # type: ignore[method-assign]
+    async with serve(application(live)) as url, aiohttp.ClientSession() as http:
+        churn = Churn(http, url, seed=20)
+        for _ in range(30):
+            for _ in range(80):
+                await churn.step()
+            expected = churn.model.figures()
+
+            async def agrees(expected: dict[str, float] = expected) -> bool:
+                figures = await scrape(http, url)
+                assert {v for name, v in figures.items() if name.startswith("messaging_live_drift")} == {0}
+                return {name: figures[name] for name in LIVE} == expected
+
+            await until(agrees, "the ends of those who were reset have arrived")
+        await churn.end()
+
+        async def empty() -> bool:
+            return {(await scrape(http, url))[name] for name in LIVE} == {0}
+
+        await until(empty, "everybody has gone")
+        figures = await scrape(http, url)
+        assert (
+            sum_of(figures, "messaging_connections_closed_total") == figures["messaging_connections_opened_total"] > 200
+        )
+        assert figures["messaging_joins_total"] == sum_of(figures, "messaging_leaves_total") > 200
+        assert sum_of(figures, "messaging_connections_rejected_total") == churn.rejected > 0
+        assert churn.operations == 2_400
+
+
+async def test_the_middleware_knows_connections_by_itself() -> None:
+    live = Live(workers=1)
+    inner = FastAPI()
+
+    @inner.websocket("/ws")
+    async def chat(websocket: WebSocket) -> None:
+        if websocket.query_params.get("refuse"):
+            await websocket.close()
+            return
+        await websocket.accept()
+        connection = live_connection.get()
+        assert connection is not None
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                match text := await websocket.receive_text():
+                    case "fail":
+                        raise RuntimeError("a defect of the host")
+                    case "bye":
+                        await websocket.close(1001)
+                        return
+                    case _:
+                        connection.identify(text)
+                        connection.join("room")
+                        await websocket.send_text("ok")
+
+    inner.mount("/messaging", live.asgi())
+    inner.add_middleware(LiveMiddleware, live=live)
+    async with on_uvicorn(inner) as url, aiohttp.ClientSession() as http:
+        first = await http.ws_connect(f"{url}/ws")
+
+        async def counted() -> bool:
+            return (await scrape(http, url))["messaging_active_connections"] == 1
+
+        await until(counted, "it is counted")
+        figures = await scrape(http, url)
+        assert "messaging_connected_users" not in figures  # nobody has said who it is
+        assert "messaging_participants" not in figures
+        await first.send_str("ann")
+        assert await first.receive_str() == "ok"
+        figures = await scrape(http, url)
+        assert [figures[name] for name in LIVE[:4]] == [1, 1, 1, 1]
+        second, third = await http.ws_connect(f"{url}/ws"), await http.ws_connect(f"{url}/ws")
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await http.ws_connect(f"{url}/ws?refuse=1")
+        reset(first)
+        await second.send_str("fail")
+        await third.send_str("bye")
+
+        async def gone() -> bool:
+            return (await scrape(http, url))["messaging_active_connections"] == 0
+
+        await until(gone, "all have ended")
+        figures = await scrape(http, url)
+        assert {
+            name: value for name, value in figures.items() if name.startswith("messaging_connections_closed") and value
+        } == {
+            'messaging_connections_closed_total{reason="client"}': 1,
+            'messaging_connections_closed_total{reason="internal_error"}': 1,
+            'messaging_connections_closed_total{reason="shutdown"}': 1,
+        }
+        assert sum_of(figures, "messaging_connections_rejected_total") == 1
+        assert figures["messaging_connection_duration_seconds_count"] == 3
+
+
+async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handlers() -> None:
+    live = Live(workers=1)
+    app = web.Application()
+    watch(app, live, user=lambda request: request.query.get("user"))
+
+    async def chat(request: web.Request) -> web.WebSocketResponse:
+        if request.query.get("refuse"):
+            raise web.HTTPTooManyRequests
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        async for message in websocket:
+            request[CONNECTION].join(message.data)
+            await websocket.send_str("ok")
+        return websocket
+
+    app.router.add_get("/ws", chat)
+    app.add_subapp("/messaging/", live.aiohttp())
+    async with on_aiohttp(app) as url, aiohttp.ClientSession() as http:
+        websocket = await http.ws_connect(f"{url}/ws?user=ann")
+        await websocket.send_str("room")
+        assert await websocket.receive_str() == "ok"
+        figures = await scrape(http, url)
+        assert [figures[name] for name in LIVE[:4]] == [1, 1, 1, 1]
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await http.ws_connect(f"{url}/ws?refuse=1")
+        reset(websocket)
+
+        async def gone() -> bool:
+            return (await scrape(http, url))["messaging_active_connections"] == 0
+
+        await until(gone, "it has ended")
+        figures = await scrape(http, url)
+        assert figures['messaging_connections_rejected_total{reason="user_limit"}'] == 1
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_negotiated(host: str) -> None:
+    application, serve = HOSTS[host]
+    live = Live(workers=1)
+    with live.open("ann") as connection:
+        connection.join("room")
+        async with serve(application(live)) as url, aiohttp.ClientSession() as http:
+            for path in ("/v1/messaging/stats", "/v1/messaging/stats/history", "/admin"):
+                async with http.get(f"{url}/messaging{path}") as response:
+                    assert response.status == 403
+                    assert response.content_type == "application/problem+json"
+            admin = {"X-Admin": "yes"}
+            async with http.get(f"{url}/messaging/v1/messaging/stats", headers=admin) as response:
+                stats = await response.json()
+                assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
+                assert stats["active_connections"] == stats["total_participants"] == 1
+            async with http.get(f"{url}/messaging/admin", headers=admin) as response:
+                page = await response.text()
+                assert 'data-src="./v1/messaging/stats"' in page
+            for file in ("messaging-stats.js", "admin.css", "icon.svg"):
+                async with http.get(f"{url}/messaging/admin/static/{file}") as response:
+                    assert response.status == 200
+            async with http.get(f"{url}/messaging/admin/static/../admin.html") as response:
+                assert response.status == 404
+            async with http.get(
+                f"{url}/messaging/metrics", headers={"Accept": "application/openmetrics-text"}
+            ) as response:
+                assert response.content_type == "application/openmetrics-text"
+                assert (await response.text()).endswith("# EOF\n")
+            async with http.get(f"{url}/messaging/metrics?name[]=messaging_participants") as response:
+                assert figures_of(await response.text()) == {"messaging_participants": 1}
+            async with http.head(f"{url}/messaging/metrics") as response:
+                assert response.status == 200
+            async with http.post(f"{url}/messaging/metrics") as response:
+                assert response.status == 405
+            async with http.get(f"{url}/messaging/nothing") as response:
+                assert response.status == 404
+
+
+async def test_the_hosts_own_registry_exposes_it_as_it_is() -> None:
+    live = Live()
+    registry = CollectorRegistry()
+    registry.register(live.collector())
+    app = FastAPI()
+    app.mount("/metrics", make_asgi_app(registry))
+    async with on_uvicorn(app) as url, aiohttp.ClientSession() as http:
+        with live.open("ann"):
+            async with http.get(f"{url}/metrics/") as response:
+                assert figures_of(await response.text())["messaging_active_connections"] == 1
+
+
+async def test_litestar_and_django_mount_it() -> None:
+    from litestar import Litestar
+    from litestar.handlers import asgi as litestar_asgi
+
+    live = Live(workers=1)
+    litestar = Litestar([litestar_asgi("/messaging", is_mount=True, copy_scope=True)(live.asgi())])
+
+    from django.conf import settings as django_settings
+
+    if not django_settings.configured:
+        django_settings.configure(ROOT_URLCONF=__name__, SECRET_KEY="x" * 50, ALLOWED_HOSTS=["*"], DEBUG=False)
+    from django.core.asgi import get_asgi_application
+
+    django = get_asgi_application()
+    mounted = live.asgi()
+
+    async def beside_django(scope: Any, receive: Any, send: Any) -> None:
+        """As docs/embed.md shows it for Django."""
+        if scope["type"] == "http" and scope["path"].startswith("/messaging/"):
+            await mounted({**scope, "root_path": "/messaging"}, receive, send)
+        elif scope["type"] != "lifespan":
+            await django(scope, receive, send)
+
+    with live.open("ann"):
+        for app in (litestar, beside_django):
+            async with on_uvicorn(app) as url, aiohttp.ClientSession() as http:
+                assert (await scrape(http, url))["messaging_active_connections"] == 1
+                async with http.get(f"{url}/messaging/admin") as response:
+                    assert response.status == 403
+
+
+urlpatterns: list[Any] = []  # of the Django above
+
+
+def test_a_threaded_server_uses_the_locked_form() -> None:
+    from flask import Flask, request
+    from flask_socketio import SocketIO
+
+    live = LockedLive()
+    app = Flask(__name__)
+    socketio = SocketIO(app, async_mode="threading")
+    connections: dict[str, Connection] = {}
+
+    @socketio.on("connect")
+    def connect(auth: dict[str, str]) -> None:
+        connections[request.sid] = live.open(auth["user"], handle=request.sid)  # type: ignore[attr-defined]
+
+    @socketio.on("join")
+    def join(room: str) -> None:
+        connections[request.sid].join(room)  # type: ignore[attr-defined]
+
+    @socketio.on("disconnect")
+    def disconnect() -> None:
+        connections.pop(request.sid).close()  # type: ignore[attr-defined]
+
+    clients = [socketio.test_client(app, auth={"user": f"user{number % 3}"}) for number in range(9)]
+    for number, client in enumerate(clients):
+        client.emit("join", f"room{number % 2}")
+    assert live.stats().active_connections == 9
+    assert live.stats().connected_users == 3
+    assert live.stats().participants == 6
+    for client in clients:
+        client.disconnect()
+    assert live.stats().active_connections == live.stats().participants == 0
+
+
+async def test_one_workers_figures_are_never_silently_the_servers(tmp_path: Path) -> None:
+    """Two workers behind one port: the route that can only know one of them says so and what to do."""
+    (tmp_path / "host.py").write_text(
+        textwrap.dedent("""
+        from fastapi import FastAPI
+        from exporter import Live
+        live = Live()
+        app = FastAPI()
+        app.mount("/messaging", live.asgi())
+        """)
+    )
+    command = [sys.executable, "-m", "uvicorn", "host:app", "--port", "0", "--workers", "2", "--log-level", "info"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr is not None
+        url = ""
+        async with asyncio.timeout(60):
+            while not url:
+                line = (await process.stderr.readline()).decode()
+                assert line, "uvicorn ended"
+                if "running on" in line:
+                    url = line.partition("running on ")[2].split()[0]
+        async with aiohttp.ClientSession() as http:
+
+            async def refused() -> bool:
+                with contextlib.suppress(aiohttp.ClientConnectionError, TimeoutError):  # not there yet
+                    async with http.get(f"{url}/messaging/metrics", timeout=aiohttp.ClientTimeout(5)) as response:
+                        document = await response.text()
+                        return response.status == 503 and "one of several workers" in json.loads(document)["detail"]
+                return False
+
+            await until(refused, "both workers are there, and one of them says what it is")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()

@@ -1,0 +1,376 @@
+"""``Live``: what a host tells is what is shown, and what it does not tell is absent."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+import exporter
+from exporter import ClosedReason, Connection, Live, LockedLive, ParticipantJoined, ParticipantLeft, TypingStopped
+from exporter.core.records import HubStats
+
+LIVE = (
+    "messaging_active_connections",
+    "messaging_connected_users",
+    "messaging_active_conversations",
+    "messaging_participants",
+    "messaging_typing_users",
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(live: Live) -> dict[str, float]:
+    """Every series of the collector, by name and labels, as Prometheus would read it."""
+    registry = CollectorRegistry()
+    registry.register(live.collector())
+    return {
+        sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+
+
+def figures(live: Live) -> list[float | None]:
+    series = shown(live)
+    return [series.get(name) for name in LIVE]
+
+
+def test_a_context_cannot_be_left_open_whatever_happens_inside() -> None:
+    live = Live()
+    with live.open("ann") as connection:
+        assert connection.join("room")
+        assert figures(live) == [1, 1, 1, 1, 0]
+    assert figures(live) == [0] * 5
+    with pytest.raises(ZeroDivisionError), live.open("ann"):
+        _ = 1 / 0
+    with pytest.raises(ConnectionResetError), live.open("ann"):
+        raise ConnectionResetError
+    with pytest.raises(asyncio.CancelledError), live.open("ann"):
+        raise asyncio.CancelledError
+    with live.open("ann") as connection:
+        connection.reason = ClosedReason.SLOW_CONSUMER
+    closed = {
+        name: value for name, value in shown(live).items() if name.startswith("messaging_connections_closed_total")
+    }
+    assert {name for name, value in closed.items() if value} == {
+        f"messaging_connections_closed_total{{{reason}}}"
+        for reason in ("client", "internal_error", "shutdown", "slow_consumer")
+    }
+    assert closed["messaging_connections_closed_total{client}"] == 2
+    assert shown(live)["messaging_connections_opened_total"] == 5
+    assert shown(live)["messaging_connection_duration_seconds_count"] == 5
+
+
+def test_events_are_returned_so_that_a_caller_can_broadcast_from_them() -> None:
+    live = Live()
+    first, second = live.open("ann"), live.open("ann")
+    assert first.join("room") == [ParticipantJoined("room", "ann")]
+    assert second.join("room") == []
+    assert [type(event) for event in first.typing("room")] == [exporter.TypingStarted]
+    assert [type(event) for event in first.message("room")] == [TypingStopped]
+    assert first.close() == [exporter.ConnectionClosed("ann", ClosedReason.CLIENT)]
+    assert second.leave("room") == [ParticipantLeft("room", "ann", exporter.LeftReason.LEAVE)]
+
+
+def test_what_cannot_be_changes_nothing_and_does_not_break_the_host() -> None:
+    live = Live()
+    connection = live.open("ann")
+    assert connection.leave("room") == connection.typing("room") == []
+    connection.close()
+    assert connection.join("room") == connection.close() == connection.typing("room") == []
+    assert figures(live) == [0] * 5
+    assert shown(live)["messaging_connections_closed_total{client}"] == 1
+    with pytest.raises(ValueError, match="reports"):
+        Live(reports=["mesages"])
+
+
+def test_typing_times_out_by_itself_and_is_in_the_next_look() -> None:
+    clock = Clock()
+    live = Live(now=clock)
+    connection = live.open("ann")
+    connection.join("room")
+    connection.typing("room")
+    clock.now += 5.9
+    assert figures(live)[4] == 1
+    clock.now += 0.2
+    assert figures(live)[4] == 0
+    assert shown(live)["messaging_typing_stopped_total{timeout}"] == 1
+
+
+async def test_whoever_asked_is_told_of_typing_that_ended_by_itself() -> None:
+    told: asyncio.Future[list[exporter.HubEvent]] = asyncio.get_running_loop().create_future()
+    live = Live(typing_timeout=0.02, on_timeout=told.set_result)
+    with live.open("ann") as connection:
+        connection.join("room")
+        connection.typing("room")
+        (event,) = await asyncio.wait_for(told, 10)
+    assert event == TypingStopped("room", "ann", exporter.TypingStoppedReason.TIMEOUT)
+
+
+def test_what_the_host_does_not_report_is_absent_and_what_it_announces_stands_at_0() -> None:
+    optional = {
+        "messaging_messages_accepted_total": "messages",
+        "messaging_deliveries_total": "deliveries",
+        "messaging_read_receipts_total": "reads",
+        "messaging_sent_bytes_total": "bytes",
+        "messaging_command_duration_seconds_count{send}": "commands",
+        "messaging_connections_rejected_total{capacity}": "rejections",
+    }
+    silent = shown(Live())
+    assert not set(optional) & set(silent)
+    announced = shown(Live(reports=optional.values()))
+    assert {announced[name] for name in optional} == {0}
+    live = Live()
+    live.delivered(3, 0.01)
+    live.persisted(0.002)
+    live.read(4.0)
+    live.transferred(received=10, sent=20)
+    live.reject("capacity")
+    with live.command("send"):
+        pass
+    with pytest.raises(KeyError), live.command("join"):
+        raise KeyError
+    series = shown(live)
+    assert set(optional) <= set(series)
+    assert series["messaging_deliveries_total"] == 3
+    assert series["messaging_message_delivery_duration_seconds_count{local}"] == 1
+    assert series["messaging_commands_rejected_total{internal}{join}"] == 1
+    assert series["messaging_command_duration_seconds_count{send}"] == 1
+
+
+def test_the_hosts_own_commands_are_labels_from_the_start() -> None:
+    live = Live(commands=("post", "react"), reports=("commands",))
+    assert shown(live)["messaging_command_duration_seconds_count{react}"] == 0
+    assert "messaging_command_duration_seconds_count{join}" not in shown(live)
+
+
+def test_connections_of_unknown_users_are_connections_and_the_rest_is_not_guessed() -> None:
+    live = Live()
+    live.by_middleware = True
+    assert figures(live) == [0] * 5  # nobody is there: everything is known
+    connection = live.open_anonymous()
+    assert figures(live) == [1, None, None, None, None]
+    connection.identify("ann")
+    assert figures(live) == [1, 1, None, None, None]
+    connection.join("room")
+    assert figures(live) == [1, 1, 1, 1, None]
+    connection.close()
+    assert figures(live) == [0] * 5
+    assert shown(live)["messaging_connections_opened_total"] == 1
+
+
+def test_a_handle_that_is_opened_again_replaces_the_first() -> None:
+    """The origin's dictionary: a second tab of a user took the first one's place, and the figure stayed right."""
+    live = Live()
+    first = live.open("ann", handle="ann")
+    second = live.open("ann", handle="ann")
+    assert live.find("ann") is second
+    assert not first.is_open
+    assert figures(live)[0] == 1
+    first.close()
+    assert live.find("ann") is second
+
+
+def test_drift_is_absent_without_the_hosts_sockets_and_sees_ghosts_with_them() -> None:
+    sockets: set[object] = set()
+    live = Live(open_sockets=lambda: sockets)
+    ann, bob = live.open("ann", handle="a"), live.open("bob", handle="b")
+    ann.join("room")
+    sockets |= {"a", bob}
+    assert {value for name, value in shown(live).items() if name.startswith("messaging_live_drift")} == {0}
+    sockets.discard("a")  # its socket is gone, and nobody told
+    drift = {name: value for name, value in shown(live).items() if name.startswith("messaging_live_drift")}
+    assert drift["messaging_live_drift{active_connections}"] == 1
+    assert drift["messaging_live_drift{participants}"] == 1
+    ann.close()
+    sockets.add("c")  # a socket that nobody told of
+    assert shown(live)["messaging_live_drift{active_connections}"] == -1
+    assert not any(name.startswith("messaging_live_drift") for name in shown(Live()))
+
+
+def test_get_stats_has_the_four_names_of_the_origin_and_says_what_is_not_known() -> None:
+    live = Live()
+    live.open("ann").join("room")
+    stats = live.get_stats()
+    assert {
+        name: stats[name]
+        for name in ("active_connections", "active_conversations", "total_participants", "typing_users")
+    } == {
+        "active_connections": 1,
+        "active_conversations": 1,
+        "total_participants": 1,
+        "typing_users": 0,
+    }
+    assert stats["total_messages"] is None
+    assert "totals=Source" in stats["database"]["error"]
+
+
+def test_threads_may_use_the_locked_form() -> None:
+    live = LockedLive()
+    begin = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        begin.wait()
+        for step in range(400):
+            with live.open(f"user{number}") as connection:
+                connection.join(f"room{step % 7}")
+                connection.typing(f"room{step % 7}")
+                live.delivered(1)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    series = shown(live)
+    assert figures(live) == [0] * 5
+    assert series["messaging_connections_opened_total"] == series["messaging_joins_total"] == 3_200
+    assert series["messaging_deliveries_total"] == series["messaging_typing_started_total"] == 3_200
+
+
+class LiveMachine(RuleBasedStateMachine):
+    """Any order of calls, right or wrong, against a naive model."""
+
+    users = st.sampled_from(["ann", "bob", "cat"])
+    rooms = st.sampled_from(["one", "two"])
+    draws = st.integers(0, 5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.live = Live(now=self.clock, open_sockets=lambda: [c for c in self.made if c in self.open])
+        self.made: list[Connection] = []
+        self.open: dict[Connection, str | None] = {}
+        self.joined: set[tuple[Connection, str]] = set()
+        self.typing: dict[tuple[str, str], float] = {}
+
+    def some(self, draw: int) -> Connection | None:
+        return self.made[draw % len(self.made)] if self.made else None
+
+    @rule(user=users)
+    def opens(self, user: str) -> None:
+        connection = self.live.open(user)
+        self.made.append(connection)
+        self.open[connection] = user
+
+    @rule()
+    def opens_unknown(self) -> None:
+        connection = self.live.open_anonymous()
+        self.made.append(connection)
+        self.open[connection] = None
+
+    @rule(draw=draws, user=users)
+    def identifies(self, draw: int, user: str) -> None:
+        if (connection := self.some(draw)) is not None:
+            connection.identify(user)
+            if connection in self.open and self.open[connection] is None:
+                self.open[connection] = user
+
+    @rule(draw=draws, room=rooms)
+    def joins(self, draw: int, room: str) -> None:
+        if (connection := self.some(draw)) is not None:
+            connection.join(room)
+            if self.open.get(connection) is not None:
+                self.joined.add((connection, room))
+
+    @rule(draw=draws, room=rooms)
+    def leaves(self, draw: int, room: str) -> None:
+        if (connection := self.some(draw)) is not None:
+            connection.leave(room)
+            self._left(connection, room)
+
+    def _left(self, connection: Connection, room: str) -> None:
+        self.joined.discard((connection, room))
+        user = self.open.get(connection)
+        if user is not None and not any(self.open[c] == user for c, r in self.joined if r == room):
+            self.typing.pop((room, user), None)
+
+    @rule(draw=draws, room=rooms, active=st.booleans())
+    def types(self, draw: int, room: str, active: bool) -> None:
+        connection = self.some(draw)
+        if connection is None:
+            return
+        connection.typing(room, active)
+        user = self.open.get(connection)
+        if user is not None and (connection, room) in self.joined:
+            self.typing.pop((room, user), None)
+            if active:
+                self.typing[room, user] = self.clock.now + 6.0
+
+    @rule(draw=draws, reason=st.sampled_from(list(ClosedReason)))
+    def closes(self, draw: int, reason: ClosedReason) -> None:
+        if (connection := self.some(draw)) is not None:
+            connection.close(reason)
+            for other, room in list(self.joined):
+                if other is connection:
+                    self._left(connection, room)
+            self.open.pop(connection, None)
+
+    @rule(seconds=st.floats(0.1, 7.0))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @invariant()
+    def the_figures_are_the_models(self) -> None:
+        typing = [pair for pair, until in self.typing.items() if until > self.clock.now]
+        assert self.live.stats() == HubStats(
+            len(self.open),
+            len({user for user in self.open.values() if user is not None}),
+            len({room for _, room in self.joined}),
+            len({(room, self.open[connection]) for connection, room in self.joined}),
+            len(typing),
+        )
+        series = shown(self.live)
+        assert series["messaging_connections_opened_total"] - sum(
+            value for name, value in series.items() if name.startswith("messaging_connections_closed_total")
+        ) == len(self.open)
+        assert {value for name, value in series.items() if name.startswith("messaging_live_drift")} <= {0}
+
+
+TestLiveMachine = LiveMachine.TestCase
+
+
+# A finder that refuses what a bare installation does not have.
+BARE = """
+import sys
+ABSENT = set("aiohttp sqlalchemy uvloop structlog click jwt yaml rich aiosqlite asyncpg bcrypt yarl redis".split())
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def test_it_works_where_prometheus_client_and_msgspec_are_all_there_is() -> None:
+    script = BARE + (
+        "import exporter\n"
+        "assert not {'msgspec', 'prometheus_client'} & set(sys.modules)\n"
+        "from exporter import Live, LiveMiddleware, Source\n"
+        "live = Live(totals=None)\n"
+        "with live.open('ann') as c:\n"
+        "    c.join('room')\n"
+        "    assert live.get_stats()['active_connections'] == 1\n"
+        "app = live.asgi()\n"
+        "from prometheus_client import CollectorRegistry, generate_latest\n"
+        "registry = CollectorRegistry(); registry.register(live.collector())\n"
+        "assert b'messaging_active_connections 0.0' in generate_latest(registry)\n"
+        "print('fine')\n"
+    )
+    outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert outcome.stdout == "fine\n", outcome.stderr
