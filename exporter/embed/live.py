@@ -4,7 +4,7 @@ The hub of the product under another hand: five dictionaries whose lengths are t
 nothing is ever stepped up or down, so no path can leak. Use it from one event loop; ``LockedLive`` is for threads.
 
 A host's handler must not fail because of its figures: what cannot be (a join after the end, a leave without a join)
-changes nothing and returns no events.
+changes nothing and returns no events. Wherever a connection is asked for, its handle will do.
 """
 
 from __future__ import annotations
@@ -165,16 +165,20 @@ class Live:
         self.metrics.connections_opened.value += 1
         return connection
 
-    def identify(self, connection: Connection, user: str) -> None:
+    def identify(self, connection: Connection | Hashable, user: str) -> None:
         """Say whose connection this is; once, and only while it is open."""
-        if connection in self.anonymous:
-            del self.anonymous[connection]
-            connection.user = user
-            self._count(event for event in self.hub.open(connection, user) if type(event) is not ConnectionOpened)
+        found = self._of(connection)
+        if found in self.anonymous:
+            del self.anonymous[found]
+            found.user = user
+            self._count(event for event in self.hub.open(found, user) if type(event) is not ConnectionOpened)
 
-    def close(self, connection: Connection, reason: ClosedReason | str = ClosedReason.CLIENT) -> list[HubEvent]:
+    def close(
+        self, connection: Connection | Hashable, reason: ClosedReason | str = ClosedReason.CLIENT
+    ) -> list[HubEvent]:
         """It ended, for one of the reasons of ``ClosedReason``; everything it joined is left. Twice is once."""
         reason = ClosedReason(reason)
+        connection = self._of(connection)
         if connection.handle is not None and self._by_handle.get(connection.handle) is connection:
             del self._by_handle[connection.handle]
         if connection in self.anonymous:
@@ -197,9 +201,16 @@ class Live:
         """The open connection with this handle."""
         return self._by_handle.get(handle)
 
-    def is_open(self, connection: Connection) -> bool:
+    def is_open(self, connection: Connection | Hashable) -> bool:
         """Is it counted?"""
-        return connection in self.hub.connections or connection in self.anonymous
+        found = self._of(connection)
+        return found in self.hub.connections or found in self.anonymous
+
+    def _of(self, connection: Connection | Hashable) -> Connection:
+        """The connection itself, or the one with this handle; one that is not open where there is none."""
+        if type(connection) is Connection:
+            return connection
+        return self._by_handle.get(connection) or Connection(self, None, None, 0.0)
 
     def _made(self, user: str | None, handle: Hashable | None) -> Connection:
         connection = Connection(self, user, handle, self._now())
@@ -211,17 +222,18 @@ class Live:
 
     # --- conversations and typing -------------------------------------------------------------------------
 
-    def join(self, connection: Connection, conversation: str) -> list[HubEvent]:
+    def join(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
         """See ``Connection.join``."""
         self.reported.add("conversations")
-        if connection not in self.hub.connections:
+        found = self._of(connection)
+        if found not in self.hub.connections:
             return []
-        return self._count(self.hub.join(connection, conversation))
+        return self._count(self.hub.join(found, conversation))
 
-    def leave(self, connection: Connection, conversation: str) -> list[HubEvent]:
+    def leave(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
         """See ``Connection.leave``."""
         try:
-            return self._count(self.hub.leave(connection, conversation))
+            return self._count(self.hub.leave(self._of(connection), conversation))
         except Refusal:
             return []
 
@@ -230,24 +242,25 @@ class Live:
         events, _ = self.hub.remove(conversation, user)
         return self._count(events)
 
-    def typing(self, connection: Connection, conversation: str, active: bool = True) -> list[HubEvent]:
+    def typing(self, connection: Connection | Hashable, conversation: str, active: bool = True) -> list[HubEvent]:
         """See ``Connection.typing``."""
         self.reported.add("typing")
         try:
-            events = self.hub.set_typing(connection, conversation, active, self._now())
+            events = self.hub.set_typing(self._of(connection), conversation, active, self._now())
         except Refusal:
             return []
         if self._on_timeout is not None and active and self._timer is None:
             self._arm()
         return self._count(events) if events else events
 
-    def message(self, connection: Connection, conversation: str) -> list[HubEvent]:
+    def message(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
         """See ``Connection.message``."""
         self.reported.add("messages")
         self.metrics.messages_accepted.value += 1
-        if connection.user is None:
+        user = self._of(connection).user
+        if user is None:
             return []
-        return self._count(self.hub.stop_typing(conversation, connection.user, TypingStoppedReason.MESSAGE))
+        return self._count(self.hub.stop_typing(conversation, user, TypingStoppedReason.MESSAGE))
 
     def audience(self, conversation: str) -> list[Connection]:
         """The connections that joined: whom a frame is for. A copy, so the host may await between them."""
