@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence, Set
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from exporter.core.errors import Forbidden, NotJoined
 from exporter.core.events import (
@@ -41,7 +43,7 @@ Pair = tuple[ConversationId, UserId]
 MAX_JOINED = 1_000
 
 
-class Connection(NamedTuple):
+class Connection(msgspec.Struct, frozen=True, gc=False):  # strings only: nothing for the collector
     """What the hub knows of one connection; replaced, never changed, so a copy of the dictionary copies the state."""
 
     user: UserId
@@ -139,7 +141,11 @@ class Hub(Generic[C]):
             tabs.add(connection)
             return []
         self.participants[pair] = {connection}
-        insort(self._users_in.setdefault(conversation, []), known.user)
+        users = self._users_in.get(conversation)
+        if users is None:
+            self._users_in[conversation] = [known.user]
+        else:
+            insort(users, known.user)
         return [ParticipantJoined(conversation, known.user)]
 
     def leave(self, connection: C, conversation: ConversationId) -> list[HubEvent]:
@@ -178,8 +184,10 @@ class Hub(Generic[C]):
         return self._users_in.get(conversation) or []
 
     def _leave(self, connection: C, conversation: ConversationId, reason: LeftReason) -> list[HubEvent]:
-        user, joined = self.connections[connection]
-        self.connections[connection] = Connection(user, tuple(other for other in joined if other != conversation))
+        known = self.connections[connection]
+        user, joined = known.user, known.joined
+        at = joined.index(conversation)
+        self.connections[connection] = Connection(user, joined[:at] + joined[at + 1 :])
         return self._withdraw(connection, user, conversation, reason)
 
     def _withdraw(

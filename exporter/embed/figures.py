@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -16,7 +16,7 @@ from exporter.core.recount import Recount
 from exporter.metrics.families import build_family, drift_family, live_families, totals_families
 
 if TYPE_CHECKING:
-    from exporter.embed.live import Live
+    from exporter.embed.live import Connection, Live
 
 NO_DATABASE = "no database is observed: give Live(totals=Source(url, mapping))"
 ANONYMOUS = "some connections' users are not known"
@@ -39,37 +39,51 @@ def unknown(live: Live) -> dict[str, str]:
     return reasons
 
 
-def drift(live: Live) -> dict[str, int] | None:
-    """Each live figure minus an independent recount from the host's open sockets; None when it does not tell them."""
-    if live.open_sockets is None:
-        return None
-    sockets = []
-    strangers = 0
-    for socket in live.open_sockets():
-        connection = socket if socket in live.hub.connections else live.find(socket)
-        if connection is not None and connection not in live.anonymous:
-            sockets.append(connection)
-        else:
-            strangers += 1  # an anonymous connection, or a socket that nobody reported
-    live.expire()
-    recount = Recount(live.hub, sockets)
-    for _ in recount.count():
-        pass
-    assert recount.drift is not None  # noqa: S101  # it was exhausted
-    found = asdict(recount.drift)
-    found["active_connections"] += len(live.anonymous) - strangers
-    return found
+class Drift:
+    """Each live figure minus an independent recount from the host's open sockets. Exhaust ``count``, read ``found``.
+
+    ``found`` is None when the host does not tell its sockets.
+    """
+
+    def __init__(self, live: Live) -> None:
+        """Copy the material, in one turn of the loop."""
+        self.found: dict[str, int] | None = None
+        self._recount: _Recount | None = None
+        if live.open_sockets is not None:
+            live.expire()
+            self._anonymous = len(live.anonymous)
+            self._recount = _Recount(live.hub, cast(Any, live.open_sockets()))
+            self._recount.by_handle = live.by_handle.copy()
+
+    def count(self) -> Iterator[None]:
+        """Count on; each step is a slice, after which others may run."""
+        recount = self._recount
+        if recount is None:
+            return
+        yield from recount.count()
+        assert recount.drift is not None  # noqa: S101  # it was exhausted
+        self.found = asdict(recount.drift)
+        self.found["active_connections"] += self._anonymous
 
 
-def families(live: Live) -> Iterator[Metric]:
-    """Everything that is known of the live side, and the counters."""
+class _Recount(Recount):
+    """One whose sockets may be handles; what no connection is known by counts as a socket and nothing else."""
+
+    by_handle: dict[Any, Connection]
+
+    def _parts(self) -> Iterator[list[Any]]:
+        for part in super()._parts():
+            yield [self.by_handle.get(socket, socket) for socket in part]
+
+
+def families(live: Live, drift: dict[str, int] | None) -> Iterator[Metric]:
+    """Everything that is known of the live side, the counters, and the drift that was counted before."""
     missing = unknown(live)
     for name, family in live_families(live.stats()).items():
         if name not in missing:
             yield family
-    differs = drift(live)
-    if differs is not None:
-        yield drift_family({name: value for name, value in differs.items() if name not in missing})
+    if drift is not None:
+        yield drift_family({name: value for name, value in drift.items() if name not in missing})
     yield from _counters(live)
     yield build_family()
 
@@ -112,7 +126,10 @@ class LiveCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families now."""
-        yield from families(self._live)
+        drift = Drift(self._live)
+        for _ in drift.count():
+            pass
+        yield from families(self._live, drift.found)
         if self._live.totals is not None:
             view = self._live.totals.latest()
             if view.totals is not None:

@@ -66,23 +66,23 @@ class Connection:
 
     def join(self, conversation: str) -> list[HubEvent]:
         """Take part. ``ParticipantJoined`` for the user's first connection only."""
-        return self._live.join(self, conversation)
+        return self._live._join(self, conversation)
 
     def leave(self, conversation: str) -> list[HubEvent]:
         """Stop taking part. ``ParticipantLeft`` for the user's last connection only."""
-        return self._live.leave(self, conversation)
+        return self._live._leave(self, conversation)
 
     def typing(self, conversation: str, active: bool = True) -> list[HubEvent]:
         """Start, refresh (no event) or stop typing; it ends by itself after the time-out."""
-        return self._live.typing(self, conversation, active)
+        return self._live._typing(self, conversation, active)
 
     def message(self, conversation: str) -> list[HubEvent]:
         """A message of this user is durable: counted, and their typing there ends."""
-        return self._live.message(self, conversation)
+        return self._live._message(self, conversation)
 
     def close(self, reason: ClosedReason | str = ClosedReason.CLIENT) -> list[HubEvent]:
         """It ended; closing twice is closing once."""
-        return self._live.close(self, reason)
+        return self._live._close(self, ClosedReason(reason))
 
     def __enter__(self) -> Connection:
         return self
@@ -90,7 +90,7 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.close(self, self.reason or reason_of(error))
+        self._live._close(self, self.reason or reason_of(error))
 
 
 def reason_of(error: BaseException | None) -> ClosedReason:
@@ -136,12 +136,13 @@ class Live:
             raise ValueError(f"reports: {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(REPORTS))}")
         self.hub: Hub[Connection] = Hub(typing_timeout=typing_timeout, max_joined=UNBOUNDED)
         self.metrics = Metrics(commands)
+        self._count_one = self.metrics.count
         self.anonymous: dict[Connection, None] = {}
         self.open_sockets = open_sockets
         self.totals = totals
         self.workers = workers
         self.by_middleware = False  # a middleware opened connections: what it cannot know is then unknown
-        self._by_handle: dict[Hashable, Connection] = {}
+        self.by_handle: dict[Hashable, Connection] = {}
         self._on_timeout = on_timeout
         self._timer: asyncio.TimerHandle | None = None
         self._now = now
@@ -171,16 +172,17 @@ class Live:
         if found in self.anonymous:
             del self.anonymous[found]
             found.user = user
-            self._count(event for event in self.hub.open(found, user) if type(event) is not ConnectionOpened)
+            self._count([event for event in self.hub.open(found, user) if type(event) is not ConnectionOpened])
 
     def close(
         self, connection: Connection | Hashable, reason: ClosedReason | str = ClosedReason.CLIENT
     ) -> list[HubEvent]:
         """It ended, for one of the reasons of ``ClosedReason``; everything it joined is left. Twice is once."""
-        reason = ClosedReason(reason)
-        connection = self._of(connection)
-        if connection.handle is not None and self._by_handle.get(connection.handle) is connection:
-            del self._by_handle[connection.handle]
+        return self._close(self._of(connection), ClosedReason(reason))
+
+    def _close(self, connection: Connection, reason: ClosedReason) -> list[HubEvent]:
+        if connection.handle is not None and self.by_handle.get(connection.handle) is connection:
+            del self.by_handle[connection.handle]
         if connection in self.anonymous:
             del self.anonymous[connection]
             self.metrics.connections_closed[reason].value += 1
@@ -199,7 +201,7 @@ class Live:
 
     def find(self, handle: Hashable) -> Connection | None:
         """The open connection with this handle."""
-        return self._by_handle.get(handle)
+        return self.by_handle.get(handle)
 
     def is_open(self, connection: Connection | Hashable) -> bool:
         """Is it counted?"""
@@ -210,30 +212,35 @@ class Live:
         """The connection itself, or the one with this handle; one that is not open where there is none."""
         if type(connection) is Connection:
             return connection
-        return self._by_handle.get(connection) or Connection(self, None, None, 0.0)
+        return self.by_handle.get(connection) or Connection(self, None, None, 0.0)
 
     def _made(self, user: str | None, handle: Hashable | None) -> Connection:
         connection = Connection(self, user, handle, self._now())
         if handle is not None:
-            if (replaced := self._by_handle.get(handle)) is not None:
+            if (replaced := self.by_handle.get(handle)) is not None:
                 self.close(replaced)
-            self._by_handle[handle] = connection
+            self.by_handle[handle] = connection
         return connection
 
     # --- conversations and typing -------------------------------------------------------------------------
 
     def join(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
         """See ``Connection.join``."""
+        return self._join(self._of(connection), conversation)
+
+    def _join(self, connection: Connection, conversation: str) -> list[HubEvent]:
         self.reported.add("conversations")
-        found = self._of(connection)
-        if found not in self.hub.connections:
+        if connection not in self.hub.connections:
             return []
-        return self._count(self.hub.join(found, conversation))
+        return self._count(self.hub.join(connection, conversation))
 
     def leave(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
         """See ``Connection.leave``."""
+        return self._leave(self._of(connection), conversation)
+
+    def _leave(self, connection: Connection, conversation: str) -> list[HubEvent]:
         try:
-            return self._count(self.hub.leave(self._of(connection), conversation))
+            return self._count(self.hub.leave(connection, conversation))
         except Refusal:
             return []
 
@@ -244,9 +251,12 @@ class Live:
 
     def typing(self, connection: Connection | Hashable, conversation: str, active: bool = True) -> list[HubEvent]:
         """See ``Connection.typing``."""
+        return self._typing(self._of(connection), conversation, active)
+
+    def _typing(self, connection: Connection, conversation: str, active: bool) -> list[HubEvent]:
         self.reported.add("typing")
         try:
-            events = self.hub.set_typing(self._of(connection), conversation, active, self._now())
+            events = self.hub.set_typing(connection, conversation, active, self._now())
         except Refusal:
             return []
         if self._on_timeout is not None and active and self._timer is None:
@@ -255,12 +265,14 @@ class Live:
 
     def message(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
         """See ``Connection.message``."""
+        return self._message(self._of(connection), conversation)
+
+    def _message(self, connection: Connection, conversation: str) -> list[HubEvent]:
         self.reported.add("messages")
         self.metrics.messages_accepted.value += 1
-        user = self._of(connection).user
-        if user is None:
+        if connection.user is None:
             return []
-        return self._count(self.hub.stop_typing(conversation, user, TypingStoppedReason.MESSAGE))
+        return self._count(self.hub.stop_typing(conversation, connection.user, TypingStoppedReason.MESSAGE))
 
     def audience(self, conversation: str) -> list[Connection]:
         """The connections that joined: whom a frame is for. A copy, so the host may await between them."""
@@ -383,9 +395,7 @@ class Live:
 
         return application(self, admin)
 
-    def _count(self, events: Iterable[HubEvent]) -> list[HubEvent]:
-        happened = list(events)
-        count = self.metrics.count
-        for event in happened:
-            count(event)
-        return happened
+    def _count(self, events: list[HubEvent]) -> list[HubEvent]:
+        for event in events:
+            self._count_one(event)
+        return events

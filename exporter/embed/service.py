@@ -120,7 +120,10 @@ class Service:
         view = await self._database(until - time.monotonic())
         kind = content_type(headers.get("accept", ""))
         async with self._work:  # one rendering at a time: each gives way, and together they would hold up a message
-            families = [*figures.families(self._live), *_database_families(view), *process]
+            drift = figures.Drift(self._live)
+            for _ in drift.count():
+                await asyncio.sleep(0)
+            families = [*figures.families(self._live, drift.found), *_database_families(view), *process]
             names = set(query.get("name[]", ()))
             body = await render(restricted(families, names) if names else families, kind)
         answered = {"content-type": kind, "vary": "Accept, Accept-Encoding"}

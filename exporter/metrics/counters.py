@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
@@ -169,17 +169,18 @@ class Metrics:
             ParticipantJoined: self.joins,
             TypingStarted: self.typing_started,
         }
-        self._by_reason = {
-            ConnectionClosed: self.connections_closed.cells,
-            ParticipantLeft: self.leaves.cells,
-            TypingStopped: self.typing_stopped.cells,
+        # By the reasons' texts: hashing a member of an enumeration is a call into Python, 0.15 µs.
+        self._by_reason: dict[type[HubEvent], dict[str, Cell]] = {
+            ConnectionClosed: _by_text(self.connections_closed),
+            ParticipantLeft: _by_text(self.leaves),
+            TypingStopped: _by_text(self.typing_stopped),
         }
 
     def count(self, event: HubEvent) -> None:
         """Count what happened; the only place where hub events become counters."""
-        cell = self._simple.get(type(event))
+        cell: Cell | None = self._simple.get(type(event))
         if cell is None:
-            cell = self._by_reason[type(event)][event.reason]  # type: ignore[index,union-attr]  # the rest have one
+            cell = self._by_reason[type(event)][event.reason._value_]  # type: ignore[union-attr]  # the rest have one
         cell.value += 1
 
     def families(self) -> Iterator[Metric]:
@@ -224,3 +225,7 @@ class Metrics:
 
 
 # --- families made from records ---------------------------------------------------------------------------
+
+
+def _by_text(counter: LabelledCounter[Any]) -> dict[str, Cell]:
+    return {str(value): cell for value, cell in counter.cells.items()}

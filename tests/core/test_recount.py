@@ -99,8 +99,8 @@ def test_a_ghost_and_a_loss_in_different_figures_do_not_cancel_out() -> None:
 def test_a_leave_that_forgot_the_connections_own_list_is_found() -> None:
     hub = hub_of_two()
     hub.leave("a2", "y")
-    user, joined = hub.connections["a2"]
-    hub.connections["a2"] = Connection(user, (*joined, "y"))
+    known = hub.connections["a2"]
+    hub.connections["a2"] = Connection(known.user, (*known.joined, "y"))
     assert drift(hub) == Drift(active_conversations=-1, participants=-1)
 
 
