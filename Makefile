@@ -33,8 +33,8 @@ soak: $(VENV)/.test services ## the long tests: ten minutes of a healthy demo wi
 
 lint: $(VENV)/.test types ## style, types and which folder may import which
 	$(BIN)/lint-imports
-	$(BIN)/ruff check exporter tests grafana docs setup.py
-	$(BIN)/ruff format --check exporter tests grafana docs setup.py
+	$(BIN)/ruff check exporter tests grafana docs examples setup.py
+	$(BIN)/ruff format --check exporter tests grafana docs examples setup.py
 
 types: $(VENV)/.test ## mypy --strict
 	$(BIN)/mypy

@@ -18,7 +18,8 @@ from exporter.core.events import (
     TypingStopped,
     TypingStoppedReason,
 )
-from exporter.embed.live import Connection, Live
+from exporter.embed.connection import Connection
+from exporter.embed.live import Live
 from exporter.embed.locked import LockedLive
 from exporter.embed.middleware import LiveMiddleware, live_connection
 from exporter.embed.totals import Source

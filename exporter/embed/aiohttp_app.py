@@ -12,7 +12,7 @@ from aiohttp import web
 
 from exporter.core.events import ClosedReason, RejectedReason
 from exporter.embed.asgi import decide
-from exporter.embed.live import Connection, reason_of
+from exporter.embed.connection import Connection, reason_of
 from exporter.embed.middleware import REASONS
 from exporter.embed.service import Service
 

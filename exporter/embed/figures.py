@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from exporter.core.records import WINDOWS, DatabaseView
+from exporter.core.records import WINDOWS
 from exporter.core.recount import Recount
-from exporter.metrics.families import build_family, drift_family, live_families, totals_families
+from exporter.core.source_records import SourceView
+from exporter.metrics.families import build_family, drift_family, live_families
+from exporter.metrics.source_families import source_families
 
 if TYPE_CHECKING:
     from exporter.embed.live import Connection, Live
@@ -118,6 +120,12 @@ def _counters(live: Live) -> Iterator[Metric]:
         yield metrics.rejected_commands()
 
 
+def totals_of(view: SourceView) -> Iterator[Metric]:
+    """The families of the host's database."""
+    # The version is the live side's: the same program's.
+    return (family for family in source_families([view], labelled=False) if family.name != "messaging_build")
+
+
 class LiveCollector(Collector):
     """For a host's own registry: the live side, and the totals that were read last."""
 
@@ -131,12 +139,10 @@ class LiveCollector(Collector):
             pass
         yield from families(self._live, drift.found)
         if self._live.totals is not None:
-            view = self._live.totals.latest()
-            if view.totals is not None:
-                yield from totals_families(view.totals)
+            yield from totals_of(self._live.totals.latest())
 
 
-def document(live: Live, database: DatabaseView | None = None) -> dict[str, Any]:
+def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
     """What ``/v1/messaging/stats`` answers; what is not known is null, with the reason.
 
     ``database`` is the view of this request; without one it is what was read last.

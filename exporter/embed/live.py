@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.core.errors import ErrorCode, Refusal
+from exporter.core.errors import Refusal
 from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, RejectedReason, TypingStoppedReason
 from exporter.core.hub import Hub
 from exporter.core.records import HubStats
-from exporter.metrics.counters import COMMAND_NAMES, Metrics
+from exporter.embed.connection import Connection
+from exporter.embed.observations import Observations
+from exporter.metrics.counters import COMMAND_NAMES
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -28,81 +28,10 @@ if TYPE_CHECKING:
     from exporter.embed.asgi import Asgi, Principal
     from exporter.embed.totals import Source
 
-REPORTS: Final = frozenset(
-    ("conversations", "typing", "rejections", "messages", "deliveries", "reads", "commands", "bytes")
-)
-# What the frameworks raise when the peer has gone; by name, because none of them is imported here.
-_DISCONNECTS: Final = frozenset(
-    ("WebSocketDisconnect", "ConnectionClosed", "ConnectionClosedOK", "ConnectionClosedError", "ClientDisconnected")
-)
 UNBOUNDED: Final = 1 << 60
 
 
-class Connection:
-    """One connection of one user. A context manager: leaving it closes the connection, whatever happened inside.
-
-    ``user`` is None while nobody has said who it is. Every method returns the events that happened, in order, for a
-    caller that broadcasts from them.
-    """
-
-    __slots__ = ("_live", "handle", "opened_at", "reason", "user")
-
-    def __init__(self, live: Live, user: str | None, handle: Hashable | None, opened_at: float) -> None:
-        self._live = live
-        self.user = user
-        self.handle = handle
-        self.opened_at = opened_at
-        self.reason: ClosedReason | None = None
-        """Set it before leaving the context to say why the connection ends."""
-
-    @property
-    def is_open(self) -> bool:
-        """Is it still counted?"""
-        return self._live.is_open(self)
-
-    def identify(self, user: str) -> None:
-        """Say whose connection this is, once; for connections that a middleware opened."""
-        self._live.identify(self, user)
-
-    def join(self, conversation: str) -> list[HubEvent]:
-        """Take part. ``ParticipantJoined`` for the user's first connection only."""
-        return self._live._join(self, conversation)
-
-    def leave(self, conversation: str) -> list[HubEvent]:
-        """Stop taking part. ``ParticipantLeft`` for the user's last connection only."""
-        return self._live._leave(self, conversation)
-
-    def typing(self, conversation: str, active: bool = True) -> list[HubEvent]:
-        """Start, refresh (no event) or stop typing; it ends by itself after the time-out."""
-        return self._live._typing(self, conversation, active)
-
-    def message(self, conversation: str) -> list[HubEvent]:
-        """A message of this user is durable: counted, and their typing there ends."""
-        return self._live._message(self, conversation)
-
-    def close(self, reason: ClosedReason | str = ClosedReason.CLIENT) -> list[HubEvent]:
-        """It ended; closing twice is closing once."""
-        return self._live._close(self, ClosedReason(reason))
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live._close(self, self.reason or reason_of(error))
-
-
-def reason_of(error: BaseException | None) -> ClosedReason:
-    """Why a connection ended whose handler ended with ``error``."""
-    if error is None or isinstance(error, OSError | EOFError) or type(error).__name__ in _DISCONNECTS:
-        return ClosedReason.CLIENT
-    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit | GeneratorExit):
-        return ClosedReason.SHUTDOWN
-    return ClosedReason.INTERNAL_ERROR
-
-
-class Live:
+class Live(Observations):
     """The live figures of one process of a host. Times in seconds.
 
     Args:
@@ -131,11 +60,8 @@ class Live:
         workers: int | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.reported = set(reports)
-        if unknown := self.reported - REPORTS:
-            raise ValueError(f"reports: {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(REPORTS))}")
+        super().__init__(reports, commands, now)
         self.hub: Hub[Connection] = Hub(typing_timeout=typing_timeout, max_joined=UNBOUNDED)
-        self.metrics = Metrics(commands)
         self._count_one = self.metrics.count
         self.anonymous: dict[Connection, None] = {}
         self.open_sockets = open_sockets
@@ -145,7 +71,6 @@ class Live:
         self.by_handle: dict[Hashable, Connection] = {}
         self._on_timeout = on_timeout
         self._timer: asyncio.TimerHandle | None = None
-        self._now = now
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -299,61 +224,6 @@ class Live:
                 self._on_timeout(events)
         finally:
             self._arm()
-
-    # --- what the host may report besides -----------------------------------------------------------------
-
-    def persisted(self, seconds: float) -> None:
-        """A message became durable this long after its receipt."""
-        self.reported.add("messages")
-        self.metrics.message_persist_duration.observe(seconds)
-
-    def delivered(self, recipients: int, seconds: float | None = None) -> None:
-        """A message was handed to so many connections, the last of them this long after its receipt."""
-        self.reported.add("deliveries")
-        self.metrics.deliveries.value += recipients
-        self.metrics.fanout_recipients.observe(recipients)
-        if seconds is not None and recipients:
-            self.metrics.message_delivery_duration["local"].observe(seconds)
-
-    def dropped(self, deliveries: int = 1) -> None:
-        """Deliveries that were given up."""
-        self.reported.add("deliveries")
-        self.metrics.deliveries_dropped.value += deliveries
-
-    def read(self, lag: float | None = None) -> None:
-        """A read mark moved forward, ``lag`` seconds after the message was sent."""
-        self.reported.add("reads")
-        self.metrics.read_receipts.value += 1
-        if lag is not None:
-            self.metrics.read_lag.observe(max(0.0, lag))
-
-    @contextmanager
-    def command(self, name: str) -> Iterator[None]:
-        """Time a command of the host; its name is one of ``commands``. What it raises is counted as ``internal``."""
-        begun = self._now()
-        try:
-            yield
-        except Exception:
-            self.command_rejected(name, ErrorCode.INTERNAL)
-            raise
-        finally:
-            self.commanded(name, self._now() - begun)
-
-    def commanded(self, name: str, seconds: float) -> None:
-        """A command of the host took this long, whatever became of it."""
-        self.reported.add("commands")
-        self.metrics.command_duration[name].observe(seconds)
-
-    def command_rejected(self, name: str, code: ErrorCode | str) -> None:
-        """A command was refused with one of the codes of ``ErrorCode``."""
-        self.reported.add("commands")
-        self.metrics.commands_rejected[name, ErrorCode(code)].value += 1
-
-    def transferred(self, *, received: int = 0, sent: int = 0) -> None:
-        """Bytes read from and written to WebSockets."""
-        self.reported.add("bytes")
-        self.metrics.received_bytes.value += received
-        self.metrics.sent_bytes.value += sent
 
     # --- figures ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.events import ClosedReason, RejectedReason
-from exporter.embed.live import Connection, Live, reason_of
+from exporter.embed.connection import Connection, reason_of
+from exporter.embed.live import Live
 
 if TYPE_CHECKING:
     from exporter.embed.asgi import Application, Receive, Scope, Send

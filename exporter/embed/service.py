@@ -16,10 +16,9 @@ from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.errors import Misconfigured
-from exporter.core.records import DatabaseView
+from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
 from exporter.metrics.exposition import Family, render, restricted
-from exporter.metrics.families import totals_families
 from exporter.metrics.negotiation import SHARE, budget, content_type, wants_gzip
 from exporter.metrics.process import ProcessCollector
 from exporter.node.history import FIGURES, History, Sample
@@ -123,7 +122,9 @@ class Service:
             drift = figures.Drift(self._live)
             for _ in drift.count():
                 await asyncio.sleep(0)
-            families = [*figures.families(self._live, drift.found), *_database_families(view), *process]
+            families: list[Family] = [*figures.families(self._live, drift.found), *process]
+            if view is not None:
+                families += figures.totals_of(view)
             names = set(query.get("name[]", ()))
             body = await render(restricted(families, names) if names else families, kind)
         answered = {"content-type": kind, "vary": "Accept, Accept-Encoding"}
@@ -136,8 +137,8 @@ class Service:
         view = await self._database(TIMEOUT * SHARE)
         return Answer(200, json.dumps(figures.document(self._live, view)).encode(), _JSON)
 
-    async def _database(self, deadline: float) -> DatabaseView | None:
-        return None if self._live.totals is None else await self._live.totals.collect(deadline)
+    async def _database(self, deadline: float) -> SourceView | None:
+        return None if self._live.totals is None else await self._live.totals.view(deadline)
 
     # --- beside the requests ------------------------------------------------------------------------------
 
@@ -170,12 +171,6 @@ class Service:
                 ),
             )
             await asyncio.sleep(self._history.until_next(time.time()))
-
-
-def _database_families(view: DatabaseView | None) -> list[Family]:
-    if view is None:
-        return []
-    return list(totals_families(view.totals)) if view.totals is not None else []
 
 
 def _page() -> Answer:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from exporter.core.records import DatabaseView, PoolStats
+from exporter.core.source_records import SourceView
 
 if TYPE_CHECKING:
     from exporter.observe.collector import SourceCollector
+
+REFRESH: Final = 5.0
+"""Seconds between two looks at the database while nobody asks."""
+UNREAD: Final = "nothing has been read yet"
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Source:
     load: float = 0.05
     recount_interval: float = 3_600.0
     _collector: SourceCollector | None = field(default=None, init=False, repr=False)
+    _latest: SourceView | None = field(default=None, init=False, repr=False)
+    _refreshing: asyncio.Task[None] | None = field(default=None, init=False, repr=False)
 
     async def start(self) -> None:
         """Begin to count, on the running loop; once. Raises Misconfigured."""
@@ -56,30 +62,42 @@ class Source:
         except BaseException:
             self._collector = None
             raise
+        self._refreshing = asyncio.create_task(self._keep_looking(), name="messaging-source")
 
-    async def collect(self, deadline: float) -> DatabaseView:
-        """The figures as of now, or why they are not known; within ``deadline`` seconds."""
-        collector = self._collector
-        if collector is not None:
-            await collector.collect(deadline)
+    async def view(self, deadline: float) -> SourceView:
+        """Everything that is known of the source now; within ``deadline`` seconds."""
+        if self._collector is not None:
+            self._latest = await self._collector.view(deadline)
         return self.latest()
 
-    def latest(self) -> DatabaseView:
-        """What was read last; nothing while the database is down."""
-        collector = self._collector
-        if collector is None:
-            return DatabaseView(False, None, "nothing has been read yet", None, 0.0, PoolStats())
-        return DatabaseView(
-            up=collector.up,
-            totals=collector.latest if collector.up else None,
-            error=collector.error,
-            last_success=collector.last_success,
-            duration=collector.duration,
-            pool=PoolStats(),
+    def latest(self) -> SourceView:
+        """What the last look showed, at most ``REFRESH`` seconds ago; nothing while the database is down."""
+        return self._latest or SourceView(
+            name="",
+            kind=self.kind,
+            schema="",
+            up=False,
+            totals=None,
+            error=UNREAD,
+            last_success=None,
+            recounted_at=None,
+            differences={},
+            rows_read=0,
+            progress=0.0,
+            duration=0.0,
         )
+
+    async def _keep_looking(self) -> None:
+        """For those who cannot wait: a registry of the host's, ``get_stats``."""
+        while True:
+            await self.view(REFRESH)
+            await asyncio.sleep(REFRESH)
 
     async def close(self) -> None:
         """Stop counting."""
         collector, self._collector = self._collector, None
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
         if collector is not None:
             await asyncio.shield(collector.close())

@@ -41,8 +41,8 @@ async def obey(connection: Connection, text: str) -> dict[str, Any]:
     return {"n": command["n"]}
 
 
-def fastapi_app(live: Live) -> FastAPI:
-    """As its users write it: accept, a loop of receive, nothing that cleans up."""
+def fastapi_app(live: Live, sockets: set[Any]) -> FastAPI:
+    """As its users write it: accept, a loop of receive. ``sockets`` are the open ones, as the host knows them."""
     app = FastAPI()
     app.mount("/messaging", live.asgi(admin=lambda scope: (b"x-admin", b"yes") in scope["headers"]))
 
@@ -55,15 +55,20 @@ def fastapi_app(live: Live) -> FastAPI:
             await websocket.close()
             return
         await websocket.accept()
-        with contextlib.suppress(WebSocketDisconnect), live.open(websocket.query_params["user"]) as connection:
-            while True:
-                await websocket.send_json(await obey(connection, await websocket.receive_text()))
+        user = websocket.query_params["user"]
+        sockets.add(websocket)
+        try:
+            with contextlib.suppress(WebSocketDisconnect), live.open(user, handle=websocket) as connection:
+                while True:
+                    await websocket.send_json(await obey(connection, await websocket.receive_text()))
+        finally:
+            sockets.discard(websocket)
 
     return app
 
 
-def aiohttp_app(live: Live) -> web.Application:
-    """aiohttp's own ``WebSocketResponse``."""
+def aiohttp_app(live: Live, sockets: set[Any]) -> web.Application:
+    """aiohttp's own ``WebSocketResponse``; it can be no handle, because it is a mapping."""
     app = web.Application()
     app.add_subapp("/messaging/", live.aiohttp(admin=lambda request: request.headers.get("X-Admin") == "yes"))
 
@@ -75,9 +80,14 @@ def aiohttp_app(live: Live) -> web.Application:
             raise web.HTTPUnauthorized
         websocket = web.WebSocketResponse(heartbeat=5)
         await websocket.prepare(request)
-        with live.open(request.query["user"]) as connection:
-            async for message in websocket:
-                await websocket.send_json(await obey(connection, message.data))
+        handle = id(websocket)
+        sockets.add(handle)
+        try:
+            with live.open(request.query["user"], handle=handle) as connection:
+                async for message in websocket:
+                    await websocket.send_json(await obey(connection, message.data))
+        finally:
+            sockets.discard(handle)
         return websocket
 
     app.router.add_get("/ws", chat)
@@ -115,7 +125,7 @@ async def on_aiohttp(app: web.Application) -> AsyncIterator[str]:
 
 
 Serve = Callable[[Any], contextlib.AbstractAsyncContextManager[str]]
-HOSTS: dict[str, tuple[Callable[[Live], Any], Serve]] = {
+HOSTS: dict[str, tuple[Callable[[Live, set[Any]], Any], Serve]] = {
     "fastapi": (fastapi_app, on_uvicorn),
     "aiohttp": (aiohttp_app, on_aiohttp),
 }

@@ -42,23 +42,9 @@ def sum_of(figures: Figures, name: str) -> float:
 @pytest.mark.parametrize("host", HOSTS)
 async def test_after_thousands_of_operations_every_gauge_is_the_models(host: str) -> None:
     application, serve = HOSTS[host]
-    open_now: set[Connection] = set()
-    live = Live(typing_timeout=3_600.0, open_sockets=lambda: open_now, workers=1)
-    opened = live.open
-
-    def open_and_note(user: str, **options: Any) -> Connection:
-        connection = opened(user, **options)
-        open_now.add(connection)
-        return connection
-
-    closed = live.close
-
-    def close_and_note(connection: Connection, *reason: Any) -> Any:
-        open_now.discard(connection)
-        return closed(connection, *reason)
-
-    live.open, live.close = open_and_note, close_and_note  # type: ignore[method-assign]
-    async with serve(application(live)) as url, aiohttp.ClientSession() as http:
+    sockets: set[Any] = set()
+    live = Live(typing_timeout=3_600.0, open_sockets=lambda: sockets, workers=1)
+    async with serve(application(live, sockets)) as url, aiohttp.ClientSession() as http:
         churn = Churn(http, url, seed=20)
         for _ in range(30):
             for _ in range(80):
@@ -191,7 +177,7 @@ async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_n
     live = Live(workers=1)
     with live.open("ann") as connection:
         connection.join("room")
-        async with serve(application(live)) as url, aiohttp.ClientSession() as http:
+        async with serve(application(live, set())) as url, aiohttp.ClientSession() as http:
             for path in ("/v1/messaging/stats", "/v1/messaging/stats/history", "/admin"):
                 async with http.get(f"{url}/messaging{path}") as response:
                     assert response.status == 403

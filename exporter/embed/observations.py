@@ -1,0 +1,84 @@
+"""What a host may report besides connections, conversations and typing. What it does not report is absent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from exporter.core.errors import ErrorCode
+from exporter.metrics.counters import COMMAND_NAMES, Metrics
+
+REPORTS: Final = frozenset(
+    ("conversations", "typing", "rejections", "messages", "deliveries", "reads", "commands", "bytes")
+)
+
+
+class Observations:
+    """Counters and histograms; ``reported`` names what is shown of them."""
+
+    def __init__(
+        self,
+        reports: Iterable[str] = (),
+        commands: Sequence[str] = COMMAND_NAMES,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reported = set(reports)
+        if unknown := self.reported - REPORTS:
+            raise ValueError(f"reports: {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(REPORTS))}")
+        self.metrics = Metrics(commands)
+        self._now = now
+
+    def persisted(self, seconds: float) -> None:
+        """A message became durable this long after its receipt."""
+        self.reported.add("messages")
+        self.metrics.message_persist_duration.observe(seconds)
+
+    def delivered(self, recipients: int, seconds: float | None = None) -> None:
+        """A message was handed to so many connections, the last of them this long after its receipt."""
+        self.reported.add("deliveries")
+        self.metrics.deliveries.value += recipients
+        self.metrics.fanout_recipients.observe(recipients)
+        if seconds is not None and recipients:
+            self.metrics.message_delivery_duration["local"].observe(seconds)
+
+    def dropped(self, deliveries: int = 1) -> None:
+        """Deliveries that were given up."""
+        self.reported.add("deliveries")
+        self.metrics.deliveries_dropped.value += deliveries
+
+    def read(self, lag: float | None = None) -> None:
+        """A read mark moved forward, ``lag`` seconds after the message was sent."""
+        self.reported.add("reads")
+        self.metrics.read_receipts.value += 1
+        if lag is not None:
+            self.metrics.read_lag.observe(max(0.0, lag))
+
+    @contextmanager
+    def command(self, name: str) -> Iterator[None]:
+        """Time a command of the host; its name is one of ``commands``. What it raises is counted as ``internal``."""
+        begun = self._now()
+        try:
+            yield
+        except Exception:
+            self.command_rejected(name, ErrorCode.INTERNAL)
+            raise
+        finally:
+            self.commanded(name, self._now() - begun)
+
+    def commanded(self, name: str, seconds: float) -> None:
+        """A command of the host took this long, whatever became of it."""
+        self.reported.add("commands")
+        self.metrics.command_duration[name].observe(seconds)
+
+    def command_rejected(self, name: str, code: ErrorCode | str) -> None:
+        """A command was refused with one of the codes of ``ErrorCode``."""
+        self.reported.add("commands")
+        self.metrics.commands_rejected[name, ErrorCode(code)].value += 1
+
+    def transferred(self, *, received: int = 0, sent: int = 0) -> None:
+        """Bytes read from and written to WebSockets."""
+        self.reported.add("bytes")
+        self.metrics.received_bytes.value += received
+        self.metrics.sent_bytes.value += sent
