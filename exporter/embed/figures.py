@@ -18,7 +18,8 @@ from exporter.metrics.families import build_family, drift_family, live_families
 from exporter.metrics.source_families import source_families
 
 if TYPE_CHECKING:
-    from exporter.embed.live import Connection, Live
+    from exporter.embed.connection import Connection
+    from exporter.embed.live import Live
 
 NO_DATABASE = "no database is observed: give Live(totals=Source(url, mapping))"
 ANONYMOUS = "some connections' users are not known"
