@@ -102,7 +102,15 @@ class Engine:
         self._published = None if self.base is None else Published(self.state, self.base.generation)
         if not await identity.hold(self.reader, mapping, self.state.get("samples") or []):
             self._begin_anew("rows that were counted are others now: the database was restored or replaced")
-        self.mapping = mapping
+        self._take(mapping)
+
+    def _take(self, mapping: Mapping) -> None:
+        """Go on with this mapping, unless its keys are not those of the counts: a host came or went."""
+        names = {key.name for key in mapping.keys}
+        counts = (self.base, self.counting.base if self.counting else None)
+        if any(base is not None and set(base.cut.lows) != names for base in counts):
+            self._begin_anew("the database has other hosts now")
+        self.mapping = self.latest_mapping = mapping
 
     def suspect(self) -> None:
         """After a failure: look again whether it is the same database, before anything is read of it."""
@@ -143,7 +151,8 @@ class Engine:
 
     async def begin(self) -> None:
         """Begin a full count, up to where the rows are sealed now, or will be first of all. Raises SourceError."""
-        mapping = self._known()
+        self._known()
+        mapping = await self.look_at_schema()
         now = self.clock()
 
         async def work(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
@@ -156,6 +165,7 @@ class Engine:
             return lows, bottoms
 
         async with self.lock:
+            self._take(mapping)
             lows, bottoms = await self.reader.read(work, PASS)
             moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
             generation = (self.base.generation if self.base else 0) + 1

@@ -33,7 +33,7 @@ async def mapping_of(source: Source, reader: Reader) -> Mapping:
             if {"users", "archive"} <= set(there):
                 accounts = await _any(reader, "users") or not await _any(reader, "archive")
                 if ejabberd.is_new(there):
-                    hosts = hosts if accounts else await _distinct(reader, "archive", "server_host")
+                    hosts = await _distinct(reader, "archive", "server_host")
                 else:
                     hosts = await _hosts(reader, hosts)
             return ejabberd.mapping(there, reader.dialect, hosts, accounts)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
+import sqlite3
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +19,9 @@ import asyncpg
 import pytest
 
 from exporter.observe import SourceTotals, count_once
+from exporter.observe.engine import Engine
+from exporter.observe.sources import Source
+from exporter.observe.state import State
 from tests.servers.postgres import Postgres, postgres
 
 __all__ = ["postgres"]
@@ -126,3 +131,23 @@ def test_the_data_holds_nobodys_secrets(file: Path) -> None:
     assert file.stat().st_size < 300_000
     for secret in (b"SCRAM", b"$2b$", b"'s password", b"bridge-token", b"server-token", b"syt_", b"PRIVATE KEY"):
         assert secret not in data, secret
+
+
+async def test_a_virtual_host_that_appears_is_counted_from_the_next_count_on(tmp_path: Path) -> None:
+    truth = TRUTHS["ejabberd", "sqlite", "new_schema"]
+    file = tmp_path / "source.db"
+    file.write_bytes(gzip.decompress((DATA / "ejabberd/sqlite/new_schema.db.gz").read_bytes()))
+    engine = Engine(
+        Source(f"sqlite:///{file}", "ejabberd"), State(None), load=1.0, clock=lambda: moment(truth).timestamp()
+    )
+    try:
+        assert (await engine.count()).stored_messages == truth["messages"]
+        with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute(
+                "INSERT INTO archive (username, server_host, timestamp, peer, bare_peer, xml, txt, kind, nick) "
+                "SELECT username, 'new.example', timestamp, peer, bare_peer, "
+                "replace(xml, '@example.org', '@new.example'), txt, kind, nick FROM archive WHERE username = 'lea'"
+            )
+        assert (await engine.count()).stored_messages == truth["messages"] + 1
+    finally:
+        await engine.close()

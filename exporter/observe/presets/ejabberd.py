@@ -8,7 +8,7 @@ commits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from exporter.observe.mapping import OF_ROOMS, Dialect, Key, Mapping, Table, Time
@@ -81,7 +81,7 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         dialect=dialect,
         tables=tables,
         table="archive",
-        keys=(Key("timestamp", "{a}.timestamp", time=Time("{a}.timestamp", "us")),),
+        keys=tuple(_keys(hosts if new else (), text)),
         time=Time("{a}.timestamp", "us"),
         where="1 = 1",
         steps=steps(dialect, new),
@@ -104,13 +104,27 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         opaque="CASE WHEN substr(e.xml, 1, 1) = '<' THEN 0 ELSE 1 END",
         absent={} if accounts else {"registered_users": NO_ACCOUNTS},
         meaning=MEANING,
-        indexes=(("archive", "timestamp"), ("users", "username")),
+        # The newer schema's indexes begin with the host.
+        indexes=(
+            (("archive", "server_host"), ("users", "server_host"))
+            if new
+            else (("archive", "timestamp"), ("archive", "username"), ("users", "username"))
+        ),
     )
 
 
 def is_new(there: Columns) -> bool:
     """Is it the schema that stores the host (``new_sql_schema``)?"""
     return "server_host" in there.get("archive", set()) and "server_host" in there.get("users", set())
+
+
+def _keys(hosts: Sequence[str], literal: Callable[[str], str]) -> Iterator[Key]:
+    """The time; of each host for itself where the schema's only index on it begins with the host."""
+    time = Time("{a}.timestamp", "us")
+    for host in hosts:
+        yield Key(f"timestamp of {host}", "{a}.timestamp", time=time, only=f"{{a}}.server_host = {literal(host)}")
+    if not hosts:
+        yield Key("timestamp", "{a}.timestamp", time=time)
 
 
 def steps(dialect: Dialect, new: bool) -> tuple[dict[str, str], ...]:

@@ -114,5 +114,5 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         "WHERE store = 'config' AND key LIKE '%@%'",
         absent={} if accounts else {"registered_users": NO_ACCOUNTS},
         meaning=MEANING,
-        indexes=(("prosodyarchive", "sort_id"), ("prosody", "host")),
+        indexes=(("prosodyarchive", "sort_id"), ("prosodyarchive", "host"), ("prosody", "host")),
     )
