@@ -1,7 +1,7 @@
 """The last hour at ten seconds, for the page's charts. Knows no clock, no hub, no store and no HTTP.
 
 Somebody samples the records every ten seconds and calls ``History.record``; what is kept is one array of doubles per
-figure, made once, so memory is the same after a minute and after a year (about 100 KiB), whatever the number of
+figure, made once, so memory is the same after a minute and after a year (about 220 KiB), whatever the number of
 connections. What the cumulative counters grew by is worked out when a sample is recorded, in a few microseconds, so
 that an answer is columns as they stand: the loop that makes it has people's messages to deliver.
 """
@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from exporter.core.events import ClosedReason
+from exporter.core.errors import ErrorCode
+from exporter.core.events import ClosedReason, RejectedReason
 
 MAXLEN = 360  # an hour
 STEP = 10.0  # seconds
@@ -40,10 +41,27 @@ RATES = {  # name in the answer -> counter in the sample
     "deliveries": "deliveries",
     "joins": "joins",
     "connects": "connections_opened",
+    "sends_failed": "sends_failed",
+    "connections_refused": "refused_connections",
+    "commands_refused": "refused_commands",
 }
-CLOSED = {reason.value: f"closed_{reason.value}" for reason in ClosedReason}
-COUNTERS = (*RATES.values(), *CLOSED.values())
+REASONS = {  # counters by reason in the sample -> their reasons
+    "connections_closed": [reason.value for reason in ClosedReason],
+    "connections_refused": [reason.value for reason in RejectedReason],
+    "commands_refused": [code.value for code in ErrorCode],
+}
+DELIVERED = ("delivered", "delivered_in_time")
+COUNTERS = (
+    *RATES.values(),
+    *(f"{group}_{reason}" for group, reasons in REASONS.items() for reason in reasons),
+    *DELIVERED,
+)
+PEAKS = FIGURES[:5]  # the live ones; the others hardly ever fall
+DAY = 86_400.0
 UNKNOWN = math.nan
+_RATED = frozenset(RATES.values())
+_SUMS = {"connections_refused": "refused_connections", "commands_refused": "refused_commands"}
+_PLAIN = [name for name in RATES.values() if name not in _SUMS.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +69,7 @@ class Sample:
     """What was true at one moment; None is "not known then" and never 0.
 
     The first nine are figures as ``/v1/messaging/stats`` shows them, of the same scope (cluster or node). The others
-    are this node's counters since its start, hence they only grow; ``connections_closed`` is keyed by reason.
+    are this node's counters since its start, hence they only grow; the mappings are keyed by reason.
     """
 
     active_connections: int | None = None
@@ -67,7 +85,12 @@ class Sample:
     deliveries: int | None = None
     joins: int | None = None
     connections_opened: int | None = None
+    sends_failed: int | None = None
+    delivered: int | None = None
+    delivered_in_time: int | None = None
     connections_closed: Mapping[str, int] = field(default_factory=dict)
+    connections_refused: Mapping[str, int] = field(default_factory=dict)
+    commands_refused: Mapping[str, int] = field(default_factory=dict)
 
 
 class History:
@@ -88,6 +111,8 @@ class History:
         self._last: int | None = None
         self._began: float | None = None
         self._body: bytes | None = None
+        self._day = UNKNOWN  # UTC days since 1970
+        self._peaks: dict[str, tuple[int, float]] = {}  # the highest sample of that day, and when
 
     def record(self, at: float, sample: Sample) -> None:
         """Keep ``sample``, taken at ``at`` (Unix seconds). O(1), but for the slots skipped since the latest one."""
@@ -103,6 +128,7 @@ class History:
         self._first = max(self._first, slot - self._maxlen + 1)
         self._last = slot
         self._put(slot, at, sample)
+        self._mind_peaks(at, sample)
         self._body = None
 
     def until_next(self, now: float) -> float:
@@ -124,11 +150,17 @@ class History:
         ``as_of``           when the latest sample was taken (RFC 3339, UTC)
         ``figures``         ``{name: [int | null]}``: the nine counts of ``/v1/messaging/stats`` at that moment, in its
                             scope; null is unknown (the database was down, or nobody sampled)
-        ``rates``           ``{"messages" | "deliveries" | "joins" | "connects": [float | null]}``: per second, this
-                            node only, averaged since the sample before; null for the very first, after a counter fell
-                            back, and after a gap of more than three steps
+        ``rates``           ``{"messages" | "deliveries" | "joins" | "connects" | "sends_failed" | "connections_refused"
+                            | "commands_refused": [float | null]}``: per second, this node only, averaged since the
+                            sample before; null for the very first, after a counter fell back, and after a gap of more
+                            than three steps
+        ``delivered_in_time``  ``[float | null]``: of the messages that this node delivered since the sample before, the
+                            share that took at most 0.25 s; null when there were none
         ``closed``          ``{reason: {"last_minute": int | null, "last_hour": int | null}}``: connections that this
                             node closed, in the latest minute and in all that is held; null when no two samples know it
+        ``refused``         ``{"connections" | "commands": {reason: the same}}``: refused by this node
+        ``peaks``           ``{"since", "figures": {name: {"value", "at"} | null}}``: the highest sample of this UTC day
+                            of the five live figures, and when it was taken; ``since``: midnight, or the first sample
         ==================  ==========================================================================================
         """
         return {
@@ -139,12 +171,18 @@ class History:
             "as_of": _moment(None if self._last is None else self._columns["at"][self._last % self._maxlen]),
             "figures": {name: [None if n != n else int(n) for n in self._held(name)] for name in FIGURES},
             "rates": {name: [None if n != n else n for n in self._held(_growth(c))] for name, c in RATES.items()},
-            "closed": {
-                reason: {
-                    "last_minute": self._sum(_growth(counter), int(MINUTE / self._step)),
-                    "last_hour": self._sum(_growth(counter), self._maxlen),
-                }
-                for reason, counter in CLOSED.items()
+            "delivered_in_time": [
+                round(good / all, 5) if all > 0 else None  # not a number is not above nought
+                for all, good in zip(*(self._held(_growth(name)) for name in DELIVERED), strict=True)
+            ],
+            "closed": self._by_reason("connections_closed"),
+            "refused": {
+                "connections": self._by_reason("connections_refused"),
+                "commands": self._by_reason("commands_refused"),
+            },
+            "peaks": {
+                "since": None if self._began is None else _moment(max(self._began, self._day * DAY)),
+                "figures": {name: self._peak(name) for name in PEAKS},
             },
         }
 
@@ -153,6 +191,26 @@ class History:
         if self._body is None:
             self._body = msgspec.json.encode(self.answer())
         return self._body
+
+    def _by_reason(self, group: str) -> dict[str, dict[str, int | None]]:
+        spans = {"last_minute": int(MINUTE / self._step), "last_hour": self._maxlen}
+        return {
+            reason: {span: self._sum(_growth(f"{group}_{reason}"), entries) for span, entries in spans.items()}
+            for reason in REASONS[group]
+        }
+
+    def _peak(self, name: str) -> dict[str, Any] | None:
+        found = self._peaks.get(name)
+        return None if found is None else {"value": found[0], "at": _moment(found[1])}
+
+    def _mind_peaks(self, at: float, sample: Sample) -> None:
+        if at // DAY != self._day:
+            self._day = at // DAY
+            self._peaks.clear()
+        for name in PEAKS:
+            value = getattr(sample, name)
+            if value is not None and (name not in self._peaks or value > self._peaks[name][0]):
+                self._peaks[name] = (value, at)
 
     def _held(self, column: str) -> array[float]:
         """A column from the oldest entry to the latest; not a number where it is unknown."""
@@ -179,15 +237,19 @@ class History:
         index = slot % self._maxlen
         columns = self._columns
         columns["at"][index] = at
-        for name in (*FIGURES, *RATES.values()):
+        for name in (*FIGURES, *DELIVERED, *_PLAIN):
             columns[name][index] = _double(getattr(sample, name))
-        for reason, name in CLOSED.items():
-            columns[name][index] = _double(sample.connections_closed.get(reason))
-        for name in RATES.values():
-            growth, seconds = self._growth_since(name, slot, LONGEST_GAP)
-            columns[_growth(name)][index] = round(growth / seconds, 3) if seconds > 0 else UNKNOWN
-        for name in CLOSED.values():
-            columns[_growth(name)][index] = self._growth_since(name, slot, self._maxlen)[0]
+        for group, reasons in REASONS.items():
+            counts: Mapping[str, int] = getattr(sample, group)
+            for reason in reasons:
+                columns[f"{group}_{reason}"][index] = _double(counts.get(reason))
+            if group in _SUMS:
+                columns[_SUMS[group]][index] = _double(sum(counts.values()) if counts else None)
+        for name in COUNTERS:
+            rate = name in _RATED
+            growth, seconds = self._growth_since(name, slot, LONGEST_GAP if rate else self._maxlen)
+            value = round(growth / seconds, 3) if rate and seconds > 0 else UNKNOWN if rate else growth
+            columns[_growth(name)][index] = value
 
     def _growth_since(self, counter: str, slot: int, farthest: int) -> tuple[float, float]:
         """What the counter grew by since the sample before that knows it, and in how many seconds.
@@ -207,7 +269,7 @@ class History:
 
 
 def _growth(counter: str) -> str:
-    """The column of what a counter grew by: per second for rates, in all for closes."""
+    """The column of what a counter grew by: per second for rates, in all for the others."""
     return f"{counter}_growth"
 
 

@@ -85,7 +85,7 @@ class Application:
             web.get(settings.telemetry_path, scrape.handle),
             web.get("/-/healthy", healthy),
             web.get("/-/ready", self._ready),
-            web.get("/v1/messaging/stats", Stats(self.snapshots, self.authenticator, timeout=timeout).handle),
+            web.get("/v1/messaging/stats", Stats(self.snapshots, self.metrics, self.authenticator, timeout=timeout).handle),
             *page.routes(),
         ]
 

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from exporter.core.events import ClosedReason
+from exporter.core.errors import ErrorCode
+from exporter.core.events import ClosedReason, RejectedReason
 from exporter.core.protocol import MAX_CLIENT_ID, MAX_IDENTIFIER, MAX_SEQ
+from exporter.node import history
 
 _WORDS = "1 to 128 characters without control characters and lone surrogates."
 Identifier = Annotated[
@@ -19,6 +21,7 @@ Identifier = Annotated[
 Seq = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="Counts 1, 2, 3… per conversation.")]
 Count = Annotated[int, Meta(ge=0)]
 Rate = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 # Bodies are checked field by field in the handlers, whose errors say more than the decoder's.
 Users = Annotated[list[str], Meta(extra_json_schema={"maxItems": 1_000})]
 NewId = Annotated[str | None, Meta(extra_json_schema={"maxLength": MAX_IDENTIFIER})]
@@ -115,6 +118,17 @@ class Inaccurate(Struct):
     triggers: Count | None
 
 
+RefusedConnections = msgspec.defstruct("RefusedConnections", [(reason.value, Count) for reason in RejectedReason])
+RefusedCommands = msgspec.defstruct("RefusedCommands", [(code.value, Count) for code in ErrorCode])
+
+
+class Refused(Struct):
+    """What this node refused since its start, by reason."""
+
+    connections: RefusedConnections  # type: ignore[valid-type]
+    commands: RefusedCommands  # type: ignore[valid-type]
+
+
 class Cluster(Struct):
     """This node's view of the other nodes; ``settling`` above 0: the figures are not final yet.
 
@@ -159,27 +173,53 @@ class Stats(Struct):
     as_of: datetime
     database: Database
     inaccurate: Inaccurate
+    version: str
+    started_at: datetime
+    refused: Refused
+    sends_failed: Count
+    delivered_in_time: Share | None
     cluster: Cluster | msgspec.UnsetType = msgspec.UNSET
     node: Live | msgspec.UnsetType = msgspec.UNSET
 
 
-class Closed(Struct):
-    """Connections that ended for one reason."""
+class Recent(Struct):
+    """How often something happened on this node."""
 
     last_minute: Count | None
     last_hour: Count | None
 
 
-_FIGURES = [
-    name
-    for name in Stats.__struct_fields__
-    if name not in ("active_users", "scope", "nodes", "as_of", "database", "inaccurate", "cluster", "node")
-]
-Figures = msgspec.defstruct("Figures", [(name, list[Count | None]) for name in _FIGURES])
-Rates = msgspec.defstruct(
-    "Rates", [(name, list[Rate | None]) for name in ("messages", "deliveries", "joins", "connects")]
+Figures = msgspec.defstruct("Figures", [(name, list[Count | None]) for name in history.FIGURES])
+Rates = msgspec.defstruct("Rates", [(name, list[Rate | None]) for name in history.RATES])
+ClosedByReason = msgspec.defstruct("ClosedByReason", [(reason.value, Recent) for reason in ClosedReason])
+RefusedConnectionsByReason = msgspec.defstruct(
+    "RefusedConnectionsByReason", [(reason.value, Recent) for reason in RejectedReason]
 )
-ClosedByReason = msgspec.defstruct("ClosedByReason", [(reason.value, Closed) for reason in ClosedReason])
+RefusedCommandsByReason = msgspec.defstruct("RefusedCommandsByReason", [(code.value, Recent) for code in ErrorCode])
+
+
+class RefusedByReason(Struct):
+    """What this node refused, by reason."""
+
+    connections: RefusedConnectionsByReason  # type: ignore[valid-type]
+    commands: RefusedCommandsByReason  # type: ignore[valid-type]
+
+
+class Peak(Struct):
+    """The highest sample, and when it was taken."""
+
+    value: Count
+    at: datetime
+
+
+PeaksByFigure = msgspec.defstruct("PeaksByFigure", [(name, Peak | None) for name in history.PEAKS])
+
+
+class Peaks(Struct):
+    """The highest samples since midnight (UTC), or since the first sample."""
+
+    since: datetime | None
+    figures: PeaksByFigure  # type: ignore[valid-type]
 
 
 class History(Struct):
@@ -192,7 +232,10 @@ class History(Struct):
     as_of: datetime | None
     figures: Figures  # type: ignore[valid-type]
     rates: Rates  # type: ignore[valid-type]
+    delivered_in_time: list[Share | None]
     closed: ClosedByReason  # type: ignore[valid-type]
+    refused: RefusedByReason
+    peaks: Peaks
 
 
 class SignInForm(Struct):

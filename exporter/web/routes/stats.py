@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from exporter import __version__
 from exporter.auth.tokens import Authenticator
 from exporter.core.records import WINDOWS, ClusterStats, Snapshot
 from exporter.metrics.counters import Metrics
 from exporter.metrics.negotiation import SHARE
+from exporter.metrics.quality import Quality, quality
 from exporter.node.history import Sample
 from exporter.node.snapshot import SnapshotBuilder
 from exporter.web.access import require_admin
@@ -74,9 +77,20 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
     return document
 
 
+def node_payload(quality: Quality, started_at: float) -> dict[str, Any]:
+    """What this node alone knows of itself, since its start (Unix seconds)."""
+    return {
+        "version": __version__,
+        "started_at": _utc(started_at),
+        "refused": {"connections": quality.refused_connections, "commands": quality.refused_commands},
+        "sends_failed": quality.sends_failed,
+        "delivered_in_time": quality.share_in_time,
+    }
+
+
 def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:
     """One point of the page's last hour."""
-    document = payload(snapshot)
+    document, seen = payload(snapshot), quality(metrics)
     shown = (
         "active_connections",
         "connected_users",
@@ -94,15 +108,24 @@ def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:
         deliveries=metrics.deliveries.value,
         joins=metrics.joins.value,
         connections_opened=metrics.connections_opened.value,
+        sends_failed=seen.sends_failed,
+        delivered=seen.delivered,
+        delivered_in_time=seen.delivered_in_time,
         connections_closed={str(reason): cell.value for reason, cell in metrics.connections_closed.cells.items()},
+        connections_refused=seen.refused_connections,
+        commands_refused=seen.refused_commands,
     )
 
 
 class Stats:
     """The handler. ``timeout`` in seconds is the database's."""
 
-    def __init__(self, snapshots: SnapshotBuilder, authenticator: Authenticator, *, timeout: float) -> None:
+    def __init__(
+        self, snapshots: SnapshotBuilder, metrics: Metrics, authenticator: Authenticator, *, timeout: float
+    ) -> None:
         self._snapshots = snapshots
+        self._metrics = metrics
+        self._started_at = time.time()
         self._authenticator = authenticator
         self._timeout = timeout
 
@@ -111,7 +134,8 @@ class Stats:
         require_admin(request, self._authenticator)
         snapshot = await self._snapshots.snapshot(self._timeout * SHARE, saturation=False)
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=msgspec.json.encode(payload(snapshot)), headers=headers)
+        document = payload(snapshot) | node_payload(quality(self._metrics), self._started_at)
+        return web.Response(body=msgspec.json.encode(document), headers=headers)
 
 
 def _utc(moment: float | None) -> str | None:

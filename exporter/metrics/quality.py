@@ -1,0 +1,50 @@
+"""What one node refused, failed and delivered in time since it started, read off its counters. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.core.errors import ErrorCode
+from exporter.metrics.counters import Metrics
+
+IN_TIME: Final = 0.25  # seconds; a bound of the histogram, and the delivery objective of the alerts
+# A sender is to blame for all other refusals of a send.
+FAILURES: Final = (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Counts since the start of this node. Connections and commands are keyed by reason, all reasons from 0."""
+
+    refused_connections: Mapping[str, int]
+    refused_commands: Mapping[str, int]
+    sends_failed: int
+    delivered: int
+    """Messages handed to their recipients on this node."""
+    delivered_in_time: int
+    """Those of them that took at most IN_TIME seconds."""
+
+    @property
+    def share_in_time(self) -> float | None:
+        """0 to 1; None as long as nothing was delivered."""
+        return self.delivered_in_time / self.delivered if self.delivered else None
+
+
+def quality(metrics: Metrics) -> Quality:
+    """The counts now."""
+    commands = dict.fromkeys((code.value for code in ErrorCode), 0)
+    for (_, code), cell in metrics.commands_rejected.items():
+        commands[code.value] += cell.value
+    delivered = in_time = 0
+    for buckets in metrics.message_delivery_duration.children.values():
+        delivered += sum(buckets.counts)
+        in_time += sum(buckets.counts[: buckets.bounds.index(IN_TIME) + 1])
+    return Quality(
+        refused_connections={reason.value: cell.value for reason, cell in metrics.connections_rejected.cells.items()},
+        refused_commands=commands,
+        sends_failed=sum(metrics.commands_rejected["send", code].value for code in FAILURES),
+        delivered=delivered,
+        delivered_in_time=in_time,
+    )
