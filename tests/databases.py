@@ -132,13 +132,14 @@ async def differing_days(place: Place) -> list[tuple[Any, ...]]:
     day = place.day.format
     return await place.fetch(
         f"""
-        SELECT day, sum(m), sum(c), sum(u), sum(a) FROM (
-            SELECT {day("sent_at")} AS day, 1 AS m, 0 AS c, 0 AS u, 0 AS a FROM messages
-            UNION ALL SELECT {day("created_at")}, 0, 1, 0, 0 FROM conversations
-            UNION ALL SELECT {day("created_at")}, 0, 0, 1, 0 FROM users
-            UNION ALL SELECT last_active_on, 0, 0, 0, 1 FROM users WHERE last_active_on IS NOT NULL
-            UNION ALL SELECT day, -messages, -conversations, -users, -last_active_users FROM daily_totals
-        ) AS x GROUP BY day HAVING sum(m) <> 0 OR sum(c) <> 0 OR sum(u) <> 0 OR sum(a) <> 0
+        SELECT day, sum(m), sum(c), sum(u), sum(a), sum(d) FROM (
+            SELECT {day("sent_at")} AS day, 1 AS m, 0 AS c, 0 AS u, 0 AS a, 0 AS d FROM messages
+            UNION ALL SELECT {day("created_at")}, 0, 1, 0, 0, 0 FROM conversations
+            UNION ALL SELECT {day("created_at")}, 0, 0, 1, 0, 0 FROM users
+            UNION ALL SELECT last_active_on, 0, 0, 0, 1, 0 FROM users WHERE last_active_on IS NOT NULL
+            UNION ALL SELECT day, 0, 0, 0, 0, 1 FROM user_days
+            UNION ALL SELECT day, -messages, -conversations, -users, -last_active_users, -active_users FROM daily_totals
+        ) AS x GROUP BY day HAVING sum(m) <> 0 OR sum(c) <> 0 OR sum(u) <> 0 OR sum(a) <> 0 OR sum(d) <> 0
         """
     )
 

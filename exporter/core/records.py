@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
 import msgspec
@@ -121,6 +121,15 @@ class Collection:
     error: str | None
     last_success: float | None
     duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class DayTotals:
+    """One UTC day: messages that were sent on it and exist, and users who sent one. None is "not known"."""
+
+    day: date
+    messages: int | None
+    active_users: int | None
 
 
 @dataclass(frozen=True, slots=True)

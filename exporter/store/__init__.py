@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from exporter.core.errors import BadFrame, Misconfigured, Refusal, Unavailable
-from exporter.core.records import Conversation, Draft, Membership, Message, PoolStats, ReadMark, Totals
-from exporter.store import errors, totals
+from exporter.core.records import Conversation, DayTotals, Draft, Membership, Message, PoolStats, ReadMark, Totals
+from exporter.store import days, errors, totals
 from exporter.store.connections import Database, Lane, Work
 from exporter.store.conversations import Conversations
 from exporter.store.dialects.base import Dialect, Session
@@ -265,6 +265,11 @@ class Store:
             return await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
         except DatabaseError as failure:
             raise Unavailable(failure.text) from failure
+
+    async def days(self, count: int) -> list[DayTotals]:
+        """The last ``count`` UTC days, today included, the oldest first. Raises Unavailable."""
+        now = self._clock()
+        return await self._read(lambda session: days.read(session, self._dialect, now, count))
 
     def now(self) -> datetime:
         """The time, by the store's clock."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from exporter.core.records import WINDOWS, Totals
+from exporter.store import days
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError, ErrorKind
 
@@ -61,6 +62,7 @@ async def compact(session: Session, dialect: Dialect, now: datetime) -> None:
     try:
         for statement in dialect.compact:
             await session.fetch(statement, yesterday)
+        await days.forget(session, dialect, now)
         await session.execute("COMMIT")
     except DatabaseError as failure:
         try:

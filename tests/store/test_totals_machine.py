@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from exporter.store.schema import triggers_sqlite
 from exporter.store.schema.migrations.frozen import r0002_sqlite
-from exporter.store.schema.migrations.versions import r0001_tables
+from exporter.store.schema.migrations.versions import r0001_tables, r0004_days
 from exporter.store.totals import STATEMENT
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -60,7 +60,8 @@ class TotalsMachine(RuleBasedStateMachine):
         self.db.execute("PRAGMA synchronous = OFF")
         for statement in r0001_tables.SQLITE.split(";\n"):
             self.db.execute(statement)
-        for statement in (*r0002_sqlite.TABLES, *map(triggers_sqlite.trigger, triggers_sqlite.TRIGGERS)):
+        triggers = map(triggers_sqlite.trigger, triggers_sqlite.TRIGGERS)
+        for statement in (*r0002_sqlite.TABLES, *r0004_days.SQLITE, *triggers):
             self.db.execute(statement)
         self.model = Model()
         self.saved: list[Model] = []
@@ -193,6 +194,9 @@ class TotalsMachine(RuleBasedStateMachine):
         assert dict(self.db.execute("SELECT id, last_active_on FROM users")) == model.users
         by_day = dict(self.db.execute("SELECT day, sum(messages) FROM daily_totals GROUP BY day HAVING sum(messages)"))
         assert by_day == dict(Counter(map(utc_day, model.messages.values())))
+        recorded = self.db.execute("SELECT day, count(*) FROM user_days GROUP BY day").fetchall()
+        people = "SELECT day, sum(active_users) AS n FROM daily_totals GROUP BY day HAVING n <> 0"
+        assert dict(self.db.execute(people)) == dict(recorded)
 
 
 TestTotals = TotalsMachine.TestCase

@@ -67,12 +67,13 @@ class PostgresDialect(Dialect):
         # One statement, so that nothing changes between counting a row and removing it.
         """
         WITH gone AS (DELETE FROM daily_totals WHERE day < $1 AND shard <> 0 RETURNING *)
-        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users)
-        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users)
+        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users, active_users)
+        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users), sum(active_users)
         FROM gone GROUP BY day ORDER BY day
         ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
             conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
-            last_active_users = t.last_active_users + excluded.last_active_users
+            last_active_users = t.last_active_users + excluded.last_active_users,
+            active_users = t.active_users + excluded.active_users
         """,
     )
     latest_day = triggers_postgresql.day("(now() + interval '1 hour')")

@@ -133,12 +133,13 @@ class SqliteDialect(Dialect):
     begin_writing = begin
     compact = (
         """
-        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users)
-        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users)
+        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users, active_users)
+        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users), sum(active_users)
         FROM daily_totals WHERE day < $1 AND shard <> 0 GROUP BY day
         ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
             conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
-            last_active_users = t.last_active_users + excluded.last_active_users
+            last_active_users = t.last_active_users + excluded.last_active_users,
+            active_users = t.active_users + excluded.active_users
         """,
         "DELETE FROM daily_totals WHERE day < $1 AND shard <> 0",
     )

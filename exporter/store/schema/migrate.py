@@ -28,6 +28,8 @@ OLD_VERSIONS: Final = "alembic_version"
 """Where it stood in earlier versions, which used alembic."""
 _FIRST: Final = frozenset({"users", "conversations", "conversation_members", "messages"})
 TABLES: Final = _FIRST | {"daily_totals", "verification"}
+LATER: Final = frozenset({"user_days"})
+"""Made by later revisions."""
 MADE_BY: Final = {"0001": _FIRST, "0002": TABLES}
 """The revisions that used the old table, and what they had made."""
 _CREATE: Final = f"CREATE TABLE {VERSIONS} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
@@ -46,7 +48,7 @@ def upgrade(connection: Connection, revision: str) -> None:
     present = _tables(connection)
     if VERSIONS not in present:
         ours = OLD_VERSIONS in present and _take_over(connection, present)
-        foreign = sorted(present & TABLES)
+        foreign = sorted(present & (TABLES | LATER))
         if foreign and not ours:
             raise Misconfigured(f"{errors.FOREIGN}: {', '.join(foreign)}")
         if not ours:

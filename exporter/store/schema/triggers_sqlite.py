@@ -41,6 +41,12 @@ _LAST_ACTIVE = (
     "AND NEW.last_active_on IS NOT date(NEW.last_active_on);"
 )
 
+# An upsert, for the same reason as above; a time that is none has been refused by another trigger, or will be.
+_USER_DAY = (
+    "INSERT INTO user_days (day, user_id) SELECT date(NEW.sent_at), NEW.sender_id WHERE date(NEW.sent_at) IS NOT NULL "
+    "ON CONFLICT (day, user_id) DO NOTHING;"
+)
+
 TRIGGERS = {
     "messages_inserted": f"""AFTER INSERT ON messages BEGIN
         {_CONVERSATION.format("messages")}
@@ -116,6 +122,23 @@ TRIGGERS = {
         {_bump("users", "date(NEW.created_at)", "1", f"{day('OLD.created_at')} <> date(NEW.created_at)")}
         {_bump("last_active_users", "OLD.last_active_on", "-1", "OLD.last_active_on IS NOT NULL")}
         {_bump("last_active_users", "NEW.last_active_on", "1", "NEW.last_active_on IS NOT NULL")}
+    END""",
+    # Who wrote on which day; triggers of one event run in no promised order, and these need none.
+    "user_days_of_new_messages": f"""AFTER INSERT ON messages BEGIN
+        {_USER_DAY}
+    END""",
+    "user_days_of_changed_messages": f"""AFTER UPDATE OF sent_at, sender_id ON messages
+    WHEN OLD.sent_at IS NOT NEW.sent_at OR OLD.sender_id IS NOT NEW.sender_id BEGIN
+        {_USER_DAY}
+    END""",
+    "user_days_of_users": """AFTER DELETE ON users BEGIN
+        DELETE FROM user_days WHERE user_id = OLD.id AND day IN (SELECT day FROM daily_totals);
+    END""",
+    "user_days_inserted": f"""AFTER INSERT ON user_days BEGIN
+        {_bump("active_users", "NEW.day", "1")}
+    END""",
+    "user_days_deleted": f"""AFTER DELETE ON user_days BEGIN
+        {_bump("active_users", "OLD.day", "-1")}
     END""",
 }
 

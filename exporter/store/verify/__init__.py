@@ -13,13 +13,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import structlog
 
 from exporter.core.errors import Misconfigured, Unavailable
-from exporter.store import Store, totals
+from exporter.store import Store, days, totals
 from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Dialect, Row, Session
 from exporter.store.errors import DatabaseError, ErrorKind
@@ -28,7 +29,7 @@ from exporter.store.verify import queries
 
 BACKGROUND_PACE = 9.0
 """In the background it works a tenth of the time."""
-FIGURES = ("messages", "conversations", "users", "last_active_users")
+FIGURES = ("messages", "conversations", "users", "last_active_users", "active_users")
 
 _PASSING = (ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT)
 WRONG = "figures differ from a recount: run 'messaging-exporter verify --repair'"
@@ -204,8 +205,8 @@ class _Verification:
     async def _pass(self) -> _Found:
         triggers = await self._triggers()
         conversations, messages, inaccurate = await self._conversations()
-        days = await self._future() + await self._recount_days()
-        return _Found(conversations, messages, (inaccurate, days, triggers))
+        wrong_days = await self._future() + await self._user_days() + await self._recount_days()
+        return _Found(conversations, messages, (inaccurate, wrong_days, triggers))
 
     async def _run(self, work: Callable[[Session], Any]) -> Any:
         """Run work, a few times if others are in its way, and rest after it."""
@@ -285,6 +286,15 @@ class _Verification:
         return len(rows)
 
     # --- days ---------------------------------------------------------------------------------------------
+
+    async def _user_days(self) -> int:
+        since = self._store.now() - timedelta(days=days.KEPT - 1)
+        rows: Sequence[Row] = await self._run(lambda s: queries.days_without_users(s, self._dialect, since))
+        for day, users in rows:
+            self._out(f"day {day}: {users} of its senders are not in the record of active users")
+        if rows and self._repair:
+            await self._run(lambda s: queries.mend_user_days(s, self._dialect, since))
+        return len(rows)
 
     async def _recount_days(self) -> int:
         for _ in range(8):

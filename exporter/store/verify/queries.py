@@ -6,6 +6,7 @@ Each compares in one statement, so in one state of the database; the mending one
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from exporter.store.dialects.base import Dialect, Row, Session
 from exporter.store.errors import DatabaseError, ErrorKind
@@ -103,23 +104,27 @@ async def mend_conversation(session: Session, begin: str, lock: str, name: str) 
 
 
 def days_statement(dialect: Dialect) -> str:
-    """Days on which a kept figure and its recount differ: day, number of repairs so far, counted ×4, kept ×4."""
+    """Days on which a kept figure and its recount differ: day, number of repairs so far, counted ×5, kept ×5."""
     sent, made = dialect.utc_day("sent_at"), dialect.utc_day("created_at")
     return f"""
     SELECT day, coalesce((SELECT repairs FROM verification WHERE id = 1), 0),
         CAST(sum(m) AS bigint), CAST(sum(c) AS bigint), CAST(sum(u) AS bigint), CAST(sum(a) AS bigint),
-        CAST(sum(km) AS bigint), CAST(sum(kc) AS bigint), CAST(sum(ku) AS bigint), CAST(sum(ka) AS bigint)
+        CAST(sum(d) AS bigint), CAST(sum(km) AS bigint), CAST(sum(kc) AS bigint), CAST(sum(ku) AS bigint),
+        CAST(sum(ka) AS bigint), CAST(sum(kd) AS bigint)
     FROM (
-        SELECT {sent} AS day, count(*) AS m, 0 AS c, 0 AS u, 0 AS a, 0 AS km, 0 AS kc, 0 AS ku, 0 AS ka
+        SELECT {sent} AS day, count(*) AS m, 0 AS c, 0 AS u, 0 AS a, 0 AS d, 0 AS km, 0 AS kc, 0 AS ku, 0 AS ka, 0 AS kd
             FROM messages GROUP BY 1
-        UNION ALL SELECT {made}, 0, count(*), 0, 0, 0, 0, 0, 0 FROM conversations GROUP BY 1
-        UNION ALL SELECT {made}, 0, 0, count(*), 0, 0, 0, 0, 0 FROM users GROUP BY 1
-        UNION ALL SELECT last_active_on, 0, 0, 0, count(*), 0, 0, 0, 0 FROM users
+        UNION ALL SELECT {made}, 0, count(*), 0, 0, 0, 0, 0, 0, 0, 0 FROM conversations GROUP BY 1
+        UNION ALL SELECT {made}, 0, 0, count(*), 0, 0, 0, 0, 0, 0, 0 FROM users GROUP BY 1
+        UNION ALL SELECT last_active_on, 0, 0, 0, count(*), 0, 0, 0, 0, 0, 0 FROM users
             WHERE last_active_on IS NOT NULL GROUP BY 1
-        UNION ALL SELECT day, 0, 0, 0, 0, messages, conversations, users, last_active_users FROM daily_totals
+        UNION ALL SELECT day, 0, 0, 0, 0, count(*), 0, 0, 0, 0, 0 FROM user_days GROUP BY 1
+        UNION ALL SELECT day, 0, 0, 0, 0, 0, messages, conversations, users, last_active_users, active_users
+            FROM daily_totals
     ) AS both_sides
     GROUP BY day
     HAVING sum(m) <> sum(km) OR sum(c) <> sum(kc) OR sum(u) <> sum(ku) OR sum(a) <> sum(ka)
+        OR sum(d) <> sum(kd)
     ORDER BY day
     """
 
@@ -132,16 +137,18 @@ async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
         mine = await session.fetch(
             "UPDATE verification SET repairs = repairs + 1 WHERE id = 1 AND repairs = $1 RETURNING repairs", rows[0][1]
         )
-        for day, _repairs, m, c, u, a, km, kc, ku, ka in rows if mine else ():
+        for day, _repairs, m, c, u, a, d, km, kc, ku, ka, kd in rows if mine else ():
             await session.fetch(
                 f"""
-                INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users)
-                VALUES ($1, {REPAIR_SHARD}, $2, $3, $4, $5)
+                INSERT INTO daily_totals AS t
+                    (day, shard, messages, conversations, users, last_active_users, active_users)
+                VALUES ($1, {REPAIR_SHARD}, $2, $3, $4, $5, $6)
                 ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
                     conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
-                    last_active_users = t.last_active_users + excluded.last_active_users
+                    last_active_users = t.last_active_users + excluded.last_active_users,
+                    active_users = t.active_users + excluded.active_users
                 """,
-                day, m - km, c - kc, u - ku, a - ka,
+                day, m - km, c - kc, u - ku, a - ka, d - kd,
             )  # fmt: skip
         await session.execute("COMMIT")
     except DatabaseError:
@@ -166,6 +173,34 @@ async def mend_future(session: Session, dialect: Dialect) -> None:
             SELECT max({day}) FROM messages AS m WHERE m.sender_id = users.id AND {day} <= {dialect.latest_day}
         ) WHERE last_active_on > {dialect.latest_day}
         """
+    )
+
+
+def _user_days(dialect: Dialect) -> str:
+    """Who must be in the record: whoever has a message of that day and was registered by then. Not older than $1."""
+    sent, made = dialect.utc_day("m.sent_at"), dialect.utc_day("u.created_at")
+    return f"""
+    SELECT p.day, p.user_id FROM (
+        SELECT DISTINCT {sent} AS day, m.sender_id AS user_id FROM messages AS m JOIN users AS u ON u.id = m.sender_id
+        WHERE {made} <= {sent}
+    ) AS p
+    WHERE p.day >= $1 AND NOT EXISTS (SELECT 1 FROM user_days AS d WHERE d.day = p.day AND d.user_id = p.user_id)
+    """
+
+
+async def days_without_users(session: Session, dialect: Dialect, since: datetime) -> Sequence[Row]:
+    """Days of whose senders some are not in the record, and how many; the record may hold more (deleted messages)."""
+    return await session.fetch(
+        f"SELECT day, count(*) FROM ({_user_days(dialect)}) AS p GROUP BY day ORDER BY day", dialect.day(since)
+    )
+
+
+async def mend_user_days(session: Session, dialect: Dialect, since: datetime) -> None:
+    """Record them; triggers count them."""
+    await session.fetch(
+        f"INSERT INTO user_days (day, user_id) SELECT day, user_id FROM ({_user_days(dialect)}) AS p WHERE true "
+        "ORDER BY day, user_id ON CONFLICT (day, user_id) DO NOTHING",
+        dialect.day(since),
     )
 
 

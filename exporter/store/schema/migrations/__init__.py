@@ -12,5 +12,6 @@ REVISIONS: Final = {
     "0001": "r0001_tables",
     "0002": "r0002_totals",
     "0003": "r0003_findings",
+    "0004": "r0004_days",
 }
 """Number to module, oldest first."""
