@@ -18,6 +18,8 @@ from exporter.core.errors import Misconfigured
 
 FOLDERS: Final = ("dashboards", "dashboards-v2", "provisioning", "rules", "runbooks")
 ALONE: Final = ("README.md", "alertmanager.yml", "prometheus.yml")
+# The panel for other people's pages, as the admin page has it.
+COMPONENT: Final = ("messaging-stats.js", "messaging-stats.d.ts", "messaging-stats-react.tsx")
 KINDS: Final = (".json", ".md", ".yml")
 
 # The one file that names a folder of the machine it is used on.
@@ -64,6 +66,9 @@ def _assets() -> Iterator[tuple[PurePosixPath, Traversable]]:
         yield PurePosixPath(name), package.joinpath(name)
     for folder in FOLDERS:
         yield from _below(package.joinpath(folder), PurePosixPath(folder))
+    static = files("exporter.web").joinpath("static")
+    for name in COMPONENT:
+        yield PurePosixPath("component") / name, static.joinpath(name)
 
 
 def _below(folder: Traversable, name: PurePosixPath) -> Iterator[tuple[PurePosixPath, Traversable]]:

@@ -20,10 +20,11 @@ PROVIDER = Path("provisioning/dashboards/messaging.yml")
 
 
 def wanted() -> set[Path]:
-    """What the folder has that users need: everything but the sources."""
+    """What the folder has that users need, everything but the sources, and the panel for their own pages."""
     kinds = {".json", ".md", ".yml"}
     found = {path.relative_to(GRAFANA) for path in GRAFANA.rglob("*") if path.suffix in kinds}
-    return {path for path in found if path.parts[0] != "source"}
+    component = {Path("component", name) for name in assets.COMPONENT}
+    return {path for path in found if path.parts[0] != "source"} | component
 
 
 def test_everything_that_users_need_is_written_and_nothing_else(tmp_path: Path) -> None:
@@ -36,7 +37,9 @@ def test_everything_that_users_need_is_written_and_nothing_else(tmp_path: Path) 
 def test_the_files_are_those_of_the_repository_but_for_the_folder_they_are_in(tmp_path: Path) -> None:
     for path in assets.write(tmp_path):
         name = path.relative_to(tmp_path)
-        if name != PROVIDER:
+        if name.parts[0] == "component":
+            assert path.read_bytes() == (ROOT / "exporter" / "web" / "static" / name.name).read_bytes()
+        elif name != PROVIDER:
             assert path.read_bytes() == (GRAFANA / name).read_bytes()
 
 

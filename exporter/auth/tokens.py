@@ -80,6 +80,12 @@ class Authenticator:
         first = file.keys()[0]
         return cls(first.algorithm, first.material, clock=clock, file=file)
 
+    @property
+    def installation(self) -> str:
+        """Hexadecimal digits that differ between installations with secrets of their own, and tell nothing of them."""
+        material = self._keys[0].material
+        return hashlib.sha256(b"installation " + (material if isinstance(material, bytes) else b"")).hexdigest()
+
     def reload(self) -> bool:
         """Read the key file now: False when it is broken, which the log says; the old keys then go on."""
         return self._file is None or self._file.reload()

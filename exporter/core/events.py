@@ -77,6 +77,7 @@ class ClosedReason(StrEnum):
     PROTOCOL_ERROR = "protocol_error"
     RATE_LIMITED = "rate_limited"
     TOKEN_EXPIRED = "token_expired"
+    ADMIN = "admin"
     INTERNAL_ERROR = "internal_error"
 
 

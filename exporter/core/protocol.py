@@ -40,6 +40,7 @@ class CloseCode(IntEnum):
     TOO_LARGE = 1009
     INTERNAL = 1011
     TOKEN_EXPIRED = 4001
+    ADMIN = 4003
     SLOW_CONSUMER = 4008
     RATE_LIMITED = 4029
 

@@ -31,6 +31,7 @@ from exporter.core.events import (
     TypingStoppedReason,
     UserId,
 )
+from exporter.core.heavy_hitters import HeavyHitters
 from exporter.core.hub import Hub
 from exporter.core.records import ClusterStats, Conversation, Draft, Membership, Message, ReadMark
 from exporter.core.websocket_frames import text_frame
@@ -79,6 +80,7 @@ class Node:
         self._typing_timer: asyncio.TimerHandle | None = None
         self._refused_sends: dict[tuple[ConversationId, UserId, str], NodeConnection] = {}
         self._join_consistency = JoinConsistency(store)
+        self.busiest: HeavyHitters[ConversationId] = HeavyHitters()  # conversations of the last hour, by messages
         self._verbs: dict[type[Command], Callable[[NodeConnection, Any, float], asyncio.Future[None] | None]] = {
             Join: self._join,
             Leave: self._leave,
@@ -233,6 +235,7 @@ class Node:
 
     def _accepted(self, message: Message, connection: NodeConnection | None, received: float | None) -> None:
         self.metrics.messages_accepted.value += 1
+        self.busiest.count(message.conversation, self._now())
         self._join_consistency.accepted(message.conversation, message.seq)
         self._publisher.emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
         frame = protocol.Delivery(text_frame(protocol.new_message(message)))
@@ -323,8 +326,7 @@ class Node:
             self._typing_timer = None
             return
         # 1 ms: a loop whose clock is coarser than ours may come early, and must not spin
-        delay = max(0.001, deadline - self._now())
-        self._typing_timer = asyncio.get_running_loop().call_later(delay, self._typing_due)
+        self._typing_timer = asyncio.get_running_loop().call_later(max(0.001, deadline - self._now()), self._typing_due)
 
     def _typing_due(self) -> None:
         try:
@@ -345,5 +347,4 @@ class Node:
         """Wait for the work that is under way, stop the timers."""
         if self._typing_timer is not None:
             self._typing_timer.cancel()
-        if self._under_way:
-            await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._under_way, return_exceptions=True)

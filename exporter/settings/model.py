@@ -78,6 +78,7 @@ class Settings:
     auth_public_key_file: Path | None = None
     auth_jwks_file: Path | None = None
     allowed_origins: tuple[str, ...] = ()  # empty: same origin only
+    cors_origins: tuple[str, ...] = ()  # pages elsewhere that may GET the stats with a token
     limits: Limits = Limits()
     typing_timeout: float = 6.0
     heartbeat_interval: float = 30.0

@@ -122,6 +122,14 @@ OPTIONS: Final = (
         "addresses whose X-Forwarded-* and Forwarded are believed: 10.0.0.0/8",
         many=True,
     ),
+    Option(
+        "web.cors-origins",
+        "cors_origins",
+        parsers.origin,
+        "none",
+        "pages of other origins that may GET the stats routes with a token",
+        many=True,
+    ),
     Option("data.dir", "data_dir", parsers.path, "data", "folder of the SQLite file and of auth.secret"),
     Option(
         "database.url",

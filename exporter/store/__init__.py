@@ -266,6 +266,10 @@ class Store:
         except DatabaseError as failure:
             raise Unavailable(failure.text) from failure
 
+    async def largest_conversations(self, number: int) -> list[tuple[str, int, int]]:
+        """Names, messages and members of the largest conversations. Raises Unavailable."""
+        return await self._read(lambda session: self._conversations.largest(session, number))
+
     async def days(self, count: int) -> list[DayTotals]:
         """The last ``count`` UTC days, today included, the oldest first. Raises Unavailable."""
         now = self._clock()

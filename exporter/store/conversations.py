@@ -56,6 +56,19 @@ class Conversations:
         await session.fetch(self._add, *self._dialect.pack([(name, member) for member in members]))
         return Conversation(name, 0, 0, tuple(members))
 
+    async def largest(self, session: Session, number: int) -> list[tuple[str, int, int]]:
+        """Names, messages and members of those with the most messages; reads all conversations."""
+        rows = await session.fetch(
+            """
+            SELECT c.id, c.total_messages,
+                (SELECT count(*) FROM conversation_members AS m WHERE m.conversation_id = c.id)
+            FROM (SELECT id, total_messages FROM conversations ORDER BY total_messages DESC, id LIMIT $1) AS c
+            ORDER BY c.total_messages DESC, c.id
+            """,
+            number,
+        )
+        return [(name, max(0, messages), members) for name, messages, members in rows]
+
     async def add(self, session: Session, name: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members. Raises NotFound, Forbidden."""
         await self._require(session, name, by)

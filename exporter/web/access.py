@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import Final
 
@@ -12,14 +13,15 @@ from exporter.settings import parsers
 from exporter.web.problems import Problem
 
 ADMIN: Final = "admin"
-COOKIE: Final = "messaging_token"
+COOKIE: Final = "messaging_token_"
+"""What the cookie's name begins with; ``cookie_name`` has the rest."""
 SUBPROTOCOL_PREFIX: Final = "bearer."
 
 
-def token_of(request: web.Request, *, cookie: bool = False) -> str | None:
-    """The token that a request brings: Authorization, then the ``bearer.`` subprotocol, then the cookie if asked.
+def token_of(request: web.Request, cookie: str | None = None) -> str | None:
+    """The token that a request brings: Authorization, then the ``bearer.`` subprotocol, then the cookie of that name.
 
-    A cookie is for reading only: ask for it nowhere but on GET and HEAD, or another site could write with it.
+    Ask for a cookie on GET and HEAD, and where ``csrf_safe``: or another site could write with it.
     """
     authorizations = request.headers.getall("Authorization", ())
     if len(authorizations) > 1:
@@ -32,12 +34,12 @@ def token_of(request: web.Request, *, cookie: bool = False) -> str | None:
         for protocol in line.split(","):
             if protocol.strip().startswith(SUBPROTOCOL_PREFIX):
                 return protocol.strip()[len(SUBPROTOCOL_PREFIX) :] or None
-    return request.cookies.get(COOKIE) if cookie else None
+    return request.cookies.get(cookie) if cookie is not None else None
 
 
 def claims_of(request: web.Request, authenticator: Authenticator, *, cookie: bool = False) -> Claims:
     """Who asks; raises a Problem of status 401 without a valid token."""
-    token = token_of(request, cookie=cookie)
+    token = token_of(request, cookie_name(request, authenticator) if cookie else None)
     if token is None:
         raise Problem(401, "a token is needed", headers={"WWW-Authenticate": 'Bearer realm="messaging-exporter"'})
     try:
@@ -47,9 +49,12 @@ def claims_of(request: web.Request, authenticator: Authenticator, *, cookie: boo
         raise Problem(401, str(error), headers={"WWW-Authenticate": challenge}) from error
 
 
-def require_admin(request: web.Request, authenticator: Authenticator, *, cookie: bool = True) -> Claims:
-    """Who asks, if it is an admin; raises a Problem of status 401 or 403. The cookie counts for GET and HEAD only."""
-    claims = claims_of(request, authenticator, cookie=cookie and request.method in ("GET", "HEAD"))
+def require_admin(request: web.Request, authenticator: Authenticator, *, change: bool = False) -> Claims:
+    """Who asks, if it is an admin; raises a Problem of status 401 or 403.
+
+    The cookie counts for GET and HEAD; for other methods where ``change`` says that one of our own pages asks.
+    """
+    claims = claims_of(request, authenticator, cookie=change or request.method in ("GET", "HEAD"))
     if claims.role != ADMIN:
         raise Problem(403, "this is for the role admin")
     return claims
@@ -105,12 +110,24 @@ def _is_same_origin(request: web.Request, origin: str, external: str | None) -> 
 # --- the admin's cookie -----------------------------------------------------------------------------------
 
 
-def set_cookie(response: web.StreamResponse, token: str, claims: Claims, *, secure: bool, path: str = "/") -> None:
+def cookie_name(request: web.Request, authenticator: Authenticator) -> str:
+    """The cookie of this installation: browsers send a cookie to every port of a host, and to every prefix.
+
+    What tells installations apart is their secret, and the port in the address that the browser asked.
+    """
+    host = request.host if "Host" in request.headers else ""
+    port = host.rpartition("]")[2].partition(":")[2]
+    return COOKIE + hashlib.sha256(f"{authenticator.installation} {port}".encode()).hexdigest()[:8]
+
+
+def set_cookie(
+    response: web.StreamResponse, name: str, token: str, claims: Claims, *, secure: bool, path: str = "/"
+) -> None:
     """Keep a verified token in the browser, out of reach of scripts and of other sites, until it expires."""
     max_age = max(0, min(int(claims.expires_at - time.time()), 2**31 - 1))
-    response.set_cookie(COOKIE, token, path=path, max_age=max_age, httponly=True, samesite="Strict", secure=secure)
+    response.set_cookie(name, token, path=path, max_age=max_age, httponly=True, samesite="Strict", secure=secure)
 
 
-def clear_cookie(response: web.StreamResponse, *, secure: bool = False, path: str = "/") -> None:
+def clear_cookie(response: web.StreamResponse, name: str, *, secure: bool = False, path: str = "/") -> None:
     """Sign out."""
-    response.del_cookie(COOKIE, path=path, httponly=True, samesite="Strict", secure=secure)
+    response.del_cookie(name, path=path, httponly=True, samesite="Strict", secure=secure)

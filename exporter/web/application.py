@@ -13,17 +13,21 @@ from exporter.node.history import History
 from exporter.node.node import Node
 from exporter.node.snapshot import SnapshotBuilder
 from exporter.settings.model import Settings
+from exporter.web.cors import cors
 from exporter.web.origins import Origins
 from exporter.web.problems import problems
 from exporter.web.proxies import believing
 from exporter.web.routes.admin import AdminPage
 from exporter.web.routes.conversations import Conversations
+from exporter.web.routes.days import Days
 from exporter.web.routes.health import healthy, ready
 from exporter.web.routes.landing import landing, options, to
 from exporter.web.routes.metrics import Scrape
 from exporter.web.routes.openapi import openapi
 from exporter.web.routes.request import arrived
 from exporter.web.routes.stats import Stats
+from exporter.web.routes.top import Top
+from exporter.web.routes.users import Users
 from exporter.web.toolkit.reload import WebConfig
 from exporter.web.websocket.handshake import UpgradeHandler
 
@@ -50,7 +54,7 @@ class Application:
         settings, prefix = self.settings, self.settings.prefix
         guarded = (f"{prefix}/", prefix + settings.telemetry_path)
         guard = self.web_config.middleware(lambda request: request.path in guarded and request.method != "OPTIONS")
-        middlewares = [problems(), guard]
+        middlewares = [cors(settings.cors_origins, prefix), problems(), guard]
         if settings.trusted_proxies:
             middlewares.insert(0, believing(settings.trusted_proxies))
         app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
@@ -80,12 +84,16 @@ class Application:
     def _operations(self) -> list[web.RouteDef]:
         settings, timeout = self.settings, self.settings.database_timeout
         scrape = Scrape(self.snapshots, self.metrics, timeout=timeout, max_requests=settings.max_requests)
+        stats = Stats(self.snapshots, self.metrics, self.authenticator, timeout=timeout)
         page = AdminPage(self.authenticator, self.history, origins=self.origins, path=settings.external_path or "/")
         return [
             web.get(settings.telemetry_path, scrape.handle),
             web.get("/-/healthy", healthy),
             web.get("/-/ready", self._ready),
-            web.get("/v1/messaging/stats", Stats(self.snapshots, self.metrics, self.authenticator, timeout=timeout).handle),
+            web.get("/v1/messaging/stats", stats.handle),
+            web.get("/v1/messaging/stats/days", Days(self.node.store, self.authenticator).handle),
+            web.get("/v1/messaging/conversations/top", Top(self.node, self.authenticator).handle),
+            *Users(self.node, self.authenticator, self.origins).routes(),
             *page.routes(),
         ]
 

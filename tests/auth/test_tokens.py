@@ -528,8 +528,8 @@ def test_a_token_comes_by_authorization_or_subprotocol(headers: dict[str, str], 
 
 
 def test_the_cookie_counts_only_where_it_is_asked_for() -> None:
-    assert access.token_of(request(Cookie=f"{access.COOKIE}=abc"), cookie=True) == "abc"
-    assert access.token_of(request(Cookie=f"{access.COOKIE}=abc", Authorization="Bearer xyz"), cookie=True) == "xyz"
+    assert access.token_of(request(Cookie="mine=abc"), "mine") == "abc"
+    assert access.token_of(request(Cookie="mine=abc", Authorization="Bearer xyz"), "mine") == "xyz"
 
 
 def test_two_authorizations_are_none() -> None:
@@ -555,12 +555,29 @@ def test_a_user_is_no_admin_and_a_role_is_compared_exactly() -> None:
 
 
 def test_the_admins_cookie_reads_but_never_writes() -> None:
-    cookie = f"{access.COOKIE}={token(role='admin')}"
+    cookie = f"{access.cookie_name(request(), hs256())}={token(role='admin')}"
     assert access.require_admin(request(Cookie=cookie), hs256()).role == "admin"
     for method in ("POST", "DELETE", "PUT"):
         with pytest.raises(Problem) as caught:
             access.require_admin(request(method, Cookie=cookie), hs256())
         assert caught.value.status == 401
+
+
+def test_the_cookie_of_our_own_page_may_change_something_where_that_is_asked_for() -> None:
+    cookie = f"{access.cookie_name(request(), hs256())}={token(role='admin')}"
+    assert access.require_admin(request("DELETE", Cookie=cookie), hs256(), change=True).role == "admin"
+
+
+def test_installations_on_one_host_have_cookies_of_their_own() -> None:
+    other = Authenticator("HS256", b"another secret of the tests, long enough")
+    names = [
+        access.cookie_name(request(Host=host), authenticator)
+        for authenticator in (hs256(), other)
+        for host in ("x", "x:8765", "x:8766", "[::1]:8766", "[::1]:1")
+    ]
+    assert len(set(names)) == 8, "the host itself tells browsers enough: 8766 of two hosts are one name"
+    assert all(name.startswith(access.COOKIE) and name[len(access.COOKIE) :].isalnum() for name in names)
+    assert access.cookie_name(request(Host="x:1"), hs256()) == access.cookie_name(request(Host="x:1"), hs256())
 
 
 @pytest.mark.parametrize(
@@ -626,13 +643,13 @@ def test_a_form_of_another_site_is_told_from_our_own(headers: dict[str, str], sa
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
     for secure in (False, True):
         response = web.Response()
-        access.set_cookie(response, "abc", Claims("ann", "admin", 4e9), secure=secure)
-        cookie = response.cookies[access.COOKIE]
+        access.set_cookie(response, "mine", "abc", Claims("ann", "admin", 4e9), secure=secure)
+        cookie = response.cookies["mine"]
         assert (cookie.value, cookie["httponly"], cookie["samesite"], cookie["path"]) == ("abc", True, "Strict", "/")
         assert bool(cookie["secure"]) is secure
         assert int(cookie["max-age"]) > 0
-        access.clear_cookie(response, secure=secure)
-        assert str(response.cookies[access.COOKIE]["max-age"]) == "0"
+        access.clear_cookie(response, "mine", secure=secure)
+        assert str(response.cookies["mine"]["max-age"]) == "0"
 
 
 def test_of_every_change_of_a_token_only_what_pyjwt_accepts_too_is_accepted() -> None:

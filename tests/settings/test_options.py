@@ -53,6 +53,7 @@ SAMPLES = {
     "auth_public_key_file": ("key.pem", Path("key.pem")),
     "auth_jwks_file": ("jwks.json", Path("jwks.json")),
     "allowed_origins": (ORIGIN, (ORIGIN,)),
+    "cors_origins": (ORIGIN, (ORIGIN,)),
     "limits.connections": ("11", 11),
     "limits.connections_per_user": ("12", 12),
     "limits.frame_bytes": ("13_000", 13_000),

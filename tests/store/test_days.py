@@ -1,4 +1,4 @@
-"""Messages and active users of past days: counted at the upgrade, kept by triggers, recounted, and forgotten in time."""
+"""Messages and active users of past days: counted at the upgrade, kept by triggers, recounted, forgotten in time."""
 
 from __future__ import annotations
 

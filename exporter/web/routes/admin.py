@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -31,6 +32,8 @@ NO_STORE: Final = {"Cache-Control": "no-store"}
 TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".ts": "text/plain; charset=utf-8",  # to be downloaded: no browser runs TypeScript
+    ".tsx": "text/plain; charset=utf-8",
     ".svg": "image/svg+xml",
 }
 POLICY: Final = "; ".join(
@@ -57,6 +60,10 @@ PAGE_HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Vary": "Cookie",
 }
+
+
+# People copy the whole header line, or what stands behind its name.
+_PASTED: Final = re.compile(r"^\s*(authorization\s*:\s*)?(bearer\s+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,8 @@ class AdminPage:
             response = web.json_response(said, headers=NO_STORE)
         else:
             response = _back()
-        access.set_cookie(response, token, claims, secure=self._is_secure(request), path=self._path)
+        name, secure = self._cookie(request), self._is_secure(request)
+        access.set_cookie(response, name, token, claims, secure=secure, path=self._path)
         return response
 
     async def sign_out(self, request: web.Request) -> web.Response:
@@ -144,7 +152,7 @@ class AdminPage:
         if not self._origins.may_sign_in(request):
             raise Problem(403, "a page of another site may not sign you out")
         response = web.Response(status=204, headers=NO_STORE) if _wants_json(request) else _back()
-        access.clear_cookie(response, secure=self._is_secure(request), path=self._path)
+        access.clear_cookie(response, self._cookie(request), secure=self._is_secure(request), path=self._path)
         return response
 
     async def static(self, request: web.Request) -> web.Response:
@@ -172,11 +180,14 @@ class AdminPage:
         response.enable_compression()
         return response
 
+    def _cookie(self, request: web.Request) -> str:
+        return access.cookie_name(request, self._authenticator)
+
     def _is_secure(self, request: web.Request) -> bool:
         return self._secure or self._origins.is_secure(request)
 
     def _signed_in(self, request: web.Request) -> Claims | None:
-        token = access.token_of(request, cookie=True)
+        token = access.token_of(request, self._cookie(request))
         if token is None:
             return None
         try:
@@ -195,10 +206,10 @@ class AdminPage:
             given = parse_qs((await request.read()).decode(errors="replace"), max_num_fields=MAX_FIELDS)
         except ValueError:
             raise Problem(400, f"the form has more than {MAX_FIELDS} fields") from None
-        token = given.get("token", [""])[0].strip()
+        token = _PASTED.sub("", given.get("token", [""])[0]).strip()
         if not token:
             raise Problem(400, "there is no token in the form")
-        if len(access.COOKIE) + len(token) > MAX_COOKIE:
+        if len(self._cookie(request)) + len(token) > MAX_COOKIE:
             raise Problem(400, f"the token is too long for a cookie, which holds {MAX_COOKIE} characters")
         try:
             claims = self._authenticator.verify(token)

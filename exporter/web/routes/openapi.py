@@ -133,7 +133,10 @@ def _answer(answer: Schema) -> Schema:
             return {"description": words, "content": {kind: {"schema": {"type": "string"}} for kind in kinds}}
         case {"json": name, "description": words}:
             schema = {"type": name} if name == "object" else _ref(name)
-            return {"description": words, "content": {"application/json": {"schema": schema}}}
+            content = {"application/json": {"schema": schema}}
+            if answer.get("csv"):
+                content["text/csv"] = {"schema": {"type": "string"}}
+            return {"description": words, "content": content}
         case {"form": words}:  # for scripts a problem document, for a browser without them the form with what was wrong
             content = _problem(words)["content"] | {"text/html": {"schema": {"type": "string"}}}
             return {"description": words, "content": content}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -236,6 +236,59 @@ class History(Struct):
     closed: ClosedByReason  # type: ignore[valid-type]
     refused: RefusedByReason
     peaks: Peaks
+
+
+class Day(Struct):
+    """One UTC day: messages of it that exist, and registered users who sent one. What is not known is null."""
+
+    day: date
+    messages: Count | None
+    active_users: Count | None
+
+
+class Days(Struct):
+    """Days, the oldest first, the last is today."""
+
+    days: list[Day]
+
+
+class UserConnections(Struct):
+    """A user's open connections on the node that was asked; ``since`` is when the oldest of them was opened."""
+
+    user: Identifier
+    connected: bool
+    since: datetime | None
+    connections: Count
+    opened_at: list[datetime]
+    scope: Literal["node"]
+
+
+class LargeConversation(Struct):
+    """A conversation with its messages that exist and its members."""
+
+    id: Identifier
+    total_messages: Count
+    members: Count
+
+
+class BusyConversation(Struct):
+    """A conversation with the messages that this node accepted for it in the last hour."""
+
+    id: Identifier
+    messages: Count
+
+
+class TopConversations(Struct):
+    """The largest (null when they are not known, with the reason in ``error``) and the busiest.
+
+    Each count of ``busiest`` may be too low by ``undercounted_by``, which is 0 unless very many were busy.
+    """
+
+    largest: list[LargeConversation] | None
+    busiest: list[BusyConversation]
+    undercounted_by: Count
+    scope: Literal["node"]
+    error: str | None
 
 
 class SignInForm(Struct):

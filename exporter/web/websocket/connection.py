@@ -40,19 +40,14 @@ MAX_WAITING: Final = 16
 _SAYS_1002: Final = CloseCode.PROTOCOL_ERROR.to_bytes(2, "big")
 _RATE_LIMITED: Final = RateLimited("too many frames; slow down")
 
-_CODES: Final = {
-    ClosedReason.SHUTDOWN: CloseCode.GOING_AWAY,
-    ClosedReason.SLOW_CONSUMER: CloseCode.SLOW_CONSUMER,
-    ClosedReason.RATE_LIMITED: CloseCode.RATE_LIMITED,
-    ClosedReason.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
-    ClosedReason.INTERNAL_ERROR: CloseCode.INTERNAL,
-}
-_WORDS: Final = {
-    ClosedReason.SHUTDOWN: "server going away",
-    ClosedReason.SLOW_CONSUMER: "slow consumer",
-    ClosedReason.RATE_LIMITED: "rate limited",
-    ClosedReason.TOKEN_EXPIRED: "token expired",
-    ClosedReason.INTERNAL_ERROR: "internal error",
+# Close code and words; what is not here is a normal end.
+_GOODBYES: Final = {
+    ClosedReason.SHUTDOWN: (CloseCode.GOING_AWAY, "server going away"),
+    ClosedReason.SLOW_CONSUMER: (CloseCode.SLOW_CONSUMER, "slow consumer"),
+    ClosedReason.RATE_LIMITED: (CloseCode.RATE_LIMITED, "rate limited"),
+    ClosedReason.TOKEN_EXPIRED: (CloseCode.TOKEN_EXPIRED, "token expired"),
+    ClosedReason.ADMIN: (CloseCode.ADMIN, "disconnected by an admin"),
+    ClosedReason.INTERNAL_ERROR: (CloseCode.INTERNAL, "internal error"),
 }
 
 
@@ -260,8 +255,10 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         """End it, with a close frame; the first reason counts."""
         if not self._leave_hub(reason):
             return
-        code = code if code is not None else _CODES.get(reason, CloseCode.NORMAL)
-        self.write_last(websocket_frames.close_frame(code, words if words is not None else _WORDS.get(reason, "")))
+        usual = _GOODBYES.get(reason, (CloseCode.NORMAL, ""))
+        self.write_last(
+            websocket_frames.close_frame(usual[0] if code is None else code, usual[1] if words is None else words)
+        )
         self._start_lingering()
 
     def abort(self, reason: ClosedReason) -> None:
@@ -286,7 +283,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         """The send buffer is full: the peer gets what is in it and the reason, if it reads on in time."""
         if self._leave_hub(ClosedReason.SLOW_CONSUMER):
             self._discard_pending()
-            last = websocket_frames.close_frame(CloseCode.SLOW_CONSUMER, _WORDS[ClosedReason.SLOW_CONSUMER])
+            last = websocket_frames.close_frame(*_GOODBYES[ClosedReason.SLOW_CONSUMER])
             self._context.metrics.sent_bytes.value += len(last)
             self._socket.write(last)
             self._start_lingering()

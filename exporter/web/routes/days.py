@@ -1,0 +1,75 @@
+"""``GET /v1/messaging/stats/days``: messages and active users per UTC day, as JSON or CSV. Knows no SQL."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from exporter.auth.tokens import Authenticator
+from exporter.core.records import DayTotals
+from exporter.store import Store
+from exporter.store.days import KEPT
+from exporter.web.access import require_admin
+from exporter.web.problems import Problem
+from exporter.web.routes import schemas
+
+DEFAULT: Final = 30
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Accept, Cookie"}
+
+
+class Days:
+    """The handler."""
+
+    def __init__(self, store: Store, authenticator: Authenticator) -> None:
+        self._store = store
+        self._authenticator = authenticator
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """200 with the last ``days`` (30; at most 400), the oldest first; 503 while the database is not seen.
+
+        CSV where ``Accept`` prefers ``text/csv``: a line of names, then a line per day; what is not known is empty.
+        """
+        require_admin(request, self._authenticator)
+        days = await self._store.days(_count(request))
+        if _prefers_csv(request.headers.get("Accept", "")):
+            headers = _HEADERS | {
+                "Content-Type": "text/csv; charset=utf-8; header=present",
+                "Content-Disposition": f'attachment; filename="messaging-{len(days)}-days.csv"',
+            }
+            return web.Response(text=_csv(days), headers=headers)
+        shape = schemas.Days([schemas.Day(day.day, day.messages, day.active_users) for day in days])
+        return web.Response(body=msgspec.json.encode(shape), headers=_HEADERS | {"Content-Type": "application/json"})
+
+
+def _count(request: web.Request) -> int:
+    given = request.query.get("days", str(DEFAULT))
+    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= KEPT):
+        raise Problem(400, f"days is a number from 1 to {KEPT}")
+    return int(given)
+
+
+def _csv(days: list[DayTotals]) -> str:
+    def cell(value: int | None) -> str:
+        return "" if value is None else str(value)
+
+    lines = [f"{day.day.isoformat()},{cell(day.messages)},{cell(day.active_users)}" for day in days]
+    return "\r\n".join(["day,messages,active_users", *lines, ""])  # RFC 4180
+
+
+def _prefers_csv(accept: str) -> bool:
+    """Does the client ask for CSV rather than for JSON? Nothing, and what cannot be read, is JSON."""
+    wanted = {"text/csv": 0.0, "application/json": 0.0}
+    for part in accept.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if kind in wanted:
+            wanted[kind] = max(wanted[kind], quality)
+    return wanted["text/csv"] > wanted["application/json"]
