@@ -61,7 +61,8 @@ class TotalsMachine(RuleBasedStateMachine):
         for statement in r0001_tables.SQLITE.split(";\n"):
             self.db.execute(statement)
         triggers = map(triggers_sqlite.trigger, triggers_sqlite.TRIGGERS)
-        for statement in (*r0002_sqlite.TABLES, *r0004_days.SQLITE, *triggers):
+        findings = "ALTER TABLE verification ADD COLUMN missing_triggers bigint"
+        for statement in (*r0002_sqlite.TABLES, findings, *r0004_days.SQLITE, *triggers):
             self.db.execute(statement)
         self.model = Model()
         self.saved: list[Model] = []
