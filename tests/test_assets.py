@@ -140,7 +140,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_holds_every_asset_once_and_no_source_of_them(wheel: Path) -> None:
     names = [name for name in zipfile.ZipFile(wheel).namelist() if "grafana" in name]
-    assert sorted(names) == sorted(f"exporter/grafana/{path.as_posix()}" for path in wanted())
+    assert sorted(names) == sorted(
+        f"exporter/grafana/{path.as_posix()}" for path in wanted() if path.parts[0] != "component"
+    )
+    for name in assets.COMPONENT:
+        assert zipfile.ZipFile(wheel).namelist().count(f"exporter/web/static/{name}") == 1
 
 
 def test_a_wheel_holds_every_module_of_the_package(wheel: Path) -> None:

@@ -218,7 +218,7 @@ export const LABELS = Object.freeze({
   moment: 'Moment on the lines',
   day: 'Day on the bars',
   unknown: 'unknown',
-  nothing_yet: 'nothing yet',
+  nothing_yet: 'none yet',
   no_reason: 'the server gave no reason',
   unknown_because: 'Unknown: {reason}',
   two_samples: 'known after two samples',
@@ -303,7 +303,8 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .rows { margin-block-start: 0.5em; }
 .rows > div { display: grid; align-items: center; padding-block: 0.36em; border-block-end: 1px solid var(--line); gap: 0 1em; }
 .rows > div:last-child { border-block-end: 0; }
-.rates > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1fr) minmax(0, 2fr); }
+.rates > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1.1fr) minmax(0, 1.9fr); }
+.rates .number { white-space: nowrap; }
 .rates svg { block-size: 2.35em; }
 .rates .number { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.2; }
 .rates .unknown .number { font-size: 0.9375em; line-height: 1.76; block-size: auto; }
@@ -1041,7 +1042,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const rows = el('dl');
     for (const name of PER_DAY) {
       const bars = new Bars();
-      const range = el('dd', { class: 'range', 'data-days': name });
+      const range = el('dd', { class: 'range', 'data-days': name }, '\u00a0');
       bars.svg.addEventListener('pointermove', (event) => this.#choose(Math.floor(share(event, bars.svg) * this.#shown * 0.9999)));
       bars.svg.addEventListener('pointerleave', () => this.#choose(null));
       this.#bars.push({ name, bars, range });
