@@ -169,7 +169,8 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
         "as_of": utc(time.time()),
         "error": "; ".join(f"{name}: {reason}" for name, reason in missing.items()) or None,
         "database": {
-            "up": database is not None and database.up,
+            # Null and not false: whether the host can write is not known here.
+            "up": True if database is not None and database.up else None,
             "as_of": utc(database.last_success if database else None),
             "error": database.error if database is not None else NO_DATABASE,
         },

@@ -189,7 +189,7 @@ async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_n
                 assert stats["active_connections"] == stats["total_participants"] == 1
             async with http.get(f"{url}/messaging/admin", headers=admin) as response:
                 page = await response.text()
-                assert 'data-src="./v1/messaging/stats"' in page
+                assert '<messaging-stats src="v1/messaging/stats">' in page
             for file in ("messaging-stats.js", "admin.css", "icon.svg"):
                 async with http.get(f"{url}/messaging/admin/static/{file}") as response:
                     assert response.status == 200
