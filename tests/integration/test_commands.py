@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -117,11 +118,22 @@ async def pip(example: Example, exporter: Exporter, shell: dict[str, str]) -> No
     assert (ROOT / "pyproject.toml").exists()
 
 
+async def environment(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
+    """The usual two lines; make platforms types them in fresh roots."""
+    assert example.command in ("python3 -m venv .venv", ". .venv/bin/activate")
+
+
+async def exported(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
+    """A token in a variable: what the command in the brackets prints is one."""
+    command = re.fullmatch(r"export TOKEN=\$\((.*)\)", example.command)
+    assert command is not None
+    await token(Example(command[1], ""), exporter, shell)
+
+
 async def serve(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
     """With a port of its own instead of the one that is everybody's."""
     program, *arguments = example.command.split()
-    folder = exporter.folder / "as written"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=exporter.folder))
     path = shutil.which(program, path=shell["PATH"])
     assert path is not None
     process = await asyncio.create_subprocess_exec(
@@ -169,6 +181,8 @@ async def simulate(example: Example, exporter: Exporter, shell: dict[str, str]) 
     """For two seconds instead of minutes."""
     command = example.command.replace(ADDRESS, exporter.url.removeprefix("http://"))
     command = command.replace("--data.dir data", f"--data.dir {exporter.data}").replace("10m", "2s")
+    if "--url" not in command:
+        command += f" --url {exporter.url}"
     assert "10m" in example.command
     status, out, errors = await typed(command, shell, exporter.folder)
     assert status == 0, out + errors
@@ -185,7 +199,20 @@ async def plain(example: Example, exporter: Exporter, shell: dict[str, str]) -> 
     assert without_numbers(out).splitlines() == without_numbers(example.shown).splitlines()
 
 
+async def doctor(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
+    """Beside the running server."""
+    command = example.command.replace("./data", str(exporter.data))
+    status, out, errors = await typed(command, shell, exporter.folder)
+    assert (status, errors) == (0, ""), out
+    assert "schema, rights" in out
+
+
 BY_FIRST_WORDS = {
+    "python3 -m": environment,
+    ". .venv/bin/activate": environment,
+    "export TOKEN=$(messaging-exporter": exported,
+    "messaging-exporter doctor": doctor,
+    "messaging-exporter assets": plain,
     "_MESSAGING_EXPORTER_COMPLETE=bash_source messaging-exporter": plain,
     "_MESSAGING_EXPORTER_COMPLETE=zsh_source messaging-exporter": plain,
     "_MESSAGING_EXPORTER_COMPLETE=fish_source messaging-exporter": plain,

@@ -17,6 +17,7 @@ need chromium chromium
 need node nodejs
 need npm npm
 need curl curl
+need sqlite3 sqlite3
 need redis-server redis-server
 need redis-sentinel redis-sentinel
 need pgbouncer pgbouncer

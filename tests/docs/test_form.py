@@ -1,0 +1,24 @@
+"""Documents keep their form: short lines, and one page that leads to all others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.servers.exporter import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
+def test_no_line_is_longer_than_120_characters(path: Path) -> None:
+    """But for rows of tables, which cannot be broken."""
+    long = [line for line in path.read_text().splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert not long
+
+
+def test_the_first_page_leads_to_every_other() -> None:
+    linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", (ROOT / "docs" / "index.md").read_text()))
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - linked == {"index.md"}
