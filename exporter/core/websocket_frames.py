@@ -18,6 +18,7 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 _CONTINUATION: Final = 0x0
+_ENDLESS: Final = 2**64  # no frame is that long
 _DATA: Final = frozenset((_CONTINUATION, TEXT, BINARY))
 _CONTROL: Final = frozenset((CLOSE, PING, PONG))
 _MAX_CONTROL: Final = 125
@@ -55,11 +56,16 @@ class FrameReader:
         self._skip = 0
         self.error: tuple[int, str] | None = None
 
+    @property
+    def is_blind(self) -> bool:
+        """Nothing behind a broken frame can be read, not even the peer's close frame."""
+        return self._skip >= _ENDLESS
+
     def feed(self, data: bytes) -> list[Incoming]:
         """Everything that these bytes complete."""
         if self._skip:
             skipped = min(self._skip, len(data))
-            self._skip -= skipped
+            self._skip -= 0 if self.is_blind else skipped
             data = data[skipped:]
         if self._buffer is not None:
             self._buffer += data
@@ -152,7 +158,7 @@ class FrameReader:
 
     def _violation(self, text: str) -> int:
         self.error = self.error or (Violation.PROTOCOL, text)
-        self._skip = 2**63  # nothing behind a broken frame can be read
+        self._skip = _ENDLESS
         return -1
 
     def _too_large(self, length: int, missing: int, words: str = "frame is larger than {} bytes") -> int:

@@ -94,7 +94,7 @@ def _take_file(reading: _Reading, path: Path) -> None:
     for name, value in _flat(document, path).items():
         option = BY_NAME.get(name)
         if option is None:
-            raise Misconfigured(f"{path}: there is no setting called {_shown(name)}")
+            raise Misconfigured(f"{path}: there is no setting called {_shown(name)}{strict_yaml.line_of(name)}")
         reading.take(option, _texts(option, value, f"{name} in {path}"), f"{name} in {path}")
 
 
@@ -123,6 +123,8 @@ def _flat(document: Any, path: Path, prefix: str = "", depth: int = 0) -> dict[s
     flat: dict[str, Any] = {}
     for key, value in document.items():
         name = f"{prefix}{key}"
+        if isinstance(key, strict_yaml.Key):
+            name = strict_yaml.Key.at(name, key.line)
         nested = isinstance(value, dict) and name not in BY_NAME
         for inner, leaf in (_flat(value, path, f"{name}.", depth + 1) if nested else {name: value}).items():
             if inner in flat:

@@ -14,6 +14,24 @@ MAX_BYTES: Final = 1_048_576
 _TWICE: Final = "a key stands twice"
 
 
+class Key(str):
+    """A key of a mapping, with the line that it stands in."""
+
+    line: int
+
+    @classmethod
+    def at(cls, text: str, line: int) -> Key:
+        """``line`` counts from 1."""
+        key = cls(text)
+        key.line = line
+        return key
+
+
+def line_of(key: object) -> str:
+    """`` (line 7)`` for a key out of a document, nothing for other values."""
+    return f" (line {key.line})" if isinstance(key, Key) else ""
+
+
 def load(path: Path) -> Any:
     """The document in ``path``: mappings, lists and scalars; raises Misconfigured, also for a key that stands twice."""
     try:
@@ -27,7 +45,7 @@ def load(path: Path) -> Any:
 
 
 def parse(content: bytes, name: str) -> Any:
-    """The document in ``content``, called ``name`` in errors; raises Misconfigured."""
+    """The document in ``content``, called ``name`` in errors; raises Misconfigured. Texts that are keys are ``Key``."""
     import yaml  # here, because most starts have no file, and it costs 15 ms
 
     class Loader(yaml.SafeLoader):
@@ -39,7 +57,9 @@ def parse(content: bytes, name: str) -> Any:
                 if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
                     raise yaml.constructor.ConstructorError(None, None, _TWICE, key.start_mark)
                 seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
-            return super().construct_mapping(node, deep)
+            made = super().construct_mapping(node, deep)
+            lines = {key.value: key.start_mark.line + 1 for key, _ in node.value if isinstance(key, yaml.ScalarNode)}
+            return {Key.at(k, lines[k]) if type(k) is str and k in lines else k: v for k, v in made.items()}
 
     try:
         return yaml.load(content, Loader)  # noqa: S506 - a SafeLoader with one more check

@@ -8,12 +8,23 @@ version does not fit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
+import aiohttp
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
+from exporter.core.errors import Misconfigured
 from exporter.web.problems import Problem, of_http
+
+# What aiohttp reads of a request's head by itself; told to whoever sends more.
+MAX_LINE: Final = 8_190  # bytes
+MAX_HEADERS: Final = 128
+CHECK_TIME: Final = 5.0  # seconds for the self-check, which takes a few milliseconds
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -36,9 +47,19 @@ class _Protocol(web.RequestHandler):
         """The problem document for what could not be parsed; everything else is aiohttp's."""
         if status != 400 or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
-        response = Problem(400, "this cannot be read as HTTP").response()
+        response = _problem(exc).response()
         response.force_close()
         return response
+
+
+def _problem(exc: BaseException | None) -> Problem:
+    """What kept aiohttp from reading a request, as far as it says."""
+    if isinstance(exc, LineTooLong):  # a token of 12 KB, more often than anything else
+        limit = exc.args[1] if len(exc.args) > 1 else MAX_LINE
+        return Problem(431, f"the request line or a header line is longer than {limit} bytes")
+    if isinstance(exc, BadHttpMessage) and "many headers" in str(exc.message).lower():
+        return Problem(431, f"the request has more than {MAX_HEADERS} headers")
+    return Problem(400, "this cannot be read as HTTP")
 
 
 def _in_our_words(handler: _Handler) -> _Handler:
@@ -116,3 +137,101 @@ class Upgraded(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: D102  # aiohttp's
         return None
+
+
+# --- does this version fit? -------------------------------------------------------------------------------
+
+_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: self\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+_ANSWER: Final = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+async def self_check() -> None:
+    """An upgrade against oneself, over a pair of sockets. Raises Misconfigured when this aiohttp does not fit."""
+    try:
+        async with asyncio.timeout(CHECK_TIME):
+            await _upgrade_oneself()
+            await _send_oneself_garbage()
+    except Exception as error:  # whatever a change of private API brings about
+        reason = "a WebSocket cannot take over its socket" if isinstance(error, TimeoutError) else str(error)
+        raise Misconfigured(
+            f"aiohttp {aiohttp.__version__} does not fit this program ({reason or type(error).__name__}): "
+            "install a version that the package's requirements name"
+        ) from error
+
+
+class _Receiver(asyncio.Protocol):
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.whole = asyncio.Event()
+        self.failure: Exception | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        if len(self.data) >= len(b"earlylate"):
+            self.whole.set()
+
+
+async def _upgrade_oneself() -> None:
+    receiver = _Receiver()
+
+    async def upgrade(request: web.Request) -> web.StreamResponse:
+        transport = request.transport
+        if transport is None:
+            raise RuntimeError("a request has no transport")
+        transport.write(_ANSWER)
+        try:
+            receiver.data_received(hand_over(request, transport, receiver))
+        except Exception as error:  # aiohttp would log it; it is what is wanted to be known
+            receiver.failure = error
+            receiver.whole.set()
+            return web.Response()
+        return Upgraded()
+
+    async with _conversation(upgrade) as (reader, writer):
+        writer.write(_REQUEST + b"early")
+        if await reader.readexactly(len(_ANSWER)) != _ANSWER:
+            raise RuntimeError("an upgrade is answered otherwise")
+        writer.write(b"late")
+        await receiver.whole.wait()
+        if receiver.failure is not None:
+            raise receiver.failure
+        if receiver.data != b"earlylate":
+            raise RuntimeError("what follows an upgrade is lost")
+
+
+async def _send_oneself_garbage() -> None:
+    async with _conversation(_unreached) as (reader, writer):
+        writer.write(b"\x16\x03\x01 is no HTTP\r\n\r\n")
+        if b"application/problem+json" not in await reader.read():
+            raise RuntimeError("what is no HTTP is answered otherwise")
+
+
+async def _unreached(request: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+@contextlib.asynccontextmanager
+async def _conversation(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client of an application with this one handler, without a listener."""
+    app = web.Application()
+    app.router.add_get("/", handler)
+    runner = ProblemRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+    await runner.setup()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    server = runner.server
+    if server is None:
+        raise RuntimeError("a runner has no server")
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(server, theirs)
+    reader, writer = await asyncio.open_connection(sock=ours)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        transport.abort()
+        await runner.cleanup()

@@ -28,6 +28,7 @@ from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
 from exporter.store import Store
 from exporter.web import notify, systemd
+from exporter.web.aiohttp_seams import self_check
 from exporter.web.application import Application
 from exporter.web.background import Background
 from exporter.web.listeners import Listeners, allow_open_files
@@ -111,6 +112,7 @@ class Server:
         if opening.done():
             opening.result()
         try:
+            await self_check()
             await self.node.start()
             apart = bool(self.settings.metrics_listen)
             public = self._application.build(public=True, operations=not apart)

@@ -404,3 +404,9 @@ def test_what_is_wrong_with_a_source_is_said_without_its_url(tmp_path: Path, tex
     with pytest.raises(Misconfigured, match=reason) as refused:
         resolve({"config.file": write(tmp_path, text)}, {})
     assert "///a" not in str(refused.value)
+
+
+def test_an_unknown_setting_of_the_file_is_named_with_its_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "log: {level: debug}\nweb:\n  listen-adress: ':1'\n")
+    with pytest.raises(Misconfigured, match=r'no setting called "web\.listen-adress" \(line 3\)'):
+        resolve({"config.file": file}, {})

@@ -201,6 +201,22 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(text: str, tmp_path: Pa
     assert "PRIVATE" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http_server_config:\n  http2: true\n  http3: true\n", r"http_server_config: unknown key \(line 3\)"),
+        ("tls_server_config:\n  certs: x\n", r'tls_server_config: unknown key "certs" \(line 2\)'),
+        ("\n\nx1: y\n", r"the file: unknown key \(line 3\)"),
+    ],
+)
+def test_a_stray_key_is_named_by_its_line_and_shown_only_when_it_is_a_plain_word(
+    text: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "web.yml").write_text(text)
+    with pytest.raises(Misconfigured, match=words):
+        WebConfig(tmp_path / "web.yml")
+
+
 @pytest.mark.needs("promtool")
 def test_promtool_and_this_server_agree_on_what_is_good(tmp_path: Path) -> None:
     said = []

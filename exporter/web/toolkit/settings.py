@@ -141,7 +141,7 @@ def _known(section: Mapping[Any, Any], names: tuple[str, ...], where: str) -> No
     for key in section:
         if key not in names:
             shown = f' "{key}"' if isinstance(key, str) and re.fullmatch(r"[A-Za-z_-]{1,40}", key) else ""
-            raise Misconfigured(f"{where}: unknown key{shown}; known are {', '.join(names)}")
+            raise Misconfigured(f"{where}: unknown key{shown}{strict_yaml.line_of(key)}; known are {', '.join(names)}")
 
 
 def _typed(section: Mapping[str, Any], name: str, kind: type[Any], default: Any) -> Any:

@@ -6,7 +6,8 @@ and a busy one never waits for a wake-up.
 
 Ending: whoever ends it first gives the reason, the hub is told at once, and the figures with it. What is left is
 courtesy: the close frame is written, and what still comes in is read and thrown away for a bounded time, because
-closing a socket with unread data would reset it and the peer would never see the code.
+closing a socket with unread data would reset it and the peer would never see the code. Behind a frame that is none
+nothing can be read any more, so there the FIN follows the close frame at once.
 """
 
 from __future__ import annotations
@@ -259,7 +260,20 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         self.write_last(
             websocket_frames.close_frame(usual[0] if code is None else code, usual[1] if words is None else words)
         )
+        if self._reader.is_blind:
+            self._send_fin()
         self._start_lingering()
+
+    def _send_fin(self) -> None:
+        """Nothing follows the close frame, and the peer's cannot be seen: it learns from the FIN that this is the end.
+
+        It may be waiting for that, as this side would for its close frame. Over TLS, which has no half-closed state,
+        closing does the same: what still comes in is read until the peer agrees.
+        """
+        if self._socket.can_write_eof():
+            self._socket.write_eof()
+        else:
+            self._socket.close()
 
     def abort(self, reason: ClosedReason) -> None:
         """End it without a word: nobody is listening."""

@@ -141,7 +141,7 @@ def _draining() -> Rejected:
 def _handshake(request: web.Request) -> bytes:
     """The answer to a good handshake (RFC 6455 section 4.2); raises Rejected for a bad one."""
     headers = request.headers
-    if "websocket" not in _listed(request, "Upgrade") or "upgrade" not in _listed(request, "Connection"):
+    if "websocket" not in _tokens(request, "Upgrade") or "upgrade" not in _tokens(request, "Connection"):
         needed = {"Upgrade": "websocket", "Connection": "Upgrade"}
         raise Rejected(RejectedReason.HANDSHAKE, 426, "this is a WebSocket", needed)
     if headers.get("Sec-WebSocket-Version", "").strip() != "13":
@@ -170,6 +170,6 @@ def _handshake(request: web.Request) -> bytes:
     return "\r\n".join((*lines, "", "")).encode()
 
 
-def _listed(request: web.Request, name: str) -> str:
-    """All values of a header: a list may be spread over several lines (RFC 9110 section 5.3)."""
-    return ",".join(request.headers.getall(name, ())).lower()
+def _tokens(request: web.Request, name: str) -> set[str]:
+    """The tokens of a header, which may be spread over several lines (RFC 9110 sections 5.3, 5.6.1 and 7.6.1)."""
+    return {token.strip(" \t").lower() for line in request.headers.getall(name, ()) for token in line.split(",")}
