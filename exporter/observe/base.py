@@ -27,6 +27,13 @@ class Base:
             self.tally.turn(day - self.day)
             self.day = day
 
+    def plus(self, facts: Facts) -> Base:
+        """With a tail: all that there is."""
+        tally = Tally()
+        tally.add(self.tally)
+        tally.add(facts.tally)
+        return Base(self.generation, self.cut, tally, self.day, self.rooms | facts.rooms)
+
     def plain(self) -> dict[str, Any]:
         """For the state."""
         return {

@@ -36,6 +36,12 @@ async def check(source: Source, *, out: Callable[[str], None]) -> int:
         await engine.close()
     assert engine.latest_mapping is not None  # noqa: S101 - it has been counted
     _print_figures(engine.latest_mapping, totals, out)
+    wrong = engine.inaccurate
+    if wrong is not None:
+        out(f"  inaccurate_conversations: {wrong.number:,}")
+        for conversation, said, counted in wrong.wrong:
+            out(f"    {conversation}: the counter says {said}, there are {counted} messages")
+        missing = missing or wrong.number > 0
     return FINDINGS if missing else ALL_WELL
 
 

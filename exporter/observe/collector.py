@@ -94,7 +94,7 @@ class SourceCollector:
                     await engine.open()
                 pause = IDLE
                 if engine.due:
-                    if engine.counting is None:
+                    if not engine.counting and not engine.comparison:
                         await engine.begin()
                     took = await engine.advance()
                     pause = took / engine.load - took

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from exporter.observe import statements
 from exporter.observe.connections import Snapshot
 from exporter.observe.mapping import DAY, Cut, Key, Mapping, Region
-from exporter.observe.records import SourceTotals
+from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
 from exporter.observe.tally import Facts, fingerprint
 
@@ -35,8 +35,16 @@ async def newest(snapshot: Snapshot, mapping: Mapping, offset: int = 0) -> dict[
     for key in mapping.keys:
         rows = await snapshot.fetch(key.newest(mapping.table, offset))
         if rows:
-            found[key.name] = key.value(rows[0][0])
+            found[key.name] = key_value(key, rows[0][0])
     return found
+
+
+def key_value(key: Key, raw: Any) -> int:
+    """A key as a whole number. Raises SourceError for what does not grow."""
+    try:
+        return key.value(raw)
+    except (ValueError, TypeError) as error:
+        raise SourceError(f"the key {key.name} holds neither whole numbers nor times", lasting=True) from error
 
 
 def bottom(mapping: Mapping) -> dict[str, int]:

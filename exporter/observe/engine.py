@@ -1,10 +1,9 @@
 """The engine: exact figures of a database that belongs to somebody else, cheaply. Knows no HTTP and no metric.
 
-Everything is one identity. The total of a snapshot is the *base*, a sum over the sealed rows, plus the *tail*, which is
-read again at every pass, less what changes in the tail have undone among the sealed. Sealing moves the line so that the
-identity holds in the very snapshot in which the line moves; a full count makes a new base for the line where it began
-and takes the old one's place in one snapshot, too, where their difference is what the old one had wrong. No step
-depends on how often it is done, and each is one transaction of the state: nothing is ever doubled.
+Everything is one identity. The total of a snapshot is the *base*, a sum over the sealed rows, plus the *tail*, read
+again at every pass, less what changes in the tail have undone among the sealed. The line between them moves so that the
+identity holds in that very snapshot; a full count takes the old base's place in one snapshot, too, and their difference
+is what was wrong. No step depends on how often it is done; each is one transaction of the state: nothing is doubled.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -19,6 +19,7 @@ import structlog
 from exporter.observe import counting, identity
 from exporter.observe.base import Base, Count, Seen
 from exporter.observe.connections import Reader, Snapshot, reader_of
+from exporter.observe.counters import Comparison
 from exporter.observe.counting import TAIL, Small
 from exporter.observe.mapping import DAY, Cut, Key, Mapping
 from exporter.observe.published import Published, difference, figures
@@ -30,9 +31,8 @@ from exporter.observe.tally import Facts, Tally
 
 log = structlog.get_logger(__name__)
 
-PASS: Final = 4.0
-"""Seconds for a pass; for a page of a count, which is made smaller when it takes longer than ``PAGE``:"""
-PAGE_LIMIT: Final = 4.0
+LIMIT: Final = 4.0
+"""Seconds for a pass, or for a page of a count; pages are made smaller when they take longer than:"""
 PAGE: Final = 0.25
 SOONER: Final = 12
 """A recount is brought forward when rows are seen to have vanished, to this part of the interval at the earliest."""
@@ -68,6 +68,9 @@ class Engine:
         self.recounted_at: float | None = None
         self.differences: dict[str, int] = {}
         self.rows_read = 0
+        self.comparison: Comparison | None = None
+        """The counters' comparison under way; ``inaccurate`` is what the last one found."""
+        self.inaccurate: Comparison | None = None
         self._sealing = Sealing(tail, overlap)
         self._overlap = overlap
         self._largest: tuple[int, ...] = ()
@@ -99,6 +102,8 @@ class Engine:
         self.counting = None if count is None else Count.of(count)
         self.recounted_at = self.state.get("recounted_at")
         self.differences = self.state.get("differences") or {}
+        inaccurate = self.state.get("inaccurate")
+        self.inaccurate = None if inaccurate is None else Comparison(number=inaccurate)
         self._published = None if self.base is None else Published(self.state, self.base.generation)
         if not await identity.hold(self.reader, mapping, self.state.get("samples") or []):
             self._begin_anew("rows that were counted are others now: the database was restored or replaced")
@@ -135,7 +140,7 @@ class Engine:
     @property
     def due(self) -> bool:
         """Is a full count under way, or its time come?"""
-        if self.base is None or self.counting is not None or self.recounted_at is None:
+        if self.base is None or self.counting or self.comparison or self.recounted_at is None:
             return True
         wait = self.recount_interval / SOONER if self._sooner else self.recount_interval
         return not 0 <= self.clock() - self.recounted_at < wait
@@ -145,7 +150,7 @@ class Engine:
         if self.mapping is None:
             await self.open()
         await self.begin()
-        while self.counting is not None:
+        while self.counting or self.comparison:
             await self.advance()
         return await self.look()
 
@@ -160,13 +165,13 @@ class Engine:
             bottoms = {}
             for key in mapping.keys:
                 rows = await snapshot.fetch(key.next_above(None, mapping.table))
-                lowest = key.value(rows[0][0]) - 1 if rows else lows[key.name]
+                lowest = counting.key_value(key, rows[0][0]) - 1 if rows else lows[key.name]
                 bottoms[key.name] = min(lowest, lows[key.name])
             return lows, bottoms
 
         async with self.lock:
             self._take(mapping)
-            lows, bottoms = await self.reader.read(work, PASS)
+            lows, bottoms = await self.reader.read(work, LIMIT)
             moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
             generation = (self.base.generation if self.base else 0) + 1
             base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
@@ -182,7 +187,7 @@ class Engine:
         async with self.lock:
             count = self.counting
             if count is None:
-                return 0.0
+                return await self._compare()
             started = time.perf_counter()
             for key in self._known().keys:
                 if count.done[key.name] < count.base.cut.lows[key.name]:
@@ -190,6 +195,17 @@ class Engine:
                     return time.perf_counter() - started
             await self._pass()
             return time.perf_counter() - started
+
+    async def _compare(self) -> float:
+        """One page of the counters' comparison, which follows each full count."""
+        if (comparison := self.comparison) is None:
+            return 0.0
+        took = await comparison.step(self.reader, self._known())
+        if comparison.done:
+            self.inaccurate, self.comparison = comparison, None
+            with self.state.step():
+                self.state.put("inaccurate", comparison.number)
+        return took
 
     async def _page(self, count: Count, key: Key) -> None:
         mapping, base = self._known(), count.base
@@ -202,11 +218,11 @@ class Engine:
             facts = await counting.page(snapshot, mapping, key, low, high, base.cut, base.day * DAY)
             if not facts.tally.rows and high < end:  # a gap: on to the next row
                 rows = await snapshot.fetch(key.next_above(high, mapping.table))
-                high = min(end, key.value(rows[0][0]) - 1) if rows else end
+                high = min(end, counting.key_value(key, rows[0][0]) - 1) if rows else end
             return high, facts
 
         try:
-            high, facts = await self.reader.read(work, PAGE_LIMIT)
+            high, facts = await self.reader.read(work, LIMIT)
         except SourceError as error:
             if not error.slow or count.spans[key.name] <= 1:
                 raise
@@ -243,7 +259,7 @@ class Engine:
             if each is not None:
                 each.turn(int(now // 86_400))
         if base is None and not done:
-            await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), PASS)
+            await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), LIMIT)
             return figures(mapping, None, None, Small(), now, progress=0.0 if count is None else count.share)
         small = self._small_in_time(now)
         started = time.perf_counter()
@@ -265,8 +281,9 @@ class Engine:
                     seen.rest = await counting.tail(snapshot, mapping, seen.sealed, day)
             return seen
 
-        seen = await self.reader.read(work, PASS)
-        return await asyncio.to_thread(self._keep_pass, seen, now, small, time.perf_counter() - started)
+        seen = await self.reader.read(work, LIMIT)
+        totals = await asyncio.to_thread(self._keep_pass, seen, now, small, time.perf_counter() - started)
+        return totals if self.inaccurate is None else replace(totals, inaccurate_conversations=self.inaccurate.number)
 
     def _small_in_time(self, now: float) -> Small | None:
         """The small figures that were read last, unless their time has come: a share of the time for each."""
@@ -290,7 +307,7 @@ class Engine:
         with self.state.step():
             if base is not None and self._published is not None:
                 self._published.absorb(seen.facts)
-                whole = self._whole(base, seen.facts)
+                whole = base.plus(seen.facts)
                 totals = figures(mapping, whole, self._published, small, now)
                 self._notice(whole.tally.rows, small, seen.newest)
             if seen.counted is not None and count is not None:
@@ -315,12 +332,6 @@ class Engine:
             self._sooner = True
         self._largest = largest
 
-    def _whole(self, base: Base, facts: Facts) -> Base:
-        tally = Tally()
-        tally.add(base.tally)
-        tally.add(facts.tally)
-        return Base(base.generation, base.cut, tally, base.day, base.rooms | facts.rooms)
-
     def _complete(
         self, count: Count, facts: Facts, small: Small, now: float, before: SourceTotals | None
     ) -> SourceTotals:
@@ -329,13 +340,14 @@ class Engine:
         self.state.absorb(count.base.generation, facts)
         self.state.forget(but=count.base.generation)
         self.base, self.counting, self.recounted_at = count.base, None, now
+        self.comparison = Comparison() if mapping.counter is not None else None
         self._published = Published(self.state, count.base.generation)
-        totals = figures(mapping, self._whole(count.base, facts), self._published, small, now)
+        totals = figures(mapping, count.base.plus(facts), self._published, small, now)
         if before is not None:
             self.differences = difference(before, totals)
         for key, value in (("count", None), ("recounted_at", now), ("differences", self.differences)):
             self.state.put(key, value)
-        tell = log.info if self.state.path is not None else log.debug  # one count for somebody who sees its figures
+        tell = log.debug if self.state.path is None else log.info  # without a file somebody waits for the figures
         tell("counted", source=self.source.name, seconds=round(now - count.begun, 3), differences=self.differences)
         return totals
 

@@ -45,6 +45,12 @@ def _quoted(name: str) -> str:
 
 async def missing_indexes(reader: Reader, mapping: Mapping) -> list[tuple[str, str]]:
     """(table, column) of the indexes that are not there. Raises SourceError."""
+    there = await indexes(reader)
+    return [index for index in mapping.indexes if index not in there]
+
+
+async def indexes(reader: Reader) -> set[tuple[str, str]]:
+    """(table, first column) of every index. Raises SourceError."""
     if reader.dialect.name == "postgresql":
         sql = (
             "SELECT c.relname::text, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid "
@@ -59,5 +65,4 @@ async def missing_indexes(reader: Reader, mapping: Mapping) -> list[tuple[str, s
             "WHERE m.type = 'table' AND t.pk = 1"
         )
     rows = await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS)
-    there = {(str(table), str(column)) for table, column in rows}
-    return [index for index in mapping.indexes if index not in there]
+    return {(str(table), str(column)) for table, column in rows}

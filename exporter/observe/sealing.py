@@ -51,13 +51,14 @@ class Sealing:
     async def first(self, snapshot: Snapshot, mapping: Mapping, now: float) -> dict[str, int]:
         """Where the very first count may end: the tail is above, and so is the overlap where keys are times."""
         found = await counting.newest(snapshot, mapping, self._tail)
-        return {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
+        lows = {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
+        return {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
 
     async def next(
         self, snapshot: Snapshot, mapping: Mapping, base: Base, horizon: tuple[int, int] | None, now: float
     ) -> Cut | None:
         """A cut above the base's, None when it stays."""
-        ripe = [mark for mark in self._marks if self._is_ripe(mark, horizon, now)]
+        ripe = self._ripe(horizon, now)
         if not ripe:
             return None
         mark = ripe[-1]
@@ -66,22 +67,36 @@ class Sealing:
         for key in mapping.keys:
             low = min(mark.newest.get(key.name, key.lowest), room.get(key.name, key.lowest))
             low = _capped(key, low, mark.at)
-            if key.name in mapping.safe and now - mark.at < PATIENCE:
-                rows = await snapshot.fetch(mapping.safe[key.name])
-                low = low if not rows or rows[0][0] is None else min(low, int(rows[0][0]))
+            if now - mark.at < PATIENCE:
+                low = await _safe(snapshot, mapping, key.name, low)
             lows[key.name] = max(low, base.cut.lows[key.name])
         self._marks = [other for other in self._marks if other.at >= mark.at]
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
         return Cut(lows, max(base.cut.moment, int(mark.at * 1_000_000))) if moved else None
 
-    def _is_ripe(self, mark: _Mark, horizon: tuple[int, int] | None, now: float) -> bool:
-        age = now - mark.at
-        if age < self._overlap:
-            return False
-        ended = horizon is None or mark.next_transaction is None or horizon[0] >= mark.next_transaction
-        return ended or age >= PATIENCE
+    def _ripe(self, horizon: tuple[int, int] | None, now: float) -> list[_Mark]:
+        """Marks below which nothing appears any more.
+
+        A key is taken at most ``overlap`` seconds before its transaction begins to write. So all that lies below a mark
+        is there when every transaction has ended that had begun so many seconds after it.
+        """
+        if horizon is None:
+            ended = now
+        else:
+            ends = [mark.at for mark in self._marks if (mark.next_transaction or 0) <= horizon[0]]
+            ended = max(ends, default=float("-inf"))
+        latest = max(ended - self._overlap, now - PATIENCE)
+        return [mark for mark in self._marks if mark.at <= latest]
 
 
 def _capped(key: Key, value: int, moment: float) -> int:
     """A row that is dated in the future must not hide those that come after it."""
     return value if key.time is None else max(key.lowest, min(value, int(moment * 1_000_000)))
+
+
+async def _safe(snapshot: Snapshot, mapping: Mapping, name: str, low: int) -> int:
+    """At most the limit that the server itself gives, where it gives one."""
+    if name not in mapping.safe:
+        return low
+    rows = await snapshot.fetch(mapping.safe[name])
+    return low if not rows or rows[0][0] is None else min(low, int(rows[0][0]))

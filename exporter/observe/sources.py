@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from exporter.core.errors import Misconfigured
+from exporter.observe import custom, rights
 from exporter.observe.connections import Reader
 from exporter.observe.mapping import Mapping
-from exporter.observe.presets import ejabberd, mattermost, prosody, synapse
+from exporter.observe.presets import Columns, ejabberd, mattermost, prosody, synapse
 from exporter.observe.records import SourceError
 from exporter.settings.model import SOURCE_KINDS, SourceSettings
 
@@ -48,7 +49,25 @@ async def mapping_of(source: Source, reader: Reader) -> Mapping:
             return prosody.mapping(there, reader.dialect, hosts, accounts)
         case "mattermost":
             return mattermost.mapping(there, reader.dialect)
+        case "custom":
+            if source.config_file is None:
+                raise Misconfigured("a custom source needs its mapping: give its file with --source.config-file")
+            return await _custom(custom.Document(source.config_file), reader, there)
     raise Misconfigured(f"there is no such kind of source: use {', '.join(SOURCE_KINDS[:-1])} or {SOURCE_KINDS[-1]}")
+
+
+async def _custom(document: custom.Document, reader: Reader, there: Columns) -> Mapping:
+    """The mapping of somebody's own tables, with what only the database knows of them."""
+    plain = document.mapping(there, reader.dialect, custom.Facts())
+    separators = {}
+    if reader.dialect.name == "sqlite":
+        for time in (document.time, document.deleted):
+            if time is not None and time["unit"] != "flag":
+                column = '"' + time["column"].replace('"', '""') + '"'
+                found = await _rows(reader, f"SELECT {column} FROM {plain.table} WHERE {column} IS NOT NULL LIMIT 1")
+                separators[time["column"]] = "T" if found and str(found[0])[10:11] == "T" else " "
+    indexes = frozenset(await rights.indexes(reader))
+    return document.mapping(there, reader.dialect, custom.Facts(indexes, separators))
 
 
 async def _any(reader: Reader, table: str) -> bool:

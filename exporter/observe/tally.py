@@ -76,15 +76,16 @@ class Facts:
             if doubtful:
                 tally.doubtful.setdefault(domain, _zero())[age] += int(doubtful)
             if writer is not None and registered and day is not None:
-                person = fingerprint(writer)
+                person = fingerprint(str(writer))
                 if writers.get(person, -1) < day:
                     writers[person] = day
             if conversation is not None:
-                room = conversation.startswith("room ") and domain is not None
+                name = str(conversation)
+                room = domain is not None and name.startswith("room ")
                 if room:
                     self.rooms.add(domain)
-                if conversation != OF_ROOMS:
-                    self.conversations[fingerprint(conversation)] = "" if room else domain or ""
+                if name != OF_ROOMS:
+                    self.conversations[fingerprint(name)] = "" if room else domain or ""
 
     def take_undone(self, rows: Iterable[Sequence[Any]], units: int, sign: int) -> None:
         """Rows of ``statements.undone``."""

@@ -1,0 +1,75 @@
+"""Comparing a denormalised number of messages per conversation with the messages. Knows readers and mappings.
+
+Each page of conversations is compared in one snapshot, so a counter that is kept right is never found wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from exporter.observe.connections import Reader, Row, Snapshot
+from exporter.observe.mapping import Counter, Mapping
+from exporter.observe.records import SourceError
+
+SECONDS: Final = 4.0
+AIM: Final = 0.25
+"""Seconds for a page."""
+LISTED: Final = 1_000
+"""Wrong conversations whose details are kept; all are counted."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """One walk over all conversations; ``wrong`` holds (conversation, counter, messages)."""
+
+    after: Any = None
+    page: int = 200
+    number: int = 0
+    done: bool = False
+    wrong: list[tuple[Any, Any, int]] = field(default_factory=list)
+
+    async def step(self, reader: Reader, mapping: Mapping) -> float:
+        """Compare one page: the seconds that it took. Raises SourceError."""
+        counter = mapping.counter
+        assert counter is not None  # noqa: S101 - asked for only where there is one
+        sql = statement(mapping, counter, self.after, self.page)
+        started = time.perf_counter()
+
+        async def work(snapshot: Snapshot) -> list[Row]:
+            return list(await snapshot.fetch(sql))
+
+        try:
+            rows = await reader.read(work, SECONDS)
+        except SourceError as error:
+            if not error.slow or self.page == 1:
+                raise
+            self.page = max(1, self.page // 8)
+            return time.perf_counter() - started
+        took = time.perf_counter() - started
+        for conversation, said, counted in rows:
+            if said != counted:
+                self.number += 1
+                if len(self.wrong) < LISTED:
+                    self.wrong.append((conversation, said, int(counted)))
+        self.done = len(rows) < self.page
+        if rows:
+            self.after = rows[-1][0]
+        self.page = max(1, int(self.page * min(4.0, max(0.25, AIM / max(took, 0.001)))))
+        return took
+
+
+def statement(mapping: Mapping, counter: Counter, after: Any, page: int) -> str:
+    """Rows (conversation, counter, messages) of the next page."""
+    conditions = [counter.where] if counter.where else []
+    if after is not None:
+        bound = str(after) if isinstance(after, int) else mapping.dialect.literal(str(after))
+        conditions.append(f"{counter.id} > {bound}")
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    return (
+        f"SELECT c.id, c.said, (SELECT COALESCE(SUM({mapping.weight}), 0) FROM {mapping.table} e "
+        f"WHERE e.{counter.message_conversation} = c.id AND {mapping.where}) AS counted "
+        f"FROM (SELECT {counter.id} AS id, {counter.column} AS said FROM {counter.table}{where} "
+        f"ORDER BY {counter.id} LIMIT {page}) c ORDER BY c.id"
+    )

@@ -1,0 +1,240 @@
+"""A mapping of one's own tables, out of a strict YAML file. Knows mappings; opens nothing but the file.
+
+Names of tables and columns are quoted; a ``filter`` is SQL of the user's own, over the columns of its table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from exporter.core.errors import Misconfigured
+from exporter.observe.mapping import Counter, Cut, Dialect, Key, Mapping, Region, Table, Time
+from exporter.observe.presets import Columns
+from exporter.settings import strict_yaml
+
+UNITS: Final = ("s", "ms", "us", "timestamptz", "timestamp", "text")
+_KEYS: Final = {
+    "": {"messages": True, "users": False, "conversations": False},
+    "messages": {
+        "table": True,
+        "key": True,
+        "time": True,
+        "sender": False,
+        "conversation": False,
+        "filter": False,
+        "deleted": False,
+    },
+    "time": {"column": True, "unit": True, "zone": False},
+    "deleted": {"column": True, "unit": True, "zone": False},
+    "users": {"table": True, "id": True, "filter": False},
+    "conversations": {"table": True, "id": True, "filter": False, "counter": False},
+}
+"""Per mapping of the file: its keys, and which must be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the database says of itself that the file cannot: indexes, and how times are written in texts."""
+
+    indexes: frozenset[tuple[str, str]] = frozenset()
+    separators: MappingOf[str, str] | None = None
+
+
+class Document:
+    """The file, checked key by key."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises Misconfigured, with the file and the key."""
+        self._path = path
+        document = self._mapping(strict_yaml.load(path), "")
+        self.messages = self._mapping(document["messages"], "messages")
+        self.users = self._mapping(document["users"], "users") if "users" in document else None
+        self.conversations = (
+            self._mapping(document["conversations"], "conversations") if "conversations" in document else None
+        )
+        self.time = self._time(self.messages["time"], "time", UNITS)
+        deleted = self.messages.get("deleted")
+        self.deleted = None if deleted is None else self._time(deleted, "deleted", (*UNITS, "flag"))
+        if self.conversations and "counter" in self.conversations and "conversation" not in self.messages:
+            raise self._wrong("conversations.counter needs messages.conversation")
+
+    def _wrong(self, reason: str) -> Misconfigured:
+        return Misconfigured(f"{self._path}: {reason}")
+
+    def _mapping(self, value: Any, name: str) -> dict[str, Any]:
+        where = f"under {name}" if name else "at the top"
+        if not isinstance(value, dict):
+            raise self._wrong(f"expected a mapping {where}")
+        known = _KEYS[name]
+        for key in value:
+            if key not in known:
+                raise self._wrong(f"there is no {str(key)[:80]} {where}; there is {', '.join(known)}")
+        for key, needed in known.items():
+            if needed and key not in value:
+                raise self._wrong(f"{key} is missing {where}")
+            if key in value and key not in _KEYS and (not isinstance(value[key], str) or not value[key].strip()):
+                raise self._wrong(f"expected text for {key} {where}")
+        condition = value.get("filter", "")
+        if re.search(r";|--|/\*|\0", condition):
+            raise self._wrong(f"a filter {where} is one SQL condition, without ; and comments")
+        return value
+
+    def _time(self, value: Any, name: str, units: tuple[str, ...]) -> dict[str, Any]:
+        checked = self._mapping(value, name)
+        if checked["unit"] not in units:
+            raise self._wrong(f"expected {', '.join(units[:-1])} or {units[-1]} for unit under {name}")
+        try:
+            ZoneInfo(checked.get("zone", "UTC"))
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise self._wrong(f"there is no zone of that name under {name}") from None
+        return checked
+
+    def mapping(self, there: Columns, dialect: Dialect, facts: Facts) -> Mapping:
+        """The mapping for what is there. Raises Misconfigured when a table or column is not."""
+        tables = self._tables(there)
+        messages, users, conversations = self.messages, self.users, self.conversations
+        time = _time(self.time, dialect, facts)
+        column = messages["key"]
+        key = Key(column, f"{{a}}.{_name(column)}", time=time if column == self.time["column"] else None)
+        where = f"({messages['filter']})" if "filter" in messages else "1 = 1"
+        weight, undone = self._deletions(dialect, facts, where)
+        absent = {}
+        if users is None:
+            absent["registered_users"] = "no table of users is mapped"
+        if "sender" not in messages:
+            absent["active_users"] = "no column with the sender is mapped"
+        if conversations is None and "conversation" not in messages:
+            absent["stored_conversations"] = "no conversations are mapped"
+        distinct = conversations is None and "conversation" in messages
+        identity = "sender" if column == self.time["column"] and "sender" in messages else None
+        return Mapping(
+            kind="custom",
+            schema="custom",
+            dialect=dialect,
+            tables=tables,
+            table=_name(messages["table"]),
+            keys=(key,),
+            time=time,
+            where=where,
+            weight=weight,
+            writer=f"e.{_name(messages['sender'])}" if "sender" in messages else None,
+            registered=None
+            if users is None
+            else f"EXISTS (SELECT 1 FROM {_name(users['table'])} u WHERE u.{_name(users['id'])} = {{w}}{_and(users)})",
+            conversation=f"e.{_name(messages['conversation'])}" if distinct else None,
+            identity=f"CAST({{a}}.{_name(messages[identity] if identity else self.time['column'])} AS text)",
+            users=None if users is None else _count(users),
+            conversations=None if conversations is None else _count(conversations),
+            undone=undone,
+            absent=absent,
+            counter=self._counter(),
+            meaning=self._meaning(),
+            indexes=self._indexes(),
+        )
+
+    def _deletions(self, dialect: Dialect, facts: Facts, where: str) -> tuple[str, Any]:
+        """What a row weighs, and how later deletions are seen: by an index on their time, or by recounts only."""
+        if self.deleted is None:
+            return "1", None
+        column, table = self.deleted["column"], self.messages["table"]
+        gone = f"e.{_name(column)}"
+        if self.deleted["unit"] == "flag":
+            return f"CASE WHEN {gone} THEN 0 ELSE 1 END", None
+        number = self.deleted["unit"] in ("s", "ms", "us")
+        weight = f"CASE WHEN {gone} IS NULL{f' OR {gone} = 0' if number else ''} THEN 1 ELSE 0 END"
+        time = _time(self.deleted, dialect, facts)
+        if (table, column) not in facts.indexes:
+            return weight, None
+
+        def undone(tail: Region, target: Region, cut: Cut) -> str:
+            return f"FROM {_name(table)} e WHERE {gone} > {time.line(cut.moment)} AND {target('e')} AND {where}"
+
+        return weight, undone
+
+    def _counter(self) -> Counter | None:
+        conversations = self.conversations
+        if conversations is None or "counter" not in conversations:
+            return None
+        return Counter(
+            table=_name(conversations["table"]),
+            id=_name(conversations["id"]),
+            column=_name(conversations["counter"]),
+            message_conversation=_name(self.messages["conversation"]),
+            where=f"({conversations['filter']})" if "filter" in conversations else "",
+        )
+
+    def _tables(self, there: Columns) -> tuple[Table, ...]:
+        """What is read; of a filter, the columns of its table that it names. Raises Misconfigured."""
+        tables = []
+        for part, named in (
+            (self.messages, ("key", "sender", "conversation")),
+            (self.users, ("id",)),
+            (self.conversations, ("id", "counter")),
+        ):
+            if part is None:
+                continue
+            name = part["table"]
+            if name not in there:
+                raise self._wrong(f"the database has no table {name}")
+            columns = [part[key] for key in named if key in part]
+            if part is self.messages:
+                columns += [time["column"] for time in (self.time, self.deleted) if time is not None]
+            words = set(re.findall(r"\w+", part.get("filter", "")))
+            columns += sorted(column for column in there[name] if column in words)
+            for column in columns:
+                if column not in there[name]:
+                    raise self._wrong(f"the table {name} has no column {column}")
+            tables.append(Table(name, tuple(dict.fromkeys(columns))))
+        return tuple(tables)
+
+    def _indexes(self) -> tuple[tuple[str, str], ...]:
+        table = self.messages["table"]
+        wanted = [(table, self.messages["key"])]
+        if self.deleted is not None and self.deleted["unit"] != "flag":
+            wanted.append((table, self.deleted["column"]))
+        if self._counter() is not None:
+            wanted.append((table, self.messages["conversation"]))
+        if self.users is not None:
+            wanted.append((self.users["table"], self.users["id"]))
+        return tuple(wanted)
+
+    def _meaning(self) -> dict[str, str]:
+        condition = self.messages.get("filter")
+        return {
+            "stored_messages": f"rows of {self.messages['table']}"
+            + (f" with {condition}" if condition else "")
+            + (f", without those deleted by {self.deleted['column']}" if self.deleted else ""),
+            "stored_conversations": f"rows of {self.conversations['table']}"
+            if self.conversations
+            else "distinct conversations of messages",
+            "registered_users": f"rows of {self.users['table']}" if self.users else "",
+            "messages_today": f"messages of the current UTC day by {self.time['column']}",
+            "active_users": "users who wrote, deleted or not, on one of the last N UTC days",
+        }
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _and(part: MappingOf[str, Any]) -> str:
+    return f" AND ({part['filter']})" if "filter" in part else ""
+
+
+def _count(part: MappingOf[str, Any]) -> str:
+    condition = f" WHERE ({part['filter']})" if "filter" in part else ""
+    return f"SELECT COUNT(*) FROM {_name(part['table'])}{condition}"
+
+
+def _time(time: MappingOf[str, Any], dialect: Dialect, facts: Facts) -> Time:
+    """SQLite has no times but texts and numbers."""
+    unit = time["unit"]
+    if dialect.name == "sqlite" and unit in ("timestamp", "timestamptz"):
+        unit = "text"
+    separator = (facts.separators or {}).get(time["column"], " ")
+    return Time(f"{{a}}.{_name(time['column'])}", unit, time.get("zone", "UTC"), separator)

@@ -1,0 +1,316 @@
+"""The engine's promises one by one: what is sealed, what a restart keeps, what a restored database gives away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exporter.core.errors import Misconfigured
+from exporter.observe.engine import Engine
+from exporter.observe.records import SourceError, SourceTotals
+from exporter.observe.sources import Source
+from exporter.observe.state import State
+from tests.observe import schemas
+from tests.observe.databases import PostgresqlServer, Server, SqliteServer
+from tests.servers.postgres import Postgres, postgres
+
+__all__ = ["postgres"]
+
+NOON = 1_773_144_000.0  # 2026-03-10T12:00:00Z
+MS = int(NOON * 1000)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    if request.param == "sqlite":
+        server: Server = SqliteServer(tmp_path / "mattermost.db")
+    else:
+        shared: Postgres = request.getfixturevalue("postgres")
+        server = PostgresqlServer(shared)
+    try:
+        server.script(schemas.mattermost(server.engine) + "INSERT INTO users (id) VALUES ('u1'), ('u2');")
+        yield server
+    finally:
+        server.close()
+
+
+def post(server: Server, first: int, last: int, *, user: str = "u1", prefix: str = "p") -> None:
+    """Posts ``first`` to ``last``, one per second up to noon and later."""
+    rows = ", ".join(
+        f"('{prefix}{i}', {MS + (i - 100) * 1000}, {MS + (i - 100) * 1000}, '{user}')" for i in range(first, last + 1)
+    )
+    server.script(f"INSERT INTO posts (id, createat, updateat, userid) VALUES {rows}")
+
+
+class Clock:
+    now = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def engine_of(server: Server, path: Path | None, clock: Clock, tail: int = 10) -> Engine:
+    return Engine(Source(server.url, "mattermost"), State(path), load=1.0, clock=clock, tail=tail)
+
+
+async def sealed(engine: Engine, clock: Clock) -> SourceTotals:
+    """Count, and let time pass until the line has moved."""
+    await engine.count()
+    clock.now += 70
+    await engine.look()
+    clock.now += 70
+    return await engine.look()
+
+
+async def test_old_rows_are_sealed_and_not_read_again(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    assert (await sealed(engine, clock)).stored_messages == 100
+    before = engine.rows_read
+    post(server, 101, 101)
+    assert (await engine.look()).stored_messages == 101
+    assert engine.rows_read - before < 40
+    await engine.close()
+
+
+async def test_a_deletion_among_sealed_rows_is_seen_by_the_next_pass(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    stamp = int(clock.now * 1000)
+    server.script(f"UPDATE posts SET deleteat = {stamp}, updateat = {stamp} WHERE id IN ('p3', 'p99')")
+    totals = await engine.look()
+    assert totals.stored_messages == 98
+    assert totals.active_users[1] == 1
+    clock.now += 200
+    assert (await engine.look()).stored_messages == 98
+    assert (await engine.look()).stored_messages == 98
+    await engine.close()
+
+
+async def test_what_vanished_without_a_trace_is_mended_by_a_recount_that_says_by_how_much(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    server.script("DELETE FROM posts WHERE id IN ('p1', 'p2', 'p3')")
+    assert (await engine.look()).stored_messages == 100
+    assert (await engine.count()).stored_messages == 97
+    assert engine.differences["stored_messages"] == -3
+    assert engine.differences["registered_users"] == 0
+    await engine.close()
+
+
+async def test_midnight_passes(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    assert (await sealed(engine, clock)).messages_today == 100
+    clock.now = NOON + 12 * 3600 + 1
+    totals = await engine.look()
+    assert (totals.messages_today, totals.stored_messages) == (0, 100)
+    assert totals.active_users == {1: 0, 7: 1, 30: 1}
+    clock.now += 30 * 86_400
+    assert (await engine.look()).active_users == {1: 0, 7: 0, 30: 0}
+    await engine.close()
+
+
+async def test_a_restart_goes_on_where_the_last_step_ended(server: Server, tmp_path: Path) -> None:
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    await engine.close()
+    post(server, 101, 103, user="u2")
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    totals = await again.look()
+    assert (totals.stored_messages, totals.active_users[1]) == (103, 2)
+    assert again.rows_read < 60
+    await again.close()
+
+
+async def test_a_count_that_was_cut_off_goes_on(server: Server, tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now += 5_000
+    post(server, 1, 5_000)
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    await engine.open()
+    await engine.begin()
+    assert engine.counting is not None
+    for name in engine.counting.spans:
+        engine.counting.spans[name] = 500_000_000  # µs: 500 rows
+    await engine.advance()
+    assert 0 < engine.counting.share < 1
+    done = engine.counting.share
+    await engine.close()
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    assert again.counting is not None
+    assert again.counting.share == done
+    while again.counting is not None:
+        await again.advance()
+    assert (await again.look()).stored_messages == 5_000
+    await again.close()
+
+
+async def test_while_it_is_counted_for_the_first_time_nothing_is_known(server: Server) -> None:
+    post(server, 1, 100)
+    engine = engine_of(server, None, Clock())
+    await engine.open()
+    totals = await engine.look()
+    assert totals.stored_messages is None
+    assert totals.active_users == {1: None, 7: None, 30: None}
+    assert totals.unknown["stored_messages"].startswith("counting for the first time")
+    await engine.close()
+
+
+async def test_rows_that_are_others_now_are_another_database(server: Server, tmp_path: Path) -> None:
+    """A backup was put back and life went on: the same keys, other posts."""
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    await engine.close()
+    server.script("DELETE FROM posts WHERE createat > 0")
+    post(server, 1, 120, prefix="q", user="u2")
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    assert again.base is None
+    totals = await again.count()
+    assert (totals.stored_messages, totals.active_users[1]) == (120, 1)
+    await again.close()
+
+
+async def test_a_newest_row_below_the_sealed_ones_is_a_restored_database(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    server.script("DELETE FROM posts WHERE id NOT IN ('p1', 'p2')")
+    assert (await engine.look()).stored_messages is None
+    assert (await engine.count()).stored_messages == 2
+    await engine.close()
+
+
+async def test_a_copy_in_the_place_of_a_file_is_another_database(tmp_path: Path) -> None:
+    server = SqliteServer(tmp_path / "mattermost.db", "delete")
+    server.script(schemas.mattermost("sqlite"))
+    post(server, 1, 10)
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    await engine.count()
+    await engine.close()
+    server.close()
+    shutil.copy(tmp_path / "mattermost.db", tmp_path / "copy.db")
+    (tmp_path / "copy.db").rename(tmp_path / "mattermost.db")
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    assert again.base is None
+    await again.close()
+
+
+async def test_a_row_dated_in_the_future_hides_nothing_that_comes_after_it(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    post(server, 9_999_999, 9_999_999)
+    await sealed(engine, clock)
+    post(server, 101, 150)
+    assert (await engine.look()).stored_messages == 151
+    await engine.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_rows_of_a_transaction_that_stays_open_are_counted_when_it_ends(postgres: Postgres) -> None:
+    """They come minutes later, below everything that was seen meanwhile."""
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS}, {MS}, 'u1')"):
+        server.execute(sql, 1)
+    for i in range(101, 160):
+        post(server, i, i)
+        clock.now += 5
+        assert (await engine.look()).stored_messages == i
+    server.execute("COMMIT", 1)
+    assert (await engine.look()).stored_messages == 160
+    await engine.close()
+    server.close()
+
+
+def test_two_processes_do_not_share_a_state(tmp_path: Path) -> None:
+    first = State(tmp_path / "state.db")
+    with pytest.raises(Misconfigured, match="another process observes"):
+        State(tmp_path / "state.db")
+    first.close()
+
+
+def test_a_state_file_that_is_none_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"no database at all" * 100)
+    state = State(tmp_path / "state.db")
+    assert state.get("base") is None
+    state.close()
+
+
+def test_killed_at_any_moment_nothing_is_doubled(tmp_path: Path) -> None:
+    """A real process, SIGKILLed again and again while it counts and passes; then every figure is exact."""
+    server = SqliteServer(tmp_path / "mattermost.db")
+    server.script(schemas.mattermost("sqlite") + "INSERT INTO users (id) VALUES ('u1'), ('u2');")
+    post(server, 1, 20_000)
+    code = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from exporter.observe.engine import Engine\n"
+        "from exporter.observe.sources import Source\n"
+        "from exporter.observe.state import State\n"
+        "async def main():\n"
+        f"    engine = Engine(Source({server.url!r}, 'mattermost'), State(Path({str(tmp_path / 'state.db')!r})),\n"
+        f"        load=1.0, clock=lambda: {NOON + 20_000!r}, tail=10)\n"
+        "    await engine.open()\n"
+        "    print('open', flush=True)\n"
+        "    while True:\n"
+        "        if engine.counting is None: await engine.begin()\n"
+        "        for name in engine.counting.spans: engine.counting.spans[name] = 100_000_000\n"
+        "        await engine.advance()\n"
+        "        await engine.look()\n"
+        "asyncio.run(main())\n"
+    )
+    for number in range(8):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        time.sleep(0.015 * number)  # another moment each time
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+    async def figures() -> SourceTotals:
+        clock = Clock()
+        clock.now += 20_000
+        engine = engine_of(server, tmp_path / "state.db", clock)
+        await engine.open()
+        while engine.counting is not None:
+            await engine.advance()
+        with contextlib.suppress(SourceError):
+            return await engine.look()
+        raise AssertionError
+
+    totals = asyncio.run(figures())
+    server.close()
+    assert (totals.stored_messages, totals.active_users[30]) == (20_000, 1)
