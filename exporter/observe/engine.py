@@ -21,6 +21,7 @@ from exporter.observe.base import Base, Count, Seen
 from exporter.observe.connections import Reader, Snapshot, reader_of
 from exporter.observe.counters import Comparison
 from exporter.observe.counting import TAIL, Small
+from exporter.observe.identity import Sizes
 from exporter.observe.mapping import DAY, Cut, Key, Mapping
 from exporter.observe.published import Published, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
@@ -73,7 +74,7 @@ class Engine:
         self.inaccurate: Comparison | None = None
         self._sealing = Sealing(tail, overlap)
         self._overlap = overlap
-        self._largest: tuple[int, ...] = ()
+        self._sizes = Sizes()
         self._small: tuple[float, float, Small] | None = None
         self._published: Published | None = None
         self._sooner = False
@@ -97,13 +98,12 @@ class Engine:
             self._begin_anew("the state belongs to another database, or this one was restored")
         with self.state.step():
             self.state.put("identity", here)
-        base, count = self.state.get("base"), self.state.get("count")
+        base, count, inaccurate = (self.state.get(key) for key in ("base", "count", "inaccurate"))
         self.base = None if base is None else Base.of(base)
         self.counting = None if count is None else Count.of(count)
+        self.inaccurate = None if inaccurate is None else Comparison(number=inaccurate)
         self.recounted_at = self.state.get("recounted_at")
         self.differences = self.state.get("differences") or {}
-        inaccurate = self.state.get("inaccurate")
-        self.inaccurate = None if inaccurate is None else Comparison(number=inaccurate)
         self._published = None if self.base is None else Published(self.state, self.base.generation)
         if not await identity.hold(self.reader, mapping, self.state.get("samples") or []):
             self._begin_anew("rows that were counted are others now: the database was restored or replaced")
@@ -111,9 +111,8 @@ class Engine:
 
     def _take(self, mapping: Mapping) -> None:
         """Go on with this mapping, unless its keys are not those of the counts: a host came or went."""
-        names = {key.name for key in mapping.keys}
         counts = (self.base, self.counting.base if self.counting else None)
-        if any(base is not None and set(base.cut.lows) != names for base in counts):
+        if any(base and set(base.cut.lows) != {key.name for key in mapping.keys} for base in counts):
             self._begin_anew("the database has other hosts now")
         self.mapping = self.latest_mapping = mapping
 
@@ -128,7 +127,7 @@ class Engine:
         self.base = self.counting = self.recounted_at = self._published = self._small = None
         self.differences = {}
         self._sealing.forget()
-        self._largest = ()
+        self._sizes = Sizes()
 
     def _known(self) -> Mapping:
         if self.mapping is None:
@@ -157,8 +156,7 @@ class Engine:
     async def begin(self) -> None:
         """Begin a full count, up to where the rows are sealed now, or will be first of all. Raises SourceError."""
         self._known()
-        mapping = await self.look_at_schema()
-        now = self.clock()
+        mapping, now = await self.look_at_schema(), self.clock()
 
         async def work(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
             lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now)
@@ -295,21 +293,19 @@ class Engine:
     def _keep_pass(self, seen: Seen, now: float, small: Small | None, took: float) -> SourceTotals:
         mapping = self._known()
         if seen.small is not None:
-            self._small = (now, took, seen.small)
-            small = seen.small
+            self._small, small = (now, took, seen.small), seen.small
         assert small is not None  # noqa: S101 - read now, or in time
         if self.base is not None and identity.vanished(mapping, self.base.cut, seen.newest):
             self._begin_anew("the newest rows are older than those that were counted: the database was restored")
             return figures(mapping, None, None, small, now)
         self.rows_read += sum(facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None)
-        count, base = self.counting, self.base
-        totals = None
+        count, base, totals = self.counting, self.base, None
         with self.state.step():
             if base is not None and self._published is not None:
                 self._published.absorb(seen.facts)
                 whole = base.plus(seen.facts)
                 totals = figures(mapping, whole, self._published, small, now)
-                self._notice(whole.tally.rows, small, seen.newest)
+                self._sooner |= self._sizes.fell(whole.tally.rows, small, seen.newest)
             if seen.counted is not None and count is not None:
                 totals = self._complete(count, seen.counted, small, now, totals)
             elif seen.sealed is not None and seen.rest is not None and base is not None:
@@ -324,13 +320,6 @@ class Engine:
         assert totals is not None  # noqa: S101 - there is a base, or one has just been completed
         self._sealing.note(now, seen.newest, seen.horizon)
         return totals
-
-    def _notice(self, rows: int, small: Small, newest: dict[str, int]) -> None:
-        """Something became less: rows have vanished, and perhaps sealed ones, too. A recount tells."""
-        largest = (rows, small.users or 0, small.conversations or 0, len(small.rooms), *sorted(newest.values()))
-        if len(largest) == len(self._largest) and any(a < b for a, b in zip(largest, self._largest, strict=True)):
-            self._sooner = True
-        self._largest = largest
 
     def _complete(
         self, count: Count, facts: Facts, small: Small, now: float, before: SourceTotals | None

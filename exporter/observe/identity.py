@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from exporter.observe.connections import Reader, Snapshot
+from exporter.observe.counting import Small
 from exporter.observe.mapping import Cut, Key, Mapping
 
 SECONDS: Final = 4.0
@@ -56,6 +57,19 @@ def _identities(mapping: Mapping, key: Key, value: int) -> str:
     assert mapping.identity is not None  # noqa: S101 - samples are of mappings that have one
     row = mapping.identity.replace("{a}", "e")
     return f"SELECT {row} FROM {mapping.table} e WHERE {key.between(value - 1, value, 'e')}"
+
+
+class Sizes:
+    """What was there at the last pass, to see that something became less: sealed rows may have vanished with it."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, ...] = ()
+
+    def fell(self, rows: int, small: Small, newest: MappingOf[str, int]) -> bool:
+        """Is anything less than it was?"""
+        last, now = self._last, (rows, small.users or 0, small.conversations or 0, len(small.rooms), *newest.values())
+        self._last = now
+        return len(last) == len(now) and any(after < before for before, after in zip(last, now, strict=True))
 
 
 def vanished(mapping: Mapping, cut: Cut, newest: MappingOf[str, int]) -> bool:

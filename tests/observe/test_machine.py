@@ -27,7 +27,7 @@ from tests.servers.postgres import Postgres, postgres
 
 __all__ = ["postgres"]
 
-EXAMPLES = 20
+EXAMPLES = 12
 PHASES = (Phase.explicit, Phase.generate)
 NOON = 1_773_144_000.0  # 2026-03-10T12:00:00Z
 TABLES = (
