@@ -23,6 +23,9 @@ P = TypeVar("P")
 CHUNK: Final = 500
 """Conversations that are subscribed to, or compared, in one go."""
 
+AGAIN: Final = 0.1
+"""Seconds until it is looked again whether all nodes have told what they hold."""
+
 
 class Announcements(Generic[P]):
     """``figures`` are the latest answer of the server; ``connection`` is None while there is no road."""
@@ -99,7 +102,7 @@ class Announcements(Generic[P]):
         if connection is None or figures is None:
             return  # the next connection begins with a comparison
         if figures.unsettled or figures.syncing:
-            self.settled_in(figures.unsettled / 1000 + 0.1)
+            self.settled_in(figures.unsettled / 1000 + AGAIN)
             return
         self._go_on(connection, iter(list(self._holdings.values())), False, lambda: None)
 
@@ -138,8 +141,9 @@ class Announcements(Generic[P]):
         for user in there - told:
             self.heard(held, words[0], user)
         figures = self._figures()
-        if figures is None or figures.unsettled or figures.syncing:
-            return  # some have not come back yet: there will be another comparison
+        if figures is None or figures.unsettled or figures.syncing:  # some have not come back yet, perhaps this one
+            self.settled_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
+            return
         for user in told - there:
             self.heard(held, words[1], user)
 

@@ -15,8 +15,8 @@ class Envelope(msgspec.Struct, Generic[P], frozen=True):  # 1 µs less a frame t
     """A frame for everybody who joined a conversation, but one connection or one user.
 
     ``received`` is when the command that caused it arrived, for ``message`` frames; monotonic seconds of this node.
-    ``seq`` is a message's number, 0 for other frames. ``remote``: it came from another node. ``lasting``: other nodes
-    need it also after an outage.
+    ``seq`` is a message's number, 0 for other frames, ``sender`` whose message it is. ``remote``: it came from another
+    node. ``lasting``: other nodes need it also after an outage.
     """
 
     conversation: ConversationId
@@ -27,3 +27,4 @@ class Envelope(msgspec.Struct, Generic[P], frozen=True):  # 1 µs less a frame t
     seq: int = 0
     remote: bool = False
     lasting: bool = False
+    sender: UserId | None = None

@@ -29,7 +29,7 @@ NODE_BYTES: Final = 8
 class Kind(IntEnum):
     """What a frame is."""
 
-    MESSAGE = 1  # with its seq; in the order of seq, once
+    MESSAGE = 1  # with its seq and sender; in the order of seq, once
     OTHER = 2  # handed out as it comes
     REMOVED = 3  # the user is no longer a member: leaves at once
     LOOK = 4  # messages up to this seq exist; perhaps they have been lost

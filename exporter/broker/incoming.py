@@ -71,6 +71,8 @@ class Incoming(Generic[P]):
             count += 1
             kind = frame.kind
             if kind is Kind.MESSAGE:
+                if frame.user:
+                    self._side.said(conversation, frame.user)
                 received = now - lag - frame.age / 1e6 if frame.age and lag is not None else None
                 data = protocol.Delivery(frame.data)
                 ordering.message(held, Envelope(conversation, data, received=received, seq=frame.seq, remote=True))

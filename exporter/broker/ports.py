@@ -51,6 +51,9 @@ class Side(Protocol[P]):
     def announce(self, word: str, conversation: str, user: str) -> None:
         """Tell everybody here: J, L (joined, left), T, U (types, no longer types)."""
 
+    def said(self, conversation: str, user: str) -> None:
+        """A message of this user is durable, sent on another node: they do not type any more."""
+
     def removed(self, conversation: str, user: str) -> None:
         """The user is no longer a member: their connections here leave."""
 

@@ -279,6 +279,8 @@ class RedisBroker(Generic[P]):
 
     def _answered(self, figures: Figures, asked: float) -> None:
         self._road.answered()
+        if self._figures is not None and figures.nodes < self._figures.nodes:
+            self._side.examine(None)  # a node that has died may have stored messages and not published them
         self._figures = figures
         self._alive_until = max(self._alive_until, asked + self._lease)
         self._clock.measured(asked, figures.time)

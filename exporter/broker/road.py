@@ -68,7 +68,7 @@ class Road:
         self._timer: asyncio.TimerHandle | None = None
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._silent_since: float | None = None
-        self._told = False
+        self._told: str | None = None  # the reason that was logged last
         self._awake_at = now()
         self.connection: Connection | None = None
         self.error: str | None = "not connected yet"
@@ -122,11 +122,12 @@ class Road:
         self.error = reason
         if wrong is not None and not self._first.done():
             self._first.set_exception(wrong)
-        if not self._told:
+        if reason != self._told:
             log.warning("the broker cannot be reached; trying on", reason=reason)
-            self._told = True
+            self._told = reason
 
     async def _open(self) -> None:
+        self._awake_at = self._now()  # the ticks that say so come with a connection only
         async with asyncio.timeout(self._silence):
             host = self._redirected or await self._find()
             self._redirected = None
@@ -152,7 +153,7 @@ class Road:
         if not self._first.done():
             self._first.set_result(None)
         log.info("the broker is there")
-        self._told = False
+        self._told = None
         self._on_open(connection, another)
         connection.flush()
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
@@ -239,7 +240,6 @@ class Road:
         if self._timer is not None:
             self._timer.cancel()
         log.warning("the broker is out of reach; this node goes on by itself", reason=reason)
-        self._told = True
         self._on_closed()
         self._gone.set()
 

@@ -17,7 +17,7 @@ from exporter.broker.location import Location, locate
 from exporter.broker.redis import RedisBroker
 from exporter.core import protocol
 from exporter.core.errors import NotFound, Refusal
-from exporter.core.events import ConversationId, Join, Send, UserId
+from exporter.core.events import ConversationId, Join, Send, TypingStoppedReason, UserId
 from exporter.core.records import ClusterStats, Membership, Message
 from exporter.core.websocket_frames import text_frame
 from exporter.metrics.counters import Metrics
@@ -157,6 +157,11 @@ class ClusterNode(Node):
             return  # nobody else is here
         told: msgspec.Struct = _ANNOUNCED[word](conversation, user)
         self._publisher.deliver(Envelope(conversation, text_frame(protocol.encode(told)), exclude_user=user))
+
+    def said(self, conversation: str, user: str) -> None:
+        """A message ends its sender's typing, also with a connection on another node."""
+        if (conversation, user) in self.hub.typing:
+            self._publisher.emit(self.hub.stop_typing(conversation, user, TypingStoppedReason.MESSAGE))
 
     def removed(self, conversation: str, user: str) -> None:
         """The user is no longer a member: their connections here leave."""

@@ -239,7 +239,8 @@ class Node:
         self._join_consistency.accepted(message.conversation, message.seq)
         self._publisher.emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
         frame = protocol.Delivery(text_frame(protocol.new_message(message)))
-        self.broker.publish(Envelope(message.conversation, frame, connection, None, received, message.seq))
+        conversation, seq, sender = message.conversation, message.seq, message.sender
+        self.broker.publish(Envelope(conversation, frame, connection, None, received, seq, False, False, sender))
 
     def _read(self, connection: NodeConnection, command: Read, received: float) -> None:
         self.hub.require_joined(connection, command.conversation)

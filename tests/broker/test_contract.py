@@ -187,6 +187,16 @@ async def test_typing_on_two_connections_ends_with_the_last(place: Place) -> Non
     await bob.frame("typing", active=False)
 
 
+async def test_a_message_ends_its_senders_typing_on_all_connections(place: Place) -> None:
+    room, ann, bob = await place.ann_and_bob()
+    second = await place.last.connect("ann")
+    await second.join(room)
+    await ann.send("typing", conversation=room, active=True)
+    await bob.frame("typing", active=True)
+    await second.say(room, "hi", "1")
+    await bob.frame("typing", active=False)
+
+
 async def test_a_read_mark_is_told_to_the_others(place: Place) -> None:
     room, ann, bob = await place.ann_and_bob()
     await ann.say(room, "hi", "1")

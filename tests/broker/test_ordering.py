@@ -40,6 +40,9 @@ class Recorder:
     def announce(self, word: str, conversation: str, user: str) -> None:
         raise NotImplementedError
 
+    def said(self, conversation: str, user: str) -> None:
+        raise NotImplementedError
+
     def removed(self, conversation: str, user: str) -> None:
         raise NotImplementedError
 
