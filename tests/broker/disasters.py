@@ -86,9 +86,8 @@ class Disasters:
         database = self.postgres.url(self.postgres.create_database())
         flags = ("--typing.timeout", "600s", "--drain.timeout", "2s", "--limits.connections-per-user", "1000")
         self.cluster = Cluster(self.folder, database, "", *flags, lease=self.lease)
-        self.nodes: list[Exporter] = []
-        for number in range(NODES):
-            self.nodes.append(await self.start_node(number))
+        self.nodes: list[Exporter] = [await self.start_node(0)]  # it makes the schema
+        self.nodes += await asyncio.gather(*(self.start_node(number) for number in range(1, NODES)))
         for room, members in self.rooms.items():
             await self.nodes[0].conversation(room, *members)
         return self
@@ -106,9 +105,7 @@ class Disasters:
 
     async def start_node(self, number: int) -> Exporter:
         more: dict[str, Any] = {} if self.program is None else {"program": self.program}
-        url = f"redis://127.0.0.1:{self.proxies[number].port}"
-        self.cluster.flags[self.cluster.flags.index("--redis.url") + 1] = url
-        return await self.cluster.add(**more)
+        return await self.cluster.add("--redis.url", f"redis://127.0.0.1:{self.proxies[number].port}", **more)
 
     def token(self, user: str) -> str:
         if user not in self._tokens:

@@ -27,7 +27,9 @@ class Cluster:
     def __init__(self, folder: Path, database: str, broker: str, *flags: str, lease: float = 2.0, **options: Any):
         self.folder, self.lease = folder, lease
         self.secret = secrets.token_urlsafe(48)
-        self.flags = ["--database.url", database, "--redis.url", broker, "--cluster.lease", f"{lease:g}s", *flags]
+        self.flags = ["--database.url", database, "--cluster.lease", f"{lease:g}s", *flags]
+        if broker:  # else each node has a way of its own to it
+            self.flags += ["--redis.url", broker]
         self.options = options
         self.nodes: list[Exporter] = []
 

@@ -1,0 +1,369 @@
+"""The way to the server: each kind of URL on real servers, what is wrong at start in one line, and an absent server."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.broker.envelope import Envelope
+from exporter.broker.location import locate
+from exporter.broker.redis import RedisBroker
+from exporter.core.errors import Misconfigured
+from exporter.core.hub import Hub
+from exporter.metrics.counters import Metrics
+from tests.broker.conftest import BOTH
+from tests.servers import certificates
+from tests.servers.exporter import until
+from tests.servers.valkey import Sentinel, Server, free_port, running
+
+# As docs/cluster.md has them.
+RIGHTS = (
+    "resetkeys ~messaging:* resetchannels &messaging:* -@all +hello +auth +client|setname +ping +info +function|load "
+    "+fcall +fcall_ro +smembers +ssubscribe +sunsubscribe +spublish +time +zadd +zrem +zscore +zcount +zrangebyscore "
+    "+hset +hget +hdel +hincrby +hlen +hvals +sadd +srem +spop +scard +srandmember +del"
+)
+
+
+class Ear:
+    """A node's side that notes what comes."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    def deliver(self, envelope: Envelope[str]) -> None:
+        self.heard.append(bytes(envelope.frame))
+
+    def announce(self, word: str, conversation: str, user: str) -> None:
+        self.heard.append(f"{word} {user}".encode())
+
+    def said(self, conversation: str, user: str) -> None:
+        """Nobody types here."""
+
+    def removed(self, conversation: str, user: str) -> None:
+        self.heard.append(f"removed {user}".encode())
+
+    def heal(self, conversation: str, after: int, through: int) -> None:
+        self.heard.append(f"heal {after} {through}".encode())
+
+    def examine(self, pairs: list[tuple[str, str]] | None) -> None:
+        """There is no database here."""
+
+
+class Node:
+    """A broker with a hub and an ear."""
+
+    def __init__(self, url: str, cluster: str, lease: float = 2.0, password_file: Path | None = None) -> None:
+        self.hub: Hub[str] = Hub()
+        self.ear = Ear()
+        self.metrics = Metrics()
+        self.broker: RedisBroker[str] = RedisBroker(
+            locate(url, password_file), cluster, lease, hub=self.hub, side=self.ear, meters=self.metrics
+        )
+
+    def join(self, connection: str, user: str, conversation: str) -> None:
+        for event in (*self.hub.open(connection, user),):
+            self.broker.happened(event)
+
+        def ready() -> None:
+            self.broker.holdings.begin(conversation, 0)
+            for event in self.hub.join(connection, conversation):
+                self.broker.happened(event)
+            self.broker.holdings.settle(conversation)
+
+        self.broker.holdings.hold(conversation, ready)
+
+    async def up(self) -> None:
+        async def is_up() -> bool:
+            return self.broker.up
+
+        await until(is_up, "up")
+
+    async def hears(self, frame: bytes) -> None:
+        async def heard() -> bool:
+            return frame in self.ear.heard
+
+        await until(heard, f"{frame!r}, not only {self.ear.heard}")
+
+
+@asynccontextmanager
+async def nodes(url: str, count: int = 2, **more: Any) -> AsyncIterator[list[Node]]:
+    """Nodes of a cluster of their own."""
+    cluster = uuid.uuid4().hex[:8]
+    made = [Node(url, cluster, **more) for _ in range(count)]
+    try:
+        for node in made:
+            await node.broker.start(5.0)
+            await node.up()
+        yield made
+    finally:
+        for node in made:
+            await node.broker.close()
+
+
+async def talk(first: Node, last: Node) -> None:
+    """A message from one to the other, and who is there."""
+    first.join("a", "ann", "room")
+    await first.hears(b"J ann")
+    last.join("b", "bob", "room")
+    await first.hears(b"J bob")
+    first.broker.publish(Envelope("room", b"hello", seq=1, sender="ann"))
+    assert first.ear.heard[-1] == b"hello"  # here at once
+    await last.hears(b"hello")
+
+    async def counted() -> bool:
+        cluster = first.broker.cluster()
+        return cluster is not None and (cluster.users, cluster.participants, cluster.conversations) == (2, 2, 1)
+
+    await until(counted, "counted")
+
+
+async def refused(url: str, words: str, **more: Any) -> None:
+    """A start that ends with one clear line, which holds no secret."""
+    node = Node(url, "messaging", **more)
+    try:
+        with pytest.raises(Misconfigured, match=words) as caught:
+            await node.broker.start(5.0)
+        assert "\n" not in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+    finally:
+        await node.broker.close()
+
+
+async def test_by_tcp_and_by_a_socket(server: Server) -> None:
+    for url in (server.url, f"valkey://127.0.0.1:{server.port}/3", f"unix://{server.socket}?db=1"):
+        async with nodes(url) as (first, last):
+            await talk(first, last)
+
+
+async def test_two_clusters_on_one_server_do_not_hear_each_other(server: Server) -> None:
+    async with nodes(server.url) as (first, last), nodes(server.url, 1) as (stranger,):
+        stranger.join("c", "cat", "room")
+        await talk(first, last)
+        cluster = stranger.broker.cluster()
+        assert cluster is not None
+        assert (cluster.nodes, stranger.ear.heard) == (1, [b"J cat"])
+
+
+@contextmanager
+def _with(kind: str, *options: str, **more: Any) -> Iterator[Server]:
+    with running(kind, *options, **more) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_password_and_the_rights_of_the_documentation_are_enough(kind: str, tmp_path: Path) -> None:
+    with _with(kind, "requirepass s3cret", password="s3cret") as server:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "messaging", "on", ">other-s3cret", *RIGHTS.split())
+        file = tmp_path / "password"
+        file.write_text("other-s3cret\n")
+        async with nodes(f"redis://messaging@127.0.0.1:{server.port}", password_file=file) as (first, last):
+            await talk(first, last)
+        await refused(server.url, "wants a password")
+        await refused(f"redis://:wrong-s3cret@127.0.0.1:{server.port}", "user or the password")
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "messaging", "-spop", "-ssubscribe")
+        await refused(
+            f"redis://messaging@127.0.0.1:{server.port}", r"lacks rights: \+spop \+ssubscribe", password_file=file
+        )
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "messaging", "+@all", "resetkeys", "~other:*")
+        await refused(f"redis://messaging@127.0.0.1:{server.port}", "lacks rights", password_file=file)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_server_that_evicts_is_refused(kind: str) -> None:
+    with _with(kind, "maxmemory 100mb", "maxmemory-policy allkeys-lru") as server:
+        await refused(server.url, "maxmemory-policy is allkeys-lru")
+
+
+@pytest.mark.needs("redis")
+async def test_tls_is_verified(tmp_path: Path) -> None:
+    certificates.CertificateAuthority().write(tmp_path)
+    authority = tmp_path / "ca.crt"
+    server = Server(
+        "redis",  # the wheel's Valkey is built without TLS
+        f"tls-cert-file {tmp_path}/server.crt",
+        f"tls-key-file {tmp_path}/server.key",
+        f"tls-ca-cert-file {authority}",
+        "tls-auth-clients no",
+    )
+    server.options += ["port 0", f"tls-port {server.port}"]
+    server.tls = {"ssl": True, "ssl_ca_certs": str(authority)}
+    try:
+        server.start()
+        async with nodes(f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={authority}") as (first, last):
+            await talk(first, last)
+        node = Node(f"rediss://127.0.0.1:{server.port}", "messaging")
+        await node.broker.start(2.0)
+        assert not node.broker.up
+        assert "certificate" in str(node.broker.error).lower()
+        await node.broker.close()
+    finally:
+        server.remove()
+
+
+@pytest.mark.needs("redis")
+async def test_sentinel_names_the_master_and_the_one_after_a_failover() -> None:
+    first = Server("redis", "repl-diskless-sync-delay 0").start()
+    second = Server("redis", f"replicaof 127.0.0.1 {first.port}").start()
+    watchers = [Sentinel("redis", first, quorum=2) for _ in range(3)]
+    try:
+        for watcher in watchers:
+            watcher.start()
+
+        async def known() -> bool:
+            answers = []
+            for watcher in watchers:
+                with watcher.client() as client:
+                    [state] = client.sentinel_masters().values()
+                    answers.append(state["num-slaves"] == 1 and state["num-other-sentinels"] == 2)
+            return all(answers)
+
+        await until(known, "the sentinels know each other", 30)
+        hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+        async with nodes(f"redis+sentinel://{hosts}/main") as (left, right):
+            await talk(left, right)
+            first.stop()
+
+            async def moved() -> bool:
+                with second.client() as client:
+                    return client.info("replication")["role"] == "master"
+
+            await until(moved, "failed over", 30)
+            await left.up()
+            await right.up()
+            for node in (left, right):
+                cluster = node.broker.cluster()
+                assert cluster is not None
+                await _counts(node, users=2, participants=2, nodes=2)
+            right.broker.publish(Envelope("room", b"after", seq=2, sender="bob"))
+            await left.hears(b"after")
+    finally:
+        for server in (*watchers, second, first):
+            server.remove()
+
+
+async def _counts(node: Node, **expected: int) -> None:
+    async def right() -> bool:
+        cluster = node.broker.cluster()
+        return cluster is not None and all(getattr(cluster, name) == value for name, value in expected.items())
+
+    await until(right, f"{expected}")
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_cluster_of_one_shard_and_no_database_number_in_it(kind: str) -> None:
+    with _with(kind, "cluster-enabled yes", f"cluster-port {free_port()}") as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+
+            async def ready() -> bool:
+                return "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO"))
+
+            await until(ready, "the cluster is ready")
+        async with nodes(server.url) as (first, last):
+            await talk(first, last)
+        node = Node(f"{server.url}/1", "messaging")
+        await node.broker.start(2.0)
+        assert not node.broker.up
+        await node.broker.close()
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_replica_is_no_broker_and_the_reason_is_told(kind: str) -> None:
+    with _with(kind) as server, _with(kind, f"replicaof 127.0.0.1 {server.port}") as replica:
+        node = Node(replica.url, "messaging")
+        await node.broker.start(2.0)
+        assert (node.broker.up, node.broker.error) == (False, "the server is a replica")
+        await node.broker.close()
+
+
+async def test_an_absent_server_is_waited_for_and_nothing_here_waits() -> None:
+    server = Server("valkey")
+    node = Node(server.url, "messaging")
+    await node.broker.start(1.0)
+    assert not node.broker.up
+    assert node.broker.cluster() is None
+    assert node.broker.view.error == "connect call failed" or node.broker.view.error
+    node.join("a", "ann", "room")
+    node.broker.publish(Envelope("room", b"hello", seq=1, sender="ann"))
+    assert node.ear.heard == [b"J ann", b"hello"]
+    assert node.metrics.broker_frames_dropped.value == 1
+    try:
+        server.start()
+        await node.up()
+        await _counts(node, users=1, participants=1, conversations=1)
+    finally:
+        await node.broker.close()
+        server.remove()
+
+
+async def test_a_frozen_server_delays_nothing_and_is_given_up(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
+        await talk(first, last)
+        server.freeze()
+        try:
+            began = asyncio.get_running_loop().time()
+            for seq in range(2, 2000):
+                first.broker.publish(Envelope("room", b"x" * 1000, seq=seq, sender="ann"))
+            assert first.ear.heard.count(b"x" * 1000) == 1998
+            assert asyncio.get_running_loop().time() - began < 1.0
+
+            async def given_up() -> bool:
+                return not first.broker.up and first.broker.cluster() is None
+
+            await until(given_up, "given up")
+        finally:
+            server.thaw()
+        await first.up()
+        await last.up()
+        await last.hears(b"heal 1 1999")  # what the road has lost is looked for in the database
+
+
+async def test_more_than_may_wait_is_given_up_instead_of_growing(server: Server) -> None:
+    async with nodes(server.url, 1, lease=60.0) as (node,):
+        node.join("a", "ann", "room")
+        server.freeze()
+        try:
+            for seq in range(1, 40):
+                node.broker.publish(Envelope("room", b"x" * 500_000, seq=seq, sender="ann"))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            assert node.broker.error == "the server is too far behind"
+        finally:
+            server.thaw()
+        await node.up()
+
+
+async def test_nodes_of_two_releases_side_by_side(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from exporter.broker import frames, functions
+
+    name, text = functions.library()
+    async with nodes(server.url, 1) as (old,):
+        newer = text.replace(name, f"{name}_next") + "\n-- a later release\n"
+        monkeypatch.setattr(functions, "library", lambda: (f"{name}_next", newer))
+        new = Node(server.url, old.broker._functions.root[11:-1])
+        try:
+            await new.broker.start(5.0)
+            await new.up()
+            await talk(old, new)
+            dropped = old.metrics.broker_frames_dropped.value
+            channel = new.broker._functions.channel("room").encode()
+            unknown = frames.head(b"another1", 0) + bytes([0, 0, 0, 15, 99]) + bytes(14)
+            with server.client() as client:
+                client.execute_command("SPUBLISH", channel, unknown)
+                client.execute_command("SPUBLISH", channel, b"Z of a later release")
+                client.execute_command("SPUBLISH", channel, b"A\nXann\nJcat")
+            await old.hears(b"J cat")
+            assert old.metrics.broker_frames_dropped.value == dropped + 3
+            with server.client() as client:
+                assert len(client.function_list(library=f"{name}*")) >= 2
+        finally:
+            await new.broker.close()
