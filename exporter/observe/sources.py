@@ -28,7 +28,10 @@ async def mapping_of(source: Source, reader: Reader) -> Mapping:
     there = await reader.columns()
     match source.kind:
         case "synapse":
-            return synapse.mapping(there, reader.dialect, await _synapse_version(reader, set(there)))
+            version, statistics = await _synapse_version(reader, set(there)), True
+            if {"room_stats_current", "events"} <= set(there):
+                statistics = await _any(reader, "room_stats_current") or not await _any(reader, "events")
+            return synapse.mapping(there, reader.dialect, version, statistics)
         case "ejabberd":
             accounts, hosts = True, source.hosts
             if {"users", "archive"} <= set(there):
@@ -71,12 +74,25 @@ async def _custom(document: custom.Document, reader: Reader, there: Columns) -> 
 
 
 async def _any(reader: Reader, table: str) -> bool:
-    """Is there a row? Where there is none, a server is as good as new, or keeps such rows elsewhere."""
-    return bool(await _rows(reader, f"SELECT 1 FROM {table} LIMIT 1"))
+    """Is there a row? Where there is none, a server is as good as new, or keeps such rows elsewhere.
+
+    What may not be read is taken to have rows: the mapping then says which rights are missing.
+    """
+    return await _readable(reader, f"SELECT 1 FROM {table} LIMIT 1") != []
 
 
 async def _rows(reader: Reader, sql: str) -> list[object]:
     return [row[0] for row in await reader.read(lambda snapshot: snapshot.fetch(sql), PROBE)]
+
+
+async def _readable(reader: Reader, sql: str) -> list[object] | None:
+    """The rows; None where it may not be read, which ``rights`` tells better than a failure here would."""
+    try:
+        return await _rows(reader, sql)
+    except SourceError as error:
+        if error.lasting:
+            return None
+        raise
 
 
 async def _distinct(reader: Reader, table: str, column: str) -> tuple[str, ...]:
@@ -84,16 +100,17 @@ async def _distinct(reader: Reader, table: str, column: str) -> tuple[str, ...]:
     found: list[str] = []
     while True:
         after = f" WHERE {column} > {reader.dialect.literal(found[-1])}" if found else ""
-        (value,) = await _rows(reader, f"SELECT MIN({column}) FROM {table}{after}")
-        if value is None:
+        rows = await _readable(reader, f"SELECT MIN({column}) FROM {table}{after}")
+        if rows in (None, [None]):
             return tuple(found)
-        found.append(str(value))
+        found += [str(value) for value in rows or ()]
 
 
 async def _hosts(reader: Reader, given: tuple[str, ...]) -> tuple[str, ...]:
     """The hosts that were told, and those that stanzas tell. Raises Misconfigured where there is neither."""
-    found = [str(host) for host in await _rows(reader, ejabberd.hosts_query(reader.dialect, RECENT)) if host]
-    if not given and not found and await _any(reader, "archive"):
+    rows = await _readable(reader, ejabberd.hosts_query(reader.dialect, RECENT))
+    found = [str(host) for host in rows or () if host]
+    if not given and not found and rows is not None and await _any(reader, "archive"):
         raise Misconfigured(
             "ejabberd's default schema does not store the host, and the messages do not tell it: give it with "
             "--source.host, as in the addresses USER@HOST (several with commas)"

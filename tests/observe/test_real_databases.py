@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import json
 import sqlite3
-import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,27 +43,30 @@ telling = [case for case in cases("sqlite") + cases("postgresql") if not TRUTHS[
 every_database = pytest.mark.parametrize(("kind", "engine", "name"), cases("sqlite") + cases("postgresql"))
 
 
+def data_of(kind: str, engine: str, name: str) -> bytes:
+    """A file's contents, or SQL."""
+    return gzip.decompress((DATA / kind / engine / f"{name}.{'db' if engine == 'sqlite' else 'sql'}.gz").read_bytes())
+
+
+async def load(server: Postgres, kind: str, name: str) -> str:
+    """A new database on this server with this dump in it; its name."""
+    database = server.create_database()
+    connection = await asyncpg.connect(server.url(database))
+    try:
+        await connection.execute(data_of(kind, "postgresql", name).decode())
+    finally:
+        await connection.close()
+    return database
+
+
 @pytest.fixture
 def loaded(kind: str, engine: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """The URL of this database, loaded."""
-    file = DATA / kind / engine / f"{name}.{'db' if engine == 'sqlite' else 'sql'}.gz"
-    data = gzip.decompress(file.read_bytes())
     if engine == "sqlite":
-        (tmp_path / "source.db").write_bytes(data)
+        (tmp_path / "source.db").write_bytes(data_of(kind, engine, name))
         return f"sqlite:///{tmp_path}/source.db"
     server: Postgres = request.getfixturevalue("postgres")
-    database = "r" + uuid.uuid4().hex[:12]
-    server.psql(f"CREATE DATABASE {database}")
-
-    async def load() -> None:
-        connection = await asyncpg.connect(server.url(database))
-        try:
-            await connection.execute(data.decode())
-        finally:
-            await connection.close()
-
-    asyncio.run(load())
-    return server.url(database)
+    return server.url(asyncio.run(load(server, kind, name)))
 
 
 def figures(totals: SourceTotals) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def test_the_data_holds_nobodys_secrets(file: Path) -> None:
 async def test_a_virtual_host_that_appears_is_counted_from_the_next_count_on(tmp_path: Path) -> None:
     truth = TRUTHS["ejabberd", "sqlite", "new_schema"]
     file = tmp_path / "source.db"
-    file.write_bytes(gzip.decompress((DATA / "ejabberd/sqlite/new_schema.db.gz").read_bytes()))
+    file.write_bytes(data_of("ejabberd", "sqlite", "new_schema"))
     engine = Engine(
         Source(f"sqlite:///{file}", "ejabberd"), State(None), load=1.0, clock=lambda: moment(truth).timestamp()
     )

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -110,6 +111,25 @@ class Service:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+_ACCOUNTS = """
+import pathlib, struct, sys
+folder = pathlib.Path(__file__).with_name("accounts")
+folder.mkdir(exist_ok=True)
+while head := sys.stdin.buffer.read(2):
+    what, user, host, *rest = sys.stdin.buffer.read(struct.unpack(">H", head)[0]).decode().split(":", 3)
+    account = folder / f"{user}@{host}"
+    if what in ("tryregister", "setpass"):
+        account.write_text(rest[0])
+    known = account.exists()
+    good = known and (what in ("isuser", "tryregister", "setpass", "removeuser") or account.read_text() == rest[0])
+    if good and what.startswith("removeuser"):
+        account.unlink()
+    sys.stdout.buffer.write(struct.pack(">HH", 2, good))
+    sys.stdout.buffer.flush()
+"""
+"""Accounts that are kept elsewhere, by ejabberd's protocol for such programs."""
+
+
 class Ejabberd(Service):
     """ejabberd with mod_mam, everything in SQL. ``database`` is None for an SQLite file, or ``(port, name)``."""
 
@@ -124,6 +144,7 @@ class Ejabberd(Service):
         compress_xml: bool = False,
         hosts: Sequence[str] = HOSTS,
         anonymous: str | None = None,
+        external: bool = False,
     ) -> None:
         super().__init__()
         self.api_port = free_port()
@@ -132,6 +153,7 @@ class Ejabberd(Service):
         self.database = database
         self.new_schema = new_schema
         self.compress_xml = compress_xml
+        self.external = external
         settings: dict[str, Any] = {
             "hosts": [*hosts],
             "loglevel": "warning",
@@ -180,6 +202,10 @@ class Ejabberd(Service):
         if anonymous:
             settings["hosts"].append(anonymous)
             settings["host_config"] = {anonymous: {"auth_method": ["anonymous"], "anonymous_protocol": "sasl_anon"}}
+        if external:
+            program = self.folder / "accounts.py"
+            program.write_text(_ACCOUNTS)
+            settings |= {"auth_method": ["external"], "extauth_program": f"{sys.executable} {program}"}
         if database is None:
             settings |= {"sql_type": "sqlite", "sql_database": str(self.file)}
         else:
@@ -234,11 +260,12 @@ class Prosody(Service):
         *,
         hashed: bool = True,
         expires_after: str | None = "never",
-        modules: Sequence[str] = (),
+        archives_only: bool = False,
         anonymous: str | None = None,
     ) -> None:
         super().__init__()
         self.file = self.folder / "prosody.sqlite"
+        self.archives_only = archives_only
         self.database = database
         self._config = self.folder / "prosody.cfg.lua"
         if database is None:
@@ -249,7 +276,8 @@ class Prosody(Service):
                 'username = "postgres", password = "" }'
             )
         names = ["saslauth", "disco", "roster", "carbons", "mam", "ping", "register", "register_ibr", "offline",
-                 "pep", "presence", "message", "iq", "admin_shell", *modules]  # fmt: skip
+                 "pep", "presence", "message", "iq", "admin_shell"]  # fmt: skip
+        storage = '{ archive = "sql", muc_log = "sql" }' if archives_only else '"sql"'
         expiry = f'archive_expires_after = "{expires_after}"\nmuc_log_expires_after = "{expires_after}"\n'
         hosts = "".join(
             f'VirtualHost "{host}"\n'
@@ -267,7 +295,7 @@ class Prosody(Service):
             "c2s_require_encryption = false\nallow_unencrypted_plain_auth = true\nallow_registration = true\n"
             "c2s_direct_tls_ports = { }\nlimits = { }\n"
             f'authentication = "{"internal_hashed" if hashed else "internal_plain"}"\n'
-            f'storage = "sql"\nsql = {sql}\n{expiry if expires_after else ""}'
+            f"storage = {storage}\nsql = {sql}\n{expiry if expires_after else ''}"
             "default_archive_policy = true\n"
             f"modules_enabled = {{ {', '.join(json.dumps(name) for name in names)} }}\n"
             'modules_disabled = { "tls", "s2s" }\n'

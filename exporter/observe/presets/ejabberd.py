@@ -91,7 +91,11 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
             f"WHEN {twin} THEN 0 ELSE 1 END"
         ),
         domain=f"CASE WHEN {room} THEN {domain(dialect, 'e.username')} ELSE {peer_domain} END",
-        writer="CASE WHEN e.x_real = 0 THEN NULL WHEN e.x_sent = 1 THEN e.x_me ELSE e.bare_peer END",
+        # A received copy tells its sender, too; without accounts to look at, deleted ones would be among them.
+        writer=(
+            "CASE WHEN e.x_real = 0 THEN NULL WHEN e.x_sent = 1 THEN e.x_me "
+            f"WHEN {'1 = 1' if accounts else room} THEN e.bare_peer END"
+        ),
         registered=here("{w}"),
         conversation=(
             f"CASE WHEN {room} THEN 'room ' || e.username WHEN e.x_real = 0 OR e.bare_peer = e.x_me THEN NULL "

@@ -100,7 +100,11 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
             f"WHEN {twin} THEN 0 ELSE 2 END"
         ),
         domain=f"CASE WHEN {room} THEN e.host ELSE e.x_domain END",
-        writer=f"CASE WHEN {room} OR e.x_real = 0 THEN NULL WHEN e.x_sent = 1 THEN e.x_me ELSE {WITH} END",
+        # A received copy tells its sender, too; without accounts to look at, deleted ones would be among them.
+        writer=(
+            f"CASE WHEN {room} OR e.x_real = 0 THEN NULL WHEN e.x_sent = 1 THEN e.x_me "
+            f"ELSE {WITH if accounts else 'NULL'} END"
+        ),
         registered=here("{w}"),
         conversation=(
             f"CASE WHEN {room} THEN 'room ' || e.x_me WHEN e.x_real = 0 OR e.x_myself = 1 THEN NULL "

@@ -49,14 +49,15 @@ MEANING: Final = {
     "messages_today": "messages of the current UTC day by the time that the sender's server gave them",
     "active_users": "registered users who sent a message, redacted or not, on one of the last N UTC days",
 }
+NO_STATISTICS: Final = "Synapse keeps no statistics of rooms (stats: enabled: false), and nothing else tells them all"
 PEOPLE: Final = (
     "{u}.is_guest = 0 AND {u}.deactivated = 0 AND {u}.appservice_id IS NULL "
     "AND ({u}.user_type IS NULL OR {u}.user_type NOT IN ('bot', 'support'))"
 )
 
 
-def mapping(there: Columns, dialect: Dialect, version: str) -> Mapping:
-    """The mapping for a schema ``version``. Raises Misconfigured."""
+def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = True) -> Mapping:
+    """The mapping for a schema ``version``. ``statistics``: are there any of rooms? Raises Misconfigured."""
     require("Synapse", there, TABLES)
     return Mapping(
         kind="synapse",
@@ -84,6 +85,7 @@ def mapping(there: Columns, dialect: Dialect, version: str) -> Mapping:
             "WHERE c.local_users_in_room > 0 AND COALESCE(s.room_type, '') <> 'm.space' AND NOT EXISTS ("
             "SELECT 1 FROM current_state_events t WHERE t.room_id = c.room_id AND t.type = 'm.room.tombstone')"
         ),
+        absent={} if statistics else {"stored_conversations": NO_STATISTICS},
         undone=_redacted,
         safe={"stream_ordering": "SELECT MIN(stream_id) FROM stream_positions WHERE stream_name = 'events'"},
         meaning=MEANING,

@@ -43,6 +43,9 @@ async def make_xmpp(
         drive = OddDrive(server, ledger) if odd else Drive(server, ledger)
 
         def save(as_: str, **extra: Any) -> None:
+            if isinstance(server, Prosody) and server.archives_only:
+                ledger.rooms.clear()
+                ledger.note("archives only in SQL: rooms without messages are elsewhere, and no conversation here")
             truth = {**ledger.truth(NOW), **extra}
             if postgres is None:
                 save_sqlite(kind, as_, server.file, truth)
@@ -56,6 +59,10 @@ async def make_xmpp(
                 extra["host"] = ",".join(server.hosts)
             if server.compress_xml:
                 extra["not_told"] = ["messages", "messages_today", "conversations", "active_users"]
+            if server.external:
+                extra["not_told"] = ["registered_users"]
+        elif server.archives_only:
+            extra["not_told"] = ["registered_users"]
         if just_started:
             server.start(NOW - timedelta(minutes=2))
             if isinstance(server, Prosody):
@@ -79,7 +86,7 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def ejabberd(postgres: Postgres | None) -> dict[str, Work]:
-    """Both schemas, binary XML, rarer habits, and a server without people."""
+    """Both schemas, binary XML, accounts that are elsewhere, rarer habits, and a server without people."""
 
     def of(name: str, odd: bool = False, just_started: bool = False, **options: Any) -> tuple[str, Work]:
         server = partial(Ejabberd, anonymous=ANONYMOUS if odd else None, **options)
@@ -90,6 +97,7 @@ def ejabberd(postgres: Postgres | None) -> dict[str, Work]:
             of("default_schema"),
             of("new_schema", new_schema=True),
             of("compressed", compress_xml=True),
+            of("external_accounts", external=True),
             of("odd", odd=True),
             of("odd_new_schema", odd=True, new_schema=True),
             of("just_started", just_started=True),
@@ -98,13 +106,21 @@ def ejabberd(postgres: Postgres | None) -> dict[str, Work]:
 
 
 def prosody(postgres: Postgres | None) -> dict[str, Work]:
-    """Hashed and plain passwords, rarer habits, and a server without people."""
+    """Hashed and plain passwords, accounts that are elsewhere, rarer habits, and a server without people."""
 
     def of(name: str, odd: bool = False, just_started: bool = False, **options: Any) -> tuple[str, Work]:
         server = partial(Prosody, anonymous=ANONYMOUS if odd else None, **options)
         return name, partial(make_xmpp, "prosody", name, server, postgres, just_started, odd)
 
-    return dict((of("hashed"), of("plain", hashed=False), of("odd", odd=True), of("just_started", just_started=True)))
+    return dict(
+        (
+            of("hashed"),
+            of("plain", hashed=False),
+            of("archives_only", archives_only=True),
+            of("odd", odd=True),
+            of("just_started", just_started=True),
+        )
+    )
 
 
 async def make_synapse(name: str, postgres: Postgres | None) -> None:
@@ -114,7 +130,12 @@ async def make_synapse(name: str, postgres: Postgres | None) -> None:
         database = (postgres.port, postgres.create_database())
     federates = name == "federated"
     with contextlib.ExitStack() as stack:
-        server = Synapse(database, server_name=None if federates else "example.org:8448", federates=federates)
+        server = Synapse(
+            database,
+            server_name=None if federates else "example.org:8448",
+            federates=federates,
+            statistics=name != "without_statistics",
+        )
         stack.callback(server.close)
         server.prepare()
         if federates:
@@ -137,6 +158,8 @@ async def make_synapse(name: str, postgres: Postgres | None) -> None:
             await drive.run(grow)
         truth = drive.ledger.truth(NOW)
         del truth["active_users_outside_rooms"]
+        if not server.statistics:
+            truth["not_told"] = ["conversations"]
         if postgres is None:
             save_sqlite("synapse", name, server.file, truth)
         else:
@@ -146,7 +169,8 @@ async def make_synapse(name: str, postgres: Postgres | None) -> None:
 
 def synapse(postgres: Postgres | None) -> dict[str, Work]:
     """A server of its own, one that federates, and one without people."""
-    return {name: partial(make_synapse, name, postgres) for name in ("alone", "federated", "just_started")}
+    names = ("alone", "federated", "without_statistics", "just_started")
+    return {name: partial(make_synapse, name, postgres) for name in names}
 
 
 KINDS: dict[str, Callable[[Postgres | None], dict[str, Work]]] = {

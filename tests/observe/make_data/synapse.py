@@ -33,11 +33,17 @@ class Synapse(Service):
     name = "synapse"
 
     def __init__(
-        self, database: tuple[int, str] | None = None, *, server_name: str | None = None, federates: bool = False
+        self,
+        database: tuple[int, str] | None = None,
+        *,
+        server_name: str | None = None,
+        federates: bool = False,
+        statistics: bool = True,
     ) -> None:
         super().__init__()
         self.file = self.folder / "homeserver.db"
         self.database = database
+        self.statistics = statistics
         tls_port = free_port()
         self.server_name = server_name or f"localhost:{tls_port}"
         if database is None:
@@ -92,6 +98,7 @@ class Synapse(Service):
             "suppress_key_server_warning": True,
             "report_stats": False,
             "presence": {"enabled": False},
+            "stats": {"enabled": statistics},
             "user_directory": {"enabled": False},
             "federation_verify_certificates": False,
             "federation_ip_range_blacklist": [],
