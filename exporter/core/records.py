@@ -49,12 +49,16 @@ class Membership(msgspec.Struct, frozen=True, gc=False):
 
 
 class Conversation(msgspec.Struct, frozen=True):
-    """A conversation as its members see it; ``participants`` are its members, sorted."""
+    """A conversation as its members see it; ``participants`` are its members, sorted.
+
+    Of many they are some only, and ``participants_total`` says how many there are.
+    """
 
     id: ConversationId
     total_messages: int
     last_seq: int
     participants: tuple[UserId, ...]
+    participants_total: int | None = None
 
 
 WINDOWS: Final = (1, 7, 30)

@@ -240,10 +240,15 @@ class Store:
         _require_storable(name, creator, *participants)
         return await self._change(lambda s, now: self._conversations.create(s, now, name, creator, participants))
 
-    async def conversations_of(self, user: str) -> list[Conversation]:
-        """The conversations of a member, by name. Raises Unavailable."""
-        _require_storable(user)
-        return await self._read(lambda s: self._conversations.of(s, user))
+    async def conversations_of(self, user: str, after: str = "", limit: int = 1_000) -> list[Conversation]:
+        """The next conversations of a member behind a name, by name; 100 members of each. Raises Unavailable."""
+        _require_storable(user, after)
+        return await self._read(lambda s: self._conversations.of(s, user, after, limit))
+
+    async def members(self, conversation: str, user: str, after: str, limit: int) -> tuple[list[str], int]:
+        """The next members behind a name, by name, and how many there are. Raises NotFound, Forbidden, Unavailable."""
+        _require_storable(conversation, user, after)
+        return await self._read(lambda s: self._conversations.members(s, conversation, user, after, limit))
 
     async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members; any member may. Raises NotFound, Forbidden, Unavailable."""

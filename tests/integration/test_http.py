@@ -347,6 +347,53 @@ async def test_figures_are_for_admins(exporter: Exporter) -> None:
         assert (status, headers["Cache-Control"]) == (200, "no-store")
 
 
+async def test_lists_of_conversations_and_of_members_come_in_pages(exporter: Exporter) -> None:
+    crowd = [f"crowd {number:04}" for number in range(250)]
+    for number in range(7):
+        await exporter.conversation(f"paged {number}", "pia", *(crowd if number == 3 else ["quin"]))
+    _, first, _ = await exporter.get(f"{CONVERSATIONS}?limit=5", user="pia")
+    _, rest, _ = await exporter.get(f"{CONVERSATIONS}?limit=5&after={quote('paged 4')}", user="pia")
+    assert [one["id"] for one in first["conversations"] + rest["conversations"]] == [f"paged {n}" for n in range(7)]
+    large = first["conversations"][3]
+    assert (len(large["participants"]), large["truncated"], large["participants_total"]) == (100, True, 251)
+    assert not {"truncated", "participants_total"} & set(rest["conversations"][0])
+    found: list[str] = []
+    while True:
+        query = f"?limit=100&after={quote(found[-1])}" if found else ""
+        status, page, _ = await exporter.get(path("paged 3", "participants") + query, user="pia")
+        assert (status, page["participants_total"]) == (200, 251)
+        if not page["participants"]:
+            break
+        found += page["participants"]
+    assert found == sorted([*crowd, "pia"])
+    for query, status in (("limit=0", 400), ("limit=x", 400), ("after=%00", 400), (f"after={'x' * 129}", 413)):
+        assert (await exporter.get(f"{CONVERSATIONS}?{query}", user="pia"))[0] == status, query
+        assert (await exporter.get(f"{path('paged 3', 'participants')}?{query}", user="pia"))[0] == status, query
+    assert (await exporter.get(path("paged 3", "participants"), user="quin"))[0] == 403
+    assert (await exporter.get(path("nowhere", "participants"), user="quin"))[0] == 404
+    assert (await exporter.get(path("paged 3", "participants")))[0] == 401
+
+
+async def test_a_page_of_large_messages_ends_early_and_the_next_goes_on(exporter: Exporter) -> None:
+    await exporter.conversation("large", "pia")
+    body = "x" * 60_000
+    pia = await exporter.connect("pia")
+    await pia.join("large")
+    for number in range(80):
+        await pia.say("large", body, str(number))
+    await pia.close()
+    seen: list[int] = []
+    while True:
+        after = seen[-1] if seen else 0
+        _, page, _ = await exporter.get(f"{path('large', 'messages')}?after={after}&limit=1000", user="pia")
+        if not page["messages"]:
+            break
+        assert page["last_seq"] == 80
+        assert len(page["messages"]) <= 72
+        seen += [message["seq"] for message in page["messages"]]
+    assert seen == list(range(1, 81))
+
+
 # --- for anyone -------------------------------------------------------------------------------------------
 
 

@@ -412,3 +412,36 @@ async def test_past_days_are_put_together_by_themselves(
         await eventually(one_row)
         tidying.cancel()
         assert (await store.totals(5)).stored_messages == 846
+
+
+async def test_conversations_and_members_come_in_pages_by_name_with_the_first_members_and_their_number(
+    place: Place, clock: Clock
+) -> None:
+    names = ["B", "a", "a-1", "a-10", "a-2", "a1", "é", "ß", "日本"]
+    crowd = [f"user {number:04}" for number in range(150)]
+    async with opened(place, clock=clock) as store:
+        for name in names:
+            await store.create_conversation(name, "ann", crowd if name == "a-2" else ["bob"])
+        in_order = sorted(names)
+        assert [c.id for c in await store.conversations_of("ann")] == in_order
+        for start in range(len(names)):
+            page = await store.conversations_of("ann", in_order[start], 3)
+            assert [c.id for c in page] == in_order[start + 1 : start + 4]
+        for one in await store.conversations_of("ann"):
+            if one.id == "a-2":
+                assert (len(one.participants), one.participants_total) == (100, 151)
+                assert list(one.participants) == sorted(one.participants)
+                assert set(one.participants) <= {"ann", *crowd}
+            else:
+                assert (one.participants, one.participants_total) == (("ann", "bob"), None)
+        members = sorted(["ann", *crowd])
+        assert await store.members("a-2", "ann", "", 1_000) == (members, 151)
+        assert await store.members("a-2", "ann", members[9], 5) == (members[10:15], 151)
+        assert await store.members("a-2", "ann", members[-1], 5) == ([], 151)
+        with pytest.raises(Forbidden):
+            await store.members("a-2", "bob", "", 1)
+        with pytest.raises(NotFound):
+            await store.members("nowhere", "ann", "", 1)
+        many = [f"more {number:04}" for number in range(1_000)]
+        added = await store.add_participants("a", "ann", many)
+        assert (len(added.participants), added.participants_total) == (1_000, 1_002)

@@ -80,8 +80,14 @@ class Api:
         return 0 if status == 201 else await self._found(id, members)
 
     async def _found(self, id: str, members: Sequence[str]) -> int:
-        _, answer = await self._call("GET", members[0], "conversations", None, (200,))
-        room = next((room for room in _rooms(answer).conversations if room.id == id), None)
+        room, after = None, None
+        while room is None:
+            query = {"limit": "1000", **({} if after is None else {"after": after})}
+            _, answer = await self._call("GET", members[0], "conversations", None, (200,), query)
+            rooms = _rooms(answer).conversations
+            if not rooms:
+                break
+            room, after = next((room for room in rooms if room.id == id), None), rooms[-1].id
         if room is None:
             raise Misconfigured(f"the conversation {id} exists and belongs to somebody else: choose another --seed")
         if missing := sorted(set(members) - set(room.participants)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -20,6 +22,9 @@ from exporter.web.routes.schemas import NewConversation, NewParticipants
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
 MAX_PARTICIPANTS = 1_000  # in one request
+MAX_BODIES = 4 * 1024 * 1024  # bytes of message bodies in one answer, and one message besides
+SLICE = 262_144  # bytes, about, that are encoded in one turn of the loop: half a millisecond
+ITEM = 100  # bytes of an item besides names and bodies
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -37,6 +42,7 @@ class Conversations:
         return [
             web.post(base, self.create),
             web.get(base, self.mine),
+            web.get(base + "/{id:[^/]+}/participants", self.participants),
             web.post(base + "/{id:[^/]+}/participants", self.add),
             web.delete(base + "/{id:[^/]+}/participants/{user:[^/]+}", self.remove),
             web.get(base + "/{id:[^/]+}/messages", self.messages),
@@ -54,10 +60,19 @@ class Conversations:
         return _json(_shape(made), 201)
 
     async def mine(self, request: web.Request) -> web.Response:
-        """200 with every conversation of which the user is a member."""
+        """200 with conversations of which the user is a member, by id, behind ``?after=ID``."""
         claims = claims_of(request, self._authenticator)
-        found = await self._node.store.conversations_of(claims.user)
-        return _json(schemas.Conversations([_shape(conversation) for conversation in found]))
+        after, limit = _name(request, "after"), _limit(request)
+        found = await self._node.store.conversations_of(claims.user, after, limit)
+        sized = ((_shape(one), sum(map(len, one.participants))) for one in found)
+        return await _json_list('{"conversations":', sized, "}")
+
+    async def participants(self, request: web.Request) -> web.Response:
+        """200 with members, by name, behind ``?after=NAME``, and how many there are."""
+        claims = claims_of(request, self._authenticator)
+        after, limit = _name(request, "after"), _limit(request)
+        found, total = await self._node.store.members(_identifier(request, "id"), claims.user, after, limit)
+        return _json(schemas.Participants(found, total))
 
     async def add(self, request: web.Request) -> web.Response:
         """201 with the conversation; adding who is a member already changes nothing."""
@@ -74,12 +89,15 @@ class Conversations:
         return web.Response(status=204)
 
     async def messages(self, request: web.Request) -> web.Response:
-        """200 with the messages after a seq, the oldest first, and the conversation's ``last_seq``."""
+        """200 with the messages after a seq, the oldest first, and the conversation's ``last_seq``.
+
+        They may be fewer than asked for, though there are more, when their bodies are large (``MAX_BODIES``).
+        """
         claims = claims_of(request, self._authenticator)
         after = _number(request, "after", 0, lowest=0)
-        limit = min(_number(request, "limit", DEFAULT_LIMIT, lowest=1), MAX_LIMIT)
+        limit = _limit(request)
         found, last_seq = await self._node.store.messages_after(_identifier(request, "id"), claims.user, after, limit)
-        return _json(schemas.Messages([_stored(message) for message in found], last_seq))
+        return await _json_list('{"messages":', _fitting(found), f',"last_seq":{last_seq}}}')
 
     async def delete(self, request: web.Request) -> web.Response:
         """204 for the sender and for admins; totals fall by one, the joined are told."""
@@ -122,14 +140,60 @@ def _number(request: web.Request, name: str, default: int, *, lowest: int) -> in
     return int(text)
 
 
+def _limit(request: web.Request) -> int:
+    return min(_number(request, "limit", DEFAULT_LIMIT, lowest=1), MAX_LIMIT)
+
+
+def _name(request: web.Request, name: str) -> str:
+    """An identifier of the query, empty when it is not there."""
+    text = request.query.get(name, "")
+    if text:
+        check_identifier(text, name)
+    return text
+
+
 def _shape(found: Conversation) -> schemas.Conversation:
-    return schemas.Conversation(found.id, found.total_messages, found.last_seq, found.participants)
+    truncated = found.participants_total is not None
+    return schemas.Conversation(
+        found.id, found.total_messages, found.last_seq, found.participants, truncated, found.participants_total
+    )
+
+
+def _fitting(messages: Iterable[Message]) -> Iterator[tuple[schemas.Message, int]]:
+    """The first messages, as many as an answer holds, with the sizes of their bodies."""
+    total = 0
+    for message in messages:
+        if total > MAX_BODIES:
+            return
+        total += len(message.body)
+        yield _stored(message), len(message.body)
 
 
 def _stored(message: Message) -> schemas.Message:
     return schemas.Message(message.seq, message.id, message.sender, message.body, message.sent_at)
 
 
+async def _json_list(start: str, items: Iterable[tuple[Any, int]], end: str) -> web.Response:
+    """A document around a list of items with their sizes, encoded in slices: others have their turn in between."""
+    parts: list[bytes] = []
+    slice: list[Any] = []
+    size = 0
+    for item, more in items:
+        slice.append(item)
+        size += more + ITEM
+        if size >= SLICE:
+            parts.append(msgspec.json.encode(slice)[1:-1])
+            slice, size = [], 0
+            await asyncio.sleep(0)
+    if slice:
+        parts.append(msgspec.json.encode(slice)[1:-1])
+    return _answer(b"".join((start.encode(), b"[", b",".join(parts), b"]", end.encode())), 200)
+
+
 def _json(document: object, status: int = 200) -> web.Response:
+    return _answer(msgspec.json.encode(document), status)
+
+
+def _answer(body: bytes, status: int) -> web.Response:
     headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
+    return web.Response(status=status, body=body, headers=headers)

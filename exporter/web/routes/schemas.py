@@ -61,13 +61,25 @@ class NewParticipants(Struct):
     participants: Users
 
 
-class Conversation(Struct):
-    """A conversation; ``participants`` are its members, sorted."""
+class Conversation(Struct, omit_defaults=True):
+    """A conversation; ``participants`` are its members, sorted.
+
+    In a list they are 100 at most; then ``truncated`` says so, and ``participants_total`` how many there are.
+    """
 
     id: Identifier
     total_messages: Count
     last_seq: Count
     participants: tuple[Identifier, ...]
+    truncated: bool = False
+    participants_total: Count | None = None
+
+
+class Participants(Struct):
+    """Members of a conversation, by name, and how many there are in all."""
+
+    participants: list[Identifier]
+    participants_total: Count
 
 
 class Conversations(Struct):
