@@ -125,6 +125,8 @@ class Collection:
     error: str | None
     last_success: float | None
     duration: float
+    up: bool = True
+    """Did the database answer? A defect of this program's is not the database's."""
 
 
 @dataclass(frozen=True, slots=True)

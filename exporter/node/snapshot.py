@@ -57,7 +57,7 @@ class SnapshotBuilder:
         store = self._node.store
         reasons = (found.error, found.totals and found.totals.error, store.write_error)
         return DatabaseView(
-            up=found.totals is not None,
+            up=found.up,
             totals=found.totals,
             error=next((reason for reason in reasons if reason), None),
             last_success=found.last_success,

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from exporter.core.errors import Unavailable
+from exporter.core.errors import Internal, Unavailable
 from exporter.core.records import Collection, Totals
 from exporter.store import Store
 
@@ -33,13 +33,15 @@ class Collector:
         CancelledError.
         """
         began = time.monotonic()
-        totals, error = None, None
+        totals, error, up = None, None, True
         try:
             totals = await self._within(began + deadline)
             self._last_success = self._clock()
         except Unavailable as refusal:
-            error = refusal.message
-        return Collection(totals, error, self._last_success, time.monotonic() - began)
+            error, up = refusal.message, False
+        except Internal as defect:
+            error = defect.message
+        return Collection(totals, error, self._last_success, time.monotonic() - began, up)
 
     async def _within(self, until: float) -> Totals:
         while (left := until - time.monotonic()) > 0:

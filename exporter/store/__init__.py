@@ -90,7 +90,7 @@ class Store:
         self._queries = Queries(self._dialect)
         self._conversations = Conversations(self._dialect)
         self._database = Database(self._dialect, timeout)
-        self._joins = MembershipLookups(self._database, self._queries)
+        self._joins = MembershipLookups(self._database, self._queries, self._register_again)
         self._writer: Writer | None = None
         self._unregistered: set[str] = set()  # who came before the database could be reached
 
@@ -193,7 +193,9 @@ class Store:
     async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
         _require_storable(conversation, by)
-        await self._change(lambda s, _: self._conversations.delete_message(s, conversation, _number(seq), by, admin))
+        await self._change(
+            lambda s, _: self._conversations.delete_message(s, conversation, _number(seq), by, admin), conversation
+        )
 
     async def messages_after(self, conversation: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
         """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable."""
@@ -224,6 +226,10 @@ class Store:
             return True
         return await writer.register(user)
 
+    def _register_again(self, user: str) -> None:
+        if self._writer is not None:
+            self._writer.register(user)
+
     def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
         """What a join needs to know; the future may raise NotFound, Unavailable. Raises BadFrame."""
         _require_storable(conversation, user)
@@ -232,7 +238,7 @@ class Store:
     async def memberships(self, pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
         """For each (conversation, user); None where there is no such conversation. Raises Unavailable."""
         found = await self._read(lambda session: self._queries.memberships(session, pairs))
-        return [None if last_seq is None else Membership(member, last_seq) for last_seq, member in found]
+        return [None if last_seq is None else Membership(member, last_seq) for last_seq, member, _ in found]
 
     async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""
@@ -253,12 +259,12 @@ class Store:
     async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members; any member may. Raises NotFound, Forbidden, Unavailable."""
         _require_storable(conversation, by, *users)
-        return await self._change(lambda s, _: self._conversations.add(s, conversation, by, users))
+        return await self._change(lambda s, _: self._conversations.add(s, conversation, by, users), conversation)
 
     async def remove_participant(self, conversation: str, by: str, user: str) -> None:
         """Remove a member; any member may. Raises NotFound, Forbidden, Unavailable."""
         _require_storable(conversation, by, user)
-        await self._change(lambda s, _: self._conversations.remove(s, conversation, by, user))
+        await self._change(lambda s, _: self._conversations.remove(s, conversation, by, user), conversation)
 
     # --- figures ------------------------------------------------------------------------------------------
 
@@ -318,7 +324,9 @@ class Store:
         except DatabaseError as failure:
             raise Unavailable(failure.text) from failure
 
-    async def _change(self, operation: Callable[[Session, datetime], Awaitable[T]]) -> T:
+    async def _change(
+        self, operation: Callable[[Session, datetime], Awaitable[T]], conversation: str | None = None
+    ) -> T:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def done(result: T | Refusal) -> None:
@@ -329,7 +337,7 @@ class Store:
             else:
                 future.set_result(result)
 
-        self._writing().put(OperationItem(operation, done))
+        self._writing().put(OperationItem(operation, done, conversation))
         return await future
 
 

@@ -94,6 +94,26 @@ class Job(Generic[T]):
             raise failure
         return self.task.result()
 
+    async def outcome(self) -> DatabaseError | Internal | None:
+        """Why the work failed, once it has ended, even when it was told to stop for lack of time; None: it did not.
+
+        How it ended matters to whoever writes, and nothing else may be written before it has.
+        """
+        try:
+            await self.result()
+        except DatabaseError as failure:
+            if self.task.done():
+                return failure
+        except Internal as defect:
+            return defect
+        else:
+            return None
+        await asyncio.wait({self.task})
+        error = self.task.exception()
+        if error is None or isinstance(error, (DatabaseError, Internal)):
+            return error
+        raise error
+
     async def abort(self) -> None:
         """Make the work end soon."""
         self.aborted = True
@@ -148,6 +168,7 @@ class Database:
         self.wrote_at = float("-inf")
         """When something was last written, on ``time.monotonic``."""
         self._age = 0
+        self._defect_at = float("-inf")
         self._quiet = engine is not None
         self._logged: dict[str, str | None] = {}
         self._closed = False
@@ -209,7 +230,10 @@ class Database:
 
     def _defect(self, error: Exception) -> Internal:
         """What the work raises that is no error of the database is an error of this program, and says so."""
-        log.error("a defect in what was done with the database", exc_info=error)
+        # One item of a batch is enough for it, and the batch is halved until that one is found: a trace a second.
+        if time.monotonic() - self._defect_at > 1.0:
+            self._defect_at = time.monotonic()
+            log.error("a defect in what was done with the database", exc_info=error)
         return Internal("an error of the server's, not of yours: its log says more")
 
     def note(self, failure: DatabaseError | None, lane: Lane) -> None:

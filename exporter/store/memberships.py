@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import islice
 
 from exporter.core.errors import NotFound, Refusal, Unavailable
@@ -23,8 +24,10 @@ Pair = tuple[str, str]
 class MembershipLookups:
     """What is asked while a look-up is under way goes into the next one; the same question is asked once."""
 
-    def __init__(self, database: Database, queries: Queries) -> None:
+    def __init__(self, database: Database, queries: Queries, on_unregistered: Callable[[str], object]) -> None:
+        """``on_unregistered``: called with a user who asks and has no row, because others have deleted it."""
         self._database = database
+        self._on_unregistered = on_unregistered
         self._queries = queries
         self._asked: dict[Pair, list[asyncio.Future[Membership]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -59,7 +62,9 @@ class MembershipLookups:
             for futures in asked.values():
                 _refuse(futures, Unavailable(failure.text))
             return
-        for futures, (last_seq, member) in zip(asked.values(), found, strict=True):
+        for ((_, user), futures), (last_seq, member, registered) in zip(asked.items(), found, strict=True):
+            if not registered:
+                self._on_unregistered(user)
             if last_seq is None:
                 _refuse(futures, NotFound("no such conversation"))
                 continue

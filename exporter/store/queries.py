@@ -24,6 +24,8 @@ class Stored(NamedTuple):
     seq: int | None
     body: str | None
     sent_at: datetime | None
+    registered: bool
+    """Has the sender a row? Asked, not remembered: others may have deleted it."""
 
 
 class Mark(NamedTuple):
@@ -50,9 +52,10 @@ class Queries:
                 SELECT id, last_seq FROM conversations
                 WHERE id IN (SELECT conversation FROM wanted) ORDER BY id{d.lock}
             )
-            SELECT h.last_seq, m.seq, m.body, {d.time("m.sent_at")}
+            SELECT h.last_seq, m.seq, m.body, {d.time("m.sent_at")}, CASE WHEN u.id IS NULL THEN 0 ELSE 1 END
             FROM wanted AS w
             LEFT JOIN held AS h ON h.id = w.conversation
+            LEFT JOIN users AS u ON u.id = w.sender
             LEFT JOIN messages AS m
                 ON m.conversation_id = w.conversation AND m.sender_id = w.sender AND m.client_id = w.client
             ORDER BY w.pos
@@ -95,12 +98,31 @@ class Queries:
                 AND conversation_members.user_id = w.reader AND conversation_members.last_read_seq < w.seq
         """
         self._memberships = f"""
-            SELECT c.last_seq, CASE WHEN m.user_id IS NULL THEN 0 ELSE 1 END
+            SELECT c.last_seq, CASE WHEN m.user_id IS NULL THEN 0 ELSE 1 END, CASE WHEN u.id IS NULL THEN 0 ELSE 1 END
             FROM ({d.source(conversation="text", member="text")}) AS w
+            LEFT JOIN users AS u ON u.id = w.member
             LEFT JOIN conversations AS c ON c.id = w.conversation
             LEFT JOIN conversation_members AS m ON m.conversation_id = w.conversation AND m.user_id = w.member
             ORDER BY w.pos
         """
+
+        self._held = {
+            kind: f"""
+            WITH wanted AS ({d.source(**dict.fromkeys(key, "text"))}),
+            free AS (
+                SELECT {", ".join(key)} FROM {table}
+                WHERE ({", ".join(key)}) IN (SELECT {", ".join(key)} FROM wanted){d.lock} SKIP LOCKED
+            )
+            SELECT {", ".join(key)} FROM {table}
+            WHERE ({", ".join(key)}) IN (SELECT {", ".join(key)} FROM wanted)
+            EXCEPT SELECT {", ".join(key)} FROM free
+            """
+            for kind, table, key in (
+                ("conversation", "conversations", ("id",)),
+                ("user", "users", ("id",)),
+                ("member", "conversation_members", ("conversation_id", "user_id")),
+            )
+        }
 
     async def hold(self, session: Session, conversations: Sequence[str]) -> None:
         """Wait until no other transaction is at work on these conversations, and keep them."""
@@ -109,8 +131,10 @@ class Queries:
     async def look_up(self, session: Session, keys: Sequence[Key]) -> list[Stored]:
         """For each key: its conversation, held from now on, and the message if it is there."""
         found = []
-        for last_seq, seq, body, sent_at in await session.fetch(self._look_up, *self.dialect.pack(keys)):
-            found.append(Stored(last_seq, seq, body, None if sent_at is None else self.dialect.when(sent_at)))
+        rows = await session.fetch(self._look_up, *self.dialect.pack(keys))
+        for last_seq, seq, body, sent_at, registered in rows:
+            at = None if sent_at is None else self.dialect.when(sent_at)
+            found.append(Stored(last_seq, seq, body, at, bool(registered)))
         return found
 
     async def insert(self, session: Session, messages: Sequence[Message]) -> None:
@@ -135,7 +159,15 @@ class Queries:
         """Move read marks forward."""
         await session.fetch(self._move, *self.dialect.pack(wanted))
 
-    async def memberships(self, session: Session, wanted: Sequence[tuple[str, str]]) -> list[tuple[int | None, bool]]:
-        """For each (conversation, user): the conversation's last seq (None: no conversation), and is it a member?"""
+    async def memberships(
+        self, session: Session, wanted: Sequence[tuple[str, str]]
+    ) -> list[tuple[int | None, bool, bool]]:
+        """For each (conversation, user): the conversation's last seq (None: no conversation), is the user a member,
+        and have they a row of their own?
+        """
         rows: Sequence[Any] = await session.fetch(self._memberships, *self.dialect.pack(wanted))
-        return [(last_seq, bool(member)) for last_seq, member in rows]
+        return [(last_seq, bool(member), bool(registered)) for last_seq, member, registered in rows]
+
+    async def held(self, session: Session, kind: str, keys: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Which rows that are there somebody else holds: ``conversation``, ``user`` or ``member``."""
+        return [tuple(row) for row in await session.fetch(self._held[kind], *self.dialect.pack(keys))]

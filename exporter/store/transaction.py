@@ -82,10 +82,12 @@ class MarkItem(Item):
 class OperationItem(Item):
     """Any other change."""
 
-    __slots__ = ("done", "operation")
+    __slots__ = ("conversation", "done", "operation")
 
-    def __init__(self, operation: Operation, done: Callable[[Any], None]) -> None:
+    def __init__(self, operation: Operation, done: Callable[[Any], None], conversation: str | None = None) -> None:
+        """``conversation``: the one that it is about, if it is there already."""
         super().__init__()
+        self.conversation = conversation
         self.operation = operation
         self.done = done
 
@@ -103,13 +105,11 @@ class Transaction:
         items: Sequence[Item],
         *,
         users: Iterable[str],
-        is_known: Callable[[str], bool],
         in_doubt: Sequence[Message],
         now: datetime,
     ) -> None:
         self._queries = queries
         self._items = items
-        self._is_known = is_known
         self._in_doubt = in_doubt
         self._now = now
         self.users = dict.fromkeys(users)
@@ -118,6 +118,8 @@ class Transaction:
         """For each item: what to answer."""
         self.stored: list[Message] = []
         """New messages."""
+        self.looked_up: list[Message] = []
+        """Those of the messages in doubt whose fate is known when this has been committed."""
         self.resolved: list[Message] = []
         """Of the in_doubt_now messages those that are durable."""
         self.committing = False
@@ -125,7 +127,7 @@ class Transaction:
 
     async def run(self, session: Session) -> None:
         """Do it. Raises DatabaseError when nothing of it is known to be durable."""
-        await session.execute(self._queries.dialect.begin)
+        await session.execute(self._queries.dialect.begin_writing)
         try:
             await self._work(session)
             self.committing = True
@@ -160,6 +162,7 @@ class Transaction:
         # statement that begins after that is sure to see what it left.
         await self._queries.hold(session, sorted({message.conversation for message in self._in_doubt}))
         found = await self._queries.look_up(session, [(m.conversation, m.sender, m.id) for m in self._in_doubt])
+        self.looked_up = list(self._in_doubt)
         for message, stored in zip(self._in_doubt, found, strict=True):
             if (stored.seq, stored.sent_at) == (message.seq, message.sent_at):
                 self.resolved.append(message)
@@ -170,6 +173,7 @@ class Transaction:
             by_key.setdefault(item.key, []).append(item)
         found = await self._queries.look_up(session, list(by_key))
         last: dict[str, int] = {}
+        new: set[str] = set()
         for (key, same), stored in zip(by_key.items(), found, strict=True):
             conversation, sender, client = key
             if stored.last_seq is None:
@@ -185,12 +189,14 @@ class Transaction:
                     raise DatabaseError(ErrorKind.DATA, errors.REJECTED)
                 first = Message(conversation, seq, sender, client, same[0].draft.body, self._now)
                 self.stored.append(first)
+                if not stored.registered:
+                    new.add(sender)
                 self.results[same[0]] = (first, False)
                 repeated = same[1:]
             for item in repeated:
                 self.results[item] = (first, True)
         if self.stored:
-            new = {message.sender for message in self.stored if not self._is_known(message.sender)} - self.users.keys()
+            new -= self.users.keys()
             if new:
                 await self._queries.register(session, sorted(new), self._now)
                 self.users.update(dict.fromkeys(new))

@@ -12,23 +12,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any
 
 import structlog
 
-from exporter.core.errors import BadFrame, Refusal, Unavailable
+from exporter.core.errors import BadFrame, Internal, Refusal, Unavailable
 from exporter.core.records import Message
-from exporter.store import errors
 from exporter.store.coalescing import KnownUsers, SharedTimeout, batching_window
 from exporter.store.connections import Database, Lane
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.held import LOOK_EVERY, Held, rows_of
+from exporter.store.pending import Pending
 from exporter.store.queries import Key, Queries
 from exporter.store.transaction import Item, SendItem, Transaction
 
-QUEUE_ITEMS = 10_000
-"""Waiting at most: about a second's work of either database."""
-QUEUE_CHARACTERS = 64 * 1024 * 1024
-"""Of message bodies waiting at most."""
 BATCH_ITEMS = 1_000
 """In one transaction at most: by then its flush is shared enough, and it bounds how long a neighbour is waited for."""
 BATCH_CHARACTERS = 4 * 1024 * 1024
@@ -41,6 +37,8 @@ ENOUGH = 64
 """Registrations in one transaction that are worth waiting for."""
 REGISTER_WAIT = 0.25
 """Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
+SEARCH = 1.0
+"""Seconds for finding out which items wait for what cannot be asked for; what is left then is tried one by one."""
 RETRY = 1.0
 """Seconds until work that nobody waits for (registrations, in_doubt_now messages) is tried again."""
 
@@ -63,16 +61,16 @@ class Writer:
         self._on_resolved = on_resolved
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
-        self._open: deque[Item] = deque()  # queued or under way, oldest first; answered ones linger at times
-        self._characters = 0
+        self._pending = Pending(database.timeout, self._expired)
         self._unregistered: dict[str, list[asyncio.Future[bool]]] = {}
         self._register_at = 0.0  # not before, unless something else is to be stored anyway
         self._shared_timeout: SharedTimeout[bool] = SharedTimeout(min(REGISTER_WAIT, database.timeout), _later)
         self._in_doubt: dict[Key, Message] = {}
         self._known = KnownUsers()
+        self._held = Held(database, queries)
+        self._search_until = 0.0  # for what it is that others hold
         self._wake = asyncio.Event()
         self._closing = False
-        self._sweeper: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._task = self._loop.create_task(self._run(), name="store-writer")
 
@@ -86,16 +84,8 @@ class Writer:
         """
         if self._closing:
             raise Unavailable("the server is shutting down")
-        if len(self._open) >= QUEUE_ITEMS or self._characters >= QUEUE_CHARACTERS:
-            self._forget_answered()
-            if len(self._open) >= QUEUE_ITEMS or self._characters >= QUEUE_CHARACTERS:
-                raise Unavailable("too much is waiting to be stored")
-        item.deadline = self._loop.time() + self._database.timeout
+        self._pending.admit(item)
         self._queue.append(item)
-        self._open.append(item)
-        self._characters += item.size
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_at(item.deadline, self._sweep)
         self._wake.set()
 
     def is_known(self, user: str) -> bool:
@@ -123,11 +113,9 @@ class Writer:
         await asyncio.wait({self._task}, timeout=timeout)
         self._task.cancel()
         await asyncio.wait({self._task})
-        for handle in (self._sweeper, self._alarm):
-            if handle is not None:
-                handle.cancel()
-        for item in self._open:
-            self._answer(item, Unavailable("the server is shutting down"))
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._pending.close()
         for user in list(self._unregistered):
             self._tell(user, False)
         self._shared_timeout.close()
@@ -138,21 +126,27 @@ class Writer:
         while not (self._closing and not self._queue):
             await self._wake.wait()
             self._wake.clear()
-            while self._queue or self._unregistered or self._in_doubt:
+            while True:
+                if self._held.due:
+                    await self._look_at_held()
+                users = self._users()
+                if not (self._queue or users or self._doubts()):
+                    break
                 early = self._register_at - self._loop.time()
-                if early > 0 and not (self._queue or self._in_doubt or self._closing):
+                if early > 0 and not (self._queue or self._doubts() or self._closing):
                     self._set_alarm(early)
                     break
-                users = list(islice(self._unregistered, BATCH_ITEMS))
                 try:
                     useful = await self._commit(self._take(), users)
-                except Exception:  # a mistake of ours; everybody waits for this task, and time limits answer the items
+                except Exception:  # a defect; everybody waits for this task, and time limits answer the items
                     log.exception("a transaction failed")
                     useful = False
                 if not useful and not self._queue:
                     self._set_alarm(RETRY)
                     break
                 self._register_at = self._loop.time() + batching_window(len(users), ENOUGH)
+            if self._held:
+                self._set_alarm(LOOK_EVERY)
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []
@@ -165,7 +159,14 @@ class Writer:
             if not item.answered:
                 batch.append(item)
                 characters += item.size
-        return batch
+        return self._free(batch)
+
+    def _doubts(self) -> list[Message]:
+        return [m for m in self._in_doubt.values() if ("conversation", m.conversation) not in self._held]
+
+    def _users(self) -> list[str]:
+        free = (user for user in self._unregistered if ("user", user) not in self._held)
+        return list(islice(free, BATCH_ITEMS))
 
     def _set_alarm(self, seconds: float) -> None:
         if self._alarm is not None:
@@ -182,29 +183,33 @@ class Writer:
         while True:
             items = [item for item in items if not item.answered]
             users = [user for user in users if user in self._unregistered]
-            if not items and not users and not self._in_doubt:
+            if not items and not users and not self._doubts():
                 return True
             transaction = Transaction(
                 self._queries,
                 items,
                 users=users,
-                is_known=self.is_known,
-                in_doubt=list(self._in_doubt.values()),
+                in_doubt=self._doubts(),
                 now=self._now(),
             )
-            failure = await self._attempt(transaction)
+            failure = await self._database.job(Lane.WRITE, transaction.run, self._database.timeout).outcome()
             if failure is None:
                 self._committed(transaction)
                 return True
-            in_doubt_now = transaction.committing and failure.kind in (ErrorKind.DISCONNECTED, ErrorKind.TIMEOUT)
+            lost = isinstance(failure, Internal) or failure.kind in (ErrorKind.DISCONNECTED, ErrorKind.TIMEOUT)
+            in_doubt_now = transaction.committing and lost
             if in_doubt_now:
                 self._mark_in_doubt(transaction)
+            if isinstance(failure, Internal):
+                return await self._divide(items, users, failure)
             match failure.kind:
                 case ErrorKind.SERIALIZATION if races < RACES:
                     races += 1
                     await asyncio.sleep(random.uniform(0.001, 0.002 * 2**races))
                 case ErrorKind.DISCONNECTED | ErrorKind.READ_ONLY if not losses and not in_doubt_now:
                     losses += 1  # a connection that died while nobody used it says nothing about the next one
+                case ErrorKind.LOCKED:
+                    return await self._set_aside(items, users)
                 case ErrorKind.TIMEOUT if items and not in_doubt_now and not self._closing:
                     await asyncio.sleep(0.01)  # until each item's own time is over
                 case ErrorKind.CONFLICT if not races:
@@ -213,7 +218,7 @@ class Writer:
                     return await self._divide(items, users, failure)
                 case _:
                     for item in items:
-                        self._answer(item, Unavailable(failure.text))
+                        self._pending.answer(item, Unavailable(failure.text))
                     for user in users:
                         self._tell(user, False)
                     return False
@@ -223,28 +228,54 @@ class Writer:
         now = self._clock()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    async def _attempt(self, transaction: Transaction) -> DatabaseError | None:
-        job = self._database.job(Lane.WRITE, transaction.run, self._database.timeout)
-        try:
-            await job.result()
-        except DatabaseError as failure:
-            if job.task.done():
-                return failure
-        except Exception:  # a mistake of ours; the writer goes on, because everybody waits for it
-            log.exception("a transaction failed")
-            return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
-        else:
-            return None
-        # It was told to stop. How it ended matters, and nothing else may be written before it has.
-        await asyncio.wait({job.task})
-        error = job.task.exception()
-        return (
-            error
-            if error is None or isinstance(error, DatabaseError)
-            else DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
-        )
+    async def _set_aside(self, items: Sequence[Item], users: Sequence[str]) -> bool:
+        """Another program holds something of what these need: set that aside, and store the rest."""
+        needed = {row for item in items for row in rows_of(item)} | {("user", user) for user in users}
+        held = await self._held.find(needed | {("conversation", m.conversation) for m in self._doubts()})
+        if held:
+            return await self._commit(self._free(items), [user for user in users if ("user", user) not in held])
+        now = self._loop.time()
+        if now > self._search_until + SEARCH:
+            self._search_until = now + SEARCH
+        if len(items) + len(users) == 1 or now > self._search_until:
+            for item in items:
+                # Most likely somebody is about to make the sender's row; so much for what else they send, too.
+                row = ("user", item.draft.sender) if len(items) == 1 and isinstance(item, SendItem) else None
+                self._held.set_aside(item, row)
+                if row is not None:
+                    self._held.keep(row)
+            for user in users:
+                self._held.keep(("user", user))
+                self._tell(user, False)
+            return True
+        if items and users:
+            return await self._commit(items, []) and await self._commit([], users)
+        half = max(len(items), len(users)) // 2
+        done = await self._commit(items[:half], users[:half])
+        return done and await self._commit(self._free(items[half:]), users[half:])
 
-    async def _divide(self, items: Sequence[Item], users: Sequence[str], failure: DatabaseError) -> bool:
+    def _free(self, items: Sequence[Item]) -> list[Item]:
+        """Those that need nothing that is held; the others are set aside."""
+        free = []
+        for item in items:
+            row = self._held.needs(item)
+            if row is None:
+                free.append(item)
+            else:
+                self._held.set_aside(item, row)
+        return free
+
+    async def _look_at_held(self) -> None:
+        """Take back what is free, to its place before what came later."""
+        self._queue.extendleft(reversed(await self._held.free()))
+        tried = self._held.try_one()
+        if tried is not None:
+            item, row = tried
+            await self._commit([item], [])
+            if item.answered:
+                self._queue.extendleft(reversed(self._held.release(row)))
+
+    async def _divide(self, items: Sequence[Item], users: Sequence[str], failure: DatabaseError | Internal) -> bool:
         """Something in there cannot be stored: find it, and store the rest, in order."""
         if items and users:
             return await self._commit([], users) and await self._commit(items, [])
@@ -254,8 +285,12 @@ class Writer:
                 self._tell(user, False)
                 self._unregistered.pop(user, None)
         elif len(items) == 1:
-            refusal = BadFrame if failure.kind is ErrorKind.DATA else Unavailable
-            self._answer(items[0], refusal(failure.text))
+            refusal: Refusal
+            if isinstance(failure, Internal):
+                refusal = failure
+            else:
+                refusal = (BadFrame if failure.kind is ErrorKind.DATA else Unavailable)(failure.text)
+            self._pending.answer(items[0], refusal)
         elif items:
             middle = len(items) // 2
             return await self._commit(items[:middle], []) and await self._commit(items[middle:], [])
@@ -264,7 +299,8 @@ class Writer:
     # --- outcomes -----------------------------------------------------------------------------------------
 
     def _committed(self, transaction: Transaction) -> None:
-        self._in_doubt.clear()
+        for message in transaction.looked_up:
+            self._in_doubt.pop((message.conversation, message.sender, message.id), None)
         self._known.advance(self._loop.time())
         self._known.add(transaction.users)
         for user in transaction.users:
@@ -273,10 +309,10 @@ class Writer:
             self._resolve(message)
         for item, result in transaction.results.items():
             if not item.answered:
-                self._answer(item, result)
+                self._pending.answer(item, result)
             elif isinstance(item, SendItem) and not isinstance(result, Refusal) and not result[1]:
                 self._resolve(result[0])  # it took longer than its sender was willing to wait
-        self._forget_answered()
+        self._pending.forget_answered()
 
     def _mark_in_doubt(self, transaction: Transaction) -> None:
         for message in transaction.stored:
@@ -286,16 +322,6 @@ class Writer:
         try:
             self._on_resolved(message)
         except Exception:  # a listener's mistake must not stop the writer, which everybody waits for
-            log.exception("a listener failed")
-
-    def _answer(self, item: Item, result: Any) -> None:
-        if item.answered:
-            return
-        item.answered = True
-        self._characters -= item.size
-        try:
-            item.answer(result)
-        except Exception:  # as above
             log.exception("a listener failed")
 
     def _tell(self, user: str, registered: bool) -> None:
@@ -310,19 +336,9 @@ class Writer:
         else:
             waiting.clear()
 
-    # --- time limits --------------------------------------------------------------------------------------
-
-    def _forget_answered(self) -> None:
-        while self._open and self._open[0].answered:
-            self._open.popleft()
-
-    def _sweep(self) -> None:
-        now = self._loop.time()
-        while self._open and (self._open[0].answered or self._open[0].deadline <= now):
-            self._answer(self._open.popleft(), Unavailable(errors.TIMEOUT))
+    def _expired(self) -> None:
         while self._queue and self._queue[0].answered:  # however long the writer is held up, they do not pile up
             self._queue.popleft()
-        self._sweeper = self._loop.call_at(self._open[0].deadline, self._sweep) if self._open else None
 
 
 def _later(registered: asyncio.Future[bool]) -> None:

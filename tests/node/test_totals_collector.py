@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter.core.errors import Unavailable
+from exporter.core.errors import Internal, Refusal, Unavailable
 from exporter.core.records import Collection, Totals
 from exporter.node.totals_collector import Collector
 
@@ -26,6 +26,7 @@ class Double:
         self.timeouts: list[float] = []
         self.gate = asyncio.Event()
         self.error: str | None = None
+        self.kind: type[Refusal] = Unavailable
 
     async def totals(self, timeout: float) -> Totals:
         self.queries += 1
@@ -39,7 +40,7 @@ class Double:
             self.cancelled += 1
             raise
         if self.error:
-            raise Unavailable(self.error)
+            raise self.kind(self.error)
         return totals(float(self.queries))
 
 
@@ -144,3 +145,12 @@ async def test_the_time_of_the_last_figures_stays_while_the_database_is_away(
 async def test_without_any_time_nothing_is_asked(collector: Collector, double: Double, deadline: float) -> None:
     assert (await collector.collect(deadline)).totals is None
     assert double.queries == 0
+
+
+async def test_a_defect_of_ours_is_not_the_databases(collector: Collector, double: Double) -> None:
+    double.gate.set()
+    double.error, double.kind = "an error of the server's", Internal
+    found = await collector.collect(1.0)
+    assert (found.totals, found.up, found.error) == (None, True, "an error of the server's")
+    double.kind = Unavailable
+    assert not (await collector.collect(1.0)).up

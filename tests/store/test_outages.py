@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 import structlog
 
-from exporter.core.errors import Refusal, Unavailable
+from exporter.core.errors import Internal, Refusal, Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.connections import Lane
@@ -203,6 +203,56 @@ async def test_a_disk_that_is_full_is_logged_once_however_many_scrapes_succeed(p
         ]
 
 
+async def test_a_defect_of_ours_is_logged_with_its_trace_and_is_not_the_databases(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message breaks the code: it alone is answered "internal", its neighbours are stored."""
+    original = Transaction._send
+
+    async def broken(self: Transaction, session: Any, items: Any) -> None:
+        if any(item.draft.id == "poison" for item in items):
+            raise TypeError("a defect")
+        await original(self, session, items)
+
+    async with opened(place, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        monkeypatch.setattr(Transaction, "_send", broken)
+        with structlog.testing.capture_logs() as logs:
+            results = await asyncio.gather(*(send(store, "c", "ann", name) for name in ("a", "poison", "b")))
+        assert [type(result) for result in results] == [Message, Internal, Message]
+        assert results[1].code == "internal"
+        assert [entry["exc_info"].args for entry in logs if entry["log_level"] == "error"] == [("a defect",)]
+        assert (store.up, store.error, store.write_error) == (True, None, None)
+
+        async def also_broken(*_: object) -> None:
+            raise KeyError("another")
+
+        monkeypatch.setattr("exporter.store.totals.read", also_broken)
+        with pytest.raises(Internal):
+            await store.totals(5)
+        assert (store.up, store.error) == (True, None)
+
+
+async def test_a_user_whom_others_deleted_is_registered_again_by_their_next_message_or_join(place: Place) -> None:
+    async with opened(place, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        assert await store.register("ann")
+        assert await store.register("bob")
+        await place.execute("DELETE FROM users")
+        await place.execute(
+            "INSERT INTO conversation_members (conversation_id, user_id) VALUES ('c', 'ann'), ('c', 'bob')"
+        )
+        assert isinstance(await send(store, "c", "ann", "m"), Message)
+        found = await store.totals(5)
+        assert (found.registered_users, found.active_users[1]) == (1, 1)
+        await store.membership("c", "bob")
+
+        async def there() -> bool:
+            return await place.fetch("SELECT id FROM users ORDER BY id") == [("ann",), ("bob",)]
+
+        await eventually(there)
+
+
 async def test_users_are_registered_later_when_the_database_is_away(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +311,7 @@ async def test_a_locked_file_makes_writers_unavailable_in_time_and_readers_go_on
             assert {type(answer) for answer in await asyncio.gather(*answers)} == {Unavailable}
             assert time.monotonic() - began >= TIMEOUT * 0.9, "a lock may go away in time"
             assert store._writer is not None
-            assert (len(store._writer._queue), store._writer._characters) == (0, 0), "what was refused piles up"
+            assert (len(store._writer._queue), store._writer._pending.characters) == (0, 0), "what was refused piles up"
             assert store.up is False or store.error is None
         assert max(gaps) < STALL
         stored = await send(store, "c", "ann", "after")

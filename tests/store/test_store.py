@@ -305,7 +305,7 @@ async def test_a_listener_that_fails_does_not_stop_the_writer(store: Store) -> N
 
 
 async def test_the_queue_is_bounded_and_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.store.writer.QUEUE_ITEMS", 100)
+    monkeypatch.setattr("exporter.store.pending.QUEUE_ITEMS", 100)
     await store.create_conversation("c", "ann", [])
     outcomes = [Outcome() for _ in range(100)]
     for i, outcome in enumerate(outcomes):

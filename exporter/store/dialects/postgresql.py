@@ -20,7 +20,7 @@ from exporter.store.schema import triggers_postgresql
 
 OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
-LOCK_WAIT = 250
+LOCK_WAIT = 100
 """Milliseconds that a transaction of the writer waits for a row: another node's takes some milliseconds."""
 CONNECT_WAIT = 60.0
 """Seconds to reach the server for a migration."""

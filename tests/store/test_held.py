@@ -1,0 +1,162 @@
+"""Another program holds a row, or a whole table: what needs it waits for its own deadline, the rest commits at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from exporter.core.errors import Unavailable
+from exporter.core.records import Draft, Message, ReadMark
+from exporter.store import Store
+from tests.databases import Outcome, Place, Postgresql, assert_exact, opened, read, send
+
+pytestmark = pytest.mark.needs("postgres")
+
+TIMEOUT = 3.0
+SOON = 1.5
+"""Seconds in which whoever needs nothing that is held is answered, on a busy machine; well below TIMEOUT."""
+
+
+@pytest.fixture(params=["postgresql", pytest.param("pgbouncer", marks=pytest.mark.needs("pgbouncer"))])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Postgresql:
+    """There are no rows to hold on SQLite: a writer has the file."""
+    server = request.getfixturevalue("postgres")
+    direct = server.url(server.create_database())
+    if request.param == "postgresql":
+        return Postgresql(direct)
+    return Postgresql(request.getfixturevalue("pgbouncer").url(direct), direct)
+
+
+@pytest.fixture
+async def store(place: Postgresql) -> AsyncIterator[Store]:
+    async with opened(place, timeout=TIMEOUT) as store:
+        for name in ("held", "free"):
+            await store.create_conversation(name, "ann", ["bob", "eve"])
+            await send(store, name, "ann", "first")
+        yield store
+
+
+@contextlib.asynccontextmanager
+async def holding(place: Place, *statements: str) -> AsyncIterator[None]:
+    """Another program is in the middle of a transaction."""
+    assert isinstance(place, Postgresql)
+    other = await asyncpg.connect(place.direct)
+    try:
+        async with other.transaction():
+            for statement in statements:
+                await other.execute(statement)
+            yield
+    finally:
+        await other.close()
+
+
+def begin(store: Store, conversation: str, sender: str, id: str) -> asyncio.Future[Any]:
+    outcome = Outcome()
+    store.send(Draft(conversation, sender, id, "x"), outcome)
+    return outcome.future
+
+
+async def soon(waiting: Any) -> Any:
+    async with asyncio.timeout(SOON):
+        return await waiting
+
+
+HELD = {
+    "one conversation": ("SELECT 1 FROM conversations WHERE id = 'held' FOR UPDATE", ("held", "bob")),
+    "one user": ("SELECT 1 FROM users WHERE id = 'eve' FOR UPDATE", ("free", "eve")),
+    "a user who is being deleted": ("DELETE FROM users WHERE id = 'eve'", ("free", "eve")),
+    "a user whom somebody else makes": ("INSERT INTO users (id) VALUES ('new')", ("free", "new")),
+    "a message of that number": (
+        "INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('held', 2, 'zoe')",
+        ("held", "bob"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+async def test_what_needs_a_held_row_waits_and_the_rest_commits_at_once(
+    place: Postgresql, store: Store, what: str
+) -> None:
+    statement, (conversation, sender) = HELD[what]
+    await place.execute("INSERT INTO users (id) VALUES ('eve') ON CONFLICT DO NOTHING")
+    async with holding(place, statement):
+        began = time.monotonic()
+        waiting = [begin(store, conversation, sender, f"w{number}") for number in range(3)]
+        for number in range(30):  # and as long as somebody retries on what is held
+            waiting.append(begin(store, conversation, sender, f"again{number}"))
+            assert isinstance((await soon(begin(store, "free", "ann", f"m{number}")))[0], Message)
+        results = [(await future)[0] for future in waiting]
+        assert {type(result) for result in results} == {Unavailable}
+        assert time.monotonic() - began >= TIMEOUT * 0.9, "each has its own deadline"
+        late = begin(store, conversation, sender, "late")
+        assert isinstance((await soon(begin(store, "free", "bob", "other")))[0], Message)
+        assert not late.done()
+    assert isinstance((await soon(late))[0], Message), "free again: at once, and before its deadline"
+    assert store.write_error is None
+    seqs = await place.fetch("SELECT seq FROM messages WHERE conversation_id = 'free' ORDER BY 1")
+    assert [row[0] for row in seqs] == list(range(1, len(seqs) + 1))
+
+
+async def test_a_held_membership_holds_up_its_read_mark_alone(place: Postgresql, store: Store) -> None:
+    where = "conversation_id = 'free' AND user_id = 'bob'"
+    async with holding(place, f"SELECT 1 FROM conversation_members WHERE {where} FOR UPDATE"):
+        mark = asyncio.ensure_future(read(store, "bob", "free", 1))
+        assert isinstance(await soon(read(store, "eve", "free", 1)), ReadMark)
+        assert isinstance(await soon(send(store, "free", "bob", "m")), Message)
+        assert not mark.done()
+    assert isinstance(await soon(mark), ReadMark)
+
+
+async def test_a_change_of_a_held_conversation_holds_up_nobody_else(place: Postgresql, store: Store) -> None:
+    async with holding(place, "SELECT 1 FROM conversations WHERE id = 'held' FOR UPDATE"):
+        change = asyncio.ensure_future(store.delete_message("held", 1, "ann", False))
+        adding = asyncio.ensure_future(store.add_participants("held", "ann", ["zoe"]))
+        for number in range(5):
+            assert isinstance(await soon(send(store, "free", "ann", f"m{number}")), Message)
+        made = await soon(store.create_conversation("made", "ann", []))
+        assert (made.id, change.done(), adding.done()) == ("made", False, False)
+    await soon(change)
+    await soon(adding)
+
+
+async def test_messages_of_one_sender_keep_their_order_while_some_are_set_aside(
+    place: Postgresql, store: Store
+) -> None:
+    async with holding(place, "SELECT 1 FROM conversations WHERE id = 'held' FOR UPDATE"):
+        waiting = []
+        for number in range(20):
+            waiting.append(begin(store, "held", "bob", f"m{number}"))
+            await soon(send(store, "free", "bob", f"m{number}"))
+    results = [(await soon(future))[0] for future in waiting]
+    assert [result.seq for result in results] == list(range(2, 22))
+
+
+@pytest.mark.parametrize("table", ["conversations", "messages", "users", "daily_totals"])
+async def test_with_the_whole_table_locked_each_send_fails_at_its_own_deadline_and_works_again_at_once(
+    place: Postgresql, store: Store, table: str
+) -> None:
+    async with holding(place, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
+        began = time.monotonic()
+        first = begin(store, "free", "ann", "m1")
+        await asyncio.sleep(TIMEOUT / 3)
+        second = begin(store, "held", "bob", "m2")
+        ends = []
+        for future in (first, second):
+            assert isinstance((await future)[0], Unavailable)
+            ends.append(time.monotonic() - began)
+        assert TIMEOUT * 0.9 <= ends[0] < TIMEOUT + SOON
+        assert TIMEOUT * 1.2 <= ends[1] < TIMEOUT * 4 / 3 + SOON
+        assert store.write_error is None, "a lock is not a database that takes no writes"
+        third = [begin(store, "free", f"u{number}", f"m3{number}") for number in range(10)]
+        await asyncio.sleep(0.2)
+    async with asyncio.timeout(1.0 + SOON):
+        for future in third:
+            assert isinstance((await future)[0], Message)
+    await assert_exact(place, store, store.now().date())
