@@ -259,6 +259,8 @@ class History:
         """
         values, times = self._columns[counter], self._columns["at"]
         assert self._first is not None  # noqa: S101 - a sample is being put
+        if values[slot % self._maxlen] != values[slot % self._maxlen]:
+            return UNKNOWN, UNKNOWN  # nobody knows it now: looking for an earlier one is work for nothing
         for before in range(slot - 1, max(self._first, slot - farthest) - 1, -1):
             then = values[before % self._maxlen]
             if then == then:

@@ -47,6 +47,7 @@ CLOSED = (
     "protocol_error",
     "rate_limited",
     "token_expired",
+    "admin",
     "internal_error",
 )
 REJECTED = ("unauthenticated", "origin", "capacity", "user_limit", "draining", "handshake")

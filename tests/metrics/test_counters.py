@@ -265,6 +265,7 @@ def test_every_reason_of_the_contract_is_a_label_value_and_no_other() -> None:
         "protocol_error",
         "rate_limited",
         "token_expired",
+        "admin",
         "internal_error",
     }
     assert {*RejectedReason} == {"unauthenticated", "origin", "capacity", "user_limit", "draining", "handshake"}

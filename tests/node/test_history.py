@@ -190,3 +190,38 @@ def test_whatever_the_clock_and_the_counters_do_no_rate_is_negative_and_all_arra
         assert answer["figures"]["active_connections"][-1] == count
         assert all(rate is None or rate >= 0 for rates in answer["rates"].values() for rate in rates)
         assert answer["start"] <= at < answer["start"] + 10 * answer["length"] + 1e-3
+
+
+# --- refusals, failures, the share in time, peaks ---------------------------------------------------------
+
+
+def test_refusals_are_told_by_reason_and_as_rates() -> None:
+    history = History()
+    for i in range(8):
+        counts = {"origin": 10 * i, "capacity": 0}
+        history.record(T + 10 * i, sample(1, connections_refused=counts, commands_refused={"internal": i}))
+    answer = history.answer()
+    assert answer["rates"]["connections_refused"] == [None, *[1.0] * 7]
+    assert answer["rates"]["commands_refused"] == [None, *[0.1] * 7]
+    assert answer["refused"]["connections"]["origin"] == {"last_minute": 60, "last_hour": 70}
+    assert answer["refused"]["connections"]["capacity"] == {"last_minute": 0, "last_hour": 0}
+    assert answer["refused"]["connections"]["draining"] == {"last_minute": None, "last_hour": None}
+    assert answer["refused"]["commands"]["internal"] == {"last_minute": 6, "last_hour": 7}
+
+
+def test_the_share_in_time_is_of_the_messages_since_the_sample_before_and_unknown_without_any() -> None:
+    history = History()
+    for i, (delivered, in_time) in enumerate(((0, 0), (100, 100), (300, 250), (300, 250), (5, 5))):
+        history.record(T + 10 * i, sample(1, delivered=delivered, delivered_in_time=in_time))
+    assert history.answer()["delivered_in_time"] == [None, 1.0, 0.75, None, None]
+
+
+def test_the_peak_is_the_highest_sample_of_the_utc_day_with_its_time() -> None:
+    history = History()
+    midnight = T - T % 86_400
+    for seconds, count in ((-10, 99), (0, 4), (10, 9), (20, 9), (30, 3)):
+        history.record(midnight + 86_400 + seconds, sample(count))
+    peaks = history.answer()["peaks"]
+    assert peaks["since"] == "2026-11-23T00:00:00.000Z"
+    assert peaks["figures"]["active_connections"] == {"value": 9, "at": "2026-11-23T00:00:10.000Z"}
+    assert peaks["figures"]["typing_users"] is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import ClientSession, DummyCookieJar, web
@@ -12,7 +13,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from exporter.auth.tokens import Authenticator
-from exporter.core.events import ClosedReason
+from exporter.core.errors import ErrorCode
+from exporter.core.events import ClosedReason, RejectedReason
+from exporter.node import history
 from exporter.node.history import History, Sample
 from exporter.web import access
 from exporter.web.problems import Problem, problems
@@ -31,6 +34,14 @@ FIGURES: dict[str, Any] = {
     "active_users": {"1d": 1200, "7d": 3000, "30d": 5600},
     "scope": "node",
     "nodes": 1,
+    "version": "0.4.0",
+    "refused": {
+        "connections": {reason.value: 0 for reason in RejectedReason} | {"unauthenticated": 131, "user_limit": 3},
+        "commands": {code.value: 0 for code in ErrorCode} | {"rate_limited": 1200, "not_joined": 4},
+    },
+    "sends_failed": 4,
+    "delivered_in_time": 0.99987,
+    "inaccurate": {"conversations": 0, "days": 0, "triggers": 0},
 }
 
 
@@ -41,14 +52,17 @@ def moment(seconds: float) -> str:
 class StatsDouble:
     """The real page, sign-in and history around made-up figures; can be stopped and started on the same port."""
 
-    def __init__(self) -> None:
-        self.authenticator = Authenticator("HS256", b"a secret of the tests that is long enough")
+    def __init__(self, secret: bytes = b"a secret of the tests that is long enough") -> None:
+        self.authenticator = Authenticator("HS256", secret)
         self.history = History()
         self.figures: dict[str, Any] = {}
         self.fail: int | None = None  # the status to answer with
         self.held = asyncio.Event()  # not set: an answer waits
         self.held.set()
         self.asked = 0
+        self.days: Callable[[int], tuple[int | None, int | None]] = lambda ago: (0, 0)  # by how many days ago
+        self.top: dict[str, Any] = {}
+        self.disconnected: list[str] = []
         self.port = 0
         self.pages: dict[str, str] = {}  # path: text, served with the strict policy of the admin page
         self.lax = False  # without that policy
@@ -57,7 +71,15 @@ class StatsDouble:
 
     def reset(self) -> None:
         """The figures as they are in FIGURES, and an hour of history."""
-        self.figures = {**FIGURES, "database": {"up": True, "error": None}}
+        self.figures = {**FIGURES, "database": {"up": True, "writable": True, "error": None}}
+        self.figures["started_at"] = moment(time.time() - 200_000)
+        self.days = lambda ago: (40_210 - 300 * ago, 1200 - 10 * ago) if ago < 60 else (0, None)
+        self.top = {
+            "largest": [{"id": f"room {n}", "members": 50 - n, "total_messages": 90_000 // n} for n in range(1, 6)],
+            "busiest": [{"id": "deploys", "messages": 410}],
+            "undercounted_by": 0,
+        }
+        self.disconnected = []
         self.fail = None
         self.held.set()
         self.history = History()
@@ -69,14 +91,21 @@ class StatsDouble:
                 "deliveries": 1900 * i,
                 "joins": 14 * i,
                 "connections_opened": 4 * i,
+                "sends_failed": 0,
+                "delivered": 1000 * i,
+                "delivered_in_time": 999 * i,
             }
-            live = {name: value for name, value in FIGURES.items() if isinstance(value, int) and name != "nodes"}
+            live: dict[str, Any] = {name: FIGURES[name] for name in history.FIGURES}
             closed = {reason.value: 0 for reason in ClosedReason} | {
                 "client": 3 * i,
                 "heartbeat": i // 10,
                 "internal_error": i // 200,  # an hour ago as people see it, not this minute
             }
-            self.history.record(at, Sample(**live, **counters, connections_closed=closed))
+            refused = {reason.value: 0 for reason in RejectedReason} | {"unauthenticated": i // 6}
+            errors = {code.value: 0 for code in ErrorCode} | {"rate_limited": 2 * i}
+            groups = {"connections_closed": closed, "connections_refused": refused, "commands_refused": errors}
+            live["active_connections"] = 1500 if i == 180 else 1240  # half an hour ago
+            self.history.record(at, Sample(**live, **counters, **groups))
 
     @property
     def url(self) -> str:
@@ -92,6 +121,9 @@ class StatsDouble:
     async def start(self) -> None:
         app = web.Application(middlewares=[problems()])
         app.router.add_get("/v1/messaging/stats", self._stats)
+        app.router.add_get("/v1/messaging/stats/days", self._days)
+        app.router.add_get("/v1/messaging/conversations/top", self._top)
+        app.router.add_route("*", "/v1/messaging/users/{user}/connections", self._user)
         app.add_routes(AdminPage(self.authenticator, self.history).routes())
         app.router.add_get("/{page}", self._page)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -138,6 +170,32 @@ class StatsDouble:
         database = {"as_of": moment(now - 2), **self.figures["database"]}
         answer = {"as_of": moment(now), **self.figures, "database": database}
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
+
+    async def _days(self, request: web.Request) -> web.Response:
+        access.require_admin(request, self.authenticator)
+        count = int(request.query["days"])
+        today = datetime.now(UTC).date()
+        days = [(today - timedelta(days=ago), *self.days(ago)) for ago in range(count - 1, -1, -1)]
+        if request.headers["Accept"] == "text/csv":
+            lines = [",".join("" if cell is None else str(cell) for cell in row) for row in days]
+            return web.Response(text="\r\n".join(["day,messages,active_users", *lines, ""]), content_type="text/csv")
+        shape = [{"day": str(day), "messages": messages, "active_users": users} for day, messages, users in days]
+        return web.json_response({"days": shape}, headers={"Cache-Control": "no-store"})
+
+    async def _top(self, request: web.Request) -> web.Response:
+        access.require_admin(request, self.authenticator)
+        return web.json_response(self.top)
+
+    async def _user(self, request: web.Request) -> web.Response:
+        access.require_admin(request, self.authenticator, change=True)
+        user = request.match_info["user"]
+        if request.method == "DELETE":
+            self.disconnected.append(user)
+            return web.Response(status=204)
+        since = None if user in self.disconnected else moment(time.time())
+        return web.json_response(
+            {"user": user, "connected": bool(since), "since": since, "connections": 2 if since else 0}
+        )
 
     async def _page(self, request: web.Request) -> web.Response:
         path = f"/{request.match_info['page']}"

@@ -1,12 +1,20 @@
-// The admin page around <messaging-stats>: signing in, signing out, and saying why it is over.
+// The admin page around <messaging-stats>: signing in and out, the warning before that ends, the tab's title, the
+// largest and busiest conversations, and one user's connections.
 
 import './messaging-stats.js';
 
 const page = document.documentElement;
 const find = (selector) => document.querySelector(selector);
 const time = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
+const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
 const count = new Intl.NumberFormat('en');
 const INTRODUCTION = find('#why').textContent;
+const WARN = 300; // seconds before the sign-in ends, or half of what is left of a short one
+const TOP = 5; // conversations of each sort
+const TOP_EVERY = 60; // seconds
+let warnAt = Infinity; // Date.now() from which the end is announced
+let state = { brief: '', level: 'good' };
+let connected = null;
 
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
@@ -14,6 +22,11 @@ const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 function enter({ user, expires_at: expires }) {
   page.dataset.view = 'panel';
   page.dataset.expires = expires;
+  const left = new Date(expires) - Date.now();
+  warnAt = Date.now() + left - Math.min(WARN * 1000, left / 2);
+  warn();
+  void showTop();
+  forget();
   find('#who').textContent = `${user}, until ${time.format(new Date(expires))}`;
   find('#token').value = '';
   const stats = document.createElement('messaging-stats');
@@ -27,6 +40,8 @@ function enter({ user, expires_at: expires }) {
 function ask(reason = INTRODUCTION, problem = '') {
   page.dataset.view = 'sign-in';
   document.title = 'Messaging';
+  warnAt = Infinity;
+  warn();
   find('#panel').replaceChildren();
   find('#why').textContent = reason;
   find('#problem').textContent = problem;
@@ -80,9 +95,128 @@ find('#panel').addEventListener('messaging-stats-denied', (event) => {
   );
 });
 
+// --- the tab's title: what is wrong first, then how many are there -------------------------------------------------
+
+function entitle() {
+  if (page.dataset.view !== 'panel') return;
+  const there = connected !== null ? `${count.format(connected)} connected` : '';
+  document.title = [state.brief, there, 'Messaging'].filter(Boolean).join(' · ');
+}
+
 find('#panel').addEventListener('messaging-stats-update', (event) => {
   const connections = event.detail.active_connections;
-  document.title = typeof connections === 'number' ? `${count.format(connections)} connected · Messaging` : 'Messaging';
+  connected = typeof connections === 'number' ? connections : null;
+  entitle();
+});
+
+find('#panel').addEventListener('messaging-stats-state', (event) => {
+  state = event.detail;
+  if (state.code === 'lost' || state.code === 'in_trouble') connected = null;
+  entitle();
+});
+
+// --- the end of the sign-in, before it comes -----------------------------------------------------------------------
+
+function warn() {
+  const soon = Date.now() >= warnAt;
+  const text = soon ? `Your sign-in ends at ${time.format(new Date(page.dataset.expires))}.` : '';
+  if (find('#ending').textContent !== text) find('#ending').textContent = text;
+  find('#again').hidden = !soon;
+}
+
+setInterval(warn, 1000);
+find('#again').addEventListener('click', () => ask('Sign in again to go on.'));
+
+// --- conversations -------------------------------------------------------------------------------------------------
+
+const address = (path) => new URL(`${find('#tools').dataset.root}${path}`, document.baseURI);
+
+/** Fill a table with a fixed number of rows, so that nothing moves. */
+function fill(table, rows) {
+  const body = find(`${table} tbody`);
+  const columns = find(`${table} thead tr`).children.length;
+  body.replaceChildren(
+    ...Array.from({ length: TOP }, (_, i) => {
+      const row = document.createElement('tr');
+      row.append(
+        ...Array.from({ length: columns }, (_, j) => {
+          const cell = document.createElement(j === 0 ? 'th' : 'td');
+          if (j === 0) cell.scope = 'row';
+          const value = rows[i]?.[j];
+          cell.textContent = value === undefined ? '–' : typeof value === 'number' ? count.format(value) : value;
+          if (j === 0 && value !== undefined) cell.title = value;
+          return cell;
+        }),
+      );
+      return row;
+    }),
+  );
+}
+
+async function showTop() {
+  if (page.dataset.view !== 'panel' || document.hidden) return;
+  try {
+    const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
+    if (!response.ok) return;
+    const { largest, busiest } = await response.json();
+    fill('#largest', (largest ?? [['unknown']]).map((c) => (Array.isArray(c) ? c : [c.id, c.members, c.total_messages])));
+    fill('#busiest', busiest.map(({ id, messages }) => [id, messages]));
+  } catch {
+    // The panel says that the server is gone; what was last known stays.
+  }
+}
+
+fill('#largest', []);
+fill('#busiest', []);
+setInterval(showTop, TOP_EVERY * 1000);
+
+// --- one user ------------------------------------------------------------------------------------------------------
+
+let looked = null; // the user whose connections are shown
+
+function forget(text = '', bad = false) {
+  looked = null;
+  find('#disconnect').hidden = true;
+  find('#user-state').textContent = text;
+  find('#user-state').toggleAttribute('data-bad', bad);
+}
+
+/** Ask about a user, or disconnect them; the parsed answer (null without a body), or null after saying what went wrong. */
+async function about(user, method) {
+  try {
+    const response = await fetch(address(`users/${encodeURIComponent(user)}/connections`), { method, headers: { Accept: 'application/json' } });
+    const said = response.status === 204 ? {} : await response.json();
+    if (response.ok) return said;
+    forget(sentence(said.detail ?? `answer ${response.status}`), true);
+  } catch {
+    forget('The server does not answer. Try again.', true);
+  }
+  return null;
+}
+
+async function lookUp(user, before = '') {
+  const said = await about(user, 'GET');
+  if (said === null) return;
+  if (!said.connected) {
+    forget(`${before}${user} is not connected.`);
+    return;
+  }
+  const since = new Date(said.since);
+  const when = since.toDateString() === new Date().toDateString() ? time.format(since) : `${day.format(since)}, ${time.format(since)}`;
+  const devices = said.connections === 1 ? 'one device' : `${count.format(said.connections)} devices`;
+  forget(`${before}${user} is connected since ${when}, on ${devices}.`);
+  looked = user;
+  find('#disconnect').hidden = false;
+}
+
+find('#look-up').addEventListener('submit', (event) => {
+  event.preventDefault();
+  void lookUp(find('#user').value);
+});
+
+find('#disconnect').addEventListener('click', async () => {
+  const user = looked;
+  if (user !== null && (await about(user, 'DELETE')) !== null) await lookUp(user, 'Disconnected. ');
 });
 
 window.addEventListener('hashchange', () => {

@@ -68,7 +68,7 @@ export const LABELS = Object.freeze({
   database_down: 'Database down{since}: every send is refused.',
   database_read_only: 'Database takes no writes{since}: every send is refused.',
   cluster_down: 'The other nodes are not seen{since}: {reason}.',
-  totals_wrong: 'Stored totals are wrong, found{since}: run verify --repair.',
+  totals_wrong: 'Stored totals are wrong{since}: run messaging-exporter verify --repair.',
   internal_errors: 'Internal errors close connections{since}: see the log.',
   sends_failing: 'Sends fail{since}.',
   at_capacity: 'Connections are refused{since}: the server is full.',
@@ -173,7 +173,7 @@ export const LABELS = Object.freeze({
   // Health.
   server: 'Server',
   uptime: 'Up since',
-  live: 'Live figures',
+  live: 'Live',
   cluster: 'Cluster',
   database: 'Database',
   checked: 'Totals',
@@ -189,8 +189,8 @@ export const LABELS = Object.freeze({
   up: 'up',
   down: 'down',
   read_only: 'read-only',
-  agree: 'recounted, agree',
-  differ: 'recounted, differ',
+  agree: 'recounted',
+  differ: 'they differ',
   not_recounted: 'not recounted',
   inaccurate: 'Totals differ from a recount: {conversations} conversations, {days} days, {triggers} triggers.',
   none_yet: 'none yet',
@@ -260,7 +260,7 @@ const CSS = `
   margin-block-end: -0.8em; color: var(--muted); font-size: 0.875em;
 }
 .status > p:last-child { min-height: 1.4em; }
-.state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; font-size: 1.15em; font-weight: 600; min-height: 5.6em; }
+.state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; font-size: 1.15em; font-weight: 600; min-height: 4.2em; }
 .state span { min-inline-size: 0; overflow-wrap: anywhere; }
 .dot { flex: none; inline-size: 0.6em; block-size: 0.6em; border-radius: 50%; background: var(--muted); }
 .good .dot { background: var(--good); }
@@ -303,7 +303,7 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .rows { margin-block-start: 0.5em; }
 .rows > div { display: grid; align-items: center; padding-block: 0.36em; border-block-end: 1px solid var(--line); gap: 0 1em; }
 .rows > div:last-child { border-block-end: 0; }
-.rates > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1.1fr) minmax(0, 1.9fr); }
+.rates > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1.2fr) minmax(0, 1.8fr); }
 .rates .number { white-space: nowrap; }
 .rates svg { block-size: 2.35em; }
 .rates .number { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.2; }
@@ -312,7 +312,7 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .rates dd:last-child { display: grid; }
 .totals > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
 .active > div { grid-template-columns: minmax(0, 0.9fr) minmax(0, 1fr) minmax(0, 1.4fr) minmax(0, 0.6fr); }
-.health > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.5fr) minmax(0, 0.9fr); align-items: baseline; }
+.health > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1.7fr) minmax(0, 0.9fr); align-items: baseline; }
 .totals .value, .active .value { font-weight: 600; }
 .value, .share, .age { text-align: end; white-space: nowrap; }
 .totals .unknown .value, .active .unknown .value { font-weight: 400; color: var(--muted); }
@@ -328,7 +328,7 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 table { inline-size: 100%; border-collapse: collapse; margin-block-start: 0.5em; table-layout: fixed; }
 th, td { padding: 0.24em 0; border-block-end: 1px solid var(--line); font-weight: 400; text-align: start; vertical-align: baseline; }
 tbody tr:last-child > * { border-block-end: 0; }
-th:not(:first-child), td { text-align: end; inline-size: 5.5em; }
+th:not(:first-child), td { text-align: end; inline-size: 4.2em; }
 th { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 thead th { color: var(--muted); font-size: 0.8125em; }
 tbody th { color: var(--muted); }
@@ -366,17 +366,23 @@ button {
   padding: 0 0.6em; min-block-size: 24px; cursor: pointer; white-space: nowrap;
 }
 button:hover { border-color: currentColor; }
-button[aria-pressed=true] { color: var(--ink); border-color: var(--ink); font-weight: 600; }
+button[aria-pressed=true] { color: var(--ink); border-color: var(--ink); }
 button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 
 /* A text keeps its own direction on a page that is read from right to left, and stands where the page begins. */
 :host(:dir(rtl)) :is(p, dt, dd, th, td, h2, button, [role=status], .number, .range, .peak) { unicode-bidi: plaintext; text-align: right; }
 :host(:dir(rtl)) :is(header p, td, th:not(:first-child), .value, .share, .age, .status > p:last-child, .days .range) { text-align: left; }
 
+@container (max-width: 43.99rem) {
+  .rates > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.25fr) minmax(0, 1.5fr); gap: 0 0.6em; }
+  .rates .number { font-size: 1.25em; line-height: 1.32; }
+  .figures > .six:not(:first-child) .number { font-size: 1.875em; line-height: 1.38; block-size: 1.38em; }
+}
 @container (min-width: 44rem) {
   .now .moment { inline-size: 16em; }
   .status { grid-template-columns: minmax(0, 1fr) 14em; }
   .state { min-height: 2.8em; }
+  th:not(:first-child), td { inline-size: 5em; }
   .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
   .panel > * { grid-column: span 3; }
@@ -400,7 +406,7 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .state { min-height: 1.4em; }
 }
 @container (min-width: 104rem) { /* a wall screen, which nobody scrolls: two rows below the figures */
-  .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.84cqi); gap: 1.2em 2em; }
+  .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.73cqi); gap: 1.2em 2em; }
   .panel > :not(.status, .now) { grid-column: auto; }
   .panel > .well { grid-column: span 2; }
 }
@@ -1032,6 +1038,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       const button = this.#text(el('button', { type: 'button', 'data-n': days, 'aria-pressed': days === this.#shown }), 'show_days');
       button.addEventListener('click', () => {
         this.#shown = days;
+        n.day.max = days - 1;
+        n.day.value = days - 1;
         this.#renderDays();
       });
       return button;
@@ -1277,7 +1285,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       const text = this.#count(value);
       write(n[name], text);
       n[name].closest('div').classList.toggle('unknown', value === null);
-      n[name].closest('div').classList.toggle('six', value !== null && text.length > 6);
+      n[name].closest('div').classList.toggle('six', value !== null && text.length === 7);
       n[name].closest('div').classList.toggle('long', value !== null && text.length > 7);
     }
     const window = this.#window();
@@ -1336,8 +1344,10 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       n[`speed_${name}`].closest('div').classList.toggle('unknown', value === null);
     }
     for (const name of FIGURES) {
-      const value = known(history.peaks?.figures?.[name]?.value);
-      const at = moment(history.peaks?.figures?.[name]?.at);
+      const here = known(this.#client.stats[name]);
+      let value = known(history.peaks?.figures?.[name]?.value);
+      let at = moment(history.peaks?.figures?.[name]?.at);
+      if (value !== null && here > value) [value, at] = [here, this.#client.serverTime]; // higher than any sample yet
       const text = value === null || at === null ? '' : this.#say('peak', { value: this.#count(value), time: this.#format.minute.format(at * 1000) });
       write(n[`peak_${name}`], text);
     }
@@ -1447,7 +1457,6 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const answer = this.#client?.days;
     write(n.daysNote, this.#say(answer === false ? 'no_days' : 'days_note'));
     n.dayButtons.forEach((button, i) => button.setAttribute('aria-pressed', String(DAYS[i] === this.#shown)));
-    n.day.max = this.#shown - 1;
     if (!answer) return;
     const days = list(answer.days).slice(-this.#shown);
     const chosen = this.#chosen === null ? null : Math.max(0, this.#chosen - (this.#shown - days.length));
