@@ -14,7 +14,7 @@ WORKERS ?= 2
 PYTEST = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp" $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe test test-fast test-lowest platforms release-check constraints soak docs lint types coverage bench dashboards dist services clean
+.PHONY: help run observe test test-fast test-lowest platforms release-check constraints soak docs lint types coverage bench pictures dashboards dist services clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ coverage: $(VENV)/.test services ## all tests, and which lines they do not reach
 bench: $(VENV)/.bench ## speed and memory against peers in the same run; ARGS="fanout --quick" for a part
 	@sh tests/servers/install.sh bench
 	$(BIN)/python -m tests.bench $(ARGS)
+
+pictures: $(VENV)/.test services ## the dashboards in good and bad times, drawn by Grafana's components from npm, in build/pictures
+	$(BIN)/python -m tests.bench.pictures build/pictures $(ARGS)
 
 dashboards: $(VENV)/.test ## build grafana/dashboards/*.json from their source
 	$(BIN)/python -m grafana.source

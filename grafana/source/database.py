@@ -41,7 +41,7 @@ BOARD = Board(
                 ),
                 (
                     figure(
-                        "Registered people",
+                        "Registered",
                         "locale",
                         Query(q.database("messaging_registered_users")),
                         "People who connected at least once. If it jumps, check who may sign tokens.",
@@ -50,7 +50,7 @@ BOARD = Board(
                 ),
                 (
                     figure(
-                        "Messages today",
+                        "Sent today",
                         "locale",
                         Query(q.database("messaging_messages_today")),
                         "Messages that exist and were sent since 00:00 UTC. If it stands still while people are "
@@ -167,6 +167,30 @@ BOARD = Board(
                     8,
                 ),
                 (
+                    states(
+                        "Collectors",
+                        Query(
+                            q.least("messaging_scrape_collector_success", "instance", "collector"),
+                            f"{NODE}: {{{{collector}}}}",
+                        ),
+                        "Red when a scrape did not get a collector's figures; they are absent then, never invented. "
+                        "If database is red while others are not, the database is down or slow.",
+                        UP,
+                    ),
+                    8,
+                ),
+                (
+                    lines(
+                        "Database connections",
+                        "short",
+                        Query(q.total("messaging_database_pool_connections", "state"), named("{{state}}")),
+                        "Connections to the database, over the chosen nodes; at most six per node. If four of a "
+                        "node's are in use for minutes, requests queue: follow the runbook of MessagingPoolExhausted.",
+                        stacked=True,
+                    ),
+                    8,
+                ),
+                (
                     lines(
                         "Age of the totals",
                         "dthms",
@@ -175,7 +199,7 @@ BOARD = Board(
                         "down or its answer takes longer than the scrape may.",
                         steps=above((600, "red")),
                     ),
-                    4,
+                    12,
                 ),
                 (
                     lines(
@@ -189,31 +213,7 @@ BOARD = Board(
                         "takes more than a second, the database is overloaded.",
                         steps=above((1, "orange")),
                     ),
-                    4,
-                ),
-                (
-                    states(
-                        "Collectors",
-                        Query(
-                            q.least("messaging_scrape_collector_success", "instance", "collector"),
-                            f"{NODE}: {{{{collector}}}}",
-                        ),
-                        "Red when a scrape did not get a collector's figures; they are absent then, never invented. "
-                        "If database is red while others are not, the database is down or slow.",
-                        UP,
-                    ),
-                    4,
-                ),
-                (
-                    lines(
-                        "Database connections",
-                        "short",
-                        Query(q.total("messaging_database_pool_connections", "state"), named("{{state}}")),
-                        "Connections to the database, over the chosen nodes; at most six per node. If four of a "
-                        "node's are in use for minutes, requests queue: follow the runbook of MessagingPoolExhausted.",
-                        stacked=True,
-                    ),
-                    4,
+                    12,
                 ),
             ],
         ),

@@ -6,7 +6,7 @@ from grafana.source import promql as q
 from grafana.source.boards import Board, Row
 from grafana.source.colors import CLOSES, HALF, REFUSALS
 from grafana.source.commands import COMMANDS, PRESSURE
-from grafana.source.panels import BELOW, NODE, Link, Query, above, figure, judged, lines, named, warmth
+from grafana.source.panels import BELOW, IDLE, NODE, Link, Query, above, figure, judged, lines, named, warmth
 
 UID = "messaging-delivery"
 DATABASE = Link("Database & activity", "messaging-database")
@@ -111,18 +111,20 @@ BOARD = Board(
             [
                 (
                     figure(
-                        "Delivered within 250 ms",
+                        "Within 250 ms",
                         "percentunit",
                         Query(
-                            q.share(
-                                q.speed(f"{DELIVERY}_bucket", matchers='le="0.25"', now=True),
-                                q.speed(f"{DELIVERY}_count", now=True),
+                            q.or_idle(
+                                q.share(
+                                    q.speed(f"{DELIVERY}_bucket", matchers='le="0.25"', now=True),
+                                    q.speed(f"{DELIVERY}_count", now=True),
+                                )
                             )
                         ),
                         "The objective is 99 %. When it is lower, the two time panels to the right say whether it is "
                         "becoming durable that takes long, or handing out. 'Idle' when nobody sends.",
                         steps=judged((0, "red"), (0.95, "orange"), (0.99, "green")),
-                        none="idle",
+                        words=IDLE,
                         decimals=1,
                     ),
                     4,
@@ -224,7 +226,7 @@ BOARD = Board(
                         ],
                         "Participants that came and went. If leaves by disconnect jump, look at why connections end.",
                     ),
-                    8,
+                    6,
                 ),
                 (
                     lines(
@@ -237,7 +239,7 @@ BOARD = Board(
                         "Healthy typing ends with a message or a stop. If most ends by timeout, clients do not send "
                         "stop.",
                     ),
-                    8,
+                    6,
                 ),
                 (
                     lines(
@@ -250,7 +252,7 @@ BOARD = Board(
                         "goes on rising, follow the runbook of MessagingTypingStuck.",
                         steps=above((60, "red")),
                     ),
-                    4,
+                    6,
                 ),
                 (
                     lines(
@@ -259,7 +261,7 @@ BOARD = Board(
                         Query(q.total("messaging_typing_users", "instance"), NODE),
                         "People typing on each node. If it does not fall when traffic does, something is stuck.",
                     ),
-                    4,
+                    6,
                 ),
             ],
         ),

@@ -68,7 +68,7 @@ BOARD = Board(
             [
                 (
                     lines(
-                        "Nodes in the cluster, as each node sees it",
+                        "Nodes as each sees them",
                         "short",
                         Query(q.worst("messaging_cluster_nodes", "instance"), NODE),
                         "All lines should be one. If they differ, the cluster is split or a lease was lost: follow "
@@ -245,7 +245,7 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Garbage collections per second",
+                        "Garbage collections",
                         "ops",
                         Query(
                             q.ours(q.rate("python_gc_collections_total"), "generation"),
@@ -278,7 +278,7 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Scrape duration",
+                        "Scrape time",
                         "s",
                         Query(q.ours(q.of("scrape_duration_seconds")), NODE),
                         "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
@@ -288,7 +288,7 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Samples per scrape",
+                        "Samples",
                         "short",
                         Query(q.ours(q.of("scrape_samples_scraped")), NODE),
                         "The number of series hardly ever changes: no label carries a user, conversation or address. "

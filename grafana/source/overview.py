@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import common as c
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
 from grafana.source.oncall import FIRING, NODES
-from grafana.source.panels import BESIDE, NEUTRAL, NODE, Link, Query, above, bars, figure, judged, lines, named
+from grafana.source.panels import BESIDE, IDLE, NEUTRAL, NODE, Link, Query, above, bars, figure, judged, lines, named
 
 UID = "messaging-overview"
 DELIVERY = Link("Connections & delivery", "messaging-delivery")
@@ -21,6 +21,8 @@ SLOW_30D = "job:messaging_delivery_slow:ratio_rate30d"
 BUDGET = 0.01  # of the messages may be delivered late
 
 _UP = q.least("messaging_database_up")
+_FAILED = q.speed("messaging_commands_rejected_total", matchers=FAILED_SENDS, now=True)
+_ACCEPTED = q.speed("messaging_messages_accepted_total", now=True)
 
 STATE = Row(
     "",
@@ -30,16 +32,28 @@ STATE = Row(
             figure(
                 "Nodes up",
                 "none",
-                [
-                    Query(q.up_of_all(), f"{{{{nodes}}}} {'{{job}}'}"),
-                    Query(f"1 - ({q.up()} == 0)", "{{instance}} is down"),
-                ],
-                "Nodes that answer Prometheus, of those it knows, and each that does not. Red from the first dead one: "
-                "its users are cut off. If it is red, follow the runbook of MessagingDown.",
+                Query(q.up_of_all(), "{{nodes}} {{job}}"),
+                "Nodes that answer Prometheus, of those it knows. Red from the first dead one: its users are cut off. "
+                "If it is red, follow the runbook of MessagingDown.",
                 steps=judged((0, "green"), (1, "red"), unknown="red"),
                 none="no nodes",
                 link=HEALTH,
                 text=c.BigValueTextMode.NAME,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Nodes down",
+                "none",
+                Query(f"1 - ({q.up()} == 0)", "{{cluster}} {{instance}}"),
+                "The nodes that do not answer, by name. If there is one, log in there, and follow the runbook of "
+                "MessagingDown.",
+                steps=judged((0, "red")),
+                none="none",
+                link=HEALTH,
+                text=c.BigValueTextMode.NAME,
+                stacked=True,
             ),
             4,
         ),
@@ -78,15 +92,11 @@ STATE = Row(
             figure(
                 "Failing sends",
                 "percentunit",
-                Query(
-                    f"{q.speed('messaging_commands_rejected_total', matchers=FAILED_SENDS, now=True)} / ("
-                    f"{q.speed('messaging_commands_rejected_total', matchers=FAILED_SENDS, now=True)}"
-                    f" + {q.speed('messaging_messages_accepted_total', now=True)} > 0)"
-                ),
+                Query(q.or_idle(q.share(_FAILED, f"({_FAILED} + {_ACCEPTED})"))),
                 "Share of the sends that are refused through no fault of the sender. If it is above 1 %, people cannot "
                 "write: follow the runbook of MessagingSendsFailing. 'Idle' when nobody sends.",
                 steps=judged((0, "green"), (0.001, "orange"), (0.01, "red")),
-                none="idle",
+                words=IDLE,
                 link=DELIVERY,
                 decimals=1,
             ),
@@ -102,17 +112,6 @@ STATE = Row(
                 steps=judged((-1e6, "red"), (0, "orange"), (0.25, "green")),
                 link=DELIVERY,
                 decimals=0,
-            ),
-            4,
-        ),
-        (
-            figure(
-                "Messages today",
-                "locale",
-                Query(q.database("messaging_messages_today")),
-                "Messages that exist and were sent since 00:00 UTC. 'Not known' while the database cannot be "
-                "read: when that lasts, look at the database to the left.",
-                link=DATABASE,
             ),
             4,
         ),
@@ -174,10 +173,11 @@ LIVE = Row(
         ),
         (
             figure(
-                "Messages",
+                "Sent today",
                 "locale",
-                Query(q.database("messaging_stored_messages")),
-                "Messages that exist; deletes count. If it falls, somebody deletes.",
+                Query(q.database("messaging_messages_today")),
+                "Messages that exist and were sent since 00:00 UTC. 'Not known' while the database cannot be "
+                "read: when that lasts, look at the database above.",
                 link=DATABASE,
             ),
             4,
@@ -294,18 +294,18 @@ TROUBLE = Row(
                 [
                     Query(
                         f"{q.recorded(f'job:messaging_delivery_slow:ratio_rate{window}')} / {BUDGET}",
-                        named(f"over {words}"),
+                        named(words),
                     )
-                    for window, words in (("5m", "5 minutes"), ("1h", "an hour"), ("6h", "6 hours"))
+                    for window, words in (("5m", "5 min"), ("1h", "1 h"), ("6h", "6 h"))
                 ],
                 "How fast the objective's budget is used: at 1 it lasts exactly its 30 days, at 14.4 an hour takes 2 % "
                 "of it. If the hour stays above 14.4, MessagingDeliverySlow fires; the six hours above 6, "
                 "MessagingDeliverySlowBurn.",
                 steps=above((1, "orange"), (14.4, "red")),
                 colors={
-                    "/: over 5 minutes$/": NEUTRAL,
-                    "/: over an hour$/": "orange",
-                    "/: over 6 hours$/": "blue",
+                    "/: 5 min$/": NEUTRAL,
+                    "/: 1 h$/": "orange",
+                    "/: 6 h$/": "blue",
                 },
                 link=DELIVERY,
             ),
@@ -331,7 +331,7 @@ TROUBLE = Row(
                 "How full each node is: connections of --limits.connections, and open files of the process' limit. "
                 "Above 85 % or 80 % people are soon refused: if it goes on rising, add a node or raise the limit "
                 "(MessagingConnectionLimitNear, MessagingFileDescriptorsNearLimit).",
-                above((0.6, "orange"), (0.8, "red")),
+                judged((0, "green"), (0.6, "orange"), (0.8, "red")),
                 1,
                 HEALTH,
             ),

@@ -67,6 +67,10 @@ class Link:
         return f"/d/{self.uid}?${{__url_time_range}}&${{__all_variables}}"
 
 
+IDLE: Final[Words] = {"-1": ("idle", NEUTRAL)}
+"""The word for a share of nothing, as ``promql.or_idle`` gives it."""
+
+
 def named(text: str) -> str:
     """A legend: which installation, and what."""
     return f"{INSTALLATION}: {text}"
@@ -132,18 +136,22 @@ def figure(
     link: Link | None = None,
     decimals: int | None = None,
     text: c.BigValueTextMode = c.BigValueTextMode.AUTO,
+    stacked: bool = False,
 ) -> AnyPanel:
     """One big number, as it is now; ``words`` replaces values by (word, colour).
 
     The number itself is the link: an icon for it would take a quarter of a narrow tile's title. Several series are
-    told with their names.
+    told with their names; ``stacked`` one below the other, where the names are long.
     """
     queries = [queries] if isinstance(queries, Query) else queries
     panel = begun(stat.Panel(), title, unit, queries, description, steps, instant=True)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).no_value(none)
     panel.graph_mode(c.BigValueGraphMode.NONE)
-    panel.color_mode(c.BigValueColorMode.BACKGROUND if words else c.BigValueColorMode.VALUE)
+    loud = words is not None and words is not IDLE
+    panel.color_mode(c.BigValueColorMode.BACKGROUND if loud else c.BigValueColorMode.VALUE)
     panel.text_mode(text)
+    if stacked:
+        panel.orientation(c.VizOrientation.HORIZONTAL)
     if link is not None:
         panel.data_links([dashboard.DashboardLink(link.title).url(link.url)])
     if decimals is not None:
@@ -209,9 +217,9 @@ def _legend(ranked: c.LegendPlacement | None) -> common.VizLegendOptions:
     legend = common.VizLegendOptions().placement(ranked or BELOW).show_legend(True)
     if ranked is None:
         return legend.display_mode(c.LegendDisplayMode.LIST)
-    return (
-        legend.display_mode(c.LegendDisplayMode.TABLE).calcs(["lastNotNull", "max"]).sort_by("Last *").sort_desc(True)
-    )
+    # Beside a course there is room for the names and one figure.
+    calculations = ["lastNotNull"] if ranked == BESIDE else ["lastNotNull", "max"]
+    return legend.display_mode(c.LegendDisplayMode.TABLE).calcs(calculations).sort_by("Last *").sort_desc(True)
 
 
 def warmth(title: str, unit: str, query: Query, description: str, link: Link | None = None) -> AnyPanel:
@@ -266,4 +274,7 @@ def bars(
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0).max(maximum).no_value(none)
     if link is not None:
         panel.data_links([dashboard.DashboardLink(link.title).url(link.url)])
-    return panel.orientation(c.VizOrientation.HORIZONTAL).display_mode(c.BarGaugeDisplayMode.BASIC)
+    panel.orientation(c.VizOrientation.HORIZONTAL).display_mode(c.BarGaugeDisplayMode.BASIC)
+    # Above its bar a name has the whole width; left of it, some letters.
+    panel.name_placement(c.BarGaugeNamePlacement.TOP)
+    return panel.text(common.VizTextDisplayOptions().title_size(12).value_size(14))

@@ -159,6 +159,11 @@ def present(series: str) -> str:
     return f"{series} and group without ({without('messaging_build_info')}) ({of('messaging_build_info')})"
 
 
+def or_idle(share: str) -> str:
+    """A share, or -1 for an installation that answers and has nothing to share: no data is left to mean not known."""
+    return f"{share} or -1 * group without ({without('messaging_build_info')}) ({of('messaging_build_info')})"
+
+
 # --- nodes that do not know each other ----------------------------------------------------------------------
 
 

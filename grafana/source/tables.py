@@ -103,6 +103,9 @@ def rows_of(
             },
         )
     )
+    # A cell that has nothing; the panel's own word is for a table that has no rows.
+    for kind in ("number", "string"):
+        panel.override_by_field_type(kind, [d.DynamicConfigValue(id_val="noValue", value="–")])
     for column in columns:
         properties = column.properties()
         if properties:

@@ -11,8 +11,6 @@ from grafana.source.__main__ import GRAFANA
 
 FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
 BOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in FILES}
-# What the contract has and another part of the server is still to expose.
-COMING = {"messaging_database_writable", "messaging_inaccurate_days", "messaging_missing_triggers"}
 
 
 @dataclass(frozen=True)

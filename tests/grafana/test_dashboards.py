@@ -207,10 +207,9 @@ def test_what_is_not_known_is_told_in_a_word_and_never_in_green(board: str) -> N
     for panel in numbers(board):
         defaults = panel["fieldConfig"]["defaults"]
         assert defaults["noValue"], panel["title"]
-        if panel["type"] == "stat":
-            base = defaults["thresholds"]["steps"][0]["color"]
-            wanted = {"no nodes": "red", "no rules": "orange"}.get(defaults["noValue"], NEUTRAL)
-            assert base == wanted, panel["title"]
+        base = defaults["thresholds"]["steps"][0]["color"]
+        wanted = {"no nodes": "red", "no rules": "orange"}.get(defaults["noValue"], NEUTRAL)
+        assert base == wanted, panel["title"]
 
 
 def test_failures_have_a_colour_by_what_they_are() -> None:

@@ -11,7 +11,7 @@ from grafana.source import promql
 from grafana.source.promql import CHOSEN, LABELS, NODE
 from grafana.source.proofs import load
 from tests.exposition import Family, families
-from tests.grafana.boards import BOARDS, COMING, GRAFANA, Target, targets
+from tests.grafana.boards import BOARDS, GRAFANA, Target, targets
 from tests.queries import OF_PROMETHEUS, SPEEDS, Use, family, metrics, uses
 
 # A metric in neither a panel nor a rule is either dead weight in every scrape, or has a reason to be here.
@@ -122,7 +122,7 @@ def test_a_legend_tells_installations_apart(target: Target) -> None:
     legend, panel = target.legend, target.panel
     if panel["type"] in ("heatmap", "table") or panel["title"] == "Alerts firing":
         return  # together, and says so; has labels as columns
-    if panel["title"] == "Nodes up":
+    if panel["title"] in ("Nodes up", "Nodes down"):
         assert "{{job}}" in legend or "{{instance}}" in legend
         return
     assert legend.startswith("{{cluster}} {{namespace}} {{job}}"), legend
@@ -150,7 +150,7 @@ def test_the_labels_of_a_metric_are_those_that_it_is_exposed_with(exposed: dict[
 
 
 def test_every_metric_used_exists(exposed: dict[str, Family]) -> None:
-    known = set(exposed) | COMING
+    known = set(exposed)
     used = {metric for target in ALL for metric in metrics(target.expr)}
     for board in BOARDS.values():
         for mark in board["annotations"]["list"]:

@@ -15,7 +15,6 @@ import yaml
 from grafana.source.promql import NODE, own
 from grafana.source.proofs import CASES, RULES, alerts, load, minutes
 from tests.exposition import Family, families
-from tests.grafana.boards import COMING
 from tests.queries import OF_PROMETHEUS, family, metrics, parsed, uses
 
 RECORDING = RULES / "recording.yml"
@@ -186,7 +185,7 @@ def test_every_recorded_series_is_used() -> None:
 def test_every_metric_used_exists(exposed: dict[str, Family]) -> None:
     exprs = [rule["expr"] for path in (RECORDING, ALERTS) for group in load(path) for rule in group["rules"]]
     used = {metric for expr in exprs for metric in metrics(expr)}
-    assert {m for m in used if family(m, set(exposed) | COMING) is None} <= RECORDED | OF_PROMETHEUS
+    assert {m for m in used if family(m, set(exposed)) is None} <= RECORDED | OF_PROMETHEUS
 
 
 def test_every_label_a_rule_asks_for_or_tells_exists(exposed: dict[str, Family]) -> None:
@@ -309,7 +308,7 @@ def test_a_runbook_s_queries_can_be_pasted(name: str, exposed: dict[str, Family]
     assert queries, "no query to paste"
     for query in queries:
         for metric in metrics(query):
-            known = family(metric, set(exposed) | COMING) is not None or metric in RECORDED | OF_PROMETHEUS
+            known = family(metric, set(exposed)) is not None or metric in RECORDED | OF_PROMETHEUS
             assert known or re.fullmatch(metric, "job:messaging_delivery_slow:ratio_rate5m"), metric
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (RUNBOOKS / link).is_file(), f"a dead link: {link}"

@@ -1,0 +1,153 @@
+"""``python -m tests.bench.pictures OUTPUT``: the dashboards as Grafana's components draw them, in good and bad times.
+
+Two nodes are started, idle, then with people; their database is moved away and put back; one node is killed, then the
+other. At each of these moments a real Prometheus with the project's rules is asked what Grafana would ask it, and each
+dashboard is drawn in windows of 1280, 1440 and 1920 pixels. Needs npm, Chromium and Prometheus; takes some minutes.
+Titles that do not fit their panel are told, and make the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from exporter.simulate import SimulateOptions, simulate
+from tests.bench.pictures.drawing import studio
+from tests.bench.pictures.recording import Prometheus as Recording
+from tests.bench.pictures.recording import picture
+from tests.servers.exporter import WS, Exporter
+from tests.servers.prometheus import GRAFANA, Prometheus, hurried, until
+
+WIDTHS = (1280, 1440, 1920)
+NODES = 2
+
+
+def boards(folders: Mapping[str, Path], only: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every dashboard of every folder, by the folder's name and its own."""
+    return {
+        f"{name}-{path.stem.removeprefix('messaging-')}": json.loads(path.read_text(encoding="utf-8"))
+        for name, folder in folders.items()
+        for path in sorted(folder.glob("*.json"))
+        if not only or path.stem in only
+    }
+
+
+class Play:
+    """The acts, and what was recorded in each: by dashboard and act."""
+
+    def __init__(self, folder: Path, dashboards: dict[str, dict[str, Any]], redis: str | None) -> None:
+        self.folder = folder
+        self.dashboards = dashboards
+        self.recorded: dict[tuple[str, str], dict[str, Any]] = {}
+        flags = ("--redis.url", redis) if redis else ()
+        # One folder, one database, one secret.
+        self.nodes = [Exporter(folder / "nodes", *flags) for _ in range(NODES)]
+        self.database = self.nodes[0].database
+        self.prometheus: Prometheus | None = None
+        self.began = time.time()
+
+    async def act(self, name: str, seconds: float) -> None:
+        """Let it go on for some time, and record what every dashboard would show at its end."""
+        print(f"{name}: {seconds:.0f} s", flush=True)
+        await asyncio.sleep(seconds)
+        assert self.prometheus is not None
+        asked = Recording(self.prometheus.url, self.began, time.time())
+        for board, dashboard in self.dashboards.items():
+            found = await asyncio.to_thread(picture, dashboard, asked, f"Grafana's components: {name}")
+            self.recorded[board, name.replace(" ", "-")] = found
+
+    async def run(self, seconds: float) -> None:
+        """All acts; everything is stopped at the end."""
+        try:
+            for node in self.nodes:
+                await node.start()
+            targets = [node.url.removeprefix("http://") for node in self.nodes]
+            rules = hurried(self.folder / "rules")
+            self.prometheus = Prometheus(self.folder / "prometheus", {"messaging": targets}, rules=rules)
+            await self.prometheus.start()
+            prometheus = self.prometheus
+
+            async def scraped() -> bool:
+                return len(await prometheus.query("messaging_build_info")) == NODES
+
+            await until(scraped, "both nodes are scraped")
+            self.began = time.time()
+            await self.act("idle", seconds / 2)
+            await self._people(seconds)
+        finally:
+            for node in self.nodes:
+                if node.process is not None:
+                    await node.kill()
+            if self.prometheus is not None:
+                await self.prometheus.stop()
+
+    async def _people(self, seconds: float) -> None:
+        options = SimulateOptions(
+            urls=tuple(node.url.replace("http", "ws", 1) + WS for node in self.nodes),
+            users=60, conversations=20, rate=30, duration=None, day=30, verify=False, token_for=self.nodes[0].token,
+        )  # fmt: skip
+        stop = asyncio.Event()
+        people = asyncio.create_task(simulate(options, stop=stop))
+        try:
+            await self.act("healthy", seconds)
+            elsewhere = self.database.with_name("elsewhere.db")
+            self.database.rename(elsewhere)
+            await self.act("database down", seconds / 2)
+            elsewhere.rename(self.database)
+            await asyncio.sleep(seconds / 4)
+            await self.nodes[1].kill()
+            await self.act("one node dead", seconds / 2)
+            await self.nodes[0].kill()
+            await self.act("all dead", seconds / 2)
+        finally:
+            stop.set()
+            people.cancel()
+            await asyncio.gather(people, return_exceptions=True)
+
+
+async def pictures(options: argparse.Namespace) -> int:
+    """Play, record, draw; the exit status."""
+    folders = {"now": GRAFANA / "dashboards", **({"before": options.before} if options.before else {})}
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not options.again:
+        with TemporaryDirectory() as folder:
+            play = Play(Path(folder), boards(folders, options.only), options.redis)
+            await play.run(options.seconds)
+        for (board, act), found in play.recorded.items():
+            (options.output / f"{board}-{act}.json").write_text(json.dumps(found))
+    failures = 0
+    async with studio(options.npm) as place:
+        for path in sorted(options.output.glob("*.json")):
+            recorded = json.loads(path.read_text())
+            if options.only and recorded["dashboard"]["uid"] not in options.only:
+                continue
+            for width in WIDTHS:
+                clipped = await place.draw(recorded, width, path.with_name(f"{path.stem}-{width}.png"))
+                if clipped:
+                    failures += path.stem.startswith("now")
+                    print(f"{path.stem} at {width}: clipped titles: {', '.join(clipped)}", flush=True)
+    return 1 if failures else 0
+
+
+def main() -> int:
+    """What the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.pictures", description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--before", type=Path, help="a folder of other dashboards, drawn from the same answers")
+    parser.add_argument("--only", action="append", default=[], help="one dashboard's name; may be repeated")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of an act")
+    parser.add_argument("--npm", type=Path, default=Path("build/pictures-npm"), help="where the npm packages are kept")
+    parser.add_argument("--again", action="store_true", help="draw what OUTPUT has from an earlier run")
+    parser.add_argument("--redis", help="makes the two nodes one cluster")
+    return asyncio.run(pictures(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""What the tiles say, asked of a real Prometheus exactly as Grafana asks, while a database and nodes go away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter.simulate import SimulateOptions, simulate
+from tests.grafana.boards import BOARDS, panels, targets
+from tests.servers.exporter import WS, Exporter
+from tests.servers.prometheus import Prometheus, hurried, until
+
+pytestmark = pytest.mark.needs("prometheus")
+
+HOUR, STEP = 3600.0, 15.0
+"""What a tile that asked for its range would be given: the dashboards' time, and Grafana's step for a narrow tile."""
+OF_PROMETHEUS = {"Nodes up", "Nodes down", "Alerts firing"}
+"""Tiles about what Prometheus itself knows, also when nobody answers it."""
+CALCULATIONS = {"lastNotNull": lambda values: values[-1], "max": max, "mean": lambda values: sum(values) / len(values)}
+
+Shown = dict[str, float] | str
+"""A tile's numbers by what they are called, or its word for not having any."""
+
+
+def tiles() -> dict[str, dict[str, Any]]:
+    """Every number of every dashboard, by board and title."""
+    return {
+        f"{board.removeprefix('messaging-')}: {panel['title']}": panel
+        for board in BOARDS
+        for panel in panels(board)
+        if panel["type"] in ("stat", "bargauge")
+    }
+
+
+def called(legend: str, labels: Mapping[str, str]) -> str:
+    for name in ("cluster", "namespace", "job", "instance", "nodes", "window", "figure"):
+        legend = legend.replace(f"{{{{{name}}}}}", labels.get(name, ""))
+    return " ".join(legend.split())
+
+
+async def shown(prometheus: Prometheus, panel: Mapping[str, Any], *, as_range: bool = False) -> Shown:
+    """What Grafana shows: each query as it asks it, each series reduced by the panel's own calculation."""
+    (calculation,) = panel["options"]["reduceOptions"]["calcs"]
+    numbers: dict[str, float] = {}
+    for target in panel["targets"]:
+        expr = target["expr"].replace("$__rate_interval", "60s").replace("$job", ".+").replace("$instance", ".+")
+        if target.get("instant") and not as_range:
+            found = await prometheus.query(expr)
+        else:
+            found = await prometheus.query_range(expr, HOUR, STEP)
+        for labels, values in found:
+            name = called(target["legendFormat"], labels)
+            assert name not in numbers, f"two series are called {name}: {expr}"
+            numbers[name] = CALCULATIONS[calculation](values)
+    word: str = panel["fieldConfig"]["defaults"]["noValue"]
+    return numbers or word
+
+
+def words(panel: Mapping[str, Any]) -> str:
+    """What it says when nothing is known."""
+    found: str = panel["fieldConfig"]["defaults"]["noValue"]
+    return found
+
+
+@asynccontextmanager
+async def two_nodes(folder: Path) -> AsyncIterator[tuple[Exporter, Exporter]]:
+    """Two nodes on one database that do not know each other, with people on both."""
+    nodes = (Exporter(folder / "nodes"), Exporter(folder / "nodes"))
+    people: asyncio.Task[Any] | None = None
+    try:
+        for node in nodes:
+            await node.start()
+        options = SimulateOptions(
+            urls=tuple(node.url.replace("http", "ws", 1) + WS for node in nodes),
+            users=20, conversations=5, rate=30, duration=None, day=30, verify=False, token_for=nodes[0].token,
+        )  # fmt: skip
+        people = asyncio.create_task(simulate(options))
+        assert await nodes[0].command("verify") == 0
+        yield nodes
+    finally:
+        if people is not None:
+            people.cancel()
+            await asyncio.gather(people, return_exceptions=True)
+        for node in nodes:
+            if node.process is not None:
+                await node.kill()
+
+
+async def test_one_scrape_after_a_database_or_a_node_has_gone_no_tile_states_what_was(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        addresses = [node.url.removeprefix("http://") for node in (one, two)]
+        prometheus = Prometheus(tmp_path / "prometheus", {"messaging": addresses}, rules=hurried(tmp_path / "rules"))
+        await prometheus.start()
+        try:
+            unknown: set[str] = set()
+
+            async def all_known() -> bool:
+                unknown.clear()
+                for name, panel in tiles().items():
+                    if name != "overview: Nodes down" and await shown(prometheus, panel) == words(panel):
+                        unknown.add(name)
+                return not unknown
+
+            try:
+                await until(all_known, "every tile has a number", within=60)
+            except AssertionError:
+                raise AssertionError(f"no number, and nothing is wrong: {unknown}") from None
+            await alive(prometheus)
+            await the_database_goes(prometheus, one)
+            await nodes_go(prometheus, one, two)
+        finally:
+            await prometheus.stop()
+
+
+async def alive(prometheus: Prometheus) -> None:
+    nodes = await shown(prometheus, tiles()["overview: Nodes up"])
+    assert nodes == {"2 / 2 messaging": 0}, "the number is the dead ones, by which it has its colour"
+    assert await shown(prometheus, tiles()["overview: Nodes down"]) == "none"
+    people = await shown(prometheus, tiles()["overview: People online"])
+    assert isinstance(people, dict)
+    assert list(people) == ["messaging: at most: separate nodes"], "they do not know each other"
+
+
+async def the_database_goes(prometheus: Prometheus, node: Exporter) -> None:
+    database = tiles()["overview: Database"]
+    elsewhere = node.database.with_name("elsewhere.db")
+    node.database.rename(elsewhere)
+
+    async def seen() -> bool:
+        found = await prometheus.query("messaging_database_up")
+        return [values for _, values in found] == [[0.0], [0.0]]
+
+    await until(seen, "both nodes have been scraped without a database")
+    of_database = {
+        name: panel
+        for name, panel in tiles().items()
+        if any("messaging_database_last_success_timestamp_seconds" in target["expr"] for target in panel["targets"])
+    }
+    assert len(of_database) >= 8
+    for name, panel in of_database.items():
+        assert await shown(prometheus, panel) == words(panel), name
+        reaching_back = await shown(prometheus, panel, as_range=True)
+        assert reaching_back != words(panel), "a range with its last value shows what was: the trap itself"
+    state = await shown(prometheus, database)
+    assert state == {"messaging": 0.0}
+    assert database["fieldConfig"]["defaults"]["mappings"][0]["options"]["0"]["text"] == "DOWN"
+    elsewhere.rename(node.database)
+
+    async def known_again() -> bool:
+        return await shown(prometheus, tiles()["overview: Sent today"]) != "not known"
+
+    await until(known_again, "the totals are known again")
+
+
+async def nodes_go(prometheus: Prometheus, one: Exporter, two: Exporter) -> None:
+    addresses = [node.url.removeprefix("http://") for node in (one, two)]
+    nodes = tiles()["overview: Nodes up"]
+    red = nodes["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
+    assert (red["value"], red["color"]) == (1, "red")
+
+    async def down(number: int) -> None:
+        async def seen() -> bool:
+            return len(await prometheus.query("up == 0")) == number
+
+        await until(seen, f"{number} of the nodes did not answer a scrape")
+
+    await two.kill()
+    await down(1)
+    assert await shown(prometheus, nodes) == {"1 / 2 messaging": 1}
+    assert await shown(prometheus, tiles()["overview: Nodes down"]) == {addresses[1]: 1}
+    people = await shown(prometheus, tiles()["overview: People online"])
+    assert isinstance(people, dict)
+    assert list(people) == ["messaging"], "the one that is left knows all there are"
+
+    await one.kill()
+    await down(2)
+    for name, panel in tiles().items():
+        if panel["title"] not in OF_PROMETHEUS:
+            assert await shown(prometheus, panel) == words(panel), name
+    assert await shown(prometheus, nodes) == {"0 / 2 messaging": 2}
+    assert await shown(prometheus, tiles()["overview: Nodes down"]) == dict.fromkeys(addresses, 1)
+
+    async def fires() -> bool:
+        alerts = await shown(prometheus, tiles()["overview: Alerts firing"])
+        return isinstance(alerts, dict) and sum(alerts.values()) >= 2
+
+    await until(fires, "both nodes' alerts are counted, also when nobody answers")
+
+
+async def test_two_installations_with_equal_jobs_and_instances_stay_apart_everywhere(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as nodes:
+        prometheus = Prometheus(tmp_path / "prometheus", {"messaging": []}, rules=hurried(tmp_path / "rules"))
+        config = yaml.safe_load(prometheus.config.read_text())
+        config["scrape_configs"][0]["static_configs"] = [
+            {
+                "targets": [node.url.removeprefix("http://")],
+                "labels": {"cluster": cluster, "instance": "messaging-0:8765"},
+            }
+            for node, cluster in zip(nodes, ("eu", "us"), strict=True)
+        ]
+        prometheus.config.write_text(yaml.safe_dump(config))
+        await prometheus.start()
+        try:
+            missing: set[str] = set()
+
+            async def both_everywhere() -> bool:
+                missing.clear()
+                for target in targets():
+                    expr = target.expr.replace("$__rate_interval", "60s")
+                    expr = expr.replace("$job", ".+").replace("$instance", ".+")
+                    found = await prometheus.query(expr)
+                    clusters = {labels.get("cluster") for labels, _ in found}
+                    together = target.panel["title"] == "Alerts firing" or target.panel["type"] == "heatmap"
+                    if found and not together and clusters != {"eu", "us"}:
+                        missing.add(f"{target}: {clusters}")
+                    if not found and target.panel["title"] in ("Nodes", "Sent today", "Connections"):
+                        missing.add(f"{target}: nothing")
+                return not missing
+
+            try:
+                await until(both_everywhere, "every query tells both", within=60)
+            except AssertionError:
+                raise AssertionError(f"these do not: {missing}") from None
+            status, answer = await prometheus.get("/api/v1/rules")
+            assert status == 200
+            rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+            assert len(rules) > 40
+            assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] == "err"} == {}
+        finally:
+            await prometheus.stop()
