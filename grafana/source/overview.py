@@ -79,7 +79,7 @@ STATE = Row(
                 "Database",
                 "none",
                 # Down is 0, up but not to be written 1. A server from before the second figure is believed to write.
-                Query(f"{_UP} + {q.least('messaging_database_writable')} or 2 * {_UP}"),
+                Query(f"{_UP} * (1 + {q.least('messaging_database_writable')}) or 2 * {_UP}"),
                 "DOWN when any node could not read its database at the latest scrape, READ-ONLY when one cannot write "
                 "to it. If it stays so, sends fail: follow the runbook of MessagingDatabaseDown or "
                 "MessagingDatabaseReadOnly.",
