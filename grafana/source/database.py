@@ -63,7 +63,13 @@ BOARD = Board(
                     figure(
                         "Active people",
                         "locale",
-                        Query(q.database("messaging_active_users", "window"), f"{INSTALLATION} {{{{window}}}}"),
+                        [
+                            Query(
+                                q.database("messaging_active_users", "window", matchers=f'window="{window}"'),
+                                f"{INSTALLATION} {{{{window}}}}",
+                            )
+                            for window in ("1d", "7d", "30d")
+                        ],
                         "Registered people whose latest message is of one of the last 1, 7, 30 UTC days, today "
                         "included. If 1d is low, it may be early in the UTC day.",
                     ),

@@ -46,11 +46,10 @@ STATE = Row(
             figure(
                 "Nodes down",
                 "none",
-                Query(f"1 - ({q.up()} == 0)", "{{cluster}} {{instance}}"),
+                Query(q.down(), "{{cluster}} {{instance}}"),
                 "The nodes that do not answer, by name. If there is one, log in there, and follow the runbook of "
                 "MessagingDown.",
-                steps=judged((0, "red")),
-                none="none",
+                steps=judged((0, "green"), (1, "red")),
                 link=HEALTH,
                 text=c.BigValueTextMode.NAME,
                 stacked=True,
@@ -128,7 +127,7 @@ LIVE = Row(
                 "locale",
                 [
                     Query(q.together("messaging_cluster_users")),
-                    Query(q.at_most("messaging_connected_users"), named("at most: separate nodes")),
+                    Query(q.at_most("messaging_connected_users"), named("at most, separate nodes")),
                 ],
                 "Distinct users with at least one connection, over all nodes. 'At most' where several nodes do not "
                 "know each other (no --redis.url): somebody on two of them counts twice. If it falls at an unusual "

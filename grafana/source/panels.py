@@ -150,6 +150,8 @@ def figure(
     loud = words is not None and words is not IDLE
     panel.color_mode(c.BigValueColorMode.BACKGROUND if loud else c.BigValueColorMode.VALUE)
     panel.text_mode(text)
+    if text == c.BigValueTextMode.VALUE_AND_NAME:
+        panel.wide_layout(False)  # the name above the number has the tile's width
     if stacked:
         panel.orientation(c.VizOrientation.HORIZONTAL)
     if link is not None:

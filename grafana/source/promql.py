@@ -210,4 +210,18 @@ def up_of_all() -> str:
     answering = f'count_values without ({drop}) ("up", sum without ({drop}) ({up()}))'
     known = f'count_values without ({drop}) ("all", count without ({drop}) ({up()}))'
     text = f'label_join(0 * {answering} * ignoring (up, all) group_left (all) {known}, "nodes", " / ", "up", "all")'
-    return f"{text} + ignoring (up, all, nodes) group_left () sum without ({drop}) (1 - {up()})"
+    down = f"{text} + ignoring (up, all, nodes) group_left () sum without ({drop}) (1 - {up()})"
+    return f"{down} or {_told(f'absent({up()})', 'nodes', 'no nodes')}"
+
+
+def down() -> str:
+    """1 for each node that is down; 0 called ``none`` for an installation without such a node."""
+    drop = ", ".join(NODE)
+    well = f"group without ({drop}) ({up()}) unless group without ({drop}) ({up()} == 0)"
+    none = _told(f"0 * ({well})", "instance", "none")
+    return f"1 - ({up()} == 0) or {none} or {_told(f'-1 * absent({up()})', 'instance', 'not known')}"
+
+
+def _told(series: str, label: str, text: str) -> str:
+    """A tile that shows names shows nothing where there is no series: one with the word for it as its name."""
+    return f'label_replace({series}, "{label}", "{text}", "", "")'

@@ -98,7 +98,7 @@ const Stat = ({ panel, frames, width, height }) => (
       <BigValue
         value={value.display} count={count} sparkline={value.sparkline} theme={theme} alignmentFactors={alignmentFactors}
         colorMode={panel.options.colorMode ?? 'value'} graphMode={panel.options.graphMode ?? 'area'}
-        text={panel.options.text} justifyMode="auto" textMode={panel.options.textMode ?? 'auto'} wideLayout={true}
+        text={panel.options.text} justifyMode="auto" textMode={panel.options.textMode ?? 'auto'} disableWideLayout={panel.options.wideLayout === false}
         width={size.width} height={size.height}
       />
     )}
