@@ -18,7 +18,7 @@ MAPPING = os.path.join(os.path.dirname(__file__), "mapping.yml")
 
 
 def utcnow() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
+    return datetime.now(UTC)
 
 
 class User(SQLModel, table=True):

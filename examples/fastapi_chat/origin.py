@@ -19,7 +19,7 @@ DATABASE = os.environ.get("CHAT_DATABASE", "sqlite:///chat.db")
 
 
 def utcnow() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
+    return datetime.now(UTC)
 
 
 class User(SQLModel, table=True):
