@@ -217,6 +217,11 @@ class Postgres:
             "-U", user, "-d", database, "-c", sql, timeout=timeout,
         )  # fmt: skip
 
+    def dump(self, database: str, *options: str) -> str:
+        """What ``pg_dump`` writes, without what is meant for psql."""
+        script = self._run("pg_dump", *options, "-d", self.url(database))
+        return "\n".join(line for line in script.splitlines() if not line.startswith("\\"))
+
     def create_database(self) -> str:
         """A new empty database; its name."""
         name = "t" + uuid.uuid4().hex[:12]

@@ -17,7 +17,7 @@ from exporter.store import verify as verify_module
 from exporter.store.dialects.base import Row, Session
 from exporter.store.verify import compare, queries, run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
+from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
 
 TODAY = date(2026, 3, 10)
 
@@ -408,3 +408,80 @@ async def test_a_day_that_has_not_come_is_found_and_mended_by_the_messages_that_
     found = await active_days(place)
     assert (found["u1"], found["u2"]) == ("2026-03-10", None)
     await assert_exact(place, store, TODAY)
+
+
+# --- partitions ---------------------------------------------------------------------------------------------
+
+PARTITIONED = """
+ALTER TABLE messages RENAME TO plain;
+CREATE TABLE messages (LIKE plain INCLUDING DEFAULTS, PRIMARY KEY (conversation_id, seq),
+    UNIQUE (conversation_id, sender_id, client_id),
+    FOREIGN KEY (conversation_id) REFERENCES conversations (id) ON DELETE CASCADE) PARTITION BY HASH (conversation_id);
+CREATE TABLE messages_0 PARTITION OF messages FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE "Messages 1" PARTITION OF messages FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO messages SELECT * FROM plain;
+DROP TABLE plain;
+"""
+
+
+@pytest.mark.needs("postgres")
+async def test_who_writes_to_a_partition_or_empties_it_is_counted(postgres: Postgres) -> None:  # noqa: F811
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place, clock=Clock()) as store:
+        names = [f"c{number}" for number in range(12)]
+        for name in names:
+            await store.create_conversation(name, "ann", [])
+            await send(store, name, "ann", "m")
+        await place.execute(PARTITIONED)
+        _, lines = await findings(store)
+        assert "trigger messages_inserted on messages_0: missing or disabled" in lines
+        assert 'trigger partition_truncated on "Messages 1": missing or disabled' in lines
+        await store.migrate()  # there are triggers to make, although the schema is current
+        assert (await findings(store))[0].agrees
+        for partition in ("messages_0", '"Messages 1"'):
+            await place.execute(
+                f"INSERT INTO {partition} (conversation_id, seq, sender_id)"
+                f" SELECT conversation_id, 2, 'bob' FROM {partition}",
+                f"UPDATE {partition} SET sent_at = '2026-01-01T00:00Z' WHERE seq = 1",
+                f"DELETE FROM {partition} WHERE seq = 2 AND conversation_id < 'c3'",
+            )
+            await assert_exact(place, store, TODAY)
+        await place.execute("TRUNCATE messages_0")
+        await assert_exact(place, store, TODAY)
+        assert 0 < ((await store.totals(5)).stored_messages or 0) < 24
+        await send(store, "c1", "ann", "again")
+        await place.execute("TRUNCATE messages")
+        await assert_exact(place, store, TODAY)
+
+
+@pytest.mark.needs("postgres")
+async def test_a_schema_whose_name_needs_quoting_is_verified(postgres: Postgres) -> None:  # noqa: F811
+    direct = postgres.url(postgres.create_database())
+    place = Postgresql(direct + "?options=-csearch_path%3D%22My%5C%20Chat%22")
+    await Postgresql(direct).execute('CREATE SCHEMA "My Chat"')
+    async with opened(place, clock=Clock()) as store:
+        await store.create_conversation("c", "ann", [])
+        await send(store, "c", "ann", "m")
+        assert (await findings(store))[0].agrees
+        await Postgresql(direct).execute('DROP TRIGGER messages_deleted ON "My Chat".messages')
+        assert (await findings(store, repair=True))[0].repaired
+
+
+@pytest.mark.needs("postgres")
+async def test_a_restore_of_rows_alone_is_found_at_the_start(postgres: Postgres, tmp_path: Path) -> None:  # noqa: F811
+    """With PostgreSQL's own tools, into a database that ``migrate`` has been run on."""
+    name = postgres.create_database()
+    async with opened(Postgresql(postgres.url(name)), clock=Clock()) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        for number in range(5):
+            await send(store, "c", "ann", f"m{number}")
+    await Postgresql(postgres.url(name)).execute("UPDATE daily_totals SET shard = 99")  # as none of the restore's own
+    dump = await asyncio.to_thread(postgres.dump, name, "--data-only", "--inserts", "--on-conflict-do-nothing")
+    other = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(other, clock=Clock()) as store:
+        await other.execute("DELETE FROM verification", dump)
+        assert await compare(store)
+        assert (await store.totals(5)).inaccurate_days == 1
+        assert (await findings(store, repair=True))[0].repaired
+        assert (await store.totals(5)).stored_messages == 5
+        assert not await compare(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -41,9 +41,22 @@ SETTINGS = {
 _HERE = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 _FUNCTIONS = f"SELECT proname::text, prosrc, prosecdef, proconfig FROM pg_proc WHERE pronamespace = {_HERE}"
 _TRIGGERS = f"""
-SELECT tgname::text, pg_get_triggerdef(pg_trigger.oid, true) FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-WHERE relnamespace = {_HERE} AND NOT tgisinternal AND tgenabled IN ('O', 'A')
+SELECT tgrelid::regclass::text, tgname::text, pg_get_triggerdef(pg_trigger.oid, true)
+FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+WHERE (relnamespace = {_HERE} OR relispartition) AND NOT tgisinternal AND tgenabled IN ('O', 'A')
 """
+_PARTITIONS = """
+SELECT relid::regclass::text, isleaf FROM pg_partition_tree('messages'::regclass) WHERE level > 0 ORDER BY 1
+"""
+
+
+class _Wrong(NamedTuple):
+    """A trigger or function that is not as it should be; ``partition``: on that one, and not on its table."""
+
+    kind: str
+    name: str
+    problem: str
+    partition: str | None = None
 
 
 def _words(definition: str) -> list[str]:
@@ -183,9 +196,15 @@ class PostgresDialect(Dialect):
             await session.execute("COMMIT")
 
     async def differing_triggers(self, session: Session) -> Sequence[str]:
-        """Also triggers that are switched off, and functions that were made for another schema or changed."""
-        findings = []
-        path, *_ = (await session.fetch("SELECT 'search_path=' || quote_ident(current_schema()) || ', pg_temp'"))[0]
+        """Also triggers that are switched off, functions that were made for another schema or changed, partitions."""
+        return [
+            f"{wrong.kind} {wrong.name}{f' on {wrong.partition}' if wrong.partition else ''}: {wrong.problem}"
+            for wrong in await self._wrong(session)
+        ]
+
+    async def _wrong(self, session: Session) -> list[_Wrong]:
+        found = []
+        path = (await session.fetch("SELECT 'search_path=' || quote_ident(current_schema()) || ', pg_temp'"))[0][0]
         functions = {
             name: (text, sorted(config or []) if definer else None)
             for name, text, definer, config in await session.fetch(_FUNCTIONS)
@@ -194,27 +213,33 @@ class PostgresDialect(Dialect):
             name = head.partition("(")[0]
             config = sorted((path, *triggers_postgresql.CONFIG)) if head.endswith("trigger") else None
             if name not in functions:
-                findings.append(f"function {name}: missing")
+                found.append(_Wrong("function", name, "missing"))
             elif functions[name] != (triggers_postgresql.body(head), config):
-                findings.append(f"function {name}: not as this version makes it")
-        triggers = {row[0]: row[1] for row in await session.fetch(_TRIGGERS)}
+                found.append(_Wrong("function", name, "not as this version makes it"))
+        triggers = {(table, name): text for table, name, text in await session.fetch(_TRIGGERS)}
         for name in triggers_postgresql.TRIGGERS:
-            if name not in triggers:
-                findings.append(f"trigger {name}: missing or disabled")
-            elif _words(triggers[name]) != _words(triggers_postgresql.trigger(name)[0]):
-                findings.append(f"trigger {name}: not as this version makes it")
-        return findings
+            text = triggers.get((triggers_postgresql.table(name), name))
+            if text is None:
+                found.append(_Wrong("trigger", name, "missing or disabled"))
+            elif _words(text) != _words(triggers_postgresql.trigger(name)[0]):
+                found.append(_Wrong("trigger", name, "not as this version makes it"))
+        # Who names a partition itself meets its triggers and not those of the table.
+        for partition, leaf in await session.fetch(_PARTITIONS):
+            needed = triggers_postgresql.of_partition(leaf)
+            missing = [name for name in needed if (partition, name) not in triggers]
+            found += [_Wrong("trigger", name, "missing or disabled", partition) for name in missing]
+        return found
 
     async def restore_triggers(self, session: Session) -> None:
         """Make the functions and triggers that differ again."""
         schema = (await session.fetch("SELECT current_schema()"))[0][0]
-        findings = await self.differing_triggers(session)
-        if any(finding.startswith("function") for finding in findings):
+        found = await self._wrong(session)
+        if any(wrong.kind == "function" for wrong in found):
             for statement in triggers_postgresql.functions(schema):
                 await session.execute(statement)
-        for finding in findings:
-            if finding.startswith("trigger"):
-                for statement in triggers_postgresql.trigger(finding.split()[1].rstrip(":")):
+        for wrong in found:
+            if wrong.kind == "trigger":
+                for statement in triggers_postgresql.trigger(wrong.name, wrong.partition):
                     await session.execute(statement)
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:

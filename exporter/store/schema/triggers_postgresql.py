@@ -169,6 +169,33 @@ BEGIN
     UPDATE conversations SET total_messages = 0 WHERE total_messages <> 0;
     RETURN NULL;
 END""",
+    # Of a partition that is emptied only the part of the figures goes.
+    "messaging_partition_truncated() RETURNS trigger": f"""
+DECLARE
+    ids text[];
+    numbers bigint[];
+    days date[];
+BEGIN
+    EXECUTE format(
+        'SELECT array_agg(id ORDER BY id), array_agg(n ORDER BY id)'
+        ' FROM (SELECT conversation_id AS id, count(*) AS n FROM %s GROUP BY 1) AS d', TG_RELID::regclass
+    ) INTO ids, numbers;
+    IF ids IS NULL THEN
+        RETURN NULL;
+    END IF;
+    {_LOCK}
+    UPDATE conversations AS c SET total_messages = c.total_messages - d.n
+        FROM unnest(ids, numbers) AS d (id, n) WHERE c.id = d.id;
+    EXECUTE format(
+        'SELECT array_agg(day ORDER BY day), array_agg(n ORDER BY day)'
+        ' FROM (SELECT {day("sent_at").replace("'", "''")} AS day, count(*) AS n FROM %s GROUP BY 1) AS d',
+        TG_RELID::regclass
+    ) INTO days, numbers;
+    INSERT INTO daily_totals AS t (day, shard, messages)
+        SELECT d.day, messaging_shard(), -d.n FROM unnest(days, numbers) AS d (day, n) ORDER BY d.day
+        ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages;
+    RETURN NULL;
+END""",
     "messaging_conversation_begins() RETURNS trigger": """
 BEGIN
     NEW.total_messages := 0;
@@ -275,6 +302,11 @@ TRIGGERS = {
 }
 
 
+PARTITION_TRIGGERS = {
+    # Also fired when the whole table is emptied, whose own trigger then sets everything to 0.
+    "partition_truncated": ("BEFORE TRUNCATE ON messages", "FOR EACH STATEMENT", "partition_truncated"),
+}
+
 CONFIG = ("plan_cache_mode=force_generic_plan", "enable_seqscan=off")
 """What the triggers' functions set for themselves, beside their search path."""
 
@@ -301,10 +333,22 @@ def body(head: str) -> str:
     return f"{FUNCTIONS[head]}\n"
 
 
-def trigger(name: str) -> tuple[str, str]:
-    """The statements that make a trigger, or make it again, and switch it on."""
-    when, rows, function = TRIGGERS[name]
+def table(name: str) -> str:
+    """The table of a trigger."""
+    return TRIGGERS[name][0].rsplit(" ", 1)[1]
+
+
+def of_partition(leaf: bool) -> tuple[str, ...]:
+    """The triggers that each partition of ``messages`` needs for those who name it; ``leaf``: it holds rows itself."""
+    return ("messages_inserted", "messages_deleted", "messages_updated", *(["partition_truncated"] if leaf else []))
+
+
+def trigger(name: str, partition: str | None = None) -> tuple[str, str]:
+    """The statements that make a trigger, or make it again, and switch it on; ``partition``: on that one, as quoted."""
+    when, rows, function = (TRIGGERS | PARTITION_TRIGGERS)[name]
+    event, of = when.rsplit(" ", 1)
+    where = partition or of
     return (
-        f"CREATE OR REPLACE TRIGGER {name} {when} {rows} EXECUTE FUNCTION messaging_{function}()",
-        f"ALTER TABLE {when.rsplit(' ', 1)[1]} ENABLE TRIGGER {name}",
+        f"CREATE OR REPLACE TRIGGER {name} {event} {where} {rows} EXECUTE FUNCTION messaging_{function}()",
+        f"ALTER TABLE {where} ENABLE TRIGGER {name}",
     )
