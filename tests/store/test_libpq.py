@@ -1,0 +1,245 @@
+"""A PostgreSQL URL, a service and the environment are read as libpq reads them, or refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.core.errors import Misconfigured, Unavailable
+from exporter.store import Store
+from exporter.store.dialects.libpq import target
+from tests.databases import Postgresql, opened, send
+from tests.servers.certificates import CertificateAuthority
+from tests.servers.pgbouncer import Pgbouncer
+from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+
+BASE = "postgresql://ann:hunter2@host/chat"
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "dsn", "settings"),
+    [
+        ("", "", {}),
+        ("?sslmode=require", "?sslmode=require", {}),
+        ("?keepalives=1&keepalives_idle=30&tcp_user_timeout=9", "", {}),
+        ("?sslmode=require&channel_binding=prefer&gssencmode=disable", "?sslmode=require", {}),
+        ("?application_name=chat", "", {"application_name": "chat"}),
+        ("?fallback_application_name=a&application_name=chat", "", {"application_name": "chat"}),
+        ("?options=-csearch_path%3Dchat%20-c%20work_mem%3D8MB%20--jit%3Doff", "",
+         {"search_path": "chat", "work_mem": "8MB", "jit": "off"}),
+        ("?options=-c%20search_path%3Da%5C%20b", "", {"search_path": "a b"}),
+        ("?client_encoding=utf8&connect_timeout=", "", {}),
+    ],
+)  # fmt: skip
+def test_options_are_passed_on_honoured_or_dropped(options: str, dsn: str, settings: dict[str, str]) -> None:
+    found = target(BASE + options, environ={})
+    assert (found.dsn, found.settings) == (BASE + dsn, settings)
+    assert "hunter2" not in repr(found)
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [("10", 10.0), ("1", 2.0), ("0", None), ("-1", None)])
+def test_connect_timeout_is_in_whole_seconds_of_two_at_least(seconds: str, limit: float | None) -> None:
+    assert target(f"{BASE}?connect_timeout={seconds}", environ={}).connect_timeout == limit
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("sslmode=require&channel_binding=require", "channel_binding"),
+        ("gssencmode=require", "gssencmode"),
+        ("require_auth=scram-sha-256", "require_auth"),
+        ("requirepeer=postgres", "requirepeer"),
+        ("replication=database", "replication"),
+        ("connect_timeout=soon", "connect_timeout"),
+        ("conect_timeout=10", "conect_timeout"),
+        ("options=-e", "options"),
+        ("statement_timeout=5", "statement_timeout"),
+        ("%22%3Bhunter2=1", "strange name"),
+        ("sslmode=verify-full&sslrootcert=/no/such/ca.crt", "sslrootcert.*/no/such/ca.crt"),
+        ("service=nowhere", "service"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_its_name_before_anything_is_asked(options: str, named: str) -> None:
+    with pytest.raises(Misconfigured, match=named) as refused:
+        Store(f"{BASE}?{options}")
+    assert "hunter2" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+# --- services and the environment -----------------------------------------------------------------------------
+
+
+def test_a_service_fills_what_the_url_leaves_open(tmp_path: Path) -> None:
+    (tmp_path / "services").write_text("# ours\n[chat]\nhost=db.example.com\nport=6432\nuser=bob\ndbname=there\n")
+    environ = {"PGSERVICEFILE": str(tmp_path / "services")}
+    expected = "host=db.example.com&port=6432&user=bob&dbname=there"
+    assert target("postgresql:///?service=chat", environ=environ).dsn == f"postgresql://?{expected}"
+    assert target("postgresql://", environ={**environ, "PGSERVICE": "chat"}).dsn == f"postgresql://?{expected}"
+    given = target("postgresql:///here?service=chat&user=ann", environ=environ).dsn
+    assert given == "postgresql:///here?host=db.example.com&port=6432&user=ann&dbname=there", "the path comes first"
+    with pytest.raises(Misconfigured, match=r"not in .*services"):
+        target("postgresql://?service=other", environ=environ)
+
+
+def test_the_environment_comes_after_the_url() -> None:
+    environ = {"PGOPTIONS": "-c search_path=chat", "PGCONNECT_TIMEOUT": "7", "PGAPPNAME": "app"}
+    found = target(BASE, environ=environ)
+    assert (found.settings, found.connect_timeout) == ({"search_path": "chat", "application_name": "app"}, 7.0)
+    found = target(f"{BASE}?options=-csearch_path%3Dmine&connect_timeout=3&application_name=x", environ=environ)
+    assert (found.settings, found.connect_timeout) == ({"search_path": "mine", "application_name": "x"}, 3.0)
+    with pytest.raises(Misconfigured, match="channel_binding"):
+        target(BASE, environ={"PGCHANNELBINDING": "require"})
+
+
+@pytest.mark.needs("postgres")
+async def test_the_database_of_the_environment_or_a_service_is_the_one_that_is_used(
+    postgres: Postgres,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = postgres.create_database()
+    monkeypatch.setenv("PGDATABASE", name)
+    async with opened(Postgresql(f"postgresql://postgres@127.0.0.1:{postgres.port}/?connect_timeout=10&keepalives=1")):
+        assert await Postgresql(postgres.url(name)).fetch("SELECT count(*) FROM conversations") == [(0,)]
+    other = postgres.create_database()
+    (tmp_path / "services").write_text(f"[chat]\nhost=127.0.0.1\nport={postgres.port}\nuser=postgres\ndbname={other}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("PGSERVICE", "chat")
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=mine")
+    await Postgresql(postgres.url(other)).execute("CREATE SCHEMA mine")
+    async with opened(Postgresql("postgresql://")):
+        assert await Postgresql(postgres.url(other)).fetch("SELECT count(*) FROM mine.conversations") == [(0,)]
+
+
+# --- a schema of our own --------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("postgres")
+async def test_beside_the_tables_of_an_application(postgres: Postgres) -> None:  # noqa: F811
+    theirs = Postgresql(postgres.url(postgres.create_database()))
+    await theirs.execute(
+        "CREATE TABLE users (email text); CREATE TABLE messages (subject text);"
+        "CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES ('0002')"
+    )
+    store = Store(theirs.url)
+    with pytest.raises(Misconfigured, match=r"--database\.schema.*messages, users"):
+        await store.migrate()
+    await store.close()
+    async with opened(theirs, schema="Our Chat") as store:
+        await store.create_conversation("c", "ann", [])
+        await send(store, "c", "ann", "m")
+        assert (await store.totals(5)).stored_messages == 1
+    assert await theirs.fetch('SELECT count(*) FROM "Our Chat".messages') == [(1,)]
+    assert await theirs.fetch("SELECT * FROM alembic_version") == [("0002",)]
+    assert await theirs.fetch("SELECT count(*) FROM messages") == [(0,)]
+
+
+def test_an_sqlite_file_has_no_schemas() -> None:
+    with pytest.raises(Misconfigured, match=r"database\.schema"):
+        Store("sqlite:///m.db", schema="chat")
+
+
+# --- pgbouncer --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("postgres", "pgbouncer")
+async def test_pgbouncer_in_session_mode_and_a_second_process(postgres: Postgres) -> None:  # noqa: F811
+    direct = postgres.url(postgres.create_database())
+    pooler = Pgbouncer(postgres, "session", size=20)
+    try:
+        place = Postgresql(pooler.url(direct), direct)
+        async with opened(place, schema="chat") as store, opened(place, schema="chat") as second:
+            await store.create_conversation("c", "ann", [])
+            assert (await send(store, "c", "ann", "m1")).seq == 1  # type: ignore[union-attr]
+            assert (await send(second, "c", "ann", "m2")).seq == 2  # type: ignore[union-attr]
+            assert (await second.totals(5)).stored_messages == 2
+        assert await place.fetch("SELECT count(*) FROM chat.messages") == [(2,)]
+    finally:
+        pooler.close()
+
+
+@pytest.mark.needs("postgres", "pgbouncer")
+async def test_what_pgbouncer_refuses_is_not_called_a_lost_connection(postgres: Postgres) -> None:  # noqa: F811
+    pooler = Pgbouncer(postgres, "transaction", more="max_client_conn = 1")
+    try:
+        place = Postgresql(pooler.url(postgres.url(postgres.create_database())))
+        store = Store(place.url, timeout=2.0)
+        holder = await place_connection(place.url)
+        with pytest.raises(Unavailable, match=r"refuses the connection|no connection or memory to spare"):
+            await store.start()
+        await holder.close()
+        await store.close()
+    finally:
+        pooler.close()
+
+
+async def place_connection(url: str) -> Any:
+    import asyncpg
+
+    return await asyncpg.connect(url, statement_cache_size=0)
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Postgres, Path]]:
+    """A server with a certificate for localhost, and the folder of its authority's."""
+    folder = tmp_path_factory.mktemp("tls")
+    CertificateAuthority().write(folder, sans=("localhost",))
+    server = Postgres(fsync="off", ssl="on")
+    try:
+        for name in ("server.crt", "server.key"):
+            server.add_file(name, (folder / name).read_bytes())
+        server.start()
+        yield server, folder
+    finally:
+        server.close()
+
+
+async def refusal(url: str) -> tuple[type[Exception], str]:
+    store = Store(url, timeout=5.0)
+    try:
+        await store.start()
+    except (Misconfigured, Unavailable) as error:
+        return type(error), str(error)
+    finally:
+        await store.close()
+    raise AssertionError("it started")
+
+
+@pytest.mark.needs("postgres")
+async def test_errors_of_tls_are_named_as_such(
+    secured: tuple[Postgres, Path],
+    postgres: Postgres,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, folder = secured
+    base = f"postgresql://postgres@127.0.0.1:{server.port}/postgres?sslmode="
+    good = base.replace("127.0.0.1", "localhost") + f"verify-full&sslrootcert={folder / 'ca.crt'}"
+    assert await refusal(good) == (
+        Misconfigured,
+        "the database's schema is not there: run 'messaging-exporter migrate'",
+    )
+    (tmp_path / "other.crt").write_bytes(CertificateAuthority("another").cert)
+    untrusted = await refusal(base + f"verify-ca&sslrootcert={tmp_path / 'other.crt'}")
+    assert untrusted[0] is Misconfigured
+    assert "signed by nobody who is trusted" in untrusted[1]
+    another = await refusal(base + f"verify-full&sslrootcert={folder / 'ca.crt'}")
+    assert another[0] is Misconfigured
+    assert "of another host" in another[1]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    absent = await refusal(base + "verify-full")
+    assert absent[0] is Misconfigured
+    assert "root certificate" in absent[1]
+    without = await refusal(f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres?sslmode=require")
+    assert without == (Misconfigured, "the database offers no TLS, which sslmode in its URL demands")
+    assert os.environ["HOME"] == str(tmp_path)
