@@ -347,3 +347,19 @@ def test_the_documentation_names_every_setting_its_variable_and_its_default() ->
         assert f"`{option.variable}`" in entry
         assert option.default in entry
         assert option.help.split()[-1] in entry
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [((), Path("data/demo")), (("--data.dir", "data"), Path("data")), (("--data.dir", "elsewhere"), Path("elsewhere"))],
+)
+def test_the_demo_keeps_its_data_apart_from_a_real_servers_unless_told_otherwise(
+    arguments: tuple[str, ...], folder: Path, capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first figures of a server in the same folder would be three months of invented people."""
+    shown: list[Path] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("exporter.demo.main", lambda settings: shown.append(settings.data_dir) or 0)
+    assert main(capsys, "demo", *arguments)[0] == 0
+    assert shown == [folder]
+    assert (tmp_path / folder).is_dir()

@@ -12,6 +12,7 @@ import click
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.core.redaction import mask, printable
 from exporter.settings import options, parsers
+from exporter.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 FAILED: Final = 1
@@ -59,12 +60,14 @@ def _flag(name: str) -> Callable[[F], F]:
 
 
 class SettingsCommand(click.Command):
-    """Hands over the table's flags by their dotted names, as one dictionary ``given``."""
+    """Hands over the settings that the table's flags, the environment and the file make."""
+
+    defaults = Settings()
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: D102  # click documents it
         names = {name.replace(".", "_").replace("-", "_"): name for name in (options.CONFIG_FILE, *NAMES)}
         given = {names[key]: ctx.params.pop(key) for key in list(ctx.params) if key in names}
-        ctx.params["settings"] = options.resolve(given, os.environ)
+        ctx.params["settings"] = options.resolve(given, os.environ, self.defaults)
         return super().invoke(ctx)
 
 

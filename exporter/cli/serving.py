@@ -55,10 +55,19 @@ def migrate(settings: Settings) -> None:
     run(upgrade())
 
 
-@click.command(cls=SettingsCommand)
+class _DemoCommand(SettingsCommand):
+    """Invented people do not belong into the folder of a real server, which would show them as its first figures."""
+
+    defaults = Settings(data_dir=Path("data/demo"))
+
+
+@click.command(cls=_DemoCommand)
 @flags(*ALL)
 def demo(settings: Settings) -> int:
-    """The server with a past and with people on it, to look at; takes the flags of serve."""
+    """The server with a past and with people on it, to look at; takes the flags of serve, and keeps its data apart.
+
+    Its --data.dir is data/demo unless it is given.
+    """
     from exporter.demo import main
 
     make_data_folder(settings)

@@ -22,6 +22,7 @@ SOURCES: Final = "sources"
 __all__ = ["BY_NAME", "CONFIG_FILE", "OPTIONS", "PREFIX", "Option", "environment", "resolve", "variable"]
 
 Given = str | bool | Sequence[str]
+_DEFAULTS: Final = Settings()
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class _Reading:
         self.found[option.name] = parsed if option.many else parsed[-1]
 
 
-def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str]) -> Settings:
+def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str], defaults: Settings = _DEFAULTS) -> Settings:
     """The settings out of all sources; raises Misconfigured. ``flags`` is keyed by dotted names; None: not given."""
     reading = _Reading()
     for name, given in flags.items():
@@ -51,7 +52,7 @@ def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str]) -> Se
     file = flags.get(CONFIG_FILE) or environ.get(variable(CONFIG_FILE))
     if file:
         _take_file(reading, Path(str(file)))
-    return _settings(reading.found)
+    return _settings(reading.found, defaults)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -147,7 +148,7 @@ def _shown(text: str) -> str:
     return f'"{safe if len(safe) <= 80 else safe[:80] + "…"}"'
 
 
-def _settings(found: Mapping[str, Any]) -> Settings:
+def _settings(found: Mapping[str, Any], defaults: Settings) -> Settings:
     top, limits = {}, {}
     sources = found.get(SOURCES, ())
     for name, value in found.items():
@@ -158,7 +159,7 @@ def _settings(found: Mapping[str, Any]) -> Settings:
             limits[limit] = value
         else:
             top[target] = value
-    settings = replace(Settings(), limits=Limits(**limits), sources=sources, **top)
+    settings = replace(defaults, limits=Limits(**limits), sources=sources, **top)
     _check(settings)
     return settings
 

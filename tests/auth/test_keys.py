@@ -12,13 +12,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from structlog.testing import capture_logs
 
+from exporter.auth import keys as keys_module
 from exporter.auth.keys import MAX_KEYS
 from exporter.auth.tokens import Authenticator, Unauthenticated
 from exporter.core.errors import Misconfigured
 from exporter.settings import options
 from exporter.settings.model import Settings
+from tests.logged import logged
 
 NOW = 1_700_000_000.0
 OLD = rsa.generate_private_key(65_537, 2_048)
@@ -191,7 +192,7 @@ def test_a_replaced_file_counts_at_once_also_for_tokens_seen_before(pem_file: Pa
 
 def test_a_broken_file_keeps_the_old_keys_and_says_so_once(jwks_file: Path) -> None:
     authenticator = with_jwks(jwks_file, jwks(jwk(OLD, "old")))
-    with capture_logs() as logged:
+    with logged(keys_module) as logged_lines:
         replace(jwks_file, b"{")
         for _ in range(3):
             assert authenticator.verify(signed(OLD, kid="old")).user == "ann"
@@ -199,7 +200,7 @@ def test_a_broken_file_keeps_the_old_keys_and_says_so_once(jwks_file: Path) -> N
         assert authenticator.verify(signed(OLD, kid="old")).user == "ann"
         replace(jwks_file, jwks(jwk(NEW, "new")))
         assert authenticator.verify(signed(NEW, kid="new")).user == "ann"
-    said = [(line["log_level"], line["event"]) for line in logged]
+    said = [(line["log_level"], line["event"]) for line in logged_lines]
     assert said == [
         ("error", "the keys of tokens cannot be read again; the old ones go on"),
         ("error", "the keys of tokens cannot be read again; the old ones go on"),
@@ -221,10 +222,10 @@ def test_a_reload_says_again_what_is_broken(pem_file: Path) -> None:
     authenticator = with_pem(pem_file, pem(OLD))
     assert authenticator.reload()
     replace(pem_file, b"")
-    with capture_logs() as logged:
+    with logged(keys_module) as logged_lines:
         assert not authenticator.reload()
         assert not authenticator.reload()
-    assert len(logged) == 2
+    assert len(logged_lines) == 2
 
 
 @pytest.mark.parametrize("files", [("auth.secret-file", "auth.jwks-file"), ("auth.public-key-file", "auth.jwks-file")])

@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from exporter.auth.tokens import LEEWAY, MAX_TOKEN, Authenticator, Claims, Unauthenticated
 from exporter.core.errors import Misconfigured
@@ -30,6 +29,7 @@ from exporter.settings import secret_file
 from exporter.settings.model import Settings
 from exporter.web import access
 from exporter.web.problems import Problem
+from tests.logged import logged
 
 KEY = b"k" * 48
 NOW = 1_700_000_000.0
@@ -355,9 +355,9 @@ def test_a_secret_that_others_can_reach_is_refused(mode: int, tmp_path: Path) ->
 @pytest.mark.parametrize("mode", [0o440, 0o640, 0o040, 0o400, 0o600])
 def test_what_root_owns_a_group_may_read(mode: int, tmp_path: Path) -> None:
     """Kubernetes' fsGroup, systemd's credentials, an access control list: they all show as the group's right."""
-    with capture_logs() as logged:
+    with logged(secret_file) as logged_lines:
         assert Authenticator.from_settings(secret_of(tmp_path, 0, mode)).sign("ann")
-    assert logged == []
+    assert logged_lines == []
 
 
 @pytest.mark.parametrize("mode", [0o460, 0o450, 0o444, 0o644, 0o604, 0o622, 0o777])
@@ -375,10 +375,10 @@ def test_where_platforms_put_secrets_everybody_may_read_what_root_owns_and_is_wa
     else:
         monkeypatch.setattr(secret_file, "_is_read_only", lambda descriptor: True)
     settings = secret_of(tmp_path, 0, 0o444)
-    with capture_logs() as logged:
+    with logged(secret_file) as logged_lines:
         for _ in range(2):
             assert Authenticator.from_settings(settings).sign("ann")
-    assert [(line["log_level"], line["mode"]) for line in logged] == [("warning", "0444")]
+    assert [(line["log_level"], line["mode"]) for line in logged_lines] == [("warning", "0444")]
     for mode in (0o446, 0o445, 0o466):
         with pytest.raises(Misconfigured, match="open to other users"):
             Authenticator.from_settings(secret_of(tmp_path, 0, mode))

@@ -1,4 +1,4 @@
-"""Background tasks: what one of them raises is logged, counted and paused for, and is nobody else's affair."""
+"""Background tasks: what one of them raises is logged_lines, counted and paused for, and is nobody else's affair."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from structlog.testing import capture_logs
 
 from exporter.metrics.counters import BackgroundTask, Metrics
+from exporter.web import background as background_module
 from exporter.web.background import Background
+from tests.logged import logged
 
 
 class World:
@@ -44,17 +45,17 @@ async def test_a_task_that_raises_is_started_again_and_each_failure_is_counted_a
     world: World,
 ) -> None:
     world.failures = 3
-    with capture_logs() as logged:
+    with logged(background_module) as logged_lines:
         world.background.start(BackgroundTask.HISTORY, world.work)
         await asyncio.wait_for(world.sound.wait(), 20)
     assert world.runs == 4
     assert world.counted(BackgroundTask.HISTORY) == 3
-    assert [(line["log_level"], line["task"], line["after"]) for line in logged] == [
+    assert [(line["log_level"], line["task"], line["after"]) for line in logged_lines] == [
         ("error", "history", 0.001),
         ("error", "history", 0.002),
         ("error", "history", 0.004),
     ]
-    assert all(isinstance(line["exc_info"], TypeError) for line in logged)
+    assert all(isinstance(line["exc_info"], TypeError) for line in logged_lines)
 
 
 async def test_the_others_go_on(world: World) -> None:

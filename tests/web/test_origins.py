@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from structlog.testing import capture_logs
 
+from exporter.web import origins as origins_module
 from exporter.web.origins import TOLD, TOLD_IN, Origins
 from tests.doubles import Clock
+from tests.logged import logged
 
 CHAT = "https://chat.example.com"
 
@@ -63,11 +64,11 @@ def test_a_browser_that_speaks_tls_to_somebody_before_us_gets_a_secure_cookie(
 
 def test_the_first_refusal_of_an_origin_is_logged_with_what_to_set() -> None:
     origins = Origins()
-    with capture_logs() as logged:
+    with logged(origins_module) as logged_lines:
         for _ in range(3):
             assert not origins.may_connect(request(CHAT))
             assert not origins.may_sign_in(request(CHAT))
-    (line,) = logged
+    (line,) = logged_lines
     assert (line["log_level"], line["origin"], line["host"]) == ("warning", CHAT, "upstream:8765")
     assert f"--auth.allowed-origins {CHAT}" in line["hint"]
     assert "--web.trusted-proxies" in line["hint"]
@@ -76,19 +77,19 @@ def test_the_first_refusal_of_an_origin_is_logged_with_what_to_set() -> None:
 def test_strangers_cannot_fill_the_log() -> None:
     clock = Clock()
     origins = Origins(now=clock)
-    with capture_logs() as logged:
+    with logged(origins_module) as logged_lines:
         for number in range(1_000):
             origins.may_connect(request(f"https://{number}.example"))
-    assert len(logged) == TOLD
+    assert len(logged_lines) == TOLD
     clock.now += TOLD_IN + 1
-    with capture_logs() as logged:
+    with logged(origins_module) as logged_lines:
         for number in range(1_000):
             origins.may_connect(request(f"https://{number}.example"))
-    assert len(logged) == TOLD
+    assert len(logged_lines) == TOLD
 
 
 @pytest.mark.parametrize("origin", ["null", "file://", "https://a b", "https://[", "x" * 5_000])
 def test_what_is_no_origin_is_not_proposed_as_a_setting(origin: str) -> None:
-    with capture_logs() as logged:
+    with logged(origins_module) as logged_lines:
         assert not Origins().may_connect(request(origin))
-    assert "--auth.allowed-origins" not in logged[0]["hint"]
+    assert "--auth.allowed-origins" not in logged_lines[0]["hint"]

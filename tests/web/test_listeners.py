@@ -1,0 +1,73 @@
+"""The limit of open files: raised as far as the system lets it, which never ends a start."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+
+import pytest
+
+from exporter.web import listeners
+from exporter.web.listeners import MACOS_OPEN_MAX, SPARE_FILES, allow_open_files
+from tests.logged import logged
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+class System:
+    """A system's limits: soft, hard, and what it takes for a soft one."""
+
+    def __init__(self, soft: int, hard: int, takes: Callable[[int], bool]) -> None:
+        self.soft, self.hard, self._takes = soft, hard, takes
+
+    def get(self, which: int) -> tuple[int, int]:
+        assert which == resource.RLIMIT_NOFILE
+        return self.soft, self.hard
+
+    def set(self, which: int, limits: tuple[int, int]) -> None:
+        soft, hard = limits
+        assert (which, hard) == (resource.RLIMIT_NOFILE, self.hard)
+        if not self._takes(soft) or (self.hard != UNLIMITED and soft > self.hard):
+            raise ValueError("current limit exceeds maximum limit")
+        self.soft = soft
+
+
+def linux(number: int) -> bool:
+    return True
+
+
+def macos(number: int) -> bool:
+    """It says "unlimited" and takes no more than ``kern.maxfilesperproc``."""
+    return number != UNLIMITED and number <= 61_440
+
+
+def old_macos(number: int) -> bool:
+    return number != UNLIMITED and number <= MACOS_OPEN_MAX
+
+
+def frozen(number: int) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("system", "connections", "soft", "warned"),
+    [
+        (System(1_024, 524_288, linux), 20_000, 524_288, False),
+        (System(1_024, 4_096, linux), 20_000, 4_096, True),
+        (System(256, UNLIMITED, macos), 20_000, 20_000 + SPARE_FILES, False),
+        (System(256, UNLIMITED, old_macos), 20_000, MACOS_OPEN_MAX, True),
+        (System(256, UNLIMITED, old_macos), 1_000, 1_000 + SPARE_FILES, False),
+        (System(30_000, UNLIMITED, old_macos), 20_000, 30_000, False),
+        (System(UNLIMITED, UNLIMITED, frozen), 20_000, UNLIMITED, False),
+        (System(256, 1_024, frozen), 20_000, 256, True),
+    ],
+)
+def test_the_soft_limit_is_what_the_system_takes_and_too_little_is_said(
+    system: System, connections: int, soft: int, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners.resource, "getrlimit", system.get)
+    monkeypatch.setattr(listeners.resource, "setrlimit", system.set)
+    with logged(listeners) as logged_lines:
+        allow_open_files(connections)
+    assert system.soft == soft
+    assert bool(logged_lines) is warned
