@@ -18,6 +18,7 @@ from tests.bench.machine import describe, raise_files
 from tests.bench.options import Options
 
 EXPERIMENTS = {
+    "startup": "cold starts: --help, the import, and serve, beside query-exporter and uvicorn",
     "fanout": "fan-out of typing events and durable sends, with peers and limits",
     "inbound": "typing and join/leave events per second, instruments on and off",
     "connections": "memory per connection, connect + join rate, reconnect storm",

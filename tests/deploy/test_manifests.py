@@ -195,3 +195,25 @@ def test_the_operator_gets_the_rules_that_are_proved(tmp_path: Path) -> None:
     assert groups == proved, "run make docs"
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
     passes("promtool", "check", "rules", tmp_path / "rules.yml")
+
+
+# --- hosted CI -----------------------------------------------------------------------------------------------
+
+
+def test_the_workflow_is_one_and_runs_what_anybody_can_run() -> None:
+    workflow = ROOT / ".github" / "workflows" / "ci.yml"
+    passes(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", workflow)
+    steps = [
+        step.get("run", "") for job in yaml.safe_load(workflow.read_text())["jobs"].values() for step in job["steps"]
+    ]
+    assert "bash .ci/run" in steps
+    makefile = (ROOT / "Makefile").read_text()
+    for step in steps:
+        for target in re.findall(r"^make ([a-z-]+)$", step):
+            assert f"\n{target}:" in makefile
+
+
+def test_the_forms_of_issues_are_forms() -> None:
+    forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
+    assert forms
+    passes(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
