@@ -15,12 +15,12 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exporter.core.errors import Internal, Misconfigured, Refusal
 from exporter.core.records import PoolStats
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
+from exporter.store.engine import AsyncEngine
 from exporter.store.errors import DatabaseError, ErrorKind
 
 T = TypeVar("T")

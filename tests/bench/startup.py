@@ -1,8 +1,8 @@
-"""Cold starts: ``--help``, the import, and ``serve`` on an empty folder until it answers, beside others in the same run.
+"""Cold starts: --help, the import, and serve on an empty folder until it answers, beside others in the same run.
 
 Ours is a plain install: a wheel in an environment of its own, with no extra. The peers are query-exporter, an exporter
-for databases on much the same libraries, and uvicorn with an empty application, which is what a server in Python costs at
-least. Each round starts each of them once; CPU time is user and system of the whole process, memory what is resident.
+for databases on much the same libraries, and uvicorn with an empty application, the least that a server in Python costs.
+Each round starts each of them once; CPU time is user and system of the whole process, memory what is resident.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
+from exporter.store.engine import AsyncConnection, AsyncEngine
 from exporter.store.errors import DatabaseError
 
 Row = Sequence[Any]

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
@@ -15,6 +14,7 @@ from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Row, Session
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.postgresql_connection import Connection, Connector, PostgresSession, translate_error
+from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import triggers_postgresql
 

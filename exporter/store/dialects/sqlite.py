@@ -16,13 +16,13 @@ import aiosqlite
 import msgspec
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import triggers_sqlite
 
