@@ -1,7 +1,7 @@
 """Cold starts: --help, the import, and serve on an empty folder until it answers, beside others in the same run.
 
 Ours is a plain install: a wheel in an environment of its own, with no extra. The peers are query-exporter, an exporter
-for databases on much the same libraries, and uvicorn with an empty application, the least that a server in Python costs.
+for databases on much the same libraries, and uvicorn with an empty application, the least that a server here costs.
 Each round starts each of them once; CPU time is user and system of the whole process, memory what is resident.
 """
 
