@@ -25,8 +25,6 @@ KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 ELSEWHERE = {"Kustomization", "ServiceMonitor", "PrometheusRule"}
 """Kinds that are no part of Kubernetes itself, so that its schemas do not know them."""
 COMPOSE = DEPLOY / "compose"
-PLANNED = {"MESSAGING_WEB_TRUSTED_PROXIES", "MESSAGING_REDIS_URL"}
-"""Settings of rooms that are being built."""
 
 
 def passes(*words: str | Path, cwd: Path = ROOT, **environment: str) -> str:
@@ -66,7 +64,7 @@ def test_every_yaml_file_is_tidy() -> None:
 
 
 def test_every_variable_that_a_file_sets_is_one_of_the_program() -> None:
-    known = {option.variable for option in BY_NAME.values()} | {"MESSAGING_CONFIG_FILE"} | PLANNED
+    known = {option.variable for option in BY_NAME.values()} | {"MESSAGING_CONFIG_FILE"}
     for path in (path for path in DEPLOY.rglob("*") if path.is_file()):
         assert variables(path.read_text()) <= known, path
 

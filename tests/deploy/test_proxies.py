@@ -55,7 +55,8 @@ async def installation(tmp_path_factory: pytest.TempPathFactory, postgres: Postg
     async with AsyncExitStack() as stack:
         nodes = []
         for name in ("one", "two"):
-            node = Exporter(folder / name, "--auth.secret-file", secret, "--drain.timeout", "3s", environment=database)
+            flags = ("--auth.secret-file", secret, "--drain.timeout", "3s", "--web.trusted-proxies", "127.0.0.1")
+            node = Exporter(folder / name, *flags, environment=database)
             node.data.mkdir(exist_ok=True)
             stack.push_async_callback(node.kill)
             nodes.append(await node.start())
