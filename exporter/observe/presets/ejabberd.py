@@ -9,6 +9,7 @@ commits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 from exporter.observe.mapping import OF_ROOMS, Dialect, Key, Mapping, Table, Time
@@ -73,8 +74,6 @@ def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bo
         "AND substr(b.bare_peer, 1, length(e.username) + 1) = e.username || '@' AND b.txt = e.txt "
         f"AND {dialect.position('b.xml', stanza_id(dialect, 'e.x_id'))} > 0)"
     )
-    if not new:
-        twin = f"({peer_domain} IN {one_of(hosts, text)} AND {twin})"
     return Mapping(
         kind="ejabberd",
         schema="new" if new else "default",
@@ -123,12 +122,20 @@ def is_new(there: Columns) -> bool:
 
 
 def _keys(hosts: Sequence[str], literal: Callable[[str], str]) -> Iterator[Key]:
-    """The time; of each host for itself where the schema's only index on it begins with the host."""
-    time = Time("{a}.timestamp", "us")
-    for host in hosts:
-        yield Key(f"timestamp of {host}", "{a}.timestamp", time=time, only=f"{{a}}.server_host = {literal(host)}")
+    """The time; of each host for itself where the schema's only index on it begins with the host.
+
+    ``hosts`` are in the database's own order. Hosts that appear later lie between them, which the index finds, too.
+    """
+    column, time = "{a}.timestamp", Time("{a}.timestamp", "us")
     if not hosts:
-        yield Key("timestamp", "{a}.timestamp", time=time)
+        yield Key("timestamp", column, time=time)
+        return
+    host = "{a}.server_host"
+    others = [f"{host} < {literal(hosts[0])}", f"{host} > {literal(hosts[-1])}"]
+    others += [f"({host} > {literal(one)} AND {host} < {literal(next_)})" for one, next_ in pairwise(hosts)]
+    for name in hosts:
+        yield Key(f"timestamp of {name}", column, time=time, only=f"{host} = {literal(name)}")
+    yield Key("timestamp of others", column, time=time, only=f"({' OR '.join(others)})")
 
 
 def steps(dialect: Dialect, new: bool) -> tuple[dict[str, str], ...]:
