@@ -6,10 +6,12 @@ import json
 import re
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter.assets import write
 from grafana.source.__main__ import GRAFANA, generated
 from grafana.source.oncall import RUNBOOKS
 from grafana.source.panels import AT_LEAST, NEUTRAL
@@ -305,3 +307,11 @@ def test_the_cluster_s_row_is_closed_until_somebody_has_a_cluster() -> None:
 def test_each_panel_kind_is_one_that_grafana_has_built_in() -> None:
     kinds = Counter(panel["type"] for board in BOARDS for panel in panels(board))
     assert set(kinds) <= {"stat", "timeseries", "heatmap", "state-timeline", "bargauge", "table"}
+
+
+def test_the_user_s_own_runbooks_are_linked_from_the_dashboards_too(tmp_path: Path) -> None:
+    write(tmp_path, "https://wiki.example/runbooks")
+    for folder in ("dashboards", "dashboards-v2"):
+        text = (tmp_path / folder / "messaging-overview.json").read_text()
+        assert "https://wiki.example/runbooks/${__value.raw}.md" in text
+        assert RUNBOOKS not in text

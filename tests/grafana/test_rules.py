@@ -71,6 +71,14 @@ def test_the_silences_of_the_example_name_alerts_that_exist() -> None:
     assert set(re.findall(r"Messaging\w+", text)) <= set(alerts())
 
 
+def test_an_outage_of_one_installation_silences_nothing_of_another() -> None:
+    config = yaml.safe_load((RULES.parent / "alertmanager.yml").read_text())
+    apart = {"job", "cluster", "namespace"}
+    assert apart <= set(config["route"]["group_by"])
+    for rule in config["inhibit_rules"]:
+        assert set(rule["equal"]) == apart, rule
+
+
 # --- conventions ----------------------------------------------------------------------------------------------
 
 
