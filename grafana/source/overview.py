@@ -127,13 +127,12 @@ LIVE = Row(
                 "locale",
                 [
                     Query(q.together("messaging_cluster_users")),
-                    Query(q.at_most("messaging_connected_users"), named("at most, separate nodes")),
+                    Query(q.at_most("messaging_connected_users"), prefix="at most"),
                 ],
                 "Distinct users with at least one connection, over all nodes. 'At most' where several nodes do not "
                 "know each other (no --redis.url): somebody on two of them counts twice. If it falls at an unusual "
                 "hour, look at the closes and refusals in Connections & delivery.",
                 link=DELIVERY,
-                text=c.BigValueTextMode.VALUE_AND_NAME,
             ),
             4,
         ),
@@ -204,14 +203,14 @@ FLOW = Row(
                 "short",
                 [
                     Query(q.together("messaging_cluster_users"), named("people")),
-                    Query(q.at_most("messaging_connected_users"), named("people, at most")),
+                    Query(q.at_most("messaging_connected_users"), named("people at most, as nodes are separate")),
                     Query(q.total("messaging_active_connections"), named("connections")),
                     Query(f"{q.recorded('job:messaging_cluster_users:max')} offset 1w", named("people a week ago")),
                 ],
                 "Distinct people and their connections, and the people of the same hour last week, as the rules "
                 "recorded it. If people are far below last week, look for what cut them off; if connections rise "
                 "without people, clients reconnect without closing.",
-                colors={"/: people(, at most)?$/": "blue", "/: connections$/": "purple"},
+                colors={"/: people( at most.*)?$/": "blue", "/: connections$/": "purple"},
                 dashed=["/: people a week ago$/"],
                 link=DELIVERY,
             ),

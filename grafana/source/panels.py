@@ -52,6 +52,8 @@ class Query:
 
     expr: str
     legend: str = INSTALLATION
+    prefix: str = ""
+    """In a tile: what stands before the number, in its size; a name is small, and not there for one series."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,10 @@ def figure(
     loud = words is not None and words is not IDLE
     panel.color_mode(c.BigValueColorMode.BACKGROUND if loud else c.BigValueColorMode.VALUE)
     panel.text_mode(text)
-    if text == c.BigValueTextMode.VALUE_AND_NAME:
-        panel.wide_layout(False)  # the name above the number has the tile's width
+    for query in queries:
+        if query.prefix:
+            letter = chr(ord("A") + list(queries).index(query))
+            panel.override_by_query(letter, [d.DynamicConfigValue(id_val="unit", value=f"prefix:{query.prefix} ")])
     if stacked:
         panel.orientation(c.VizOrientation.HORIZONTAL)
     if link is not None:

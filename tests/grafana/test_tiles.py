@@ -49,7 +49,7 @@ async def shown(prometheus: Prometheus, panel: Mapping[str, Any], *, as_range: b
     (calculation,) = panel["options"]["reduceOptions"]["calcs"]
     numbers: dict[str, float] = {}
     for target in panel["targets"]:
-        expr = target["expr"].replace("$__rate_interval", "60s").replace("$job", job).replace("$instance", ".+")
+        expr = plain(target["expr"], job)
         if target.get("instant") and not as_range:
             found = await prometheus.query(expr)
         else:
@@ -60,6 +60,11 @@ async def shown(prometheus: Prometheus, panel: Mapping[str, Any], *, as_range: b
             numbers[name] = CALCULATIONS[calculation](values)
     word: str = panel["fieldConfig"]["defaults"]["noValue"]
     return numbers or word
+
+
+def plain(expr: str, job: str = ".+") -> str:
+    """As Grafana sends it, with everything chosen."""
+    return expr.replace("$__rate_interval", "60s").replace("$job", job).replace("$instance", ".+")
 
 
 def words(panel: Mapping[str, Any]) -> str:
@@ -125,9 +130,14 @@ async def alive(prometheus: Prometheus) -> None:
     # A tile of names would be empty without a series: it is told what it is then.
     for title, word, number in (("Nodes up", "no nodes", 1), ("Nodes down", "not known", -1)):
         assert await shown(prometheus, tiles()[f"overview: {title}"], job="nobody") == {word: number}
-    people = await shown(prometheus, tiles()["overview: People online"])
-    assert isinstance(people, dict)
-    assert list(people) == ["messaging: at most, separate nodes"], "they do not know each other"
+    people = tiles()["overview: People online"]
+    known, summed = people["targets"]
+    assert await prometheus.query(plain(known["expr"])) == [], "the nodes do not know each other"
+    ((_, difference),) = await prometheus.query(f"({plain(summed['expr'])}) - on () sum(messaging_connected_users)")
+    assert difference == [0]
+    (override,) = people["fieldConfig"]["overrides"]
+    assert override["matcher"] == {"id": "byFrameRefID", "options": summed["refId"]}
+    assert override["properties"] == [{"id": "unit", "value": "prefix:at most "}]
 
 
 async def the_database_goes(prometheus: Prometheus, node: Exporter) -> None:
@@ -215,9 +225,7 @@ async def test_two_installations_with_equal_jobs_and_instances_stay_apart_everyw
             async def both_everywhere() -> bool:
                 missing.clear()
                 for target in targets():
-                    expr = target.expr.replace("$__rate_interval", "60s")
-                    expr = expr.replace("$job", ".+").replace("$instance", ".+")
-                    found = await prometheus.query(expr)
+                    found = await prometheus.query(plain(target.expr))
                     clusters = {labels.get("cluster") for labels, _ in found}
                     together = target.panel["title"] == "Alerts firing" or target.panel["type"] == "heatmap"
                     if found and not together and clusters != {"eu", "us"}:
