@@ -20,7 +20,10 @@ from exporter.broker.connection import Connection, Refused
 from exporter.broker.functions import SLICE, Figures, Functions, figures
 
 WINDOW: Final = 8
-"""Batches without an answer: what happens meanwhile is gathered, and leaves in fewer."""
+"""Full batches without an answer. Of others only one: what happens meanwhile is gathered, and leaves in the next.
+
+A batch alone costs the server 20 µs and more before its first change is looked at; a round trip is 0.1 ms.
+"""
 MOST_CHANGES: Final = 100_000
 """Changes that wait for the road: beyond it, all that is held is told anew instead."""
 _MOST_OLD: Final = 32
@@ -108,7 +111,9 @@ class Presence:
         inc = self.incarnation
         if inc is None:
             return
-        while (self._changes or self._telling) and len(self._unanswered) < WINDOW:
+        while (self._changes or self._telling) and len(self._unanswered) < (
+            WINDOW if len(self._changes) >= SLICE else 1
+        ):
             count = min(len(self._changes), SLICE)
             changes = list(islice(self._changes, count))
             for _ in range(count):

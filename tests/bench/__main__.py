@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "page": "the admin page's addresses with 10,000 connections, and what the last hour takes",
     "totals": "a scrape at ten million messages, what triggers cost, durable sends against the usual way",
     "embed": "what Live costs a host, beside stepped gauges; the stall of a scrape with 10,000 connections",
+    "cluster": "two servers that share a room over a broker, with peers; the road by itself",
     "durable": "durable sends per second on SQLite and PostgreSQL",
 }
 

@@ -90,12 +90,14 @@ def node_modules() -> Path | None:
     if shutil.which("node") is None:
         return None
     folder = CACHE / "node"
-    if not (folder / "node_modules" / "socket.io").exists() or not (folder / "node_modules" / "ws").exists():
+    wanted = ("socket.io", "ws", "@socket.io/redis-adapter", "redis")
+    if not all((folder / "node_modules" / name).exists() for name in wanted):
         npm = shutil.which("npm")
         if npm is None:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--silent", "--no-audit", "--no-fund", "ws@8.23.0", "socket.io@4.8.4"]
+        versions = ["ws@8.23.0", "socket.io@4.8.4", "@socket.io/redis-adapter@8.3.0", "redis@6.3.1"]
+        command = [npm, "install", "--silent", "--no-audit", "--no-fund", *versions]
         if subprocess.run(command, cwd=folder, timeout=180, check=False).returncode != 0:
             return None
     return folder / "node_modules"

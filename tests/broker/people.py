@@ -220,7 +220,12 @@ class Person(asyncio.Protocol):
     def _error(self, frame: dict[str, Any]) -> None:
         id = frame.get("id")
         self.pending.discard(str(id))
-        self.unacknowledged = {pair for pair in self.unacknowledged if pair[1] != id}
+        sends = {pair for pair in self.unacknowledged if pair[1] == id}
+        if frame["code"] == "unavailable" and sends:  # it may be durable all the same: the same id again
+            for conversation, mine in sends:
+                self.say(conversation, mine)
+            return
+        self.unacknowledged -= sends
         if frame["code"] not in ("not_joined", "rate_limited", "unavailable"):
             self._finding(f"{self.user}: {frame}")
 

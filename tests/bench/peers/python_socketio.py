@@ -1,4 +1,7 @@
-"""python-socketio on aiohttp and uvloop, WebSocket transport only, its own rooms."""
+"""python-socketio on aiohttp and uvloop, WebSocket transport only, its own rooms.
+
+With a broker's URL as the second argument: its Redis manager.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ import socketio
 import uvloop
 from aiohttp import web
 
-sio = socketio.AsyncServer(async_mode="aiohttp", transports=["websocket"], http_compression=False)
+manager = socketio.AsyncRedisManager(sys.argv[2]) if len(sys.argv) > 2 else None
+sio = socketio.AsyncServer(
+    async_mode="aiohttp", transports=["websocket"], http_compression=False, client_manager=manager
+)
 member_of: dict[str, str] = {}
 
 

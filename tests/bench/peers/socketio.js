@@ -1,4 +1,4 @@
-// socket.io, WebSocket transport only, its own rooms.
+// socket.io, WebSocket transport only, its own rooms; with a broker's URL as the second argument its redis adapter.
 const http = require("http");
 const { Server } = require("socket.io");
 const server = http.createServer();
@@ -12,4 +12,14 @@ io.on("connection", (socket) => {
   });
   socket.on("typing", (data) => socket.to(room).emit("typing", data));
 });
-server.listen({ host: "127.0.0.1", port: Number(process.argv[2]), backlog: 4096 }, () => console.log("ready"));
+const listen = () =>
+  server.listen({ host: "127.0.0.1", port: Number(process.argv[2]), backlog: 4096 }, () => console.log("ready"));
+if (process.argv[3]) {
+  const { createAdapter } = require("@socket.io/redis-adapter");
+  const publisher = require("redis").createClient({ url: process.argv[3] });
+  const subscriber = publisher.duplicate();
+  Promise.all([publisher.connect(), subscriber.connect()]).then(() => {
+    io.adapter(createAdapter(publisher, subscriber));
+    listen();
+  });
+} else listen();

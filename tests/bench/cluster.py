@@ -1,0 +1,411 @@
+"""Two processes that share a room over a broker, beside their peers; and what the road costs by itself.
+
+One in flight is a typing event, which needs no database. 32 in flight are of one sender who does not wait for answers:
+peers hand on an event, ours stores each as a message, because of typing it says only what is still so. A delivery's
+cost is the CPU time of both servers and of the broker, whoever else is busy. The people are light connections in this
+process, on the broker's core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import uvloop
+
+from tests.bench.load import NUMBER, Connection, frame
+from tests.bench.machine import cores, cpu_seconds
+from tests.bench.options import Options
+from tests.bench.report import Sample, ratio, table
+from tests.bench.subjects import Ours, Peer, PythonSocketIo, SocketIo, Subject, commands
+from tests.servers.valkey import Server
+
+SIZES = (10, 100)
+ONE, MANY = "1 in flight", "32 in flight"
+GOALS = {  # what a peer costs, in ours, at N = 10 and 100
+    ("socket.io, redis adapter", MANY): (9, 20),
+    ("python-socketio, redis manager", MANY): (40, 70),
+    ("channels_redis, pubsub", MANY): (100, 250),
+    ("socket.io, redis adapter", ONE): (2, 1.4),
+    ("python-socketio, redis manager", ONE): (3, 3),
+    ("channels_redis, pubsub", ONE): (8, 8),
+}
+ALONE = (1.8, 1.25)  # two nodes and the broker against one node with both halves, at most
+
+
+class OursClustered(Ours):
+    """A node; the second one uses the first one's folder and rooms."""
+
+    name = "messaging-exporter, two nodes"
+
+    def __init__(self, broker: str, first: OursClustered | None = None) -> None:
+        super().__init__()
+        if first is not None:
+            os.rmdir(self.folder)
+            self.folder = first.folder
+        self.extra = (f"--redis.url={broker}",) if broker else ()
+
+
+class SocketIoRedis(SocketIo):
+    name = "socket.io, redis adapter"
+
+    def __init__(self, broker: str, first: Subject | None = None) -> None:
+        super().__init__()
+        self.broker = broker
+
+    def command(self) -> list[str]:
+        return [*super().command(), self.broker]
+
+
+class PythonSocketIoRedis(PythonSocketIo):
+    name = "python-socketio, redis manager"
+
+    def __init__(self, broker: str, first: Subject | None = None) -> None:
+        super().__init__()
+        self.broker = broker
+
+    def command(self) -> list[str]:
+        return [*super().command(), self.broker]
+
+
+class Channels(Peer):
+    name, script, needs = "channels_redis, pubsub", "channels_pubsub.py", "channels_redis"
+
+    def __init__(self, broker: str, first: Subject | None = None) -> None:
+        super().__init__()
+        self.broker = broker
+
+    def command(self) -> list[str]:
+        return [*super().command(), self.broker]
+
+
+class Person(asyncio.Protocol):
+    """Counts delivered frames by how they begin."""
+
+    def __init__(self, plan: Connection, marker: bytes, counter: list[int]) -> None:
+        self.plan, self.marker, self.counter = plan, marker, counter
+        self.transport: asyncio.Transport | None = None
+        self.seen = b""
+        self.waits: tuple[bytes, asyncio.Future[None]] | None = None
+        self.turn = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self.waits is None:
+            self.counter[0] += data.count(self.marker) + data.count(b'{"type":"message"')
+            return
+        self.seen += data
+        if self.waits[0] in self.seen and not self.waits[1].done():
+            self.waits[1].set_result(None)
+
+    async def enter(self, port: int) -> None:
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
+        assert self.transport is not None
+        for send, wait in self.plan.steps:
+            self.waits = (wait or b"\r\n\r\n", asyncio.get_running_loop().create_future())
+            self.seen = self.seen if not send else b""
+            self.transport.write(send)
+            if self.waits[0] not in self.seen:
+                await asyncio.wait_for(self.waits[1], 20)
+        self.waits = None
+
+    def act(self, count: int = 1) -> None:
+        """One event, or many without waiting."""
+        assert self.transport is not None
+        templates = self.plan.templates
+        if count > 1 and len(templates) == 2:  # ours: what was said of typing meanwhile is no event any more
+            room = json.loads(templates[0])["conversation"]
+            templates = commands(room, "send")
+        parts = []
+        for _ in range(count):
+            text = templates[self.turn % len(templates)].replace(NUMBER, f"{self.turn:012}")
+            parts.append(frame(text.encode()))
+            self.turn += 1
+        self.transport.write(b"".join(parts))
+
+
+class Room:
+    """Two servers, or one, with N people on each half."""
+
+    def __init__(self, name: str, servers: Sequence[Subject], broker_pid: int | None) -> None:
+        self.name, self.servers, self.broker_pid = name, servers, broker_pid
+        self.counter = [0]
+        self.people: list[Person] = []
+
+    async def fill(self, size: int) -> None:
+        first, last = self.servers[0], self.servers[-1]
+        plans = first.room(2 * size)
+        marker = first.deliver.encode()
+        self.people = [Person(plan, marker, self.counter) for plan in plans]
+        for number, person in enumerate(self.people):
+            await person.enter((first if number < size else last).port)
+        await asyncio.sleep(0.3)
+
+    async def window(self, seconds: float, inflight: int) -> float | None:
+        """µs of CPU per delivery; None when deliveries are missing."""
+        pids = [server.pid for server in self.servers] + ([self.broker_pid] if self.broker_pid else [])
+        before = sum(map(cpu_seconds, pids))
+        loop = asyncio.get_running_loop()
+        end, deliveries = loop.time() + seconds, 0
+        while loop.time() < end:
+            self.counter[0] = 0
+            expected = inflight * (len(self.people) - 1)
+            self.people[0].act(inflight)
+            late = loop.time() + 5
+            while self.counter[0] < expected:
+                if loop.time() > late:
+                    return None
+                await asyncio.sleep(0)
+            deliveries += expected
+        return (sum(map(cpu_seconds, pids)) - before) / deliveries * 1e6
+
+    def close(self) -> None:
+        for person in self.people:
+            if person.transport is not None:
+                person.transport.abort()
+
+
+def run(options: Options) -> str:
+    """The tables."""
+    os.sched_setaffinity(0, {cores()[1]})
+    return "\n\n".join([*(uvloop.run(_peers(size, options)) for size in SIZES), uvloop.run(_road(options))])
+
+
+async def _peers(size: int, options: Options) -> str:
+    cells: dict[tuple[str, str], Sample] = {}
+    async with AsyncExitStack() as stack:
+        broker = Server("valkey").start()
+        stack.callback(broker.remove)
+        rooms: list[Room] = []
+        makers: list[tuple[str, Callable[..., Any]]] = [
+            (made.name, made) for made in (OursClustered, SocketIoRedis, PythonSocketIoRedis, Channels)
+        ]
+        alone = OursClustered("")
+        stack.enter_context(alone)
+        rooms.append(Room("messaging-exporter, one node", [alone], None))
+        for name, make in makers:
+            if not options.wants(name):
+                continue
+            first = make(broker.url)
+            why = first.available()
+            if why:
+                print(f"  {name}: not measured, {why}", flush=True)
+                continue
+            stack.enter_context(first)
+            rooms.append(Room(name, [first, stack.enter_context(make(broker.url, first))], broker.pid))
+        for room in rooms:
+            stack.callback(room.close)
+            await room.fill(size)
+        for number in range(-1, options.rounds):
+            turn = number % len(rooms)
+            for room in rooms[turn:] + rooms[:turn]:
+                for mode, inflight in ((ONE, 1), (MANY, 32)):
+                    cost = await room.window(options.window if number >= 0 else 0.2, inflight)
+                    if number >= 0 and cost is not None:
+                        cells.setdefault((room.name, mode), Sample()).values.append(cost)
+    ours = "messaging-exporter, two nodes"
+    rows = []
+    for room in rooms:
+        row = [room.name]
+        for mode in (ONE, MANY):
+            cell = cells.get((room.name, mode), Sample())
+            row += [
+                cell.show(2),
+                ratio(cell.values, cells[ours, mode].values).show(2) if (ours, mode) in cells else "–",
+            ]
+        rows.append(row)
+    text = table(["server", ONE, "in ours", MANY, "in ours"], rows)
+    goals = []
+    for (name, mode), least in GOALS.items():
+        if (name, mode) in cells:
+            found = ratio(cells[name, mode].values, cells[ours, mode].values)
+            floor = least[SIZES.index(size)]
+            goals.append([name, mode, f"≥ {floor}", found.show(1), "yes" if found.median >= floor else "NO"])
+    found = ratio(cells[ours, MANY].values, cells["messaging-exporter, one node", MANY].values)
+    most = ALONE[SIZES.index(size)]
+    goals.append(["two nodes against one", MANY, f"≤ {most}", found.show(2), "yes" if found.median <= most else "NO"])
+    head = f"### Two servers over Valkey, {size} people on each: µs of CPU per delivery"
+    return f"{head}\n\n{text}\n\n{table(['', '', 'goal', 'in this run', 'reached'], goals)}"
+
+
+# --- the road by itself -----------------------------------------------------------------------------------------
+
+
+async def _road(options: Options) -> str:
+    from tests.broker.test_road import Node
+
+    broker = Server("valkey").start()
+    rows = []
+    try:
+        nodes = [Node(broker.url, "bench", 60.0) for _ in range(2)]
+        for node in nodes:
+            await node.broker.start(5.0)
+            await node.up()
+        for number, node in enumerate(nodes):
+            node.join(f"c{number}", f"user{number}", "room")
+        await asyncio.sleep(0.2)
+        ours, theirs = Sample(), Sample()
+        quick, slow = Sample(), Sample()
+        seq = [0]
+        for _ in range(max(3, options.rounds // 2)):
+            ours.values.append(await _frames(nodes, broker.pid, seq, options.window))
+            theirs.values.append(await _redis_py(broker, options.window))
+            quick.values.append(await _latency(nodes, seq))
+            slow.values.append(await _redis_py_latency(broker))
+        cost, wait = ratio(theirs.values, ours.values), ratio(quick.values, slow.values)
+        rows.append(["µs of CPU a frame, 32 a turn", ours.show(1), theirs.show(1), f"redis-py ≥ 6 ×: {cost.show(1)}"])
+        rows.append(["p50 node to node, µs", quick.show(0), slow.show(0), f"≤ 0.5 ×: {wait.show(2)}"])
+        rows.append(["read of all figures, µs", *await _figures(nodes[0], broker)])
+        rows.append(["broker's CPU a join in a storm, µs", f"{await _storm(broker):.1f}", "–", "≤ 15"])
+        for node in nodes:
+            await node.broker.close()
+    finally:
+        broker.remove()
+    return "### The road by itself\n\n" + table(["", "ours", "redis-py", "goal"], rows)
+
+
+async def _frames(nodes: Sequence[Any], pid: int, seq: list[int], seconds: float) -> float:
+    from exporter.broker.envelope import Envelope
+
+    sender, receiver = nodes
+    before = time.process_time() + cpu_seconds(pid)
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        receiver.ear.heard.clear()
+        sender.ear.heard.clear()
+        for _ in range(32):
+            seq[0] += 1
+            sender.broker.publish(Envelope("room", b"x" * 256, seq=seq[0], sender="user0"))
+        while len(receiver.ear.heard) < 32:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        count += 32
+    return (time.process_time() + cpu_seconds(pid) - before) / count * 1e6
+
+
+async def _latency(nodes: Sequence[Any], seq: list[int], count: int = 300) -> float:
+    from exporter.broker.envelope import Envelope
+
+    sender, receiver = nodes
+    waits = []
+    for _ in range(count):
+        receiver.ear.heard.clear()
+        began = time.perf_counter()
+        seq[0] += 1
+        sender.broker.publish(Envelope("room", b"x" * 256, seq=seq[0], sender="user0"))
+        while not receiver.ear.heard:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        waits.append(time.perf_counter() - began)
+    return statistics.median(waits) * 1e6
+
+
+async def _redis_py(broker: Server, seconds: float) -> float:
+    import redis.asyncio
+
+    client = redis.asyncio.Redis(port=broker.port)
+    pubsub = client.pubsub()
+    await pubsub.subscribe("bench")
+    got = [0]
+
+    async def listen() -> None:
+        async for message in pubsub.listen():
+            got[0] += message["type"] == "message"
+
+    task = asyncio.create_task(listen())
+    await asyncio.sleep(0.05)
+    before = time.process_time() + cpu_seconds(broker.pid)
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        got[0] = 0
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(32):
+            pipeline.publish("bench", b"x" * 256)
+        await pipeline.execute()
+        while got[0] < 32:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        count += 32
+    cost = (time.process_time() + cpu_seconds(broker.pid) - before) / count * 1e6
+    task.cancel()
+    await pubsub.aclose()
+    await client.aclose()
+    return cost
+
+
+async def _redis_py_latency(broker: Server, count: int = 300) -> float:
+    import redis.asyncio
+
+    client = redis.asyncio.Redis(port=broker.port)
+    pubsub = client.pubsub()
+    await pubsub.subscribe("bench")
+    heard = asyncio.Event()
+
+    async def listen() -> None:
+        async for message in pubsub.listen():
+            if message["type"] == "message":
+                heard.set()
+
+    task = asyncio.create_task(listen())
+    await asyncio.sleep(0.05)
+    waits = []
+    for _ in range(count):
+        heard.clear()
+        began = time.perf_counter()
+        await client.publish("bench", b"x" * 256)
+        await heard.wait()
+        waits.append(time.perf_counter() - began)
+    task.cancel()
+    await pubsub.aclose()
+    await client.aclose()
+    return statistics.median(waits) * 1e6
+
+
+async def _figures(node: Any, broker: Server) -> list[str]:
+    """A read with 100 conversations and with 100,000, by the server's CPU."""
+    functions = node.broker._functions
+
+    def read(count: int = 2_000) -> float:
+        with broker.client() as client:
+            words = ("FCALL_RO", functions._names["figures"], 1, functions.root)
+            before = cpu_seconds(broker.pid)
+            pipeline = client.pipeline(transaction=False)
+            for _ in range(count):
+                pipeline.execute_command(*words)
+            pipeline.execute()
+            return (cpu_seconds(broker.pid) - before) / count * 1e6
+
+    def fill(first: int, last: int) -> None:
+        with broker.client() as client:
+            for start in range(first, last, 5_000):
+                rooms = {f"room{n}": 1 for n in range(start, min(last, start + 5_000))}
+                client.hset(f"{functions.root}:c", mapping=rooms)
+
+    fill(0, 100)
+    few = [read() for _ in range(5)]
+    fill(100, 100_000)
+    many = [read() for _ in range(5)]
+    grown = statistics.median(many) / statistics.median(few)
+    return [f"{statistics.median(few):.1f} / {statistics.median(many):.1f}", "–", f"100,000 / 100 ≤ 1.1: {grown:.2f}"]
+
+
+async def _storm(broker: Server, count: int = 10_000) -> float:
+    """10,000 people join 10,000 conversations at once on a new node."""
+    from tests.broker.test_road import Node
+
+    node = Node(broker.url, "storm", 60.0)
+    await node.broker.start(5.0)
+    await node.up()
+    before = cpu_seconds(broker.pid)
+    for number in range(count):
+        node.join(f"c{number}", f"user{number}", f"room{number}")
+    while (cluster := node.broker.cluster()) is None or cluster.participants < count:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    cost = (cpu_seconds(broker.pid) - before) / count * 1e6
+    await node.broker.close()
+    return cost
