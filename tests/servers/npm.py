@@ -18,6 +18,16 @@ PACKAGES = (
 )
 
 
+def install(folder: Path, *packages: str) -> None:
+    """Put packages into ``folder/node_modules``."""
+    subprocess.run(
+        ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *packages],
+        check=True,
+        capture_output=True,
+        timeout=180,
+    )
+
+
 def node_modules(folder: Path) -> Path:
     """``folder/node_modules`` with what the tests need; installed by the first of the processes that ask."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,12 +35,7 @@ def node_modules(folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = folder / "done"
         if not done.exists() or done.read_text() != " ".join(PACKAGES):
-            subprocess.run(
-                ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES],
-                check=True,
-                capture_output=True,
-                timeout=120,
-            )
+            install(folder, *PACKAGES)
             done.write_text(" ".join(PACKAGES))
     return folder / "node_modules"
 

@@ -54,7 +54,7 @@ export const LABELS = Object.freeze({
   connecting: 'Connecting…',
   all_is_well: 'All is well.',
   all_is_well_up: 'All is well. Up since {time}.',
-  restarted: 'All is well. Up only since {time}.',
+  restarted: 'All is well. Up since {time}: the server has just started.',
   denied: 'Not allowed to see the figures: {reason}.',
   lost: 'Server lost{since}. Figures of then.',
   in_trouble: 'Server in trouble{since}: {reason}.',
@@ -79,7 +79,7 @@ export const LABELS = Object.freeze({
   brief_denied: 'Not allowed',
   brief_lost: 'Server lost',
   brief_in_trouble: 'Server in trouble',
-  brief_restarted: 'Restarted',
+  brief_restarted: 'Just started',
   brief_database_down: 'Database down',
   brief_database_read_only: 'Database read-only',
   brief_cluster_down: 'Nodes not seen',
@@ -1374,10 +1374,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
         const row = n[`${kind}_${reason}_last_hour`].parentElement;
         row.classList.toggle('some', row.querySelector('td:not(.none)') !== null);
       }
-      const since = moment(history?.since);
-      const short = since !== null && (known(history.length) ?? 0) * (known(history.step) ?? 10) < 3590;
-      const text = short ? this.#say('from', { time: this.#format.minute.format(since * 1000) }) : this.#say('last_hour');
-      write(n[`${kind}Hour`], text);
+      const held = (known(history?.length) ?? 360) * (known(history?.step) ?? 10); // seconds: less than an hour at first
+      write(n[`${kind}Hour`], held < 3590 ? this.#age(Math.max(held, 2 * MINUTE)) : this.#say('last_hour'));
     }
   }
 
