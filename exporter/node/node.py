@@ -322,9 +322,8 @@ class Node:
     # --- time ---------------------------------------------------------------------------------------------
 
     def _arm_typing_timer(self) -> None:
-        deadline = self.hub.next_deadline()
-        if deadline is None:
-            self._typing_timer = None
+        self._typing_timer = None
+        if (deadline := self.hub.next_deadline()) is None:
             return
         # 1 ms: a loop whose clock is coarser than ours may come early, and must not spin
         self._typing_timer = asyncio.get_running_loop().call_later(max(0.001, deadline - self._now()), self._typing_due)
@@ -346,6 +345,6 @@ class Node:
 
     async def close_all(self) -> None:
         """Wait for the work that is under way, stop the timers."""
-        if self._typing_timer is not None:
+        if self._typing_timer:
             self._typing_timer.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)

@@ -30,6 +30,7 @@ from exporter.store.location import dialect_of
 from exporter.store.memberships import MembershipLookups
 from exporter.store.queries import Queries
 from exporter.store.schema import migrate
+from exporter.store.storable import number, require_storable
 from exporter.store.transaction import MarkItem, OperationItem, SendItem
 from exporter.store.writer import UNREGISTERED, Writer
 
@@ -182,25 +183,25 @@ class Store:
             Unavailable: too much is queued; ``done`` is not called.
             BadFrame: it holds what no database stores; ``done`` is not called.
         """
-        _require_storable(draft.conversation, draft.sender, draft.id, draft.body)
+        require_storable(draft.conversation, draft.sender, draft.id, draft.body)
         self._writing().put(SendItem(draft, done))
 
     def mark_read(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
         """Queue a read mark; ``done`` and errors as with ``send``."""
-        _require_storable(user, conversation)
-        self._writing().put(MarkItem(user, conversation, _number(seq), done))
+        require_storable(user, conversation)
+        self._writing().put(MarkItem(user, conversation, number(seq), done))
 
     async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
-        _require_storable(conversation, by)
+        require_storable(conversation, by)
         await self._change(
-            lambda s, _: self._conversations.delete_message(s, conversation, _number(seq), by, admin), conversation
+            lambda s, _: self._conversations.delete_message(s, conversation, number(seq), by, admin), conversation
         )
 
     async def messages_after(self, conversation: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
         """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable."""
-        _require_storable(conversation, user)
-        return await self._read(lambda s: self._conversations.after(s, conversation, user, _number(after), limit))
+        require_storable(conversation, user)
+        return await self._read(lambda s: self._conversations.after(s, conversation, user, number(after), limit))
 
     async def messages_between(self, conversation: str, after: int, through: int, limit: int) -> list[Message]:
         """Messages after a number, up to another, in order, whoever asks. Raises Unavailable."""
@@ -215,7 +216,7 @@ class Store:
         """
         writer = self._writer
         try:
-            _require_storable(user)
+            require_storable(user)
         except BadFrame:
             return False
         if writer is None:
@@ -232,7 +233,7 @@ class Store:
 
     def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
         """What a join needs to know; the future may raise NotFound, Unavailable. Raises BadFrame."""
-        _require_storable(conversation, user)
+        require_storable(conversation, user)
         return self._joins.membership(conversation, user)
 
     async def memberships(self, pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
@@ -243,27 +244,27 @@ class Store:
     async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""
         name = uuid.uuid4().hex if id is None else id
-        _require_storable(name, creator, *participants)
+        require_storable(name, creator, *participants)
         return await self._change(lambda s, now: self._conversations.create(s, now, name, creator, participants))
 
     async def conversations_of(self, user: str, after: str = "", limit: int = 1_000) -> list[Conversation]:
         """The next conversations of a member behind a name, by name; 100 members of each. Raises Unavailable."""
-        _require_storable(user, after)
+        require_storable(user, after)
         return await self._read(lambda s: self._conversations.of(s, user, after, limit))
 
     async def members(self, conversation: str, user: str, after: str, limit: int) -> tuple[list[str], int]:
         """The next members behind a name, by name, and how many there are. Raises NotFound, Forbidden, Unavailable."""
-        _require_storable(conversation, user, after)
+        require_storable(conversation, user, after)
         return await self._read(lambda s: self._conversations.members(s, conversation, user, after, limit))
 
     async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members; any member may. Raises NotFound, Forbidden, Unavailable."""
-        _require_storable(conversation, by, *users)
+        require_storable(conversation, by, *users)
         return await self._change(lambda s, _: self._conversations.add(s, conversation, by, users), conversation)
 
     async def remove_participant(self, conversation: str, by: str, user: str) -> None:
         """Remove a member; any member may. Raises NotFound, Forbidden, Unavailable."""
-        _require_storable(conversation, by, user)
+        require_storable(conversation, by, user)
         await self._change(lambda s, _: self._conversations.remove(s, conversation, by, user), conversation)
 
     # --- figures ------------------------------------------------------------------------------------------
@@ -339,22 +340,6 @@ class Store:
 
         self._writing().put(OperationItem(operation, done, conversation))
         return await future
-
-
-def _require_storable(*texts: str) -> None:
-    for text in texts:
-        if "\0" in text:
-            raise BadFrame("a NUL character cannot be stored")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise BadFrame("a lone surrogate cannot be stored") from None
-
-
-def _number(seq: int) -> int:
-    # Whoever asks for a number beyond what a database can hold asks for one that is not there.
-    return max(-1, min(seq, 2**62))
 
 
 def _at_start(failure: DatabaseError) -> Exception:

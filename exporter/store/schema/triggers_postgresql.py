@@ -49,6 +49,11 @@ def _bump(columns: str, deltas: str) -> str:
     ON CONFLICT (day, shard) DO UPDATE SET {added};"""
 
 
+def _counting(columns: str, deltas: str) -> str:
+    """The body of a function that does nothing else."""
+    return f"\nBEGIN{_bump(columns, deltas)}\n    RETURN NULL;\nEND"
+
+
 _MESSAGE_PLUS = f"SELECT {day('sent_at')}, 1 FROM added"
 _MESSAGE_MINUS = f"SELECT {day('sent_at')}, -1 FROM removed"
 _CONVERSATION_PLUS = f"SELECT {day('created_at')}, 1 FROM added"
@@ -201,28 +206,18 @@ BEGIN
     NEW.total_messages := 0;
     RETURN NEW;
 END""",
-    "messaging_conversations_inserted() RETURNS trigger": f"""
-BEGIN{_bump("conversations", _CONVERSATION_PLUS)}
-    RETURN NULL;
-END""",
-    "messaging_conversations_deleted() RETURNS trigger": f"""
-BEGIN{_bump("conversations", _CONVERSATION_MINUS)}
-    RETURN NULL;
-END""",
-    "messaging_conversation_redated() RETURNS trigger": f"""
-BEGIN{_bump("conversations", f"SELECT {day('NEW.created_at')}, 1 UNION ALL SELECT {day('OLD.created_at')}, -1")}
-    RETURN NULL;
-END""",
+    "messaging_conversations_inserted() RETURNS trigger": _counting("conversations", _CONVERSATION_PLUS),
+    "messaging_conversations_deleted() RETURNS trigger": _counting("conversations", _CONVERSATION_MINUS),
+    "messaging_conversation_redated() RETURNS trigger": _counting(
+        "conversations", f"SELECT {day('NEW.created_at')}, 1 UNION ALL SELECT {day('OLD.created_at')}, -1"
+    ),
     "messaging_conversations_truncated() RETURNS trigger": """
 BEGIN
     UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET conversations = 0 WHERE conversations <> 0;
     RETURN NULL;
 END""",
-    "messaging_users_inserted() RETURNS trigger": f"""
-BEGIN{_bump("users, last_active_users", _USER_PLUS)}
-    RETURN NULL;
-END""",
+    "messaging_users_inserted() RETURNS trigger": _counting("users, last_active_users", _USER_PLUS),
     "messaging_users_deleted() RETURNS trigger": f"""
 BEGIN
     DELETE FROM conversation_members WHERE user_id IN (SELECT id FROM removed);{
@@ -230,10 +225,9 @@ BEGIN
     }
     RETURN NULL;
 END""",
-    "messaging_users_updated() RETURNS trigger": f"""
-BEGIN{_bump("users, last_active_users", f"{_USER_PLUS} UNION ALL {_USER_MINUS}")}
-    RETURN NULL;
-END""",
+    "messaging_users_updated() RETURNS trigger": _counting(
+        "users, last_active_users", f"{_USER_PLUS} UNION ALL {_USER_MINUS}"
+    ),
     "messaging_users_truncated() RETURNS trigger": """
 BEGIN
     DELETE FROM conversation_members WHERE user_id IN (SELECT id FROM users);
@@ -257,14 +251,8 @@ BEGIN
     );
     RETURN NULL;
 END""",
-    "messaging_user_days_inserted() RETURNS trigger": f"""
-BEGIN{_bump("active_users", "SELECT day, 1 FROM added")}
-    RETURN NULL;
-END""",
-    "messaging_user_days_deleted() RETURNS trigger": f"""
-BEGIN{_bump("active_users", "SELECT day, -1 FROM removed")}
-    RETURN NULL;
-END""",
+    "messaging_user_days_inserted() RETURNS trigger": _counting("active_users", "SELECT day, 1 FROM added"),
+    "messaging_user_days_deleted() RETURNS trigger": _counting("active_users", "SELECT day, -1 FROM removed"),
 }
 
 _NEW = "REFERENCING NEW TABLE AS added FOR EACH STATEMENT"
