@@ -1,9 +1,10 @@
 """The database: messages, members, read marks, and totals that are exact after every commit.
 
 ``Store`` is all that others import. Behind it: ``writer`` (queue, group commit), ``transaction`` (one commit),
-``queries`` and ``conversations`` (SQL, once for both databases), ``memberships`` (coalesced look-ups), ``coalescing``
-(batching window, shared time-outs), ``totals`` (the collector's statement), ``verify`` (the slow recount),
-``connections`` (pools, time limits), ``dialects`` (SQLite, PostgreSQL), ``schema`` (migrations, triggers).
+``pending`` and ``held`` (who waits, and for whose row), ``queries`` and ``conversations`` (SQL, once for both
+databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window, shared time-outs), ``totals`` (the
+collector's statement), ``verify`` (the slow recount), ``connections`` (pools, time limits), ``dialects`` (SQLite,
+PostgreSQL), ``schema`` (migrations, triggers).
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """
