@@ -1,0 +1,138 @@
+"""Whether the database takes writes is asked without a client's write; what only seems to be durable is in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import exporter.store as store_module
+from exporter.core.errors import Unavailable
+from exporter.core.records import Draft, Message
+from exporter.store import Store
+from exporter.store.errors import MOVED, READ_ONLY, TIMEOUT
+from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send_twice_told
+from tests.servers.postgres import Postgres
+
+
+@contextlib.asynccontextmanager
+async def watched(place: Place, monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[Store]:
+    """A store that asks often, as a server has it ask."""
+    monkeypatch.setattr(store_module, "PROBE_EVERY", 0.3)
+    monkeypatch.setattr(store_module, "PROBE_AGAIN", 0.1)
+    async with opened(place, **options) as store:
+        watcher = asyncio.create_task(store.watch_writing_forever())
+        try:
+            yield store
+        finally:
+            watcher.cancel()
+            await asyncio.wait({watcher})
+
+
+async def test_a_database_that_takes_no_writes_any_more_is_noticed_while_it_can_be_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watched(place, monkeypatch, timeout=2.0) as store:
+        assert store.write_error is None
+        if isinstance(place, Sqlite):
+            away = place.path.with_name("away")
+            place.path.rename(away)
+            await eventually(lambda: store.write_error == MOVED)
+            away.rename(place.path)
+        else:
+            (name,) = (await place.fetch("SELECT current_database()"))[0]
+            await place.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on", DISCONNECT)
+            await eventually(lambda: store.write_error == READ_ONLY)
+            assert (await store.totals(5)).stored_messages == 0
+            assert store.write_error == READ_ONLY, "a read that works hides nothing"
+            back = f"ALTER DATABASE {name} RESET default_transaction_read_only"
+            await place.execute(f"BEGIN; SET TRANSACTION READ WRITE; {back}; COMMIT")
+        await eventually(lambda: store.write_error is None)
+
+
+DISCONNECT = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+async def test_a_database_that_is_written_to_need_not_be_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched(place, monkeypatch) as store:
+        asked: list[bool] = []
+        original = store._dialect.check_writing
+
+        async def counted(session: Any, *, doubtful: bool) -> None:
+            asked.append(doubtful)
+            await original(session, doubtful=doubtful)
+
+        monkeypatch.setattr(store._dialect, "check_writing", counted)
+        await eventually(lambda: asked)
+        store._database.wrote_at = float("inf")  # somebody writes all the time
+        before = len(asked)
+        await asyncio.sleep(0.7)
+        assert len(asked) - before <= 1
+
+
+@pytest.fixture
+async def alone() -> AsyncIterator[Postgres]:
+    """A server that waits for a standby which is not there, once told to."""
+    server = Postgres(fsync="off")
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+WAIT = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
+STOP_WAITING = "ALTER SYSTEM SET synchronous_standby_names = ''"
+CANCEL = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+@pytest.mark.needs("postgres")
+async def test_a_commit_whose_wait_for_its_standby_was_cut_short_is_not_acknowledged(
+    alone: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL answers such a commit with a success and a warning: the message may be on no other server."""
+    place = Postgresql(alone.url(alone.create_database()))
+    recovered: list[Message] = []
+    async with watched(place, monkeypatch, timeout=10.0, on_resolved=recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        await place.execute(WAIT, "SELECT pg_reload_conf()")
+        await eventually(lambda: store.write_error == TIMEOUT)
+        outcome = Outcome()
+        store.send(Draft("c", "ann", "m", "x"), outcome)
+
+        async def cancelled() -> bool:
+            return (await place.fetch(CANCEL))[0][0] > 0
+
+        await eventually(cancelled)
+        await asyncio.sleep(0.3)
+        assert not outcome.future.done() or isinstance(outcome.future.result()[0], Unavailable)
+        assert recovered == []
+        await place.execute(STOP_WAITING, "SELECT pg_reload_conf()")
+        await eventually(lambda: store.write_error is None)
+        stored, duplicate = await send_twice_told(store, "c", "ann", "m")
+        assert (stored.seq, duplicate) == (1, True)
+        assert await place.fetch("SELECT count(*) FROM messages") == [(1,)]
+        assert recovered in ([], [stored])
+
+
+@pytest.mark.needs("postgres")
+async def test_the_time_limit_of_a_statement_does_not_end_a_commit_as_a_success(
+    alone: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Postgresql(alone.url(alone.create_database()))
+    recovered: list[Message] = []
+    async with opened(place, timeout=1.0, on_resolved=recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        await place.execute(WAIT, "SELECT pg_reload_conf()")
+        outcome = Outcome()
+        store.send(Draft("c", "ann", "m", "x"), outcome)
+        assert isinstance((await outcome.future)[0], Unavailable)
+        await asyncio.sleep(1.0)
+        assert recovered == [], "nobody knows whether a standby has it"
+        await place.execute(STOP_WAITING, "SELECT pg_reload_conf()")
+        await eventually(lambda: recovered)
+        assert (await send_twice_told(store, "c", "ann", "m")) == (recovered[0], True)
