@@ -120,7 +120,7 @@ async def test_a_commit_whose_wait_for_its_standby_was_cut_short_is_not_acknowle
 
 
 @pytest.mark.needs("postgres")
-async def test_the_time_limit_of_a_statement_does_not_end_a_commit_as_a_success(
+async def test_a_sender_whose_time_is_over_does_not_end_a_commit_as_a_success(
     alone: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Postgresql(alone.url(alone.create_database()))

@@ -55,6 +55,10 @@ _EXPIRED, _HOSTNAME, _ADDRESS = 10, 62, 64
 """OpenSSL's verification results; what else it says is that nobody trusted has signed."""
 
 
+_DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises of itself."""
+
+
 def translate_error(error: BaseException) -> DatabaseError:
     """What an error of the driver means."""
     if isinstance(error, DatabaseError):
@@ -74,7 +78,7 @@ def translate_error(error: BaseException) -> DatabaseError:
         return DatabaseError(ErrorKind.DISCONNECTED, errors.NO_SUCH_SERVER)
     if isinstance(error, (asyncpg.DataError, UnicodeError, OverflowError)):
         return DatabaseError(ErrorKind.DATA, errors.REJECTED)
-    if isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST)
     if isinstance(error, OSError):
         return _of_the_network(error)
@@ -121,9 +125,9 @@ class Connector:
                     connection = await self._open(limit)
                     if await self._prepare(connection, {**settings, **self.target.settings}):
                         return connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        except (*_DRIVERS, ValueError) as error:
             # A ValueError's words would repeat parts of the URL.
-            known = isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError))
+            known = isinstance(error, _DRIVERS)
             failure = translate_error(error) if known else DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL)
             raise failure from error
 
@@ -202,8 +206,8 @@ class PostgresSession:
     async def _fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         try:
             rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=self._limit())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
-            raise translate_error(error) from error
+        except Exception as error:
+            raise self._meant(error) from error
         return rows
 
     async def execute(self, sql: str) -> None:
@@ -217,18 +221,24 @@ class PostgresSession:
                 await self._driver.execute(begin, timeout=self._limit())
             else:
                 await self._driver.execute(sql, timeout=self._limit())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate_error(error) from error
+        except Exception as error:
+            raise self._meant(error) from error
+
+    def _meant(self, error: Exception) -> Exception:
+        """An error of the database's as one; a defect as it is. A connection that dies breaks the driver, too."""
+        if isinstance(error, (*_DRIVERS, ValueError, OverflowError, DatabaseError)):
+            return translate_error(error)
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST) if self._driver.is_closed() else error
 
     async def _commit(self) -> None:
         """Commit, and wait for a synchronous standby as long as it takes.
 
-        A time limit of the server's, or a cancel request, would end that wait with a success: the commit is then on
-        this server and perhaps on no other, and the first failover would lose what had been acknowledged. So neither
-        is used, the connection is cut instead; and when anything else ends the wait, the server warns.
+        A cancel request, as the driver's time limit sends it, would end that wait with a success: the commit is then
+        on this server and perhaps on no other, and the first failover would lose what had been acknowledged. So none
+        is sent, the connection is cut instead; and when somebody else's ends the wait, the server warns.
         """
         self._driver.warned = False
-        await self._driver.execute("SET LOCAL statement_timeout = 0; COMMIT")
+        await self._driver.execute("COMMIT")
         if self._driver.warned:
             raise DatabaseError(ErrorKind.DISCONNECTED, errors.UNREPLICATED)
 
