@@ -155,8 +155,8 @@ class Engine:
 
     async def begin(self) -> None:
         """Begin a full count, up to where the rows are sealed now, or will be first of all. Raises SourceError."""
-        self._known()
-        mapping, now = await self.look_at_schema(), self.clock()
+        mapping = (await self.look_at_schema()).with_keys_of(self._known())
+        now = self.clock()
 
         async def work(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
             lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -235,3 +235,7 @@ class Mapping:
     counter: Counter | None = None
     indexes: tuple[tuple[str, str], ...] = ()
     """(table, first column) of the indexes that reading what is new relies on."""
+
+    def with_keys_of(self, other: Mapping) -> Mapping:
+        """The same with the other's keys, by which counts were made: the last of several finds new hosts' rows, too."""
+        return replace(self, keys=other.keys) if len(other.keys) > 1 else self
