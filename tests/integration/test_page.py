@@ -527,6 +527,24 @@ async def test_what_the_last_minute_says_is_told_with_since_when(browser: Browse
         await page.locator("messaging-stats .well .note", has_text="Deliveries are late since").wait_for()
 
 
+async def test_of_observed_databases_the_first_line_names_the_one_that_is_not_seen(
+    browser: Browser, double: StatsDouble
+) -> None:
+    for name in ("version", "started_at", "refused", "sends_failed", "delivered_in_time", "inaccurate"):
+        double.figures.pop(name)
+    source = {"name": "synapse", "up": False, "as_of": moment(time.time() - 90), "error": "it cannot be reached"}
+    double.figures.update(
+        dict.fromkeys(LIVE), scope="source", nodes=None, sources=[{"name": "old", "up": True}, source]
+    )
+    double.figures["error"] = "a database does not tell who is connected now"
+    double.figures["database"] = {"up": False, "error": "it cannot be reached"}
+    async with visit(browser) as seen:
+        await seen.page.goto(double.link())
+        await told(seen.page, r"The database of synapse is not seen since [\d:]{8}: it cannot be reached\.")
+        assert await seen.page.locator("#tools").is_hidden(), "there is no conversation to list"
+        assert seen.complaints == []
+
+
 async def test_a_restart_is_told(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)

@@ -25,7 +25,6 @@ function enter({ user, expires_at: expires }) {
   const left = new Date(expires) - Date.now();
   warnAt = Date.now() + left - Math.min(WARN * 1000, left / 2);
   warn();
-  void showTop();
   forget();
   find('#who').textContent = `${user}, until ${time.format(new Date(expires))}`;
   find('#token').value = '';
@@ -107,6 +106,11 @@ find('#panel').addEventListener('messaging-stats-update', (event) => {
   const connections = event.detail.active_connections;
   connected = typeof connections === 'number' ? connections : null;
   entitle();
+  const serves = event.detail.refused !== undefined; // what only observes databases has no conversations of its own
+  if (find('#tools').hidden === serves) {
+    find('#tools').hidden = !serves;
+    void showTop();
+  }
 });
 
 find('#panel').addEventListener('messaging-stats-state', (event) => {
@@ -154,7 +158,7 @@ function fill(table, rows) {
 }
 
 async function showTop() {
-  if (page.dataset.view !== 'panel' || document.hidden) return;
+  if (page.dataset.view !== 'panel' || document.hidden || find('#tools').hidden) return;
   try {
     const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
     if (!response.ok) return;

@@ -15,8 +15,8 @@ export interface Stats {
   messages_today: Figure;
   registered_users: Figure;
   active_users: { '1d': Figure; '7d': Figure; '30d': Figure };
-  /** Whose the first five figures are: this node's, or those of all nodes together. */
-  scope: 'node' | 'cluster';
+  /** Whose the first five figures are: this node's, or those of all nodes together; `source`: of observed databases. */
+  scope: 'node' | 'cluster' | 'source';
   nodes: Figure;
   /** RFC 3339, UTC, as all times here. */
   as_of: string;
@@ -168,31 +168,32 @@ declare module 'react' {
 /** The keys of `LABELS`. */
 export type LabelKey =
   | 'connecting' | 'all_is_well' | 'all_is_well_up' | 'restarted' | 'denied' | 'lost' | 'in_trouble' | 'unreachable'
-  | 'blocked' | 'policy' | 'mixed' | 'timed_out' | 'not_json' | 'not_found' | 'database_down' | 'database_read_only'
-  | 'cluster_down' | 'totals_wrong' | 'internal_errors' | 'sends_failing' | 'at_capacity' | 'deliveries_late'
-  | 'since' | 'brief_connecting' | 'brief_denied' | 'brief_lost' | 'brief_in_trouble' | 'brief_restarted'
-  | 'brief_database_down' | 'brief_database_read_only' | 'brief_cluster_down' | 'brief_totals_wrong'
-  | 'brief_internal_errors' | 'brief_sends_failing' | 'brief_at_capacity' | 'brief_deliveries_late' | 'now' | 'speed'
-  | 'quality' | 'days' | 'closed' | 'refused_connections' | 'refused_commands' | 'stored' | 'people' | 'health'
-  | 'active_connections' | 'active_connections_hint' | 'connected_users' | 'connected_users_hint'
-  | 'active_conversations' | 'active_conversations_hint' | 'total_participants' | 'total_participants_hint'
-  | 'typing_users' | 'typing_users_hint' | 'peak' | 'peak_hint' | 'messages' | 'messages_hint' | 'deliveries'
-  | 'deliveries_hint' | 'joins' | 'joins_hint' | 'connects' | 'connects_hint' | 'delivered_in_time'
-  | 'delivered_in_time_hint' | 'sends_failed' | 'sends_failed_hint' | 'connections_refused'
-  | 'connections_refused_hint' | 'commands_refused' | 'commands_refused_hint' | 'total_messages' | 'messages_today'
-  | 'total_conversations' | 'registered_users' | '1d' | '7d' | '30d' | 'day_messages' | 'day_active_users'
-  | 'show_days' | 'download' | 'download_hint' | 'reason' | 'last_minute' | 'last_hour' | 'since_start'
-  | 'since_start_hint' | 'closed_client' | 'closed_shutdown' | 'closed_heartbeat' | 'closed_slow_consumer'
-  | 'closed_protocol_error' | 'closed_rate_limited' | 'closed_token_expired' | 'closed_admin'
-  | 'closed_internal_error' | 'refused_connections_unauthenticated' | 'refused_connections_origin'
-  | 'refused_connections_capacity' | 'refused_connections_user_limit' | 'refused_connections_draining'
-  | 'refused_connections_handshake' | 'refused_commands_bad_frame' | 'refused_commands_unknown_type'
-  | 'refused_commands_not_joined' | 'refused_commands_forbidden' | 'refused_commands_not_found'
-  | 'refused_commands_too_large' | 'refused_commands_rate_limited' | 'refused_commands_unavailable'
-  | 'refused_commands_internal' | 'server' | 'uptime' | 'live' | 'cluster' | 'database' | 'checked' | 'lines'
-  | 'ages' | 'answers' | 'answers_version' | 'no_answer' | 'trouble' | 'refuses' | 'one_node' | 'not_seen' | 'up'
-  | 'down' | 'read_only' | 'agree' | 'differ' | 'not_recounted' | 'inaccurate' | 'none_yet' | 'never_seen'
-  | 'this_node' | 'whole_cluster' | 'nodes_one' | 'nodes_other' | 'last_span' | 'last_span_minute' | 'last_span_hour'
-  | 'seconds' | 'minutes' | 'hours' | 'days_old' | 'as_of' | 'last_answer' | 'read' | 'from' | 'range' | 'highest'
-  | 'lowest' | 'highest_day' | 'moment' | 'day' | 'unknown' | 'nothing_yet' | 'no_reason' | 'unknown_because'
-  | 'two_samples' | 'cluster_not_seen' | 'stored_note' | 'people_note' | 'days_note' | 'no_days';
+  | 'blocked' | 'policy' | 'mixed' | 'timed_out' | 'not_json' | 'not_found' | 'database_down' | 'source_down'
+  | 'database_read_only' | 'cluster_down' | 'totals_wrong' | 'internal_errors' | 'sends_failing' | 'at_capacity'
+  | 'deliveries_late' | 'since' | 'brief_connecting' | 'brief_denied' | 'brief_lost' | 'brief_in_trouble'
+  | 'brief_restarted' | 'brief_database_down' | 'brief_source_down' | 'brief_database_read_only'
+  | 'brief_cluster_down' | 'brief_totals_wrong' | 'brief_internal_errors' | 'brief_sends_failing'
+  | 'brief_at_capacity' | 'brief_deliveries_late' | 'now' | 'speed' | 'quality' | 'days' | 'closed'
+  | 'refused_connections' | 'refused_commands' | 'stored' | 'people' | 'health' | 'active_connections'
+  | 'active_connections_hint' | 'connected_users' | 'connected_users_hint' | 'active_conversations'
+  | 'active_conversations_hint' | 'total_participants' | 'total_participants_hint' | 'typing_users'
+  | 'typing_users_hint' | 'peak' | 'peak_hint' | 'messages' | 'messages_hint' | 'deliveries' | 'deliveries_hint'
+  | 'joins' | 'joins_hint' | 'connects' | 'connects_hint' | 'delivered_in_time' | 'delivered_in_time_hint'
+  | 'sends_failed' | 'sends_failed_hint' | 'connections_refused' | 'connections_refused_hint' | 'commands_refused'
+  | 'commands_refused_hint' | 'total_messages' | 'messages_today' | 'total_conversations' | 'registered_users' | '1d'
+  | '7d' | '30d' | 'day_messages' | 'day_active_users' | 'show_days' | 'download' | 'download_hint' | 'reason'
+  | 'last_minute' | 'last_hour' | 'since_start' | 'since_start_hint' | 'closed_client' | 'closed_shutdown'
+  | 'closed_heartbeat' | 'closed_slow_consumer' | 'closed_protocol_error' | 'closed_rate_limited'
+  | 'closed_token_expired' | 'closed_admin' | 'closed_internal_error' | 'refused_connections_unauthenticated'
+  | 'refused_connections_origin' | 'refused_connections_capacity' | 'refused_connections_user_limit'
+  | 'refused_connections_draining' | 'refused_connections_handshake' | 'refused_commands_bad_frame'
+  | 'refused_commands_unknown_type' | 'refused_commands_not_joined' | 'refused_commands_forbidden'
+  | 'refused_commands_not_found' | 'refused_commands_too_large' | 'refused_commands_rate_limited'
+  | 'refused_commands_unavailable' | 'refused_commands_internal' | 'server' | 'uptime' | 'live' | 'cluster'
+  | 'database' | 'checked' | 'lines' | 'ages' | 'answers' | 'answers_version' | 'no_answer' | 'trouble' | 'refuses'
+  | 'one_node' | 'observed' | 'not_seen' | 'up' | 'down' | 'read_only' | 'agree' | 'differ' | 'not_recounted'
+  | 'inaccurate' | 'none_yet' | 'never_seen' | 'this_node' | 'whole_cluster' | 'nodes_one' | 'nodes_other'
+  | 'last_span' | 'last_span_minute' | 'last_span_hour' | 'seconds' | 'minutes' | 'hours' | 'days_old' | 'as_of'
+  | 'last_answer' | 'read' | 'from' | 'range' | 'highest' | 'lowest' | 'highest_day' | 'moment' | 'day' | 'unknown'
+  | 'nothing_yet' | 'no_reason' | 'unknown_because' | 'two_samples' | 'cluster_not_seen' | 'stored_note'
+  | 'people_note' | 'days_note' | 'no_days';

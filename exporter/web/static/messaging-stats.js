@@ -66,6 +66,7 @@ export const LABELS = Object.freeze({
   not_json: 'The answer from {url} is no JSON: a proxy or the page itself answers there (status {status}).',
   not_found: 'Nothing is at {url} (404): a proxy does not pass it on, or src is wrong.',
   database_down: 'Database down{since}: every send is refused.',
+  source_down: 'The database of {name} is not seen{since}: {reason}.',
   database_read_only: 'Database takes no writes{since}: every send is refused.',
   cluster_down: 'The other nodes are not seen{since}: {reason}.',
   totals_wrong: 'Stored totals are wrong{since}: run messaging-exporter verify --repair.',
@@ -81,6 +82,7 @@ export const LABELS = Object.freeze({
   brief_in_trouble: 'Server in trouble',
   brief_restarted: 'Just started',
   brief_database_down: 'Database down',
+  brief_source_down: 'Database not seen',
   brief_database_read_only: 'Database read-only',
   brief_cluster_down: 'Nodes not seen',
   brief_totals_wrong: 'Totals wrong',
@@ -185,6 +187,7 @@ export const LABELS = Object.freeze({
   trouble: 'in trouble',
   refuses: 'refuses the token',
   one_node: 'none: one node',
+  observed: 'none: observed',
   not_seen: 'not seen',
   up: 'up',
   down: 'down',
@@ -1176,7 +1179,11 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     }
     const { stats, history } = client;
     const database = stats.database ?? {};
-    if (database.up === false) add('bad', 'database_down', moment(database.as_of));
+    if (stats.scope === 'source') { // it observes other servers' databases: nobody sends here
+      for (const { name, up, as_of: at, error } of list(stats.sources)) {
+        if (up === false) add('bad', 'source_down', moment(at), { name, reason: error ?? this.#say('no_reason') });
+      }
+    } else if (database.up === false) add('bad', 'database_down', moment(database.as_of));
     else if (database.writable === false) add('bad', 'database_read_only', null);
     if (history !== null) this.#addHistory(history, add);
     if (stats.cluster?.up === false) {
@@ -1503,7 +1510,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const unknown = FIGURES.some((name) => known(stats[name]) === null);
     say('live', this.#say(unknown ? 'unknown' : stats.scope === 'cluster' ? 'whole_cluster' : 'this_node'), unknown ? 'bad' : '');
     const nodes = known(stats.nodes);
-    if (stats.scope !== 'cluster' && trouble === null) say('cluster', this.#say('one_node'));
+    if (stats.scope === 'source') say('cluster', this.#say('observed'));
+    else if (stats.scope !== 'cluster' && trouble === null) say('cluster', this.#say('one_node'));
     else say('cluster', trouble || nodes === null ? this.#say('not_seen') : this.#nodesText(nodes), trouble ? 'bad' : 'good');
     const database = stats.database ?? {};
     if (database.up === true && database.writable === false) say('database', this.#say('read_only'), 'bad');
@@ -1512,7 +1520,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const wrong = this.#inaccurate(stats);
     if (wrong === null) say('checked', this.#say('not_recounted'));
     else say('checked', this.#say(wrong ? 'differ' : 'agree'), wrong ? 'bad' : 'good');
-    const reasons = [trouble, database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
+    const reasons = [stats.scope === 'source' ? null : trouble, database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
     const others = verdicts.slice(1).map(({ text }) => text);
     write(n.healthNote, [...reasons, ...others].join(' '));
     const since = moment(history?.since);
