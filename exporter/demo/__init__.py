@@ -106,7 +106,7 @@ async def _prepare(server: ServerProcess, settings: Settings, options: SimulateO
     with _status("three months of history…"):
         try:
             organisation = Organisation(options.users, options.conversations, options.seed)
-            written = await backfill(settings.effective_database_url, organisation)
+            written = await backfill(settings.effective_database_url, organisation, schema=settings.database_schema)
         except NoHistory as error:
             written = 0
             _say(f"no history was added: {error}")

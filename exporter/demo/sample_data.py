@@ -119,17 +119,19 @@ class NoHistory(Exception):
     """The past could not be written. The message is the kind of error alone: a driver's words may repeat the URL."""
 
 
-async def backfill(url: str, organisation: Organisation, now: datetime | None = None) -> int:
+async def backfill(
+    url: str, organisation: Organisation, now: datetime | None = None, *, schema: str | None = None
+) -> int:
     """Writes the past into an empty database and returns how many messages that were; 0 where there was something.
 
-    ``url`` is the user's, of a database that has been migrated. Raises NoHistory.
+    ``url`` and ``schema`` are the user's, of a database that has been migrated. Raises NoHistory.
     """
     place = locate(url)
     moment = now or datetime.now(UTC)
     try:
         if isinstance(place, SqliteLocation):
             return await asyncio.to_thread(_sqlite, place.path, organisation, moment)
-        return await _postgresql(place.dsn, organisation, moment)
+        return await _postgresql(place.dsn, schema, organisation, moment)
     except (OSError, sqlite3.Error) as error:
         raise NoHistory(type(error).__name__) from error
 
@@ -158,15 +160,20 @@ def _plain(value: object) -> object:
     return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03}Z"
 
 
-async def _postgresql(dsn: str, organisation: Organisation, now: datetime) -> int:
+async def _postgresql(dsn: str, schema: str | None, organisation: Organisation, now: datetime) -> int:
     import asyncpg  # the extra postgres
 
+    from exporter.store.dialects.libpq import target
+
+    place = target(dsn, schema)
     try:
-        connection = await asyncpg.connect(dsn, timeout=10)
+        connection = await asyncpg.connect(place.dsn, timeout=10, statement_cache_size=0)  # for a pooler's sake
     except asyncpg.PostgresError as error:
         raise NoHistory(type(error).__name__) from error
     try:
         async with connection.transaction():
+            for name, value in place.settings.items():
+                await connection.execute("SELECT set_config($1, $2, true)", name, value)
             await connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
             if await connection.fetchval(_ANYTHING) is not None:
                 return 0

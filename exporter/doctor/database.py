@@ -17,7 +17,7 @@ async def examine(settings: Settings) -> list[Finding]:
     if not settings.database_url and not (settings.data_dir / "messaging.db").exists():
         return [Finding("database", Outcome.WELL, "SQLite in the data folder: the first start makes it")]
     try:
-        found = await diagnose(settings.effective_database_url, settings.database_timeout)
+        found = await diagnose(settings.effective_database_url, settings.database_timeout, settings.database_schema)
     except (Misconfigured, Unavailable) as error:
         text = error.message if isinstance(error, Unavailable) else str(error)
         if text.endswith("run migrate") and settings.database_migrate:

@@ -248,7 +248,7 @@ class Database:
         if failure is None:
             self.up, self.error = True, None
             if writing:
-                self.write_error, self.wrote_at = None, time.monotonic()
+                self.write_error, self.wrote_at = None, max(self.wrote_at, time.monotonic())
         elif failure.kind in (ErrorKind.DATA, ErrorKind.SERIALIZATION, ErrorKind.CONFLICT, ErrorKind.LOCKED):
             return
         elif lane is Lane.WRITE and failure.kind is ErrorKind.TIMEOUT:

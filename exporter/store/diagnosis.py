@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from exporter.core.errors import Misconfigured, Unavailable
+from exporter.store import errors
 from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Session
 from exporter.store.errors import DatabaseError, ErrorKind
@@ -33,9 +34,9 @@ class Diagnosis:
     behind: bool
 
 
-async def diagnose(url: str, timeout: float) -> Diagnosis:
+async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagnosis:
     """Look, within ``timeout`` seconds for each statement. Raises Misconfigured, Unavailable as a start would."""
-    dialect = dialect_of(url)
+    dialect = dialect_of(url, schema)
     embedded = isinstance(locate(url), SqliteLocation)
     database = Database(dialect, timeout)
 
@@ -59,6 +60,10 @@ async def diagnose(url: str, timeout: float) -> Diagnosis:
     async def fits(session: Session) -> None:
         await migrate.require_current(session)
         await dialect.check_rights(session)
+        findings = await dialect.differing_triggers(session)
+        if findings:
+            more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+            raise Misconfigured(f"{findings[0]}{more}: run 'messaging-exporter migrate', then 'verify'")
 
     try:
         try:
@@ -71,7 +76,7 @@ async def diagnose(url: str, timeout: float) -> Diagnosis:
         except Misconfigured as error:
             problem, behind = str(error), "run 'messaging-exporter migrate'" in str(error)
         except DatabaseError as failure:
-            problem, behind = failure.text, failure.text.endswith("run migrate")
+            problem, behind = failure.text, failure.text == errors.NO_SCHEMA
         return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind)
     finally:
         await database.close(1.0)
