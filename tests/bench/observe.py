@@ -1,0 +1,311 @@
+"""What observing another server's database costs: ``python -m tests.bench observe``.
+
+A Synapse database of ten million events, a million users and a hundred thousand rooms on PostgreSQL (about 6 GiB in a
+temporary folder; ``--quick``: 200,000 events). The peers are Debian's ``prometheus-postgres-exporter`` and PyPI's
+``query-exporter`` with the right statements of the same kind: those of ``docs/observe.md``, which give the same
+figures. All are scraped in turn, in the same rounds, while a writer adds events. The database's work is the CPU time of
+its processes, so that it does not depend on who else is busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bench.options import Options
+from tests.bench.report import Sample, table
+from tests.bench.totals import free_port, get
+from tests.observe import schemas
+from tests.servers.postgres import Postgres, find_binaries
+
+FULL = (10_000_000, 1_000_000)
+QUICK = (200_000, 20_000)
+ROOMS = 100_000
+DAYS = 365
+INTERVAL = 30.0
+"""Seconds between scrapes that the hour is reckoned with."""
+QUERY_EXPORTER = "query-exporter==5.0.2"
+
+BASE = """FROM events e WHERE e.type IN ('m.room.message', 'm.room.encrypted', 'm.sticker', 'm.poll.start',
+    'org.matrix.msc3381.poll.start') AND e.state_key IS NULL AND NOT e.outlier AND e.rejection_reason IS NULL
+    AND NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id
+        AND r.relation_type IN ('m.replace', 'm.reference'))"""
+STANDS = "AND NOT EXISTS (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id)"
+PEOPLE = """is_guest = 0 AND deactivated = 0 AND appservice_id IS NULL
+    AND (user_type IS NULL OR user_type NOT IN ('bot', 'support'))"""
+MIDNIGHT = "(extract(epoch FROM date_trunc('day', now(), 'UTC')) * 1000)::bigint"
+
+
+def statements() -> dict[str, str]:
+    """The right SQL, by figure."""
+    writers = f"SELECT COUNT(DISTINCT e.sender) {BASE} AND e.sender IN (SELECT name FROM users WHERE {PEOPLE})"
+    return {
+        "stored_messages": f"SELECT COUNT(*) {BASE} {STANDS}",
+        "messages_today": f"SELECT COUNT(*) {BASE} {STANDS} AND e.origin_server_ts >= {MIDNIGHT}",
+        "stored_conversations": """SELECT COUNT(*) FROM room_stats_current c
+            JOIN room_stats_state s ON s.room_id = c.room_id WHERE c.local_users_in_room > 0
+            AND COALESCE(s.room_type, '') <> 'm.space' AND NOT EXISTS (SELECT 1 FROM current_state_events t
+                WHERE t.room_id = c.room_id AND t.type = 'm.room.tombstone')""",
+        "registered_users": f"SELECT COUNT(*) FROM users WHERE {PEOPLE}",
+        **{
+            f"active_users_{days}d": f"{writers} AND e.origin_server_ts >= {MIDNIGHT} - {days - 1} * 86400000::bigint"
+            for days in (1, 7, 30)
+        },
+    }
+
+
+def fill(server: Postgres, name: str, events: int, users: int) -> None:
+    """A year of events; one in thirty an edit, one in fifty redacted, one in ten a change of state."""
+    span = DAYS * 86_400_000 // events
+    server.psql(
+        f"""
+        SET synchronous_commit = off;
+        INSERT INTO users (name) SELECT '@user' || i || ':example.org' FROM generate_series(1, {users}) i;
+        INSERT INTO room_stats_current SELECT '!room' || i, 2, 2 FROM generate_series(1, {ROOMS}) i;
+        INSERT INTO room_stats_state SELECT '!room' || i, CASE WHEN i % 50 = 0 THEN 'm.space' END
+            FROM generate_series(1, {ROOMS}) i;
+        INSERT INTO current_state_events SELECT '$s' || i, '!room' || i,
+            CASE WHEN i % 40 = 0 THEN 'm.room.tombstone' ELSE 'm.room.create' END, ''
+            FROM generate_series(1, {ROOMS}) i;
+        DROP INDEX events_stream_ordering, events_event_id, events_ts;
+        INSERT INTO events (stream_ordering, event_id, type, room_id, sender, state_key, origin_server_ts, received_ts,
+            depth, instance_name) SELECT i, '$' || md5(i::text) || 'abcdefghijk',
+            CASE WHEN i % 10 = 0 THEN 'm.room.member' WHEN i % 50 = 7 THEN 'm.room.redaction' ELSE 'm.room.message' END,
+            '!room' || i % {ROOMS} + 1, '@user' || (i * 7919::bigint) % {users} + 1 || ':example.org',
+            CASE WHEN i % 10 = 0 THEN '@user:example.org' END,
+            (extract(epoch FROM now()) * 1000)::bigint - ({events} - i) * {span},
+            (extract(epoch FROM now()) * 1000)::bigint - ({events} - i) * {span}, i, 'master'
+            FROM generate_series(1::bigint, {events}) i;
+        INSERT INTO redactions SELECT '$' || md5(i::text) || 'abcdefghijk',
+            '$' || md5((i - 1)::text) || 'abcdefghijk', 1
+            FROM generate_series(7::bigint, {events}, 50) i;
+        INSERT INTO event_relations SELECT '$' || md5(i::text) || 'abcdefghijk',
+            '$' || md5((i - 1)::text) || 'abcdefghijk', 'm.replace', NULL
+            FROM generate_series(2::bigint, {events}, 30) i;
+        CREATE UNIQUE INDEX events_stream_ordering ON events (stream_ordering);
+        CREATE UNIQUE INDEX events_event_id ON events (event_id);
+        CREATE INDEX events_ts ON events (origin_server_ts, stream_ordering);
+        CREATE INDEX current_state_room ON current_state_events (room_id, type);
+        INSERT INTO stream_positions VALUES ('events', 'master', {events});
+        """,
+        name,
+        timeout=3600,
+    )
+    server.psql("VACUUM ANALYZE", name, timeout=3600)
+
+
+def cpu(server: Postgres) -> float:
+    """Seconds of CPU that the server has used: its processes, those that have ended included."""
+    total = 0
+    for pid in [server.pid, *server.children()]:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            user, system, ended_user, ended_system = map(int, fields[11:15])
+            total += user + system + (ended_user + ended_system if pid == server.pid else 0)
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def process(command: list[str], ready: str, log: Path, environment: dict[str, str]) -> Iterator[int]:
+    """A process that runs, once ``ready`` answers 200; its number."""
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
+        try:
+            deadline = time.monotonic() + 1_800
+            while True:
+                with contextlib.suppress(OSError), urllib.request.urlopen(ready, timeout=300) as answer:  # noqa: S310
+                    if answer.status == 200:
+                        break
+                if started.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{command[0]} does not run: {log.read_text()[-500:]}")
+                time.sleep(0.05)
+            yield started.pid
+        finally:
+            started.send_signal(signal.SIGTERM)
+            try:
+                started.wait(20)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                started.wait()
+
+
+def postgres_exporter(dsn: str, port: int, folder: Path) -> list[str] | None:
+    """Debian's exporter with the statements and nothing else; None where it is not installed."""
+    program = shutil.which("prometheus-postgres-exporter")
+    if program is None:
+        return None
+    parts = [
+        f'{name}:\n  query: "{" ".join(sql.split())}"\n  metrics:\n    - count: {{usage: "GAUGE", description: "x"}}\n'
+        for name, sql in statements().items()
+    ]
+    (folder / "queries.yaml").write_text("".join(parts))
+    return [
+        program,
+        f"--web.listen-address=127.0.0.1:{port}",
+        f"--extend.query-path={folder / 'queries.yaml'}",
+        "--disable-default-metrics",
+        "--disable-settings-metrics",
+        "--no-collector.database",
+        "--no-collector.bgwriter",
+    ]
+
+
+def query_exporter(dsn: str, port: int, folder: Path) -> list[str]:
+    """PyPI's exporter in an environment of its own; a query without an interval is run at each scrape."""
+    environment = folder / "query-exporter"
+    venv.create(environment, with_pip=True)
+    subprocess.run(
+        [environment / "bin" / "pip", "install", "--quiet", QUERY_EXPORTER, "psycopg2-binary"],
+        check=True,
+        capture_output=True,
+    )
+    figures = statements()
+    metrics = "".join(f"  {name}:\n    type: gauge\n    description: x\n" for name in figures)
+    queries = "".join(
+        f"  {name}:\n    databases: [synapse]\n    metrics: [{name}]\n"
+        f'    sql: "SELECT n AS {name} FROM ({" ".join(sql.split())}) x (n)"\n'
+        for name, sql in figures.items()
+    )
+    url = dsn.replace("postgresql://", "postgresql+psycopg2://")
+    config = folder / "query-exporter.yaml"
+    config.write_text(f"databases:\n  synapse:\n    dsn: {url}\nmetrics:\n{metrics}queries:\n{queries}")
+    return [str(environment / "bin" / "query-exporter"), "--config", str(config), "--port", str(port)]
+
+
+class Subject:
+    """Somebody who is scraped."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name, self.url = name, url
+        self.milliseconds, self.cpu = Sample(), Sample()
+
+    def scrape(self, server: Postgres) -> str:
+        before, began = cpu(server), time.perf_counter()
+        text = get(self.url)
+        self.milliseconds.values.append((time.perf_counter() - began) * 1000)
+        self.cpu.values.append(cpu(server) - before)
+        return text
+
+
+def figure(text: str, name: str) -> int | None:
+    """The value of a gauge, whatever the exporter calls it exactly."""
+    for line in text.splitlines():
+        if not line.startswith("#") and name in line.partition(" ")[0]:
+            return int(float(line.rpartition(" ")[2]))
+    return None
+
+
+def run(options: Options) -> str:
+    """The tables."""
+    if find_binaries() is None:
+        return "### observe\n\nnot measured: there is no PostgreSQL here\n"
+    events, users = QUICK if options.rounds <= 2 else FULL
+    folder = Path(tempfile.mkdtemp(prefix="bench-observe-"))
+    server = Postgres(
+        shared_buffers="1GB", max_wal_size="8GB", work_mem="64MB", maintenance_work_mem="512MB", jit="off",
+        checkpoint_timeout="1h", autovacuum="off",
+    )  # fmt: skip
+    try:
+        server.start()
+        name = server.create_database()
+        server.psql(schemas.synapse("postgresql"), name)
+        began = time.perf_counter()
+        fill(server, name, events, users)
+        print(f"  {events:,} events filled in {time.perf_counter() - began:.0f} s", flush=True)
+        return _measure(server, name, events, users, folder, options)
+    finally:
+        server.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measure(server: Postgres, name: str, events: int, users: int, folder: Path, options: Options) -> str:
+    dsn = server.url(name)
+    plain_wall = plain_cpu = 0.0
+    for figure_name, sql in statements().items():
+        before, began = cpu(server), time.perf_counter()
+        server.psql(f"SET max_parallel_workers_per_gather = 0; {sql}", name, timeout=1800)
+        took = time.perf_counter() - began
+        plain_wall, plain_cpu = plain_wall + took, plain_cpu + cpu(server) - before
+        print(f"  {figure_name}: {took:.2f} s", flush=True)
+    with contextlib.ExitStack() as stack:
+        port = free_port()
+        ours = [
+            sys.executable, "-m", "exporter", "observe", "--source.kind", "synapse", "--source.load", "100%",
+            "--source.recount-interval", "1d", "--data.dir", str(folder / "data"),
+            "--web.listen-address", f"127.0.0.1:{port}", "--source.url", dsn,
+        ]  # fmt: skip
+        before, began = cpu(server), time.perf_counter()
+        pid = stack.enter_context(process(ours, f"http://127.0.0.1:{port}/-/ready", folder / "ours.log", {}))
+        first_wall, first_cpu = time.perf_counter() - began, cpu(server) - before
+        print(f"  first count: {first_wall:.1f} s, {first_cpu:.1f} s of the database's CPU", flush=True)
+        subjects = [Subject("observe", f"http://127.0.0.1:{port}/metrics")]
+        peers: list[tuple[str, list[str] | None, int, dict[str, str]]] = []
+        for label, make in (("prometheus-postgres-exporter", postgres_exporter), ("query-exporter", query_exporter)):
+            peer = free_port()
+            peers.append((label, make(dsn, peer, folder), peer, {"DATA_SOURCE_NAME": f"{dsn}?sslmode=disable"}))
+        for label, command, peer, environment in peers:
+            if command is None:
+                print(f"  {label}: not measured, it is not here", flush=True)
+                continue
+            stack.enter_context(process(command, f"http://127.0.0.1:{peer}/", folder / f"{label}.log", environment))
+            subjects.append(Subject(label, f"http://127.0.0.1:{peer}/metrics"))
+        number = events
+        agreed: list[str] = []
+        for _ in range(max(2, options.rounds // 3)):
+            found = {}
+            for subject in subjects:
+                for _ in range(5 if subject is subjects[0] else 1):
+                    number += 20  # what half a minute brings at 20 million messages a year
+                    server.psql(
+                        "INSERT INTO events (stream_ordering, event_id, type, room_id, sender, origin_server_ts) "
+                        f"SELECT i, '$n' || i, 'm.room.message', '!room1', '@user1:example.org', "
+                        "(extract(epoch FROM now()) * 1000)::bigint "
+                        f"FROM generate_series({number - 19}, {number}) i; "
+                        f"UPDATE stream_positions SET stream_id = {number}",
+                        name,
+                    )
+                    time.sleep(1.1)  # longer than figures are shown again without a look
+                    text = subject.scrape(server)
+                found[subject.name] = {n: figure(text, _shown(n, subject)) for n in statements()}
+            text = subjects[0].scrape(server)
+            found["observe"] = {n: figure(text, _shown(n, subjects[0])) for n in statements()}
+            truth = {n: int(server.psql(sql, name, timeout=1800)) for n, sql in statements().items()}
+            agreed.append("yes" if found["observe"] == truth else f"no: {found['observe']} is not {truth}")
+        memory = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+        resident = int(memory[1]) / 1024 if memory else 0.0
+    rows, mine = [], subjects[0]
+    for subject in subjects:
+        hourly = subject.cpu.median * 3600 / INTERVAL + (first_cpu if subject is mine else 0)
+        own = mine.cpu.median * 3600 / INTERVAL + first_cpu
+        rows.append([
+            subject.name, subject.milliseconds.show(1), f"{subject.milliseconds.median / mine.milliseconds.median:.0f}",
+            f"{subject.cpu.median * 1000:.0f}", f"{hourly:.0f}", f"{hourly / own:.1f}",
+        ])  # fmt: skip
+    head = ["", "a scrape, ms", "times ours", "database CPU per scrape, ms", "CPU s per hour", "times ours"]
+    return (
+        f"### observe\n\nSynapse, {events:,} events, {users:,} users, {ROOMS:,} rooms; a scrape every {INTERVAL:g} s, "
+        f"ours with a recount per hour\n\n{table(head, rows)}\n\n"
+        f"first count at full load: {first_wall:.1f} s with the start of the process ({first_cpu:.1f} s of the "
+        f"database's CPU); the plain statements without parallel workers: {plain_wall:.1f} s ({plain_cpu:.1f} s): "
+        f"{first_wall / plain_wall:.2f} times as long, {first_cpu / plain_cpu:.2f} times the CPU\n"
+        f"resident memory at most: {resident:.0f} MiB; equal to the statements after each round: {', '.join(agreed)}\n"
+    )
+
+
+def _shown(name: str, subject: Subject) -> str:
+    """What a figure is called by an exporter."""
+    window = re.fullmatch(r"active_users_(\d+d)", name)
+    if subject.name == "observe":
+        return f'active_users{{window="{window[1]}"}}' if window else f"messaging_{name}"
+    return name
