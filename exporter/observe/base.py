@@ -92,7 +92,7 @@ class Seen:
     newest: dict[str, int]
     horizon: tuple[int, int] | None
     facts: Facts
-    small: Small | None
+    small: tuple[Small, float, float]
     sealed: Cut | None = None
     samples: Sequence[Sequence[Any]] = ()
     rest: Facts | None = None

@@ -49,7 +49,7 @@ class SourceCollector:
     ) -> None:
         self.source = source
         path = None if data_dir is None else data_dir / state_name(source.name)
-        self.engine = Engine(source, State(path), load=load, recount_interval=recount_interval)
+        self.engine = Engine(source, State(path), load=load, recount_interval=recount_interval, apart=True)
         self.latest: SourceTotals | None = None
         """The figures that were read last; kept while the database is down."""
         self.up = False
@@ -98,6 +98,7 @@ class SourceCollector:
                         await engine.begin()
                     took = await engine.advance()
                     pause = took / engine.load - took
+                await engine.refresh()
                 self._tell(None)
             except SourceError as error:
                 self._tell(error.text)

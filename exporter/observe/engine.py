@@ -26,6 +26,7 @@ from exporter.observe.mapping import DAY, Cut, Key, Mapping
 from exporter.observe.published import Published, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sealing import OVERLAP, Sealing
+from exporter.observe.small import SmallFigures
 from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from exporter.observe.tally import Facts, Tally
@@ -53,6 +54,7 @@ class Engine:
         reader: Reader | None = None,
         tail: int = TAIL,
         overlap: float = OVERLAP,
+        apart: bool = False,
     ) -> None:
         self.source = source
         self.state = state
@@ -75,7 +77,8 @@ class Engine:
         self._sealing = Sealing(tail, overlap)
         self._overlap = overlap
         self._sizes = Sizes()
-        self._small: tuple[float, float, Small] | None = None
+        self._small = SmallFigures(apart=apart)
+        self._apart = apart
         self._published: Published | None = None
         self._sooner = False
 
@@ -124,7 +127,8 @@ class Engine:
         log.warning("counting anew", source=self.source.name, reason=reason)
         with self.state.step():
             self.state.forget()
-        self.base = self.counting = self.recounted_at = self._published = self._small = None
+        self.base = self.counting = self.recounted_at = self._published = None
+        self._small = SmallFigures(apart=self._apart)
         self.differences = {}
         self._sealing.forget()
         self._sizes = Sizes()
@@ -259,8 +263,7 @@ class Engine:
         if base is None and not done:
             await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), LIMIT)
             return figures(mapping, None, None, Small(), now, progress=0.0 if count is None else count.share)
-        small = self._small_in_time(now)
-        started = time.perf_counter()
+        small = self._small.at_hand(now)
 
         async def work(snapshot: Snapshot) -> Seen:
             day = int(now // 86_400) * DAY
@@ -268,7 +271,7 @@ class Engine:
                 newest=await counting.newest(snapshot, mapping),
                 horizon=await self.reader.horizon(snapshot),
                 facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
-                small=await counting.small(snapshot, mapping) if small is None else None,
+                small=small or await self._small.read(snapshot, mapping, now),
             )
             if done and count is not None:
                 seen.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
@@ -280,24 +283,19 @@ class Engine:
             return seen
 
         seen = await self.reader.read(work, LIMIT)
-        totals = await asyncio.to_thread(self._keep_pass, seen, now, small, time.perf_counter() - started)
+        self._small.keep(seen.small)
+        totals = await asyncio.to_thread(self._keep_pass, seen, now)
+        totals = replace(totals, as_of=min(now, seen.small[1]))
         return totals if self.inaccurate is None else replace(totals, inaccurate_conversations=self.inaccurate.number)
 
-    def _small_in_time(self, now: float) -> Small | None:
-        """The small figures that were read last, unless their time has come: a share of the time for each."""
-        if self._small is None:
-            return None
-        at, took, small = self._small
-        return small if 0 <= now - at < took / self.load - took else None
+    async def refresh(self) -> None:
+        """Read the slow ones of the small figures, where it is time to. Raises SourceError."""
+        if self._small.due(self.clock()):
+            async with self.lock:
+                await self._small.refresh(self.reader, self._known(), self.clock())
 
-    def _keep_pass(self, seen: Seen, now: float, small: Small | None, took: float) -> SourceTotals:
-        mapping = self._known()
-        if seen.small is not None:
-            self._small, small = (now, took, seen.small), seen.small
-        assert small is not None  # noqa: S101 - read now, or in time
-        if self.base is not None and identity.vanished(mapping, self.base.cut, seen.newest):
-            self._begin_anew("the newest rows are older than those that were counted: the database was restored")
-            return figures(mapping, None, None, small, now)
+    def _keep_pass(self, seen: Seen, now: float) -> SourceTotals:
+        mapping, small = self._known(), seen.small[0]
         self.rows_read += sum(facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None)
         count, base, totals = self.counting, self.base, None
         with self.state.step():
