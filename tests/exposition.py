@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.core.source_records import SourceTotals, SourceView
+from exporter.metrics.source_families import source_families
 from exporter.store.verify import verify
 from tests.servers.exporter import in_process
 
@@ -29,14 +33,31 @@ class Family:
         return None
 
 
+class _Sources:
+    """A registry of what ``observe`` exposes of two sources, with everything that can be there."""
+
+    def collect(self) -> list[Metric]:
+        totals = SourceTotals(1, 1, 1, 1, {1: 1, 7: 1, 30: 1}, 1.0, inaccurate_conversations=1)
+        views = [
+            SourceView(
+                name, "custom", "custom", True, totals, None, 1.0, 1.0, 3600.0, {"stored_messages": 0}, 1, 1.0, 0.1
+            )
+            for name in ("a", "b")
+        ]
+        return list(source_families(views, labelled=True))
+
+
 async def families(folder: Path) -> dict[str, Family]:
     """Of a server that has verified its totals once, so that nothing is absent."""
     async with in_process(folder) as here:
         await verify(here.server.store)
         text = await here.exposition()
-    found = {}
+    text += generate_latest(_Sources()).decode()
+    found: dict[str, Family] = {}
     for family in text_string_to_metric_families(text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
+        if name in found:  # also of the sources, which have the product's names for the totals
+            continue
         labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
         found[name] = Family(name, family.type, family.documentation, labels)
     return found

@@ -31,7 +31,7 @@ class SourceView:
     ``up``: its database answered. ``totals`` is None when it did not, and ``error`` says why; with totals, ``error``
     says what is missing of them. ``kind`` and ``schema`` are empty before the first look at the database; ``progress``
     is the share of a count under way that is done, 1 when there is none; times are Unix seconds; ``differences`` are
-    what the latest recount corrected, by figure.
+    what the latest recount corrected, by figure; ``recount_interval`` is in seconds, None where nothing is recounted.
     """
 
     name: str
@@ -46,3 +46,4 @@ class SourceView:
     rows_read: int
     progress: float
     duration: float
+    recount_interval: float | None = None

@@ -110,6 +110,11 @@ def _health(
         lambda view: view.recounted_at,
     )
     yield gauge(
+        "messaging_source_recount_interval_seconds",
+        f"How often everything is to be counted again. {_WORST}",
+        lambda view: view.recount_interval,
+    )
+    yield gauge(
         "messaging_source_count_progress_ratio",
         f"How much of the full count under way is done, from 0 to 1; 1 when none is. {_VIEW}",
         lambda view: view.progress,

@@ -181,6 +181,7 @@ class SourceCollector:
             error=self.error,
             last_success=None if self.last_success is None or engine.base is None else self.last_success,
             recounted_at=engine.recounted_at,
+            recount_interval=engine.recount_interval,
             differences=dict(engine.differences),
             rows_read=engine.rows_read,
             progress=engine.counting.share if engine.counting else 0.0 if engine.base is None else 1.0,

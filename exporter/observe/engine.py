@@ -34,8 +34,7 @@ from exporter.observe.tally import Facts, Tally
 log = structlog.get_logger(__name__)
 
 LIMIT: Final = 4.0
-"""Seconds for a pass, or for a page of a count; pages are made smaller when they take longer than:"""
-PAGE: Final = 0.25
+"""Seconds for a pass, or for a page of a count; pages are made larger and smaller to take what the reader aims at."""
 SOONER: Final = 12
 """A recount is brought forward when rows are seen to have vanished, to this part of the interval at the earliest."""
 
@@ -231,7 +230,9 @@ class Engine:
             count.spans[key.name] = max(1, count.spans[key.name] // 8)
             return
         took = time.perf_counter() - started
-        count.spans[key.name] = max(1, int(count.spans[key.name] * min(4.0, max(0.25, PAGE / max(took, 0.001)))))
+        count.spans[key.name] = max(
+            1, int(count.spans[key.name] * min(4.0, max(0.25, self.reader.aim / max(took, 0.001))))
+        )
         await asyncio.to_thread(self._keep_page, count, key, high, facts)
         self.rows_read += facts.tally.rows
 

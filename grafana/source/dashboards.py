@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from grafana.source import database, delivery, health, overview
+from grafana.source import database, delivery, health, overview, source
 from grafana.source.boards import assembled, text
 from grafana.source.v2 import assembled_v2
 
-BOARDS = (overview.BOARD, delivery.BOARD, database.BOARD, health.BOARD)
+BOARDS = (overview.BOARD, delivery.BOARD, database.BOARD, health.BOARD, source.BOARD)
 
 
 def files() -> Iterator[tuple[str, str]]:

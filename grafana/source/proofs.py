@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from grafana.source import cases_service, cases_truth
+from grafana.source import cases_service, cases_source, cases_truth
 from grafana.source.cases import Case
 from grafana.source.series import Series, evening, healthy, idle, of_cluster, over
 
@@ -26,7 +26,7 @@ SILENT = (5, 30, 60, 61, 63, 65, 70, 90, 119, 150, 180)
 HEADER = (
     "# Made by python -m grafana.source from grafana/source/cases_*.py; promtool test rules grafana/rules/tests/*.yml\n"
 )
-CASES = (*cases_service.CASES, *cases_truth.CASES)
+CASES = (*cases_service.CASES, *cases_truth.CASES, *cases_source.CASES)
 # Two installations with equal job and instances, told apart by a label that Prometheus adds to its targets.
 FAULTY, WELL = {"cluster": "eu"}, {"cluster": "us"}
 

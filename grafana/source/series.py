@@ -146,9 +146,20 @@ def _node(node: str, busy: bool, minutes: int) -> Iterator[tuple[str, str]]:
     yield name("messaging_verified_timestamp_seconds", node), now
 
 
+def _observed(node: str, minutes: int) -> Iterator[tuple[str, str]]:
+    """A database of another server, observed by the process of a node; it counts every ten minutes."""
+    source = {"source": "chat"}
+    yield name("messaging_source_up", node, **source), steady(1, minutes)
+    yield name("messaging_source_as_of_timestamp_seconds", node, **source), growing(60, minutes)
+    yield name("messaging_source_recount_timestamp_seconds", node, **source), growing(60, minutes)
+    yield name("messaging_source_recount_interval_seconds", node, **source), steady(600, minutes)
+    yield name("messaging_inaccurate_conversations", node, **source), steady(0, minutes)
+
+
 def healthy(minutes: int = LENGTH) -> Series:
     """Two nodes with much traffic, with the few errors and refusals that every day has."""
-    return {key: values for node in NODES for key, values in _node(node, True, minutes)}
+    nodes = {key: values for node in NODES for key, values in _node(node, True, minutes)}
+    return {**nodes, **dict(_observed(NODES[0], minutes))}
 
 
 def idle(minutes: int = LENGTH) -> Series:

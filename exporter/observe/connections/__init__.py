@@ -28,6 +28,8 @@ class Reader(Protocol):
     """One source. At most one connection, at most one reading at a time."""
 
     dialect: Dialect
+    aim: float
+    """Seconds that a page of a count should take: worth its plan, and in nobody's way."""
 
     @property
     def manner(self) -> str:

@@ -69,6 +69,7 @@ class SqliteReader:
     """One file. ``mode=ro`` where locks do no harm, ``immutable`` where they would."""
 
     dialect = Dialect("sqlite")
+    aim = 0.1  # a longer one finds no quiet moment on a busy file, and keeps a write-ahead log from being put away
 
     def __init__(self, path: Path) -> None:
         self._path = path
