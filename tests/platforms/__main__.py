@@ -83,7 +83,7 @@ def _packages(root: Root) -> str:
 def _make_run(root: Root) -> str:
     """``make run``, a look at the first figures, Ctrl-C."""
     script = (
-        f'make run ARGS="--web.listen-address 127.0.0.1:{PORT}" > run.log 2>&1 & run=$!; n=0; '
+        f': > run.log; make run ARGS="--web.listen-address 127.0.0.1:{PORT}" > run.log 2>&1 & run=$!; n=0; '
         "until grep -q 'Metrics  ' run.log; do n=$((n+1)); [ $n -lt 2400 ] && kill -0 $run || { cat run.log; exit 1; };"
         " sleep 0.1; done; url=$(sed -n 's/ *Metrics *//p' run.log); n=0; "
         "until python3 -c \"import urllib.request as u; print(u.urlopen('$url').read().decode())\" "

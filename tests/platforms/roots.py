@@ -111,8 +111,11 @@ def pristine(release: str) -> Path:
     if not (path / "etc" / "debian_version").exists():
         shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A release that this machine's debootstrap does not know yet is made as unstable is.
+        known = Path("/usr/share/debootstrap/scripts", release).exists()
+        script = [] if known else ["", "/usr/share/debootstrap/scripts/sid"]
         subprocess.run(
-            ["debootstrap", "--variant=minbase", "--include=ca-certificates", release, str(path)],
+            ["debootstrap", "--variant=minbase", "--include=ca-certificates", release, str(path), *script],
             check=True,
             stdout=subprocess.DEVNULL,
             timeout=900,
