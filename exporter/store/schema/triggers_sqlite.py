@@ -41,9 +41,9 @@ _LAST_ACTIVE = (
     "AND NEW.last_active_on IS NOT date(NEW.last_active_on);"
 )
 
-# An upsert, for the same reason as above; a time that is none has been refused by another trigger, or will be.
+# Who wrote on which day. An upsert, for the same reason as above.
 _USER_DAY = (
-    "INSERT INTO user_days (day, user_id) SELECT date(NEW.sent_at), NEW.sender_id WHERE date(NEW.sent_at) IS NOT NULL "
+    "INSERT INTO user_days (day, user_id) VALUES (date(NEW.sent_at), NEW.sender_id) "
     "ON CONFLICT (day, user_id) DO NOTHING;"
 )
 
@@ -57,6 +57,7 @@ TRIGGERS = {
         UPDATE users SET last_active_on = date(NEW.sent_at)
             WHERE id = NEW.sender_id AND (last_active_on IS NULL OR last_active_on < date(NEW.sent_at)
                 OR (last_active_on > date('now') AND last_active_on > date(NEW.sent_at)));
+        {_USER_DAY}
     END""",
     "messages_deleted": f"""AFTER DELETE ON messages BEGIN
         UPDATE conversations SET total_messages = total_messages - 1 WHERE id = OLD.conversation_id;
@@ -123,12 +124,9 @@ TRIGGERS = {
         {_bump("last_active_users", "OLD.last_active_on", "-1", "OLD.last_active_on IS NOT NULL")}
         {_bump("last_active_users", "NEW.last_active_on", "1", "NEW.last_active_on IS NOT NULL")}
     END""",
-    # Who wrote on which day; triggers of one event run in no promised order, and these need none.
-    "user_days_of_new_messages": f"""AFTER INSERT ON messages BEGIN
-        {_USER_DAY}
-    END""",
     "user_days_of_changed_messages": f"""AFTER UPDATE OF sent_at, sender_id ON messages
     WHEN OLD.sent_at IS NOT NEW.sent_at OR OLD.sender_id IS NOT NEW.sender_id BEGIN
+        {_time("messages", "sent_at")}
         {_USER_DAY}
     END""",
     "user_days_of_users": """AFTER DELETE ON users BEGIN
