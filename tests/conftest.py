@@ -36,6 +36,11 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
+def _file(pattern: str) -> bool:
+    """Is there such a file? Drivers are packages of their own."""
+    return any(Path("/").glob(pattern.removeprefix("/")))
+
+
 SERVICES = {
     "prometheus": lambda: shutil.which("prometheus") is not None,
     "promtool": lambda: shutil.which("promtool") is not None,
@@ -52,8 +57,8 @@ SERVICES = {
     "nginx": lambda: _program("nginx") is not None,
     "haproxy": lambda: _program("haproxy") is not None,
     "caddy": lambda: _program("caddy") is not None,
-    "ejabberd": lambda: _program("ejabberdctl") is not None and shutil.which("erl") is not None,
-    "prosody": lambda: shutil.which("prosody") is not None,
+    "ejabberd": lambda: _program("ejabberdctl") is not None and _file("/usr/lib/erlang/lib/p1_sqlite3-*/ebin"),
+    "prosody": lambda: _program("prosody") is not None and _file("/usr/lib/*/lua/5.4/dbd/sqlite3.so"),
     "node": lambda: shutil.which("node") is not None and shutil.which("npm") is not None,
 }
 
