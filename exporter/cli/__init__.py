@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
         if not isinstance(error, BrokenPipeError):  # a full disk behind stdout
-            say((error.strerror or "no reason given").lower())
+            say((error.strerror or str(error) or "no reason given").lower())
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -61,7 +61,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        reason = (error.strerror or "no reason given").lower()
+        reason = (error.strerror or str(error) or "no reason given").lower()
         raise Misconfigured(f"cannot make the folder {folder}: {reason}") from error
 
 

@@ -87,4 +87,4 @@ def assets(output: Path, runbooks: str | None) -> None:
     try:
         package.write(output, package.RUNBOOKS if runbooks is None else runbooks)
     except OSError as error:
-        raise Misconfigured(f"cannot write to {output}: {(error.strerror or 'no reason given').lower()}") from error
+        raise Misconfigured(f"cannot write to {output}: {(error.strerror or str(error)).lower()}") from error

@@ -130,7 +130,7 @@ async def test_nextjs_builds_it_serves_it_and_writes_no_token_into_any_html(
         },
     )
     token, port = double.token(), free_port()
-    quiet = {"NEXT_TELEMETRY_DISABLED": "1", "CI": "1", "MESSAGING_ADMIN_TOKEN": token}
+    quiet = {"NEXT_TELEMETRY_DISABLED": "1", "CI": "1", "STATS_TOKEN": token}
     await run(tmp_path, "next", "build", **quiet)
     url = f"http://127.0.0.1:{port}"
     async with serving(tmp_path, f"{url}/admin", "next", "start", "-H", "127.0.0.1", "-p", str(port), **quiet):

@@ -36,7 +36,7 @@ class Demo:
 
     def __init__(self, folder: Path, *flags: str, **environment: str) -> None:
         self.folder = folder
-        self.database = folder / "data" / "messaging.db"
+        self.database = folder / "data" / "demo" / "messaging.db"
         self._environment = environment
         self._flags = flags or ("--web.listen-address", "127.0.0.1:0")
         self.output = folder / "output"

@@ -37,7 +37,7 @@ class Person:
     def __init__(self, name: str, rooms: list[str]) -> None:
         self.name = name
         self.rooms = rooms
-        self.fan_out = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self.tabs: list[Tab] = []
         self.typing: set[str] = set()
         self.last_seq: dict[str, int] = {}

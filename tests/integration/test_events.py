@@ -972,9 +972,9 @@ async def the_join_of_a_connection_that_died_meanwhile(world: World) -> AsyncIte
 
 @row(FAULTS, connections_rejected_total__draining=1)
 async def an_upgrade_while_draining(world: World) -> AsyncIterator[None]:
-    door = server_of(world).door
+    handler = server_of(world).upgrade_handler
     yield
-    with patch.object(door, "draining", True):
+    with patch.object(handler, "draining", True):
         refusal = await world.exporter.refused(world.exporter.token(world.name("ann")))
         assert (refusal.response.status_code, refusal.response.headers["Retry-After"]) == (503, "5")
 
@@ -998,8 +998,8 @@ async def test_a_slow_consumer_is_seen_then_cut_off_and_what_it_missed_is_counte
         world = World(exporter)
         ann, bob = await world.joined("ann", "bob")
         before = await exporter.scrape()
-        for session in exporter.server.sessions:  # so that the kernel keeps little of what bob does not read
-            session.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        for connection in exporter.server.connections:  # so that the kernel keeps little of what bob does not read
+            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         bob.connection.transport.pause_reading()
 
         seen_slow = False
