@@ -258,8 +258,8 @@ class Database:
             if writing:
                 self.write_error = failure.text
         use = "writing" if writing else "reading"
-        if self._logged.get(use) == self.error or self._quiet:
-            return
+        if self._logged.get(use) == self.error or self._quiet or self._closed:
+            return  # after our own closing it is no outage
         first = use not in self._logged
         self._logged[use] = self.error
         if self.error is not None:
