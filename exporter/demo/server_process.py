@@ -48,7 +48,7 @@ class ServerProcess(asyncio.DatagramProtocol):
         self._kept: list[str] = []
         self._listening: asyncio.Future[ServerUrls] = asyncio.get_running_loop().create_future()
         self._stopping = False
-        self._folder = tempfile.TemporaryDirectory(prefix="messaging-demo-", dir="/tmp")  # noqa: S108  # a socket's path is short
+        self._folder = tempfile.TemporaryDirectory(prefix="messaging-demo-", dir="/tmp")  # a socket's path is short
 
     @classmethod
     async def start(cls, settings: Settings) -> ServerProcess:
