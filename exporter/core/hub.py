@@ -62,13 +62,8 @@ class Hub(Generic[C]):
         *,
         typing_timeout: float = 6.0,
         max_joined: int = MAX_JOINED,
-        before_audience_change: Callable[[ConversationId], object] | None = None,
     ) -> None:
-        """``typing_timeout`` in seconds; ``max_joined`` conversations per connection.
-
-        ``before_audience_change`` is called with a conversation whose audience is about to change. So whoever gathers
-        frames for an audience can hand them to those who are there, and no road to a change can miss it.
-        """
+        """``typing_timeout`` in seconds; ``max_joined`` conversations per connection."""
         self.connections: dict[C, Connection] = {}
         self.users: dict[UserId, set[C]] = {}
         self.conversations: dict[ConversationId, set[C]] = {}
@@ -80,7 +75,10 @@ class Hub(Generic[C]):
         self._users_in: dict[ConversationId, list[UserId]] = {}
         self.typing_timeout = typing_timeout
         self.max_joined = max_joined
-        self._before_audience_change = before_audience_change
+        self.before_audience_change: Callable[[ConversationId, C, bool], object] | None = None
+        """Called with a conversation, the connection that is about to join its audience or to leave it, and whether it
+        joins. So whoever gathers frames for an audience knows who may have which, and no road to a change can miss it.
+        """
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -131,8 +129,8 @@ class Hub(Generic[C]):
             raise Forbidden(f"this connection has joined {self.max_joined} conversations, the most allowed")
         if audience is None:
             audience = self.conversations[conversation] = set()
-        elif self._before_audience_change is not None:
-            self._before_audience_change(conversation)
+        elif self.before_audience_change is not None:
+            self.before_audience_change(conversation, connection, True)
         audience.add(connection)
         self.connections[connection] = Connection(known.user, (*known.joined, conversation))
         pair = (conversation, known.user)
@@ -194,8 +192,8 @@ class Hub(Generic[C]):
         self, connection: C, user: UserId, conversation: ConversationId, reason: LeftReason
     ) -> list[HubEvent]:
         """Take a connection out of a conversation; its own record is the caller's affair."""
-        if self._before_audience_change is not None:
-            self._before_audience_change(conversation)
+        if self.before_audience_change is not None:
+            self.before_audience_change(conversation, connection, False)
         _discard(self.conversations, conversation, connection)
         pair = (conversation, user)
         if not _discard(self.participants, pair, connection):

@@ -9,8 +9,12 @@ A frame for a conversation is not noted by each of its connections (0.1 µs per 
 conversation's *batch*: at the end of the turn the batch is joined once, and the same bytes are written to everybody.
 Only who may not have some frame of it (whoever caused it), who has frames of their own in this turn (an
 acknowledgement), or who is a slow consumer gets a piece of their own, put together frame by frame in the order in
-which everything happened. Before an audience changes, the hub calls ``flush_conversation``: what was gathered goes to
-those who were there.
+which everything happened. When an audience changes, the hub says so before (``audience_changes``): whoever leaves gets
+what was gathered so far, and whoever joins what is gathered from then on. Neither costs anything for the others,
+because in a reconnect storm a thousand may join a room of ten thousand in one turn.
+
+Writing to thousands takes long: what is for more than ``LARGE`` is queued for each, and written in slices of ``SLICE``,
+between which everybody else has their turn.
 
 A peer that does not read fills its send buffer. Above half the limit it is a slow consumer; above the limit it is
 cut off, and what was waiting for it is dropped and counted.
@@ -19,8 +23,9 @@ cut off, and what was waiting for it is dropped and counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
+from itertools import accumulate
 from operator import itemgetter
-from typing import Protocol
+from typing import Final, Protocol
 
 from exporter.metrics.instruments import Buckets, Cell
 
@@ -36,8 +41,14 @@ class Writer(Protocol):
     def get_write_buffer_size(self) -> int: ...  # noqa: D102
 
 
+LARGE: Final = 1_000
+"""Connections that are written to in one turn of the loop at most: some milliseconds of system calls."""
+SLICE: Final = 500
+
 # A frame with its place among all that happened in this process, and who may not have it.
 Entry = tuple[int, bytes, "Set[SendQueue]"]
+# Who is there, what was gathered for them, and of those who came later: how much had been gathered by then.
+Batch = tuple["Set[SendQueue]", list[Entry], "dict[SendQueue, int]"]
 
 
 class FanOut:
@@ -48,12 +59,16 @@ class FanOut:
         self._sent_bytes = sent_bytes
         self._now = now
         self._scheduled = False
-        self._batches: dict[str, tuple[Set[SendQueue], list[Entry]]] = {}
+        self._batches: dict[str, Batch] = {}
         self._waiting: list[SendQueue] = []  # who has something of their own
         self._timed: list[tuple[Buckets, float]] = []
         self._failure: Exception | None = None
         self.position = 0  # of the latest frame of a batch: even numbers, a connection's own frames have odd ones
         self.slow: set[SendQueue] = set()
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do this in the next turn of the loop."""
+        self._call_soon(work)
 
     def add(self, queue: SendQueue) -> None:
         """This connection has its first frame of its own."""
@@ -63,24 +78,35 @@ class FanOut:
         self._waiting.append(queue)
 
     def send(self, conversation: str, audience: Set[SendQueue], frame: bytes, exclude: Set[SendQueue] = NOBODY) -> None:
-        """One frame to everybody but these few; the hub flushes before ``audience`` changes."""
+        """One frame to everybody but these few; the hub tells ``audience_changes`` before ``audience`` does."""
         self.position += 2
         entry = (self.position, frame, exclude)
         batch = self._batches.get(conversation)
-        if batch is not None:
+        if batch is not None and (batch[0] or batch[0] is audience):  # else everybody had gone, and these are others
             batch[1].append(entry)
             return
-        self._batches[conversation] = (audience, [entry])
+        self._batches[conversation] = (audience, [entry], {})
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self.flush)
 
+    def audience_changes(self, conversation: str, queue: SendQueue, joins: bool) -> None:
+        """A connection is about to join or to leave: it gets what is gathered while it is there, and nothing else."""
+        batch = self._batches.get(conversation)
+        if batch is None:
+            return
+        _, entries, since = batch
+        if joins:
+            since[queue] = len(entries)
+        else:
+            queue.put_batch(entries[since.pop(queue, 0) :])
+
     def flush_conversation(self, conversation: str) -> None:
-        """The audience is about to change: what was gathered goes to those who are there now, and to nobody else."""
+        """Queue what was gathered for those who are there now."""
         if conversation in self._batches:
-            audience, entries = self._batches.pop(conversation)
+            audience, entries, since = self._batches.pop(conversation)
             for queue in audience:
-                queue.put_batch(entries)
+                queue.put_batch(entries[since[queue] :] if queue in since else entries)
 
     def time(self, buckets: Buckets, received: float) -> None:
         """When everything of this turn is written, observe the time since ``received``."""
@@ -93,9 +119,14 @@ class FanOut:
         written = 0
         # Several batches: a connection may be in more than one, and then their frames meet in its queue.
         whole: dict[SendQueue, list[Entry]] | None = None if len(batches) == 1 else {}
-        for audience, entries in batches.values():
-            written += self._write(audience, entries, whole)
+        for batch in batches.values():
+            written += self._write(batch, whole)
         waiting, self._waiting = self._waiting, []
+        if len(waiting) > LARGE:
+            self._waiting = waiting[SLICE:]
+            del waiting[SLICE:]
+            self._scheduled = True
+            self._call_soon(self.flush)
         for queue in waiting:
             try:
                 written += queue.flush()
@@ -104,7 +135,7 @@ class FanOut:
         for queue in tuple(self.slow):  # what one turn gathers may be more than the limit by itself
             queue.stay_within_limit()
         self._sent_bytes.value += written
-        if self._timed:
+        if self._timed and not self._waiting:
             timed, self._timed = self._timed, []
             now = self._now()
             for buckets, received in timed:
@@ -113,36 +144,46 @@ class FanOut:
         if failure is not None:
             raise failure  # the loop's handler logs it
 
-    def _write(self, audience: Set[SendQueue], entries: list[Entry], whole: dict[SendQueue, list[Entry]] | None) -> int:
+    def flush_all(self) -> None:
+        """Everything at once, however long it takes: at the end of a process."""
+        self.flush()
+        while self._waiting:
+            self.flush()
+
+    def _write(self, batch: Batch, whole: dict[SendQueue, list[Entry]] | None) -> int:
         """One batch: the hottest loop of the product, hence written out. How many bytes were written.
 
         ``whole``: who has a joined batch in their queue, to be taken apart when another one mixes with it, because a
         sender's messages keep their order also across conversations. None: there is no other batch in this turn.
         """
+        audience, entries, since = batch
         alone = whole is None
+        direct = alone and len(audience) <= LARGE
         position, data, exclude = entries[-1]
         slow, waiting = self.slow, self._waiting
         if len(entries) == 1:
-            if alone and not slow and not waiting:  # the usual turn of a quiet server: nothing to be looked up
+            if since:
+                exclude = exclude | since.keys()
+            if direct and not slow and not waiting:  # the usual turn of a quiet server: nothing to be looked up
                 return self._write_one(audience - exclude if exclude else audience, data)
             pieces = dict.fromkeys(exclude, b"")
         else:
             frames = [frame for _, frame, _ in entries]
             data = b"".join(frames)
-            pieces = _pieces(frames, entries)
+            pieces = _pieces(frames, data, entries, since)
         written = writes = 0
         for queue in audience:
             try:
                 if queue.pending or queue in slow or (queue in pieces and not alone):
                     if whole and queue in whole:
                         queue.pending = [(place, frame) for place, frame, _ in whole.pop(queue)]
-                    queue.put_batch(entries)
+                    queue.put_batch(entries[since[queue] :] if queue in since else entries)
                 elif queue in pieces:
                     piece = pieces[queue]
                     if piece:
                         queue.transport.write(piece)
                         written += len(piece)
-                elif alone:
+                elif direct:
                     queue.transport.write(data)
                     writes += 1
                 else:
@@ -166,18 +207,28 @@ class FanOut:
         return writes * len(data)
 
 
-def _pieces(frames: list[bytes], entries: list[Entry]) -> dict[SendQueue, bytes]:
-    """For those who may not have all of a batch: what is left for them."""
-    without: dict[SendQueue, list[int]] = {}
+def _pieces(
+    frames: list[bytes], data: bytes, entries: list[Entry], since: dict[SendQueue, int]
+) -> dict[SendQueue, bytes]:
+    """For those who may not have all of a batch: what is left for them. ``data`` is all frames, joined."""
+    without: dict[SendQueue, list[int]] = {queue: [] for queue in since}
     for index, (_, _, exclude) in enumerate(entries):
         for queue in exclude:
             without.setdefault(queue, []).append(index)
+    offsets = [0, *accumulate(map(len, frames))]
     pieces = {}
     for queue, indexes in without.items():
-        left = frames.copy()
-        for index in reversed(indexes):
-            del left[index]
-        pieces[queue] = b"".join(left)
+        start = since.get(queue, 0)
+        later = [index for index in indexes if index >= start]
+        while later and later[0] == start:  # whoever joins may not have the news of that
+            del later[0]
+            start += 1
+        if later:
+            dropped = set(later)
+            kept = [frame for index, frame in enumerate(frames[start:], start) if index not in dropped]
+            pieces[queue] = b"".join(kept)
+        else:
+            pieces[queue] = data[offsets[start] :]
     return pieces
 
 

@@ -64,9 +64,7 @@ class Node:
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.hub: Hub[NodeConnection] = Hub(
-            typing_timeout=typing_timeout, before_audience_change=fan_out.flush_conversation
-        )
+        self.hub: Hub[NodeConnection] = Hub(typing_timeout=typing_timeout)
         self.store = store
         self.metrics = metrics
         self.fan_out = fan_out

@@ -6,7 +6,8 @@ node is alone, so there is one road.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Sequence, Set
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,6 @@ from exporter.core.events import (
     ParticipantLeft,
     TypingStarted,
     TypingStopped,
-    UserId,
 )
 from exporter.core.hub import Hub
 from exporter.core.websocket_frames import text_frame
@@ -34,6 +34,10 @@ _TOLD: Final[dict[type[HubEvent], Callable[[Any], msgspec.Struct]]] = {
     ParticipantJoined: lambda event: protocol.SomebodyJoined(event.conversation, event.user),
     ParticipantLeft: lambda event: protocol.SomebodyLeft(event.conversation, event.user),
 }
+
+
+SLICE: Final = 250
+"""Events of one cause that are told in one turn of the loop, 3 µs each: a connection may leave 1,000 conversations."""
 
 
 class NodeConnection(SendQueue):
@@ -61,30 +65,62 @@ class Publisher:
         self._hub = hub
         self._metrics = metrics
         self._fan_out = fan_out
+        self._untold: dict[ConversationId, list[HubEvent]] = {}
+        hub.before_audience_change = self.audience_changes
 
-    def emit(self, events: Iterable[HubEvent]) -> None:
-        """Count what happened and tell those who should know."""
+    def emit(self, events: Sequence[HubEvent]) -> None:
+        """Count what happened and tell those who should know.
+
+        Everything is counted now. Of very much the telling takes some turns of the loop, but whatever else happens in a
+        conversation is told after it.
+        """
+        if len(events) > SLICE and self.happened is None:
+            self._emit_in_slices(events)
+            return
         for event in events:
             self._metrics.count(event)
             if self.happened is not None:
                 self.happened(event)
                 continue
-            told = _TOLD.get(type(event))
-            if told is not None:  # connections come and go without anybody being told
-                self._tell(event.conversation, event.user, told, event)  # type: ignore[union-attr]  # the others have one
+            if type(event) in _TOLD:  # connections come and go without anybody being told
+                self._tell(event.conversation, event)  # type: ignore[union-attr]  # the others have one
 
-    def _tell(
-        self, conversation: ConversationId, user: UserId, told: Callable[[Any], msgspec.Struct], event: HubEvent
-    ) -> None:
-        hub = self._hub
+    def _emit_in_slices(self, events: Sequence[HubEvent]) -> None:
+        if not self._untold:
+            self._fan_out.later(self._tell_some)
+        for event in events:
+            self._metrics.count(event)
+            if type(event) in _TOLD:
+                self._untold.setdefault(event.conversation, []).append(event)  # type: ignore[union-attr]  # as above
+
+    def _tell_some(self) -> None:
+        for conversation in list(islice(self._untold, SLICE)):
+            self._catch_up(conversation)
+        if self._untold:
+            self._fan_out.later(self._tell_some)
+
+    def _catch_up(self, conversation: ConversationId) -> None:
+        for event in self._untold.pop(conversation):
+            self._tell(conversation, event)
+
+    def audience_changes(self, conversation: ConversationId, connection: NodeConnection, joins: bool) -> None:
+        """The hub's word that a connection is about to join an audience or to leave it."""
+        if conversation in self._untold:
+            self._catch_up(conversation)
+        self._fan_out.audience_changes(conversation, connection, joins)
+
+    def _tell(self, conversation: ConversationId, event: HubEvent) -> None:
+        hub, user = self._hub, event.user
         if len(hub.audience(conversation)) == len(hub.tabs(conversation, user)):
             return  # nobody else is there: no frame is made, which is half of such an event's cost
-        frame = text_frame(protocol.encode(told(event)))
+        frame = text_frame(protocol.encode(_TOLD[type(event)](event)))
         self.broker.publish(Envelope(conversation, frame, exclude_user=user))
 
     def deliver(self, envelope: Envelope[NodeConnection]) -> None:
         """Hand a frame to everybody here whom it is for; the audience is asked now, after all awaits."""
         conversation, connection = envelope.conversation, envelope.exclude
+        if conversation in self._untold:
+            self._catch_up(conversation)
         audience = self._hub.audience(conversation)
         exclude: Set[SendQueue] = NOBODY
         if envelope.exclude_user is not None:

@@ -205,7 +205,7 @@ class Server:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
         await self.background.close()
-        self.fan_out.flush()
+        self.fan_out.flush_all()
         await self.listeners.close()
         self.connections.abort_all()
         await self.node.close_all()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from exporter.metrics.instruments import Buckets, Cell
-from exporter.node.fanout import FanOut, SendQueue
+from exporter.node.fanout import LARGE, SLICE, FanOut, SendQueue
 
 
 class Wire:
@@ -46,6 +46,7 @@ class Loop:
         self.soon: list[Callable[[], None]] = []
         self.sent = Cell()
         self.fan_out = FanOut(self.soon.append, self.sent, lambda: 0.0)
+        self.buckets = Buckets((1.0,))
 
     def end_turn(self) -> None:
         soon, self.soon[:] = self.soon[:], []
@@ -211,8 +212,9 @@ def test_a_connection_whose_write_fails_does_not_silence_the_others(loop: Loop, 
     assert boxes[0].wire.writes == [b"1", b"2"]
 
 
+@pytest.mark.parametrize("flushes", [True, False])
 @pytest.mark.parametrize("seed", range(300))
-def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_turn(seed: int) -> None:
+def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_turn(seed: int, flushes: bool) -> None:
     """Joins, leaves, own frames and fan-outs in any order; the model notes each frame for each connection at once."""
     chance = random.Random(seed)
     loop = Loop()
@@ -236,12 +238,17 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
                 case "put":
                     box.put(f"p{frames};".encode())
                     expected[box].append(f"p{frames};")
-                case "join":
+                case ("join" | "leave") as change if flushes:
                     loop.fan_out.flush_conversation(room)
+                    (rooms[room].add if change == "join" else rooms[room].discard)(box)
+                case "join" if box not in rooms[room]:
+                    loop.fan_out.audience_changes(room, box, True)
                     rooms[room].add(box)
-                case "leave":
-                    loop.fan_out.flush_conversation(room)
+                case "leave" if box in rooms[room]:
+                    loop.fan_out.audience_changes(room, box, False)
                     rooms[room].discard(box)
+                    if not rooms[room]:  # as the hub does: who comes next is another audience
+                        rooms[room] = set()
         writes = {box: len(box.wire.writes) for box in boxes}
         loop.end_turn()
         assert all(len(box.wire.writes) <= writes[box] + 1 for box in boxes), "more than one write in a turn"
@@ -250,6 +257,51 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
         wanted = [frame[:-1] for frame in expected[box]]
         assert got == wanted  # also between conversations: messages of one sender keep their order
     assert loop.sent.value == sum(len(data) for box in boxes for data in box.wire.writes)
+
+
+def test_many_join_one_room_in_one_turn_without_a_cost_for_those_who_are_there(loop: Loop) -> None:
+    """Each hears of those who come later, and nobody is visited before the end of the turn."""
+    there = {Box(f"there {number}", loop.fan_out) for number in range(50)}
+    comers = [Box(f"comer {number}", loop.fan_out) for number in range(20)]
+    room = set(there)
+    for number, comer in enumerate(comers):
+        loop.fan_out.audience_changes("room", comer, True)
+        room.add(comer)
+        loop.fan_out.send("room", room, b"%02d;" % number, {comer})
+        assert not any(box.pending for box in there)
+    loop.end_turn()
+    news = [b"%02d;" % number for number in range(20)]
+    assert {b"".join(box.wire.writes) for box in there} == {b"".join(news)}
+    for number, comer in enumerate(comers):
+        assert b"".join(comer.wire.writes) == b"".join(news[number + 1 :])
+
+
+def test_an_audience_of_thousands_is_written_to_in_slices_in_order_and_whoever_goes_in_between_has_theirs(
+    loop: Loop,
+) -> None:
+    boxes = [Box(str(number), loop.fan_out) for number in range(LARGE + SLICE + 1)]
+    room = set(boxes)
+    loop.fan_out.send("room", room, b"1")
+    loop.fan_out.time(loop.buckets, 0.0)
+    loop.end_turn()
+    served = [box for box in boxes if box.wire.writes]
+    assert len(served) == SLICE
+    assert not sum(loop.buckets.counts)
+    waiting = [box for box in boxes if not box.wire.writes]
+    waiting[0].put(b"own")
+    loop.fan_out.audience_changes("room", waiting[1], False)
+    room.discard(waiting[1])
+    waiting[1].write_last(b"close")
+    loop.fan_out.send("room", room, b"2")
+    while loop.soon:
+        loop.end_turn()
+    assert waiting[0].wire.writes == [b"1own2"]
+    assert waiting[1].wire.writes == [b"1close"]
+    assert {b"".join(box.wire.writes) for box in boxes} == {b"12", b"1own2", b"1close"}
+    assert sum(loop.buckets.counts) == 1
+    loop.fan_out.send("room", room, b"3")
+    loop.fan_out.flush_all()
+    assert all(box.wire.writes[-1].endswith(b"3") for box in room)
 
 
 def test_a_single_frame_is_written_as_it_is_to_everybody_and_never_copied(loop: Loop) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -38,7 +38,7 @@ from exporter.core.records import Conversation, Membership, Message, ReadMark
 from exporter.metrics.counters import Metrics
 from exporter.node.fanout import FanOut
 from exporter.node.node import REMEMBERED, Node
-from exporter.node.publisher import NodeConnection
+from exporter.node.publisher import SLICE, NodeConnection
 from tests.doubles import SENT_AT, Clock, FakeStore, Transport, texts, turns
 
 CLIENT = ClosedReason.CLIENT
@@ -851,3 +851,38 @@ async def test_a_connection_at_its_most_conversations_is_refused_another(world: 
     assert error["code"] == "forbidden"
     assert re.search(r"\b1\b", error["message"])
     assert not world.node._join_consistency
+
+
+async def test_a_connection_that_leaves_hundreds_of_conversations_is_counted_at_once_and_told_of_in_slices() -> None:
+    world = World()
+    soon: list[Callable[[], None]] = []
+    world.fan_out._call_soon = soon.append
+    ann, bob, cid = world.tab("ann"), world.tab("bob"), world.tab("cid")
+    rooms = [f"room {number}" for number in range(3 * SLICE)]
+    for room in rooms:
+        for tab in (ann, bob):
+            world.node._publisher.emit(world.node.hub.join(tab, room))
+    bob.got()
+    soon.clear()
+    world.node.close(ann, CLIENT)
+    assert world.node.hub.stats().participants == len(rooms)
+    assert sum(cell.value for cell in world.metrics.leaves.cells.values()) == len(rooms)
+    assert bob.got() == []
+    # What happens in a conversation meanwhile is told after it, also to those who come.
+    world.node._publisher.emit(world.node.hub.join(cid, rooms[-1]))
+    assert [(frame["type"], frame["user"]) for frame in bob.got()] == [
+        ("participant_left", "ann"),
+        ("participant_joined", "cid"),
+    ]
+    assert cid.got() == []
+    turns = 0
+    told: list[str] = []
+    while soon:
+        call = soon.pop(0)
+        call()
+        got = bob.got()
+        turns += bool(got)
+        assert len(got) <= SLICE
+        told += [frame["conversation"] for frame in got if frame["type"] == "participant_left"]
+    assert told == rooms[:-1]
+    assert turns >= 3
