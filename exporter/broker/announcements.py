@@ -66,6 +66,10 @@ class Announcements(Generic[P]):
             if user not in held.typing or key in self._hub.typing:
                 return True
             held.typing.discard(user)
+        elif word in ("S", "O"):
+            if held.shared is not None:
+                (held.shared.add if word == "S" else held.shared.discard)(user)
+            return True
         else:
             return False
         self._side.announce(word, held.conversation, user)

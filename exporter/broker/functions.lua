@@ -18,6 +18,9 @@
 
 local INDEX = {p = ':m:', t = ':y:'}
 local SAYS = {p = {'J', 'L'}, t = {'T', 'U'}}
+-- A participant of several nodes, and of one only again: a node of which a user has nothing elsewhere need not wait for
+-- the server to know that they have stopped typing.
+local SHARED = {p = {'S', 'O'}}
 
 local function now()
   local time = redis.call('TIME')
@@ -54,9 +57,21 @@ local function appeared(K, kind, entry, said)
   end
 end
 
+-- One holder more or fewer, of those that had it.
+local function shared(kind, entry, word, said)
+  if SHARED[kind] then
+    local cut = string.find(entry, '\n', 1, true)
+    say(said, string.sub(entry, 1, cut - 1), SHARED[kind][word] .. string.sub(entry, cut + 1))
+  end
+end
+
 local function let_go(K, kind, entry, said)
   local holders = K .. ':' .. kind
-  if redis.call('HINCRBY', holders, entry, -1) > 0 then
+  local left = redis.call('HINCRBY', holders, entry, -1)
+  if left > 0 then
+    if left == 1 then
+      shared(kind, entry, 2, said)
+    end
     return
   end
   redis.call('HDEL', holders, entry)
@@ -206,8 +221,12 @@ local function apply(keys, args)
     local kind, entry = string.sub(op, 2, 2), string.sub(op, 3)
     local mine = K .. ':h:' .. inc .. ':' .. kind
     if string.byte(op) == 43 then
-      if redis.call('SADD', mine, entry) == 1 and redis.call('HINCRBY', K .. ':' .. kind, entry, 1) == 1 then
-        appeared(K, kind, entry, said)
+      if redis.call('SADD', mine, entry) == 1 then
+        if redis.call('HINCRBY', K .. ':' .. kind, entry, 1) == 1 then
+          appeared(K, kind, entry, said)
+        else
+          shared(kind, entry, 1, said)
+        end
       end
     elseif redis.call('SREM', mine, entry) == 1 then
       let_go(K, kind, entry, said)

@@ -32,6 +32,7 @@ class Held(Generic[P]):
         "hole_since",
         "joins",
         "removals",
+        "shared",
         "through",
         "told",
         "typing",
@@ -47,6 +48,7 @@ class Held(Generic[P]):
         self.through = 0  # messages up to this number exist
         self.told: set[str] = set()
         self.typing: set[str] = set()
+        self.shared: set[str] | None = set()  # users who take part on several nodes; None: not known
         self.joins = 0  # under way here
         self.removals = 0  # members who were removed meanwhile
         self.catching_up: list[tuple[int, Callable[[], object]]] = []  # joins that wait for messages on the road

@@ -236,7 +236,8 @@ class RedisBroker(Generic[P]):
         else:
             stopped = isinstance(event, TypingStopped)
             presence.remove(f"{'t' if stopped else 'p'}{entry}")
-            if self._road.connection is None:  # else the server says it, unless another node's tab goes on
+            alone = self._road.connection is None  # else the server says it, unless another node's tab goes on
+            if alone or (stopped and held.shared is not None and user not in held.shared):
                 self._told.heard(held, "U" if stopped else "L", user)
             if not stopped:
                 if held.counted and conversation not in self._hub.conversations:
@@ -270,6 +271,7 @@ class RedisBroker(Generic[P]):
     def _closed(self) -> None:
         self._postbox.closed()
         for held in list(self._held.values()):
+            held.shared = None  # what is said of it from here on is missed
             held.is_ready()
 
     def _refused(self, reason: str) -> None:

@@ -84,15 +84,21 @@ class Model:
         self.seq[inc] = seq
         for change in changes:
             sign, kind, entry = change[0], change[1], change[2:]
-            before = bool(self.holders(kind)[entry])
+            before = self.holders(kind)[entry]
             (self.holds[inc][kind].add if sign == "+" else self.holds[inc][kind].discard)(entry)
-            after = bool(self.holders(kind)[entry])
-            if before != after and kind in WORDS:
-                conversation, user = entry.split("\n")
-                self.said[f"{conversation} {WORDS[kind][before]}{user}"] += 1
+            self.say(kind, entry, before, self.holders(kind)[entry])
         if complete:
             self.syncing.discard(inc)
             self.dying |= set(self.taken.pop(inc, []))
+
+    def say(self, kind: str, entry: str, before: int, after: int) -> None:
+        if kind not in WORDS or before == after:
+            return
+        conversation, user = entry.split("\n")
+        if not before or not after:
+            self.said[f"{conversation} {WORDS[kind][not after]}{user}"] += 1
+        elif kind == "p" and (after > before or after == 1):
+            self.said[f"{conversation} {'S' if after > before else 'O'}{user}"] += 1
 
     def beat(self, inc: str, seq: int, budget: int) -> None:
         reply = self.call("beat", inc, LEASE, seq, 1, budget, 0)
@@ -138,10 +144,9 @@ class Model:
                 if left - self.holds[inc][kind]:
                     raise Difference("something came back from the dead")
                 for entry in gone:
+                    before = self.holders(kind)[entry]
                     self.holds[inc][kind].discard(entry)
-                    if kind in WORDS and not self.holders(kind)[entry]:
-                        conversation, user = entry.split("\n")
-                        self.said[f"{conversation} {WORDS[kind][1]}{user}"] += 1
+                    self.say(kind, entry, before, before - 1)
             if not self.client.sismember(f"{self.root}:dying", inc):
                 self.dying.discard(inc)
                 if any(self.holds.pop(inc).values()):
@@ -240,18 +245,16 @@ DEFECTS: dict[str, Callable[[str], str]] = {
         "redis.call('SREM', K .. ':syncing', inc)",
     ),
     "holders count what was there already": lambda text: re.sub(
-        r"if redis\.call\('SADD', mine, entry\) == 1 and redis\.call\((.*?)\) == 1 then",
-        r"redis.call('SADD', mine, entry) if redis.call(\1) == 1 then",
+        r"if redis\.call\('SADD', mine, entry\) == 1 then",
+        r"redis.call('SADD', mine, entry) if true then",
         text,
     ),
     "the index keeps who left": lambda text: text.replace(
         "redis.call('SREM', K .. INDEX[kind] .. conversation, user)", ""
     ),
     "left is said of everybody who lets go": lambda text: text.replace(
-        "if redis.call('HINCRBY', holders, entry, -1) > 0 then\n    return\n  end",
-        "if redis.call('HINCRBY', holders, entry, -1) > 0 then\n    if INDEX[kind] then\n"
-        "      local c, u = string.match(entry, '(.*)\\n(.*)')\n      say(said, c, SAYS[kind][2] .. u)\n    end\n"
-        "    return\n  end",
+        "      shared(kind, entry, 2, said)\n",
+        "      local c, u = string.match(entry, '(.*)\\n(.*)')\n      say(said, c or '', 'L' .. (u or ''))\n",
     ),
 }
 
