@@ -67,13 +67,35 @@ class Announcements(Generic[P]):
                 return True
             held.typing.discard(user)
         elif word in ("S", "O"):
-            if held.shared is not None:
-                (held.shared.add if word == "S" else held.shared.discard)(user)
+            self._shares(held, word == "S", user)
             return True
         else:
             return False
         self._side.announce(word, held.conversation, user)
         return True
+
+    def heard_from_afar(self, held: Held[P], word: str, user: str) -> bool:
+        """From the road. Of a user who takes part here and nowhere else this node knows better whether they type."""
+        if (
+            word in ("T", "U")
+            and held.shared is not None
+            and user not in held.shared
+            and (held.conversation, user) in self._hub.participants
+        ):
+            return True
+        return self.heard(held, word, user)
+
+    def _shares(self, held: Held[P], several: bool, user: str) -> None:
+        """A user takes part on several nodes, or on one only again."""
+        if held.shared is None:
+            return
+        (held.shared.add if several else held.shared.discard)(user)
+        connection = self._connection()
+        if several and connection is not None and (held.conversation, user) in self._hub.participants:
+            # What came of their typing elsewhere before this was known has been passed over.
+            told = partial(self._compared, held, "TU", held.typing)
+            connection.queue(self._functions.typists(held.conversation), 1, told)
+            connection.flush()
 
     def seeded(self, held: Held[P], reply: Any) -> None:
         """The users who take part, read behind the subscription."""
@@ -143,13 +165,13 @@ class Announcements(Generic[P]):
             return
         there = names(reply)
         for user in there - told:
-            self.heard(held, words[0], user)
+            self.heard_from_afar(held, words[0], user)
         figures = self._figures()
         if figures is None or figures.unsettled or figures.syncing:  # some have not come back yet, perhaps this one
             self.settled_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
             return
         for user in told - there:
-            self.heard(held, words[1], user)
+            self.heard_from_afar(held, words[1], user)
 
 
 def names(reply: Iterable[bytes]) -> set[str]:

@@ -55,7 +55,7 @@ class Incoming(Generic[P]):
             self._frames(held, payload)
         elif first == b"A":
             for line in frames.announcements(payload):
-                if not self._announcements.heard(held, line[:1], line[1:]):
+                if not self._announcements.heard_from_afar(held, line[:1], line[1:]):
                     self._meters.broker_frames_dropped.value += 1
         else:
             self._meters.broker_frames_dropped.value += 1
@@ -76,6 +76,8 @@ class Incoming(Generic[P]):
                 received = now - lag - frame.age / 1e6 if frame.age and lag is not None else None
                 data = protocol.Delivery(frame.data)
                 ordering.message(held, Envelope(conversation, data, received=received, seq=frame.seq, remote=True))
+            elif kind is Kind.TYPING:
+                self._announcements.heard_from_afar(held, "T" if frame.seq else "U", frame.user)
             elif kind is Kind.REMOVED:
                 self._side.removed(conversation, frame.user)
             elif kind is Kind.LOOK:

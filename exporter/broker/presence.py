@@ -60,6 +60,7 @@ class Presence:
         self._old: list[str] = []
         self._seq = 0
         self._changes: deque[str] = deque()
+        self._toggles: dict[str, bool] = {}  # what comes and goes quickly: only what is left of it is told
         self._retired = False
         self._to_tell = 0  # of these, how many until all that is held has been told
         self._telling = False  # the batch that completes has not been sent
@@ -75,6 +76,17 @@ class Presence:
         """This node holds an entry no longer."""
         self._change(f"-{kind_and_entry}")
 
+    def toggle(self, kind_and_entry: str, held: bool) -> None:
+        """As ``add`` and ``remove``, for what comes and goes: a coming and a going that both wait are nothing."""
+        if self.incarnation is None:
+            return
+        if self._to_tell:  # behind what is told of it
+            self._change(f"{'+' if held else '-'}{kind_and_entry}")
+        elif self._toggles.get(kind_and_entry, held) is not held:
+            del self._toggles[kind_and_entry]
+        else:
+            self._toggles[kind_and_entry] = held
+
     def _change(self, change: str) -> None:
         if self.incarnation is None:
             return  # it will be told with all the rest
@@ -85,7 +97,7 @@ class Presence:
     @property
     def waiting(self) -> bool:
         """Is there something to be sent?"""
-        return self._telling or bool(self._changes)
+        return self._telling or bool(self._changes) or bool(self._toggles)
 
     # --- the road -----------------------------------------------------------------------------------------
 
@@ -111,20 +123,26 @@ class Presence:
         inc = self.incarnation
         if inc is None:
             return
-        while (self._changes or self._telling) and len(self._unanswered) < (
-            WINDOW if len(self._changes) >= SLICE else 1
-        ):
+        while self.waiting and len(self._unanswered) < (WINDOW if len(self._changes) >= SLICE else 1):
             count = min(len(self._changes), SLICE)
-            changes = list(islice(self._changes, count))
-            for _ in range(count):
-                self._changes.popleft()
+            changes = [self._changes.popleft() for _ in range(count)]
             self._to_tell -= min(count, self._to_tell)
+            if not self._to_tell:
+                changes = self._with_toggles(changes)
             complete = self._telling and not self._to_tell
             if complete:
                 self._telling = False
             self._seq += 1
             self._unanswered.append((self._seq, changes, complete))
             self._apply(connection, self._seq, changes, complete)
+
+    def _with_toggles(self, changes: list[str]) -> list[str]:
+        """Who stops does it before they leave, who starts has joined."""
+        toggles = list(islice(self._toggles.items(), SLICE))
+        for entry, _ in toggles:
+            del self._toggles[entry]
+        stops = [f"-{entry}" for entry, held in toggles if not held]
+        return [*stops, *changes, *(f"+{entry}" for entry, held in toggles if held)]
 
     def retire(self) -> bytes | None:
         """The command that ends this incarnation, for ever; None when it never began."""
@@ -138,6 +156,7 @@ class Presence:
         self.incarnation = None
         self.registered = self.complete = self._telling = False
         self._changes.clear()
+        self._toggles.clear()
         self._unanswered.clear()
         self._to_tell = self._seq = 0
 

@@ -230,20 +230,25 @@ class RedisBroker(Generic[P]):
                 presence.add(f"c{conversation}")
             presence.add(f"p{entry}")
             self._told.heard(held, "J", user)
-        elif isinstance(event, TypingStarted):
-            presence.add(f"t{entry}")
-            self._told.heard(held, "T", user)
+        elif isinstance(event, TypingStarted | TypingStopped):
+            self._types(held, user, isinstance(event, TypingStarted))
         else:
-            stopped = isinstance(event, TypingStopped)
-            presence.remove(f"{'t' if stopped else 'p'}{entry}")
-            alone = self._road.connection is None  # else the server says it, unless another node's tab goes on
-            if alone or (stopped and held.shared is not None and user not in held.shared):
-                self._told.heard(held, "U" if stopped else "L", user)
-            if not stopped:
-                if held.counted and conversation not in self._hub.conversations:
-                    held.counted = False
-                    presence.remove(f"c{conversation}")
-                self.holdings.let_go(held)
+            presence.remove(f"p{entry}")
+            if self._road.connection is None:  # else the server says it, unless another node's tab goes on
+                self._told.heard(held, "L", user)
+            if held.counted and conversation not in self._hub.conversations:
+                held.counted = False
+                presence.remove(f"c{conversation}")
+            self.holdings.let_go(held)
+
+    def _types(self, held: Held[P], user: str, active: bool) -> None:
+        """Somebody types, or no longer does. Of who takes part here only, frames tell: functions cost more."""
+        self._presence.toggle(f"t{pair(held.conversation, user)}", active)
+        here_only = held.shared is not None and user not in held.shared
+        if active or here_only or self._road.connection is None:
+            self._told.heard(held, "T" if active else "U", user)
+        if here_only and self._road.connection is not None:
+            self._send(held.conversation, Outgoing(Kind.TYPING, seq=int(active), user=user))
 
     def _all_held(self) -> Iterator[str]:
         """Everything that is so here, as the server's entries."""
