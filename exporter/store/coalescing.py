@@ -76,9 +76,9 @@ class SharedTimeout(Generic[T]):
 class KnownUsers:
     """A bounded memory of users that were registered a short time ago.
 
-    Two generations instead of an order of use: a lookup is two set look-ups, and forgetting is dropping a set. What is
-    in here is believed for ``seconds`` to twice that, so a user whose row another program deleted is registered again
-    by a connection or a message after that time.
+    Two generations instead of an order of use: a lookup is two set look-ups, and forgetting is dropping a set. It only
+    spares connections a question: what is in here is believed for ``seconds`` to twice that. A message or a join asks
+    the database, since another program may have deleted the row.
     """
 
     def __init__(self, capacity: int = 100_000, seconds: float = 60.0) -> None:

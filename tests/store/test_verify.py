@@ -446,6 +446,7 @@ async def test_who_writes_to_a_partition_or_empties_it_is_counted(postgres: Post
                 f"DELETE FROM {partition} WHERE seq = 2 AND conversation_id < 'c3'",
             )
             await assert_exact(place, store, TODAY)
+            assert (await findings(store))[1] == []
         await place.execute("TRUNCATE messages_0")
         await assert_exact(place, store, TODAY)
         assert 0 < ((await store.totals(5)).stored_messages or 0) < 24

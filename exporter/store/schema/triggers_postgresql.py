@@ -328,7 +328,8 @@ def table(name: str) -> str:
 
 def of_partition(leaf: bool) -> tuple[str, ...]:
     """The triggers that each partition of ``messages`` needs for those who name it; ``leaf``: it holds rows itself."""
-    return ("messages_inserted", "messages_deleted", "messages_updated", *(["partition_truncated"] if leaf else []))
+    statements = (name for name in TRIGGERS if table(name) == "messages" and "TRUNCATE" not in TRIGGERS[name][0])
+    return (*statements, *(["partition_truncated"] if leaf else []))
 
 
 def trigger(name: str, partition: str | None = None) -> tuple[str, str]:
