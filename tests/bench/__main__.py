@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "fanout": "fan-out of typing events and durable sends, with peers and limits",
     "inbound": "typing and join/leave events per second, instruments on and off",
     "connections": "memory per connection, connect + join rate, reconnect storm",
+    "stalls": "the longest piece of work that one peer causes, while which nobody else has a turn",
     "scrape": "/metrics under load, and the stall that it causes",
     "page": "the admin page's addresses with 10,000 connections, and what the last hour takes",
     "totals": "a scrape at ten million messages, what triggers cost, durable sends against the usual way",
