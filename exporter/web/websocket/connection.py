@@ -16,7 +16,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, cast
 
 import structlog
@@ -29,6 +28,9 @@ from exporter.metrics.counters import Metrics
 from exporter.node.node import Node
 from exporter.node.publisher import NodeConnection
 from exporter.settings.model import Limits
+from exporter.web.websocket.closing import GOODBYES, State
+
+__all__ = ["MAX_WAITING", "ConnectionContext", "State", "WebSocketConnection"]
 
 log = structlog.get_logger(__name__)
 
@@ -41,16 +43,6 @@ MAX_WAITING: Final = 16
 _SAYS_1002: Final = CloseCode.PROTOCOL_ERROR.to_bytes(2, "big")
 _RATE_LIMITED: Final = RateLimited("too many frames; slow down")
 
-# Close code and words; what is not here is a normal end.
-_GOODBYES: Final = {
-    ClosedReason.SHUTDOWN: (CloseCode.GOING_AWAY, "server going away"),
-    ClosedReason.SLOW_CONSUMER: (CloseCode.SLOW_CONSUMER, "slow consumer"),
-    ClosedReason.RATE_LIMITED: (CloseCode.RATE_LIMITED, "rate limited"),
-    ClosedReason.TOKEN_EXPIRED: (CloseCode.TOKEN_EXPIRED, "token expired"),
-    ClosedReason.ADMIN: (CloseCode.ADMIN, "disconnected by an admin"),
-    ClosedReason.INTERNAL_ERROR: (CloseCode.INTERNAL, "internal error"),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
@@ -62,15 +54,6 @@ class ConnectionContext:
     now: Callable[[], float]
     ended: Callable[[WebSocketConnection], None]
     lost: Callable[[WebSocketConnection], None]
-
-
-class State(Enum):
-    """Where a connection stands; it only moves down this list."""
-
-    OPEN = 1
-    DRAINING = 2  # takes no more commands, waits for its sends
-    CLOSING = 3  # ended for the hub; the close frame is out, reading on for courtesy
-    LOST = 4  # the socket is gone
 
 
 class WebSocketConnection(NodeConnection, asyncio.Protocol):
@@ -256,7 +239,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         """End it, with a close frame; the first reason counts."""
         if not self._leave_hub(reason):
             return
-        usual = _GOODBYES.get(reason, (CloseCode.NORMAL, ""))
+        usual = GOODBYES.get(reason, (CloseCode.NORMAL, ""))
         self.write_last(
             websocket_frames.close_frame(usual[0] if code is None else code, usual[1] if words is None else words)
         )
@@ -297,7 +280,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         """The send buffer is full: the peer gets what is in it and the reason, if it reads on in time."""
         if self._leave_hub(ClosedReason.SLOW_CONSUMER):
             self._discard_pending()
-            last = websocket_frames.close_frame(*_GOODBYES[ClosedReason.SLOW_CONSUMER])
+            last = websocket_frames.close_frame(*GOODBYES[ClosedReason.SLOW_CONSUMER])
             self._context.metrics.sent_bytes.value += len(last)
             self._socket.write(last)
             self._start_lingering()
