@@ -12,8 +12,7 @@ import time
 import tracemalloc
 
 from exporter.auth.tokens import Authenticator
-from exporter.core.events import ClosedReason
-from exporter.node.history import FIGURES, RATES, STEP, History
+from exporter.node.history import FIGURES, REASONS, STEP, History
 from exporter.node.history import Sample as Point
 from exporter.settings.model import Settings
 from tests.bench.load import Load
@@ -27,6 +26,15 @@ RATE = 1_000  # events a second: 9,000 deliveries
 REQUESTS = 200
 STATS, HISTORY = "/v1/messaging/stats", "/v1/messaging/stats/history"
 HOUR, DAY = 360, 8_640  # samples
+COUNTERS = (
+    "messages_accepted",
+    "deliveries",
+    "joins",
+    "connections_opened",
+    "sends_failed",
+    "delivered",
+    "delivered_in_time",
+)
 
 
 def run(options: Options) -> str:
@@ -115,6 +123,6 @@ def _point(number: int) -> Point:
     random.seed(number)
     return Point(
         **{name: random.randrange(10_000) for name in FIGURES},
-        **{name: number * 1_000 + random.randrange(1_000) for name in RATES.values()},
-        connections_closed={reason.value: number * 50 + random.randrange(50) for reason in ClosedReason},
+        **{name: number * 1_000 + random.randrange(1_000) for name in COUNTERS},
+        **{group: {r: number * 50 + random.randrange(50) for r in reasons} for group, reasons in REASONS.items()},
     )
