@@ -40,7 +40,7 @@ class _Sources:
         totals = SourceTotals(1, 1, 1, 1, {1: 1, 7: 1, 30: 1}, 1.0, inaccurate_conversations=1)
         views = [
             SourceView(
-                name, "custom", "custom", True, totals, None, 1.0, 1.0, 3600.0, {"stored_messages": 0}, 1, 1.0, 0.1
+                name, "custom", "custom", True, totals, None, 1.0, 1.0, {"stored_messages": 0}, 1, 1.0, 0.1, 3600.0
             )
             for name in ("a", "b")
         ]
