@@ -227,11 +227,11 @@ class Engine:
         except SourceError as error:
             if not error.slow or count.spans[key.name] <= 1:
                 raise
-            count.spans[key.name] = max(1, count.spans[key.name] // 8)
+            count.spans[key.name] = max(1, count.spans[key.name] // 3)
             return
         took = time.perf_counter() - started
         count.spans[key.name] = max(
-            1, int(count.spans[key.name] * min(4.0, max(0.25, self.reader.aim / max(took, 0.001))))
+            1, int(count.spans[key.name] * min(3.0, max(0.5, self.reader.aim / max(took, 0.001))))
         )
         await asyncio.to_thread(self._keep_page, count, key, high, facts)
         self.rows_read += facts.tally.rows

@@ -1,0 +1,205 @@
+"""A source for those who show it: outages, rights, harmlessness on PostgreSQL, and what is served of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from exporter.auth.tokens import Authenticator
+from exporter.core.errors import Misconfigured
+from exporter.observe.check import ALL_WELL, UNCHECKED, check
+from exporter.observe.collector import SourceCollector
+from exporter.observe.connections import reader_of
+from exporter.observe.records import SourceTotals
+from exporter.observe.sources import Source
+from exporter.settings.model import Address, Settings, SourceSettings
+from exporter.web.source_server import SourceServer
+from tests.observe import schemas
+from tests.observe.databases import PostgresqlServer, SqliteServer
+from tests.servers.postgres import Postgres, postgres
+
+__all__ = ["postgres"]
+
+
+def mattermost(tmp_path: Path, posts: int = 3, name: str = "chat") -> SqliteServer:
+    server = SqliteServer(tmp_path / f"{name}.db", "delete")
+    rows = ", ".join(f"('p{i}', {i + 1}, {i + 1}, 'u1')" for i in range(posts))
+    server.script(
+        schemas.mattermost("sqlite")
+        + f"INSERT INTO users (id) VALUES ('u1'); INSERT INTO posts (id, createat, updateat, userid) VALUES {rows};"
+    )
+    return server
+
+
+async def known(collector: SourceCollector) -> SourceTotals:
+    """The first figures: as soon as they have been counted."""
+    async with asyncio.timeout(60):
+        while True:
+            totals = await collector.collect(5)
+            if totals is not None and totals.stored_messages is not None:
+                return totals
+            await asyncio.sleep(0.01)  # counting goes on in another task
+
+
+async def test_figures_are_read_when_somebody_asks(tmp_path: Path) -> None:
+    server = mattermost(tmp_path)
+    collector = SourceCollector(Source(server.url, "mattermost"), tmp_path, load=1.0)
+    await collector.start()
+    totals = await known(collector)
+    assert (totals.stored_messages, totals.registered_users) == (3, 1)
+    view = await collector.view(5)
+    assert (view.up, view.error, view.kind, view.progress) == (True, None, "mattermost", 1.0)
+    await collector.close()
+    server.close()
+
+
+async def test_a_file_that_goes_away_and_comes_back(tmp_path: Path) -> None:
+    server = mattermost(tmp_path)
+    collector = SourceCollector(Source(server.url, "mattermost"), tmp_path, load=1.0)
+    await collector.start()
+    await known(collector)
+    moved = server.path.rename(tmp_path / "away.db")
+    collector._read_at = float("-inf")  # a second has passed
+    assert await collector.collect(5) is None
+    view = await collector.view(5)
+    assert (view.up, view.totals, view.error) == (False, None, "there is no database file at that path")
+    moved.rename(server.path)
+    assert (await known(collector)).stored_messages == 3
+    await collector.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_a_server_that_stops_freezes_and_comes_back(tmp_path: Path) -> None:
+    postgres = Postgres(fsync="off")
+    await asyncio.to_thread(postgres.start)
+    try:
+        server = PostgresqlServer(postgres)
+        server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+        server.close()
+        collector = SourceCollector(Source(server.url, "mattermost"), tmp_path, load=1.0)
+        await collector.start()
+        assert (await known(collector)).stored_messages == 0
+        with postgres.frozen():
+            collector._read_at = float("-inf")
+            began = asyncio.get_running_loop().time()
+            assert await collector.collect(0.5) is None
+            assert asyncio.get_running_loop().time() - began < 1.5
+            assert collector.error == "the source did not answer in time"
+        assert (await known(collector)).registered_users == 1
+        await asyncio.to_thread(postgres.stop)
+        collector._read_at = float("-inf")
+        assert await collector.collect(5) is None
+        assert collector.up is False
+        await asyncio.to_thread(postgres.start)
+        assert (await known(collector)).registered_users == 1
+        await collector.close()
+    finally:
+        await asyncio.to_thread(postgres.close)
+
+
+@pytest.mark.needs("postgres")
+async def test_column_grants_are_enough_and_are_printed_where_they_are_missing(postgres: Postgres) -> None:
+    server = PostgresqlServer(postgres)
+    server.script(schemas.synapse("postgresql") + "INSERT INTO stream_positions VALUES ('events', 'master', 0);")
+    role = f"observer_{server.name}"
+    postgres.psql(f"CREATE ROLE {role} LOGIN")
+    source = Source(postgres.url(server.name, role), "synapse")
+    said: list[str] = []
+    assert await check(source, out=said.append) == UNCHECKED
+    grants = [line.strip() for line in said if line.strip().startswith("GRANT")]
+    assert grants
+    assert not any("password_hash" in grant for grant in grants)
+    for grant in grants:
+        server.script(grant)
+    said.clear()
+    assert await check(source, out=said.append) == ALL_WELL, said
+    assert "  stored_messages: 0" in said
+    server.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_no_transaction_is_old_and_no_lock_is_waited_for(postgres: Postgres, tmp_path: Path) -> None:
+    server = PostgresqlServer(postgres)
+    server.script(
+        schemas.mattermost("postgresql")
+        + "INSERT INTO posts (id, createat, updateat, userid) "
+        + "SELECT 'p' || i, i, i, 'u1' FROM generate_series(1, 300000) i"
+    )
+    collector = SourceCollector(Source(server.url, "mattermost"), tmp_path, load=1.0)
+    await collector.start()
+    worst: list[tuple[Any, ...]] = []
+    sql = (
+        "SELECT count(*), coalesce(max(extract(epoch FROM now() - xact_start)), 0), "
+        "count(*) FILTER (WHERE wait_event_type = 'Lock'), bool_and(coalesce(backend_xid IS NULL, true)) "
+        f"FROM pg_stat_activity WHERE application_name LIKE 'messaging-exporter%' AND datname = '{server.name}'"
+    )
+    while collector.engine.base is None:
+        worst += server.fetch(sql)
+        await asyncio.sleep(0)
+    server.script("BEGIN; LOCK TABLE posts IN ACCESS EXCLUSIVE MODE")
+    collector._read_at = float("-inf")
+    assert await collector.collect(5) is None
+    assert collector.error == "the database is locked by another program"
+    server.script("ROLLBACK")
+    assert (await known(collector)).stored_messages == 300_000
+    assert worst
+    assert all(count <= 1 and age < 5 and waiting == 0 and reads for count, age, waiting, reads in worst), worst
+    await collector.close()
+    server.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://u@h/d", "mariadb+pymysql://u@h/d"])
+def test_mysql_is_refused_in_one_line(url: str) -> None:
+    with pytest.raises(Misconfigured, match="MySQL or MariaDB, which is not supported"):
+        reader_of(url)
+
+
+async def test_several_sources_are_told_apart(tmp_path: Path) -> None:
+    one, other = mattermost(tmp_path, 3, "one"), mattermost(tmp_path, 5, "other")
+    settings = Settings(
+        listen=(Address("127.0.0.1", 0),),
+        data_dir=tmp_path,
+        source_load=1.0,
+        sources=(
+            SourceSettings(one.url, "mattermost", "one"),
+            SourceSettings(other.url, "mattermost", "other"),
+            SourceSettings(f"sqlite:///{one.path}", "mattermost", "third"),
+        ),
+    )
+    server = SourceServer(settings)
+    await server.start()
+    try:
+        for collector in server.collectors:
+            await known(collector)
+        headers = {"Authorization": f"Bearer {Authenticator.from_settings(settings).sign('ann', role='admin')}"}
+        async with aiohttp.ClientSession(server.urls[0]) as client:
+            async with client.get("/metrics") as answer:
+                text = await answer.text()
+            async with client.get("/v1/messaging/stats") as refused:
+                assert refused.status == 401
+            async with client.get("/v1/messaging/stats", headers=headers) as answer:
+                document = json.loads(await answer.text())
+            async with client.get("/admin") as page:
+                assert page.status == 200
+            async with client.get("/-/ready") as ready:
+                assert ready.status == 200
+    finally:
+        await server.close()
+        one.close()
+        other.close()
+    assert 'messaging_stored_messages{source="one"} 3.0' in text
+    assert 'messaging_stored_messages{source="other"} 5.0' in text
+    assert 'messaging_source_info{kind="mattermost",schema="posts.originalid",source="one"} 1.0' in text
+    assert document["scope"] == "source"
+    assert document["total_messages"] is None
+    assert [(s["name"], s["total_messages"], s["up"], s["error"]) for s in document["sources"]] == [
+        ("one", 3, True, None),
+        ("other", 5, True, None),
+        ("third", 3, True, None),
+    ]
