@@ -53,11 +53,11 @@ class Announcements(Generic[P]):
         if word == "J":
             if user in held.told:
                 return True
-            held.told.add(user)
+            held.tell(user)
         elif word == "L":
             if user not in held.told or key in self._hub.participants:
                 return True
-            held.told.discard(user)
+            held.untell(user)
         elif word == "T":
             if user in held.typing:
                 return True
@@ -105,6 +105,7 @@ class Announcements(Generic[P]):
                 self.heard(held, "J", user)
         else:
             held.told |= users
+            held.listed = None
 
     # --- comparing ----------------------------------------------------------------------------------------
 

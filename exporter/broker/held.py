@@ -10,6 +10,7 @@ nothing is said twice, whatever is repeated.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -31,6 +32,7 @@ class Held(Generic[P]):
         "hole",
         "hole_since",
         "joins",
+        "listed",
         "removals",
         "shared",
         "through",
@@ -47,6 +49,7 @@ class Held(Generic[P]):
         self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
         self.through = 0  # messages up to this number exist
         self.told: set[str] = set()
+        self.listed: list[str] | None = None  # the same, sorted, from when somebody has asked for it
         self.typing: set[str] = set()
         self.shared: set[str] | None = set()  # users who take part on several nodes; None: not known
         self.joins = 0  # under way here
@@ -65,6 +68,28 @@ class Held(Generic[P]):
         waiting, self.waiting = self.waiting, None
         for ready in waiting or ():
             ready()
+
+    def tell(self, user: str) -> None:
+        """People here know that this user takes part."""
+        self.told.add(user)
+        if self.listed is not None:
+            insort(self.listed, user)
+
+    def untell(self, user: str) -> None:
+        """People here know that this user has left."""
+        self.told.discard(user)
+        if self.listed is not None:
+            del self.listed[bisect_left(self.listed, user)]
+
+    def participants(self, user: str, most: int) -> tuple[list[str], int]:
+        """The first users who take part, sorted, ``most`` and one at most, and how many there are; with this one."""
+        if self.listed is None:
+            self.listed = sorted(self.told)
+        shown = self.listed[: most + 1]
+        if user in self.told:
+            return shown, len(self.told)
+        insort(shown, user)
+        return shown, len(self.told) + 1
 
     def next(self, seq: int) -> bool:
         """Is it this message's turn? Then it counts as handed out."""

@@ -111,9 +111,12 @@ class Holdings(Generic[P]):
         held.joins -= 1
         self.let_go(held)
 
-    def participants(self, conversation: str, user: str) -> list[str]:
-        """The users who have joined, on all nodes, as far as people here have been told, and this one; sorted."""
-        return sorted(self._held[conversation].told | {user})
+    def participants(self, conversation: str, user: str, most: int) -> tuple[list[str], int]:
+        """The users who have joined, on all nodes, as far as people here have been told, and this one.
+
+        The first ``most`` and one of them, sorted, and how many there are.
+        """
+        return self._held[conversation].participants(user, most)
 
     def last_seq(self, conversation: str, seq: int) -> None:
         """The database says so: what is missing is read."""

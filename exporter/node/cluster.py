@@ -118,8 +118,9 @@ class ClusterNode(Node):
         conversation = command.conversation
         upto = self.road.holdings.begin(conversation, last_seq)
         events = self.hub.join(connection, conversation)
-        participants = self.road.holdings.participants(conversation, connection.user)
-        connection.put(text_frame(protocol.encode(protocol.Joined(conversation, participants, upto, command.id))))
+        user = connection.user
+        participants, total = self.road.holdings.participants(conversation, user, protocol.MAX_LISTED)
+        connection.put(text_frame(protocol.joined(conversation, participants, total, user, upto, command.id)))
         self._publisher.emit(events)
         self.metrics.command_duration["join"].observe(self._now() - received)
 

@@ -181,3 +181,17 @@ async def test_what_waits_is_bounded() -> None:
         fixture.message(seq)
     assert len(fixture.held.early) <= MOST_EARLY
     assert fixture.handed_out[0] == 2
+
+
+def test_participants_are_sorted_whoever_comes_and_goes_and_at_most_so_many_are_listed() -> None:
+    held: Held[str] = Held("c", b"channel")
+    for user in "dbca":
+        held.tell(user)
+    assert held.participants("e", 10) == (["a", "b", "c", "d", "e"], 5)
+    held.tell("ab")
+    held.untell("c")
+    assert held.participants("a", 10) == (["a", "ab", "b", "d"], 4)
+    assert held.participants("x", 2) == (["a", "ab", "b", "x"], 5)
+    held.told |= {"A"}
+    held.listed = None
+    assert held.participants("a", 10) == (["A", "a", "ab", "b", "d"], 5)
