@@ -9,7 +9,6 @@ from grafana.source.boards import Board, Row
 from grafana.source.oncall import FIRING, NODES
 from grafana.source.panels import BESIDE, IDLE, NEUTRAL, NODE, Link, Query, above, bars, figure, judged, lines, named
 
-UID = "messaging-overview"
 DELIVERY = Link("Connections & delivery", "messaging-delivery")
 DATABASE = Link("Database & activity", "messaging-database")
 HEALTH = Link("Cluster & exporter health", "messaging-health")
@@ -32,13 +31,18 @@ STATE = Row(
             figure(
                 "Nodes up",
                 "none",
-                Query(q.up_of_all(), "{{nodes}} {{job}}"),
+                [
+                    Query(q.up_of_all(), "{{nodes}} {{job}}"),
+                    Query(f"clamp({q.apart()}, 0.5, 0.5)", "{{job}}: separate nodes"),
+                ],
                 "Nodes that answer Prometheus, of those it knows. Red from the first dead one: its users are cut off. "
-                "If it is red, follow the runbook of MessagingDown.",
-                steps=judged((0, "green"), (1, "red"), unknown="red"),
+                "If it is red, follow the runbook of MessagingDown. 'Separate nodes' do not know each other: people "
+                "on different ones do not hear each other, unless they are given one --redis.url.",
+                steps=judged((0, "green"), (0.5, "orange"), (1, "red"), unknown="red"),
                 none="no nodes",
                 link=HEALTH,
                 text=c.BigValueTextMode.NAME,
+                stacked=True,
             ),
             4,
         ),
@@ -203,14 +207,14 @@ FLOW = Row(
                 "short",
                 [
                     Query(q.together("messaging_cluster_users"), named("people")),
-                    Query(q.at_most("messaging_connected_users"), named("people at most, as nodes are separate")),
+                    Query(q.at_most("messaging_connected_users"), named("people, at most")),
                     Query(q.total("messaging_active_connections"), named("connections")),
                     Query(f"{q.recorded('job:messaging_cluster_users:max')} offset 1w", named("people a week ago")),
                 ],
                 "Distinct people and their connections, and the people of the same hour last week, as the rules "
                 "recorded it. If people are far below last week, look for what cut them off; if connections rise "
                 "without people, clients reconnect without closing.",
-                colors={"/: people( at most.*)?$/": "blue", "/: connections$/": "purple"},
+                colors={"/: people(, at most)?$/": "blue", "/: connections$/": "purple"},
                 dashed=["/: people a week ago$/"],
                 link=DELIVERY,
             ),
@@ -339,7 +343,7 @@ TROUBLE = Row(
 )
 
 BOARD = Board(
-    UID,
+    "messaging-overview",
     "Messaging overview",
     "One screen for everyone, on call first: what fires, is it up, who is there, does it flow, does it fail.",
     [STATE, LIVE, Row("", 5, [(FIRING, 12), (NODES, 12)]), FLOW, TROUBLE],

@@ -208,6 +208,7 @@ async def verified(server: Exporter) -> int:
 EMPTY = {
     "messaging-health / Broker lag A": "between nodes only",
     "messaging-health / Broker lag B": "between nodes only",
+    "messaging-overview / Nodes up B": "the one node knows all nodes",
     "messaging-overview / What fires A": "nothing fires",
     "messaging-overview / People online B": "the one node knows all nodes",
     "messaging-overview / People and connections B": "the one node knows all nodes",
