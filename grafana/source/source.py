@@ -48,7 +48,7 @@ BOARD = Board(
                 ),
                 (
                     figure(
-                        "Registered people",
+                        "Registered",
                         "locale",
                         Query(total("messaging_registered_users"), NAMED),
                         "Accounts. 'Not known' when they are kept outside of the database.",
@@ -57,7 +57,7 @@ BOARD = Board(
                 ),
                 (
                     figure(
-                        "Messages today",
+                        "Sent today",
                         "locale",
                         Query(total("messaging_messages_today"), NAMED),
                         "Messages that exist and were sent since 00:00 UTC. If it stands still in the day, look at the "
@@ -131,7 +131,7 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Age of the figures",
+                        "Figures' age",
                         "dthms",
                         Query(q.age("messaging_source_as_of_timestamp_seconds"), NAMED),
                         "Since the moment of the figures: about a scrape interval. If it grows, follow the runbook of "
@@ -173,7 +173,7 @@ BOARD = Board(
                 ),
                 (
                     figure(
-                        "Interval of full counts",
+                        "Count interval",
                         "dthms",
                         Query(q.worst("messaging_source_recount_interval_seconds", "instance", "source"), NAMED),
                         "How often everything is to be counted again. If that is too seldom for what expires, set "
@@ -183,7 +183,7 @@ BOARD = Board(
                 ),
                 (
                     figure(
-                        "Count under way",
+                        "Under way",
                         "percentunit",
                         Query(q.least("messaging_source_count_progress_ratio", "instance", "source"), NAMED),
                         "How much of the full count is done; 100 % when none is under way.",

@@ -10,6 +10,8 @@ from typing import Any
 from grafana.source.__main__ import GRAFANA
 
 FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
+OBSERVED = "messaging-source"
+"""The dashboard of ``observe``, whose figures another process exposes."""
 BOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in FILES}
 
 

@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from exporter.simulate import SimulateOptions, simulate
-from tests.grafana.boards import BOARDS, GRAFANA, panels
+from tests.grafana.boards import BOARDS, GRAFANA, OBSERVED, panels
 from tests.servers.exporter import WS, Exporter, in_process, running
 from tests.servers.exporter import until as soon
 from tests.servers.prometheus import Prometheus, Sample, hurried, until, watched
@@ -123,6 +123,7 @@ def queries() -> list[tuple[str, str]]:
     return [
         (f"{board} / {panel['title']} {target['refId']}", target["expr"])
         for board in BOARDS
+        if board != OBSERVED  # its tests are those of observe
         for panel in panels(board)
         for target in panel["targets"]
     ]
