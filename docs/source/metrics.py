@@ -15,6 +15,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from docs.source.text import wrapped
+from exporter.core.source_records import SourceTotals, SourceView
+from exporter.metrics.source_families import source_families
 from exporter.settings.model import Address, Settings
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -43,8 +45,17 @@ GROUPS = (
     ("Totals", "exact after every commit", r"stored_.*|registered_users|messages_today|active_users"),
     ("Database", "this node's view of it, and what the last verification found",
      r"database_.*|inaccurate_.*|missing_triggers|verified_.*"),
-    ("The scrape", "how it was come by", r"scrape_.*|build.*|source_.*"),
+    ("The scrape", "how it was come by", r"scrape_.*|build.*"),
 )  # fmt: skip
+
+
+OBSERVED = """\
+## Observe: another server's database
+
+`messaging-exporter observe` has the totals above under the same names, with the scope *source*, and these. With several
+sources each has the label `source`.
+
+"""
 
 
 def text() -> str:
@@ -56,6 +67,9 @@ def text() -> str:
         chosen = [family for family in left if re.fullmatch(f"messaging_({pattern})", _name(family))]
         left = [family for family in left if family not in chosen]
         parts.append(f"## {title}: {words}\n\n" + "\n".join(_entries(chosen)))
+    names = {_name(family) for family in families}
+    observed = [family for family in _observed() if _name(family) not in names]
+    parts.append(OBSERVED + "\n".join(_entries(observed)))
     if left:
         raise ValueError(f"no group for {[_name(family) for family in left]}")
     return "\n".join(parts)
@@ -83,8 +97,19 @@ async def _scraped() -> list[Metric]:
     return [family for family in text_string_to_metric_families(exposition) if family.name.startswith("messaging_")]
 
 
+def _observed() -> list[Metric]:
+    """The families of ``observe``, of a source of which everything is known."""
+    windows: dict[int, int | None] = {1: 0, 7: 0, 30: 0}
+    totals = SourceTotals(0, 0, 0, 0, windows, as_of=0.0, inaccurate_conversations=0)
+    figures = ("stored_messages", "stored_conversations", "registered_users", "messages_today")
+    view = SourceView(
+        "main", "synapse", "94", True, totals, None, 0.0, 0.0, dict.fromkeys(figures, 0), 0, 1.0, 0.0, 3600.0
+    )
+    return sorted(source_families([view], labelled=False), key=_name)
+
+
 def _name(family: Metric) -> str:
-    return f"{family.name}_total" if family.type == "counter" else family.name
+    return family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
 
 
 def _entries(families: Iterable[Metric]) -> Iterator[str]:
@@ -113,7 +138,7 @@ def _labels(family: Metric) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for sample in family.samples:
         for label, value in sample.labels.items():
-            if label not in ("le", "version") and value not in found.setdefault(label, []):
+            if label not in ("le", "version", "kind", "schema") and value not in found.setdefault(label, []):
                 found[label].append(value)
     return found
 
