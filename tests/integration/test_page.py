@@ -617,27 +617,35 @@ async def test_before_the_sign_in_ends_the_page_warns_and_a_new_token_goes_on(
         assert await page.locator("#ending").inner_text() == ""
 
 
-async def test_two_installations_on_one_host_do_not_sign_each_other_out(browser: Browser, double: StatsDouble) -> None:
+@pytest.mark.parametrize("apart", ["ports", "prefixes"])
+async def test_two_installations_on_one_host_do_not_sign_each_other_out(
+    browser: Browser, double: StatsDouble, apart: str
+) -> None:
     other = StatsDouble(b"another secret of the tests that is long enough")
     await other.start()
-    proxies = [await one.behind(prefix) for one, prefix in ((double, "/one"), (other, "/two"))]
+    proxy = await double.behind("/one", two=other)
+    if apart == "ports":
+        pages = [f"{double.url}/admin", f"{other.url}/admin"]
+    else:
+        pages = [f"http://127.0.0.1:{proxy.addresses[0][1]}/{name}/admin" for name in ("one", "two")]
     try:
         async with visit(browser) as seen:
             page = seen.page
-            for link in (double.link(), other.link()):
-                await page.goto(link)
+            for url, server in zip(pages, (double, other), strict=True):
+                await page.goto(url)
+                await page.get_by_label("Admin token").fill(server.token())
+                await page.keyboard.press("Enter")
                 await well(page)
-            for url in (double.url, other.url):
-                await page.goto(f"{url}/admin")
+            for url in pages:
+                await page.goto(url)
                 await well(page)
             await page.get_by_role("button", name="Sign out").click()
             await shows(page.locator("#why"), "You have signed out.")
-            await page.goto(f"{double.url}/admin")
+            await page.goto(pages[0])
             await well(page)
             assert len(await seen.context.cookies()) == 1
     finally:
-        for proxy in proxies:
-            await proxy.cleanup()
+        await proxy.cleanup()
         await other.stop()
 
 

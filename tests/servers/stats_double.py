@@ -132,11 +132,16 @@ class StatsDouble:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
-    async def behind(self, prefix: str) -> web.AppRunner:
-        """A reverse proxy on another port that serves all of this below ``prefix``; the caller cleans it up."""
+    async def behind(self, prefix: str, **others: StatsDouble) -> web.AppRunner:
+        """A reverse proxy on another port that serves all of this below ``prefix``, and others below their names.
+
+        It takes the prefixes away, and the caller cleans it up.
+        """
+        servers = {prefix: self, **{f"/{name}": other for name, other in others.items()}}
 
         async def forward(request: web.Request) -> web.Response:
-            url = URL(self.url + request.raw_path.removeprefix(prefix), encoded=True)
+            below = next(below for below in servers if request.raw_path.startswith(f"{below}/"))
+            url = URL(servers[below].url + request.raw_path.removeprefix(below), encoded=True)
             headers = {name: value for name, value in request.headers.items() if name != "Accept-Encoding"}
             body = await request.read()
             async with (
@@ -149,7 +154,8 @@ class StatsDouble:
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
         app = web.Application()
-        app.router.add_route("*", prefix + "/{tail:.*}", forward)
+        for below in servers:
+            app.router.add_route("*", below + "/{tail:.*}", forward)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
