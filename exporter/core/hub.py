@@ -204,7 +204,8 @@ class Hub(Generic[C]):
             del self._users_in[conversation]
         # Nobody of this user is left: whoever does not take part does not type. A removal stops it like a leave.
         stopped = TypingStoppedReason.DISCONNECT if reason is LeftReason.DISCONNECT else TypingStoppedReason.LEAVE
-        return [*self.stop_typing(conversation, user, stopped), ParticipantLeft(*pair, reason)]
+        left = ParticipantLeft(conversation, user, reason)
+        return [*self.stop_typing(conversation, user, stopped), left] if pair in self.typing else [left]
 
     # --- typing -------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Publisher:
         self._hub = hub
         self._metrics = metrics
         self._fan_out = fan_out
-        self._untold: dict[ConversationId, list[HubEvent]] = {}
+        self._untold: dict[ConversationId, tuple[HubEvent, ...]] = {}
         hub.before_audience_change = self.audience_changes
 
     def emit(self, events: Sequence[HubEvent]) -> None:
@@ -88,10 +88,14 @@ class Publisher:
     def _emit_in_slices(self, events: Sequence[HubEvent]) -> None:
         if not self._untold:
             self._fan_out.later(self._tell_some)
+        untold = self._untold
         for event in events:
             self._metrics.count(event)
             if type(event) in _TOLD:
-                self._untold.setdefault(event.conversation, []).append(event)  # type: ignore[union-attr]  # as above
+                conversation = event.conversation  # type: ignore[union-attr]  # as above
+                # Nearly every conversation has one event, and 1,000 lists would be a tenth of all this.
+                before = untold.get(conversation)
+                untold[conversation] = (event,) if before is None else (*before, event)
 
     def _tell_some(self) -> None:
         for conversation in list(islice(self._untold, SLICE)):

@@ -128,7 +128,7 @@ async def test_pieces_that_are_never_finished_are_kept_within_the_limit(exporter
 async def test_headers_beyond_measure_are_refused(exporter: Exporter, lines: list[str]) -> None:
     wire = await Wire.open(exporter.url)
     wire.writer.write(handshake(exporter.token("ann"), *lines))
-    assert (await asyncio.wait_for(wire.reader.read(12), 30)).startswith(b"HTTP/1.0 400")
+    assert (await asyncio.wait_for(wire.reader.read(12), 30)).startswith(b"HTTP/1.0 431")
     wire.close()
     await exporter.deserted()
 
