@@ -82,7 +82,7 @@ def _signer(settings: Settings) -> Callable[[str], str]:
     """Signs with the server's secret, which must be there already: a new one would be of no use."""
     from exporter.auth.tokens import Authenticator
 
-    if settings.auth_public_key_file is None and not settings.effective_secret_file.exists():
+    if settings.identity_provider_file is None and not settings.effective_secret_file.exists():
         raise Misconfigured(
             f"there is no secret at {settings.effective_secret_file}: give the server's --data.dir, "
             "its --auth.secret-file, or tokens with --token-file"

@@ -63,9 +63,9 @@ def _folder(folder: Path) -> Finding:
 
 def _keys(settings: Settings) -> Finding:
     secret = settings.effective_secret_file
-    if settings.auth_public_key_file is None and not secret.exists():
+    if settings.identity_provider_file is None and not secret.exists():
         return Finding("keys", Outcome.WELL, f"{secret} will be made by the first start")
-    where = settings.auth_public_key_file or secret
+    where = settings.identity_provider_file or secret
     return _try("keys", lambda: Authenticator.from_settings(settings), f"{where} is fit for use")
 
 

@@ -45,7 +45,7 @@ async def examine(settings: Settings, url: str, token: str | None) -> list[Findi
 
 def _signed(settings: Settings) -> str | None:
     secret: Path = settings.effective_secret_file
-    if settings.auth_public_key_file is not None or not secret.exists():
+    if settings.identity_provider_file is not None or not secret.exists():
         return None
     return Authenticator.from_settings(settings).sign(USER, role="admin", ttl=LIFE)
 

@@ -94,6 +94,11 @@ class Settings:
     log_format: str = "logfmt"
 
     @property
+    def identity_provider_file(self) -> Path | None:
+        """Where the public keys are, when tokens are signed elsewhere."""
+        return self.auth_public_key_file or self.auth_jwks_file
+
+    @property
     def external_origin(self) -> str | None:
         """Scheme, name and port of ``external_url``."""
         return "/".join(self.external_url.split("/")[:3]) or None

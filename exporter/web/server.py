@@ -130,6 +130,9 @@ class Server:
             await self.node.close_all()
             await self.store.close()
             raise
+        self.urls, self.metrics_urls = (
+            [url + self.settings.prefix for url in urls] for urls in (self.urls, self.metrics_urls)
+        )
         allow_open_files(self.settings.limits.connections)
         self._loop_lag.start()
         self.connections.start()

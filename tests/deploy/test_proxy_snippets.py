@@ -172,14 +172,8 @@ async def test_pages_connect_and_sign_in_links_stay_within_and_strangers_are_nam
 ) -> None:
     port = free_port()
     flags = [flag.replace(f"https://{NAME}", f"https://{NAME}:{port}") for flag in snippet.flags]
-    ready = "/-/ready" if snippet.path == "/" or "--web.route-prefix=/" in flags else "/messaging/-/ready"
-    async with running(tmp_path / "server", *flags, ready=False) as exporter:
-
-        async def is_ready() -> bool:
-            return (await exporter.get(ready))[0] == 200
-
-        await until(is_ready, "ready")
-        upstream = exporter.url.removeprefix("http://")
+    async with running(tmp_path / "server", *flags) as exporter:
+        upstream = urlsplit(exporter.url).netloc
         async with started(snippet, tmp_path / "proxy", upstream, port) as stats:
             tls = ssl.create_default_context(cafile=str(tmp_path / "proxy" / "ca.pem"))
             connector = aiohttp.TCPConnector(ssl=tls, resolver=Resolver())
