@@ -22,7 +22,18 @@ from tests.platforms.roots import ROOTS, Failed, Root, fresh
 REPOSITORY = Path(__file__).parents[2]
 RELEASES = ("bookworm", "trixie")
 FAST = "tests/core tests/metrics tests/settings tests/auth tests/node"
-WAYS = ("run", "observe")
+APPLICATION = """\
+CREATE TABLE user (id INTEGER PRIMARY KEY, role TEXT);
+CREATE TABLE conversation (id INTEGER PRIMARY KEY, total_messages INTEGER);
+CREATE TABLE message (id INTEGER PRIMARY KEY, sender_id INTEGER, conversation_id INTEGER, content TEXT,
+    created_at TEXT, deleted_at TEXT);
+CREATE INDEX message_conversation ON message (conversation_id);
+INSERT INTO user VALUES (1, 'person'), (2, 'person'), (3, 'bot');
+INSERT INTO conversation VALUES (1, 7);
+INSERT INTO message VALUES (1, 1, 1, 'a', '2026-01-01 10:00:00', NULL), (2, 2, 1, 'b', '2026-01-01 10:00:01', NULL),
+    (3, 2, 1, NULL, '2026-01-01 10:00:02', NULL);
+"""
+"""A back end of somebody's own, as the custom mapping of docs/observe.md describes it: two messages, a counter of 7."""
 WAIT = 240
 PORT = 8897
 """In the place of 8765: the roots share this machine's network, where that may be taken."""
@@ -65,9 +76,8 @@ def _steps(suite: bool) -> Iterator[tuple[str, Callable[[Root], str]]]:
     yield "make test", _make_all if suite else _make_fast
     yield "wheel", _wheel
     yield "docs/embed.md", _embed
-    for way in WAYS:
-        if (REPOSITORY / "docs" / f"{way}.md").exists():
-            yield f"docs/{way}.md", lambda root, way=way: _way(root, way)
+    yield "docs/run.md", _run
+    yield "docs/observe.md", _observe
     if shutil.which("systemd-nspawn"):
         yield "systemd unit", unit.check
 
@@ -158,9 +168,33 @@ def _document(way: str) -> str:
     return (REPOSITORY / "docs" / f"{way}.md").read_text()
 
 
-def _way(root: Root, way: str) -> str:
+def _observe(root: Root) -> str:
+    """The custom mapping of docs/observe.md, on a database of that form: checked, then served."""
+    [mapping] = re.findall(r"^```yaml\n(messages:.*?)^```", _document("observe"), re.MULTILINE | re.DOTALL)
+    source = "--source.url sqlite:///app.db --source.kind custom --source.config-file mapping.yml"
+    begun = time.monotonic()
+    said = root.run(
+        "rm -rf observe && mkdir observe && cd observe && python3 -m venv .venv && . .venv/bin/activate && "
+        f"pip install --quiet /home/ann/messaging-exporter && cat > app.sql <<'END_OF_FILE'\n{APPLICATION}END_OF_FILE\n"
+        f"cat > mapping.yml <<'END_OF_FILE'\n{mapping}END_OF_FILE\n"
+        'python3 -c \'import sqlite3; sqlite3.connect("app.db").executescript(open("app.sql").read())\'; '
+        f"messaging-exporter observe {source} --check; echo check $?; "
+        f"messaging-exporter observe {source} --web.listen-address 127.0.0.1:{PORT} & n=0; "
+        "ask() { python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())' "
+        f'"http://127.0.0.1:{PORT}$1"; }}; '
+        "until ask /metrics 2>/dev/null | grep '^messaging_stored_messages'; "
+        "do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done; kill %1",
+        user="ann",
+        folder="/home/ann",
+    )
+    if "messaging_stored_messages 2" not in said:
+        raise Failed(said)
+    return f"followed in {time.monotonic() - begun:.0f} s"
+
+
+def _run(root: Root) -> str:
     """The console blocks of a document, typed one after the other; what does not end by itself goes on meanwhile."""
-    text = _document(way)
+    text = _document("run")
     begun = time.monotonic()
     lines = ["cd /home/ann && rm -rf way && mkdir way && cd way && set -e"]
     for body in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
