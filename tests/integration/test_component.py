@@ -236,7 +236,7 @@ async def test_the_react_hook_and_component_ask_only_while_mounted_and_keep_the_
         await page.goto(f"{double.url}/hook.html")
         await shows(page.locator("#seen"), "live: 1240")
         await shows(page.locator("#refused"), "denied: Not allowed to see the figures: the token is not a signed JWT.")
-        await shows(page.locator("#line"), "good: All is well.")
+        await page.locator("#line", has_text="good: All is well. Up since ").wait_for()
         await shows(page.locator(".wide messaging-stats h2").first, "Jetzt")
         double.figures["active_connections"] = 1241
         await shows(page.locator("#seen"), "live: 1241")
@@ -411,10 +411,10 @@ async def test_numbers_and_times_are_written_in_the_pages_language_and_texts_as_
         await shows(figure(page), "1.240")
         assert await page.locator("messaging-stats .panel").get_attribute("lang") == "en", "its texts are English"
         await page.locator("messaging-stats").evaluate(
-            "node => { node.labels = { now: 'Jetzt', all_is_well: 'Alles läuft.' } }"
+            "node => { node.labels = { now: 'Jetzt', all_is_well_up: 'Läuft seit {time}.' } }"
         )
         await shows(page.locator("messaging-stats h2").first, "Jetzt")
-        await told(page, r"Alles läuft\.")
+        await told(page, r"Läuft seit \d+\. \w+\.?, \d\d:\d\d\.")
         assert await page.locator("messaging-stats .panel").get_attribute("lang") == "de"
         await page.locator("messaging-stats").evaluate("node => { node.lang = 'en-IN' }")
         double.figures["active_connections"] = 1_234_567
