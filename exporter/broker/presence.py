@@ -77,7 +77,10 @@ class Presence:
         self._change(f"-{kind_and_entry}")
 
     def toggle(self, kind_and_entry: str, held: bool) -> None:
-        """As ``add`` and ``remove``, for what comes and goes: a coming and a going that both wait are nothing."""
+        """As ``add`` and ``remove``, for what comes and goes: a coming and a going that both wait are nothing.
+
+        The server then says nothing of it either: only for what the others hear of in another way.
+        """
         if self.incarnation is None:
             return
         if self._to_tell:  # behind what is told of it
@@ -90,6 +93,9 @@ class Presence:
     def _change(self, change: str) -> None:
         if self.incarnation is None:
             return  # it will be told with all the rest
+        before = self._toggles.pop(change[1:], None)
+        if before is not None:
+            self._changes.append(f"{'+' if before else '-'}{change[1:]}")
         self._changes.append(change)
         if len(self._changes) > MOST_CHANGES + self._to_tell:
             self.begin_anew()

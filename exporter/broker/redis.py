@@ -243,8 +243,13 @@ class RedisBroker(Generic[P]):
 
     def _types(self, held: Held[P], user: str, active: bool) -> None:
         """Somebody types, or no longer does. Of who takes part here only, frames tell: functions cost more."""
-        self._presence.toggle(f"t{pair(held.conversation, user)}", active)
-        here_only = held.shared is not None and user not in held.shared
+        entry, here_only = f"t{pair(held.conversation, user)}", held.shared is not None and user not in held.shared
+        if here_only and self._road.connection is not None:
+            self._presence.toggle(entry, active)
+        elif active:
+            self._presence.add(entry)
+        else:
+            self._presence.remove(entry)
         if active or here_only or self._road.connection is None:
             self._told.heard(held, "T" if active else "U", user)
         if here_only and self._road.connection is not None:
@@ -264,6 +269,8 @@ class RedisBroker(Generic[P]):
 
     def _opened(self, connection: Connection, another: bool) -> None:
         self._clock.forget()
+        for held in self._held.values():
+            held.shared = None  # what is said of it before the subscription stands is missed
         self._presence.connected(connection, another)
         self._told.subscribe(connection, self._subscribed)
 
@@ -276,7 +283,7 @@ class RedisBroker(Generic[P]):
     def _closed(self) -> None:
         self._postbox.closed()
         for held in list(self._held.values()):
-            held.shared = None  # what is said of it from here on is missed
+            held.shared = None
             held.is_ready()
 
     def _refused(self, reason: str) -> None:
