@@ -68,7 +68,8 @@ class Holdings(Generic[P]):
         if isinstance(reply, Refused):
             self._refused(str(reply))
         else:
-            self._announcements.seeded(held, reply)
+            if self._held.get(held.conversation) is held:  # else let go of meanwhile, and perhaps held anew
+                self._announcements.seeded(held, reply)
             held.is_ready()
 
     def catch_up(self, conversation: str, seq: int, go_on: Callable[[bool], object]) -> bool:
