@@ -125,7 +125,8 @@ class Document:
             writer=f"e.{_name(messages['sender'])}" if "sender" in messages else None,
             registered=None
             if users is None
-            else f"EXISTS (SELECT 1 FROM {_name(users['table'])} u WHERE u.{_name(users['id'])} = {{w}}{_and(users)})",
+            else f"(SELECT 1 FROM {_name(users['table'])} u "
+            f"WHERE u.{_name(users['id'])} = {{w}}{_and(users)} LIMIT 1) = 1",
             conversation=f"e.{_name(messages['conversation'])}" if distinct else None,
             identity=f"CAST({{a}}.{_name(messages[identity] if identity else self.time['column'])} AS text)",
             users=None if users is None else _count(users),

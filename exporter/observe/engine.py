@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 LIMIT: Final = 4.0
 """Seconds for a pass, or for a page of a count; pages are made larger and smaller to take what the reader aims at."""
 SOONER: Final = 12
-"""A recount is brought forward when rows are seen to have vanished, to this part of the interval at the earliest."""
+"""When rows have vanished, a recount comes after this part of the interval."""
 
 
 class Engine:
@@ -176,7 +176,7 @@ class Engine:
             moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
             generation = (self.base.generation if self.base else 0) + 1
             base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
-            spans = {name: max(1_000, (lows[name] - low) // 1_000) for name, low in bottoms.items()}
+            spans = {name: max(1_000, (lows[name] - low) // 200) for name, low in bottoms.items()}
             self.counting = Count(base, now, bottoms, dict(bottoms), spans)
             self._sooner = False
             with self.state.step():
@@ -247,10 +247,7 @@ class Engine:
     # --- a pass -------------------------------------------------------------------------------------------
 
     async def look(self) -> SourceTotals:
-        """The figures of now, in one snapshot; those of a source that is being counted for the first time are unknown.
-
-        Raises SourceError.
-        """
+        """The figures of now, in one snapshot; unknown before the first full count. Raises SourceError."""
         async with self.lock:
             return await self._pass()
 
@@ -297,6 +294,9 @@ class Engine:
 
     def _keep_pass(self, seen: Seen, now: float) -> SourceTotals:
         mapping, small = self._known(), seen.small[0]
+        if self.base is not None and identity.vanished(mapping, self.base.cut, seen.newest):
+            self._begin_anew("the newest rows are older than those that were counted: the database was restored")
+            return figures(mapping, None, None, small, now)
         self.rows_read += sum(facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None)
         count, base, totals = self.counting, self.base, None
         with self.state.step():

@@ -217,7 +217,9 @@ class Mapping:
     doubtful: str | None = None
     domain: str | None = None
     writer: str | None = None
-    registered: str | None = None  # SQL with {w}: is this writer a registered user?
+    registered: str | None = None
+    """SQL with {w}: is this writer a registered user? With LIMIT 1 rather than EXISTS, of which PostgreSQL would hash
+    the whole table of users for each page."""
     conversation: str | None = None
     identity: str | None = None  # of a row, with {a}: another database has other ones
     users: str | None = None  # a statement with one number

@@ -77,7 +77,7 @@ class PostgresReader:
     """One database on one server."""
 
     dialect = Dialect("postgresql")
-    aim = 2.0  # each page hashes the tables that it is compared with: at 0.25 s that was nearly all of the work
+    aim = 3.0  # each page hashes the tables that it is compared with: at 0.25 s that was nearly all of the work
 
     manner = f"in read-only transactions of at most {LONGEST:g} s, on one connection"
 

@@ -77,7 +77,7 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
         ),
         weight="CASE WHEN EXISTS (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id) THEN 0 ELSE 1 END",
         writer="e.sender",
-        registered=f"EXISTS (SELECT 1 FROM users u WHERE u.name = {{w}} AND {PEOPLE.replace('{u}', 'u')})",
+        registered=f"(SELECT 1 FROM users u WHERE u.name = {{w}} AND {PEOPLE.replace('{u}', 'u')} LIMIT 1) = 1",
         identity="{a}.event_id",
         users=f"SELECT COUNT(*) FROM users u WHERE {PEOPLE.replace('{u}', 'u')}",
         conversations=(
