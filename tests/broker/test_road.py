@@ -370,3 +370,23 @@ async def test_nodes_of_two_releases_side_by_side(server: Server, monkeypatch: p
                 assert len(client.function_list(library=f"{name}*")) >= 2
         finally:
             await new.broker.close()
+
+
+async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_nothing(server: Server) -> None:
+    async with nodes(server.url, lease=10.0) as (first, last):
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        await _counts(first, participants=1)
+        server.freeze()
+        try:
+            for _ in range(3):  # held, let go of and held anew, while no answer comes
+                first.broker.holdings.hold("room", lambda: None)
+                first.broker.holdings.settle("room")
+            first.join("a", "ann", "room")
+            await first.hears(b"J ann")  # without waiting for the broker
+        finally:
+            server.thaw()
+        await last.hears(b"J ann")
+        await first.hears(b"J bob")
+        await _counts(first, participants=2)
+        assert first.ear.heard.count(b"J bob") == 1
