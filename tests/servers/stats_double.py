@@ -104,7 +104,7 @@ class StatsDouble:
             refused = {reason.value: 0 for reason in RejectedReason} | {"unauthenticated": i // 6}
             errors = {code.value: 0 for code in ErrorCode} | {"rate_limited": 2 * i}
             groups = {"connections_closed": closed, "connections_refused": refused, "commands_refused": errors}
-            live["active_connections"] = 1500 if i == 180 else 1240  # half an hour ago
+            live["active_connections"] = 1500 if i == 345 else 1240  # two minutes ago
             self.history.record(at, Sample(**live, **counters, **groups))
 
     @property
