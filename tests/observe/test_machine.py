@@ -27,7 +27,7 @@ from tests.servers.postgres import Postgres, postgres
 
 __all__ = ["postgres"]
 
-EXAMPLES = 12
+EXAMPLES = 20
 PHASES = (Phase.explicit, Phase.generate)
 NOON = 1_773_144_000.0  # 2026-03-10T12:00:00Z
 TABLES = (
@@ -232,6 +232,17 @@ class Machine(RuleBasedStateMachine):
             if self.engine is not None and self.engine.counting is None:
                 return
         raise AssertionError("a count does not end")
+
+    @precondition(lambda self: self.engine is not None and self.engine.base is not None)
+    @rule(sender=st.sampled_from(SENDERS))
+    def let_rows_be_sealed(self, sender: str) -> None:
+        """Some traffic, and time in which nobody is late: the line moves."""
+        for _ in range(3):
+            for _ in range(3):
+                self.send(0, sender, 0, "m.room.message", None, "edit", False)
+            self.look()
+            self.now += 65
+        self.look()
 
     @rule()
     def die(self) -> None:
