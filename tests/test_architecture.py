@@ -6,6 +6,7 @@ The rules themselves stand in ``[importlinter]`` of setup.cfg; ``make lint`` che
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -75,3 +76,26 @@ def test_a_planted_import_is_found(tmp_path: Path, module: str, planted: str, co
     assert outcome.returncode == 1, outcome.stdout + outcome.stderr
     broken = [line for line in outcome.stdout.splitlines() if line.endswith("BROKEN")]
     assert any(line.startswith(contract) for line in broken), outcome.stdout
+
+
+def proof_of(path: Path) -> Path | None:
+    """The test file of a module's name, or the one that its docstring names."""
+    below = path.relative_to(PACKAGE)
+    named = [
+        file for file in (ROOT / "tests").rglob(f"test_{path.stem}.py") if below.parts[0] in (*file.parts, path.name)
+    ]
+    if named:
+        return named[0]
+    said = re.search(r"Tested in ``(tests/\S+\.py)``", ast.get_docstring(ast.parse(path.read_text())) or "")
+    return ROOT / said[1] if said else None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if not path.stem.startswith("_") and "migrations" not in path.parts],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_a_module_has_a_test_of_its_name_or_says_where_it_is_tested(path: Path) -> None:
+    proof = proof_of(path)
+    assert proof is not None, "name its test in the docstring: Tested in ``tests/…``."
+    assert proof.exists()

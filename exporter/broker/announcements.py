@@ -2,6 +2,8 @@
 
 The server's functions publish each change of the whole cluster; what is announced here is a change of what people here
 have been told. After an outage, and when nobody's entries can be missing at the server any more, the two are compared.
+
+Tested in ``tests/broker/test_disasters.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The server's clock, as this node sees it: one clock for all nodes. Knows nothing else.
 
 Measured by the quickest beat of the last minutes; the error is at most half of that beat's round trip.
+
+Tested in ``tests/broker/test_road.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A frame on its way to the people in a conversation. Knows nothing of the road that it takes."""
+"""A frame on its way to the people in a conversation. Knows nothing of the road that it takes.
+
+Tested in ``tests/broker/test_road.py``.
+"""
 
 from __future__ import annotations
 

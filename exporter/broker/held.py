@@ -5,6 +5,8 @@ those before it are still on the road, waits; a number that is not above ``upto`
 
 ``told`` and ``typing`` are the users whom the people here have been told of. Only changes of them are announced, so
 nothing is said twice, whatever is repeated.
+
+Tested in ``tests/broker/test_ordering.py``.
 """
 
 from __future__ import annotations

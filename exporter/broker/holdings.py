@@ -2,6 +2,8 @@
 
 A conversation is held from before the first join's question to the database, so that nothing falls between its answer
 and what comes over the road, until the last one has left.
+
+Tested in ``tests/broker/test_road.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What comes over the road: frames of other nodes, announcements of the server's functions. Knows no connection."""
+"""What comes over the road: frames of other nodes, announcements of the server's functions. Knows no connection.
+
+Tested in ``tests/broker/test_road.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 What could not leave, or had no answer when the road broke, is remembered in short: up to which number other nodes
 should look, who is no longer a member, which message was deleted. They are told when the road is there again. The rest
 is dropped, and counted.
+
+Tested in ``tests/broker/test_road.py``.
 """
 
 from __future__ import annotations

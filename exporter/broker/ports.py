@@ -1,4 +1,7 @@
-"""What the road needs of its node: where frames go, and what is counted. Protocols only."""
+"""What the road needs of its node: where frames go, and what is counted. Protocols only.
+
+Tested in ``tests/broker/test_road.py``.
+"""
 
 from __future__ import annotations
 

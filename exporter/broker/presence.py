@@ -5,6 +5,8 @@ has a number. When the road breaks, what had no answer is sent again under its n
 it has; when the server does not know the incarnation any more, or a batch is missing there (it came back empty, or a
 replica without the last writes was promoted), the node begins a new incarnation with all that it holds. What it held
 under the old one stays until the new one is complete, so no figure dips.
+
+Tested in ``tests/broker/test_disasters.py``.
 """
 
 from __future__ import annotations

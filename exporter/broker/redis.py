@@ -4,6 +4,8 @@ Local delivery never waits for it: what happens here is handed out here first, a
 write. The order of messages is that of their numbers, on every node; what is missing is read from the database by the
 node (``Side.heal``). The parts: ``road`` (the connection), ``presence`` (what the server knows of this node),
 ``announcements`` (what people here know of the others), ``incoming``, ``ordering`` and ``outgoing`` (frames).
+
+Tested in ``tests/broker/test_road.py``.
 """
 
 from __future__ import annotations

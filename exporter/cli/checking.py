@@ -1,4 +1,7 @@
-"""``verify`` and ``simulate``: commands whose exit status 1 is a finding."""
+"""``verify`` and ``simulate``: commands whose exit status 1 is a finding.
+
+Tested in ``tests/test_cli.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``doctor``: a page about what ``serve`` would find."""
+"""``doctor``: a page about what ``serve`` would find.
+
+Tested in ``tests/test_cli.py``.
+"""
 
 from __future__ import annotations
 

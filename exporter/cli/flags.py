@@ -1,4 +1,7 @@
-"""Flags of the settings' table as click knows them. Knows no command."""
+"""Flags of the settings' table as click knows them. Knows no command.
+
+Tested in ``tests/test_cli.py``.
+"""
 
 from __future__ import annotations
 

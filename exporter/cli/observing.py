@@ -1,4 +1,7 @@
-"""``observe``: an exporter for the database of another messaging server."""
+"""``observe``: an exporter for the database of another messaging server.
+
+Tested in ``tests/test_cli.py``.
+"""
 
 from __future__ import annotations
 

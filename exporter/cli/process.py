@@ -1,4 +1,7 @@
-"""What a command needs of its process: streams, logs, a folder, an event loop, a line that moves."""
+"""What a command needs of its process: streams, logs, a folder, an event loop, a line that moves.
+
+Tested in ``tests/test_cli.py``.
+"""
 
 from __future__ import annotations
 

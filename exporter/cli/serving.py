@@ -1,4 +1,7 @@
-"""``serve``, ``demo``, ``token``, ``migrate`` and ``assets``. What they start is imported when it is asked for."""
+"""``serve``, ``demo``, ``token``, ``migrate`` and ``assets``. What they start is imported when it is asked for.
+
+Tested in ``tests/test_cli.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which build this is: the version, and the revision of the source that it was made from."""
+"""Which build this is: the version, and the revision of the source that it was made from.
+
+Tested in ``tests/test_cli.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 An error carries the code that the wire shows and a message in lower case that says exactly what was
 wrong. The protocol turns it into an ``error`` frame, the HTTP routes into a problem document
 (RFC 9457), the metrics into a label; nobody writes a code by hand.
+
+Tested in ``tests/core/test_protocol.py``.
 """
 
 from __future__ import annotations

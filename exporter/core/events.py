@@ -3,6 +3,8 @@
 Commands are what a client asks, in the imperative; events are what happened, in the past tense. Both
 are frozen. ``gc=False`` is right for them: they hold only strings and numbers, hence no cycles, and the
 collector need not look at them (msgspec's documentation, "Disabling Garbage Collection").
+
+Tested in ``tests/core/test_recount.py``.
 """
 
 from __future__ import annotations

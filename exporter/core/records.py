@@ -1,6 +1,8 @@
 """Plain values that pass between the layers. Knows nobody: each field is a fact with its unit.
 
 ``/metrics``, ``/v1/messaging/stats`` and the admin page are three views of these records.
+
+Tested in ``tests/core/test_recount.py``.
 """
 
 from __future__ import annotations

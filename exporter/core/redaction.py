@@ -1,6 +1,8 @@
 """Text that may be shown: without secrets, on one line, without control characters. Knows nothing else.
 
 Masking is the last defence; the first is not to put a secret into a text.
+
+Tested in ``tests/test_logs.py``.
 """
 
 from __future__ import annotations

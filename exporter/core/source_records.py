@@ -1,4 +1,7 @@
-"""What is known of another server's database, as plain values. Knows nobody."""
+"""What is known of another server's database, as plain values. Knows nobody.
+
+Tested in ``tests/observe/test_engine.py``.
+"""
 
 from __future__ import annotations
 

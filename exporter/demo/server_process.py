@@ -2,6 +2,8 @@
 
 Its settings go through the environment, because they may hold secrets and everybody may read a process list. It says
 by sd_notify where it listens and when it drains. On Linux the kernel stops it when this process ends, however it ends.
+
+Tested in ``tests/integration/test_demo.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The broker between nodes: reachable, fit, allowed, and what time is it there?"""
+"""The broker between nodes: reachable, fit, allowed, and what time is it there?
+
+Tested in ``tests/doctor/test_doctor.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Addresses, files and keys that the settings name."""
+"""Addresses, files and keys that the settings name.
+
+Tested in ``tests/doctor/test_doctor.py``.
+"""
 
 from __future__ import annotations
 

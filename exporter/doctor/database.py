@@ -1,4 +1,7 @@
-"""The database: is it there, is it ours, may we, does it answer in time, and what time is it there?"""
+"""The database: is it there, is it ours, may we, does it answer in time, and what time is it there?
+
+Tested in ``tests/doctor/test_doctor.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What an examination says."""
+"""What an examination says.
+
+Tested in ``tests/doctor/test_doctor.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""This machine: its clock and its limits."""
+"""This machine: its clock and its limits.
+
+Tested in ``tests/doctor/test_doctor.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What lies between people and the server: a page of ``--url``'s own origin, a token and an upgrade, as they arrive."""
+"""What lies between people and the server: a page of ``--url``'s own origin, a token and an upgrade, as they arrive.
+
+Tested in ``tests/doctor/test_doctor.py``.
+"""
 
 from __future__ import annotations
 

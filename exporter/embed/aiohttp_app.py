@@ -1,6 +1,8 @@
 """The same for aiohttp: a sub-application, and a middleware that knows WebSockets by themselves.
 
 It changes nothing of the host: no loop, no signals, no logging, no garbage collector.
+
+Tested in ``tests/embed/test_frameworks.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""An ASGI application with metrics, stats and the admin page, to be mounted in FastAPI, Starlette, Django, Litestar."""
+"""An ASGI application with metrics, stats and the admin page, to be mounted in FastAPI, Starlette, Django, Litestar.
+
+Tested in ``tests/embed/test_frameworks.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One connection of a host's user, as ``Live`` counts it; and why it ended."""
+"""One connection of a host's user, as ``Live`` counts it; and why it ended.
+
+Tested in ``tests/embed/test_live.py``.
+"""
 
 from __future__ import annotations
 

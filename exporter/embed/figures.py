@@ -1,4 +1,7 @@
-"""What is shown of a ``Live``: families, the JSON document, a collector. What the host does not report is absent."""
+"""What is shown of a ``Live``: families, the JSON document, a collector. What the host does not report is absent.
+
+Tested in ``tests/embed/test_live.py``.
+"""
 
 from __future__ import annotations
 

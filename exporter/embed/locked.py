@@ -1,4 +1,7 @@
-"""``LockedLive``: the same for servers with threads (Flask-SocketIO, Django without asyncio)."""
+"""``LockedLive``: the same for servers with threads (Flask-SocketIO, Django without asyncio).
+
+Tested in ``tests/embed/test_live.py``.
+"""
 
 from __future__ import annotations
 

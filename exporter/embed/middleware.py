@@ -1,6 +1,8 @@
 """An ASGI middleware that knows connections, their ends and durations by itself, from the events that pass.
 
 Who they are and what they join comes by the API: ``live_connection.get()`` is the connection of the handler that runs.
+
+Tested in ``tests/embed/test_frameworks.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a host may report besides connections, conversations and typing. What it does not report is absent."""
+"""What a host may report besides connections, conversations and typing. What it does not report is absent.
+
+Tested in ``tests/embed/test_live.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """The figures of a ``Live`` over HTTP, whatever the framework: what to answer to which path. Knows no socket.
 
 Scrapes share one look at the database; the text is rendered in slices; the page is the product's own.
+
+Tested in ``tests/embed/test_frameworks.py``.
 """
 
 from __future__ import annotations

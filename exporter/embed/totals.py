@@ -1,4 +1,7 @@
-"""Totals of the host's own database, by ``observe``'s mappings. What reads databases is imported when it is used."""
+"""Totals of the host's own database, by ``observe``'s mappings. What reads databases is imported when it is used.
+
+Tested in ``tests/embed/test_examples.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 gunicorn's and uvicorn's workers are children of one process with one command line. Each ``Live`` keeps a locked file in
 a folder of that family, and whoever is asked for the figures of *the* server looks how many there are.
+
+Tested in ``tests/embed/test_frameworks.py``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 prometheus_client renders some 400 series in 5 ms; done in one piece, every message waits for it. So rendering gives way
 after each millisecond.
+
+Tested in ``tests/integration/test_exposition.py``.
 """
 
 from __future__ import annotations

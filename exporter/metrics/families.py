@@ -3,6 +3,8 @@
 A gauge that is a length cannot leak, and it is in the very next scrape whatever path changed it. Each HELP says its
 scope and how to aggregate it: node figures are summed; cluster and database figures are the same on every node, hence
 ``max``.
+
+Tested in ``tests/metrics/test_counters.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The families of ``observe``: the product's own names for the totals, and how they were come by. Knows records."""
+"""The families of ``observe``: the product's own names for the totals, and how they were come by. Knows records.
+
+Tested in ``tests/metrics/test_counters.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """What an outage of the road has hidden is read from the database: messages, and who is no longer a member.
 
 Knows no wire of the road. While the database cannot be asked, it is asked again; nobody waits for it in the meantime.
+
+Tested in ``tests/broker/test_disasters.py``.
 """
 
 from __future__ import annotations

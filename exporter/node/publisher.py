@@ -2,6 +2,8 @@
 
 Knows no command and no store. Whatever goes to the people in a conversation goes through the broker, also when this
 node is alone, so there is one road.
+
+Tested in ``tests/node/test_node.py``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 First everything that may take time: the database's totals up to a deadline, the independent recount and the fullest
 send buffer in slices. Then, in one turn of the loop, everything that belongs together.
+
+Tested in ``tests/integration/test_events.py``.
 """
 
 from __future__ import annotations

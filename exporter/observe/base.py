@@ -1,4 +1,7 @@
-"""Counts, complete and under way, as plain values that the state keeps. Knows no connection."""
+"""Counts, complete and under way, as plain values that the state keeps. Knows no connection.
+
+Tested in ``tests/observe/test_engine.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``observe --check``: what would be read, what is missing, what the figures mean, and what they are. Knows no HTTP."""
+"""``observe --check``: what would be read, what is missing, what the figures mean, and what they are. Knows no HTTP.
+
+Tested in ``tests/observe/test_grants.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Comparing a denormalised number of messages per conversation with the messages. Knows readers and mappings.
 
 Each page of conversations is compared in one snapshot, so a counter that is kept right is never found wrong.
+
+Tested in ``tests/observe/test_engine.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Reading pages and tails of a source into tallies, and the figures out of them. Knows no schedule."""
+"""Reading pages and tails of a source into tallies, and the figures out of them. Knows no schedule.
+
+Tested in ``tests/observe/test_engine.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Three signs: what the database says of itself, rows that were sealed and are others now, and a newest row below the
 sealed ones. A restored copy has one of them.
+
+Tested in ``tests/observe/test_engine.py``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A *key* is a column that grows with the rows, so that what is new lies above what was seen. Rows far enough below the
 newest are *sealed*: nothing new appears among them but what a recount finds. A ``Cut`` says where that line is.
+
+Tested in ``tests/observe/test_engine.py``.
 """
 
 from __future__ import annotations

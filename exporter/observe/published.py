@@ -1,4 +1,7 @@
-"""From sums and sets to the figures that are shown. Knows records; knows no connection."""
+"""From sums and sets to the figures that are shown. Knows records; knows no connection.
+
+Tested in ``tests/observe/test_machine.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Words that the rooms of ``observe`` share, besides the records of the core. Knows nobody."""
+"""Words that the rooms of ``observe`` share, besides the records of the core. Knows nobody.
+
+Tested in ``tests/observe/test_harmless.py``.
+"""
 
 from __future__ import annotations
 

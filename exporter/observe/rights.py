@@ -1,4 +1,7 @@
-"""May this user read what a mapping needs, and are the indexes there that it relies on? Knows readers and mappings."""
+"""May this user read what a mapping needs, and are the indexes there that it relies on? Knows readers and mappings.
+
+Tested in ``tests/observe/test_grants.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A row may become visible below the highest key that was seen: numbers and times are taken before the commit. So the
 line stays behind: a mark of the newest keys is used when it is old enough, and when every transaction that was under
 way at its moment has ended.
+
+Tested in ``tests/observe/test_engine.py``.
 """
 
 from __future__ import annotations

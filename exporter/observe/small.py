@@ -2,6 +2,8 @@
 
 They are of the pass's own snapshot as long as that is quick. Where a million users make it slow, they are read between
 the scrapes instead, for a hundredth of the time, and the moment of the figures is theirs.
+
+Tested in ``tests/observe/test_engine.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""From a source's settings to a reader and the mapping that fits what is there. Knows readers and presets."""
+"""From a source's settings to a reader and the mapping that fits what is there. Knows readers and presets.
+
+Tested in ``tests/observe/test_real_databases.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Each step is one transaction, so a process that is killed goes on where the last whole step ended. Who wrote and which
 conversations there are is kept in sets: adding the same again changes nothing. A *generation* is one count of
 everything; the next one is built beside the current one and takes its place when it is complete.
+
+Tested in ``tests/observe/test_real_databases.py``.
 """
 
 from __future__ import annotations

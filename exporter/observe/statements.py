@@ -2,6 +2,8 @@
 
 ``facts`` reads a region of the messages once and groups what it needs, so that a page of a million rows comes back as
 few: what they weigh, by age; who wrote in the last 30 days, and when last; which conversations there are.
+
+Tested in ``tests/observe/test_engine.py``.
 """
 
 from __future__ import annotations

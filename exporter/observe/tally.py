@@ -1,4 +1,7 @@
-"""What some rows add up to. Knows neither database nor file: rows of ``statements.facts`` come in, sums come out."""
+"""What some rows add up to. Knows neither database nor file: rows of ``statements.facts`` come in, sums come out.
+
+Tested in ``tests/observe/test_engine.py``.
+"""
 
 from __future__ import annotations
 

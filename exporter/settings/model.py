@@ -1,4 +1,7 @@
-"""Settings: what may be chosen, with units and defaults. Reading them is in options."""
+"""Settings: what may be chosen, with units and defaults. Reading them is in options.
+
+Tested in ``tests/settings/test_options.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Every function takes text and raises ValueError with what was expected, in lower case and without the text:
 whoever knows where the text came from adds that, and decides whether it may be shown.
+
+Tested in ``tests/settings/test_options.py``.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Whoever can read this file can be anybody on the server, so it is created for it
 could have read it. What platforms mount is another matter: root owns it, and a group or everybody in the container
 reads it (PostgreSQL, too, takes a key of root's that a group may read). Two processes that start at once agree on one
 secret, and neither ever sees half of it: it is written aside and linked into place.
+
+Tested in ``tests/auth/test_tokens.py``.
 """
 
 from __future__ import annotations

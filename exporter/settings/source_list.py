@@ -1,4 +1,7 @@
-"""``sources:`` of the configuration file: several databases to observe. Repeats no URL in an error."""
+"""``sources:`` of the configuration file: several databases to observe. Repeats no URL in an error.
+
+Tested in ``tests/settings/test_options.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """YAML as configuration: strict, and silent about what is in it. Knows no setting.
 
 Errors name the file and the line, never the text: the line that cannot be read may be the one with the password.
+
+Tested in ``tests/settings/test_options.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The table of settings: all that there is to say of each. Knows no click, no server and no store.
 
 The command line, the environment's names, the file's keys, the help and the documentation are made from it.
+
+Tested in ``tests/settings/test_options.py``.
 """
 
 from __future__ import annotations

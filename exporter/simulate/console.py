@@ -1,4 +1,7 @@
-"""What people see while a simulation runs: a live table on a terminal, plain lines elsewhere. Changes nothing."""
+"""What people see while a simulation runs: a live table on a terminal, plain lines elsewhere. Changes nothing.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

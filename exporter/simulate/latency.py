@@ -1,4 +1,7 @@
-"""Percentiles in bounded memory. Knows no clock: durations are given."""
+"""Percentiles in bounded memory. Knows no clock: durations are given.
+
+Tested in ``tests/simulate/test_organisation.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The live table of a simulation, on a terminal. Needs rich, and changes nothing."""
+"""The live table of a simulation, on a terminal. Needs rich, and changes nothing.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Counts what the people of a simulation did and met. Knows no network and no clock."""
+"""Counts what the people of a simulation did and met. Knows no network and no clock.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

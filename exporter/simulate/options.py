@@ -1,4 +1,7 @@
-"""What a simulation may be told. Knows no network and no clock."""
+"""What a simulation may be told. Knows no network and no clock.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One simulation from beginning to end: set up, live, wait, go home, compare. Knows the outward contract only."""
+"""One simulation from beginning to end: set up, live, wait, go home, compare. Knows the outward contract only.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

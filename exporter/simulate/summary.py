@@ -1,4 +1,7 @@
-"""What a simulation found, as a record, as JSON and as words. Knows no network."""
+"""What a simulation found, as a record, as JSON and as words. Knows no network.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ What is run here is never cancelled: a job has its connection until its work has
 waits makes the statement end (SQLite: interrupt; PostgreSQL: the connection is cut, and the server's
 ``statement_timeout`` ends its side). So a hanging database holds at most the few connections of the pool, and no
 connection is ever given back in the middle of something.
+
+Tested in ``tests/store/test_totals.py``.
 """
 
 from __future__ import annotations

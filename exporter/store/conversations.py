@@ -2,6 +2,8 @@
 
 Changes are operations within the writer's transactions, so they share its flushes and its order; reads take a
 connection of their own.
+
+Tested in ``tests/store/test_store.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A look at a database that changes nothing: for people who ask why it does not work."""
+"""A look at a database that changes nothing: for people who ask why it does not work.
+
+Tested in ``tests/store/test_store.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 ``sqlalchemy.ext.asyncio`` has all of this and more, and it loads the whole object-relational mapper with it: 4.4 MiB
 and 50 ms of every start (``make bench ARGS=startup``), for nothing that is used here. What is used is its idea: the
 synchronous engine runs in a greenlet, and whatever awaits within it is awaited outside.
+
+Tested in ``tests/store/test_store.py``.
 """
 
 from __future__ import annotations

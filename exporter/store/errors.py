@@ -1,6 +1,8 @@
 """What a database can do to its caller, in a fixed vocabulary. Knows no driver: each dialect translates its own errors.
 
 A driver's own words are never shown: they may hold a password, an address or a user's message.
+
+Tested in ``tests/store/test_writing.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """From the user's URL to a location: an SQLite file or a PostgreSQL server. Opens nothing; repeats no part of a URL.
 
 ``repr`` of an SQLAlchemy URL hides ``user:password@`` and shows ``?password=``, so no URL object is kept for messages.
+
+Tested in ``tests/store/test_migrations.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Memberships for joins: all who ask at the same time share one SELECT. Knows nothing of connections and hubs."""
+"""Memberships for joins: all who ask at the same time share one SELECT. Knows nothing of connections and hubs.
+
+Tested in ``tests/store/test_store.py``.
+"""
 
 from __future__ import annotations
 

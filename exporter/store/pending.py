@@ -1,4 +1,7 @@
-"""Items that wait for their answer: how many and how large they may be together, and until when. Knows no database."""
+"""Items that wait for their answer: how many and how large they may be together, and until when. Knows no database.
+
+Tested in ``tests/store/test_store.py``.
+"""
 
 from __future__ import annotations
 

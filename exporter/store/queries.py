@@ -2,6 +2,8 @@
 
 Each is about many rows at once and keeps the order of what it was given. On PostgreSQL rows are locked in the order of
 their keys, so that two writers of several conversations wait for each other and do not lock each other out.
+
+Tested in ``tests/store/test_store.py``.
 """
 
 from __future__ import annotations

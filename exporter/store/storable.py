@@ -1,4 +1,7 @@
-"""What both databases can hold, so that what cannot be stored is refused before it is queued."""
+"""What both databases can hold, so that what cannot be stored is refused before it is queued.
+
+Tested in ``tests/store/test_store.py``.
+"""
 
 from __future__ import annotations
 

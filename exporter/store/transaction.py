@@ -2,6 +2,8 @@
 
 Everything that was queued goes through the same few statements, so the price of a transaction, above all of its
 flush to the disk, is shared by all of it.
+
+Tested in ``tests/store/test_outages.py``.
 """
 
 from __future__ import annotations

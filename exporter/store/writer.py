@@ -2,6 +2,8 @@
 
 There is no timer that waits for others: a single sender's message goes into a transaction of its own at once, and
 what arrives while that one is being flushed to the disk shares the next one.
+
+Tested in ``tests/store/test_store.py``.
 """
 
 from __future__ import annotations

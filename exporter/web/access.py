@@ -1,4 +1,7 @@
-"""Who may do what with a request: its token, its Origin, the admin's cookie. Knows no hub, no store and no route."""
+"""Who may do what with a request: its token, its Origin, the admin's cookie. Knows no hub, no store and no route.
+
+Tested in ``tests/web/test_admin.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The routes of a listener, and the middlewares around them. Decides which listener has what; knows no socket."""
+"""The routes of a listener, and the middlewares around them. Decides which listener has what; knows no socket.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

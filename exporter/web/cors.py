@@ -1,6 +1,8 @@
 """Pages of other origins may read the figures: CORS for GET of the stats routes, for the origins that were named.
 
 Only with a token: no credentials are allowed, so that no page can use the cookie of somebody's browser.
+
+Tested in ``tests/integration/test_http.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Telling whoever started this process how it stands: the protocol of sd_notify(3), without systemd's library.
 
 Without ``NOTIFY_SOCKET`` in the environment nothing happens.
+
+Tested in ``tests/integration/test_http.py``.
 """
 
 from __future__ import annotations

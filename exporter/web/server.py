@@ -1,4 +1,7 @@
-"""The composition root: settings in, a running server out. Everything is put together here and nowhere else."""
+"""The composition root: settings in, a running server out. Everything is put together here and nowhere else.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The process of ``observe``: collectors, listeners and routes put together, from start to end."""
+"""The process of ``observe``: collectors, listeners and routes put together, from start to end.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

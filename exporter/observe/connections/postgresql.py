@@ -2,6 +2,8 @@
 
 Each reading is one REPEATABLE READ, READ ONLY transaction of a few seconds at most, so vacuum is never held back for
 longer. Settings are set in the transaction, so that a pooler in transaction mode will do. Works on a hot standby.
+
+Tested in ``tests/observe/test_harmless.py``.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ torn by a write raises "malformed" although the file is sound.
 
 *Write-ahead log* (Synapse): ``mode=ro`` in a short transaction; ``immutable`` would miss what is in the log. Where
 there is no log (the server is stopped), everything is in the file, and ``mode=ro`` would create files beside it.
+
+Tested in ``tests/observe/test_harmless.py``.
 """
 
 from __future__ import annotations

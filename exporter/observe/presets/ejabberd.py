@@ -4,6 +4,8 @@ A chat is two rows, one per side; a room's message is one. A row that this side 
 that it received counts where the other side cannot have a row of its own here. The default schema has no column for the
 host: stanzas tell it. The key is the time: on PostgreSQL ``id`` has no index, and neither is in the order of
 commits.
+
+Tested in ``tests/observe/test_real_databases.py``.
 """
 
 from __future__ import annotations

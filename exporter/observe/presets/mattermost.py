@@ -2,6 +2,8 @@
 
 An edit keeps the post's row and adds one more with the old text, marked by ``originalid``; a deletion stamps
 ``deleteat``; joins, leaves and the like are posts whose type begins with ``system_``.
+
+Tested in ``tests/observe/test_real_databases.py``.
 """
 
 from __future__ import annotations

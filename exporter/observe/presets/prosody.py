@@ -2,6 +2,8 @@
 
 A chat is two rows, one per side; to oneself two rows with the same content; a room's message is one, without its
 writer. All kinds of archives share one table. Rows expire, after a week by default.
+
+Tested in ``tests/observe/test_real_databases.py``.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ An edit, a reaction, a poll's answer and a redaction are rows of ``events`` like
 ``event_relations`` (also an encrypted one), a redaction by its row in ``redactions``: the message's own row stays as it
 was. Numbers are taken before the commit, so rows appear below the highest that was seen; backfilled history gets
 negative ones.
+
+Tested in ``tests/observe/test_real_databases.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What ejabberd's and Prosody's archives have in common: a chat is stored once for each side, as a stanza in XML."""
+"""What ejabberd's and Prosody's archives have in common: a chat is stored once for each side, as a stanza in XML.
+
+Tested in ``tests/observe/test_real_databases.py``.
+"""
 
 from __future__ import annotations
 

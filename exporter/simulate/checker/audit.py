@@ -1,4 +1,7 @@
-"""Compares a conversation as it is stored with what was acknowledged. Knows no network and no clock."""
+"""Compares a conversation as it is stored with what was acknowledged. Knows no network and no clock.
+
+Tested in ``tests/simulate/test_ledger.py``.
+"""
 
 from __future__ import annotations
 

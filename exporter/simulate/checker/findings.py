@@ -1,4 +1,7 @@
-"""What can be wrong, and how often it was. Knows nothing else."""
+"""What can be wrong, and how often it was. Knows nothing else.
+
+Tested in ``tests/simulate/test_ledger.py``.
+"""
 
 from __future__ import annotations
 

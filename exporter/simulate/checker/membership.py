@@ -1,4 +1,7 @@
-"""One connection in one conversation: what it has seen, and until when it is owed anything. Knows no clock."""
+"""One connection in one conversation: what it has seen, and until when it is owed anything. Knows no clock.
+
+Tested in ``tests/simulate/test_ledger.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The HTTP routes a simulation uses: make conversations, catch up. Knows the contract's shapes, no WebSocket."""
+"""The HTTP routes a simulation uses: make conversations, catch up. Knows the contract's shapes, no WebSocket.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

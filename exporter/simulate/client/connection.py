@@ -1,4 +1,7 @@
-"""One WebSocket connection of the simulation. Knows frames as bytes, not what they mean."""
+"""One WebSocket connection of the simulation. Knows frames as bytes, not what they mean.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Not the server's own structs: what checks the server must not share its mistakes, and a client reads what it
 needs and ignores the rest.
+
+Tested in ``tests/simulate/test_simulate.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """One client (a tab, a phone) of one person: it connects, joins, reads, writes, loses its network, comes back.
 
 Knows the protocol and what a person does; which messages are due when is the crowd's affair.
+
+Tested in ``tests/simulate/test_simulate.py``.
 """
 
 from __future__ import annotations

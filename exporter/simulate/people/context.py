@@ -1,6 +1,8 @@
 """What all clients of a simulation share: the books, the clock, the conversations' audiences, background work.
 
 Knows how a connection is opened and how a gap is caught up; knows no person's behaviour.
+
+Tested in ``tests/simulate/test_simulate.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Everybody together: who is wanted online when, which messages are due, and the end in good order.
 
 The rate is an open loop: messages are due at times that do not depend on how fast the server answers.
+
+Tested in ``tests/simulate/test_simulate.py``.
 """
 
 from __future__ import annotations

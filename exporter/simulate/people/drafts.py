@@ -1,4 +1,7 @@
-"""What a client still has to get acknowledged, and how fast it may send. Knows no network and no clock."""
+"""What a client still has to get acknowledged, and how fast it may send. Knows no network and no clock.
+
+Tested in ``tests/simulate/test_simulate.py``.
+"""
 
 from __future__ import annotations
 

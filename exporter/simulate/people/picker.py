@@ -1,4 +1,7 @@
-"""A set to draw from. Knows nothing of what is in it."""
+"""A set to draw from. Knows nothing of what is in it.
+
+Tested in ``tests/simulate/test_organisation.py``.
+"""
 
 from __future__ import annotations
 

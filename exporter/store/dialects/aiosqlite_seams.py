@@ -1,4 +1,7 @@
-"""Everything of aiosqlite that is not its documented API, in one place: the thread of a connection."""
+"""Everything of aiosqlite that is not its documented API, in one place: the thread of a connection.
+
+Tested in ``tests/store/test_store.py``.
+"""
 
 from __future__ import annotations
 

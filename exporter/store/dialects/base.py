@@ -3,6 +3,8 @@
 A statement is written once, with ``$1`` … for parameters and with the rows that it is about in a source that the
 dialect makes: ``json_each`` of one JSON text on SQLite (it runs in C, without the interpreter's lock), ``unnest`` of
 one array per column on PostgreSQL. So a thousand rows are one statement, and its triggers fire once.
+
+Tested in ``tests/store/test_verify.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""PostgreSQL through asyncpg: time limits on both sides, rights, and what its errors mean."""
+"""PostgreSQL through asyncpg: time limits on both sides, rights, and what its errors mean.
+
+Tested in ``tests/store/test_store.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Behind a pooler such as pgbouncer each transaction may run on another of the server's sessions, so nothing may be left
 in one: no setting but within a transaction, no named statement. Whether somebody stands in between is seen, not
 configured: the process that answers is not the one that the greeting named.
+
+Tested in ``tests/store/test_store.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""SQLite through aiosqlite: one thread per connection, the file's identity, and what its errors mean."""
+"""SQLite through aiosqlite: one thread per connection, the file's identity, and what its errors mean.
+
+Tested in ``tests/store/test_outages.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 All pending revisions run in one transaction, data included, behind a lock that a second process waits for: interrupted
 half-way nothing has happened, and it can be run again.
+
+Tested in ``tests/store/test_migrations.py``.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ each other out, so rows are locked in the order of their keys. And a session has
 What the functions do is index look-ups and nothing else, and they are planned so once per session, whatever the
 statistics of tables that grow say. They run with their owner's rights and their own search path: a program that may
 only insert messages can do so, and one with another search path meets the same tables.
+
+Tested in ``tests/store/test_migrations.py``.
 """
 
 from __future__ import annotations

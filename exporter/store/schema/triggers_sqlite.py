@@ -7,6 +7,8 @@ Three properties of SQLite shape them. Foreign keys are off unless a connection 
 deletes cascade only by triggers, and orphans are refused by one. The conflict clause of the outer statement (``INSERT
 OR IGNORE``) overrides the one of a statement inside a trigger, but not an upsert, hence upserts. And ``sent_at`` is
 text in any form that ``date()`` understands, offsets included, so the day is always ``date(sent_at)``, in UTC.
+
+Tested in ``tests/store/test_totals_machine.py``.
 """
 
 from __future__ import annotations

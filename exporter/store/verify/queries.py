@@ -1,6 +1,8 @@
 """The statements of a verification: what differs, and mending it. Knows no order of things, no progress and no report.
 
 Each compares in one statement, so in one state of the database; the mending ones are small transactions.
+
+Tested in ``tests/store/test_verify.py``.
 """
 
 from __future__ import annotations

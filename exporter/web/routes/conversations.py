@@ -1,4 +1,7 @@
-"""The conversation routes: HTTP to the node and back. Decides nothing: rights are the store's business."""
+"""The conversation routes: HTTP to the node and back. Decides nothing: rights are the store's business.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

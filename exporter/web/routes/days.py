@@ -1,4 +1,7 @@
-"""``GET /v1/messaging/stats/days``: messages and active users per UTC day, as JSON or CSV. Knows no SQL."""
+"""``GET /v1/messaging/stats/days``: messages and active users per UTC day, as JSON or CSV. Knows no SQL.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``/-/healthy`` and ``/-/ready``: may this process be sent work? Knows no state; the server says it."""
+"""``/-/healthy`` and ``/-/ready``: may this process be sent work? Knows no state; the server says it.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``GET /``: name, version and links to what this listener serves, and ``OPTIONS /``, which load balancers check."""
+"""``GET /``: name, version and links to what this listener serves, and ``OPTIONS /``, which load balancers check.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

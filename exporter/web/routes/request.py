@@ -1,4 +1,7 @@
-"""``GET /v1/messaging/request``: the request as it arrived, for whoever sets up a proxy (``doctor --url`` asks it)."""
+"""``GET /v1/messaging/request``: the request as it arrived, for whoever sets up a proxy (``doctor --url`` asks it).
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The shapes of the JSON that the routes take and give. The OpenAPI description is made from them."""
+"""The shapes of the JSON that the routes take and give. The OpenAPI description is made from them.
+
+Tested in ``tests/web/test_openapi.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``/metrics`` and ``/v1/messaging/stats`` of ``observe``: the same shapes, of other servers' databases."""
+"""``/metrics`` and ``/v1/messaging/stats`` of ``observe``: the same shapes, of other servers' databases.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

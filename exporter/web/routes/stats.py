@@ -1,4 +1,7 @@
-"""``GET /v1/messaging/stats``: the figures of ``/metrics`` as JSON, for admins. Knows records and names, no state."""
+"""``GET /v1/messaging/stats``: the figures of ``/metrics`` as JSON, for admins. Knows records and names, no state.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

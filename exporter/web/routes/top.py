@@ -1,4 +1,7 @@
-"""``GET /v1/messaging/conversations/top``: the largest conversations, and the busiest of the last hour on this node."""
+"""``GET /v1/messaging/conversations/top``: the largest conversations, and the busiest of the last hour on this node.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One user's connections, for admins: are they connected, since when, on how many devices; disconnect them."""
+"""One user's connections, for admins: are they connected, since when, on how many devices; disconnect them.
+
+Tested in ``tests/integration/test_http.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A check takes a core 50–100 ms, so it happens off the loop, one at a time, and once per password. Users that do
 not exist cost the same. Passwords that proved right are remembered apart from those that proved wrong, so that
 somebody who guesses cannot push a scraper's password out.
+
+Tested in ``tests/web/test_toolkit.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What the exporter toolkit's web configuration file may say, read and checked. Knows no request and no clock.
 
 The keys and their meaning are the toolkit's (docs/web-configuration.md there, as of 2026); unknown ones are refused.
+
+Tested in ``tests/web/test_toolkit.py``.
 """
 
 from __future__ import annotations

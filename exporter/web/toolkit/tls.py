@@ -2,6 +2,8 @@
 
 A context is built whole out of the settings and never changed. The listener holds one that hands every new
 connection to the newest good one, so certificates, client CAs and versions all follow the files.
+
+Tested in ``tests/web/test_toolkit.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How a connection ends: its states, and what the close frame says for each reason of the server's."""
+"""How a connection ends: its states, and what the close frame says for each reason of the server's.
+
+Tested in ``tests/web/test_connection.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A timer per connection would be 20,000 timers. Instead the connections stand in a ring of slots, and a tick visits one
 slot, so that each connection is looked at several times per interval and no tick takes longer than a fraction of a
 millisecond.
+
+Tested in ``tests/web/test_connection.py``.
 """
 
 from __future__ import annotations

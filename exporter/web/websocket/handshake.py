@@ -3,6 +3,8 @@
 aiohttp reads the request and has done its part when the upgrade is answered: then the transport gets a new protocol
 (``set_protocol``, asyncio's way for an upgrade) and aiohttp's handler is told that its connection has ended. A joined
 connection then takes 3.2 KiB (docs/benchmarks.md), and no task wakes up for a frame.
+
+Tested in ``tests/integration/test_http.py``.
 """
 
 from __future__ import annotations
