@@ -72,6 +72,7 @@ release-check: ## everything that a release needs, in one command; BASELINE=v0.1
 	@$(MAKE) test-lowest platforms
 	@$(MAKE) dashboards docs && git diff --exit-code -- docs grafana deploy
 	@$(MAKE) dist bench ARGS=
+	@[ -z "$(BASELINE)" ] || $(BIN)/python -m tests.bench.compare $(BASELINE)
 
 dist: $(VENV)/.test ## a source distribution and a wheel in dist/
 	@$(BIN)/python -m build --outdir dist . >/dev/null

@@ -1,4 +1,4 @@
-"""The one thing that setup.cfg cannot say: a build writes down which commit it is made from (``--version`` shows it)."""
+"""What setup.cfg cannot say: a build writes down which commit it is made from (``--version`` shows it)."""
 
 from __future__ import annotations
 
