@@ -201,6 +201,8 @@ async def _peers(size: int, options: Options) -> str:
             rooms.append(Room(name, [first, stack.enter_context(make(broker.url, first))], broker.pid))
         for room in rooms:
             stack.callback(room.close)
+            for server in room.servers:  # its connection for requests may have been closed while others started
+                server.__dict__.pop("_http", None)
             await room.fill(size)
         for number in range(-1, options.rounds):
             turn = number % len(rooms)
