@@ -1,8 +1,8 @@
 """Messages and active users of past days: reading them, and forgetting who wrote long ago. Knows no Prometheus.
 
 ``user_days`` has a row per user and day on which they sent a message, kept by triggers for ``KEPT`` days; how many rows
-a day has stands in ``daily_totals``, as everything that is counted does. A deleted message leaves the row, as it leaves
-``users.last_active_on``; a deleted user takes theirs along.
+a day has stands in ``daily_totals``, as everything that is counted does. Deleting a message or a user leaves the row:
+it says what was done on that day, and so a past day's figure does not shrink.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,14 +69,49 @@ async def test_a_day_begins_and_ends_at_midnight_utc(place: Place, store: Store)
     assert await shown(store, 2) == [(1, 1), (1, 1)]
 
 
-async def test_deleted_messages_leave_the_people_and_deleted_users_take_their_days_along(
-    place: Place, store: Store
-) -> None:
+async def test_deleted_messages_and_deleted_users_leave_the_days(place: Place, store: Store) -> None:
     await place.execute("DELETE FROM messages WHERE seq < 4")
     assert await shown(store) == [(0, 0), (0, 2), (0, 0), (1, 1)]
     await place.execute("DELETE FROM users WHERE id IN ('bob', 'nobody')")
-    assert await shown(store) == [(0, 0), (0, 1), (0, 0), (1, 1)]
+    assert await shown(store) == [(0, 0), (0, 2), (0, 0), (1, 1)]
+    await place.execute("DELETE FROM users")
+    assert await shown(store) == [(0, 0), (0, 2), (0, 0), (1, 1)]
     await assert_exact(place, store, TODAY)
+    assert (await verify(store)).agrees
+
+
+async def test_a_user_who_is_erased_and_comes_back_on_the_same_day_counts_once(place: Place, store: Store) -> None:
+    await send(store, "a", "bob", "before")
+    assert await shown(store) == [(0, 0), (3, 2), (0, 0), (2, 2)]
+    await place.execute("DELETE FROM users WHERE id = 'bob'")
+    assert (await verify(store)).agrees
+    await place.execute("INSERT INTO users (id, created_at) VALUES ('bob', '2026-03-10T11:00:00Z')")
+    assert (await verify(store)).agrees, "bob's messages are there, and so is their record"
+    await send(store, "a", "bob", "after")
+    assert await shown(store) == [(0, 0), (3, 2), (0, 0), (3, 2)]
+    await assert_exact(place, store, TODAY)
+    assert (await verify(store)).agrees
+
+
+@pytest.mark.needs("postgres")
+async def test_users_who_are_truncated_leave_the_days(postgres: Any) -> None:  # noqa: F811
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place, clock=Clock()) as store:
+        await place.execute(HISTORY, "TRUNCATE users CASCADE")
+        assert await shown(store) == [(0, 0), (3, 2), (0, 0), (1, 1)]
+        await assert_exact(place, store, TODAY)
+        assert (await verify(store)).agrees
+
+
+async def test_whoever_wrote_without_being_registered_counts_on_the_day(place: Place, store: Store) -> None:
+    await place.execute(f"{INSERT} ('a', 9, 'robot', '9', 'x', '2026-03-09T12:00:00Z')")
+    assert await shown(store) == [(0, 0), (3, 2), (1, 1), (1, 1)]
+    await place.execute("DELETE FROM user_days WHERE user_id = 'robot'")
+    assert await shown(store) == [(0, 0), (3, 2), (1, 0), (1, 1)]
+    found: list[str] = []
+    assert not (await verify(store, repair=True, out=found.append)).agrees
+    assert "day 2026-03-09: 1 of its senders are not in the record of active users" in found
+    assert await shown(store) == [(0, 0), (3, 2), (1, 1), (1, 1)]
     assert (await verify(store)).agrees
 
 
@@ -90,7 +126,7 @@ async def test_a_message_that_is_redated_makes_its_sender_active_on_the_new_day_
 async def test_the_upgrade_counts_the_days_of_the_messages_that_are_there(place: Place) -> None:
     store = Store(place.url, clock=Clock())
     await store.migrate(BEFORE)
-    await place.execute(HISTORY)
+    await place.execute(HISTORY, "DELETE FROM users WHERE id = 'eve'")
     await store.close()
     async with opened(place, clock=Clock()) as store:
         assert await shown(store) == [(0, 0), (3, 2), (0, 0), (1, 1)]

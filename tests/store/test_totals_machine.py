@@ -35,18 +35,25 @@ def utc_day(text: str) -> str:
 
 
 class Model:
-    """What the tables hold, and the two columns that a recount cannot tell: last_seq and last_active_on."""
+    """What the tables hold, and what a recount cannot tell: last_seq, last_active_on, and who wrote on which day."""
 
     def __init__(self) -> None:
         self.conversations: dict[str, int] = {}
         self.users: dict[str, str | None] = {}
         self.messages: dict[tuple[str, int], str] = {}
+        self.senders: dict[tuple[str, int], str] = {}
+        self.days: set[tuple[str, str]] = set()
+
+    def put(self, name: str, seq: int, user: str, at: str) -> None:
+        self.messages[name, seq], self.senders[name, seq] = at, user
+        self.days.add((utc_day(at), user))
 
     def copy(self) -> Model:
         other = Model()
         other.conversations = dict(self.conversations)
         other.users = dict(self.users)
-        other.messages = dict(self.messages)
+        other.messages, other.senders = dict(self.messages), dict(self.senders)
+        other.days = set(self.days)
         return other
 
 
@@ -110,7 +117,7 @@ class TotalsMachine(RuleBasedStateMachine):
         for seq, user, at in rows if not refused else ():
             if (name, seq) in self.model.messages:
                 continue
-            self.model.messages[name, seq] = at
+            self.model.put(name, seq, user, at)
             self.model.conversations[name] = max(self.model.conversations[name], seq)
             if user in self.model.users:
                 self.model.users[user] = max(self.model.users[user] or "", utc_day(at))
@@ -144,13 +151,14 @@ class TotalsMachine(RuleBasedStateMachine):
         assert refused == (to not in self.model.conversations or (moved and (to, to_seq) in self.model.messages))
         if not refused:
             del self.model.messages[name, seq]
-            self.model.messages[to, to_seq] = at
+            self.model.put(to, to_seq, self.model.senders[name, seq], at)
             self.model.conversations[to] = max(self.model.conversations[to], to_seq)
 
     @rule(at=TIMES)
     def redate_everything(self, at: str) -> None:
         self.db.execute("UPDATE messages SET sent_at = ?", (at,))
-        self.model.messages = dict.fromkeys(self.model.messages, at)
+        for name, seq in self.model.messages:
+            self.model.put(name, seq, self.model.senders[name, seq], at)
 
     @rule(on=st.booleans())
     def switch_foreign_keys(self, on: bool) -> None:
@@ -195,9 +203,9 @@ class TotalsMachine(RuleBasedStateMachine):
         assert dict(self.db.execute("SELECT id, last_active_on FROM users")) == model.users
         by_day = dict(self.db.execute("SELECT day, sum(messages) FROM daily_totals GROUP BY day HAVING sum(messages)"))
         assert by_day == dict(Counter(map(utc_day, model.messages.values())))
-        recorded = self.db.execute("SELECT day, count(*) FROM user_days GROUP BY day").fetchall()
+        assert set(self.db.execute("SELECT day, user_id FROM user_days")) == model.days
         people = "SELECT day, sum(active_users) AS n FROM daily_totals GROUP BY day HAVING n <> 0"
-        assert dict(self.db.execute(people)) == dict(recorded)
+        assert dict(self.db.execute(people)) == dict(Counter(day for day, _ in model.days))
 
 
 TestTotals = TotalsMachine.TestCase

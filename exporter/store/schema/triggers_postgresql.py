@@ -235,22 +235,14 @@ BEGIN
     DELETE FROM conversation_members WHERE user_id IN (SELECT id FROM users);
     UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET users = 0, last_active_users = 0 WHERE users <> 0 OR last_active_users <> 0;
-    DELETE FROM user_days;
     RETURN NULL;
 END""",
-    # Who wrote on which day: a row that is there already costs a look into an index. Deleted messages leave it, as they
-    # leave last_active_on; deleted users take their rows along.
+    # Who wrote on which day: a row that is there already costs a look into an index. Deleted messages and deleted users
+    # leave it: they did write on that day.
     "messaging_user_days_of_messages() RETURNS trigger": f"""
 BEGIN
     INSERT INTO user_days (day, user_id) SELECT DISTINCT {day("sent_at")}, sender_id FROM added ORDER BY 1, 2
         ON CONFLICT (day, user_id) DO NOTHING;
-    RETURN NULL;
-END""",
-    "messaging_user_days_of_users() RETURNS trigger": """
-BEGIN
-    DELETE FROM user_days WHERE (day, user_id) IN (
-        SELECT d.day, r.id FROM (SELECT DISTINCT day FROM daily_totals) AS d CROSS JOIN removed AS r
-    );
     RETURN NULL;
 END""",
     "messaging_user_days_inserted() RETURNS trigger": _counting("active_users", "SELECT day, 1 FROM added"),
@@ -286,7 +278,6 @@ TRIGGERS = {
     "users_truncated": ("BEFORE TRUNCATE ON users", "FOR EACH STATEMENT", "users_truncated"),
     "user_days_of_new_messages": ("AFTER INSERT ON messages", _NEW, "user_days_of_messages"),
     "user_days_of_changed_messages": ("AFTER UPDATE ON messages", _NEW, "user_days_of_messages"),
-    "user_days_of_users": ("AFTER DELETE ON users", _OLD, "user_days_of_users"),
     "user_days_inserted": ("AFTER INSERT ON user_days", _NEW, "user_days_inserted"),
     "user_days_deleted": ("AFTER DELETE ON user_days", _OLD, "user_days_deleted"),
 }

@@ -43,7 +43,7 @@ _LAST_ACTIVE = (
     "AND NEW.last_active_on IS NOT date(NEW.last_active_on);"
 )
 
-# Who wrote on which day. An upsert, for the same reason as above.
+# Who wrote on which day, for good: deleted messages and deleted users leave it. An upsert, for the reason above.
 _USER_DAY = (
     "INSERT INTO user_days (day, user_id) VALUES (date(NEW.sent_at), NEW.sender_id) "
     "ON CONFLICT (day, user_id) DO NOTHING;"
@@ -130,9 +130,6 @@ TRIGGERS = {
     WHEN OLD.sent_at IS NOT NEW.sent_at OR OLD.sender_id IS NOT NEW.sender_id BEGIN
         {_time("messages", "sent_at")}
         {_USER_DAY}
-    END""",
-    "user_days_of_users": """AFTER DELETE ON users BEGIN
-        DELETE FROM user_days WHERE user_id = OLD.id AND day IN (SELECT day FROM daily_totals);
     END""",
     "user_days_inserted": f"""AFTER INSERT ON user_days BEGIN
         {_bump("active_users", "NEW.day", "1")}

@@ -179,12 +179,10 @@ async def mend_future(session: Session, dialect: Dialect) -> None:
 
 
 def _user_days(dialect: Dialect) -> str:
-    """Who must be in the record: whoever has a message of that day and was registered by then. Not older than $1."""
-    sent, made = dialect.utc_day("m.sent_at"), dialect.utc_day("u.created_at")
+    """Who must be in the record: whoever has a message of that day, registered today or not. Not older than $1."""
     return f"""
     SELECT p.day, p.user_id FROM (
-        SELECT DISTINCT {sent} AS day, m.sender_id AS user_id FROM messages AS m JOIN users AS u ON u.id = m.sender_id
-        WHERE {made} <= {sent}
+        SELECT DISTINCT {dialect.utc_day("sent_at")} AS day, sender_id AS user_id FROM messages
     ) AS p
     WHERE p.day >= $1 AND NOT EXISTS (SELECT 1 FROM user_days AS d WHERE d.day = p.day AND d.user_id = p.user_id)
     """

@@ -254,7 +254,7 @@ class History(Struct):
 
 
 class Day(Struct):
-    """One UTC day: messages of it that exist, and registered users who sent one. What is not known is null."""
+    """One UTC day: its messages that exist, and users who sent one, erased since or not. What is not known is null."""
 
     day: date
     messages: Count | None

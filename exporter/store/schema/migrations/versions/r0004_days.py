@@ -20,8 +20,7 @@ SQLITE = (
     """,
     """
     INSERT INTO user_days (day, user_id)
-    SELECT DISTINCT date(m.sent_at), m.sender_id FROM messages AS m JOIN users AS u ON u.id = m.sender_id
-    WHERE date(m.sent_at) > date('now', '-400 days')
+    SELECT DISTINCT date(sent_at), sender_id FROM messages WHERE date(sent_at) > date('now', '-400 days')
     """,
     """
     UPDATE verification SET active_users_from = (SELECT coalesce(min(date(sent_at)), date('now')) FROM messages)
@@ -35,9 +34,8 @@ POSTGRESQL = (
     "CREATE TABLE user_days (day date NOT NULL, user_id text NOT NULL, PRIMARY KEY (day, user_id))",
     """
     INSERT INTO user_days (day, user_id)
-    SELECT DISTINCT (m.sent_at AT TIME ZONE 'UTC')::date, m.sender_id
-    FROM messages AS m JOIN users AS u ON u.id = m.sender_id
-    WHERE m.sent_at > now() - interval '400 days'
+    SELECT DISTINCT (sent_at AT TIME ZONE 'UTC')::date, sender_id FROM messages
+    WHERE sent_at > now() - interval '400 days'
     """,
     """
     UPDATE verification SET active_users_from = (
