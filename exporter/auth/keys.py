@@ -31,6 +31,7 @@ MIN_RSA_BITS: Final = 2048  # NIST SP 800-131A: less is disallowed
 MAX_KEYS: Final = 16
 MAX_BYTES: Final = 1_048_576
 _BLOCK: Final = re.compile(rb"-----BEGIN ([^\r\n-]+)-----.*?-----END \1-----", re.DOTALL)
+_MARKER: Final = re.compile(rb"-----(?:BEGIN|END)|-----(?:BEGI?|BE?|EN?)\s*\Z")  # the last: cut off within it
 _PRIVATE_MEMBERS: Final = frozenset("dpqk")  # of a JWK: RSA's and EC's private numbers, and a symmetric key
 
 
@@ -110,6 +111,8 @@ def read_public_keys(path: Path) -> tuple[Key, ...]:
 
     content = _content(path, "public key file")
     blocks = [match.group() for match in _BLOCK.finditer(content)]
+    if blocks and (_MARKER.search(_BLOCK.sub(b"", content)) or any(len(_MARKER.findall(b)) != 2 for b in blocks)):
+        raise Misconfigured(f"the public key file {path} holds a PEM block without its BEGIN or END; is it cut off?")
     if not blocks or len(blocks) > MAX_KEYS:
         if blocks:
             raise Misconfigured(f"the public key file {path} holds {len(blocks)} keys, and {MAX_KEYS} are the most")

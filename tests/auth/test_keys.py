@@ -106,6 +106,26 @@ def test_one_unfit_block_is_named_by_its_place(pem_file: Path) -> None:
         with_pem(pem_file, pem(OLD, EC_384, NEW))
 
 
+BROKEN_PEMS = {
+    "an unfinished second block": pem(OLD) + pem(NEW)[:200],
+    "an unfinished first block": pem(NEW)[:200] + b"\n" + pem(OLD),
+    "an end without a beginning": pem(OLD) + pem(NEW)[40:],
+    "cut off within BEGIN": pem(OLD) + b"-----BEG",
+    "the end of another kind": pem(OLD) + pem(NEW).replace(b"END PUBLIC KEY", b"END RSA PUBLIC KEY"),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_PEMS.values(), ids=BROKEN_PEMS.keys())
+def test_a_block_that_is_not_whole_breaks_the_file_and_the_old_keys_go_on(content: bytes, pem_file: Path) -> None:
+    with pytest.raises(Misconfigured, match="without its BEGIN or END"):
+        with_pem(pem_file, content)
+    authenticator = with_pem(pem_file, pem(OLD, NEW))
+    with logged(keys_module) as logged_lines:
+        replace(pem_file, content)
+        assert authenticator.verify(signed(NEW)).user == "ann"
+    assert [line["event"] for line in logged_lines] == ["the keys of tokens cannot be read again; the old ones go on"]
+
+
 def test_more_keys_than_a_token_can_be_tried_with_are_refused(pem_file: Path) -> None:
     with pytest.raises(Misconfigured, match=f"{MAX_KEYS} are the most"):
         with_pem(pem_file, pem(*[EC] * (MAX_KEYS + 1)))
