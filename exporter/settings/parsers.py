@@ -118,12 +118,20 @@ def route_prefix(text: str) -> str:
     return prefix
 
 
+_MAPPED_BITS: Final = 96  # of ::ffff:0:0/96, the IPv4 addresses as IPv6 has them (RFC 4291 section 2.5.5.2)
+
+
 def network(text: str) -> IPv4Network | IPv6Network:
-    """An address or a network: ``127.0.0.1``, ``10.0.0.0/8``, ``fd00::/8``."""
+    """An address or a network: ``127.0.0.1``, ``10.0.0.0/8``, ``fd00::/8``. IPv4 written as IPv6 is IPv4."""
     try:
-        return ip_network(text.strip("[]"))
+        parsed = ip_network(text.strip("[]"))
     except ValueError:
         raise ValueError("expected an address such as 127.0.0.1, or a network such as 10.0.0.0/8") from None
+    if isinstance(parsed, IPv6Network) and parsed.prefixlen >= _MAPPED_BITS:
+        mapped = parsed.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, parsed.prefixlen - _MAPPED_BITS))
+    return parsed
 
 
 def path(text: str) -> Path:

@@ -9,7 +9,28 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from exporter.settings.parsers import network
 from exporter.web.proxies import MAX_HOPS, believing, is_trusted
+
+MAPPED = {
+    "::ffff:127.0.0.1": "127.0.0.1/32",
+    "[::ffff:10.0.0.1]": "10.0.0.1/32",
+    "::ffff:127.0.0.0/104": "127.0.0.0/8",
+    "::ffff:0:0/96": "0.0.0.0/0",
+    "::1": "::1/128",
+    "::/0": "::/0",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), MAPPED.items())
+def test_an_ipv4_network_written_as_ipv6_is_the_ipv4_network(text: str, expected: str) -> None:
+    assert network(text) == ip_network(expected)
+
+
+def test_a_proxy_named_by_its_mapped_address_is_trusted_in_either_form() -> None:
+    assert is_trusted("127.0.0.1", (network("::ffff:127.0.0.1"),))
+    assert is_trusted("::ffff:127.0.0.1", (network("::ffff:127.0.0.1"),))
+
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.1"))
 Seen = tuple[str, str, str | None]
