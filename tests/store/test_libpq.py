@@ -94,8 +94,22 @@ def test_the_environment_comes_after_the_url() -> None:
     assert (found.settings, found.connect_timeout) == ({"search_path": "chat", "application_name": "app"}, 7.0)
     found = target(f"{BASE}?options=-csearch_path%3Dmine&connect_timeout=3&application_name=x", environ=environ)
     assert (found.settings, found.connect_timeout) == ({"search_path": "mine", "application_name": "x"}, 3.0)
-    with pytest.raises(Misconfigured, match="channel_binding"):
-        target(BASE, environ={"PGCHANNELBINDING": "require"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PGCONNECT_TIMEOUT", "x"), ("PGCHANNELBINDING", "require"), ("PGREQUIREPEER", "x"), ("PGOPTIONS", "-e")],
+)
+def test_what_is_wrong_is_named_where_it_was_said(variable: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=f"^the environment variable {variable} ") as refused:
+        target(BASE, environ={variable: value})
+    assert "URL" not in str(refused.value)
+    (tmp_path / "services").write_text("[chat]\nconnect_timeout=x\n")
+    environ = {"PGSERVICEFILE": str(tmp_path / "services"), "PGSERVICE": "chat", "PGCONNECT_TIMEOUT": "7"}
+    with pytest.raises(Misconfigured, match=r"^the database service's option connect_timeout "):
+        target(f"{BASE}?connect_timeout=", environ=environ)
+    with pytest.raises(Misconfigured, match=r"^the database URL's option connect_timeout "):
+        target(f"{BASE}?connect_timeout=y", environ=environ)
 
 
 @pytest.mark.needs("postgres")

@@ -77,14 +77,18 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     options = {name: value for name, value in given.items() if value != ""}
+    places = {name: f"the database URL's option {name}" for name in options}
     for variable, name in _ENVIRONMENT.items():
         if environ.get(variable) and name == "service":
             options.setdefault(name, environ[variable])
     if "service" in options:
         options = {**_service(options["service"], environ), **options}
+    for name in options:
+        places.setdefault(name, f"the database service's option {name}")
     for variable, name in _ENVIRONMENT.items():
-        if environ.get(variable):
-            options.setdefault(name, environ[variable])
+        if environ.get(variable) and name not in options:
+            options[name] = environ[variable]
+            places[name] = f"the environment variable {variable}"
     settings: dict[str, str] = {}
     passed: dict[str, str] = {}
     timeout = None
@@ -92,16 +96,16 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
         if name in _PASSED:
             passed[name] = value
         elif name == "connect_timeout":
-            timeout = _seconds(value)
+            timeout = _seconds(value, places[name])
         elif name in ("application_name", "fallback_application_name"):
             if name == "application_name" or name not in options:
                 settings["application_name"] = value
         elif name == "options":
-            settings.update(_settings(value))
+            settings.update(_settings(value, places[name]))
         elif name == "search_path":  # no option of libpq, but one that asyncpg takes
             settings["search_path"] = value
         elif name not in _DROPPED and name != "service":
-            _require_harmless(name, value)
+            _require_harmless(name, value, places[name])
     if schema is not None:
         settings["search_path"] = quoted(schema)
     _require_files(passed, environ)
@@ -110,33 +114,33 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
     return Target(f"postgresql://{parts.netloc}{path}{'?' if query else ''}{query}", settings, timeout)
 
 
-def _require_harmless(name: str, value: str) -> None:
+def _require_harmless(name: str, value: str, place: str) -> None:
     allowed = _WITH_VALUES.get(name)
     if allowed is not None and value.lower() in allowed:
         return
     if allowed is not None:
         raise Misconfigured(
-            f"the database URL's option {name} cannot be honoured with that value: leave it out or use "
-            f"{' or '.join(sorted(allowed))}"
+            f"{place} cannot be honoured with that value: leave it out or use {' or '.join(sorted(allowed))}"
         )
     if name in _REFUSED:
-        raise Misconfigured(f"the database URL's option {name} cannot be honoured: leave it out")
-    shown = name if re.fullmatch(r"[a-z0-9_]{1,40}", name) else "with a strange name"
+        raise Misconfigured(f"{place} cannot be honoured: leave it out")
+    if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
+        place = place.removesuffix(name) + "with a strange name"
     raise Misconfigured(
-        f"the database URL's option {shown} is none of PostgreSQL's connection options: "
+        f"{place} is none of PostgreSQL's connection options: "
         "a setting of the server is given as options=-c%20NAME=VALUE"
     )
 
 
-def _seconds(value: str) -> float | None:
+def _seconds(value: str, place: str) -> float | None:
     try:
         seconds = int(value)
     except ValueError:
-        raise Misconfigured("the database URL's option connect_timeout is not a number of seconds") from None
+        raise Misconfigured(f"{place} is not a number of seconds") from None
     return float(max(2, seconds)) if seconds > 0 else None  # 0 is no limit, and below 2 libpq takes 2
 
 
-def _settings(text: str) -> dict[str, str]:
+def _settings(text: str, place: str) -> dict[str, str]:
     """``-c NAME=VALUE`` and ``--NAME=VALUE``, with a backslash before a space that belongs to a value."""
     reader = shlex.shlex(text, posix=True)
     reader.whitespace_split, reader.quotes, reader.commenters = True, "", ""
@@ -153,7 +157,7 @@ def _settings(text: str) -> dict[str, str]:
         name, equals, value = word.partition("=")
         name = name.replace("-", "_")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
-            raise Misconfigured("the database URL's option options (or PGOPTIONS) is understood as -c NAME=VALUE only")
+            raise Misconfigured(f"{place} is understood as -c NAME=VALUE only")
         found[name.lower()] = value
     return found
 
