@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -160,6 +161,21 @@ def test_words_that_the_command_line_does_not_know_exit_with_2_and_one_line(argu
     status, out, err = main(capsys, *arguments)
     assert (status, out) == (2, "")
     one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("migrate", "--redis.url", "redis://h"), "--redis.url is a setting of serve, not of migrate"),
+        (("token", "ann", "--redis.url=redis://h"), "--redis.url is a setting of serve, not of token"),
+        (("verify", "--web.config.file", "x.yml"), "--web.config.file is a setting of serve, not of verify"),
+        (("migrate", "--no-web.systemd-socket"), "--web.systemd-socket is a setting of serve, not of migrate"),
+        (("serve", "--source.kind", "synapse"), "--source.kind is a setting of observe, not of serve"),
+    ],
+)
+def test_a_setting_of_another_command_is_said_to_be_that_and_no_other_is_proposed(arguments, answer, capsys) -> None:
+    status, out, err = main(capsys, *arguments)
+    assert (status, out, one_line(err)) == (2, "", f"messaging-exporter: {answer}")
 
 
 @pytest.mark.parametrize(
@@ -363,3 +379,26 @@ def test_the_demo_keeps_its_data_apart_from_a_real_servers_unless_told_otherwise
     assert main(capsys, "demo", *arguments)[0] == 0
     assert shown == [folder]
     assert (tmp_path / folder).is_dir()
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "observe"])
+def test_sighup_ends_no_server_however_early_it_comes(command: str, tmp_path: Path) -> None:
+    """The configuration file is a pipe: whoever reads it has begun and has no event loop yet."""
+    pipe = tmp_path / "config.yml"
+    os.mkfifo(pipe)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "exporter", command, "--config.file", str(pipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        with pipe.open("w") as config:  # waits for the reader
+            server.send_signal(signal.SIGHUP)
+            config.write("nonsense: 1\n")
+        _, said = server.communicate(timeout=60)
+    finally:
+        server.kill()
+    assert server.returncode == 1
+    assert "nonsense" in one_line(said)

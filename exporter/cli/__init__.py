@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 from exporter.cli import checking, examining, observing, serving
-from exporter.cli.flags import FAILED, USAGE, say
+from exporter.cli.flags import ALL, FAILED, NAMES, USAGE, say
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
 from exporter.core.errors import Misconfigured, Unavailable
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help(), err=True)
         sys.exit(USAGE)
+    except click.NoSuchOption as error:
+        say(_of_another_command(error) or error.format_message())
+        sys.exit(USAGE)
     except click.ClickException as error:
         say(error.format_message())
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
@@ -62,6 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             say((error.strerror or str(error) or "no reason given").lower())
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _of_another_command(error: click.NoSuchOption) -> str | None:
+    """What to say of a setting that another command has: no other name is meant, so none is proposed."""
+    name = error.option_name.removeprefix("--")
+    name = name if name in NAMES else name.removeprefix("no-")
+    if name not in NAMES or error.ctx is None:
+        return None
+    owner = "serve" if name in ALL else "observe"
+    return f"--{name} is a setting of {owner}, not of {error.ctx.info_name}"
 
 
 def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:

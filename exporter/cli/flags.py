@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -72,6 +73,14 @@ class SettingsCommand(click.Command):
         given = {names[key]: ctx.params.pop(key) for key in list(ctx.params) if key in names}
         ctx.params["settings"] = options.resolve(given, os.environ, self.defaults)
         return super().invoke(ctx)
+
+
+class ServerCommand(SettingsCommand):
+    """A command that runs until it is stopped. SIGHUP means "read again", and never ends it, however early it comes."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: D102  # click documents it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server's own handler takes its place
+        return super().make_context(*args, **kwargs)
 
 
 class CheckingCommand(SettingsCommand):

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from exporter.cli.flags import OBSERVE, UNCHECKED, SettingsCommand, flags, say
+from exporter.cli.flags import OBSERVE, UNCHECKED, ServerCommand, flags, say
 from exporter.cli.process import configure_logs, make_folder, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
 
 
-class _Observe(SettingsCommand):
+class _Observe(ServerCommand):
     """With ``--check``, what keeps it from looking is another exit status than what it finds."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from exporter.cli.flags import ALL, SHARED, Duration, SettingsCommand, flags
+from exporter.cli.flags import ALL, SHARED, Duration, ServerCommand, SettingsCommand, flags
 from exporter.cli.process import configure_logs, make_data_folder, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=ServerCommand)
 @flags(*ALL)
 def serve(settings: Settings) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
@@ -61,7 +61,7 @@ def migrate(settings: Settings) -> None:
     run(upgrade())
 
 
-class _DemoCommand(SettingsCommand):
+class _DemoCommand(ServerCommand):
     """Invented people do not belong into the folder of a real server, which would show them as its first figures."""
 
     defaults = Settings(data_dir=Path("data/demo"))

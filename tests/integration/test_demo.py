@@ -300,6 +300,17 @@ async def test_ctrl_c_reaches_the_demo_alone_and_the_server_drains_after_its_peo
     assert "draining" in said
 
 
+async def test_sighup_ends_neither_the_demo_nor_its_server(tmp_path: Path) -> None:
+    async with demo(tmp_path) as running:
+        metrics, _, _ = await running.urls()
+        for pid in (running.process.pid, *running.others()):
+            os.kill(pid, signal.SIGHUP)
+        await scrape(metrics)
+        assert running.process.returncode is None
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ended() == 0
+
+
 async def _true(value: bool) -> bool:
     return value
 
