@@ -14,7 +14,7 @@ from aiohttp import web
 
 from exporter.core.events import ClosedReason, RejectedReason
 from exporter.embed.asgi import decide
-from exporter.embed.connection import Connection, reason_of
+from exporter.embed.connection import Connection, chosen, reason_of
 from exporter.embed.middleware import REASONS
 from exporter.embed.service import Service
 
@@ -64,12 +64,12 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
             response = await handler(request)
         except BaseException as error:
             if (connection := request.get(CONNECTION)) is not None:
-                connection.close(connection.reason or reason_of(error))
+                connection.close(chosen(connection.reason) or reason_of(error))
             elif isinstance(error, web.HTTPException) and _is_upgrade(request):
                 live.reject(REASONS.get(error.status, RejectedReason.HANDSHAKE))
             raise
         if (connection := request.get(CONNECTION)) is not None:
-            connection.close(connection.reason or ClosedReason.CLIENT)
+            connection.close(chosen(connection.reason) or ClosedReason.CLIENT)
         elif _is_upgrade(request) and response.status >= 400:
             live.reject(REASONS.get(response.status, RejectedReason.HANDSHAKE))
         return response

@@ -51,7 +51,9 @@ class Asgi:
             key = name.decode("latin-1").lower()
             headers[key] = f"{headers[key]},{value.decode('latin-1')}" if key in headers else value.decode("latin-1")
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        if scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].endswith(b"/"):
+            path += "/"  # as the browser has it: some frameworks add one
         answer = await self._service.answer(scope["method"], path, headers, query, allowed)
         raw = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
         raw.append((b"content-length", str(len(answer.body)).encode()))

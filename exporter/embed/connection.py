@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _DISCONNECTS: Final = frozenset(
     ("WebSocketDisconnect", "ConnectionClosed", "ConnectionClosedOK", "ConnectionClosedError", "ClientDisconnected")
 )
+# Not every OSError: a database that refuses is a fault of the host.
+_GONE: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class Connection:
@@ -28,15 +30,16 @@ class Connection:
     caller that broadcasts from them.
     """
 
-    __slots__ = ("_live", "handle", "opened_at", "reason", "user")
+    __slots__ = ("_live", "handle", "joined", "opened_at", "reason", "user")
 
     def __init__(self, live: Live, user: str | None, handle: Hashable | None, opened_at: float) -> None:
         self._live = live
         self.user = user
         self.handle = handle
         self.opened_at = opened_at
-        self.reason: ClosedReason | None = None
-        """Set it before leaving the context to say why the connection ends."""
+        self.reason: ClosedReason | str | None = None
+        """Set it before leaving the context to say why the connection ends; what is no reason is passed over."""
+        self.joined: dict[str, None] | None = None  # what it joined before anybody said whose it is
 
     @property
     def is_open(self) -> bool:
@@ -73,12 +76,29 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live._close(self, self.reason or reason_of(error))
+        self._live._close(self, chosen(self.reason) or reason_of(error))
+
+
+def chosen(reason: ClosedReason | str | None) -> ClosedReason | None:
+    """The reason that a handler set; None for none, and for a word that is no reason: an end must not fail for it."""
+    try:
+        return None if reason is None else ClosedReason(reason)
+    except ValueError:
+        return None
 
 
 def reason_of(error: BaseException | None) -> ClosedReason:
     """Why a connection ended whose handler ended with ``error``."""
-    if error is None or isinstance(error, OSError | EOFError) or type(error).__name__ in _DISCONNECTS:
+    if isinstance(
+        error, BaseExceptionGroup
+    ):  # of a TaskGroup: a reader that found the peer gone, and who was cancelled
+        reasons = {reason_of(inner) for inner in error.exceptions}
+        return next(
+            reason
+            for reason in (ClosedReason.INTERNAL_ERROR, ClosedReason.CLIENT, ClosedReason.SHUTDOWN)
+            if reason in reasons
+        )
+    if error is None or isinstance(error, _GONE) or type(error).__name__ in _DISCONNECTS:
         return ClosedReason.CLIENT
     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit | GeneratorExit):
         return ClosedReason.SHUTDOWN

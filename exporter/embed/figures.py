@@ -17,6 +17,9 @@ from prometheus_client.registry import Collector
 from exporter.core.records import WINDOWS
 from exporter.core.recount import Recount
 from exporter.core.source_records import SourceView
+from exporter.embed.observations import REPORTS
+from exporter.embed.totals import UNREAD
+from exporter.embed.workers import EXPLANATION
 from exporter.metrics.families import build_family, drift_family, live_families
 from exporter.metrics.source_families import source_families
 
@@ -32,16 +35,19 @@ UNREPORTED = "the host does not report it"
 def unknown(live: Live) -> dict[str, str]:
     """The live figures that are not known now, with the reason.
 
-    Without connections every figure is 0 and known. Connections of a middleware tell neither user nor conversation.
+    Without connections every figure is 0 and known. Whoever opens connections by hand tells of the rest by hand, too; a
+    middleware cannot.
     """
     reasons: dict[str, str] = {}
+    if live.by_middleware and (live.anonymous or live.hub.connections):
+        if "joins" not in live.reported:
+            reasons |= dict.fromkeys(("active_conversations", "participants"), UNREPORTED)
+        if "typing_started" not in live.reported:
+            reasons["typing_users"] = UNREPORTED
     if live.anonymous:
         reasons["connected_users"] = ANONYMOUS
-    if live.by_middleware and (live.anonymous or live.hub.connections):
-        if "conversations" not in live.reported:
-            reasons |= dict.fromkeys(("active_conversations", "participants"), UNREPORTED)
-        if "typing" not in live.reported:
-            reasons["typing_users"] = UNREPORTED
+        if any(connection.joined for connection in live.anonymous):
+            reasons |= dict.fromkeys(("active_conversations", "participants", "typing_users"), ANONYMOUS)
     return reasons
 
 
@@ -95,33 +101,21 @@ def families(live: Live, drift: dict[str, int] | None) -> Iterator[Metric]:
 
 
 def _counters(live: Live) -> Iterator[Metric]:
-    metrics, reported = live.metrics, live.reported
+    metrics = live.metrics
     yield metrics.connections_opened.family()
     yield metrics.connections_closed.family()
     yield metrics.connection_duration.family()
-    if "conversations" in reported or not live.by_middleware:
-        yield metrics.joins.family()
-        yield metrics.leaves.family()
-    if "typing" in reported or not live.by_middleware:
-        yield metrics.typing_started.family()
-        yield metrics.typing_stopped.family()
-    for name, instruments in {
-        "rejections": (metrics.connections_rejected,),
-        "messages": (metrics.messages_accepted, metrics.message_persist_duration),
-        "deliveries": (
-            metrics.deliveries,
-            metrics.deliveries_dropped,
-            metrics.fanout_recipients,
-            metrics.message_delivery_duration,
-        ),
-        "reads": (metrics.read_receipts, metrics.read_lag),
-        "commands": (metrics.command_duration,),
-        "bytes": (metrics.received_bytes, metrics.sent_bytes),
-    }.items():
-        if name in reported:
-            yield from (instrument.family() for instrument in instruments)
-    if "commands" in reported:
-        yield metrics.rejected_commands()
+    shown = (
+        set(live.reported) if live.by_middleware else {*live.reported, *REPORTS["conversations"], *REPORTS["typing"]}
+    )
+    for name in (name for names in REPORTS.values() for name in names if name in shown):
+        if name == "commands_rejected":
+            yield metrics.rejected_commands()
+        else:
+            family = getattr(metrics, name).family()
+            # A host has no other road than its own.
+            family.samples = [sample for sample in family.samples if sample.labels.get("path") != "cluster"]
+            yield family
 
 
 def totals_of(view: SourceView) -> Iterator[Metric]:
@@ -143,7 +137,10 @@ class LiveCollector(Collector):
             pass
         yield from families(self._live, drift.found)
         if self._live.totals is not None:
-            yield from totals_of(self._live.totals.latest())
+            self._live.totals.start_soon()
+            view = self._live.totals.latest()
+            if view.error != UNREAD:  # before the first look nothing is known, not even that it is down
+                yield from totals_of(view)
 
 
 def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
@@ -154,6 +151,8 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
     if database is None and live.totals is not None:
         database = live.totals.latest()
     stats, missing = live.stats(), unknown(live)
+    if not live.is_alone():
+        missing = dict.fromkeys(asdict(stats), EXPLANATION)
     totals = database.totals if database is not None else None
     known = {name: None if name in missing else value for name, value in asdict(stats).items()}
     return {
@@ -168,15 +167,30 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
         "registered_users": totals.registered_users if totals else None,
         "active_users": {f"{days}d": totals.active_users.get(days) if totals else None for days in WINDOWS},
         "scope": "node",
-        "nodes": 1,
+        "nodes": 1 if live.is_alone() else None,
         "as_of": utc(time.time()),
-        "error": "; ".join(f"{name}: {reason}" for name, reason in missing.items()) or None,
+        "error": "; ".join(
+            f"{', '.join(name for name in missing if missing[name] == reason)}: {reason}"
+            for reason in dict.fromkeys(missing.values())
+        )
+        or None,
+        **({"sources": [_source(database)]} if database is not None else {}),
         "database": {
             # Null and not false: whether the host can write is not known here.
             "up": True if database is not None and database.up else None,
             "as_of": utc(database.last_success if database else None),
             "error": database.error if database is not None else NO_DATABASE,
         },
+    }
+
+
+def _source(view: SourceView) -> dict[str, Any]:
+    """For the page's first line: is the host's database seen? Null before the first look."""
+    return {
+        "name": "this server",
+        "up": None if view.error == UNREAD else view.up,
+        "as_of": utc(view.last_success),
+        "error": view.error,
     }
 
 

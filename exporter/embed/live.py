@@ -19,7 +19,8 @@ from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, Rejec
 from exporter.core.hub import Hub
 from exporter.core.records import HubStats
 from exporter.embed.connection import Connection
-from exporter.embed.observations import Observations
+from exporter.embed.observations import REPORTS, Observations
+from exporter.embed.workers import Family
 from exporter.metrics.counters import COMMAND_NAMES
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Live(Observations):
         self.workers = workers
         self.by_middleware = False  # a middleware opened connections: what it cannot know is then unknown
         self.by_handle: dict[Hashable, Connection] = {}
+        self.family = Family()
+        self._begun = False
         self._on_timeout = on_timeout
         self._timer: asyncio.TimerHandle | None = None
 
@@ -80,12 +83,14 @@ class Live(Observations):
         ``handle`` is whatever the host knows it by, its WebSocket say: ``find`` and ``open_sockets`` speak of it. A
         handle that is open already is closed first: the host has replaced it.
         """
+        self._begin()
         connection = self._made(user, handle)
         self._count(self.hub.open(connection, user))
         return connection
 
     def open_anonymous(self, *, handle: Hashable | None = None) -> Connection:
         """A connection was accepted and nobody knows yet whose it is; see ``Connection.identify``."""
+        self._begin()
         connection = self._made(None, handle)
         self.anonymous[connection] = None
         self.metrics.connections_opened.value += 1
@@ -97,7 +102,10 @@ class Live(Observations):
         if found in self.anonymous:
             del self.anonymous[found]
             found.user = user
+            joined, found.joined = found.joined or {}, None
             self._count([event for event in self.hub.open(found, user) if type(event) is not ConnectionOpened])
+            for conversation in joined:
+                self._join(found, conversation)
 
     def close(
         self, connection: Connection | Hashable, reason: ClosedReason | str = ClosedReason.CLIENT
@@ -121,7 +129,7 @@ class Live(Observations):
 
     def reject(self, reason: RejectedReason | str = RejectedReason.HANDSHAKE) -> None:
         """A connection was refused before it was accepted: counted, and nothing else."""
-        self.reported.add("rejections")
+        self.reported.add("connections_rejected")
         self.metrics.connections_rejected[RejectedReason(reason)].value += 1
 
     def find(self, handle: Hashable) -> Connection | None:
@@ -132,6 +140,21 @@ class Live(Observations):
         """Is it counted?"""
         found = self._of(connection)
         return found in self.hub.connections or found in self.anonymous
+
+    def _begin(self) -> None:
+        """Once, with the first connection or question: be counted among the workers, begin to read the database."""
+        if self._begun:
+            return
+        self._begun = True
+        if self.workers is None:
+            self.family.enter()
+        if self.totals is not None:
+            self.totals.start_soon()
+
+    def is_alone(self) -> bool:
+        """Is this process the whole server? False: it is one of several workers behind one port."""
+        self._begin()
+        return self.workers == 1 or self.family.count() == 1
 
     def _of(self, connection: Connection | Hashable) -> Connection:
         """The connection itself, or the one with this handle; one that is not open where there is none."""
@@ -154,8 +177,10 @@ class Live(Observations):
         return self._join(self._of(connection), conversation)
 
     def _join(self, connection: Connection, conversation: str) -> list[HubEvent]:
-        self.reported.add("conversations")
+        self.reported.update(REPORTS["conversations"])
         if connection not in self.hub.connections:
+            if connection in self.anonymous:
+                connection.joined = {**(connection.joined or {}), conversation: None}
             return []
         return self._count(self.hub.join(connection, conversation))
 
@@ -164,6 +189,8 @@ class Live(Observations):
         return self._leave(self._of(connection), conversation)
 
     def _leave(self, connection: Connection, conversation: str) -> list[HubEvent]:
+        if connection.joined:
+            connection.joined.pop(conversation, None)
         try:
             return self._count(self.hub.leave(connection, conversation))
         except Refusal:
@@ -179,7 +206,7 @@ class Live(Observations):
         return self._typing(self._of(connection), conversation, active)
 
     def _typing(self, connection: Connection, conversation: str, active: bool) -> list[HubEvent]:
-        self.reported.add("typing")
+        self.reported.update(REPORTS["typing"])
         try:
             events = self.hub.set_typing(connection, conversation, active, self._now())
         except Refusal:
@@ -193,7 +220,7 @@ class Live(Observations):
         return self._message(self._of(connection), conversation)
 
     def _message(self, connection: Connection, conversation: str) -> list[HubEvent]:
-        self.reported.add("messages")
+        self.reported.add("messages_accepted")
         self.metrics.messages_accepted.value += 1
         if connection.user is None:
             return []
@@ -204,8 +231,11 @@ class Live(Observations):
         return list(self.hub.audience(conversation))
 
     def expire(self) -> list[HubEvent]:
-        """End the typing whose time is over. Every look at the figures does so by itself."""
-        return self._count(self.hub.expire_typing(self._now()))
+        """End the typing whose time is over; ``on_timeout`` is told, too. Every look at the figures does so."""
+        events = self._count(self.hub.expire_typing(self._now()))
+        if events and self._on_timeout is not None:
+            self._on_timeout(events)
+        return events
 
     def _arm(self) -> None:
         deadline = self.hub.next_deadline()
@@ -219,9 +249,7 @@ class Live(Observations):
 
     def _due(self) -> None:
         try:
-            events = self.expire()
-            if events and self._on_timeout is not None:
-                self._on_timeout(events)
+            self.expire()
         finally:
             self._arm()
 
@@ -245,6 +273,7 @@ class Live(Observations):
         """The origin's four names, and beside them everything that ``/v1/messaging/stats`` has; null is not known."""
         from exporter.embed.figures import document
 
+        self._begin()
         return document(self)
 
     def collector(self) -> Collector:

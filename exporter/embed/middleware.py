@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.events import ClosedReason, RejectedReason
-from exporter.embed.connection import Connection, reason_of
+from exporter.embed.connection import Connection, chosen, reason_of
 from exporter.embed.live import Live
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class _Watched:
             self._open()
             return
         if kind == "websocket.close" and self._connection is not None:
-            self.end(self._connection.reason or reason_of_code(message.get("code", 1000)))
+            self.end(chosen(self._connection.reason) or reason_of_code(message.get("code", 1000)))
         elif kind in ("websocket.close", "websocket.http.response.start") and self._connection is None:
             self._refuse(message.get("status", 403))
         await self._send(message)
@@ -104,7 +104,7 @@ class _Watched:
 
     def end(self, reason: ClosedReason) -> None:
         if self._connection is not None:
-            self._connection.close(self._connection.reason or reason)
+            self._connection.close(chosen(self._connection.reason) or reason)
 
 
 def reason_of_code(code: int) -> ClosedReason:

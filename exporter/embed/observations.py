@@ -13,9 +13,17 @@ from typing import Final
 from exporter.core.errors import ErrorCode
 from exporter.metrics.counters import COMMAND_NAMES, Metrics
 
-REPORTS: Final = frozenset(
-    ("conversations", "typing", "rejections", "messages", "deliveries", "reads", "commands", "bytes")
-)
+REPORTS: Final = {
+    "conversations": ("joins", "leaves"),
+    "typing": ("typing_started", "typing_stopped"),
+    "rejections": ("connections_rejected",),
+    "messages": ("messages_accepted", "message_persist_duration"),
+    "deliveries": ("deliveries", "deliveries_dropped", "fanout_recipients", "message_delivery_duration"),
+    "reads": ("read_receipts", "read_lag"),
+    "commands": ("command_duration", "commands_rejected"),
+    "bytes": ("received_bytes", "sent_bytes"),
+}
+"""What a host may announce, with the instruments that then stand at 0 from the start."""
 
 
 class Observations:
@@ -27,40 +35,44 @@ class Observations:
         commands: Sequence[str] = COMMAND_NAMES,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.reported = set(reports)
-        if unknown := self.reported - REPORTS:
+        announced = set(reports)
+        self.reported = announced.union(*(REPORTS.get(name, ()) for name in announced))
+        """Groups and instruments of which something was announced or told."""
+        if unknown := announced - REPORTS.keys():
             raise ValueError(f"reports: {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(REPORTS))}")
         self.metrics = Metrics(commands)
         self._now = now
 
     def persisted(self, seconds: float) -> None:
         """A message became durable this long after its receipt."""
-        self.reported.add("messages")
+        self.reported.add("message_persist_duration")
         self.metrics.message_persist_duration.observe(seconds)
 
     def delivered(self, recipients: int, seconds: float | None = None) -> None:
         """A message was handed to so many connections, the last of them this long after its receipt."""
-        self.reported.add("deliveries")
+        self.reported.update(("deliveries", "fanout_recipients"))
         self.metrics.deliveries.value += recipients
         self.metrics.fanout_recipients.observe(recipients)
         if seconds is not None and recipients:
+            self.reported.add("message_delivery_duration")
             self.metrics.message_delivery_duration["local"].observe(seconds)
 
     def dropped(self, deliveries: int = 1) -> None:
         """Deliveries that were given up."""
-        self.reported.add("deliveries")
+        self.reported.add("deliveries_dropped")
         self.metrics.deliveries_dropped.value += deliveries
 
     def read(self, lag: float | None = None) -> None:
         """A read mark moved forward, ``lag`` seconds after the message was sent."""
-        self.reported.add("reads")
+        self.reported.add("read_receipts")
         self.metrics.read_receipts.value += 1
         if lag is not None:
+            self.reported.add("read_lag")
             self.metrics.read_lag.observe(max(0.0, lag))
 
     @contextmanager
     def command(self, name: str) -> Iterator[None]:
-        """Time a command of the host; its name is one of ``commands``. What it raises is counted as ``internal``."""
+        """Time a command: one of ``commands``, others are not timed. What it raises counts as ``internal``."""
         begun = self._now()
         try:
             yield
@@ -72,16 +84,22 @@ class Observations:
 
     def commanded(self, name: str, seconds: float) -> None:
         """A command of the host took this long, whatever became of it."""
-        self.reported.add("commands")
-        self.metrics.command_duration[name].observe(seconds)
+        buckets = self.metrics.command_duration.children.get(name)
+        if buckets is not None:
+            self.reported.add("command_duration")
+            buckets.observe(seconds)
 
     def command_rejected(self, name: str, code: ErrorCode | str) -> None:
         """A command was refused with one of the codes of ``ErrorCode``."""
-        self.reported.add("commands")
-        self.metrics.commands_rejected[name, ErrorCode(code)].value += 1
+        self.reported.add("commands_rejected")
+        known = name if name in self.metrics.command_duration.children else "unknown"
+        self.metrics.commands_rejected[known, ErrorCode(code)].value += 1
 
     def transferred(self, *, received: int = 0, sent: int = 0) -> None:
         """Bytes read from and written to WebSockets."""
-        self.reported.add("bytes")
-        self.metrics.received_bytes.value += received
-        self.metrics.sent_bytes.value += sent
+        if received:
+            self.reported.add("received_bytes")
+            self.metrics.received_bytes.value += received
+        if sent:
+            self.reported.add("sent_bytes")
+            self.metrics.sent_bytes.value += sent

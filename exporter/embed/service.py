@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.core.errors import Misconfigured
 from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
 from exporter.metrics.exposition import Family, render, restricted
@@ -76,11 +75,9 @@ class Service:
         self._history = History()
         self._process = ProcessCollector()
         # From the mounting on, which every worker does, and not from the first request, which may be another's.
-        self._family = workers.Family()
         if live.workers is None:
-            self._family.enter()
+            live.family.enter()
         self._work = asyncio.Lock()
-        self._started: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
 
     async def answer(
@@ -94,7 +91,9 @@ class Service:
         """What this request gets. ``path`` is below the mount, ``headers`` have names in lower case."""
         if method not in ("GET", "HEAD"):
             return _problem(405, "only GET and HEAD are for these pages", allow="GET, HEAD")
-        await self._start()
+        self._start()
+        if path == "/admin/":  # the page's addresses are relative
+            return Answer(308, b"", {"location": "../admin"})
         path = path.rstrip("/")
         if path == "/metrics":
             return self._alone() or await self._metrics(headers, query)
@@ -113,25 +112,20 @@ class Service:
         return self._alone() or await self._stats()
 
     async def close(self) -> None:
-        """Stop what runs beside the requests."""
-        for task in (self._started, self._sampling):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        """Stop what runs beside the requests; a later request begins anew."""
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.gather(self._sampling, return_exceptions=True)
+            self._sampling = None
         if self._live.totals is not None:
             await self._live.totals.close()
-        self._family.leave()
+        self._live.family.leave()
 
     # --- answers ------------------------------------------------------------------------------------------
 
     def _alone(self) -> Answer | None:
         """None when this process is the whole server; else why its figures are not shown as the server's."""
-        if self._live.workers == 1:
-            return None
-        self._family.enter()
-        if self._family.count() == 1:
-            return None
-        return _problem(503, workers.EXPLANATION)
+        return None if self._live.is_alone() else _problem(503, workers.EXPLANATION)
 
     async def _metrics(self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]]) -> Answer:
         until = time.monotonic() + budget(headers.get("x-prometheus-scrape-timeout-seconds"), TIMEOUT)
@@ -162,28 +156,24 @@ class Service:
 
     # --- beside the requests ------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    def _start(self) -> None:
         """With the first request, because a mounted application is told of no beginning."""
         if self._sampling is None:
             self._sampling = asyncio.create_task(self._sample(), name="messaging-history")
-        if self._started is None and self._live.totals is not None:
-            self._started = asyncio.create_task(self._live.totals.start(), name="messaging-totals")
-        if self._started is not None and self._started.done() and self._started.exception() is not None:
-            failure, self._started = self._started.exception(), None
-            if not isinstance(failure, Misconfigured):
-                raise failure  # type: ignore[misc]  # it is not None
+        if self._live.totals is not None:
+            self._live.totals.start_soon()
 
     async def _sample(self) -> None:
         while True:
             document = figures.document(self._live, await self._database(TIMEOUT * SHARE))
-            metrics = self._live.metrics
+            metrics, reported = self._live.metrics, self._live.reported
             self._history.record(
                 time.time(),
                 Sample(
                     **{name: document[name] for name in FIGURES},
-                    messages_accepted=metrics.messages_accepted.value,
-                    deliveries=metrics.deliveries.value,
-                    joins=metrics.joins.value,
+                    messages_accepted=metrics.messages_accepted.value if "messages_accepted" in reported else None,
+                    deliveries=metrics.deliveries.value if "deliveries" in reported else None,
+                    joins=metrics.joins.value if "joins" in reported else None,
                     connections_opened=metrics.connections_opened.value,
                     connections_closed={
                         str(reason): cell.value for reason, cell in metrics.connections_closed.cells.items()

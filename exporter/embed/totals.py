@@ -6,10 +6,13 @@ Tested in ``tests/embed/test_examples.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from exporter.core.errors import Misconfigured
 from exporter.core.source_records import SourceView
 
 if TYPE_CHECKING:
@@ -42,6 +45,22 @@ class Source:
     _collector: SourceCollector | None = field(default=None, init=False, repr=False)
     _latest: SourceView | None = field(default=None, init=False, repr=False)
     _refreshing: asyncio.Task[None] | None = field(default=None, init=False, repr=False)
+    _starting: asyncio.Task[None] | None = field(default=None, init=False, repr=False)
+    _error: str = field(default=UNREAD, init=False, repr=False)
+
+    def start_soon(self) -> None:
+        """Begin to count when an event loop runs; without one ``await start()`` does."""
+        if self._starting is None and self._collector is None:
+            with contextlib.suppress(RuntimeError):  # no loop: a synchronous host
+                loop = asyncio.get_running_loop()
+                self._starting = loop.create_task(self._start_or_say_why(), name="messaging-source-start")
+
+    async def _start_or_say_why(self) -> None:
+        try:
+            await self.start()
+        except Misconfigured as error:
+            self._error = str(error)
+            logging.getLogger("exporter.embed").error("totals: %s", error)
 
     async def start(self) -> None:
         """Begin to count, on the running loop; once. Raises Misconfigured."""
@@ -81,7 +100,7 @@ class Source:
             schema="",
             up=False,
             totals=None,
-            error=UNREAD,
+            error=self._error,
             last_success=None,
             recounted_at=None,
             differences={},
@@ -98,9 +117,11 @@ class Source:
 
     async def close(self) -> None:
         """Stop counting."""
-        collector, self._collector = self._collector, None
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        collector, self._collector, self._latest, self._error = self._collector, None, None, UNREAD
+        for task in (self._starting, self._refreshing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._starting = self._refreshing = None
         if collector is not None:
             await asyncio.shield(collector.close())

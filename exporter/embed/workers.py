@@ -28,9 +28,8 @@ class Family:
     """The processes that run the same command for the same parent."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        command = "\0".join((str(os.getppid()), os.getcwd(), *sys.argv))
-        name = f"messaging-exporter-{os.getuid()}-{hashlib.sha256(command.encode()).hexdigest()[:16]}"
-        self._folder = (folder or Path(tempfile.gettempdir())) / name
+        self._base = folder or Path(tempfile.gettempdir())
+        self._folder = self._base
         self._pid = 0
         self._file: IO[str] | None = None
         atexit.register(self.leave)
@@ -40,6 +39,11 @@ class Family:
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
+        # The environment too: two servers of one supervisor differ in their port there, workers do not.
+        environment = [f"{name}={value}" for name, value in sorted(os.environ.items())]
+        command = "\0".join((str(os.getppid()), os.getcwd(), *sys.argv, *environment))
+        name = f"messaging-exporter-{os.getuid()}-{hashlib.sha256(command.encode()).hexdigest()[:16]}"
+        self._folder = self._base / name
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._file = (self._folder / str(self._pid)).open("w")
@@ -50,7 +54,7 @@ class Family:
         alive = 1
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
-                if path.name != str(self._pid):
+                if path.name not in (str(self._pid), str(os.getppid())):  # a parent that mounted before it forked
                     alive += _is_held(path)
         return alive
 

@@ -12,15 +12,14 @@ import time
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from exporter.core.errors import Misconfigured
 from exporter.observe.engine import Engine
+from exporter.observe.logger import Logger
 from exporter.observe.records import SourceError, SourceTotals, SourceView
 from exporter.observe.sources import Source
 from exporter.observe.state import State
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 FRESH: Final = 1.0
 """Seconds for which figures are shown again without a look at the database; more where a look takes long."""

@@ -14,14 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-import structlog
-
 from exporter.observe import counting, identity
 from exporter.observe.base import Base, Count, Seen
 from exporter.observe.connections import Reader, Snapshot, reader_of
 from exporter.observe.counters import Comparison
 from exporter.observe.counting import TAIL, Small
 from exporter.observe.identity import Sizes
+from exporter.observe.logger import Logger
 from exporter.observe.mapping import DAY, Cut, Key, Mapping
 from exporter.observe.published import Published, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
@@ -31,7 +30,7 @@ from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from exporter.observe.tally import Facts, Tally
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 LIMIT: Final = 4.0
 """Seconds for a pass, or for a page of a count; pages are made larger and smaller to take what the reader aims at."""

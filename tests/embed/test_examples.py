@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 import socketio
+import structlog
 
 from exporter import Live
 from tests.embed.hosts import on_aiohttp, on_uvicorn, until
@@ -56,8 +57,9 @@ def tables(database: Path) -> None:
 
 
 async def test_fastapi_chat_has_true_figures_and_complete_stats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    structlog.reset_defaults()  # a host that never heard of it
     database = tmp_path / "chat.db"
     monkeypatch.setenv("CHAT_DATABASE", f"sqlite:///{database}")
     example = load(EXAMPLES / "fastapi_chat" / "main.py", "fastapi_chat_main")
@@ -121,6 +123,7 @@ async def test_fastapi_chat_has_true_figures_and_complete_stats(
 
         await until(empty, "everybody has gone")
         await example.manager.live.totals.close()
+    assert "counted" not in capsys.readouterr().out  # nothing of ours is printed in a host's process
 
 
 async def test_aiohttp_chat_announces_from_events() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
@@ -112,6 +113,38 @@ def test_typing_times_out_by_itself_and_is_in_the_next_look() -> None:
     assert shown(live)["messaging_typing_stopped_total{timeout}"] == 1
 
 
+def test_a_reason_may_be_a_word_and_what_is_none_does_not_break_the_end() -> None:
+    live = Live()
+    for word in ("admin", "no such reason"):
+        with live.open("ann") as connection:
+            connection.reason = word
+    for error in (ConnectionRefusedError(), FileNotFoundError(), TimeoutError()):  # faults of the host, not of the peer
+        with contextlib.suppress(OSError), live.open("ann"):
+            raise error
+    with contextlib.suppress(ExceptionGroup), live.open("ann"):
+        raise ExceptionGroup("a task group", [BrokenPipeError()])
+    closed = shown(live)
+    assert closed["messaging_connections_closed_total{admin}"] == 1
+    assert closed["messaging_connections_closed_total{client}"] == 2
+    assert closed["messaging_connections_closed_total{internal_error}"] == 3
+
+
+def test_typing_that_a_look_at_the_figures_ended_is_told_all_the_same() -> None:
+    clock, told = Clock(), []
+    live = Live(now=clock, on_timeout=told.extend)
+    connection = live.open("ann")
+    connection.join("room")
+    connection.typing("room")
+    clock.now += 7
+    assert live.get_stats()["typing_users"] == 0
+    assert told == [TypingStopped("room", "ann", exporter.TypingStoppedReason.TIMEOUT)]
+
+
+def test_a_source_that_nobody_has_looked_at_is_not_said_to_be_down() -> None:
+    live = Live(totals=exporter.Source("sqlite:////nowhere.db", "mapping.yml"))
+    assert not any(name.startswith("messaging_source") for name in shown(live))
+
+
 async def test_whoever_asked_is_told_of_typing_that_ended_by_itself() -> None:
     told: asyncio.Future[list[exporter.HubEvent]] = asyncio.get_running_loop().create_future()
     live = Live(typing_timeout=0.02, on_timeout=told.set_result)
@@ -136,6 +169,7 @@ def test_what_the_host_does_not_report_is_absent_and_what_it_announces_stands_at
     announced = shown(Live(reports=optional.values()))
     assert {announced[name] for name in optional} == {0}
     live = Live()
+    live.open("ann").message("room")
     live.delivered(3, 0.01)
     live.persisted(0.002)
     live.read(4.0)
@@ -145,7 +179,12 @@ def test_what_the_host_does_not_report_is_absent_and_what_it_announces_stands_at
         pass
     with pytest.raises(KeyError), live.command("join"):
         raise KeyError
+    with live.command("a name that a client chose"):
+        pass
+    live.command_rejected("another", "forbidden")
     series = shown(live)
+    assert series["messaging_commands_rejected_total{forbidden}{unknown}"] == 1
+    assert not any("{cluster}" in name for name in series)  # a host has no other road than its own
     assert set(optional) <= set(series)
     assert series["messaging_deliveries_total"] == 3
     assert series["messaging_message_delivery_duration_seconds_count{local}"] == 1
@@ -165,8 +204,11 @@ def test_connections_of_unknown_users_are_connections_and_the_rest_is_not_guesse
     assert figures(live) == [0] * 5  # nobody is there: everything is known
     connection = live.open_anonymous()
     assert figures(live) == [1, None, None, None, None]
+    connection.join("early")  # somebody takes part, and nobody knows who
+    assert figures(live) == [1, None, None, None, None]
     connection.identify("ann")
-    assert figures(live) == [1, 1, None, None, None]
+    assert figures(live) == [1, 1, 1, 1, None]
+    connection.leave("early")
     connection.join("room")
     assert figures(live) == [1, 1, 1, 1, None]
     connection.close()
@@ -257,6 +299,7 @@ class LiveMachine(RuleBasedStateMachine):
         self.made: list[Connection] = []
         self.open: dict[Connection, str | None] = {}
         self.joined: set[tuple[Connection, str]] = set()
+        self.early: set[tuple[Connection, str]] = set()  # before anybody said whose they are
         self.typing: dict[tuple[str, str], float] = {}
 
     def some(self, draw: int) -> Connection | None:
@@ -280,6 +323,7 @@ class LiveMachine(RuleBasedStateMachine):
             connection.identify(user)
             if connection in self.open and self.open[connection] is None:
                 self.open[connection] = user
+                self.joined |= {(connection, room) for other, room in self.early if other is connection}
 
     @rule(draw=draws, room=rooms)
     def joins(self, draw: int, room: str) -> None:
@@ -287,11 +331,14 @@ class LiveMachine(RuleBasedStateMachine):
             connection.join(room)
             if self.open.get(connection) is not None:
                 self.joined.add((connection, room))
+            elif connection in self.open:
+                self.early.add((connection, room))
 
     @rule(draw=draws, room=rooms)
     def leaves(self, draw: int, room: str) -> None:
         if (connection := self.some(draw)) is not None:
             connection.leave(room)
+            self.early.discard((connection, room))
             self._left(connection, room)
 
     def _left(self, connection: Connection, room: str) -> None:

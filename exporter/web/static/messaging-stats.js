@@ -1179,7 +1179,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     }
     const { stats, history } = client;
     const database = stats.database ?? {};
-    if (stats.scope === 'source') { // it observes other servers' databases: nobody sends here
+    if (stats.scope === 'source' || stats.sources) { // databases that are observed: who sends there is not known here
       for (const { name, up, as_of: at, error } of list(stats.sources)) {
         if (up === false) add('bad', 'source_down', moment(at), { name, reason: error ?? this.#say('no_reason') });
       }
