@@ -2,7 +2,8 @@
 
 A row is known by what an item needs of it: its conversation, its sender's row, its membership. What is held is found by
 asking for the rows and skipping those that are locked, which waits for nobody. What an item needs beside those (a day's
-totals, a name that somebody else is about to insert) cannot be asked for: such an item is tried alone, now and then.
+totals, a name that somebody else is about to insert) cannot be asked for: such an item is tried alone, now and
+then; when one gets through, all others of that kind are tried with it, at once.
 
 Knows no transaction; the writer takes back what is free.
 """
@@ -10,7 +11,7 @@ Knows no transaction; the writer takes back what is free.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from exporter.store.connections import Database, Lane
@@ -119,7 +120,7 @@ class Held:
             await self.find(row for row in kept if row[0] == kind and not kept[row])
         return self._take([row for row in waited_for if row is not None and row not in self._rows])
 
-    def try_one(self) -> tuple[Item, Row | None] | None:
+    def try_one(self) -> Item | None:
         """An item that waits for what cannot be asked for, when it is time to try one; it is no longer set aside."""
         now = asyncio.get_running_loop().time()
         if now < self._try_at:
@@ -128,16 +129,19 @@ class Held:
             if not item.answered and (row is None or 0.0 < self._rows.get(row, 0.0) <= now):
                 self._try_at = now + TRY_EVERY
                 del self._aside[item]
-                return item, row
+                return item
         return None
 
-    def release(self, row: Row | None) -> list[Item]:
-        """All items that wait for this: one of them has got through."""
-        if row is not None:
-            self._rows.pop(row, None)
-        return self._take([row])
+    def release(self) -> list[Item]:
+        """All items that wait for what cannot be asked for: one of them has got through, and nobody knows that the
+        others wait for something else.
+        """
+        tried = {row for row, until in self._rows.items() if until}
+        for row in tried:
+            del self._rows[row]
+        return self._take({None, *tried})
 
-    def _take(self, rows: Sequence[Row | None]) -> list[Item]:
+    def _take(self, rows: Collection[Row | None]) -> list[Item]:
         taken = [item for item, row in self._aside.items() if row in rows]
         for item in taken:
             del self._aside[item]

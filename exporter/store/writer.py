@@ -272,10 +272,9 @@ class Writer:
         self._queue.extendleft(reversed(await self._held.free()))
         tried = self._held.try_one()
         if tried is not None:
-            item, row = tried
-            await self._commit([item], [])
-            if item.answered:
-                self._queue.extendleft(reversed(self._held.release(row)))
+            await self._commit([tried], [])
+            if tried.answered:
+                self._queue.extendleft(reversed(self._held.release()))
 
     async def _divide(self, items: Sequence[Item], users: Sequence[str], failure: DatabaseError | Internal) -> bool:
         """Something in there cannot be stored: find it, and store the rest, in order."""

@@ -160,3 +160,25 @@ async def test_with_the_whole_table_locked_each_send_fails_at_its_own_deadline_a
         for future in third:
             assert isinstance((await future)[0], Message)
     await assert_exact(place, store, store.now().date())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["LOCK TABLE messages", "SELECT 1 FROM daily_totals FOR UPDATE", "LOCK TABLE user_days"],
+)
+async def test_all_who_waited_for_a_lock_that_cannot_be_asked_for_are_answered_soon_after_its_release(
+    place: Postgresql, store: Store, statement: str
+) -> None:
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        await store.create_conversation(name, f"u-{name}", [])
+        await send(store, name, f"u-{name}", "first")
+    async with holding(place, statement):
+        # Nobody of them wrote today, as far as the database knows: so the day's users are asked for, too.
+        waiting = [begin(store, name, f"new-{name}", "m") for name in names]
+        await asyncio.sleep(1.5)
+        assert not any(future.done() for future in waiting)
+    async with asyncio.timeout(1.0):
+        for future in waiting:
+            assert isinstance((await future)[0], Message)
+    await assert_exact(place, store, store.now().date())
