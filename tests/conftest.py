@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # How long one example takes on a busy machine proves nothing; speed is measured in tests/bench.
@@ -15,6 +16,13 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+
+@pytest.fixture(autouse=True)
+def _log_as_nobody_configured_it() -> None:
+    """A command that a test ran in this process chose a level; what the next test captures does not depend on it."""
+    structlog.reset_defaults()
+
 
 SKIPPED: list[str] = []
 

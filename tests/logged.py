@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 
 @contextmanager
 def logged(module: ModuleType) -> Iterator[list[MutableMapping[str, Any]]]:
-    """The lines of ``module.log`` during a block: a logger that was used before keeps its old configuration."""
+    """The lines of ``module.log`` during a block, of every level: whoever has configured the log chose another."""
     with pytest.MonkeyPatch.context() as patch, capture_logs() as lines:
-        patch.setattr(module, "log", structlog.get_logger())
+        patch.setattr(
+            module, "log", structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(0))
+        )
         yield lines

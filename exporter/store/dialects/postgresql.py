@@ -186,9 +186,11 @@ class PostgresDialect(Dialect):
 
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """A commit that changes nothing, and that waits for the disk and for a synchronous standby as any other."""
-        rows = await session.fetch("SELECT current_setting('transaction_read_only'), pg_is_in_recovery()")
-        _require_writable(*rows[0])
         await session.execute(self.begin)
+        rows = await session.fetch("SELECT current_setting('transaction_read_only'), pg_is_in_recovery()")
+        # What refuses is cut off within its transaction, so that a pooler closes its session, too: that one keeps the
+        # default that it was opened with, and would be handed out for an hour after the database takes writes again.
+        _require_writable(*rows[0])
         try:
             await session.fetch("SELECT pg_logical_emit_message(true, 'messaging-exporter', 'writable')")
         except DatabaseError as failure:
