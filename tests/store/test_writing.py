@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -13,7 +14,7 @@ import exporter.store as store_module
 from exporter.core.errors import Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store
-from exporter.store.errors import MOVED, READ_ONLY, TIMEOUT
+from exporter.store.errors import MOVED, NO_SCHEMA, READ_ONLY, RIGHTS, TIMEOUT, UNKNOWN
 from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send_twice_told
 from tests.servers.postgres import Postgres
 
@@ -56,6 +57,52 @@ async def test_a_database_that_takes_no_writes_any_more_is_noticed_while_it_can_
 DISCONNECT = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+
+
+REFUSALS = {
+    "a right that was revoked": ("REVOKE INSERT ON messages FROM {role}", "GRANT INSERT ON messages TO {role}", RIGHTS),
+    "a trigger of somebody else": (
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION refuse()
+        """,
+        "DROP TRIGGER refuse ON messages",
+        UNKNOWN,
+    ),
+    "a table that was renamed": (
+        "ALTER TABLE messages RENAME TO elsewhere",
+        "ALTER TABLE elsewhere RENAME TO messages",
+        NO_SCHEMA,
+    ),
+}
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("what", REFUSALS)
+async def test_what_refuses_messages_is_not_overruled_by_a_probe_and_its_end_is_noticed(
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    role = f"limited_{uuid4().hex}"
+    (name,) = (await place.fetch("SELECT current_database()"))[0]
+    await place.execute(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {name} OWNER TO {role}")
+    limited = Postgresql(place.url.replace("postgres@", f"{role}@"), place.url)
+    refuse, allow, reason = REFUSALS[what]
+    async with watched(limited, monkeypatch, timeout=2.0) as store:
+        await store.create_conversation("c", "ann", [])
+        await place.execute(refuse.format(role=role))
+        outcome = Outcome()
+        store.send(Draft("c", "ann", "m", "x"), outcome)
+        assert isinstance((await outcome.future)[0], Unavailable)
+        for _ in range(10):  # two periods of the probe at the least
+            await asyncio.sleep(0.1)
+            assert store.write_error == reason
+        await place.execute(allow.format(role=role))
+        await eventually(lambda: store.write_error is None)
+        rows = await place.fetch("SELECT (SELECT count(*) FROM conversations), (SELECT count(*) FROM messages)")
+        assert rows == [(1, 0)], "trying leaves nothing behind"
 
 
 async def test_a_database_that_is_written_to_need_not_be_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

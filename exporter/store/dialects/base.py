@@ -9,10 +9,12 @@ Tested in ``tests/store/test_verify.py``.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
+from uuid import uuid4
 
 from exporter.store.engine import AsyncConnection, AsyncEngine
 from exporter.store.errors import DatabaseError
@@ -80,6 +82,27 @@ class Dialect(ABC):
     @abstractmethod
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """Does it take writes at this moment? Raises DatabaseError. ``doubtful``: the last write failed."""
+
+    async def rehearse(self, session: Session) -> None:
+        """Store a message as a send does, and take it back: what refuses a send refuses this. Raises DatabaseError."""
+        name = f"rehearsal-{uuid4().hex}"
+        await session.execute(self.begin_writing)
+        try:
+            await session.fetch("INSERT INTO conversations (id) VALUES ($1)", name)
+            await session.fetch(
+                """
+                INSERT INTO messages (conversation_id, seq, sender_id, client_id, body)
+                VALUES ($1, 1, $2, $3, 'would a message be stored?')
+                """,
+                name,
+                name,
+                name,
+            )
+        except DatabaseError:
+            with contextlib.suppress(DatabaseError):
+                await session.execute("ROLLBACK")
+            raise
+        await session.execute("ROLLBACK")
 
     @abstractmethod
     async def differing_triggers(self, session: Session) -> Sequence[str]:

@@ -187,10 +187,9 @@ class PostgresDialect(Dialect):
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """A commit that changes nothing, and that waits for the disk and for a synchronous standby as any other."""
         await session.execute(self.begin)
-        rows = await session.fetch("SELECT current_setting('transaction_read_only'), pg_is_in_recovery()")
         # What refuses is cut off within its transaction, so that a pooler closes its session, too: that one keeps the
         # default that it was opened with, and would be handed out for an hour after the database takes writes again.
-        _require_writable(*rows[0])
+        await self.check_rights(session)
         try:
             await session.fetch("SELECT pg_logical_emit_message(true, 'messaging-exporter', 'writable')")
         except DatabaseError as failure:
@@ -199,6 +198,8 @@ class PostgresDialect(Dialect):
             await session.execute("ROLLBACK")  # somebody has taken that right away
         else:
             await session.execute("COMMIT")
+        if doubtful:
+            await self.rehearse(session)
 
     async def differing_triggers(self, session: Session) -> Sequence[str]:
         """Also triggers that are switched off, functions that were made for another schema or changed, partitions."""

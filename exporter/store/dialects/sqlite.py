@@ -193,6 +193,8 @@ class SqliteDialect(Dialect):
 
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """Takes the lock and writes; to the disk only where a write has failed, so an idle server writes nothing."""
+        if doubtful:
+            await self.rehearse(session)
         await session.execute(self.begin)
         try:
             await session.execute("UPDATE verification SET repairs = repairs")
