@@ -53,11 +53,12 @@ class Membership(msgspec.Struct, frozen=True, gc=False):
 class Conversation(msgspec.Struct, frozen=True):
     """A conversation as its members see it; ``participants`` are its members, sorted.
 
-    Of many they are some only, and ``participants_total`` says how many there are.
+    Of many they are some only, and ``participants_total`` says how many there are. A ``total_messages`` that cannot be
+    (below 0) is None.
     """
 
     id: ConversationId
-    total_messages: int
+    total_messages: int | None
     last_seq: int
     participants: tuple[UserId, ...]
     participants_total: int | None = None

@@ -10,9 +10,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import structlog
+
 from exporter.core.errors import Internal, Unavailable
 from exporter.core.records import Collection, Totals
 from exporter.store import Store
+
+log = structlog.get_logger("exporter.store")
 
 
 class Collector:
@@ -25,6 +29,7 @@ class Collector:
         self._until = 0.0  # when the query ends at the latest
         self._waiting = 0
         self._last_success: float | None = None
+        self._logged: str | None = None  # what is wrong with the figures, said once
 
     async def collect(self, deadline: float) -> Collection:
         """The figures as they are now, or the reason why they are not known within ``deadline`` seconds from now.
@@ -37,6 +42,9 @@ class Collector:
         try:
             totals = await self._within(began + deadline)
             self._last_success = self._clock()
+            if totals.error is not None and totals.error != self._logged:
+                log.warning("figures are not published", reason=totals.error)
+            self._logged = totals.error
         except Unavailable as refusal:
             error, up = refusal.message, False
         except Internal as defect:

@@ -32,7 +32,7 @@ _names = msgspec.json.Decoder(tuple[str, ...]).decode
 def _conversation(row: Row, most: int) -> Conversation:
     name, messages, last_seq, members, count = row
     listed = tuple(sorted(_names(members))) if members is not None else ()
-    return Conversation(name, messages, last_seq, listed, count if count > most else None)
+    return Conversation(name, messages if messages >= 0 else None, last_seq, listed, count if count > most else None)
 
 
 class Conversations:

@@ -37,6 +37,9 @@ async def read(session: Session, dialect: Dialect, now: datetime) -> Totals:
     rows = await session.fetch(STATEMENT, today, week, month)
     *figures, inaccurate_conversations, inaccurate_days, missing_triggers, verified_at = rows[0]
     messages, conversations, users, messages_today, *active = (n if n >= 0 else None for n in figures)
+    impossible = any(n < 0 for n in figures)
+    if impossible:  # at least one day is wrong, whatever the last verification found
+        inaccurate_days = max(inaccurate_days or 0, 1)
     return Totals(
         stored_messages=messages,
         stored_conversations=conversations,
@@ -48,7 +51,7 @@ async def read(session: Session, dialect: Dialect, now: datetime) -> Totals:
         inaccurate_days=inaccurate_days,
         missing_triggers=missing_triggers,
         verified_at=verified_at,
-        error=IMPOSSIBLE if any(n < 0 for n in figures) else None,
+        error=IMPOSSIBLE if impossible else None,
     )
 
 

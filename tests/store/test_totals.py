@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from exporter.core.errors import BadFrame
+from exporter.node.totals_collector import Collector
 from exporter.store import Store
 from exporter.store.connections import Lane
 from exporter.store.dialects.base import Session
@@ -412,3 +413,21 @@ async def test_a_program_that_may_only_insert_messages_keeps_the_totals_right(
     await assert_exact(place, store, TODAY)
     assert (await recount(place, TODAY))["stored_messages"] == 5
     await place.execute("DROP OWNED BY writer; DROP ROLE writer")
+
+
+async def test_a_sum_below_zero_is_an_inaccurate_day_at_once_and_said_once(
+    place: Place, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await place.execute(
+        "UPDATE daily_totals SET messages = messages - 5000",
+        "UPDATE conversations SET total_messages = -1 WHERE id = 'a'",
+    )
+    collector = Collector(store)
+    capsys.readouterr()
+    for _ in range(2):
+        totals = (await collector.collect(5.0)).totals
+        assert totals is not None
+        assert (totals.stored_messages, totals.inaccurate_days) == (None, 1)
+    assert capsys.readouterr().out.count("verify --repair") == 1
+    await place.execute("INSERT INTO conversation_members (conversation_id, user_id) VALUES ('a', 'reader')")
+    assert [found.total_messages for found in await store.conversations_of("reader")] == [None]

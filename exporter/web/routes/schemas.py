@@ -71,7 +71,7 @@ class Conversation(Struct, omit_defaults=True):
     """
 
     id: Identifier
-    total_messages: Count
+    total_messages: Count | None
     last_seq: Count
     participants: tuple[Identifier, ...]
     truncated: bool = False
