@@ -271,7 +271,7 @@ async def watch(exporter: Exporter, seen: list[Figures]) -> None:
         figures = await exporter.scrape()
         is_consistent(figures)
         seen.append(figures)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)
 
 
 async def hold_up(exporter: Exporter, dice: random.Random) -> None:
