@@ -107,7 +107,7 @@ class Road:
                 self._failed(str(error), error)
             except Refused as error:
                 self._failed(_words(error), Misconfigured(_words(error)) if error.word in _WRONG else None)
-            except Exception as error:
+            except Exception as error:  # a defect costs one try, with its trace; the node goes on without the broker
                 self._failed(_reason(error), None)
                 if not isinstance(error, OSError | TimeoutError | ConnectionError | ImportError):
                     log.exception("the broker's connection failed")
@@ -115,7 +115,7 @@ class Road:
                 await self._gone.wait()
                 if self._now() - opened > LONGEST_PAUSE:
                     pause = FIRST_PAUSE
-            await asyncio.sleep(random.uniform(0, pause))
+            await asyncio.sleep(random.uniform(0, pause))  # full jitter: nodes do not come back in one moment
             pause = min(LONGEST_PAUSE, pause * 2)
 
     def _failed(self, reason: str, wrong: Misconfigured | None) -> None:

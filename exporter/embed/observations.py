@@ -76,7 +76,7 @@ class Observations:
         begun = self._now()
         try:
             yield
-        except Exception:
+        except Exception:  # counted and raised again: it is the host's
             self.command_rejected(name, ErrorCode.INTERNAL)
             raise
         finally:
