@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import msgspec
 
-from exporter.simulate.console import Silence, View, view_for
+from exporter.simulate.console import View, view_for
 from exporter.simulate.options import SimulateOptions
 from exporter.simulate.run import Simulation
 from exporter.simulate.summary import INTERRUPTED, Summary
@@ -27,7 +27,7 @@ async def simulate(options: SimulateOptions, *, stop: asyncio.Event | None = Non
 
     Raises Misconfigured when it cannot begin: no such server, tokens refused, conversations that belong to others.
     """
-    run = Simulation(options.checked(), stop or asyncio.Event(), view or Silence())
+    run = Simulation(options.checked(), stop or asyncio.Event(), view or View())
     async with run.http():
         return await run.whole()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.meter import Meter
@@ -31,10 +31,10 @@ class Moment:
     hour: float | None
 
 
-class View(Protocol):
-    """Shows a moment now and then, and notes above it. ``every`` is how often it wants to, in seconds."""
+class View:
+    """Shows a moment every ``every`` seconds, and notes above it. This one shows nothing."""
 
-    every: float
+    every = 1.0
 
     def show(self, moment: Moment) -> None:
         """The present state."""
@@ -44,21 +44,6 @@ class View(Protocol):
 
     def close(self) -> None:
         """No more: the screen is left in order."""
-
-
-class Silence:
-    """No view at all."""
-
-    every = 1.0
-
-    def show(self, moment: Moment) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 class Rates:
@@ -79,7 +64,7 @@ class Rates:
         return rate
 
 
-class PlainView:
+class PlainView(View):
     """A line every few seconds, for logs and pipes."""
 
     def __init__(self, out: TextIO, every: float = PLAIN_EVERY) -> None:
@@ -104,9 +89,6 @@ class PlainView:
         """The line itself, at once."""
         with suppress(OSError):  # nobody reads it any more: that is no reason to stop
             print(text, file=self._out, flush=True)
-
-    def close(self) -> None:
-        """Nothing to put in order."""
 
 
 def milliseconds(seconds: float | None) -> str:

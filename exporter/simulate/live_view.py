@@ -13,14 +13,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from exporter.simulate.console import Moment, Rates, milliseconds
+from exporter.simulate.console import Moment, Rates, View, milliseconds
 from exporter.simulate.meter import Meter
 
 LIVE_EVERY = 0.25
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-class LiveView:
+class LiveView(View):
     """A table that stays in its place."""
 
     every = LIVE_EVERY

@@ -19,10 +19,11 @@ import msgspec
 from exporter.core.errors import Misconfigured
 from exporter.simulate.checker.audit import Audit
 from exporter.simulate.checker.ledger import Ledger
-from exporter.simulate.client.api import Api, Refused, persist
+from exporter.simulate.client.api import FAILURES, Api, Refused, persist
 from exporter.simulate.console import Moment, View
 from exporter.simulate.meter import Meter
 from exporter.simulate.options import SimulateOptions, http_base
+from exporter.simulate.people.context import SimulationContext
 from exporter.simulate.people.crowd import Crowd
 from exporter.simulate.people.organisation import Organisation
 from exporter.simulate.summary import Summary, summarise
@@ -32,7 +33,6 @@ SET_UP_TIMEOUT = 60.0  # seconds for all conversations together
 GRACE = 2.0  # seconds after an acknowledgement in which a connection may end without having got the message
 HURRIED = 5.0  # seconds that a step of the end may take once somebody has asked to stop
 TOKEN_KEPT = 600.0  # seconds that a signed token is used again
-_ERRORS = (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError)
 
 
 class Simulation:
@@ -90,10 +90,11 @@ class Simulation:
 
     async def _whole(self) -> Summary:
         starts = await self._set_up()
-        crowd = Crowd(
-            self._options, self._organisation, self._ledger, self._meter, self._http, self._api, self._token_for
+        crowd = self._crowd = Crowd(
+            SimulationContext(
+                self._options, self._organisation, self._ledger, self._meter, self._http, self._api, self._token_for
+            )
         )
-        self._crowd = crowd
         self._phase, self._started = "running", time.monotonic()
         try:
             await crowd.run(self._stop)
@@ -107,7 +108,7 @@ class Simulation:
         return summarise(
             self._ledger,
             self._meter,
-            seconds=seconds,
+            seconds=round(seconds, 3),
             seed=self._options.seed,
             people=len(self._organisation.people),
             conversations=self._options.conversations,
@@ -152,7 +153,7 @@ class Simulation:
             first = await make(0)  # what is wrong is wrong with each of them
             deadline = time.monotonic() + SET_UP_TIMEOUT
             return [first, *await gather([partial(make, number) for number in range(1, len(names))])]
-        except _ERRORS as error:
+        except FAILURES as error:
             raise Misconfigured(self._why_not(error)) from None
 
     def _why_not(self, error: Exception) -> str:
@@ -181,7 +182,7 @@ class Simulation:
         audits = [partial(self._audit, number, after) for number, after in enumerate(starts)]
         try:
             return sum(await gather(audits)), None
-        except _ERRORS as error:
+        except FAILURES as error:
             return None, self._why_not(error)
 
     async def _audit(self, conversation: int, after: int) -> int:

@@ -115,26 +115,9 @@ def spread(seconds: dict[str, float | None]) -> str:
     return ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items() if value is not None)
 
 
-def summarise(
-    ledger: Ledger,
-    meter: Meter,
-    *,
-    seconds: float,
-    seed: int,
-    people: int,
-    conversations: int,
-    rate: float,
-    verified: int | None,
-    unverified_because: str | None,
-    stopped: bool,
-) -> Summary:
-    """The summary of what ledger and meter hold."""
+def summarise(ledger: Ledger, meter: Meter, **known: Any) -> Summary:
+    """The summary of what ledger and meter hold, and of what else is ``known``: the other fields."""
     return Summary(
-        seconds=round(seconds, 3),
-        seed=seed,
-        people=people,
-        conversations=conversations,
-        rate=rate,
         sent=meter.sent,
         resent=meter.resent,
         missed=meter.missed,
@@ -155,9 +138,7 @@ def summarise(
         ack_seconds=meter.ack.summary(),
         delivery_seconds=meter.delivery.summary(),
         own_lag_seconds=round(meter.lag, 6),
-        verified=verified,
-        unverified_because=unverified_because,
         wrong={kind.value: count for kind, count in ledger.findings.counts.items()},
         examples={kind.value: examples for kind, examples in ledger.findings.examples.items()},
-        stopped=stopped,
+        **known,
     )

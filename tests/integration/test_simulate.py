@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from exporter.simulate import SimulateOptions, simulate
-from exporter.simulate.console import Silence
+from exporter.simulate.console import View
 from tests.servers.exporter import ROOT, Exporter, running
 
 
-class Recorder(Silence):
+class Recorder(View):
     """Is asked to act at certain numbers of acknowledged messages."""
 
     every = 0.05

@@ -20,7 +20,7 @@ from exporter import simulate as package
 from exporter.core.errors import Misconfigured
 from exporter.simulate import SimulateOptions, Summary, simulate
 from exporter.simulate.client.connection import ClientConnection
-from exporter.simulate.console import PlainView, Silence, View, view_for
+from exporter.simulate.console import PlainView, View, view_for
 from exporter.simulate.live_view import LiveView
 from exporter.simulate.options import http_base, socket_url
 from exporter.simulate.run import Simulation
@@ -48,7 +48,7 @@ def _shorter_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.simulate.run.GRACE", 1.0)
 
 
-class Recorder(Silence):
+class Recorder(View):
     """Acts at a certain number of acknowledged messages."""
 
     every = 0.05
@@ -69,7 +69,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def run(double: Double, view: View | None = None, **changes: object) -> tuple[Simulation, Summary]:
     """Like ``simulate``, but the books can be looked at."""
-    run = Simulation(options(double, **changes).checked(), asyncio.Event(), view or Silence())
+    run = Simulation(options(double, **changes).checked(), asyncio.Event(), view or View())
     async with run.http():
         return run, await run.whole()
 

@@ -61,6 +61,8 @@ class Refused(Exception):
 _page = msgspec.json.Decoder(Page).decode
 _rooms = msgspec.json.Decoder(Rooms).decode
 _PASSING = (502, 503, 504)
+FAILURES = (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError)
+"""What a question may end with instead of an answer."""
 
 
 class Api:
@@ -113,33 +115,20 @@ class Api:
         expected: tuple[int, ...],
         query: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        try:
-            return await self._ask(method, user, path, body, expected, query)
-        except (Refused, aiohttp.ClientError, OSError, TimeoutError) as error:
-            if passing(error):
-                self._bases.rotate(-1)
-            raise
-
-    async def _ask(
-        self,
-        method: str,
-        user: str,
-        path: str,
-        body: object,
-        expected: tuple[int, ...],
-        query: dict[str, str] | None,
-    ) -> tuple[int, bytes]:
         url = self._bases[0] / "v1/messaging" / path
         headers = {"Authorization": f"Bearer {self._token_for(user)}"}
         timeout = aiohttp.ClientTimeout(total=self.timeout)
-        async with (
-            self._gate,
-            self._http.request(method, url, json=body, params=query, headers=headers, timeout=timeout) as response,
-        ):
-            answer = await response.read()
-            if response.status not in expected:
-                raise Refused(response.status, f"{method} /v1/messaging/{path}")
-            return response.status, answer
+        asking = self._http.request(method, url, json=body, params=query, headers=headers, timeout=timeout)
+        try:
+            async with self._gate, asking as response:
+                answer = await response.read()
+                if response.status not in expected:
+                    raise Refused(response.status, f"{method} /v1/messaging/{path}")
+                return response.status, answer
+        except FAILURES as error:
+            if passing(error):
+                self._bases.rotate(-1)
+            raise
 
 
 def passing(error: Exception) -> bool:
@@ -153,7 +142,7 @@ async def persist(attempt: Callable[[], Awaitable[T]], deadline: float, clock: C
     while True:
         try:
             return await attempt()
-        except (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
+        except FAILURES as error:
             if clock() + delay > deadline or not passing(error):
                 raise
         await asyncio.sleep(delay)

@@ -14,10 +14,9 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 import aiohttp
-import msgspec
 
 from exporter.simulate.checker.ledger import Ledger
-from exporter.simulate.client.api import Api, Refused
+from exporter.simulate.client.api import FAILURES, Api
 from exporter.simulate.client.connection import ClientConnection
 from exporter.simulate.meter import Meter
 from exporter.simulate.options import SimulateOptions, socket_url
@@ -44,6 +43,7 @@ class SimulationContext(Generic[C]):
         token_for: Callable[[str], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.options = options
         self.organisation = organisation
         self.ledger = ledger
         self.meter = meter
@@ -114,7 +114,7 @@ class SimulationContext(Generic[C]):
         name, member = self.organisation.conversations[conversation], self.organisation.people[person].name
         try:
             page = await self._api.messages(name, member, after, limit=100)
-        except (Refused, aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
+        except FAILURES:
             self.meter.errors["catch_up"] += 1
         else:
             self.meter.caught_up += len(page.messages)

@@ -9,19 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
-from collections.abc import Callable
 from random import Random
 
-import aiohttp
-
-from exporter.simulate.checker.ledger import Ledger
-from exporter.simulate.client.api import Api
-from exporter.simulate.meter import Meter
-from exporter.simulate.options import SimulateOptions
 from exporter.simulate.people.client import FIRST_CLIENT_OPENS, OTHER_CLIENTS_OPEN, Client
 from exporter.simulate.people.context import SimulationContext
-from exporter.simulate.people.organisation import Organisation, Plan, hour_of
+from exporter.simulate.people.organisation import Plan, hour_of
 
 LOOK_AHEAD = 4.5  # seconds; more than the longest typing
 MOMENT = 10.0  # seconds that "lately" means
@@ -31,24 +23,12 @@ ARRIVAL_TIMEOUT = 3.0
 class Crowd:
     """The people of an organisation on a server."""
 
-    def __init__(
-        self,
-        options: SimulateOptions,
-        organisation: Organisation,
-        ledger: Ledger,
-        meter: Meter,
-        http: aiohttp.ClientSession,
-        api: Api,
-        token_for: Callable[[str], str],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.context = SimulationContext[Client](options, organisation, ledger, meter, http, api, token_for, clock)
-        self.organisation = organisation
-        self.ledger = ledger
-        self.meter = meter
-        self.clock = clock
-        self.started = clock()
-        self._options = options
+    def __init__(self, context: SimulationContext[Client]) -> None:
+        self.context = context
+        self.organisation, self.ledger, self.meter = context.organisation, context.ledger, context.meter
+        self.clock = context.clock
+        self.started = self.clock()
+        self._options = context.options
         self.clients = list(self._make_clients())
 
     def _make_clients(self) -> list[Client]:
