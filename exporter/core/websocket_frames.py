@@ -9,6 +9,7 @@ against the ``websockets`` library, frame by frame.
 
 from __future__ import annotations
 
+import codecs
 from enum import IntEnum
 from typing import Final
 
@@ -27,10 +28,14 @@ _MAX_CONTROL: Final = 125
 MAX_FRAGMENTS: Final = 1_024
 
 
+NOT_UTF8: Final = "text is not UTF-8"
+
+
 class Violation(IntEnum):
     """Close codes for what may not be sent (RFC 6455 section 7.4.1)."""
 
     PROTOCOL = 1002
+    INVALID_DATA = 1007
     TOO_LARGE = 1009
 
 
@@ -40,11 +45,23 @@ Incoming = tuple[int, bytes]
 class FrameReader:
     """Reads one connection. ``feed`` returns whole messages and control frames as (opcode, payload), in order.
 
-    After a violation ``error`` is set and no text comes any more. An oversized frame is read and thrown away, and
-    control frames behind it are still returned, so that the peer's answer to the close is seen.
+    After a violation ``error`` is set and no text comes any more. An oversized message is read and thrown away, and
+    control frames behind it are still returned, so that the peer's answer to the close is seen. Text that comes in
+    fragments fails with the first of them that cannot be UTF-8; whole messages are for the caller to look at.
     """
 
-    __slots__ = ("_buffer", "_fragments", "_limit", "_need", "_opcode", "_pieces", "_skip", "error")
+    __slots__ = (
+        "_buffer",
+        "_checked",
+        "_fragments",
+        "_limit",
+        "_need",
+        "_opcode",
+        "_pieces",
+        "_skip",
+        "_unfinished",
+        "error",
+    )
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -52,6 +69,8 @@ class FrameReader:
         self._need = 0  # bytes that an unfinished frame needs before another look is worth while
         self._fragments: bytearray | None = None  # an unfinished message
         self._pieces = 0  # of the unfinished message
+        self._checked = 0  # so many bytes of it are UTF-8
+        self._unfinished = False  # fragments of a message that failed are still to come
         self._opcode = TEXT
         self._skip = 0
         self.error: tuple[int, str] | None = None
@@ -60,6 +79,11 @@ class FrameReader:
     def is_blind(self) -> bool:
         """Nothing behind a broken frame can be read, not even the peer's close frame."""
         return self._skip >= _ENDLESS
+
+    @property
+    def is_passing_over(self) -> bool:
+        """More of the message that failed is still to come, as far as its frames say."""
+        return not self.is_blind and (self._skip > 0 or self._unfinished)
 
     def feed(self, data: bytes) -> list[Incoming]:
         """Everything that these bytes complete."""
@@ -118,7 +142,7 @@ class FrameReader:
         if opcode in _CONTROL and (size > _MAX_CONTROL or not first & 0x80):
             return self._violation("control frame is fragmented or too long")
         if opcode in _DATA and size + (len(self._fragments) if self._fragments is not None else 0) > self._limit:
-            return self._too_large(head + size - start, head + size - end)
+            return self._pass_over(first, head + size - start, head + size - end)
         stop = head + size
         if end < stop:
             return self._wait(data, start, stop - start)
@@ -129,26 +153,39 @@ class FrameReader:
         if opcode in _CONTROL:
             messages.append((opcode, payload))
             return stop - start
-        return stop - start if self._data(opcode, bool(first & 0x80), payload, messages) else -1
+        return stop - start if self._data(first, payload, messages) else -1
 
-    def _data(self, opcode: int, final: bool, payload: bytes, messages: list[Incoming]) -> bool:
+    def _data(self, first: int, payload: bytes, messages: list[Incoming]) -> bool:
         """A data frame that is not a whole text message: binary or fragmented (section 5.4)."""
-        started = self._fragments
+        opcode, final, started = first & 0x0F, bool(first & 0x80), self._fragments
         if (opcode == _CONTINUATION) != (started is not None):
             self._violation("continuation without a start, or a start within a message")
             return False
-        if started is not None:
-            started += payload
-            self._pieces += 1
-            if self._pieces > MAX_FRAGMENTS:
-                self._too_large(0, 0, f"message has more than {MAX_FRAGMENTS} fragments")
-            elif final:
-                messages.append((self._opcode, bytes(started)))
-                self._fragments = None
-        elif final:
+        if started is None and final:
             messages.append((opcode, payload))
-        else:
-            self._opcode, self._fragments, self._pieces = opcode, bytearray(payload), 1
+            return True
+        if started is None:
+            self._opcode, self._pieces, self._checked = opcode, 0, 0
+            self._fragments = started = bytearray()
+        started += payload
+        self._pieces += 1
+        if self._pieces > MAX_FRAGMENTS:
+            self._pass_over(first, 0, 0, f"message has more than {MAX_FRAGMENTS} fragments")
+        elif self._opcode == TEXT and not self._is_utf8(started, final):
+            self.error = self.error or (Violation.INVALID_DATA, NOT_UTF8)
+            self._pass_over(first, 0, 0)
+        elif final:
+            messages.append((self._opcode, bytes(started)))
+            self._fragments = None
+        return True
+
+    def _is_utf8(self, text: bytearray, final: bool) -> bool:
+        """Can this be the beginning of UTF-8, or all of it? Each byte is looked at once (and up to three again)."""
+        try:
+            _, length = codecs.utf_8_decode(text[self._checked :], "strict", final)
+        except UnicodeDecodeError:
+            return False
+        self._checked += length
         return True
 
     def _wait(self, data: bytes, start: int, need: int) -> int:
@@ -161,15 +198,25 @@ class FrameReader:
         self._skip = _ENDLESS
         return -1
 
-    def _too_large(self, length: int, missing: int, words: str = "frame is larger than {} bytes") -> int:
+    def _pass_over(self, first: int, length: int, missing: int, words: str = "frame is larger than {} bytes") -> int:
         """Pass over this frame and every data frame after it, so that the peer's close frame is still seen."""
         self.error = self.error or (Violation.TOO_LARGE, words.format(self._limit))
         self._fragments = None
+        self._unfinished = not first & 0x80
         self._limit = -1
         if missing <= 0:
             return length
         self._skip = missing
         return -1
+
+
+def is_utf8(payload: bytes) -> bool:
+    """Is a whole message UTF-8?"""
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _unmask(payload: bytes, mask: bytes, size: int) -> bytes:

@@ -5,6 +5,7 @@ That library is the oracle because it is strict, has no I/O of its own, and shar
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import struct
@@ -45,33 +46,50 @@ def held(reader: FrameReader) -> int:
 
 
 class Oracle:
-    """What the websockets library makes of the same bytes: whole messages and control frames, and the close code."""
+    """What the websockets library makes of the same bytes: whole messages and control frames, and the close code.
+
+    It leaves UTF-8 to its callers: text in fragments is looked at here, by the standard library's decoder.
+    """
 
     def __init__(self, limit: int) -> None:
         quiet = logging.getLogger("oracle")
         quiet.setLevel(logging.CRITICAL)
         self._protocol = Protocol(Side.SERVER, max_size=limit, logger=quiet)
         self._started: tuple[int, bytes] | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._is_utf8 = True
         self.messages: list[tuple[int, bytes]] = []
 
     def feed(self, data: bytes) -> None:
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             assert isinstance(event, Theirs)
-            self._message(event)
+            if self._is_utf8:
+                self._message(event)
         self._protocol.data_to_send()
 
     def _message(self, event: Theirs) -> None:
         if event.opcode in (Opcode.TEXT, Opcode.BINARY) and not event.fin:
             self._started = (int(event.opcode), bytes(event.data))
+            self._decoder.reset()
+            self._decode(event)
         elif event.opcode is Opcode.CONT:
             assert self._started is not None
             opcode, data = self._started
             self._started = (opcode, data + bytes(event.data))
-            if event.fin:
+            self._decode(event)
+            if event.fin and self._is_utf8:
                 self.messages.append(self._started)
         else:
             self.messages.append((int(event.opcode), bytes(event.data)))
+
+    def _decode(self, event: Theirs) -> None:
+        assert self._started is not None
+        try:
+            if self._started[0] == TEXT:
+                self._decoder.decode(bytes(event.data), final=event.fin)
+        except UnicodeDecodeError:
+            self._is_utf8 = False
 
     @property
     def closed_within_a_message(self) -> bool:
@@ -87,6 +105,8 @@ class Oracle:
 
     @property
     def refusal(self) -> int | None:
+        if not self._is_utf8:
+            return Violation.INVALID_DATA
         match self._protocol.parser_exc:
             case None:
                 return None
@@ -440,3 +460,24 @@ def expected_code(payload: bytes) -> int | None:
     except (ProtocolError, UnicodeDecodeError):
         return 1002
     return close.code if payload else None
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_text_in_fragments_fails_with_the_first_that_cannot_be_utf8(cut: int) -> None:
+    text = "aäb€".encode() + b"\xff" + b"more"
+    reader = FrameReader(1_000)
+    pieces = [text[at : at + cut] for at in range(0, len(text), cut)]
+    for number, piece in enumerate(pieces):
+        assert reader.feed(client(TEXT if not number else 0, piece, fin=number == len(pieces) - 1)) == []
+        reached = (number + 1) * cut > 7
+        assert (reader.error is not None) == reached
+        if reached:
+            assert reader.error == (1007, "text is not UTF-8")
+            assert reader.is_passing_over == (number < len(pieces) - 1)
+    assert reader.feed(client(CLOSE, b"\x03\xef")) == [(CLOSE, b"\x03\xef")]
+
+
+def test_binary_in_fragments_may_be_anything() -> None:
+    reader = FrameReader(1_000)
+    assert reader.feed(client(2, b"\xff", fin=False) + client(0, b"\xfe")) == [(2, b"\xff\xfe")]
+    assert reader.error is None

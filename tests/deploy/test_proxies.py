@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from exporter.core.websocket_frames import TEXT
 from tests.conftest import SERVICES
 from tests.deploy.proxies import CONFIGURATIONS, command, configured, environment, proxy
+from tests.doubles import client_frame
 from tests.servers.exporter import Client, Exporter
 from tests.servers.postgres import Postgres, postgres
 
@@ -97,8 +99,11 @@ async def test_people_are_spread_over_the_nodes_talk_and_are_closed_with_the_ser
     await ann.say(f"room of {name}", "hello", "1")
     await bob.raw('{"type":"ping","id":"' + "x" * 70_000 + '"}')
     assert (await bob.closed())[0] == 1009  # and not the 1006 of a connection that a proxy tore
-    for client in (ann, *people[2:]):
-        await client.close()
+    await people[2].raw('{"type":"ping","id":"' + "x" * 20_000_000 + '"}')
+    assert (await people[2].closed())[0] == 1009
+    people[3].connection.transport.write(client_frame(TEXT, b'{"type": "ping", "id": "\xff"}'))
+    assert (await people[3].closed())[0] == 1007
+    await ann.close()
     await installation.deserted()
 
 

@@ -12,8 +12,10 @@ import base64
 import itertools
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -23,7 +25,8 @@ from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
 from exporter.web.websocket import connection as connection_module
-from tests.servers.exporter import PATIENCE, WS, InProcess, in_process
+from tests.servers.certificates import CertificateAuthority
+from tests.servers.exporter import PATIENCE, WS, Exporter, InProcess, in_process, running
 
 LIMIT = 65_536
 TEXT, BINARY, CONT, CLOSE, PING, PONG = (
@@ -36,8 +39,6 @@ TEXT, BINARY, CONT, CLOSE, PING, PONG = (
 )
 ALIVE = 0
 """Nothing was wrong: the peer closes with 1000, and is answered in kind."""
-READ_ON = (ALIVE, 1007, 1009)
-"""Behind these the server can still read a close frame, and waits for it."""
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True) -> bytes:
@@ -128,6 +129,9 @@ CASES = [
     Case("close with the longest reason", frame(CLOSE, b"\x03\xe8" + b"x" * 123), (), 1000),
     Case("close that is too long", frame(CLOSE, b"\x03\xe8" + b"x" * 124), (), 1002),
     Case("close whose reason is not UTF-8", frame(CLOSE, b"\x03\xe8\xff"), (), 1002),
+    Case("a fragment that is not UTF-8, and the peer waits", frame(TEXT, b'{"\xff', fin=False), (), 1007),
+    Case("a character cut short by the end", HALVES[0] + frame(CONT, b"\xce"), (), 1007),
+    Case("a header of more than will ever come", b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"mask", (), 1009),
     Case("text behind a close", frame(CLOSE, b"\x03\xe8") + text(command("1")), (), 1000, whole=True),
     Case("ping behind a close", frame(CLOSE, b"\x03\xe8") + frame(PING, b"p"), (), 1000, whole=True),
     Case("a second close", frame(CLOSE, b"\x03\xe8") + frame(CLOSE, b"\x03\xe9"), (), 1000, whole=True),
@@ -142,10 +146,12 @@ class Peer:
         self.reader, self.writer, self.early = reader, writer, early
 
     @classmethod
-    async def connect(cls, here: InProcess, **more: str) -> tuple[Peer, int]:
+    async def connect(
+        cls, here: InProcess | Exporter, *, tls: ssl.SSLContext | None = None, **more: str
+    ) -> tuple[Peer, int]:
         """The peer and the status of the answer; ``more`` are headers instead of the usual ones."""
-        host, port = here.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        host, port = here.url.partition("://")[2].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
         client = h11.Connection(h11.CLIENT)
         headers = {
             "Host": f"{host}:{port}",
@@ -210,7 +216,7 @@ def told(frames: Sequence[Frame]) -> tuple[list[str | bytes], int | None]:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 async def test_the_answer_is_what_the_rfc_says_and_the_server_ends_it(here: InProcess, case: Case) -> None:
-    ending = frame(CLOSE, (1000).to_bytes(2, "big")) if case.ends in READ_ON else b""
+    ending = frame(CLOSE, (1000).to_bytes(2, "big")) if case.ends == ALIVE else b""
     for octets in (False,) if case.whole or len(case.sent) > 1_000 else (False, True):
         peer, status = await Peer.connect(here)
         assert status == 101
@@ -245,3 +251,38 @@ async def test_tokens_of_a_header_are_compared_whole(here: InProcess, headers: d
     peer, answered = await Peer.connect(here, **headers)
     peer.writer.close()
     assert answered == status
+
+
+VIOLATIONS = [case for case in CASES if case.ends in (1002, 1007, 1009) and not case.name.startswith("close")]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+async def test_a_served_connection_ends_by_itself_while_the_peer_waits(tmp_path: Path, tls: bool) -> None:
+    """The command, on the loop that it chooses: nobody answers the close frame, and yet the end is there at once."""
+    flags, context = [], None
+    if tls:
+        authority = CertificateAuthority()
+        certificate, key = authority.issue("server")
+        (tmp_path / "server.pem").write_bytes(certificate + key)
+        (tmp_path / "server.pem").chmod(0o600)
+        names = "{cert_file: server.pem, key_file: server.pem}"
+        (tmp_path / "web.yml").write_text(f"tls_server_config: {names}")
+        (tmp_path / "ca.pem").write_bytes(authority.cert)
+        flags = ["--web.config.file", str(tmp_path / "web.yml")]
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    async with running(tmp_path / "server", *flags, ready=False) as served:
+        ended = []
+
+        async def attempt(case: Case) -> None:
+            peer, status = await Peer.connect(served, tls=context, Authorization=f"Bearer {served.token(case.name)}")
+            assert status == 101
+            peer.writer.write(case.sent)
+            answers, code = told(await peer.all_frames())
+            assert (answers, code) == (list(case.answers), case.ends), case.name
+            ended.append(case)
+
+        # The courtesy is five seconds, the patience of TLS thirty: whoever waited for either would be late.
+        async with asyncio.timeout(4.5), asyncio.TaskGroup() as group:
+            for case in VIOLATIONS:
+                group.create_task(attempt(case))
+        assert len(ended) == len(VIOLATIONS) > 40

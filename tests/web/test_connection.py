@@ -474,6 +474,67 @@ def test_a_violation_closes_with_its_code_after_what_came_before_is_answered(dat
     asyncio.run(test())
 
 
+ENDLESS = bytes((0x81, 0xFF)) + (1 << 40).to_bytes(8, "big") + bytes(4)
+UNFINISHED = {
+    "a header of more than will ever come": (ENDLESS, 1009),
+    "half of a frame above the limit": (client_frame(TEXT, b"x" * 200_000)[:90_000], 1009),
+    "fragments above the limit, and more to come": (
+        client_frame(TEXT, b"x" * 65_536, fin=False) + client_frame(0, b"x", fin=False),
+        1009,
+    ),
+    "a fragment that is not UTF-8": (client_frame(TEXT, b'{"x": "\xff', fin=False), 1007),
+    "a second fragment that is not UTF-8": (
+        client_frame(TEXT, b'{"x": "\xe4', fin=False) + client_frame(0, b"x", fin=False),
+        1007,
+    ),
+}
+
+
+@on_both_loops
+async def test_the_fin_follows_the_close_frame_of_a_violation_whose_peer_waits() -> None:
+    """The peer answers nothing before it has seen the end: whoever waits here would wait for the other for ever."""
+    for name, (data, code) in (VIOLATIONS | UNFINISHED).items():
+        async with world() as w:
+            connection, client = await w.connect()
+            await client.send(data)
+            frames = await client.rest(answered=True)
+            assert (frames[-1][0], frames[-1][1][:2]) == (CLOSE, struct.pack("!H", code)), name
+            assert connection.state is State.CLOSING, name  # it reads on
+            await client.send(client_frame(TEXT, b"what was under way"))
+            client.raw.shutdown(socket.SHUT_WR)
+            await until(lambda: connection.state is State.LOST, f"the socket is gone: {name}")  # noqa: B023
+            assert w.closed() == {"protocol_error": 1}, name
+
+
+@on_both_loops
+async def test_the_fin_waits_for_the_rest_of_what_is_too_large() -> None:
+    """A proxy that saw it earlier would reset a peer that is still sending, and the close code would be lost."""
+    async with world() as w:
+        connection, client = await w.connect()
+        pieces = [client_frame(TEXT if n == 0 else 0, b"x" * 30_000, fin=n == 9) for n in range(10)]
+        await client.send(*pieces[:3])
+        await until(lambda: connection.state is State.CLOSING, "the close frame")
+        for piece in pieces[3:-1]:
+            assert not connection._fin_sent
+            await client.send(piece)
+            await turns()
+        await client.send(pieces[-1])
+        assert (await client.rest(answered=True))[-1][0] == CLOSE
+
+
+@on_both_loops
+async def test_who_breaks_the_protocol_behind_another_end_gets_the_fin_too() -> None:
+    """Its close frame cannot be seen any more, whatever the reason was before."""
+    async with world() as w:
+        connection, client = await w.connect()
+        connection.close(ClosedReason.ADMIN)
+        await client.send(client_frame(3))
+        assert (await client.rest(answered=True))[-1] == (CLOSE, struct.pack("!H", 4003) + b"disconnected by an admin")
+        client.raw.shutdown(socket.SHUT_WR)
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
+        assert w.closed() == {"admin": 1}
+
+
 @on_both_loops
 async def test_a_client_gets_to_see_1009_however_large_its_frame_is() -> None:
     """Closing with unread bytes in the socket would reset it, and the client would never see the code."""

@@ -6,8 +6,10 @@ and a busy one never waits for a wake-up.
 
 Ending: whoever ends it first gives the reason, the hub is told at once, and the figures with it. What is left is
 courtesy: the close frame is written, and what still comes in is read and thrown away for a bounded time, because
-closing a socket with unread data would reset it and the peer would never see the code. Behind a frame that is none
-nothing can be read any more, so there the FIN follows the close frame at once.
+closing a socket with unread data would reset it and the peer would never see the code. Who broke the protocol may be
+waiting for the FIN, so it follows that close frame at once. Behind the beginning of a message that is too large it
+waits for the rest, or for silence: a proxy that sees the FIN throws away what the peer has not sent yet, and the close
+code with it.
 """
 
 from __future__ import annotations
@@ -37,9 +39,12 @@ log = structlog.get_logger(__name__)
 # Courtesy after the close frame: seconds without a byte from the peer, and in all.
 LINGER: Final = 5.0
 LINGER_MAX: Final = 30.0
+# Seconds of silence after which the rest of a message that failed is not waited for.
+SILENCE: Final = 0.25
 # Commands that may wait behind a join before reading is paused; a pipelining client has a handful.
 MAX_WAITING: Final = 16
 
+_NOT_UTF8: Final = (CloseCode.INVALID_DATA, websocket_frames.NOT_UTF8)
 _SAYS_1002: Final = CloseCode.PROTOCOL_ERROR.to_bytes(2, "big")
 _RATE_LIMITED: Final = RateLimited("too many frames; slow down")
 
@@ -61,6 +66,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
 
     __slots__ = (
         "_context",
+        "_fin_sent",
         "_join",
         "_linger",
         "_linger_until",
@@ -98,6 +104,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         self._waiting: deque[tuple[Command, float]] | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._linger_until = 0.0
+        self._fin_sent = False
 
     @property
     def _socket(self) -> asyncio.Transport:
@@ -125,9 +132,9 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
                 else:
                     self._other(opcode, payload)
             context.node.handled(self.last_seen)
-            if self._reader.error is not None and self.state.value < State.CLOSING.value:
-                code, words = self._reader.error
-                self.close(ClosedReason.PROTOCOL_ERROR, code, words)
+            if self._reader.error is not None:
+                self.close(ClosedReason.PROTOCOL_ERROR, *self._reader.error)
+                self._send_fin_in_time()
         except Exception:  # a defect here costs this connection, not the process
             log.exception("connection failed")
             self.close(ClosedReason.INTERNAL_ERROR)
@@ -138,8 +145,8 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         if not self._take_token(now):
             self._strike(payload)
             return
-        if not payload.isascii() and not _is_utf8(payload):  # RFC 6455 section 8.1: fail it; the parser may not look
-            self.close(ClosedReason.PROTOCOL_ERROR, CloseCode.INVALID_DATA, "text is not UTF-8")
+        if not payload.isascii() and not websocket_frames.is_utf8(payload):  # RFC 6455 section 8.1
+            self.close(ClosedReason.PROTOCOL_ERROR, *_NOT_UTF8)
             return
         try:
             command = parse(payload)
@@ -243,16 +250,19 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         self.write_last(
             websocket_frames.close_frame(usual[0] if code is None else code, usual[1] if words is None else words)
         )
-        if self._reader.is_blind:
-            self._send_fin()
+        if reason is ClosedReason.PROTOCOL_ERROR:
+            self._send_fin_in_time()
         self._start_lingering()
 
-    def _send_fin(self) -> None:
-        """Nothing follows the close frame, and the peer's cannot be seen: it learns from the FIN that this is the end.
+    def _send_fin_in_time(self) -> None:
+        """Nothing follows the close frame; who broke the protocol learns from the FIN that this is the end.
 
-        It may be waiting for that, as this side would for its close frame. Over TLS, which has no half-closed state,
-        closing does the same: what still comes in is read until the peer agrees.
+        Over TLS, which has no half-closed state, closing does the same: what comes is read until the peer agrees.
         """
+        silent = self._context.now() - self.last_seen >= SILENCE
+        if self._fin_sent or self._socket.is_closing() or (self._reader.is_passing_over and not silent):
+            return
+        self._fin_sent = True
         if self._socket.can_write_eof():
             self._socket.write_eof()
         else:
@@ -315,6 +325,9 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
             self._socket.abort()
             return
         delay = LINGER if self._linger is None else until - now
+        if self._reader.is_passing_over and not self._fin_sent:
+            self._send_fin_in_time()
+            delay = min(delay, SILENCE)
         self._linger = asyncio.get_running_loop().call_later(delay, self._linger_on)
 
     def eof_received(self) -> None:
@@ -335,11 +348,3 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
             self._linger.cancel()
         self._waiting = None
         self._context.lost(self)
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
