@@ -276,4 +276,4 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
             await asyncio.sleep(0.01)
 
 
-__all__ = ["HOSTS", "Churn", "on_aiohttp", "on_uvicorn", "reset", "until"]
+__all__ = ["HOSTS", "Churn", "Model", "on_aiohttp", "on_uvicorn", "reset", "until"]

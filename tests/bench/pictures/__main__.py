@@ -123,7 +123,7 @@ async def pictures(options: argparse.Namespace) -> int:
         for (board, act), found in play.recorded.items():
             (options.output / f"{board}-{act}.json").write_text(json.dumps(found))
     failures = 0
-    async with studio(options.npm) as place:
+    async with studio(options.npm.resolve()) as place:  # npm and esbuild run in that folder
         for path in sorted(options.output.glob("*.json")):
             recorded = json.loads(path.read_text())
             if options.only and recorded["dashboard"]["uid"] not in options.only:
