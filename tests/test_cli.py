@@ -24,6 +24,7 @@ from exporter import __version__, cli
 from exporter.auth.tokens import Authenticator
 from exporter.settings.model import Settings
 from exporter.settings.options import OPTIONS
+from tests.servers.certificates import CertificateAuthority
 from tests.settings.test_options import URLS_WITH_PASSWORD
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +137,41 @@ def test_help_loads_nothing_that_is_slow() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert said.stderr.strip() == "[]"
+
+
+def test_a_server_starts_without_the_certificates_that_only_a_client_needs(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(CertificateAuthority().cert)
+    code = (
+        "import ssl; from exporter.cli.process import no_client_certificates\n"
+        "with no_client_certificates():\n    from aiohttp import connector\n"
+        "contexts = connector._SSL_CONTEXT_VERIFIED, ssl.create_default_context()\n"
+        "print([len(context.get_ca_certs()) for context in contexts], contexts[0].verify_mode.name)"
+    )
+    environ = os.environ | {"SSL_CERT_FILE": str(tmp_path / "ca.pem"), "SSL_CERT_DIR": str(tmp_path)}
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ, timeout=60
+    )
+    assert said.stdout.strip() == "[0, 1] CERT_REQUIRED", said.stderr
+
+
+def test_a_server_that_has_started_collects_garbage_again(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, gc; from pathlib import Path\n"
+        "from exporter.settings.model import Address, Settings; from exporter.web.server import Server\n"
+        "async def main():\n"
+        "    gc.disable(); server = Server(Settings(data_dir=Path(), listen=(Address('127.0.0.1', 0),)))\n"
+        "    await server.start(); print(gc.isenabled(), gc.get_freeze_count() > 10_000); await server.stop()\n"
+        "asyncio.run(main())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    assert said.stdout.strip() == "True True", said.stderr
 
 
 def test_without_a_command_the_help_is_shown_and_the_status_is_2(capsys) -> None:

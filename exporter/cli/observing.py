@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from exporter.cli.flags import OBSERVE, UNCHECKED, ServerCommand, flags, say
-from exporter.cli.process import configure_logs, make_folder, run
+from exporter.cli.process import configure_logs, make_folder, no_client_certificates, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
 
@@ -43,7 +43,8 @@ def observe(settings: Settings, check: bool) -> int:
         from exporter.web.source_server import sources_of
 
         return run(check_all(sources_of(settings), out=click.echo))
-    from exporter.web import source_server
+    with no_client_certificates():
+        from exporter.web import source_server
 
     source_server.sources_of(settings)
     make_folder(settings.data_dir)

@@ -141,9 +141,9 @@ class Server:
         self.connections.start()
         self.background.watch_callbacks()
         self.background.start(BackgroundTask.HISTORY, self._sample)
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # what the start made stays; looking for what does not costs 30 ms and finds 2,000 objects
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
         log.info("listening", urls=self.urls, metrics=self.metrics_urls, version=__version__)
 
     async def _open_database(self) -> None:
