@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error")  # the Prometheus exporters' words
 LOG_FORMATS: Final = ("logfmt", "json")
@@ -66,7 +66,7 @@ class Settings:
     max_requests: int = 40
     external_url: str = ""  # where browsers and Prometheus reach the server, when proxies hide it; no closing slash
     route_prefix: str = ""  # empty: the path of ``external_url``; "/" is none
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    trusted_proxies: tuple[IPv4Network | IPv6Network | Literal["unix"], ...] = ()
     data_dir: Path = Path("data")
     database_url: str = field(default="", repr=False)  # empty: sqlite:///<data_dir>/messaging.db
     database_schema: str | None = None  # of PostgreSQL; None: the first of the user's search path

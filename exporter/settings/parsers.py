@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from exporter.settings.model import Address
@@ -132,6 +132,11 @@ def network(text: str) -> IPv4Network | IPv6Network:
         if mapped is not None:
             return IPv4Network((mapped, parsed.prefixlen - _MAPPED_BITS))
     return parsed
+
+
+def proxy(text: str) -> IPv4Network | IPv6Network | Literal["unix"]:
+    """Whom to trust as a proxy: a network, or ``unix`` for whoever comes by a Unix socket."""
+    return "unix" if text.lower() in ("unix", "unix:") else network(text)
 
 
 def path(text: str) -> Path:

@@ -59,7 +59,7 @@ _METAVARS: Final[dict[Callable[[str], Any], str]] = {
     parsers.origin: "ORIGIN",
     parsers.external_url: "URL",
     parsers.route_prefix: "PATH",
-    parsers.network: "ADDRESS",
+    parsers.proxy: "ADDRESS",
     parsers.source_url: "URL",
     parsers.recount_interval: "DURATION",
     parsers.share: "PERCENT",
@@ -119,9 +119,9 @@ OPTIONS: Final = (
     Option(
         "web.trusted-proxies",
         "trusted_proxies",
-        parsers.network,
+        parsers.proxy,
         "",
-        "addresses whose X-Forwarded-* and Forwarded are believed: 10.0.0.0/8",
+        "addresses whose X-Forwarded-* and Forwarded are believed: 10.0.0.0/8; unix for those on a Unix socket",
         many=True,
     ),
     Option(

@@ -2,44 +2,65 @@
 
 A proxy is believed when its address is among ``--web.trusted-proxies``; everybody else may write what they like into
 these headers. From then on ``request.host``, ``.scheme``, ``.secure`` and ``.remote`` are the browser's, everywhere.
+
+A proxy sets ``Forwarded`` or the ``X-Forwarded-*``, and passes the others on as somebody wrote them, unless it deletes
+them. Which it sets cannot be seen from here, so neither has precedence: what they contradict each other in is not
+believed, and what only one of them says is.
 """
 
 from __future__ import annotations
 
-import re
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from exporter.core.redaction import mask
+from exporter.web import forwarded
+from exporter.web.forwarded import Hop, Malformed
+
 Network = IPv4Network | IPv6Network
+Proxy = Network | Literal["unix"]
+"""Addresses of proxies, or that they come by a Unix socket, which has no addresses."""
 
-# RFC 7239 section 4: name=token or name="quoted string"
-_PAIR: Final = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+))')
-_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
-# Of a chain of proxies: more hops than any real one has, and a bound on what a header makes us do.
-MAX_HOPS: Final = 20
+log = structlog.get_logger(__name__)
+
+_SHOWN: Final = 100  # characters of a header in the log
 
 
-def believing(trusted: Sequence[Network]) -> Middleware:
+def believing(trusted: Sequence[Proxy]) -> Middleware:
     """The middleware that gives handlers the request as the outermost trusted proxy received it."""
+    said: set[tuple[str, str]] = set()
+
+    def say(request: web.Request, name: str, problem: str) -> None:
+        """Once for each header and problem: the senders choose what is in them."""
+        if (name, problem) not in said:
+            said.add((name, problem))
+            log.warning(
+                f"a trusted proxy's {name} {problem}; it is not believed",
+                proxy=request.remote or "unix",
+                value=mask(", ".join(request.headers.getall(name, ())))[:_SHOWN],
+                hint="let the proxy set this header itself, or delete what its clients send",
+            )
 
     @web.middleware
     async def middleware(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if is_trusted(request.remote, trusted):
-            told = _told(request, trusted)
+        if is_trusted(request.remote, trusted) or ("unix" in trusted and _is_unix(request)):
+            told = _told(request, trusted, lambda name, problem: say(request, name, problem))
             if told:
-                request = request.clone(**told)
+                request = request.clone(**{"remote": request.remote, **told})
         return await handler(request)
 
     return middleware
 
 
-def is_trusted(address: str | None, trusted: Sequence[Network]) -> bool:
+def is_trusted(address: str | None, trusted: Sequence[Proxy]) -> bool:
     """Is this one of the proxies? An IPv4 address on an IPv6 socket is the IPv4 address."""
     try:
         parsed = ip_address((address or "").partition("%")[0])
@@ -47,61 +68,59 @@ def is_trusted(address: str | None, trusted: Sequence[Network]) -> bool:
         return False
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
-    return any(parsed in network for network in trusted)
+    return any(parsed in network for network in trusted if network != "unix")
 
 
-def _told(request: web.Request, trusted: Sequence[Network]) -> dict[str, Any]:
+def _is_unix(request: web.Request) -> bool:
+    listening = request.transport.get_extra_info("socket") if request.transport is not None else None
+    return listening is not None and listening.family == socket.AF_UNIX
+
+
+def _told(request: web.Request, trusted: Sequence[Proxy], say: Callable[[str, str], None]) -> dict[str, Any]:
     """What ``clone`` takes: scheme, host and remote as far as somebody trusted says them."""
-    hops = _x_forwarded(request) or _forwarded(request)
-    if not hops:
-        return {}
-    # The last hop was written by the proxy that we see; each trusted sender lets us believe the one before it.
-    chosen = hops[-1]
-    for before in reversed(hops[:-1]):
-        if not is_trusted(chosen.get("for"), trusted):
-            break
-        chosen = {**chosen, **before}
+    standard, usual = _standard(request, trusted, say), _usual(request, trusted, say)
     told: dict[str, Any] = {}
-    if chosen.get("proto", "").lower() in ("http", "https"):
-        told["scheme"] = chosen["proto"].lower()
-    if _HOST.fullmatch(chosen.get("host", "")):
-        told["host"] = chosen["host"]
-    told["remote"] = chosen.get("for") or request.remote
+    for name, field, of_usual in (
+        ("host", "host", "Host"),
+        ("scheme", "scheme", "Proto"),
+        ("remote", "address", "For"),
+    ):
+        one, other = getattr(standard, field), getattr(usual, field)
+        if one and other and one.lower() != other.lower():
+            say("Forwarded", f"contradicts the same request's X-Forwarded-{of_usual}")
+        elif one or other:
+            told[name] = one or other
     return told
 
 
-def _x_forwarded(request: web.Request) -> list[dict[str, str]]:
-    """``X-Forwarded-For``, ``-Host`` and ``-Proto`` hop by hop; a single host or scheme is that of every hop."""
-    lists = {name: _list(request, f"X-Forwarded-{name}") for name in ("For", "Host", "Proto")}
-    count = max(map(len, lists.values()))
-    hops: list[dict[str, str]] = [{} for _ in range(count)]
-    for name, values in lists.items():
-        padded = values * count if len(values) == 1 and name != "For" else [""] * (count - len(values)) + values
-        for hop, value in zip(hops, padded, strict=True):
-            if value:
-                hop[name.lower()] = _address(value) if name == "For" else value
-    return hops
+def _standard(request: web.Request, trusted: Sequence[Proxy], say: Callable[[str, str], None]) -> Hop:
+    try:
+        return _outermost(forwarded.forwarded(request.headers.getall("Forwarded", ())), trusted)
+    except Malformed as malformed:
+        say("Forwarded", str(malformed))
+        return Hop()
 
 
-def _list(request: web.Request, name: str) -> list[str]:
-    values = [value.strip() for line in request.headers.getall(name, ()) for value in line.split(",")]
-    return values[-MAX_HOPS:]
+def _usual(request: web.Request, trusted: Sequence[Proxy], say: Callable[[str, str], None]) -> Hop:
+    lines = [request.headers.getall(f"X-Forwarded-{name}", ()) for name in ("For", "Host", "Proto")]
+    hop = _outermost(forwarded.x_forwarded(*lines), trusted)
+    checked: list[str | None] = []
+    for name, value, check in (("Host", hop.host, forwarded.host), ("Proto", hop.scheme, forwarded.scheme)):
+        try:
+            checked.append(check(value) if value else None)
+        except Malformed as malformed:
+            say(f"X-Forwarded-{name}", str(malformed))
+            checked.append(None)
+    return Hop(hop.address, *checked)
 
 
-def _forwarded(request: web.Request) -> list[dict[str, str]]:
-    """RFC 7239's ``Forwarded``, hop by hop."""
-    hops = []
-    for line in request.headers.getall("Forwarded", ()):
-        for element in re.split(r',(?=(?:[^"]*"[^"]*")*[^"]*$)', line)[-MAX_HOPS:]:
-            pairs = {match[1].lower(): match[2] or match[3] or "" for match in _PAIR.finditer(element)}
-            if "for" in pairs:
-                pairs["for"] = _address(pairs["for"])
-            hops.append(pairs)
-    return hops[-MAX_HOPS:]
-
-
-def _address(text: str) -> str:
-    """An address without its port and brackets."""
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0] if text.count(":") == 1 else text
+def _outermost(hops: Sequence[Hop], trusted: Sequence[Proxy]) -> Hop:
+    """The last hop was written by the proxy that we see; each trusted sender lets us believe the one before it."""
+    if not hops:
+        return Hop()
+    chosen = hops[-1]
+    for before in reversed(hops[:-1]):
+        if not is_trusted(chosen.address, trusted):
+            break
+        chosen = before.over(chosen)
+    return chosen
