@@ -3,7 +3,7 @@
 The server's functions publish each change of the whole cluster; what is announced here is a change of what people here
 have been told. After an outage, and when nobody's entries can be missing at the server any more, the two are compared.
 
-Tested in ``tests/broker/test_disasters.py``.
+Tested in ``tests/broker/test_announcements.py``.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Announcements(Generic[P]):
             if user not in held.told or key in self._hub.participants:
                 return True
             held.untell(user)
+            held.typing.discard(user)  # people know that whoever has left does not type
         elif word == "T":
             if user in held.typing:
                 return True
@@ -92,9 +93,14 @@ class Announcements(Generic[P]):
         if held.shared is None:
             return
         (held.shared.add if several else held.shared.discard)(user)
-        connection = self._connection()
-        if several and connection is not None and (held.conversation, user) in self._hub.participants:
+        if several and (held.conversation, user) in self._hub.participants:
             # What came of their typing elsewhere before this was known has been passed over.
+            self.ask_typists(held)
+
+    def ask_typists(self, held: Held[P]) -> None:
+        """What people here know of who types may be wrong: ask the server."""
+        connection = self._connection()
+        if connection is not None:
             told = partial(self._compared, held, "TU", held.typing)
             connection.queue(self._functions.typists(held.conversation), 1, told)
             connection.flush()

@@ -36,6 +36,7 @@ class Kind(IntEnum):
     ASK = 5  # the user may be no longer a member: ask the database
     LASTING = 6  # handed out as it comes, and sent again after an outage
     TYPING = 7  # the user, who takes part on the sending node only, types (seq 1) or does no longer (seq 0)
+    TYPISTS = 8  # frames of that kind may have been lost: ask the server who types
 
 
 _KNOWN: Final = {int(kind): kind for kind in Kind}

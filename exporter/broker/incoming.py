@@ -81,6 +81,8 @@ class Incoming(Generic[P]):
                 ordering.message(held, Envelope(conversation, data, received=received, seq=frame.seq, remote=True))
             elif kind is Kind.TYPING:
                 self._announcements.heard_from_afar(held, "T" if frame.seq else "U", frame.user)
+            elif kind is Kind.TYPISTS:
+                self._announcements.ask_typists(held)
             elif kind is Kind.REMOVED:
                 self._side.removed(conversation, frame.user)
             elif kind is Kind.LOOK:

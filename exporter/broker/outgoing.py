@@ -1,8 +1,8 @@
 """What goes to other nodes: gathered during one turn of the loop, one publish for each conversation.
 
 What could not leave, or had no answer when the road broke, is remembered in short: up to which number other nodes
-should look, who is no longer a member, which message was deleted. They are told when the road is there again. The rest
-is dropped, and counted.
+should look, who is no longer a member, which message was deleted, where it is to be asked who types. They are told when
+the road is there again. The rest is dropped, and counted.
 
 Tested in ``tests/broker/test_road.py``.
 """
@@ -54,6 +54,7 @@ class Postbox(Generic[P]):
         self._waiting: dict[str, list[Outgoing]] = {}
         self._unanswered: deque[tuple[str, list[Outgoing]]] = deque()
         self._look: dict[str, int] = {}
+        self._typists: set[str] = set()
         self._again: deque[tuple[str, Outgoing]] = deque(maxlen=MOST_OWED)
 
     def put(self, conversation: str, frame: Outgoing) -> None:
@@ -108,6 +109,9 @@ class Postbox(Generic[P]):
         look, self._look = self._look, {}
         for conversation, seq in look.items():
             self.put(conversation, Outgoing(Kind.LOOK, seq=seq))
+        typists, self._typists = self._typists, set()
+        for conversation in typists:
+            self.put(conversation, Outgoing(Kind.TYPISTS))
         again, self._again = self._again, deque(maxlen=MOST_OWED)
         for conversation, frame in again:
             self.put(conversation, frame)
@@ -119,5 +123,8 @@ class Postbox(Generic[P]):
                 self._look[conversation] = max(frame.seq, self._look.get(conversation, 0))
         elif kind is Kind.REMOVED or kind is Kind.ASK:  # perhaps a member again meanwhile
             self._again.append((conversation, Outgoing(Kind.ASK, user=frame.user)))
+        elif kind is Kind.TYPING or kind is Kind.TYPISTS:
+            if len(self._typists) < MOST_OWED:
+                self._typists.add(conversation)
         elif kind is Kind.LASTING:
             self._again.append((conversation, frame))

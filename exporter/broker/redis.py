@@ -304,5 +304,6 @@ class RedisBroker(Generic[P]):
         if figures.purged and connection is not None:
             self._presence.beat(connection)
             connection.flush()
-        if figures.unsettled:
+        if figures.unsettled or not self._presence.complete:
+            # While the server did not know this node, it said nothing of what changed here.
             self._told.settled_in(figures.unsettled / 1000 + 0.01)

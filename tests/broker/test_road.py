@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exporter.broker.envelope import Envelope
-from exporter.broker.location import locate
 from exporter.broker.redis import RedisBroker
 from exporter.core.errors import Misconfigured
-from exporter.core.hub import Hub
-from exporter.metrics.counters import Metrics
 from tests.broker.conftest import BOTH
+from tests.broker.nodes import Ear, Node, counts, nodes
 from tests.servers import certificates
 from tests.servers.exporter import until
 from tests.servers.valkey import Sentinel, Server, free_port, running
@@ -28,82 +25,6 @@ RIGHTS = (
     "+fcall +fcall_ro +smembers +ssubscribe +sunsubscribe +spublish +time +zadd +zrem +zscore +zcount +zrangebyscore "
     "+hset +hget +hdel +hincrby +hlen +hvals +sadd +srem +spop +scard +srandmember +del"
 )
-
-
-class Ear:
-    """A node's side that notes what comes."""
-
-    def __init__(self) -> None:
-        self.heard: list[bytes] = []
-
-    def deliver(self, envelope: Envelope[str]) -> None:
-        self.heard.append(bytes(envelope.frame))
-
-    def announce(self, word: str, conversation: str, user: str) -> None:
-        self.heard.append(f"{word} {user}".encode())
-
-    def said(self, conversation: str, user: str) -> None:
-        """Nobody types here."""
-
-    def removed(self, conversation: str, user: str) -> None:
-        self.heard.append(f"removed {user}".encode())
-
-    def heal(self, conversation: str, after: int, through: int) -> None:
-        self.heard.append(f"heal {after} {through}".encode())
-
-    def examine(self, pairs: list[tuple[str, str]] | None) -> None:
-        """There is no database here."""
-
-
-class Node:
-    """A broker with a hub and an ear."""
-
-    def __init__(self, url: str, cluster: str, lease: float = 2.0, password_file: Path | None = None) -> None:
-        self.hub: Hub[str] = Hub()
-        self.ear = Ear()
-        self.metrics = Metrics()
-        self.broker: RedisBroker[str] = RedisBroker(
-            locate(url, password_file), cluster, lease, hub=self.hub, side=self.ear, meters=self.metrics
-        )
-
-    def join(self, connection: str, user: str, conversation: str) -> None:
-        for event in (*self.hub.open(connection, user),):
-            self.broker.happened(event)
-
-        def ready() -> None:
-            self.broker.holdings.begin(conversation, 0)
-            for event in self.hub.join(connection, conversation):
-                self.broker.happened(event)
-            self.broker.holdings.settle(conversation)
-
-        self.broker.holdings.hold(conversation, ready)
-
-    async def up(self) -> None:
-        async def is_up() -> bool:
-            return self.broker.up
-
-        await until(is_up, "up")
-
-    async def hears(self, frame: bytes) -> None:
-        async def heard() -> bool:
-            return frame in self.ear.heard
-
-        await until(heard, f"{frame!r}, not only {self.ear.heard}")
-
-
-@asynccontextmanager
-async def nodes(url: str, count: int = 2, **more: Any) -> AsyncIterator[list[Node]]:
-    """Nodes of a cluster of their own."""
-    cluster = uuid.uuid4().hex[:8]
-    made = [Node(url, cluster, **more) for _ in range(count)]
-    try:
-        for node in made:
-            await node.broker.start(5.0)
-            await node.up()
-        yield made
-    finally:
-        for node in made:
-            await node.broker.close()
 
 
 async def talk(first: Node, last: Node) -> None:
@@ -242,20 +163,12 @@ async def test_sentinel_names_the_master_and_the_one_after_a_failover() -> None:
             for node in (left, right):
                 cluster = node.broker.cluster()
                 assert cluster is not None
-                await _counts(node, users=2, participants=2, nodes=2)
+                await counts(node, users=2, participants=2, nodes=2)
             right.broker.publish(Envelope("room", b"after", seq=2, sender="bob"))
             await left.hears(b"after")
     finally:
         for server in (*watchers, second, first):
             server.remove()
-
-
-async def _counts(node: Node, **expected: int) -> None:
-    async def right() -> bool:
-        cluster = node.broker.cluster()
-        return cluster is not None and all(getattr(cluster, name) == value for name, value in expected.items())
-
-    await until(right, f"{expected}")
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -299,7 +212,7 @@ async def test_an_absent_server_is_waited_for_and_nothing_here_waits() -> None:
     try:
         server.start()
         await node.up()
-        await _counts(node, users=1, participants=1, conversations=1)
+        await counts(node, users=1, participants=1, conversations=1)
     finally:
         await node.broker.close()
         server.remove()
@@ -402,7 +315,7 @@ async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_no
     async with nodes(server.url, lease=10.0) as (first, last):
         last.join("b", "bob", "room")
         await last.hears(b"J bob")
-        await _counts(first, participants=1)
+        await counts(first, participants=1)
         server.freeze()
         try:
             for _ in range(3):  # held, let go of and held anew, while no answer comes
@@ -414,5 +327,5 @@ async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_no
             server.thaw()
         await last.hears(b"J ann")
         await first.hears(b"J bob")
-        await _counts(first, participants=2)
+        await counts(first, participants=2)
         assert first.ear.heard.count(b"J bob") == 1
