@@ -8,13 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from exporter.core.records import WINDOWS
 from exporter.core.recount import Recount
 from exporter.core.source_records import SourceView
 from exporter.embed.observations import REPORTS
@@ -22,6 +20,7 @@ from exporter.embed.totals import UNREAD
 from exporter.embed.workers import EXPLANATION
 from exporter.metrics.families import build_family, drift_family, live_families
 from exporter.metrics.source_families import source_families
+from exporter.node.document import LIVE, totals_figures, utc
 
 if TYPE_CHECKING:
     from exporter.embed.connection import Connection
@@ -153,19 +152,10 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
     stats, missing = live.stats(), unknown(live)
     if not live.is_alone():
         missing = dict.fromkeys(asdict(stats), EXPLANATION)
-    totals = database.totals if database is not None else None
-    known = {name: None if name in missing else value for name, value in asdict(stats).items()}
+    known = (None if name in missing else value for name, value in asdict(stats).items())
     return {
-        "active_connections": known["active_connections"],
-        "connected_users": known["connected_users"],
-        "active_conversations": known["active_conversations"],
-        "total_participants": known["participants"],
-        "typing_users": known["typing_users"],
-        "total_messages": totals.stored_messages if totals else None,
-        "total_conversations": totals.stored_conversations if totals else None,
-        "messages_today": totals.messages_today if totals else None,
-        "registered_users": totals.registered_users if totals else None,
-        "active_users": {f"{days}d": totals.active_users.get(days) if totals else None for days in WINDOWS},
+        **dict(zip(LIVE, known, strict=True)),
+        **totals_figures(database.totals if database else None),
         "scope": "node",
         "nodes": 1 if live.is_alone() else None,
         "as_of": utc(time.time()),
@@ -192,8 +182,3 @@ def _source(view: SourceView) -> dict[str, Any]:
         "as_of": utc(view.last_success),
         "error": view.error,
     }
-
-
-def utc(moment: float | None) -> str | None:
-    """Unix seconds as RFC 3339 in UTC, to the second."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

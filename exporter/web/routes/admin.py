@@ -12,7 +12,6 @@ import hashlib
 import html
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import resources
 from string import Template
 from typing import Final
@@ -21,14 +20,15 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
+from exporter.node.document import utc
 from exporter.node.history import History
 from exporter.web import access
 from exporter.web.origins import Origins
 from exporter.web.problems import Problem
+from exporter.web.routes.answers import NO_STORE, answer
 
 MAX_COOKIE: Final = 4_096  # bytes of name and value that a browser keeps (RFC 6265, section 6.1); longer is dropped
 MAX_FIELDS: Final = 100  # of the form, which has one: a body of nothing but & is not worth the work
-NO_STORE: Final = {"Cache-Control": "no-store"}
 TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -139,8 +139,8 @@ class AdminPage:
             response.headers.update(problem.headers)
             return response
         if _wants_json(request):
-            said = {"user": claims.user, "expires_at": _moment(claims.expires_at)}
-            response = web.json_response(said, headers=NO_STORE)
+            said = {"user": claims.user, "expires_at": utc(claims.expires_at)}
+            response = answer(said)
         else:
             response = _back()
         name, secure = self._cookie(request), self._is_secure(request)
@@ -175,8 +175,7 @@ class AdminPage:
     async def history(self, request: web.Request) -> web.Response:
         """The last hour, as ``History.answer`` describes it; 401 without a token, 403 for another role."""
         access.require_admin(request, self._authenticator)
-        headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", **NO_STORE}
-        response = web.Response(body=self._history.body(), headers=headers)
+        response = answer(self._history.body())
         response.enable_compression()
         return response
 
@@ -225,7 +224,7 @@ class AdminPage:
         fields = {
             "view": "sign-in" if claims is None else "panel",
             "user": "" if claims is None else claims.user,
-            "expires": "" if claims is None else _moment(claims.expires_at),
+            "expires": (claims and utc(claims.expires_at)) or "",
             "problem": problem,
             "base": "." if below else "admin",
             "root": ".." if below else ".",
@@ -245,10 +244,6 @@ def _back() -> web.Response:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _static(name: str) -> bytes:

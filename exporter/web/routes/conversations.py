@@ -20,6 +20,7 @@ from exporter.node.node import Node
 from exporter.web.access import ADMIN, claims_of
 from exporter.web.problems import Problem
 from exporter.web.routes import schemas
+from exporter.web.routes.answers import answer
 from exporter.web.routes.schemas import NewConversation, NewParticipants
 
 DEFAULT_LIMIT = 100
@@ -60,7 +61,7 @@ class Conversations:
             check_identifier(wanted.id, "id")
         _check_participants(wanted.participants)
         made = await self._node.create_conversation(wanted.id, claims.user, wanted.participants)
-        return _json(_shape(made), 201)
+        return answer(_shape(made), 201)
 
     async def mine(self, request: web.Request) -> web.Response:
         """200 with conversations of which the user is a member, by id, behind ``?after=ID``."""
@@ -75,7 +76,7 @@ class Conversations:
         claims = claims_of(request, self._authenticator)
         after, limit = _name(request, "after"), _limit(request)
         found, total = await self._node.store.members(_identifier(request, "id"), claims.user, after, limit)
-        return _json(schemas.Participants(found, total))
+        return answer(schemas.Participants(found, total))
 
     async def add(self, request: web.Request) -> web.Response:
         """201 with the conversation; adding who is a member already changes nothing."""
@@ -83,7 +84,7 @@ class Conversations:
         conversation = _identifier(request, "id")
         wanted = await _body(request, NewParticipants)
         _check_participants(wanted.participants)
-        return _json(_shape(await self._node.add_participants(conversation, claims.user, wanted.participants)), 201)
+        return answer(_shape(await self._node.add_participants(conversation, claims.user, wanted.participants)), 201)
 
     async def remove(self, request: web.Request) -> web.Response:
         """204; the removed user's connections leave at once."""
@@ -190,13 +191,4 @@ async def _json_list(start: str, items: Iterable[tuple[Any, int]], end: str) -> 
             await asyncio.sleep(0)
     if slice:
         parts.append(msgspec.json.encode(slice)[1:-1])
-    return _answer(b"".join((start.encode(), b"[", b",".join(parts), b"]", end.encode())), 200)
-
-
-def _json(document: object, status: int = 200) -> web.Response:
-    return _answer(msgspec.json.encode(document), status)
-
-
-def _answer(body: bytes, status: int) -> web.Response:
-    headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return web.Response(status=status, body=body, headers=headers)
+    return answer(b"".join((start.encode(), b"[", b",".join(parts), b"]", end.encode())))

@@ -15,11 +15,11 @@ from exporter.core.records import DayTotals
 from exporter.store import Store
 from exporter.store.days import KEPT
 from exporter.web.access import require_admin
-from exporter.web.problems import Problem
 from exporter.web.routes import schemas
+from exporter.web.routes.answers import JSON, number
 
 DEFAULT: Final = 30
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Accept, Cookie"}
+_HEADERS: Final = JSON | {"Vary": "Accept, Cookie"}
 
 
 class Days:
@@ -35,7 +35,7 @@ class Days:
         CSV where ``Accept`` prefers ``text/csv``: a line of names, then a line per day; what is not known is empty.
         """
         require_admin(request, self._authenticator)
-        days = await self._store.days(_count(request))
+        days = await self._store.days(number(request, "days", DEFAULT, KEPT))
         if _prefers_csv(request.headers.get("Accept", "")):
             headers = _HEADERS | {
                 "Content-Type": "text/csv; charset=utf-8; header=present",
@@ -43,14 +43,7 @@ class Days:
             }
             return web.Response(text=_csv(days), headers=headers)
         shape = schemas.Days([schemas.Day(day.day, day.messages, day.active_users) for day in days])
-        return web.Response(body=msgspec.json.encode(shape), headers=_HEADERS | {"Content-Type": "application/json"})
-
-
-def _count(request: web.Request) -> int:
-    given = request.query.get("days", str(DEFAULT))
-    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= KEPT):
-        raise Problem(400, f"days is a number from 1 to {KEPT}")
-    return int(given)
+        return web.Response(body=msgspec.json.encode(shape), headers=_HEADERS)
 
 
 def _csv(days: list[DayTotals]) -> str:

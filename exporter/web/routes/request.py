@@ -12,8 +12,8 @@ from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
 from exporter.web import access
+from exporter.web.routes.answers import answer
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
 # What proxies add or change. Nothing that may hold a secret: this is pasted into questions for help.
 TOLD: Final = (
     "Host",
@@ -41,6 +41,6 @@ def arrived(
             "origin_allowed": is_allowed(request),
             "headers": {name: request.headers.getall(name) for name in TOLD if name in request.headers},
         }
-        return web.json_response(seen, headers=NO_STORE)
+        return answer(seen)
 
     return handle

@@ -8,21 +8,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
-from exporter.core.records import WINDOWS
 from exporter.core.source_records import SourceView
 from exporter.metrics.exposition import Family
 from exporter.metrics.negotiation import SHARE
 from exporter.metrics.source_families import source_families
-from exporter.node.history import Sample
+from exporter.node.document import live_figures, totals_figures, utc
+from exporter.node.history import FIGURES, Sample
 from exporter.observe.collector import SourceCollector
 from exporter.web.access import require_admin
+from exporter.web.routes.answers import answer
 from exporter.web.routes.metrics import Exposition
 
 NOT_LIVE: Final = "a database does not tell who is connected now"
@@ -55,33 +54,19 @@ class SourceScrape(Exposition[list[SourceView]]):
         return list(source_families(gathered, labelled=self._sources.several))
 
 
-def figures(view: SourceView | None) -> dict[str, Any]:
-    """The totals as the JSON names them; null is not known."""
-    totals = None if view is None else view.totals
-    return {
-        "total_messages": totals.stored_messages if totals else None,
-        "total_conversations": totals.stored_conversations if totals else None,
-        "messages_today": totals.messages_today if totals else None,
-        "registered_users": totals.registered_users if totals else None,
-        "active_users": {f"{days}d": totals.active_users.get(days) if totals else None for days in WINDOWS},
-    }
-
-
 def payload(views: Sequence[SourceView], *, several: bool, now: float) -> dict[str, Any]:
     """The document: the live figures are null, and so are the totals at the top where there are several sources."""
     single = None if several else views[0]
     return {
-        **dict.fromkeys(
-            ("active_connections", "connected_users", "active_conversations", "total_participants", "typing_users")
-        ),
-        **figures(single),
+        **live_figures(None),
+        **totals_figures(single.totals if single else None),
         "scope": "source",
         "nodes": None,
-        "as_of": _utc(now),
+        "as_of": utc(now),
         "error": NOT_LIVE,
         "database": {
             "up": all(view.up for view in views),
-            "as_of": _utc(min((view.last_success for view in views if view.last_success is not None), default=None))
+            "as_of": utc(min((view.last_success for view in views if view.last_success is not None), default=None))
             if all(view.last_success is not None for view in views)
             else None,
             "error": SEVERAL if several else views[0].error,
@@ -90,12 +75,12 @@ def payload(views: Sequence[SourceView], *, several: bool, now: float) -> dict[s
             {
                 "name": view.name or view.kind,
                 "kind": view.kind,
-                **figures(view),
+                **totals_figures(view.totals),
                 "up": view.up,
-                "as_of": _utc(view.last_success),
+                "as_of": utc(view.last_success),
                 "error": view.error,
                 "unknown": dict(view.totals.unknown) if view.totals else {},
-                "recounted_at": _utc(view.recounted_at),
+                "recounted_at": utc(view.recounted_at),
                 "recount_difference": view.differences,
                 "inaccurate_conversations": view.totals.inaccurate_conversations if view.totals else None,
             }
@@ -116,18 +101,10 @@ class SourceStats:
         """200 for admins, 401 without a token, 403 for another role."""
         require_admin(request, self._authenticator)
         views = await self._sources.views(self._timeout * SHARE)
-        document = payload(views, several=self._sources.several, now=time.time())
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=msgspec.json.encode(document), headers=headers)
+        return answer(payload(views, several=self._sources.several, now=time.time()))
 
 
 def sample(views: Sequence[SourceView], *, several: bool) -> Sample:
     """One point of the page's last hour: the totals of a single source."""
-    shown = figures(None if several else views[0])
-    names = ("total_messages", "total_conversations", "messages_today", "registered_users")
-    return Sample(**{name: shown[name] for name in names})
-
-
-def _utc(moment: float | None) -> str | None:
-    """Unix seconds as RFC 3339 in UTC, to the second."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    shown = totals_figures(None if several else views[0].totals)
+    return Sample(**{name: shown[name] for name in FIGURES if name in shown})

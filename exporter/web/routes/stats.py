@@ -6,60 +6,35 @@ Tested in ``tests/integration/test_http.py``.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from exporter import __version__
 from exporter.auth.tokens import Authenticator
-from exporter.core.records import WINDOWS, ClusterStats, Snapshot
+from exporter.core.records import Snapshot
 from exporter.metrics.counters import Metrics
 from exporter.metrics.negotiation import SHARE
 from exporter.metrics.quality import Quality, quality
-from exporter.node.history import Sample
+from exporter.node.document import live_figures, totals_figures, utc
+from exporter.node.history import FIGURES, Sample
 from exporter.node.snapshot import SnapshotBuilder
 from exporter.web.access import require_admin
-
-
-def _of_node(snapshot: Snapshot) -> dict[str, int | None]:
-    live = snapshot.live
-    return {
-        "active_connections": live.active_connections,
-        "connected_users": live.connected_users,
-        "active_conversations": live.active_conversations,
-        "total_participants": live.participants,
-        "typing_users": live.typing_users,
-    }
-
-
-def _of_cluster(cluster: ClusterStats | None) -> dict[str, int | None]:
-    return {
-        "active_connections": cluster.connections if cluster else None,
-        "connected_users": cluster.users if cluster else None,
-        "active_conversations": cluster.conversations if cluster else None,
-        "total_participants": cluster.participants if cluster else None,
-        "typing_users": cluster.typing_users if cluster else None,
-    }
+from exporter.web.routes.answers import answer
 
 
 def payload(snapshot: Snapshot) -> dict[str, Any]:
     """The document of the contract; what is not known is null, with the reason in an ``error``."""
     cluster, totals, broker = snapshot.cluster, snapshot.database.totals, snapshot.broker
     document: dict[str, Any] = {
-        **(_of_node(snapshot) if snapshot.alone else _of_cluster(cluster)),
-        "total_messages": totals.stored_messages if totals else None,
-        "total_conversations": totals.stored_conversations if totals else None,
-        "messages_today": totals.messages_today if totals else None,
-        "registered_users": totals.registered_users if totals else None,
-        "active_users": {f"{days}d": totals.active_users[days] if totals else None for days in WINDOWS},
+        **live_figures(snapshot.live if snapshot.alone else cluster),
+        **totals_figures(totals),
         "scope": "node" if snapshot.alone else "cluster",
         "nodes": cluster.nodes if cluster else None,
-        "as_of": _utc(snapshot.as_of),
+        "as_of": utc(snapshot.as_of),
         "database": {
             "up": snapshot.database.up,
-            "as_of": _utc(snapshot.database.last_success),
+            "as_of": utc(snapshot.database.last_success),
             "error": snapshot.database.error,
             "writable": snapshot.database.writable,
         },
@@ -72,11 +47,11 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
     if broker is not None:
         document["cluster"] = {
             "up": snapshot.broker_up,
-            "as_of": _utc(broker.last_seen),
+            "as_of": utc(broker.last_seen),
             "settling": cluster.settling if cluster else None,
             "error": broker.error,
         }
-        document["node"] = _of_node(snapshot)
+        document["node"] = live_figures(snapshot.live)
     return document
 
 
@@ -84,7 +59,7 @@ def node_payload(quality: Quality, started_at: float) -> dict[str, Any]:
     """What this node alone knows of itself, since its start (Unix seconds)."""
     return {
         "version": __version__,
-        "started_at": _utc(started_at),
+        "started_at": utc(started_at),
         "refused": {"connections": quality.refused_connections, "commands": quality.refused_commands},
         "sends_failed": quality.sends_failed,
         "delivered_in_time": quality.share_in_time,
@@ -94,19 +69,8 @@ def node_payload(quality: Quality, started_at: float) -> dict[str, Any]:
 def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:
     """One point of the page's last hour."""
     document, seen = payload(snapshot), quality(metrics)
-    shown = (
-        "active_connections",
-        "connected_users",
-        "active_conversations",
-        "total_participants",
-        "typing_users",
-        "total_messages",
-        "total_conversations",
-        "messages_today",
-        "registered_users",
-    )
     return Sample(
-        **{name: document[name] for name in shown},
+        **{name: document[name] for name in FIGURES},
         messages_accepted=metrics.messages_accepted.value,
         deliveries=metrics.deliveries.value,
         joins=metrics.joins.value,
@@ -136,11 +100,4 @@ class Stats:
         """200 for admins, 401 without a token, 403 for another role."""
         require_admin(request, self._authenticator)
         snapshot = await self._snapshots.snapshot(self._timeout * SHARE, saturation=False)
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        document = payload(snapshot) | node_payload(quality(self._metrics), self._started_at)
-        return web.Response(body=msgspec.json.encode(document), headers=headers)
-
-
-def _utc(moment: float | None) -> str | None:
-    """Unix seconds as RFC 3339 in UTC, to the second."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return answer(payload(snapshot) | node_payload(quality(self._metrics), self._started_at))

@@ -9,15 +9,14 @@ import asyncio
 import time
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Unavailable
 from exporter.node.node import Node
 from exporter.web.access import require_admin
-from exporter.web.problems import Problem
 from exporter.web.routes import schemas
+from exporter.web.routes.answers import answer, number
 
 DEFAULT: Final = 10
 MAX: Final = 100
@@ -38,7 +37,7 @@ class Top:
     async def handle(self, request: web.Request) -> web.Response:
         """200 with ``limit`` of each (10; at most 100); ``largest`` is null with the reason when it is not known."""
         require_admin(request, self._authenticator)
-        limit = _limit(request)
+        limit = number(request, "limit", DEFAULT, MAX)
         error, largest = None, None
         try:
             largest = (await self._find_largest())[:limit]
@@ -52,8 +51,7 @@ class Top:
             scope="node",
             error=error,
         )
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=msgspec.json.encode(shape), headers=headers)
+        return answer(shape)
 
     async def _find_largest(self) -> list[schemas.LargeConversation]:
         async with self._lock:  # whoever comes meanwhile gets what the first one finds
@@ -62,10 +60,3 @@ class Top:
                 self._largest = [schemas.LargeConversation(*row) for row in rows]
                 self._as_of = time.monotonic()
             return self._largest
-
-
-def _limit(request: web.Request) -> int:
-    given = request.query.get("limit", str(DEFAULT))
-    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= MAX):
-        raise Problem(400, f"limit is a number from 1 to {MAX}")
-    return int(given)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-import msgspec
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
@@ -18,6 +17,7 @@ from exporter.node.node import Node
 from exporter.web.access import require_admin
 from exporter.web.origins import Origins
 from exporter.web.routes import schemas
+from exporter.web.routes.answers import NO_STORE, answer
 from exporter.web.websocket.connection import WebSocketConnection
 
 
@@ -49,15 +49,14 @@ class Users:
             opened_at=moments,
             scope="node",
         )
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=msgspec.json.encode(shape), headers=headers)
+        return answer(shape)
 
     async def disconnect(self, request: web.Request) -> web.Response:
         """204: every connection of the user is closed with 4003; with a valid token they may connect again."""
         require_admin(request, self._authenticator, change=self._origins.may_sign_in(request))
         for connection in self._connections(_user(request)):
             connection.close(ClosedReason.ADMIN)
-        return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        return web.Response(status=204, headers=NO_STORE)
 
     def _connections(self, user: UserId) -> list[WebSocketConnection]:
         """A copy: whoever walks may close some."""

@@ -1,0 +1,30 @@
+"""What the routes' answers have in common, and the numbers that a query may hold. Knows no state.
+
+Tested in ``tests/integration/test_http.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from exporter.web.problems import Problem
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+JSON: Final = NO_STORE | {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+
+
+def answer(document: Any, status: int = 200) -> web.Response:
+    """JSON, of this moment only. ``document`` is what msgspec encodes, or bytes that are JSON already."""
+    body = document if isinstance(document, bytes) else msgspec.json.encode(document)
+    return web.Response(status=status, body=body, headers=JSON)
+
+
+def number(request: web.Request, name: str, default: int, highest: int) -> int:
+    """A number from 1 to ``highest`` out of the query; raises a Problem of status 400 for anything else."""
+    given = request.query.get(name, str(default))
+    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= highest):
+        raise Problem(400, f"{name} is a number from 1 to {highest}")
+    return int(given)
