@@ -13,6 +13,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from exporter.core.errors import Misconfigured
+from exporter.core.redaction import mask
 from exporter.observe.mapping import Counter, Cut, Dialect, Key, Mapping, Region, Table, Time
 from exporter.observe.presets import Columns
 from exporter.settings import strict_yaml
@@ -73,25 +74,29 @@ class Document:
         known = _KEYS[name]
         for key in value:
             if key not in known:
-                raise self._wrong(f"there is no {str(key)[:80]} {where}; there is {', '.join(known)}")
+                line = strict_yaml.line_of(key)
+                raise self._wrong(f"there is no {mask(key)[:80]} {where}{line}; there is {', '.join(known)}")
         for key, needed in known.items():
             if needed and key not in value:
                 raise self._wrong(f"{key} is missing {where}")
             if key in value and key not in _KEYS and (not isinstance(value[key], str) or not value[key].strip()):
-                raise self._wrong(f"expected text for {key} {where}")
+                raise self._wrong(f"expected text for {key} {where}{strict_yaml.place(value, key)}")
         condition = value.get("filter", "")
         if re.search(r";|--|/\*|\0", condition):
-            raise self._wrong(f"a filter {where} is one SQL condition, without ; and comments")
+            line = strict_yaml.place(value, "filter")
+            raise self._wrong(f"a filter {where}{line} is one SQL condition, without ; and comments")
         return value
 
     def _time(self, value: Any, name: str, units: tuple[str, ...]) -> dict[str, Any]:
         checked = self._mapping(value, name)
         if checked["unit"] not in units:
-            raise self._wrong(f"expected {', '.join(units[:-1])} or {units[-1]} for unit under {name}")
+            line = strict_yaml.place(checked, "unit")
+            raise self._wrong(f"expected {', '.join(units[:-1])} or {units[-1]} for unit under {name}{line}")
         try:
             ZoneInfo(checked.get("zone", "UTC"))
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise self._wrong(f"there is no zone of that name under {name}") from None
+            line = strict_yaml.place(checked, "zone")
+            raise self._wrong(f"there is no zone of that name under {name}{line}") from None
         return checked
 
     def mapping(self, there: Columns, dialect: Dialect, facts: Facts) -> Mapping:

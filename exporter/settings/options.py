@@ -91,12 +91,24 @@ def _take_flag(reading: _Reading, option: Option, given: Given) -> None:
 def _take_file(reading: _Reading, path: Path) -> None:
     document = strict_yaml.load(path)
     if isinstance(document, dict) and SOURCES in document:
-        reading.found[SOURCES] = source_list.read(document.pop(SOURCES), f"{SOURCES} in {path}")
+        where = f"{SOURCES} in {path}{strict_yaml.place(document, SOURCES)}"
+        reading.found[SOURCES] = source_list.read(document.pop(SOURCES), where)
     for name, value in _flat(document, path).items():
         option = BY_NAME.get(name)
         if option is None:
-            raise Misconfigured(f"{path}: there is no setting called {_shown(name)}{strict_yaml.line_of(name)}")
-        reading.take(option, _texts(option, value, f"{name} in {path}"), f"{name} in {path}")
+            raise Misconfigured(f"{path}: {_unknown(name)}{strict_yaml.line_of(name)}")
+        where = f"{name} in {path}{strict_yaml.line_of(name)}"
+        reading.take(option, _texts(option, value, where), where)
+
+
+def _is_section(name: str) -> bool:
+    return any(known.startswith(f"{name}.") for known in BY_NAME)
+
+
+def _unknown(name: str) -> str:
+    if _is_section(name):
+        return f"expected a mapping of settings under {_shown(name)}"
+    return f"there is no setting called {_shown(name)}"
 
 
 def _texts(option: Option, value: Any, where: str) -> list[str]:
@@ -109,7 +121,9 @@ def _texts(option: Option, value: Any, where: str) -> list[str]:
     texts = []
     for item in items:
         if item is None or isinstance(item, dict | list) or (isinstance(item, bool) and not option.switch):
-            raise Misconfigured(f"{where}: expected {'true or false' if option.switch else 'text or a number'}")
+            expected = "true or false" if option.switch else "text or a number"
+            quotes = "; text that looks like true or false stands in quotes" if isinstance(item, bool) else ""
+            raise Misconfigured(f"{where}: expected {expected}{quotes}")
         texts.append(str(item))
     return texts
 
@@ -119,17 +133,18 @@ def _flat(document: Any, path: Path, prefix: str = "", depth: int = 0) -> dict[s
     if document is None:
         return {}
     if not isinstance(document, dict) or depth > 8:
-        under = f" under {_shown(prefix[:-1])}" if prefix else ""
+        under = f" under {_shown(prefix[:-1])}{strict_yaml.line_of(prefix)}" if prefix else ""
         raise Misconfigured(f"{path}: expected a mapping of settings{under}")
     flat: dict[str, Any] = {}
     for key, value in document.items():
-        name = f"{prefix}{key}"
-        if isinstance(key, strict_yaml.Key):
-            name = strict_yaml.Key.at(name, key.line)
+        name = strict_yaml.Key.at(f"{prefix}{key}", key.line)
+        if value is None and name not in BY_NAME and _is_section(name):  # all that stood in it is a comment
+            continue
         nested = isinstance(value, dict) and name not in BY_NAME
-        for inner, leaf in (_flat(value, path, f"{name}.", depth + 1) if nested else {name: value}).items():
+        below = strict_yaml.Key.at(f"{name}.", key.line)
+        for inner, leaf in (_flat(value, path, below, depth + 1) if nested else {name: value}).items():
             if inner in flat:
-                raise Misconfigured(f"{path}: {_shown(inner)} stands twice")
+                raise Misconfigured(f"{path}: {_shown(inner)} stands twice{strict_yaml.line_of(inner)}")
             flat[inner] = leaf
     return flat
 
@@ -169,7 +184,9 @@ def _check(settings: Settings) -> None:
     fixed = [address for address in (*settings.listen, *settings.metrics_listen) if address.port]
     for address in fixed:
         if fixed.count(address) > 1:
-            raise Misconfigured(f"the address {address} is given twice")
+            raise Misconfigured(
+                f"the address {address} is given twice (--web.listen-address, --web.metrics-listen-address)"
+            )
     files = (settings.auth_secret_file, settings.auth_public_key_file, settings.auth_jwks_file)
     if sum(file is not None for file in files) > 1:
         raise Misconfigured("--auth.secret-file, --auth.public-key-file and --auth.jwks-file exclude each other")

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from exporter.core.errors import Misconfigured
-from exporter.settings import parsers
+from exporter.core.redaction import mask
+from exporter.settings import parsers, strict_yaml
 from exporter.settings.model import SOURCE_KINDS, SourceSettings
 
 _KEYS: Final[dict[str, Callable[[str], Any]]] = {
@@ -35,23 +36,25 @@ def read(document: Any, where: str) -> tuple[SourceSettings, ...]:
 def _source(entry: Any, where: str) -> SourceSettings:
     if not isinstance(entry, dict):
         raise Misconfigured(f"{where}: expected name, url and kind")
-    unknown = sorted(str(key) for key in entry if key not in {"name", "host", *_KEYS})
-    if unknown:
-        raise Misconfigured(f"{where}: there is no setting called {unknown[0][:80]}")
+    for key in entry:
+        if key not in {"name", "host", *_KEYS}:
+            raise Misconfigured(f"{where}: there is no setting called {mask(key)[:80]}{strict_yaml.line_of(key)}")
     for key in ("name", "url", "kind"):
         if key not in entry:
             raise Misconfigured(f"{where}: {key} is missing")
     if not isinstance(entry["name"], str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", entry["name"]):
-        raise Misconfigured(f"{where}: expected a name of letters, digits, dots, dashes and underscores")
+        line = strict_yaml.place(entry, "name")
+        raise Misconfigured(f"{where}: name{line}: expected letters, digits, dots, dashes and underscores")
     hosts = entry.get("host", [])
-    values = {key: _parsed(entry[key], parse, f"{where}: {key}") for key, parse in _KEYS.items() if key in entry}
+    places = {key: f"{where}: {key}{strict_yaml.place(entry, key)}" for key in ("host", *_KEYS)}
+    values = {key: _parsed(entry[key], parse, places[key]) for key, parse in _KEYS.items() if key in entry}
     return SourceSettings(
         url=values["url"],
         kind=values["kind"],
         name=entry["name"],
         config_file=values.get("config-file"),
         hosts=tuple(
-            _parsed(host, parsers.host, f"{where}: host") for host in (hosts if isinstance(hosts, list) else [hosts])
+            _parsed(host, parsers.host, places["host"]) for host in (hosts if isinstance(hosts, list) else [hosts])
         ),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -181,14 +182,14 @@ def test_a_database_of_another_kind_is_refused_without_its_password(scheme: str)
         ("nonsense: 1", 'no setting called "nonsense"'),
         ("web: {listen-adress: ':1'}", 'no setting called "web.listen-adress"'),
         ("config: {file: x}", "no setting called"),
-        ("drain: {timeout: 1s}\ndrain: {timeout: 2s}", "a key stands twice"),
+        ("drain: {timeout: 1s}\ndrain: {timeout: 2s}", 'the key "drain" stands twice'),
         ("drain: {timeout: 1s}\ndrain.timeout: 2s", "stands twice"),
         ("drain: {timeout: [1s, 2s]}", "expected one value"),
         ("drain: {timeout: }", "expected text or a number"),
         ("drain: {timeout: true}", "expected text or a number"),
         ("web: {listen-address: []}", "has no value"),
         ("database: {migrate: 5}", "expected true or false"),
-        ("drain: 5s", 'no setting called "drain"'),
+        ("drain: 5s", 'expected a mapping of settings under "drain"'),
         ("- a\n- b", "expected a mapping"),
         ("just words", "expected a mapping"),
         ("a: [", "not valid YAML"),
@@ -390,10 +391,10 @@ sources:
     [
         ("sources: []", "expected a list of sources"),
         ("sources: [{name: a, kind: synapse}]", "entry 1: url is missing"),
-        ("sources: [{name: a, url: 'sqlite:///a', kind: matrix}]", "entry 1: kind: expected synapse"),
-        ("sources: [{name: 'a b', url: 'sqlite:///a', kind: synapse}]", "expected a name of letters"),
+        ("sources: [{name: a, url: 'sqlite:///a', kind: matrix}]", "entry 1: kind .line 1.: expected synapse"),
+        ("sources: [{name: 'a b', url: 'sqlite:///a', kind: synapse}]", "name .line 1.: expected letters"),
         ("sources: [{name: a, url: 'sqlite:///a', kind: synapse, port: 1}]", "there is no setting called port"),
-        ("sources: [{name: a, url: 'x', kind: synapse}, 3]", "entry 1: url: expected sqlite:///FILE"),
+        ("sources: [{name: a, url: 'x', kind: synapse}, 3]", "entry 1: url .line 1.: expected sqlite:///FILE"),
         (
             "sources: [{name: a, url: 'sqlite:///a', kind: synapse}, {name: a, url: 'sqlite:///b', kind: synapse}]",
             "the name a stands twice",
@@ -410,3 +411,77 @@ def test_an_unknown_setting_of_the_file_is_named_with_its_line(tmp_path: Path) -
     file = write(tmp_path, "log: {level: debug}\nweb:\n  listen-adress: ':1'\n")
     with pytest.raises(Misconfigured, match=r'no setting called "web\.listen-adress" \(line 3\)'):
         resolve({"config.file": file}, {})
+
+
+PLACES = {
+    "web:\n  listen-adress: :80": ("web.listen-adress", 2),
+    "\nweb:\n  9: x": ("web.9", 3),
+    "\non: 3": ("on", 2),
+    "web:\n  max-requests: many": ("web.max-requests", 2),
+    "web:\n  max-requests: [1, 2]": ("web.max-requests", 2),
+    "web:\n  max-requests: {a: 1}": ("web.max-requests", 2),
+    "web:\n  max-requests:": ("web.max-requests", 2),
+    "web:\n  max-requests: true": ("web.max-requests", 2),
+    "web:\n  max-requests: 1e1": ("web.max-requests", 2),
+    "web:\n  listen-address: []": ("web.listen-address", 2),
+    'web:\n  listen-address: ["127.0.0.1:1", "foo:bar"]': ("web.listen-address", 2),
+    "cluster:\n  name: no": ("cluster.name", 2),
+    "database:\n  migrate: 7": ("database.migrate", 2),
+    "database:\n  timeout: 2020-01-01": ("database.timeout", 2),
+    "database:\n  timeout: 1:30": ("database.timeout", 2),
+    "database:\n  url: mysql://ann@h/d": ("database.url", 2),
+    "web:\n  max-requests: 3\n  max-requests: 4": ("max-requests", 3),
+    "web:\n  max-requests: 3\nweb.max-requests: 4": ("web.max-requests", 3),
+    "\nweb: foo": ("web", 2),
+    "web: &a\n  max-requests: 3\ndatabase: *a": ("database.max-requests", 2),
+    "\n&a\nweb: *a": ("web", 3),
+    "web:\r\n  max-requests: x\r\n": ("web.max-requests", 2),
+    "\ufeffweb:\n  max-requests: x": ("web.max-requests", 2),
+    "sources:\n  - name: a\n    9: 3": ("9", 3),
+    "sources:\n  - name: [a]\n    url: sqlite:///x\n    kind: synapse": ("name", 2),
+    "sources:\n  - name: a\n    url: 9\n    kind: synapse": ("url", 3),
+    "sources:\n  - name: a\n    url: sqlite:///x\n    kind: synapse\n    host: [3]": ("host", 5),
+}
+
+
+@pytest.mark.parametrize(("text", "place"), PLACES.items())
+def test_whatever_is_wrong_in_the_file_is_named_with_its_line(
+    text: str, place: tuple[str, int], tmp_path: Path
+) -> None:
+    key, line = place
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / "settings.yml").write_bytes(text.encode(encoding))
+        with pytest.raises(Misconfigured, match=rf"\b{re.escape(key)}\b.*\bline {line}\b|line {line}\b.*\b{key}\b"):
+            resolve({"config.file": str(tmp_path / "settings.yml")}, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        (b"web:\n\tmax-requests: 3", 2, "a tab"),
+        (b"\nweb: *a", 2, "whose anchor"),
+        (b"\nweb: !foo {}", 2, "a tag"),
+        (b"web: {}\n---\nlog: {}", 2, "a second document"),
+        (b"database:\n  url: a: b", 2, "in quotes"),
+        (b"\n? [a]\n: 3", 2, "keys are texts"),
+        (b'web:\n  external-url: "\xe4"', 2, "not valid YAML in UTF-8"),
+        (b"web:\n  external-url: \x00", 2, "not valid YAML in UTF-8"),
+        (bytes(range(256)), 2, "not valid YAML in UTF-8"),
+        (b"web:\n  external-url: 'a\n", 3, "not valid YAML"),
+    ],
+)
+def test_what_is_no_yaml_is_named_with_its_line(content: bytes, line: int, words: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.yml").write_bytes(content)
+    with pytest.raises(Misconfigured, match=rf"settings\.yml, line {line}: .*{words}"):
+        resolve({"config.file": str(tmp_path / "settings.yml")}, {})
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "# nothing\n", "null\n", "web:\n", "web:\n  # all of it\nlog:\n"])
+def test_a_file_that_sets_nothing_is_one(text: str, tmp_path: Path) -> None:
+    assert resolve({"config.file": write(tmp_path, text)}, {}) == Settings()
+
+
+def test_texts_are_what_stands_there_and_not_what_yaml_1_1_makes_of_them(tmp_path: Path) -> None:
+    for text in ("0123", "1.10", "1:30", "2020-01-01", "1_000", "0x1F", "1e3", "007.5"):
+        found = resolve({"config.file": write(tmp_path, f"web:\n  config.file: {text}")}, {})
+        assert found.web_config_file == Path(text)

@@ -205,6 +205,9 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(text: str, tmp_path: Pa
     ("text", "words"),
     [
         ("http_server_config:\n  http2: true\n  http3: true\n", r"http_server_config: unknown key \(line 3\)"),
+        ("http_server_config:\n  headers: {9: deny}\n", r'http_server_config.headers: unknown key "9" \(line 2\)'),
+        ("\non: {}\n", r'the file: unknown key "on" \(line 2\)'),
+        ("\nhttp2: true\n", r'the file: unknown key "http2" \(line 2\)'),
         ("tls_server_config:\n  certs: x\n", r'tls_server_config: unknown key "certs" \(line 2\)'),
         ("\n\nx1: y\n", r"the file: unknown key \(line 3\)"),
     ],
@@ -215,6 +218,55 @@ def test_a_stray_key_is_named_by_its_line_and_shown_only_when_it_is_a_plain_word
     (tmp_path / "web.yml").write_text(text)
     with pytest.raises(Misconfigured, match=words):
         WebConfig(tmp_path / "web.yml")
+
+
+TLS_LINES = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n  "
+WRONG = {
+    "http_server_config:\n  headers:\n    X-Frame-Options: no": "http_server_config.headers.X-Frame-Options (line 3)",
+    "http_server_config:\n  headers:\n    X-Frame-Options: true": "http_server_config.headers.X-Frame-Options (line 3)",
+    'http_server_config:\n  headers: {X-XSS-Protection: "\\n"}': "http_server_config.headers.X-XSS-Protection (line 2)",
+    "http_server_config:\n  http2: x": "http_server_config.http2 (line 2)",
+    "http_server_config:\n  headers: [1]": "http_server_config.headers (line 2)",
+    "\nhttp_server_config: [1]": "http_server_config (line 2)",
+    "\ntls_server_config: text": "tls_server_config (line 2)",
+    "tls_server_config:\n  cert_file: 9": "tls_server_config.cert_file (line 2)",
+    "tls_server_config:\n  cert_file: a\n  key_file: server.key": "tls_server_config.cert_file (line 2)",
+    "tls_server_config:\n  cert_file: server.crt\n  key_file: a": "tls_server_config.key_file (line 3)",
+    "tls_server_config:\n  cert_file: server.crt": "missing one of key or key_file",
+    TLS_LINES + "cert: x": "tls_server_config.cert (line 4)",
+    TLS_LINES + "min_version: TLS99": "tls_server_config.min_version (line 4)",
+    TLS_LINES + "max_version: 1.2": "tls_server_config.max_version (line 4)",
+    TLS_LINES + "min_version: TLS13\n  max_version: TLS12": "tls_server_config.min_version (line 4)",
+    TLS_LINES + "cipher_suites: [foo]": "tls_server_config.cipher_suites (line 4)",
+    TLS_LINES + "cipher_suites: foo": "tls_server_config.cipher_suites (line 4)",
+    TLS_LINES + "curve_preferences: [foo]": "tls_server_config.curve_preferences (line 4)",
+    TLS_LINES + "prefer_server_cipher_suites: 3": "tls_server_config.prefer_server_cipher_suites (line 4)",
+    TLS_LINES + "client_auth_type: foo": "tls_server_config.client_auth_type (line 4)",
+    TLS_LINES + "client_auth_type: RequireAnyClientCert": "tls_server_config.client_auth_type (line 4)",
+    TLS_LINES + "client_ca_file: server.crt": "tls_server_config.client_ca_file (line 4)",
+    TLS_LINES + "client_ca: x\n  client_auth_type: RequireAndVerifyClientCert": "tls_server_config.client_ca (line 4)",
+    TLS_LINES + "client_allowed_sans: [a]": "tls_server_config.client_allowed_sans (line 4)",
+    "basic_auth_users:\n  ann: hunter2": "basic_auth_users (line 2)",
+    "basic_auth_users:\n  ann:": "basic_auth_users (line 2)",
+    f"basic_auth_users:\n  'a:b': {HASH}": "basic_auth_users (line 2)",
+    "\nbasic_auth_users: [ann]": "basic_auth_users (line 2)",
+    "rate_limit:\n  interval: soon": "rate_limit.interval (line 2)",
+    "rate_limit:\n  interval: 2020-13-45": "rate_limit.interval (line 2)",
+    "rate_limit:\n  interval: 1s\n  burst: many": "rate_limit.burst (line 3)",
+    "rate_limit:\n  interval: 1s\n  burst: 010": "rate_limit.burst (line 3)",
+    "rate_limit:\n  interval: 1s": "rate_limit.interval (line 2)",
+    "rate_limit: {}\nrate_limit: {}": 'line 2: the key "rate_limit" stands twice',
+    "http_server_config: &a\n  http2: true\nrate_limit: *a": 'rate_limit: unknown key "http2" (line 2)',
+    "http_server_config: &a\n  http2: true\nrate_limit:\n  <<: *a": 'rate_limit: unknown key "http2" (line 2)',
+}
+
+
+@pytest.mark.parametrize(("text", "place"), WRONG.items())
+def test_whatever_is_wrong_is_named_with_its_key_and_line(text: str, place: str, tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        read(laid_out(tmp_path, text))
+    assert place in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.needs("promtool")

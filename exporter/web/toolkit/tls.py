@@ -8,6 +8,7 @@ Tested in ``tests/web/test_toolkit.py``.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import tempfile
 import warnings
@@ -53,6 +54,14 @@ _CLIENT_AUTH: Final = {
 _UNVERIFIED: Final = ("RequireAnyClientCert", "RequireClientCert")
 # How getpeercert() calls the kinds of names that the toolkit compares.
 _SAN_KINDS: Final = ("DNS", "email", "IP Address", "URI")
+
+
+class Unfit(Misconfigured):
+    """One of the settings cannot be used; ``name`` is its key."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(problem)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +118,12 @@ class ReloadingContext(ssl.SSLContext):
 
 
 def _versions(context: ssl.SSLContext, settings: TlsSettings) -> None:
-    try:
-        least, most = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
-    except KeyError as error:
-        raise Misconfigured(f"unknown TLS version; known are {', '.join(sorted(VERSIONS))}") from error
+    for name in ("min_version", "max_version"):
+        if getattr(settings, name) not in VERSIONS:
+            raise Unfit(name, f"unknown TLS version; known are {', '.join(sorted(VERSIONS))}")
+    least, most = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
     if least > most:
-        raise Misconfigured("min_version is above max_version")
+        raise Unfit("min_version", "is above max_version")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # who asks for TLS 1.0 has been told by the file's docs
         context.minimum_version, context.maximum_version = least, most
@@ -127,11 +136,11 @@ def _certificate(context: ssl.SSLContext, settings: TlsSettings) -> None:
         (settings.client_ca, settings.client_ca_file, "client_ca"),
     ):
         if text and file:
-            raise Misconfigured(f"both {what} and {what}_file are given")
+            raise Unfit(what, f"is given, and {what}_file, too; one of them is enough")
         if not text and not file and what != "client_ca":
-            raise Misconfigured(f"missing one of {what} or {what}_file")
-        if file is not None:
-            _readable(file, f"{what}_file")
+            raise Unfit("", f"missing one of {what} or {what}_file")
+    for name in ("cert_file", "key_file", "client_ca_file"):
+        _readable(getattr(settings, name), name)
     try:
         # load_cert_chain reads files only; the folder is ours alone (0700) and gone at the end of the block.
         with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +152,8 @@ def _certificate(context: ssl.SSLContext, settings: TlsSettings) -> None:
                 key.write_text(settings.key)
             context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, OSError, ValueError, TypeError) as error:
-        raise Misconfigured(f"the certificate and its key cannot be used: {_reason(error)}") from error
+        name = "cert_file" if settings.cert_file is not None else "cert"
+        raise Unfit(name, f"the certificate and its key cannot be used: {_reason(error)}") from error
 
 
 def _no_password() -> str:
@@ -154,19 +164,19 @@ def _no_password() -> str:
 def _ciphers(context: ssl.SSLContext, settings: TlsSettings) -> None:
     unknown = [name for name in settings.cipher_suites if name not in CIPHERS]
     if unknown:
-        raise Misconfigured("cipher_suites names an unknown or insecure suite; see Go's crypto/tls CipherSuites")
+        raise Unfit("cipher_suites", "names an unknown or insecure suite; see Go's crypto/tls CipherSuites")
     chosen = [name for name in (CIPHERS[suite] for suite in settings.cipher_suites) if name]
     if chosen:
         try:
             context.set_ciphers(":".join(chosen))
         except ssl.SSLError as error:
-            raise Misconfigured("OpenSSL has none of the cipher_suites") from error
+            raise Unfit("cipher_suites", "OpenSSL has none of them") from error
     if settings.prefer_server_cipher_suites:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     else:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     if any(name not in CURVES for name in settings.curve_preferences):
-        raise Misconfigured(f"unknown curve in curve_preferences; known are {', '.join(CURVES)}")
+        raise Unfit("curve_preferences", f"unknown curve; known are {', '.join(CURVES)}")
     if settings.curve_preferences:
         # Before Python 3.15 (set_groups) only one curve can be named: the first, which is stricter, never weaker.
         context.set_ecdh_curve(CURVES[settings.curve_preferences[0]])
@@ -174,17 +184,19 @@ def _ciphers(context: ssl.SSLContext, settings: TlsSettings) -> None:
 
 def _clients(context: ssl.SSLContext, settings: TlsSettings) -> None:
     if settings.client_auth_type in _UNVERIFIED:
-        raise Misconfigured(
-            f"client_auth_type {settings.client_auth_type} would take any certificate unseen, which Python's TLS "
-            "does not offer and nobody should want: use RequireAndVerifyClientCert"
+        raise Unfit(
+            "client_auth_type",
+            f"{settings.client_auth_type} would take any certificate unseen, which Python's TLS "
+            "does not offer and nobody should want: use RequireAndVerifyClientCert",
         )
     if settings.client_auth_type not in _CLIENT_AUTH:
-        raise Misconfigured(f"unknown client_auth_type; known are {', '.join(name for name in _CLIENT_AUTH if name)}")
+        raise Unfit("client_auth_type", f"unknown; known are {', '.join(name for name in _CLIENT_AUTH if name)}")
     mode = _CLIENT_AUTH[settings.client_auth_type]
     if (settings.client_ca or settings.client_ca_file) and settings.client_auth_type in ("", "NoClientCert"):
-        raise Misconfigured("a client CA is given without a client_auth_type")
+        name = "client_ca" if settings.client_ca else "client_ca_file"
+        raise Unfit(name, "a client CA is given without a client_auth_type")
     if settings.client_allowed_sans and mode != ssl.CERT_REQUIRED:
-        raise Misconfigured("client_allowed_sans needs client_auth_type RequireAndVerifyClientCert")
+        raise Unfit("client_allowed_sans", "needs client_auth_type RequireAndVerifyClientCert")
     context.verify_mode = mode
     if mode == ssl.CERT_NONE:
         return
@@ -196,7 +208,8 @@ def _clients(context: ssl.SSLContext, settings: TlsSettings) -> None:
         else:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)  # as Go does without ClientCAs
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise Misconfigured(f"the client CA cannot be used: {_reason(error)}") from error
+        name = "client_ca" if settings.client_ca else "client_ca_file"
+        raise Unfit(name, f"the client CA cannot be used: {_reason(error)}") from error
     if settings.client_allowed_sans:
         context.sslobject_class = _checking(frozenset(settings.client_allowed_sans))
 
@@ -224,12 +237,12 @@ def _name(kind: str, value: str) -> str:
         return value
 
 
-def _readable(path: Path, what: str) -> None:
+def _readable(path: Path | None, what: str) -> None:
     try:
-        with path.open("rb"):
+        with path.open("rb") if path is not None else contextlib.nullcontext():
             pass
     except OSError as error:
-        raise Misconfigured(f"cannot read {what} {path}: {(error.strerror or 'no reason given').lower()}") from error
+        raise Unfit(what, f"cannot read {path}: {(error.strerror or 'no reason given').lower()}") from error
 
 
 def _reason(error: Exception) -> str:
