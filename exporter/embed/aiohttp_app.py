@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from exporter.core.events import ClosedReason, RejectedReason
-from exporter.embed.asgi import decide
 from exporter.embed.connection import Connection, chosen, reason_of
-from exporter.embed.middleware import REASONS
+from exporter.embed.middleware import REASONS, accepted
 from exporter.embed.service import Service
 
 if TYPE_CHECKING:
@@ -28,17 +27,13 @@ CONNECTION: Final = web.RequestKey("live_connection", Connection)
 def application(live: Live, admin: Callable[[web.Request], Any] | None = None) -> web.Application:
     """For ``app.add_subapp("/messaging/", …)``. ``admin(request)`` decides who may see JSON and page."""
     app = web.Application()
-    service = Service(live)
+    service = Service(live, admin)
 
     async def handle(request: web.Request) -> web.Response:
         headers = {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers}
         query = {name: request.query.getall(name) for name in request.query}
-
-        async def allowed() -> bool:
-            return await decide(admin, request)
-
         path = "/" + request.match_info["path"]
-        answer = await service.answer(request.method, path, headers, query, allowed)
+        answer = await service.answer(request.method, path, headers, query, request)
         return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
 
     async def close(_: web.Application) -> None:
@@ -64,12 +59,12 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
             response = await handler(request)
         except BaseException as error:
             if (connection := request.get(CONNECTION)) is not None:
-                connection.close(chosen(connection.reason) or reason_of(error))
+                live.close_unasked(connection, chosen(connection.reason) or reason_of(error))
             elif isinstance(error, web.HTTPException) and _is_upgrade(request):
                 live.reject(REASONS.get(error.status, RejectedReason.HANDSHAKE))
             raise
         if (connection := request.get(CONNECTION)) is not None:
-            connection.close(chosen(connection.reason) or ClosedReason.CLIENT)
+            live.close_unasked(connection, chosen(connection.reason) or ClosedReason.CLIENT)
         elif _is_upgrade(request) and response.status >= 400:
             live.reject(REASONS.get(response.status, RejectedReason.HANDSHAKE))
         return response
@@ -77,9 +72,7 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
     async def prepared(request: web.Request, response: web.StreamResponse) -> None:
         transport = request.transport
         if isinstance(response, web.WebSocketResponse) and transport is not None and not transport.is_closing():
-            live.by_middleware = True
-            whose = user(request) if user is not None else None
-            request[CONNECTION] = live.open_anonymous() if whose is None else live.open(whose)
+            request[CONNECTION] = accepted(live, user, request)
 
     app.middlewares.append(middleware)
     app.on_response_prepare.append(prepared)

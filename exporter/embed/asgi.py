@@ -5,7 +5,6 @@ Tested in ``tests/embed/test_frameworks.py``.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
@@ -26,13 +25,12 @@ Principal: TypeAlias = Scope
 class Asgi:
     """``app.mount("/messaging", live.asgi(admin=is_admin))``.
 
-    ``admin(scope)`` decides who may see ``/v1/messaging/stats`` and ``/admin``; it may be a coroutine function. Without
-    it nobody may. ``/metrics`` is open: mount it where only Prometheus comes by, or guard the mount.
+    ``admin(scope)`` decides who may see ``/v1/messaging/stats`` and ``/admin`` (see ``AdminCheck``). Without it nobody
+    may. ``/metrics`` is open: mount it where only Prometheus comes by, or guard the mount.
     """
 
     def __init__(self, live: Live, admin: Callable[[Principal], Any] | None) -> None:
-        self._admin = admin
-        self._service = Service(live)
+        self._service = Service(live, admin)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -43,9 +41,6 @@ class Asgi:
             await send({"type": "websocket.close", "code": 1000})
             return
 
-        async def allowed() -> bool:
-            return await decide(self._admin, scope)
-
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             key = name.decode("latin-1").lower()
@@ -54,7 +49,7 @@ class Asgi:
         path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         if scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].endswith(b"/"):
             path += "/"  # as the browser has it: some frameworks add one
-        answer = await self._service.answer(scope["method"], path, headers, query, allowed)
+        answer = await self._service.answer(scope["method"], path, headers, query, scope)
         raw = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
         raw.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": raw})
@@ -73,11 +68,3 @@ class Asgi:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
-
-
-async def decide(admin: Callable[[Any], Any] | None, subject: Any) -> bool:
-    """The host's answer, whether its check is a coroutine function or not; False without a check."""
-    if admin is None:
-        return False
-    decision = admin(subject)
-    return bool(await decision if inspect.isawaitable(decision) else decision)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 from exporter.core.events import ClosedReason, HubEvent
 
@@ -46,9 +47,9 @@ class Connection:
         """Is it still counted?"""
         return self._live.is_open(self)
 
-    def identify(self, user: str) -> None:
-        """Say whose connection this is, once; for connections that a middleware opened."""
-        self._live.identify(self, user)
+    def identify(self, user: str | int | UUID) -> list[HubEvent]:
+        """Say whose connection this is, once; for connections that a middleware opened. Events of what it joined."""
+        return self._live.identify(self, user)
 
     def join(self, conversation: str) -> list[HubEvent]:
         """Take part. ``ParticipantJoined`` for the user's first connection only."""
@@ -76,7 +77,7 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live._close(self, chosen(self.reason) or reason_of(error))
+        self._live.close_unasked(self, chosen(self.reason) or reason_of(error))
 
 
 def chosen(reason: ClosedReason | str | None) -> ClosedReason | None:

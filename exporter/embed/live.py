@@ -5,14 +5,18 @@ nothing is ever stepped up or down, so no path can leak. Use it from one event l
 
 A host's handler must not fail because of its figures: what cannot be (a join after the end, a leave without a join)
 changes nothing and returns no events. Wherever a connection is asked for, its handle will do.
+
+Every change returns its events to whoever made the call. Those of which nobody made a call go to ``on_events``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from exporter.core.errors import Refusal
 from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, RejectedReason, TypingStoppedReason
@@ -43,7 +47,9 @@ class Live(Observations):
         commands: the host's names of commands, where they are not the product's.
         open_sockets: the handles (or ``Connection`` objects) of the sockets that are really open, for
             ``messaging_live_drift``, which is absent without it.
-        on_timeout: called with the events of typing that ended by itself. Needs a running event loop.
+        on_events: called with the events that no call returns: typing that timed out (needs a running event loop), and
+            what a connection left that a ``with`` block or a middleware closed, or whose handle was opened again.
+            What it raises is logged, and nothing else comes of it.
         totals: the host's database; see ``Source``.
         workers: 1 says that this process is the only worker; None finds out (see ``exporter.embed.workers``).
         now: seconds of a clock that does not go back.
@@ -56,7 +62,7 @@ class Live(Observations):
         reports: Iterable[str] = (),
         commands: Sequence[str] = COMMAND_NAMES,
         open_sockets: Callable[[], Iterable[Hashable]] | None = None,
-        on_timeout: Callable[[list[HubEvent]], object] | None = None,
+        on_events: Callable[[list[HubEvent]], object] | None = None,
         totals: Source | None = None,
         workers: int | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -72,17 +78,19 @@ class Live(Observations):
         self.by_handle: dict[Hashable, Connection] = {}
         self.family = Family()
         self._begun = False
-        self._on_timeout = on_timeout
+        self._on_events = on_events
         self._timer: asyncio.TimerHandle | None = None
 
     # --- connections --------------------------------------------------------------------------------------
 
-    def open(self, user: str, *, handle: Hashable | None = None) -> Connection:
+    def open(self, user: str | int | UUID, *, handle: Hashable | None = None) -> Connection:
         """A connection of ``user`` was accepted. Leave no way out without ``close``: ``with live.open(user):``.
 
+        ``user`` is an identifier; a number or a UUID is kept as its text. TypeError for anything else, None included.
         ``handle`` is whatever the host knows it by, its WebSocket say: ``find`` and ``open_sockets`` speak of it. A
         handle that is open already is closed first: the host has replaced it.
         """
+        user = identifier(user)
         self._begin()
         connection = self._made(user, handle)
         self._count(self.hub.open(connection, user))
@@ -96,16 +104,20 @@ class Live(Observations):
         self.metrics.connections_opened.value += 1
         return connection
 
-    def identify(self, connection: Connection | Hashable, user: str) -> None:
-        """Say whose connection this is; once, and only while it is open."""
+    def identify(self, connection: Connection | Hashable, user: str | int | UUID) -> list[HubEvent]:
+        """Say whose connection this is; once, and only while it is open. Returns the events of what it joined before.
+
+        ``user`` as in ``open``.
+        """
+        user = identifier(user)
         found = self._of(connection)
-        if found in self.anonymous:
-            del self.anonymous[found]
-            found.user = user
-            joined, found.joined = found.joined or {}, None
-            self._count([event for event in self.hub.open(found, user) if type(event) is not ConnectionOpened])
-            for conversation in joined:
-                self._join(found, conversation)
+        if found not in self.anonymous:
+            return []
+        del self.anonymous[found]
+        found.user = user
+        joined, found.joined = found.joined or {}, None
+        self._count([event for event in self.hub.open(found, user) if type(event) is not ConnectionOpened])
+        return [event for conversation in joined for event in self._join(found, conversation)]
 
     def close(
         self, connection: Connection | Hashable, reason: ClosedReason | str = ClosedReason.CLIENT
@@ -126,6 +138,19 @@ class Live(Observations):
             return []
         self.metrics.connection_duration.observe(self._now() - connection.opened_at)
         return events
+
+    def close_unasked(self, connection: Connection, reason: ClosedReason) -> None:
+        """Close it where no caller gets the events; ``on_events`` does."""
+        events = self._close(connection, reason)
+        if events and self._on_events is not None:
+            self._tell(events)
+
+    def _tell(self, events: list[HubEvent]) -> None:
+        try:
+            if self._on_events is not None:
+                self._on_events(events)
+        except Exception:  # the host's: neither a scrape nor the end of a connection may fail for it
+            logging.getLogger("exporter.embed").exception("on_events failed")
 
     def reject(self, reason: RejectedReason | str = RejectedReason.HANDSHAKE) -> None:
         """A connection was refused before it was accepted: counted, and nothing else."""
@@ -165,8 +190,13 @@ class Live(Observations):
     def _made(self, user: str | None, handle: Hashable | None) -> Connection:
         connection = Connection(self, user, handle, self._now())
         if handle is not None:
-            if (replaced := self.by_handle.get(handle)) is not None:
-                self.close(replaced)
+            try:
+                replaced = self.by_handle.get(handle)
+            except TypeError:
+                kind = type(handle).__name__
+                raise TypeError(f"a handle has to be hashable, and {kind} is not: give id(…) of it, say") from None
+            if replaced is not None:
+                self.close_unasked(replaced, ClosedReason.CLIENT)
             self.by_handle[handle] = connection
         return connection
 
@@ -196,9 +226,9 @@ class Live(Observations):
         except Refusal:
             return []
 
-    def remove(self, conversation: str, user: str) -> list[HubEvent]:
-        """A user may no longer take part: all their connections leave."""
-        events, _ = self.hub.remove(conversation, user)
+    def remove(self, conversation: str, user: str | int | UUID) -> list[HubEvent]:
+        """A user may no longer take part: all their connections leave. ``user`` as in ``open``."""
+        events, _ = self.hub.remove(conversation, identifier(user))
         return self._count(events)
 
     def typing(self, connection: Connection | Hashable, conversation: str, active: bool = True) -> list[HubEvent]:
@@ -211,7 +241,7 @@ class Live(Observations):
             events = self.hub.set_typing(connection, conversation, active, self._now())
         except Refusal:
             return []
-        if self._on_timeout is not None and active and self._timer is None:
+        if self._on_events is not None and active and self._timer is None:
             self._arm()
         return self._count(events) if events else events
 
@@ -231,10 +261,10 @@ class Live(Observations):
         return list(self.hub.audience(conversation))
 
     def expire(self) -> list[HubEvent]:
-        """End the typing whose time is over; ``on_timeout`` is told, too. Every look at the figures does so."""
+        """End the typing whose time is over; ``on_events`` is told, too. Every look at the figures does so."""
         events = self._count(self.hub.expire_typing(self._now()))
-        if events and self._on_timeout is not None:
-            self._on_timeout(events)
+        if events and self._on_events is not None:
+            self._tell(events)
         return events
 
     def _arm(self) -> None:
@@ -298,3 +328,16 @@ class Live(Observations):
         for event in events:
             self._count_one(event)
         return events
+
+
+def identifier(user: object) -> str:
+    """The text that stands for a user. TypeError for what identifies nobody."""
+    if isinstance(user, str):
+        return user
+    if isinstance(user, int | UUID) and not isinstance(user, bool):
+        return str(user)
+    kind = "None" if user is None else type(user).__name__
+    raise TypeError(
+        f"a user is an identifier (text, a whole number, a UUID), not {kind}; a connection whose user is not known yet "
+        f"is live.open_anonymous(), and connection.identify(user) says later whose it is"
+    )

@@ -7,6 +7,7 @@ Tested in ``tests/embed/test_frameworks.py``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,8 @@ live_connection: ContextVar[Connection | None] = ContextVar("live_connection", d
 class LiveMiddleware:
     """``app.add_middleware(LiveMiddleware, live=live, user=lambda scope: scope["state"]["user"])``.
 
-    ``user(scope)`` says whose connection it is when it is accepted, or None; then ``Connection.identify`` may. A
+    ``user(scope)`` says whose connection it is when it is accepted, or None; then ``Connection.identify`` may. When it
+    fails, the error is logged and the user is unknown. A
     handshake that is refused is counted as rejected; one that is cancelled, or whose client goes, leaves no trace.
     """
 
@@ -91,11 +93,8 @@ class _Watched:
         await self._send(message)
 
     def _open(self) -> None:
-        self._live.by_middleware = True
-        user = self._user(self._scope) if self._user is not None else None
-        connection = self._live.open_anonymous() if user is None else self._live.open(user)
-        self._connection = connection
-        live_connection.set(connection)
+        self._connection = accepted(self._live, self._user, self._scope)
+        live_connection.set(self._connection)
 
     def _refuse(self, status: int) -> None:
         if not self._refused:
@@ -104,7 +103,18 @@ class _Watched:
 
     def end(self, reason: ClosedReason) -> None:
         if self._connection is not None:
-            self._connection.close(chosen(self._connection.reason) or reason)
+            self._live.close_unasked(self._connection, chosen(self._connection.reason) or reason)
+
+
+def accepted(live: Live, user: Callable[[Any], Any] | None, subject: Any) -> Connection:
+    """A connection that a middleware saw; nobody's where ``user`` answers None, fails or names no identifier."""
+    live.by_middleware = True
+    try:
+        whose = None if user is None else user(subject)
+        return live.open_anonymous() if whose is None else live.open(whose)
+    except Exception:  # the host's; the handshake is over, and its handler must not fail because of the figures
+        logging.getLogger("exporter.embed").exception("whose connection it is: user(…) failed")
+        return live.open_anonymous()
 
 
 def reason_of_code(code: int) -> ClosedReason:

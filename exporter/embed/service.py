@@ -11,13 +11,14 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
+from exporter.embed.admin_check import AdminCheck
 from exporter.metrics.exposition import Family, render, restricted
 from exporter.metrics.negotiation import SHARE, budget, content_type, wants_gzip
 from exporter.metrics.process import ProcessCollector
@@ -68,10 +69,11 @@ class Answer:
 
 
 class Service:
-    """The routes of one ``Live`` on one event loop. ``allowed`` is asked before anything for admins is shown."""
+    """The routes of one ``Live`` on one event loop. ``admin`` is asked before anything for admins is shown."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, admin: Callable[[Any], Any] | None) -> None:
         self._live = live
+        self._check = AdminCheck(admin)
         self._history = History()
         self._process = ProcessCollector()
         # From the mounting on, which every worker does, and not from the first request, which may be another's.
@@ -86,9 +88,12 @@ class Service:
         path: str,
         headers: Mapping[str, str],
         query: Mapping[str, Sequence[str]],
-        allowed: Callable[[], Awaitable[bool]],
+        subject: Any,
     ) -> Answer:
-        """What this request gets. ``path`` is below the mount, ``headers`` have names in lower case."""
+        """What this request gets. ``path`` is below the mount, ``headers`` have names in lower case.
+
+        ``subject`` is what the host's admin check decides by: the ASGI scope, aiohttp's request.
+        """
         if method not in ("GET", "HEAD"):
             return _problem(405, "only GET and HEAD are for these pages", allow="GET, HEAD")
         self._start()
@@ -103,8 +108,8 @@ class Service:
             return _problem(404, "no such page")
         if path.startswith("/admin/static/"):
             return _static(path.rpartition("/")[2])
-        if not await allowed():
-            return _problem(403, "this is for the host's administrators")
+        if (refusal := await self._check.refusal(subject)) is not None:
+            return _problem(refusal.status, refusal.detail, **refusal.headers)
         if path == "/admin":
             return _page()
         if path.endswith("/history"):

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -41,10 +43,10 @@ async def obey(connection: Connection, text: str) -> dict[str, Any]:
     return {"n": command["n"]}
 
 
-def fastapi_app(live: Live, sockets: set[Any]) -> FastAPI:
+def fastapi_app(live: Live, sockets: set[Any], admin: Callable[[Any], Any] | None = None) -> FastAPI:
     """As its users write it: accept, a loop of receive. ``sockets`` are the open ones, as the host knows them."""
     app = FastAPI()
-    app.mount("/messaging", live.asgi(admin=lambda scope: (b"x-admin", b"yes") in scope["headers"]))
+    app.mount("/messaging", live.asgi(admin=admin or (lambda scope: (b"x-admin", b"yes") in scope["headers"])))
 
     @app.websocket("/ws")
     async def chat(websocket: WebSocket) -> None:
@@ -67,10 +69,11 @@ def fastapi_app(live: Live, sockets: set[Any]) -> FastAPI:
     return app
 
 
-def aiohttp_app(live: Live, sockets: set[Any]) -> web.Application:
+def aiohttp_app(live: Live, sockets: set[Any], admin: Callable[[Any], Any] | None = None) -> web.Application:
     """aiohttp's own ``WebSocketResponse``; it can be no handle, because it is a mapping."""
     app = web.Application()
-    app.add_subapp("/messaging/", live.aiohttp(admin=lambda request: request.headers.get("X-Admin") == "yes"))
+    admin = admin or (lambda request: request.headers.get("X-Admin") == "yes")
+    app.add_subapp("/messaging/", live.aiohttp(admin=admin))
 
     async def chat(request: web.Request) -> web.WebSocketResponse:
         if request.query.get("slow"):
@@ -125,7 +128,7 @@ async def on_aiohttp(app: web.Application) -> AsyncIterator[str]:
 
 
 Serve = Callable[[Any], contextlib.AbstractAsyncContextManager[str]]
-HOSTS: dict[str, tuple[Callable[[Live, set[Any]], Any], Serve]] = {
+HOSTS: dict[str, tuple[Callable[..., Any], Serve]] = {
     "fastapi": (fastapi_app, on_uvicorn),
     "aiohttp": (aiohttp_app, on_aiohttp),
 }
@@ -276,4 +279,13 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
             await asyncio.sleep(0.01)
 
 
-__all__ = ["HOSTS", "Churn", "Model", "on_aiohttp", "on_uvicorn", "reset", "until"]
+def blocks(heading: str) -> list[str]:
+    """The Python of docs/embed.md below this heading, up to the next one."""
+    text = (Path(__file__).parents[2] / "docs" / "embed.md").read_text()
+    [section] = [
+        part for part in re.split(r"^##? (?=[A-Z])", text, flags=re.MULTILINE) if part.partition("\n")[0] == heading
+    ]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+__all__ = ["HOSTS", "Churn", "Model", "blocks", "on_aiohttp", "on_uvicorn", "reset", "until"]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import difflib
 import importlib.util
-import re
 import sqlite3
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ import socketio
 import structlog
 
 from exporter import Live
-from tests.embed.hosts import on_aiohttp, on_uvicorn, until
+from tests.embed.hosts import blocks, on_aiohttp, on_uvicorn, until
 from tests.servers.exporter import figures_of
 
 ROOT = Path(__file__).parents[2]
@@ -164,14 +163,11 @@ async def test_socketio_chat_is_under_fifty_lines_and_right() -> None:
         await until(empty, "everybody has gone")
 
 
-def blocks() -> list[str]:
-    text = (ROOT / "docs" / "embed.md").read_text()
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-
-
 async def test_the_snippets_of_the_document_run() -> None:
     names: dict[str, Any] = {}
-    first, middleware, workers = blocks()
+    [first] = blocks("True gauges in your own server")
+    [middleware] = blocks("Without a change of your handlers")
+    [workers] = blocks("Several workers")
     exec(compile(first, "embed.md", "exec"), names)  # noqa: S102  # our own document
     async with on_uvicorn(names["app"]) as url, aiohttp.ClientSession() as http:
         websocket = await http.ws_connect(f"{url}/ws/ann")

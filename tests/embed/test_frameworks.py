@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
-from fastapi import FastAPI, WebSocket
-from prometheus_client import CollectorRegistry, make_asgi_app
+from fastapi import FastAPI, HTTPException, Response, WebSocket
+from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app
+from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.websockets import WebSocketDisconnect
+from starlette_exporter import PrometheusMiddleware, handle_metrics
 
 from exporter import Connection, Live, LiveMiddleware, LockedLive, live_connection
 from exporter.embed.aiohttp_app import CONNECTION, watch
@@ -210,16 +206,141 @@ async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_n
                 assert response.status == 404
 
 
-async def test_the_hosts_own_registry_exposes_it_as_it_is() -> None:
-    live = Live()
-    registry = CollectorRegistry()
-    registry.register(live.collector())
+def _raising(error: BaseException) -> Any:
+    def admin(_: Any) -> bool:
+        raise error
+
+    return admin
+
+
+async def _redirecting(_: Any) -> bool:
+    raise HTTPException(303, headers={"Location": "/sign-in"})
+
+
+DECISIONS: dict[str, tuple[Any, int, str]] = {
+    "a coroutine function says yes": (lambda _: asyncio.sleep(0, result=True), 200, ""),
+    "1 of a database": (lambda _: 1, 200, ""),
+    "0 of a database": (lambda _: 0, 403, ""),
+    "nothing": (lambda _: None, 403, ""),
+    "an HTTP exception of FastAPI": (_raising(HTTPException(401, "sign in first")), 401, ""),
+    "an HTTP exception of aiohttp": (_raising(web.HTTPUnauthorized()), 401, ""),
+    "a redirect": (_redirecting, 303, ""),
+    "a permission error": (_raising(PermissionError()), 403, ""),
+    "a defect": (_raising(KeyError("user")), 500, "the admin check failed"),
+    "a response, which is true": (lambda _: Response(status_code=403), 500, "answered Response: True or False"),
+    "a function that was not called": (lambda _: _raising, 500, "answered function: True or False"),
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_an_admin_check_in_doubt_opens_nothing(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    application, serve = HOSTS[host]
+    asked: list[Any] = []
+
+    def admin(subject: Any) -> Any:
+        return asked[-1](subject)
+
+    async with serve(application(Live(workers=1), set(), admin)) as url, aiohttp.ClientSession() as http:
+        for name, (decision, status, logged) in DECISIONS.items():
+            asked.append(decision)
+            caplog.clear()
+            for path in ("/v1/messaging/stats", "/admin"):
+                async with http.get(f"{url}/messaging{path}", allow_redirects=False) as response:
+                    assert response.status == status, name
+                    body = await response.text()
+                    assert status == 200 or "active_connections" not in body
+                    assert "KeyError" not in body
+                    assert (status == 303) is (response.headers.get("Location") == "/sign-in")
+            ours = [record for record in caplog.records if record.name == "exporter.embed"]
+            assert bool(ours) is bool(logged), name
+            assert all(logged in record.getMessage() for record in ours)
+            assert name != "a defect" or all(record.exc_info and record.exc_info[0] is KeyError for record in ours)
+    with pytest.raises(TypeError, match=r"admin is a function .* not bool"):
+        application(Live(workers=1), set(), True)
+
+
+async def test_a_middleware_whose_user_function_fails_does_not_break_the_handler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    live = Live(workers=1)
     app = FastAPI()
-    app.mount("/metrics", make_asgi_app(registry))
+
+    @app.websocket("/ws")
+    async def chat(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+        await websocket.receive()
+
+    app.mount("/messaging", live.asgi())
+    app.add_middleware(LiveMiddleware, live=live, user=lambda scope: scope["nobody put this here"])
     async with on_uvicorn(app) as url, aiohttp.ClientSession() as http:
-        with live.open("ann"):
-            async with http.get(f"{url}/metrics/") as response:
-                assert figures_of(await response.text())["messaging_active_connections"] == 1
+        websocket = await http.ws_connect(f"{url}/ws")
+        assert await websocket.receive_str() == "hello"
+        figures = await scrape(http, url)
+        assert figures["messaging_active_connections"] == 1
+        assert "messaging_connected_users" not in figures
+        await websocket.close()
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
+
+
+def _prometheus_client(app: FastAPI, registry: CollectorRegistry) -> None:
+    app.mount("/metrics", make_asgi_app(registry))
+
+
+def _instrumentator(app: FastAPI, registry: CollectorRegistry) -> None:
+    Instrumentator(registry=registry).instrument(app).expose(app)
+
+
+def _starlette_exporter(app: FastAPI, registry: CollectorRegistry) -> None:
+    assert registry is REGISTRY  # it knows no other
+    app.add_middleware(PrometheusMiddleware)
+    app.add_route("/metrics", handle_metrics)
+
+
+EXPOSED = {
+    "prometheus_client.make_asgi_app": (_prometheus_client, CollectorRegistry),
+    "prometheus-fastapi-instrumentator": (_instrumentator, CollectorRegistry),
+    "starlette-exporter": (_starlette_exporter, lambda: REGISTRY),
+}
+
+
+@pytest.mark.parametrize("package", EXPOSED)
+async def test_the_hosts_own_registry_exposes_it_as_it_is(package: str) -> None:
+    expose, make = EXPOSED[package]
+    registry, sockets = make(), set[Any]()
+    live = Live(open_sockets=lambda: sockets)
+    collector = live.collector()
+    registry.register(collector)
+    try:
+        app = FastAPI()
+        expose(app, registry)
+
+        @app.get("/")
+        def page() -> str:
+            return "theirs"
+
+        async with on_uvicorn(app) as url, aiohttp.ClientSession() as http:
+            connection = live.open("ann", handle="tab")
+            sockets.add("tab")
+            for participants in (1, 0):
+                if participants:
+                    connection.join("room")
+                else:
+                    connection.leave("room")
+                async with http.get(url) as response:
+                    assert response.status == 200
+                async with http.get(f"{url}/metrics/", headers={"Accept": "text/plain"}) as response:
+                    text = await response.text()
+                figures = figures_of(text)
+                assert [figures[name] for name in LIVE] == [1, 1, participants, participants, 0]
+                assert {value for name, value in figures.items() if name.startswith("messaging_live_drift")} == {0}
+            theirs = [name for name in figures if not name.startswith("messaging_")]
+            assert package.startswith("prometheus_client") or any("request" in name for name in theirs)
+            assert len(text.splitlines()) == len({line for line in text.splitlines() if line[:1] != "#"}) + sum(
+                line.startswith("#") for line in text.splitlines()
+            )  # no series twice
+    finally:
+        registry.unregister(collector)
 
 
 async def test_litestar_and_django_mount_it() -> None:
@@ -286,47 +407,3 @@ def test_a_threaded_server_uses_the_locked_form() -> None:
     for client in clients:
         client.disconnect()
     assert live.stats().active_connections == live.stats().participants == 0
-
-
-async def test_one_workers_figures_are_never_silently_the_servers(tmp_path: Path) -> None:
-    """Two workers behind one port: the route that can only know one of them says so and what to do."""
-    (tmp_path / "host.py").write_text(
-        textwrap.dedent("""
-        from fastapi import FastAPI
-        from exporter import Live
-        live = Live()
-        app = FastAPI()
-        app.mount("/messaging", live.asgi())
-        """)
-    )
-    command = [sys.executable, "-m", "uvicorn", "host:app", "--port", "0", "--workers", "2", "--log-level", "info"]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        assert process.stderr is not None
-        url = ""
-        async with asyncio.timeout(60):
-            while not url:
-                line = (await process.stderr.readline()).decode()
-                assert line, "uvicorn ended"
-                if "running on" in line:
-                    url = line.partition("running on ")[2].split()[0]
-        async with aiohttp.ClientSession() as http:
-
-            async def refused() -> bool:
-                with contextlib.suppress(aiohttp.ClientConnectionError, TimeoutError):  # not there yet
-                    async with http.get(f"{url}/messaging/metrics", timeout=aiohttp.ClientTimeout(5)) as response:
-                        document = await response.text()
-                        return response.status == 503 and "one of several workers" in json.loads(document)["detail"]
-                return False
-
-            await until(refused, "both workers are there, and one of them says what it is")
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()

@@ -7,6 +7,8 @@ import contextlib
 import subprocess
 import sys
 import threading
+from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import strategies as st
@@ -100,6 +102,70 @@ def test_what_cannot_be_changes_nothing_and_does_not_break_the_host() -> None:
         Live(reports=["mesages"])
 
 
+@pytest.mark.parametrize("nobody", [None, True, b"ann", object(), ["ann"]])
+def test_what_identifies_nobody_is_one_clear_error_and_changes_nothing(nobody: Any) -> None:
+    live = Live()
+    anonymous = live.open_anonymous()
+    for call in (live.open, anonymous.identify, lambda user: live.remove("room", user)):
+        with pytest.raises(TypeError, match=r"a user is an identifier .*not \w+; .*live\.open_anonymous\(\)"):
+            call(nobody)
+    assert live.stats() == HubStats(1, 0, 0, 0, 0)
+
+
+def test_numbers_and_uuids_are_kept_as_their_text() -> None:
+    live = Live()
+    account = UUID(int=7)
+    for connection in (live.open(7), live.open("7"), live.open(account)):
+        connection.join("room")
+    assert live.stats() == HubStats(3, 2, 1, 2, 0)
+    assert live.remove("room", 7) == [ParticipantLeft("room", "7", exporter.LeftReason.REMOVED)]
+    assert live.remove("room", account) == [ParticipantLeft("room", str(account), exporter.LeftReason.REMOVED)]
+
+
+def test_a_handle_that_cannot_be_one_is_named() -> None:
+    live = Live()
+    with pytest.raises(TypeError, match="handle has to be hashable, and dict is not"):
+        live.open("ann", handle={})  # type: ignore[arg-type]  # aiohttp's WebSocketResponse is such a mapping
+    assert live.stats() == HubStats(0, 0, 0, 0, 0)
+
+
+def test_events_that_no_call_returns_go_to_on_events() -> None:
+    told: list[exporter.HubEvent] = []
+    live = Live(on_events=told.extend)
+    left = ParticipantLeft("room", "ann", exporter.LeftReason.DISCONNECT)
+    closed = exporter.ConnectionClosed("ann", ClosedReason.CLIENT)
+    with live.open("ann") as connection:
+        assert connection.join("room") == [ParticipantJoined("room", "ann")]
+        assert not told  # what a call returns is not told again
+    assert told == [left, closed]
+    told.clear()
+    live.open("ann", handle="tab").join("room")
+    live.open("ann", handle="tab")  # the first is replaced
+    assert told == [left, closed]
+    told.clear()
+    assert live.close("tab") == [closed]
+    assert not told
+    anonymous = live.open_anonymous()
+    anonymous.join("room")
+    assert anonymous.identify("ann") == [ParticipantJoined("room", "ann")]
+    assert anonymous.identify("bob") == []
+
+
+def test_an_error_in_on_events_is_logged_and_nothing_else_comes_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(events: list[exporter.HubEvent]) -> None:
+        raise ZeroDivisionError
+
+    clock = Clock()
+    live = Live(now=clock, on_events=fails)
+    with live.open("ann") as connection:
+        connection.join("room")
+        connection.typing("room")
+        clock.now += 7
+        assert figures(live)[4] == 0
+    assert figures(live)[0] == 0
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
+
+
 def test_typing_times_out_by_itself_and_is_in_the_next_look() -> None:
     clock = Clock()
     live = Live(now=clock)
@@ -131,7 +197,7 @@ def test_a_reason_may_be_a_word_and_what_is_none_does_not_break_the_end() -> Non
 
 def test_typing_that_a_look_at_the_figures_ended_is_told_all_the_same() -> None:
     clock, told = Clock(), []
-    live = Live(now=clock, on_timeout=told.extend)
+    live = Live(now=clock, on_events=told.extend)
     connection = live.open("ann")
     connection.join("room")
     connection.typing("room")
@@ -147,7 +213,7 @@ def test_a_source_that_nobody_has_looked_at_is_not_said_to_be_down() -> None:
 
 async def test_whoever_asked_is_told_of_typing_that_ended_by_itself() -> None:
     told: asyncio.Future[list[exporter.HubEvent]] = asyncio.get_running_loop().create_future()
-    live = Live(typing_timeout=0.02, on_timeout=told.set_result)
+    live = Live(typing_timeout=0.02, on_events=told.set_result)
     with live.open("ann") as connection:
         connection.join("room")
         connection.typing("room")
