@@ -50,8 +50,9 @@ This page and [asyncapi.json](asyncapi.json) (AsyncAPI 3.0) are made from the se
 script of a page cannot set headers, so it offers a second subprotocol, `bearer.<token>`. Frames are JSON objects in
 text frames, and `type` tells them apart. The server ignores fields that it does not know; so should a client.
 
-The server refuses before the upgrade: 401 without a valid token, 403 for a foreign `Origin`, 429 above the user's
-connections, 503 with `Retry-After` at capacity or while draining, 400 or 426 for a bad handshake.
+The server refuses before the upgrade: 401 without a valid token (`detail` says why: expired, of another audience,
+signed with another key…), 403 for a foreign `Origin`, 429 above the user's connections, 503 with `Retry-After` at
+capacity or while draining, 400 or 426 for a bad handshake.
 
 * **Durable means acknowledged.** `ack` is sent when the database has the message. No answer means: not known. Send it
   again with the same `id`; it is stored, counted and delivered once.

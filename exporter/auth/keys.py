@@ -175,7 +175,8 @@ def read_jwks(path: Path) -> tuple[Key, ...]:
         if made is not None:
             keys.append(made)
     if not keys:
-        raise Misconfigured(f"the JWKS file {path} holds no key for RS256 or ES256 signatures")
+        others = f"; {len(document)} for other uses or algorithms, or incomplete" if document else ""
+        raise Misconfigured(f"the JWKS file {path} holds no key for RS256 or ES256 signatures{others}")
     return tuple(keys)
 
 

@@ -6,13 +6,14 @@ this installation, or RS256/ES256 with the public keys of the user's identity pr
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,6 +57,7 @@ class Authenticator:
     """Verifies tokens; signs them too when the key is this installation's secret.
 
     With one key for good, or with those of a ``file`` as they are at the moment, of which that one is the first.
+    ``audiences`` and ``issuers`` are those that tokens must be for and from; empty: whoever has the key.
     """
 
     def __init__(
@@ -66,8 +68,12 @@ class Authenticator:
         clock: Callable[[], float] = time.time,
         max_verified: int = MAX_VERIFIED,
         file: KeyFile | None = None,
+        audiences: tuple[str, ...] = (),
+        issuers: tuple[str, ...] = (),
     ) -> None:
         self._file = file
+        self._audiences = audiences
+        self._issuers = issuers
         self._keys = (Key(algorithm, key),) if file is None else file.keys()
         self._clock = clock
         self._verified: OrderedDict[bytes, Claims] = OrderedDict()
@@ -78,7 +84,14 @@ class Authenticator:
         """With the public keys if they are set, else with the secret, made when absent; raises Misconfigured."""
         file = _key_file(settings)
         first = file.keys()[0]
-        return cls(first.algorithm, first.material, clock=clock, file=file)
+        return cls(
+            first.algorithm,
+            first.material,
+            clock=clock,
+            file=file,
+            audiences=settings.auth_audiences,
+            issuers=settings.auth_issuers,
+        )
 
     @property
     def installation(self) -> str:
@@ -124,7 +137,10 @@ class Authenticator:
             except Refusal as refusal:
                 raise Misconfigured(refusal.message) from refusal
         now = self._clock()
-        return jwt.encode({"sub": user, "role": role, "iat": int(now), "exp": math.ceil(now + ttl)}, secret, "HS256")
+        claims = {"sub": user, "role": role, "iat": int(now), "exp": math.ceil(now + ttl)}
+        claims |= {"aud": self._audiences[0]} if self._audiences else {}
+        claims |= {"iss": self._issuers[0]} if self._issuers else {}
+        return jwt.encode(claims, secret, "HS256")
 
     def _look_for_keys(self) -> None:
         """After a change of keys what was verified with the old ones counts no more."""
@@ -133,9 +149,10 @@ class Authenticator:
             self._verified.clear()
 
     def _payload(self, token: str) -> Mapping[str, Any]:
-        wrong = f"the token's algorithm is not {' or '.join(sorted({key.algorithm for key in self._keys}))}"
         try:
-            for key in self._candidates(token):
+            candidates = self._candidates(token)
+            wrong = f"the token's algorithm is not {' or '.join(sorted({key.algorithm for key in candidates}))}"
+            for key in candidates:
                 try:
                     payload = json.loads(_JWS.decode(token, key.material, algorithms=[key.algorithm]))
                 except jwt.InvalidAlgorithmError:
@@ -145,15 +162,13 @@ class Authenticator:
                     continue
                 if isinstance(payload, dict):
                     return payload
-                break
-            else:
-                raise Unauthenticated(wrong)
+                raise Unauthenticated("the token's claims are no JSON object")
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             # Besides PyJWT's own: what deep nesting and wrong types in the header bring out of json and base64.
-            raise Unauthenticated("the token cannot be read") from error
-        raise Unauthenticated("the token cannot be read")
+            raise Unauthenticated(_unreadable(token)) from error
+        raise Unauthenticated(wrong)
 
-    def _candidates(self, token: str) -> Iterable[Key]:
+    def _candidates(self, token: str) -> Sequence[Key]:
         """The keys that may have signed it: all, or those of the name (kid) that it gives where keys have names."""
         keys = self._keys
         if all(key.id is None for key in keys):
@@ -163,7 +178,9 @@ class Authenticator:
             raise Unauthenticated("the token does not name its key (kid)")
         named = [key for key in keys if kid is None or key.id is None or key.id == kid]
         if not named:
-            raise Unauthenticated("the token names a key (kid) that is not known here")
+            raise Unauthenticated(
+                "the token names a key (kid) that is not known here, or is not for RS256 or ES256 signatures"
+            )
         return named
 
     def _claims(self, payload: Mapping[str, Any]) -> Claims:
@@ -174,7 +191,9 @@ class Authenticator:
         for name in ("nbf", "iat"):
             moment = _moment(payload, name)
             if moment is not None and moment > now + LEEWAY:
-                raise Unauthenticated("the token is not valid yet")
+                why = "" if name == "nbf" else ": it was issued in the future; compare the clocks"
+                raise Unauthenticated(f"the token is not valid yet ({name}){why}")
+        self._check_parties(payload)
         user, role = payload.get("sub"), payload.get("role", "user")
         if user is None:
             raise Unauthenticated("the token has no sub")
@@ -187,6 +206,41 @@ class Authenticator:
         except Refusal as refusal:
             raise Unauthenticated(f"the token's {refusal.message}") from refusal
         return Claims(user, role, min(expires_at, _FOREVER))
+
+    def _check_parties(self, payload: Mapping[str, Any]) -> None:
+        """Is it for this installation (RFC 7519 section 4.1.3), and from its identity provider?"""
+        if self._audiences:
+            given = payload.get("aud")
+            if given is None:
+                raise Unauthenticated("the token has no aud, and --auth.audience is set")
+            audiences = given if isinstance(given, list) else [given]
+            if not all(isinstance(audience, str) for audience in audiences):
+                raise Unauthenticated("the token's aud is neither a string nor a list of strings")
+            if not set(audiences) & set(self._audiences):
+                raise Unauthenticated("the token is for another audience (aud)")
+        if self._issuers:
+            issuer = payload.get("iss")
+            if issuer is None:
+                raise Unauthenticated("the token has no iss, and --auth.issuer is set")
+            if not isinstance(issuer, str):
+                raise Unauthenticated("the token's iss is not a string")
+            if issuer not in self._issuers:
+                raise Unauthenticated("the token is from another issuer (iss)")
+
+
+def _unreadable(token: str) -> str:
+    """Why a token cannot be read, as far as its header tells: nothing of it is believed."""
+    try:
+        encoded = token.partition(".")[0]
+        header = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+    except (ValueError, RecursionError):
+        header = None
+    if isinstance(header, dict):
+        if "crit" in header:
+            return "the token has critical headers (crit) that are not known here"
+        if not isinstance(header.get("kid", ""), str):
+            return "the token's kid is not a string"
+    return "the token cannot be read"
 
 
 def _moment(payload: Mapping[str, Any], name: str) -> float | None:

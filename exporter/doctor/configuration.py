@@ -30,7 +30,7 @@ async def examine(settings: Settings) -> list[Finding]:
     findings += [_listen(address) for address in settings.metrics_listen]
     if not settings.database_url:
         findings.append(_folder(settings.data_dir))
-    findings.append(_keys(settings))
+    findings += [_keys(settings), _audience(settings)]
     if settings.web_config_file is not None:
         findings.append(_try("web config", lambda: WebConfig(settings.web_config_file).close(), "read and valid"))
     return findings
@@ -70,6 +70,16 @@ def _keys(settings: Settings) -> Finding:
         return Finding("keys", Outcome.WELL, f"{secret} will be made by the first start")
     where = settings.identity_provider_file or secret
     return _try("keys", lambda: Authenticator.from_settings(settings), f"{where} is fit for use")
+
+
+def _audience(settings: Settings) -> Finding:
+    expected = [*settings.auth_audiences, *settings.auth_issuers]
+    if expected:
+        return Finding("tokens", Outcome.WELL, f"must name {', '.join(expected)}")
+    if settings.identity_provider_file is None:
+        return Finding("tokens", Outcome.WELL, "of whoever has the secret")
+    text = "of every application of the identity provider are accepted: the audience (aud) is not asked for"
+    return Finding("tokens", Outcome.WARNING, text, "set --auth.audience to what it writes into tokens for this one")
 
 
 def _try(subject: str, work: Callable[[], object], text: str) -> Finding:

@@ -80,6 +80,8 @@ class Settings:
     auth_secret_file: Path | None = None  # None: <data_dir>/auth.secret
     auth_public_key_file: Path | None = None
     auth_jwks_file: Path | None = None
+    auth_audiences: tuple[str, ...] = ()
+    auth_issuers: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()  # empty: same origin only
     cors_origins: tuple[str, ...] = ()  # pages elsewhere that may GET the stats with a token
     limits: Limits = Limits()

@@ -139,6 +139,13 @@ def proxy(text: str) -> IPv4Network | IPv6Network | Literal["unix"]:
     return "unix" if text.lower() in ("unix", "unix:") else network(text)
 
 
+def claim(text: str) -> str:
+    """What a token's ``aud`` or ``iss`` is compared with, character by character."""
+    if not text or not text.isprintable():
+        raise ValueError("expected the text that tokens have there, such as https://idp.example.com/")
+    return text
+
+
 def path(text: str) -> Path:
     """A file or folder; relative ones are relative to where the command was started."""
     if not text or "\x00" in text:

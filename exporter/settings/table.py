@@ -60,6 +60,7 @@ _METAVARS: Final[dict[Callable[[str], Any], str]] = {
     parsers.external_url: "URL",
     parsers.route_prefix: "PATH",
     parsers.proxy: "ADDRESS",
+    parsers.claim: "NAME",
     parsers.source_url: "URL",
     parsers.recount_interval: "DURATION",
     parsers.share: "PERCENT",
@@ -204,6 +205,15 @@ OPTIONS: Final = (
         "",
         "JWKS of your identity provider, keys by kid: RS256 or ES256 instead of HS256",
     ),
+    Option(
+        "auth.audience",
+        "auth_audiences",
+        parsers.claim,
+        "any",
+        "tokens must be for one of these (aud); ask for it when your identity provider serves other applications, too",
+        many=True,
+    ),
+    Option("auth.issuer", "auth_issuers", parsers.claim, "any", "tokens must be from one of these (iss)", many=True),
     Option(
         "auth.allowed-origins",
         "allowed_origins",

@@ -144,6 +144,22 @@ def test_a_token_is_verified_with_the_key_that_it_names(jwks_file: Path) -> None
         authenticator.verify(signed(OLD, kid="other"))
 
 
+def test_an_algorithm_that_the_named_key_does_not_have_is_said_to_be_so(jwks_file: Path) -> None:
+    authenticator = with_jwks(jwks_file, jwks(jwk(OLD, "rsa"), jwk(EC, "ec")))
+    with pytest.raises(Unauthenticated, match=r"algorithm is not ES256$"):
+        authenticator.verify(signed(OLD, "RS256", kid="ec"))
+    with pytest.raises(Unauthenticated, match=r"algorithm is not RS256$"):
+        authenticator.verify(signed(EC, "ES256", kid="rsa"))
+
+
+def test_keys_of_one_name_are_all_tried(jwks_file: Path) -> None:
+    authenticator = with_jwks(jwks_file, jwks(jwk(OLD, "a"), jwk(NEW, "a"), jwk(EC, "a"), jwk(ED, "a")))
+    for key, algorithm in ((OLD, "RS256"), (NEW, "RS256"), (EC, "ES256")):
+        assert authenticator.verify(signed(key, algorithm, kid="a")).user == "ann"
+    with pytest.raises(Unauthenticated, match="signature is wrong"):
+        authenticator.verify(signed(rsa.generate_private_key(65_537, 2_048), kid="a"))
+
+
 def test_a_token_without_a_name_is_tried_with_each_key_of_a_few_and_refused_among_many(jwks_file: Path) -> None:
     authenticator = with_jwks(jwks_file, jwks(jwk(OLD, "old"), jwk(NEW, "new")))
     assert authenticator.verify(signed(NEW)).user == "ann"
@@ -165,7 +181,7 @@ def test_keys_for_other_purposes_are_passed_over(jwks_file: Path) -> None:
     assert authenticator.verify(signed(NEW, kid="new")).user == "ann"
     with pytest.raises(Unauthenticated, match="not known here"):
         authenticator.verify(signed(OLD, kid="encryption"))
-    with pytest.raises(Misconfigured, match="no key for RS256 or ES256"):
+    with pytest.raises(Misconfigured, match="no key for RS256 or ES256 signatures; 6 for other uses"):
         with_jwks(jwks_file, jwks(*others))
 
 

@@ -124,7 +124,7 @@ def test_a_token_is_good_until_its_end_and_the_leeway_and_no_longer(seen_before:
 @pytest.mark.parametrize("name", ["nbf", "iat"])
 def test_a_token_from_the_future_is_refused_beyond_the_leeway(name: str) -> None:
     assert hs256().verify(token(**{name: NOW + LEEWAY})).user == "ann"
-    with pytest.raises(Unauthenticated, match="not valid yet"):
+    with pytest.raises(Unauthenticated, match=rf"not valid yet \({name}\)"):
         hs256().verify(token(**{name: NOW + LEEWAY + 1}))
 
 
@@ -278,6 +278,90 @@ def test_any_json_with_a_right_signature_is_verified_or_refused(header: Any, pay
         return
     assert 1 <= len(claims.user) <= 128
     assert claims.expires_at + LEEWAY > NOW
+
+
+@pytest.mark.parametrize(
+    ("header", "payload", "words"),
+    [
+        ({"alg": "HS256", "crit": ["x"], "x": 1}, {}, "critical headers"),
+        ({"alg": "HS256", "crit": []}, {}, "critical headers"),
+        ({"alg": "HS256", "crit": ["b64"], "b64": False}, {}, "critical headers"),
+        ({"alg": "HS256", "kid": 7}, {}, "kid is not a string"),
+        ({"alg": "RS256"}, {}, "algorithm is not HS256"),
+        ({"alg": "HS256"}, [1], "no JSON object"),
+        ({"alg": "HS256"}, {"sub": "ann", "exp": -5}, "has expired"),
+        ({"alg": "HS256"}, {"sub": "ann", "exp": NOW - LEEWAY - 0.5}, "has expired"),
+        ({"alg": "HS256"}, {"sub": "ann", "exp": None}, "no exp"),
+    ],
+)
+def test_the_reason_is_the_true_one(header: Any, payload: Any, words: str) -> None:
+    with pytest.raises(Unauthenticated, match=words):
+        hs256().verify(handmade(header, payload))
+
+
+@pytest.mark.parametrize("exp", [NOW + 0.5, 10**30, 1e300])
+def test_an_end_may_be_a_fraction_or_far_away(exp: float) -> None:
+    assert hs256().verify(handmade({"alg": "HS256"}, {"sub": "ann", "exp": exp})).expires_at <= 253_402_300_799
+
+
+# --- for whom and from whom ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"aud": "chat"}, None),
+        ({"aud": ["mail", "chat"]}, None),
+        ({"aud": "other", "iss": "idp"}, "another audience"),
+        ({"aud": "mail"}, "another audience"),
+        ({"aud": ["mail"]}, "another audience"),
+        ({"aud": []}, "another audience"),
+        ({"aud": "Chat"}, "another audience"),
+        ({"aud": "chat/"}, "another audience"),
+        ({}, "no aud, and --auth.audience is set"),
+        ({"aud": None}, "no aud"),
+        ({"aud": 7}, "neither a string nor a list"),
+        ({"aud": ["chat", 7]}, "neither a string nor a list"),
+        ({"aud": {"chat": 1}}, "neither a string nor a list"),
+    ],
+)
+def test_a_token_for_another_audience_is_refused_where_one_is_set(claims: dict[str, Any], words: str | None) -> None:
+    authenticator = hs256(audiences=("chat", "chat-admin"))
+    if words is None:
+        assert authenticator.verify(token(**claims)).user == "ann"
+        return
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match=words):
+            authenticator.verify(token(**claims))
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"iss": "https://idp/"}, None),
+        ({"iss": "https://idp"}, "another issuer"),
+        ({}, "no iss, and --auth.issuer is set"),
+        ({"iss": ""}, "another issuer"),
+    ],
+)
+def test_a_token_from_another_issuer_is_refused_where_one_is_set(claims: dict[str, Any], words: str | None) -> None:
+    authenticator = hs256(issuers=("https://idp/",))
+    if words is None:
+        assert authenticator.verify(token(**claims)).user == "ann"
+        return
+    with pytest.raises(Unauthenticated, match=words):
+        authenticator.verify(token(**claims))
+
+
+def test_what_this_installation_signs_is_for_itself_and_from_itself(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, auth_audiences=("chat", "other"), auth_issuers=("me",))
+    authenticator = Authenticator.from_settings(settings)
+    assert authenticator.verify(authenticator.sign("ann")).user == "ann"
+    odd = handmade({"alg": "HS256"}, {"sub": "ann", "exp": NOW + 60, "iss": ["https://idp/"]})
+    with pytest.raises(Unauthenticated, match="iss is not a string"):
+        hs256(issuers=("https://idp/",)).verify(odd)
+    with pytest.raises(Unauthenticated, match="no aud"):
+        authenticator.verify(Authenticator.from_settings(Settings(data_dir=tmp_path)).sign("ann"))
 
 
 # --- the memory of verified tokens --------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from exporter.core.errors import Misconfigured
 from exporter.doctor import Finding, Outcome, page, status
@@ -90,6 +92,16 @@ def test_a_secret_that_others_can_read_is_found_and_so_is_a_folder_that_is_a_fil
     (tmp_path / "file").write_text("")
     code, found, _ = doctor(tmp_path, "--data.dir", "file/data")
     assert (code, found["data folder"][0]) == (1, "failed")
+
+
+def test_keys_of_an_identity_provider_without_an_audience_are_a_warning(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    code, found, _ = doctor(tmp_path, "--auth.public-key-file", "key.pem")
+    assert (code, found["tokens"][0]) == (0, "warning")
+    assert "--auth.audience" in found["tokens"][1]
+    _, found, _ = doctor(tmp_path, "--auth.public-key-file", "key.pem", "--auth.audience", "chat")
+    assert found["tokens"] == ("ok", "must name chat")
 
 
 def test_an_address_that_is_not_this_machines_is_found(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ SAMPLES = {
     "cluster_lease": ("2500ms", 2.5),
     "auth_secret_file": ("/run/secret", Path("/run/secret")),
     "auth_public_key_file": ("key.pem", Path("key.pem")),
+    "auth_audiences": ("chat", ("chat",)),
+    "auth_issuers": ("https://idp.example.com/", ("https://idp.example.com/",)),
     "auth_jwks_file": ("jwks.json", Path("jwks.json")),
     "allowed_origins": (ORIGIN, (ORIGIN,)),
     "cors_origins": (ORIGIN, (ORIGIN,)),
