@@ -37,6 +37,9 @@ class Kind(IntEnum):
     LASTING = 6  # handed out as it comes, and sent again after an outage
     TYPING = 7  # the user, who takes part on the sending node only, types (seq 1) or does no longer (seq 0)
     TYPISTS = 8  # frames of that kind may have been lost: ask the server who types
+    WHERE = 9  # a question, seq is its number: which connections has the user there?
+    DISCONNECT = 10  # the same, and they are to be ended
+    HERE = 11  # the answer to the question of that seq; data: the node that asked, when they were opened
 
 
 _KNOWN: Final = {int(kind): kind for kind in Kind}
@@ -65,6 +68,11 @@ def new_node() -> bytes:
 def publish(channel: bytes, payload: bytes) -> bytes:
     """The command; written out, because packing it costs 1 µs more."""
     return b"*3\r\n$8\r\nSPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
+
+
+def publisher(payload: bytes) -> bytes:
+    """Which node it was."""
+    return payload[1 : 1 + NODE_BYTES]
 
 
 def published_at(payload: bytes) -> int:

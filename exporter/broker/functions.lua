@@ -2,7 +2,7 @@
 --
 -- Each function takes one key, K = messaging:{CLUSTER}; the braces keep every key and channel in one slot.
 --   K:nodes        sorted set  incarnation -> deadline of its lease, ms of the server's clock
---   K:n:INC        hash        seq (of the last batch applied), taken (incarnations that it takes over, by blanks)
+--   K:n:INC        hash        seq (of the last batch applied), taken (incarnations that it takes over, by blanks), label
 --   K:conns        hash        incarnation -> open connections
 --   K:syncing      set         incarnations that have not told all they hold
 --   K:dying        set         incarnations whose entries leave, slice by slice
@@ -10,6 +10,7 @@
 --   K:KIND         hash        entry -> number of incarnations that hold it; HLEN is the figure
 --   K:m:C, K:y:C   sets        users who take part, who type, in conversation C
 --   K:c:C          channel     what everybody who holds C hears
+--   K:a            channel     what all nodes hear
 --   K:state        hash        since (when K began), settles (until when entries may be missing)
 --
 -- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
@@ -167,8 +168,8 @@ local function figures(K)
   }
 end
 
--- register K  INC LEASE CONNECTIONS UNSURE OLD...  A node begins, or begins anew: what it held under OLD names stays
--- until it is complete. UNSURE 1: the server is not the one it was. Answers the figures.
+-- register K  INC LEASE CONNECTIONS UNSURE LABEL OLD...  A node begins, or begins anew: what it held under OLD names
+-- stays until it is complete. UNSURE 1: the server is not the one it was. Answers the figures.
 local function register(keys, args)
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
   local time = now()
@@ -179,7 +180,7 @@ local function register(keys, args)
     unsettle(K, time, lease)
   end
   local taken = {}
-  for i = 5, #args do
+  for i = 6, #args do
     local old = args[i]
     if redis.call('ZSCORE', K .. ':nodes', old) then
       for _, older in ipairs(taken_over(K, old)) do
@@ -193,7 +194,7 @@ local function register(keys, args)
     end
   end
   redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
-  redis.call('HSET', K .. ':n:' .. inc, 'seq', '0', 'taken', table.concat(taken, ' '))
+  redis.call('HSET', K .. ':n:' .. inc, 'seq', '0', 'taken', table.concat(taken, ' '), 'label', args[5])
   redis.call('HSET', K .. ':conns', inc, args[3])
   redis.call('SADD', K .. ':syncing', inc)
   return figures(K)
@@ -279,6 +280,18 @@ local function retire(keys, args)
   return redis.call('SCARD', K .. ':dying')
 end
 
+-- nodes K  Answers for how many more milliseconds nodes may be missing, then each living incarnation and its label.
+local function nodes(keys)
+  local K, time = keys[1], now()
+  local settles = tonumber(redis.call('HGET', K .. ':state', 'settles') or '0')
+  local found = {math.max(0, settles - time)}
+  for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '(' .. text(time), '+inf')) do
+    found[#found + 1] = inc
+    found[#found + 1] = redis.call('HGET', K .. ':n:' .. inc, 'label') or ''
+  end
+  return found
+end
+
 -- check K  Answers the commands of this library and of a node that the user may not run, or not on these keys.
 local function check(keys)
   local K = keys[1]
@@ -289,7 +302,8 @@ local function check(keys)
     {'HINCRBY', K .. ':u', 'x', '1'}, {'HLEN', K .. ':u'}, {'HVALS', K .. ':conns'},
     {'SADD', K .. ':dying', 'x'}, {'SREM', K .. ':dying', 'x'}, {'SPOP', K .. ':h:x:u', '1'},
     {'SCARD', K .. ':dying'}, {'SRANDMEMBER', K .. ':dying'}, {'SMEMBERS', K .. ':m:x'}, {'DEL', K .. ':n:x'},
-    {'TIME'}, {'SPUBLISH', K .. ':c:x', 'x'}, {'SSUBSCRIBE', K .. ':c:x'}, {'SUNSUBSCRIBE', K .. ':c:x'}, {'PING'},
+    {'TIME'}, {'SPUBLISH', K .. ':c:x', 'x'}, {'SSUBSCRIBE', K .. ':c:x'}, {'SSUBSCRIBE', K .. ':a'},
+    {'SUNSUBSCRIBE', K .. ':c:x'}, {'PING'},
   }
   local missing = {}
   for _, command in ipairs(needed) do
@@ -303,6 +317,9 @@ end
 redis.register_function('@_register', register)
 redis.register_function{
   function_name = '@_check', callback = check, flags = {'no-writes'}
+}
+redis.register_function{
+  function_name = '@_nodes', callback = nodes, flags = {'no-writes'}
 }
 redis.register_function('@_apply', apply)
 redis.register_function('@_beat', beat)

@@ -21,6 +21,8 @@ SLICE: Final = 500
 BUDGET: Final = 300
 """Entries of a dead node that one beat takes out: 2 ms, 5 ms at most."""
 
+_WORDS: Final = ("register", "apply", "beat", "retire", "figures", "nodes", "check")
+
 
 @cache
 def library() -> tuple[str, str]:
@@ -67,15 +69,15 @@ class Functions:
     def __init__(self, cluster: str) -> None:
         self.root = f"messaging:{{{cluster}}}"
         name, self.text = library()
-        self._names = {word: f"{name}_{word}" for word in ("register", "apply", "beat", "retire", "figures", "check")}
+        self._names = {word: f"{name}_{word}" for word in _WORDS}
 
     def load(self) -> bytes:
         """Load the library. Refused as existing when it is there already."""
         return command("FUNCTION", "LOAD", self.text)
 
-    def register(self, inc: str, lease: float, connections: int, unsure: bool, old: Sequence[str]) -> bytes:
-        """An incarnation begins and takes over what ``old`` ones held."""
-        return self._call("register", inc, _ms(lease), connections, int(unsure), *old)
+    def register(self, inc: str, lease: float, connections: int, unsure: bool, label: str, old: Sequence[str]) -> bytes:
+        """An incarnation begins and takes over what ``old`` ones held; ``label`` is what ``nodes`` says of it."""
+        return self._call("register", inc, _ms(lease), connections, int(unsure), label, *old)
 
     def apply(
         self, inc: str, lease: float, seq: int, connections: int, complete: bool, changes: Sequence[str]
@@ -97,6 +99,10 @@ class Functions:
         """The figures, read only."""
         return command("FCALL_RO", self._names["figures"], 1, self.root)
 
+    def nodes(self) -> bytes:
+        """For how many more milliseconds nodes may be missing; then incarnation and label of each living node."""
+        return command("FCALL_RO", self._names["nodes"], 1, self.root)
+
     def check(self) -> tuple[str | int, ...]:
         """Which rights the user lacks, as names of commands; not packed."""
         return ("FCALL_RO", self._names["check"], 1, self.root)
@@ -112,6 +118,11 @@ class Functions:
     def channel(self, conversation: str) -> str:
         """Where everybody listens who holds a conversation."""
         return f"{self.root}:c:{conversation}"
+
+    @property
+    def nodes_channel(self) -> str:
+        """Where all nodes listen."""
+        return f"{self.root}:a"
 
     def _call(self, function: str, *arguments: str | int) -> bytes:
         return command("FCALL", self._names[function], 1, self.root, *arguments)

@@ -14,6 +14,7 @@ from exporter.broker.clock import ServerClock
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.held import Held
+from exporter.broker.inquiries import Inquiries
 from exporter.broker.ordering import Ordering
 from exporter.broker.ports import Meters, Side
 from exporter.core import protocol
@@ -34,11 +35,12 @@ class Incoming(Generic[P]):
         clock: ServerClock,
         meters: Meters,
         now: Callable[[], float],
+        inquiries: Inquiries,
     ) -> None:
         self._by_channel = by_channel
         self._mine = b"F" + node
         self._side, self._ordering, self._announcements = side, ordering, announcements
-        self._clock, self._meters, self._now = clock, meters, now
+        self._clock, self._meters, self._now, self._inquiries = clock, meters, now, inquiries
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""
@@ -52,6 +54,8 @@ class Incoming(Generic[P]):
             return
         held = self._by_channel.get(push[1])
         if held is None:
+            if push[1] == self._inquiries.channel:
+                self._inquiries.heard(payload)
             return  # let go of a moment ago
         first = payload[:1]
         if first == b"F":

@@ -60,6 +60,9 @@ class Side(Protocol[P]):
     def removed(self, conversation: str, user: str) -> None:
         """The user is no longer a member: their connections here leave."""
 
+    def connections_of(self, user: str, disconnect: bool) -> list[float]:
+        """When the user's connections here were opened, Unix seconds; ``disconnect``: they are ended."""
+
     def heal(self, conversation: str, after: int, through: int) -> None:
         """Read these messages, ``fill`` them in, then say ``healed`` or ``not_healed``."""
 

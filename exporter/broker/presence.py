@@ -35,8 +35,8 @@ class Presence:
     """One node's entries. ``held`` makes them all, as kind and name; ``connections`` counts; ``lease`` in seconds.
 
     ``answered`` is called with the figures that ``register`` and ``beat`` answer, and with when they were asked for, by
-    ``now``. ``refused`` is called when the server
-    answers what it should not: the connection is of no use then.
+    ``now``. ``refused`` is called when the server answers what it should not: the connection is of no use then.
+    ``label`` is what the server knows this node by.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class Presence:
         answered: Callable[[Figures, float], None],
         refused: Callable[[str], None],
         now: Callable[[], float],
+        label: str = "",
     ) -> None:
         self._functions = functions
+        self._label = label
         self._lease = lease
         self._held = held
         self._connections = connections
@@ -171,7 +173,7 @@ class Presence:
     def _register(self, connection: Connection, unsure: bool) -> None:
         self.begin_anew()
         inc = self.incarnation = secrets.token_hex(8)
-        command = self._functions.register(inc, self._lease, self._connections(), unsure, self._old)
+        command = self._functions.register(inc, self._lease, self._connections(), unsure, self._label, self._old)
         connection.queue(command, 1, partial(self._is_registered, inc, self._now()))
         self._changes.extend(f"+{entry}" for entry in self._held())
         self._to_tell = len(self._changes)

@@ -25,6 +25,7 @@ from exporter.broker.functions import Figures, Functions, pair
 from exporter.broker.held import Held
 from exporter.broker.holdings import Holdings
 from exporter.broker.incoming import Incoming
+from exporter.broker.inquiries import Inquiries
 from exporter.broker.location import Location
 from exporter.broker.ordering import Ordering
 from exporter.broker.outgoing import Outgoing, Postbox
@@ -49,7 +50,10 @@ FAREWELL: Final = 2.0
 
 
 class RedisBroker(Generic[P]):
-    """One node of a cluster. ``lease`` in seconds; ``now`` monotonic seconds. Never raises for a reason of the road."""
+    """One node of a cluster, which operators know by ``name``. ``lease`` in seconds; ``now`` monotonic seconds.
+
+    Never raises for a reason of the road.
+    """
 
     alone = False
 
@@ -63,6 +67,7 @@ class RedisBroker(Generic[P]):
         side: Side[P],
         meters: Meters,
         now: Callable[[], float] = time.monotonic,
+        name: str = "a node",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._hub, self._side, self._meters, self._now, self._lease = hub, side, meters, now, lease
@@ -72,7 +77,14 @@ class RedisBroker(Generic[P]):
         self._node = frames.new_node()
         self._clock = ServerClock(now)
         self._presence = Presence(
-            functions, lease, self._all_held, lambda: len(hub.connections), self._answered, self._refused, now
+            functions,
+            lease,
+            self._all_held,
+            lambda: len(hub.connections),
+            self._answered,
+            self._refused,
+            now,
+            f"{self._node.hex()} {name}",
         )
         self._road = Road(
             location,
@@ -100,8 +112,17 @@ class RedisBroker(Generic[P]):
             self._schedule,
             self._refused,
         )
+        self.inquiries = Inquiries(
+            functions,
+            self._node,
+            side.connections_of,
+            lambda: self._road.connection,
+            lambda: self.error,
+            self._clock,
+            meters,
+        )
         self._incoming = Incoming(
-            self._by_channel, self._node, side, self.ordering, self._told, self._clock, meters, now
+            self._by_channel, self._node, side, self.ordering, self._told, self._clock, meters, now, self.inquiries
         )
         self._postbox = Postbox(self._held, functions, self._node, self._clock, meters, now)
         self._scheduled = False
@@ -273,6 +294,7 @@ class RedisBroker(Generic[P]):
         self._clock.forget()
         for held in self._held.values():
             held.shared = None  # what is said of it before the subscription stands is missed
+        self.inquiries.opened(connection)
         self._presence.connected(connection, another)
         self._told.subscribe(connection, self._subscribed)
 
@@ -284,6 +306,7 @@ class RedisBroker(Generic[P]):
 
     def _closed(self) -> None:
         self._postbox.closed()
+        self.inquiries.closed()
         for held in list(self._held.values()):
             held.shared = None
             held.is_ready()

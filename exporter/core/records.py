@@ -97,6 +97,28 @@ class ClusterStats:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeConnections:
+    """A user's connections on one node: when they were opened, Unix seconds; None when not known, and ``error`` why."""
+
+    name: str
+    opened_at: tuple[float, ...] | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """A user's connections, node by node, this one first. ``error``: why these may not be all."""
+
+    nodes: tuple[NodeConnections, ...]
+    error: str | None = None
+
+    @property
+    def opened_at(self) -> list[float]:
+        """When those that are known were opened, the oldest first."""
+        return sorted(at for node in self.nodes for at in node.opened_at or ())
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Figures read from the database in one consistent statement; ``as_of`` is Unix seconds.
 

@@ -41,7 +41,7 @@ _ANNOUNCED: Final[dict[str, Any]] = {
 
 
 class ClusterNode(Node):
-    """One node of a cluster. ``lease`` in seconds."""
+    """One node of a cluster, which operators know by ``name``. ``lease`` in seconds."""
 
     def __init__(
         self,
@@ -52,13 +52,16 @@ class ClusterNode(Node):
         location: Location,
         cluster: str,
         lease: float,
+        name: str,
         **options: Any,
     ) -> None:
         super().__init__(store, metrics, fan_out, **options)
         self._sending: dict[tuple[ConversationId, UserId, str], NodeConnection] = {}
         self.road: RedisBroker[NodeConnection] = RedisBroker(
-            location, cluster, lease, hub=self.hub, side=self, meters=metrics, now=self._now
+            location, cluster, lease, hub=self.hub, side=self, meters=metrics, now=self._now, name=name
         )
+        self.user_connections.name = name
+        self.user_connections.elsewhere = self.road.inquiries.ask
         self._healing = Healing(store, self.hub, self.road, self.removed, self._sender)
         self.broker = self._publisher.broker = self.road
         self._publisher.happened = self.road.happened
@@ -173,6 +176,10 @@ class ClusterNode(Node):
     def _remove_from_hub(self, conversation: ConversationId, user: UserId) -> None:
         self.road.holdings.removed(conversation)
         super()._remove_from_hub(conversation, user)
+
+    def connections_of(self, user: str, disconnect: bool) -> list[float]:
+        """When the user's connections here were opened; ``disconnect``: they are ended."""
+        return self.user_connections.here(user, disconnect)
 
     def heal(self, conversation: str, after: int, through: int) -> None:
         """Read the messages that are missing."""

@@ -40,6 +40,7 @@ from exporter.metrics.instruments import Cell
 from exporter.node.fanout import FanOut
 from exporter.node.join_consistency import JoinConsistency, Known
 from exporter.node.publisher import NodeConnection, Publisher
+from exporter.node.user_connections import UserConnections
 from exporter.store import Store
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,7 @@ class Node:
         self.broker = self._publisher.broker
         self._now = now
         self._wall = wall
+        self.user_connections = UserConnections(self.hub, now, wall)
         self._typed = Cell()  # typing commands carried out and not observed yet
         self._observe_typing = metrics.command_duration["typing"].observe_alike
         self._under_way: set[asyncio.Future[None]] = set()

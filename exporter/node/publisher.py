@@ -17,6 +17,7 @@ import msgspec
 from exporter.broker import Broker, Envelope, LocalBroker
 from exporter.core import protocol
 from exporter.core.events import (
+    ClosedReason,
     ConversationId,
     HubEvent,
     ParticipantJoined,
@@ -48,6 +49,7 @@ class NodeConnection(SendQueue):
     __slots__ = ("sends_in_flight",)
 
     sends_in_flight: int
+    opened_at: float  # monotonic seconds; given by the connection, as is how it ends
 
     @property
     def is_live(self) -> bool:
@@ -56,6 +58,10 @@ class NodeConnection(SendQueue):
 
     def on_sends_answered(self) -> None:
         """The last send in flight was answered."""
+
+    def close(self, reason: ClosedReason) -> None:
+        """End it, with a close frame; the first reason counts."""
+        raise NotImplementedError
 
 
 class Publisher:

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable
 from typing import Any, Final
@@ -236,8 +237,15 @@ def _node(settings: Settings, store: Store, metrics: Metrics, fan_out: FanOut) -
         location=locate(settings.redis_url, settings.redis_password_file),
         cluster=settings.cluster_name,
         lease=settings.cluster_lease,
+        name=_name(settings),
         typing_timeout=settings.typing_timeout,
     )
+
+
+def _name(settings: Settings) -> str:
+    """What operators know this node by: the host, where Prometheus asks for its metrics, the process."""
+    port = (settings.metrics_listen or settings.listen)[0].port
+    return f"{socket.gethostname()}{f':{port}' if port else ''} (process {os.getpid()})"
 
 
 async def serve(settings: Settings) -> None:

@@ -21,6 +21,7 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
+        self.opened: dict[str, list[float]] = {}  # by user, when their connections here were
 
     def deliver(self, envelope: Envelope[str]) -> None:
         self.heard.append(bytes(envelope.frame))
@@ -33,6 +34,9 @@ class Ear:
 
     def removed(self, conversation: str, user: str) -> None:
         self.heard.append(f"removed {user}".encode())
+
+    def connections_of(self, user: str, disconnect: bool) -> list[float]:
+        return self.opened.pop(user, []) if disconnect else self.opened.get(user, [])
 
     def heal(self, conversation: str, after: int, through: int) -> None:
         self.heard.append(f"heal {after} {through}".encode())

@@ -60,7 +60,7 @@ class Model:
     # --- calls --------------------------------------------------------------------------------------------
 
     def register(self, inc: str, *old: str) -> None:
-        reply = self.call("register", inc, LEASE, 1, 0, *old)
+        reply = self.call("register", inc, LEASE, 1, 0, "a label", *old)
         assert isinstance(figures(reply), Figures)  # type: ignore[arg-type]
         taken = []
         for one in old:

@@ -595,6 +595,43 @@ async def test_a_user_can_be_looked_up_and_disconnected(browser: Browser, double
         await double.start()
 
 
+async def test_a_user_of_a_cluster_is_on_several_nodes_and_one_that_does_not_answer_is_named(
+    browser: Browser, double: StatsDouble
+) -> None:
+    opened_at = ["2026-11-22T13:00:00Z", "2026-11-22T13:00:01Z", "2026-11-22T13:00:02Z"]
+    nodes = [
+        {"name": "web-1:8765", "connections": 2, "opened_at": opened_at[:2], "error": None},
+        {"name": "web-2:8765", "connections": 1, "opened_at": opened_at[2:], "error": None},
+        {"name": "web-3:8765", "connections": 0, "opened_at": [], "error": None},
+    ]
+    double.whereabouts = {"scope": "cluster", "connections": 3, "opened_at": opened_at, "nodes": nodes}
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        said, button = page.locator("#user-state"), page.get_by_role("button", name="Disconnect")
+        await page.get_by_label("User", exact=True).fill("ann")
+        await page.keyboard.press("Enter")
+        await button.wait_for()
+        assert (await said.inner_text()).endswith(", on 3 devices (web-1:8765: 2, web-2:8765: 1).")
+
+        nodes[1] |= {"connections": None, "opened_at": None, "error": "it did not answer within 1 s"}
+        error = "not known of web-2:8765"
+        double.whereabouts |= {"connections": None, "since": None, "error": error, "opened_at": opened_at[:2]}
+        await page.get_by_role("button", name="Look up").click()
+        await page.locator("#user-state[data-bad]").wait_for()
+        assert (await said.inner_text()).endswith(" or before, on at least 2 devices. Not known of web-2:8765.")
+
+        double.may_disconnect = False
+        await button.click()
+        await shows(said, "0 connections were closed, perhaps not all: not known of web-2:8765; try again.")
+        double.whereabouts |= {"connected": None, "opened_at": []}
+        await page.get_by_role("button", name="Look up").click()
+        await shows(said, "ann is perhaps connected. Not known of web-2:8765.")
+        double.may_disconnect = True
+        double.whereabouts = {}
+        await button.click()  # it is still offered: whoever is not known may be told again
+        await shows(said, "Disconnected. ann is not connected.")
+
+
 # --- the end of a sign-in ------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,8 @@ class StatsDouble:
         self.days: Callable[[int], tuple[int | None, int | None]] = lambda ago: (0, 0)  # by how many days ago
         self.top: dict[str, Any] = {}
         self.disconnected: list[str] = []
+        self.whereabouts: dict[str, Any] = {}  # what a cluster's answer about a user has in other words than one node's
+        self.may_disconnect = True
         self.port = 0
         self.pages: dict[str, str] = {}  # path: text, served with the strict policy of the admin page
         self.lax = False  # without that policy
@@ -196,12 +198,15 @@ class StatsDouble:
         access.require_admin(request, self.authenticator, change=True)
         user = request.match_info["user"]
         if request.method == "DELETE":
+            if not self.may_disconnect:
+                detail = "0 connections were closed, perhaps not all: not known of web-2:8765; try again"
+                return web.json_response({"status": 503, "detail": detail}, status=503)
             self.disconnected.append(user)
             return web.Response(status=204)
-        since = None if user in self.disconnected else moment(time.time())
-        return web.json_response(
-            {"user": user, "connected": bool(since), "since": since, "connections": 2 if since else 0}
-        )
+        opened_at = [] if user in self.disconnected else [moment(time.time())] * 2
+        shape = {"user": user, "connected": bool(opened_at), "since": opened_at[0] if opened_at else None}
+        shape |= {"connections": len(opened_at), "opened_at": opened_at, "scope": "node", "error": None}
+        return web.json_response(shape | self.whereabouts)
 
     async def _page(self, request: web.Request) -> web.Response:
         path = f"/{request.match_info['page']}"

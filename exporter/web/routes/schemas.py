@@ -267,15 +267,30 @@ class Days(Struct):
     days: list[Day]
 
 
+class NodeOfUser(Struct):
+    """A user's open connections on one node; null where it is not known, with the reason in ``error``."""
+
+    name: str
+    connections: Count | None
+    opened_at: list[datetime] | None
+    error: str | None
+
+
 class UserConnections(Struct):
-    """A user's open connections on the node that was asked; ``since`` is when the oldest of them was opened."""
+    """A user's open connections; ``since`` is when the oldest of them was opened.
+
+    In a cluster they are those of all nodes. If a node has not answered, ``error`` says so, ``opened_at`` is of those
+    that have, ``connections`` and ``since`` are null, and ``connected`` is null unless a connection is known.
+    """
 
     user: Identifier
-    connected: bool
+    connected: bool | None
     since: datetime | None
-    connections: Count
+    connections: Count | None
     opened_at: list[datetime]
-    scope: Literal["node"]
+    scope: Literal["node", "cluster"]
+    error: str | None
+    nodes: list[NodeOfUser] | msgspec.UnsetType = msgspec.UNSET
 
 
 class LargeConversation(Struct):

@@ -201,14 +201,23 @@ async function about(user, method) {
 async function lookUp(user, before = '') {
   const said = await about(user, 'GET');
   if (said === null) return;
-  if (!said.connected) {
-    forget(`${before}${user} is not connected.`);
-    return;
+  const known = said.opened_at.length;
+  const unsure = said.error === null ? '' : ` ${sentence(said.error)}`;
+  if (!known) {
+    forget(`${before}${user} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
+  } else {
+    const since = new Date(said.opened_at[0]);
+    const when = since.toDateString() === new Date().toDateString() ? time.format(since) : `${day.format(since)}, ${time.format(since)}`;
+    const devices = known === 1 ? 'one device' : `${count.format(known)} devices`;
+    const places = (said.nodes ?? []).filter((node) => node.connections).map((node) => `${node.name}: ${count.format(node.connections)}`);
+    const where = places.length > 1 ? ` (${places.join(', ')})` : '';
+    forget(`${before}${user} is connected since ${when}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
   }
-  const since = new Date(said.since);
-  const when = since.toDateString() === new Date().toDateString() ? time.format(since) : `${day.format(since)}, ${time.format(since)}`;
-  const devices = said.connections === 1 ? 'one device' : `${count.format(said.connections)} devices`;
-  forget(`${before}${user} is connected since ${when}, on ${devices}.`);
+  if (!known && !unsure) return;
+  offerToDisconnect(user);
+}
+
+function offerToDisconnect(user) {
   looked = user;
   find('#disconnect').hidden = false;
 }
@@ -220,7 +229,9 @@ find('#look-up').addEventListener('submit', (event) => {
 
 find('#disconnect').addEventListener('click', async () => {
   const user = looked;
-  if (user !== null && (await about(user, 'DELETE')) !== null) await lookUp(user, 'Disconnected. ');
+  if (user === null) return;
+  if ((await about(user, 'DELETE')) !== null) await lookUp(user, 'Disconnected. ');
+  else offerToDisconnect(user); // perhaps not everywhere: again
 });
 
 window.addEventListener('hashchange', () => {

@@ -1,0 +1,172 @@
+"""One user's connections on the other nodes: asked of all of them at once, and of each one known whether it answered.
+
+The server says which nodes there are and passes the question on to them in the same moment; each answers for itself. A
+node that does not answer in time is named, not left out: what it has is not known. All nodes listen on one channel.
+
+Tested in ``tests/broker/test_inquiries.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from exporter.broker import frames
+from exporter.broker.clock import ServerClock
+from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.frames import NODE_BYTES, Kind, RoadFrame
+from exporter.broker.functions import Functions
+from exporter.broker.ports import Meters
+from exporter.core.records import NodeConnections
+
+PATIENCE: Final = 1.0
+"""Seconds that a node has for its answer, which takes a millisecond."""
+
+ABSENT: Final = "the broker was lost before it answered"
+LATE: Final = f"it did not answer within {PATIENCE:g} s"
+OLDER: Final = "it is of a release that cannot say"
+UNSETTLED: Final = "the broker came back without what it knew: nodes that have not returned yet are not known"
+
+
+class Question:
+    """One question and what came of it. ``expected``: names by node; ``answers``: by node."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.expected: dict[bytes, str] | None = None
+        self.older: list[str] = []  # nodes that cannot answer
+        self.answers: dict[bytes, tuple[float, ...]] = {}
+        self.error: str | None = None
+
+    def end(self, error: str | None = None) -> None:
+        """Nothing more is waited for."""
+        if not self.done.done():
+            self.error = error
+            self.done.set_result(None)
+
+    def look(self) -> None:
+        """Has everybody answered?"""
+        if self.expected is not None and self.expected.keys() <= self.answers.keys():
+            self.end(self.error)
+
+
+class Inquiries:
+    """``node`` is this node's name on the road. ``answer`` gives when a user's connections here were opened, Unix
+
+    seconds, and ends them where it is told so. ``why_not`` says why there is no connection.
+    """
+
+    def __init__(
+        self,
+        functions: Functions,
+        node: bytes,
+        answer: Callable[[str, bool], list[float]],
+        connection: Callable[[], Connection | None],
+        why_not: Callable[[], str | None],
+        clock: ServerClock,
+        meters: Meters,
+    ) -> None:
+        self._functions, self._node, self._answer = functions, node, answer
+        self._connection, self._why_not, self._clock, self._meters = connection, why_not, clock, meters
+        self._questions: dict[int, Question] = {}
+        self._number = 0
+        self.channel = functions.nodes_channel.encode()
+
+    async def ask(self, user: str, disconnect: bool) -> tuple[list[NodeConnections], str | None]:
+        """What the other nodes answer, and why that may not be all. ``disconnect``: they end them and say which."""
+        connection = self._connection()
+        if connection is None:
+            return [], f"the other nodes are not known: {self._why_not()}"
+        self._number += 1
+        number, question = self._number, Question()
+        self._questions[number] = question
+        connection.queue(self._functions.nodes(), 1, partial(self._listed, question))
+        self._publish(connection, Kind.DISCONNECT if disconnect else Kind.WHERE, number, user)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await question.done
+        except TimeoutError:
+            pass  # whoever has not answered is named
+        finally:
+            del self._questions[number]
+        return self._found(question)
+
+    @staticmethod
+    def _found(question: Question) -> tuple[list[NodeConnections], str | None]:
+        if question.expected is None:
+            return [], question.error or f"the broker did not answer within {PATIENCE:g} s"
+        late = ABSENT if question.error == ABSENT else LATE
+        found = [
+            NodeConnections(name, question.answers.get(node), None if node in question.answers else late)
+            for node, name in question.expected.items()
+        ]
+        found += [NodeConnections(name, None, OLDER) for name in question.older]
+        unknown = [one.name for one in found if one.opened_at is None]
+        if unknown:
+            return found, f"not known of {', '.join(sorted(unknown))}"
+        return found, question.error
+
+    def _listed(self, question: Question, reply: Any) -> None:
+        if isinstance(reply, Refused):
+            question.end(f"the broker refuses to name the nodes: {reply}")
+            return
+        unsettled, *pairs = reply
+        question.error = UNSETTLED if unsettled else None
+        question.expected = {}
+        for incarnation, label in zip(pairs[::2], pairs[1::2], strict=True):
+            node, _, name = label.decode(errors="replace").partition(" ")
+            if not name:
+                question.older.append(f"node {incarnation.decode()}")
+            elif node != self._node.hex():
+                question.expected[bytes.fromhex(node)] = name
+        question.look()
+
+    # --- the road -------------------------------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """Listen, before the server counts this node among those who answer."""
+        connection.queue(command("SSUBSCRIBE", self.channel), 0, lambda reply: None)
+
+    def closed(self) -> None:
+        """The road has broken: nobody answers any more."""
+        for question in self._questions.values():
+            question.end(ABSENT)
+
+    def heard(self, payload: bytes) -> None:
+        """What another node asks or answers."""
+        for frame in frames.unpack(payload) if payload[:1] == b"F" else (None,):
+            if frame is None or frame.kind not in (Kind.WHERE, Kind.DISCONNECT, Kind.HERE):
+                self._meters.broker_frames_dropped.value += 1
+                continue
+            self._meters.broker_frames_received.value += 1
+            node = frames.publisher(payload)
+            if frame.kind is Kind.HERE:
+                self._answered(node, frame)
+            else:
+                self._reply(node, frame)
+
+    def _reply(self, asker: bytes, frame: RoadFrame) -> None:
+        opened_at = self._answer(frame.user, frame.kind is Kind.DISCONNECT)
+        connection = self._connection()
+        if connection is not None:
+            self._publish(connection, Kind.HERE, frame.seq, "", asker + msgspec.json.encode(opened_at))
+
+    def _answered(self, node: bytes, frame: RoadFrame) -> None:
+        question = self._questions.get(frame.seq) if frame.data[:NODE_BYTES] == self._node else None
+        if question is None:
+            return  # somebody else's, or too late
+        try:
+            question.answers[node] = msgspec.json.decode(frame.data[NODE_BYTES:], type=tuple[float, ...])
+        except msgspec.DecodeError:
+            self._meters.broker_frames_dropped.value += 1
+        question.look()
+
+    def _publish(self, connection: Connection, kind: Kind, seq: int, user: str, data: bytes = b"") -> None:
+        payload = frames.head(self._node, self._clock.stamp()) + frames.pack(kind, data, seq, user)
+        connection.queue(frames.publish(self.channel, payload), 1, lambda reply: None)
+        connection.flush()
+        self._meters.broker_frames_sent.value += 1
