@@ -8,7 +8,6 @@ Tested in ``tests/embed/test_frameworks.py``.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
 from exporter.embed.admin_check import AdminCheck
-from exporter.metrics.exposition import Family, render, restricted
-from exporter.metrics.negotiation import SHARE, budget, content_type, wants_gzip
+from exporter.metrics.exposition import Family, encoded, render, restricted
+from exporter.metrics.negotiation import SHARE, budget, content_type
 from exporter.metrics.process import ProcessCollector
 from exporter.node.history import FIGURES, History, Sample
 
@@ -144,13 +143,9 @@ class Service:
             families: list[Family] = [*figures.families(self._live, drift.found), *process]
             if view is not None:
                 families += figures.totals_of(view)
-            names = set(query.get("name[]", ()))
-            body = await render(restricted(families, names) if names else families, kind)
-        answered = {"content-type": kind, "vary": "Accept, Accept-Encoding"}
-        if wants_gzip(headers.get("accept-encoding", "")):
-            body = await asyncio.get_running_loop().run_in_executor(None, gzip.compress, body, 4)
-            answered["content-encoding"] = "gzip"
-        return Answer(200, body, answered)
+            text = await render(restricted(families, set(query.get("name[]", ()))), kind)
+        body, answered = await encoded(text, kind, headers.get("accept-encoding", ""))
+        return Answer(200, body, {name.lower(): value for name, value in answered.items()})
 
     async def _stats(self) -> Answer:
         view = await self._database(TIMEOUT * SHARE)

@@ -9,6 +9,7 @@ Tested in ``tests/integration/test_exposition.py``.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -18,9 +19,9 @@ from prometheus_client.exposition import generate_latest as generate_text
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.samples import Sample
 
-from exporter.metrics.negotiation import OPENMETRICS
+from exporter.metrics.negotiation import OPENMETRICS, wants_gzip
 
-__all__ = ["Family", "render", "restricted"]
+__all__ = ["Family", "encoded", "render", "restricted"]
 
 SLICE: Final = 0.001  # seconds of rendering in one piece
 _EOF: Final = b"# EOF\n"
@@ -51,10 +52,22 @@ async def render(families: Iterable[Family], kind: str) -> bytes:
     return b"".join(parts)
 
 
+async def encoded(text: bytes, kind: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+    """An exposition of that content type as it is sent, compressed where that is accepted, and its headers."""
+    headers = {"Content-Type": kind, "Vary": "Accept, Accept-Encoding"}
+    if wants_gzip(accept_encoding):
+        text = await asyncio.get_running_loop().run_in_executor(None, gzip.compress, text, 4)
+        headers["Content-Encoding"] = "gzip"
+    return text, headers
+
+
 def restricted(families: Iterable[Family], names: set[str]) -> Iterator[Family]:
-    """The families or single series named by ``?name[]=``, as prometheus_client's restricted registry does."""
+    """The families or single series named by ``?name[]=``, as prometheus_client's restricted registry does.
+
+    All of them where none is named.
+    """
     for family in families:
-        if family.name in names:
+        if not names or family.name in names:
             yield family
             continue
         samples = [sample for sample in family.samples if sample.name in names]

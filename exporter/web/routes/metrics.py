@@ -10,7 +10,6 @@ Tested in ``tests/integration/test_exposition.py``.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import time
 from typing import Final, Generic, TypeVar
 
@@ -19,9 +18,9 @@ from aiohttp import web
 
 from exporter.core.records import DatabaseView
 from exporter.metrics.counters import Metrics
-from exporter.metrics.exposition import Family, render, restricted
+from exporter.metrics.exposition import Family, encoded, render, restricted
 from exporter.metrics.families import state_families
-from exporter.metrics.negotiation import budget, content_type, wants_gzip
+from exporter.metrics.negotiation import budget, content_type
 from exporter.metrics.process import ProcessCollector
 from exporter.node.snapshot import SnapshotBuilder
 from exporter.web.problems import Problem
@@ -64,12 +63,8 @@ class Exposition(Generic[G]):
         # of them, each giving way after a millisecond, would hold up a message for forty milliseconds and more.
         async with self._work:
             families = [*await self._families(gathered), *process]
-            names = set(request.query.getall("name[]", []))
-            body = await render(restricted(families, names) if names else families, kind)
-        headers = {"Content-Type": kind, "Vary": "Accept, Accept-Encoding"}
-        if wants_gzip(",".join(request.headers.getall("Accept-Encoding", ()))):
-            body = await asyncio.get_running_loop().run_in_executor(None, gzip.compress, body, 4)
-            headers["Content-Encoding"] = "gzip"
+            text = await render(restricted(families, set(request.query.getall("name[]", []))), kind)
+        body, headers = await encoded(text, kind, ",".join(request.headers.getall("Accept-Encoding", ())))
         return web.Response(body=body, headers=headers)
 
     async def _gather(self, seconds: float) -> G:
