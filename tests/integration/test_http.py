@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -249,6 +251,47 @@ async def test_every_name_that_is_allowed_can_be_asked_for(exporter: Exporter, r
     assert (await ask("DELETE", "messages", "1"))[0] == 204
     [mine] = (await exporter.get(CONVERSATIONS, user=ann))[1]["conversations"]
     assert mine["id"] == name
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", "...", "a/b", "%2F", "%2E", "?x=1&y#z", "+ ", "😀", "שלום عالم", "é" * 128]
+)
+async def test_every_name_can_be_asked_for_in_the_query(exporter: Exporter, name: str) -> None:
+    """Browsers and URL libraries take the segments . and .. away, and some proxies decode %2F."""
+    with contextlib.suppress(AssertionError):  # another run has made it
+        await exporter.conversation(name, "ann", name)
+    tab = await exporter.connect(name)
+    await tab.join(name)
+    seq = (await tab.say(name, "hello", os.urandom(8).hex()))["seq"]
+
+    async def ask(method: str, below: str, role: str = "user", **options: Any) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {exporter.token('ann', role=role)}"}
+        url = f"{exporter.url}/v1/messaging/{below}"
+        async with exporter.http.request(method, url, headers=headers, **options) as response:
+            return response.status, await response.json() if response.status == 200 else None
+
+    status, page = await ask("GET", "conversations/messages", params={"id": name, "after": seq - 1})
+    assert (status, [message["sender"] for message in page["messages"]]) == (200, [name])
+    added = await ask("POST", "conversations/participants", params={"id": name}, json={"participants": ["bob", ".."]})
+    assert added[0] == 201
+    assert (await ask("GET", "conversations/participants", params={"id": name}))[1]["participants_total"] >= 3
+    for user in ("bob", ".."):
+        assert (await ask("DELETE", "conversations/participants", params={"id": name, "user": user}))[0] == 204
+    admin = {"role": "admin", "params": {"id": name, "seq": seq}}
+    assert (await ask("DELETE", "conversations/messages", **admin))[0] == 204
+    status, found = await ask("GET", "users/connections", role="admin", params={"id": name})
+    assert (status, found["user"], found["connections"]) == (200, name, 1)
+    assert (await ask("DELETE", "users/connections", role="admin", params={"id": name}))[0] == 204
+    assert (await tab.closed())[0] == 4003
+
+
+async def test_a_name_that_is_missing_or_too_long_in_the_query_is_named(exporter: Exporter) -> None:
+    admin = {"Authorization": f"Bearer {exporter.token('root', role='admin')}"}
+    found = await exporter.request("GET", "/v1/messaging/users/connections", headers=admin)
+    is_problem(found, 400, "bad_frame")
+    assert found[1]["detail"] == "id is empty"
+    for query in ("users/connections?id=" + "x" * 257, "conversations/messages?id=" + "é" * 256):
+        is_problem(await exporter.request("GET", f"/v1/messaging/{query}", headers=admin), 413, "too_large")
 
 
 @pytest.mark.parametrize(

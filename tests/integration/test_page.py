@@ -451,6 +451,14 @@ async def test_the_days_are_a_picture_of_thirty_or_ninety_that_can_be_pointed_at
         assert await seen.shifts() == []
 
 
+async def test_days_on_which_nothing_happened_have_no_peak(browser: Browser, double: StatsDouble) -> None:
+    double.days = lambda ago: (0, 0 if ago == 0 else None)
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=60)
+        for name in ("messages", "active_users"):
+            await shows(page.locator(f"[data-days={name}]"), "none yet")
+
+
 @pytest.mark.parametrize("days", [30, 90])
 async def test_the_days_can_be_taken_along_as_csv(browser: Browser, double: StatsDouble, days: int) -> None:
     async with visit(browser) as seen:
@@ -630,6 +638,39 @@ async def test_a_user_of_a_cluster_is_on_several_nodes_and_one_that_does_not_ans
         double.whereabouts = {}
         await button.click()  # it is still offered: whoever is not known may be told again
         await shows(said, "Disconnected. ann is not connected.")
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "%2F", "?x=1#y", "<b>", "😀", "שלום", "x" * 300])
+async def test_whoever_has_an_odd_name_is_asked_about_by_it(browser: Browser, double: StatsDouble, name: str) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        field = page.get_by_label("User", exact=True)
+        await field.fill(name)
+        await page.keyboard.press("Enter")
+        await page.get_by_role("button", name="Disconnect").click()
+        said = page.locator("#user-state")
+        await said.get_by_text("Disconnected.").wait_for()
+        assert (await said.inner_text()).replace("\u2068", "").replace("\u2069", "") == (
+            f"Disconnected. {name} is not connected."
+        )
+        assert double.disconnected[-1] == name
+
+
+async def test_what_is_shown_of_a_user_goes_when_another_is_typed_or_none(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        field, said = page.get_by_label("User", exact=True), page.locator("#user-state")
+        for rest in ("annb", ""):
+            await field.fill("ann")
+            await page.keyboard.press("Enter")
+            await page.get_by_role("button", name="Disconnect").wait_for()
+            await field.fill(rest)
+            await shows(said, "")
+            assert await page.get_by_role("button", name="Disconnect").is_hidden()
+        await page.get_by_role("button", name="Look up").click()
+        await shows(said, "Which user? Type their name, as in the token’s sub.")
 
 
 # --- the end of a sign-in ------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class StatsDouble:
         app.router.add_get("/v1/messaging/stats", self._stats)
         app.router.add_get("/v1/messaging/stats/days", self._days)
         app.router.add_get("/v1/messaging/conversations/top", self._top)
-        app.router.add_route("*", "/v1/messaging/users/{user}/connections", self._user)
+        app.router.add_route("*", "/v1/messaging/users/connections", self._user)
         app.add_routes(AdminPage(self.authenticator, self.history).routes())
         app.router.add_get("/{page}", self._page)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -196,7 +196,7 @@ class StatsDouble:
 
     async def _user(self, request: web.Request) -> web.Response:
         access.require_admin(request, self.authenticator, change=True)
-        user = request.match_info["user"]
+        user = request.query["id"]
         if request.method == "DELETE":
             if not self.may_disconnect:
                 detail = "0 connections were closed, perhaps not all: not known of web-2:8765; try again"

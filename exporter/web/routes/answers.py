@@ -1,15 +1,17 @@
-"""What the routes' answers have in common, and the numbers that a query may hold. Knows no state.
+"""What routes have in common: answers, numbers of the query, names in the path or in the query. Knows no state.
 
 Tested in ``tests/integration/test_http.py``.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
+from exporter.core.protocol import check_identifier
 from exporter.web.problems import Problem
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -28,3 +30,19 @@ def number(request: web.Request, name: str, default: int, highest: int) -> int:
     if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= highest):
         raise Problem(400, f"{name} is a number from 1 to {highest}")
     return int(given)
+
+
+def by_path_and_query(path: str) -> tuple[str, str]:
+    """The path with names in it, and the same without: there they come in the query.
+
+    URL libraries and browsers take the segments ``.`` and ``..`` away, and some proxies decode ``%2F``; users and
+    conversations may have such names.
+    """
+    return path, re.sub(r"/\{[^/]*\}", "", path.replace("[^/]+", ""))
+
+
+def identifier(request: web.Request, name: str) -> str:
+    """An identifier out of the path, or out of the query; raises a Refusal when it is none."""
+    value = request.match_info.get(name) or request.query.get(name, "")
+    check_identifier(value, name)
+    return value

@@ -20,7 +20,7 @@ from exporter.node.node import Node
 from exporter.web.access import ADMIN, claims_of
 from exporter.web.problems import Problem
 from exporter.web.routes import schemas
-from exporter.web.routes.answers import answer
+from exporter.web.routes.answers import answer, by_path_and_query, identifier
 from exporter.web.routes.schemas import NewConversation, NewParticipants
 
 DEFAULT_LIMIT = 100
@@ -43,15 +43,15 @@ class Conversations:
     def routes(self) -> list[web.RouteDef]:
         """All below ``/v1/messaging/conversations``; a segment matches anything, aiohttp's own ``{id}`` no braces."""
         base = "/v1/messaging/conversations"
-        return [
-            web.post(base, self.create),
-            web.get(base, self.mine),
+        named = [
             web.get(base + "/{id:[^/]+}/participants", self.participants),
             web.post(base + "/{id:[^/]+}/participants", self.add),
             web.delete(base + "/{id:[^/]+}/participants/{user:[^/]+}", self.remove),
             web.get(base + "/{id:[^/]+}/messages", self.messages),
             web.delete(base + "/{id:[^/]+}/messages/{seq:[^/]+}", self.delete),
         ]
+        both = [web.route(r.method, path, r.handler) for r in named for path in by_path_and_query(r.path)]
+        return [web.post(base, self.create), web.get(base, self.mine), *both]
 
     async def create(self, request: web.Request) -> web.Response:
         """201 with the conversation; 409 for an existing id."""
@@ -75,13 +75,13 @@ class Conversations:
         """200 with members, by name, behind ``?after=NAME``, and how many there are."""
         claims = claims_of(request, self._authenticator)
         after, limit = _name(request, "after"), _limit(request)
-        found, total = await self._node.store.members(_identifier(request, "id"), claims.user, after, limit)
+        found, total = await self._node.store.members(identifier(request, "id"), claims.user, after, limit)
         return answer(schemas.Participants(found, total))
 
     async def add(self, request: web.Request) -> web.Response:
         """201 with the conversation; adding who is a member already changes nothing."""
         claims = claims_of(request, self._authenticator)
-        conversation = _identifier(request, "id")
+        conversation = identifier(request, "id")
         wanted = await _body(request, NewParticipants)
         _check_participants(wanted.participants)
         return answer(_shape(await self._node.add_participants(conversation, claims.user, wanted.participants)), 201)
@@ -89,7 +89,7 @@ class Conversations:
     async def remove(self, request: web.Request) -> web.Response:
         """204; the removed user's connections leave at once."""
         claims = claims_of(request, self._authenticator)
-        await self._node.remove_participant(_identifier(request, "id"), claims.user, _identifier(request, "user"))
+        await self._node.remove_participant(identifier(request, "id"), claims.user, identifier(request, "user"))
         return web.Response(status=204)
 
     async def messages(self, request: web.Request) -> web.Response:
@@ -100,17 +100,17 @@ class Conversations:
         claims = claims_of(request, self._authenticator)
         after = _number(request, "after", 0, lowest=0)
         limit = _limit(request)
-        found, last_seq = await self._node.store.messages_after(_identifier(request, "id"), claims.user, after, limit)
+        found, last_seq = await self._node.store.messages_after(identifier(request, "id"), claims.user, after, limit)
         return await _json_list('{"messages":', _fitting(found), f',"last_seq":{last_seq}}}')
 
     async def delete(self, request: web.Request) -> web.Response:
         """204 for the sender and for admins; totals fall by one, the joined are told."""
         claims = claims_of(request, self._authenticator)
-        seq = request.match_info["seq"]
+        seq = request.match_info.get("seq") or request.query.get("seq", "")
         if not (seq.isascii() and seq.isdigit() and len(seq) < 20 and 0 < int(seq) <= MAX_SEQ):
             raise Problem(404, "no such message")
         admin = claims.role == ADMIN
-        await self._node.delete_message(_identifier(request, "id"), int(seq), claims.user, admin=admin)
+        await self._node.delete_message(identifier(request, "id"), int(seq), claims.user, admin=admin)
         return web.Response(status=204)
 
 
@@ -127,12 +127,6 @@ def _check_participants(users: list[str]) -> None:
         raise BadFrame(f"more than {MAX_PARTICIPANTS} participants in one request")
     for user in users:
         check_identifier(user, "participant")
-
-
-def _identifier(request: web.Request, name: str) -> str:
-    value = request.match_info[name]
-    check_identifier(value, name)
-    return value
 
 
 def _number(request: web.Request, name: str, default: int, *, lowest: int) -> int:

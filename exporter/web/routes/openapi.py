@@ -16,6 +16,7 @@ from aiohttp import web
 from exporter import __version__
 from exporter.core.protocol import MAX_SEQ
 from exporter.web.routes import schemas
+from exporter.web.routes.answers import by_path_and_query
 
 Schema = dict[str, Any]
 
@@ -60,7 +61,7 @@ def document(telemetry_path: str = "/metrics") -> Schema:
             "With --web.metrics-listen-address, metrics, health, stats and the admin page are served only there.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {path: _path(methods) for path, methods in routes.items()},
+        "paths": _paths(routes),
         "components": {
             "schemas": _shapes(),
             "responses": {str(status): _problem(words) for status, words in _PROBLEMS.items()},
@@ -91,6 +92,26 @@ def _shapes() -> Schema:
         if "description" in shape:
             shape["description"] = shape["description"].replace("``", "`")
     return shapes
+
+
+def _paths(routes: Schema) -> Schema:
+    """Every path; those of users and conversations a second time, with the names in the query (``answers.py``)."""
+    paths: Schema = {}
+    for path, methods in routes.items():
+        paths[path] = _path(methods)
+        without = by_path_and_query(path)[1]
+        if without != path and path.startswith("/v1/"):
+            paths.setdefault(without, {}).update({m: _by_query(o) for m, o in paths[path].items()})
+    return paths
+
+
+def _by_query(operation: Schema) -> Schema:
+    parameters = [p | {"in": "query"} if p["in"] == "path" else p for p in operation["parameters"]]
+    return operation | {
+        "operationId": f"{operation['operationId']}ByQuery",
+        "summary": f"{operation['summary'][:-1]}; the names `.` and `..`, and any other, in the query.",
+        "parameters": parameters,
+    }
 
 
 def _path(methods: Schema) -> Schema:

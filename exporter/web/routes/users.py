@@ -14,13 +14,12 @@ from msgspec import UNSET
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Unavailable
 from exporter.core.events import UserId
-from exporter.core.protocol import check_identifier
 from exporter.core.records import NodeConnections, Whereabouts
 from exporter.node.node import Node
 from exporter.web.access import require_admin
 from exporter.web.origins import Origins
 from exporter.web.routes import schemas
-from exporter.web.routes.answers import NO_STORE, answer
+from exporter.web.routes.answers import NO_STORE, answer, by_path_and_query, identifier
 
 
 class Users:
@@ -32,14 +31,14 @@ class Users:
         self._authenticator = authenticator
 
     def routes(self) -> list[web.RouteDef]:
-        """Both methods of one path."""
-        path = "/v1/messaging/users/{id:[^/]+}/connections"
-        return [web.get(path, self.look), web.delete(path, self.disconnect)]
+        """Both methods, with the user in the path or in the query."""
+        paths = by_path_and_query("/v1/messaging/users/{id:[^/]+}/connections")
+        return [route for path in paths for route in (web.get(path, self.look), web.delete(path, self.disconnect))]
 
     async def look(self, request: web.Request) -> web.Response:
         """200, also for a user who is not connected or whom nobody knows: then there are no connections."""
         require_admin(request, self._authenticator)
-        user = _user(request)
+        user = identifier(request, "id")
         found = await self._node.user_connections.everywhere(user)
         return answer(_shape(user, found, self._node.broker.alone))
 
@@ -49,7 +48,7 @@ class Users:
         503 when a node has not said that it did so; those that answered have.
         """
         require_admin(request, self._authenticator, change=self._origins.may_sign_in(request))
-        found = await self._node.user_connections.everywhere(_user(request), disconnect=True)
+        found = await self._node.user_connections.everywhere(identifier(request, "id"), disconnect=True)
         if found.error is not None:
             ended = len(found.opened_at)
             raise Unavailable(
@@ -81,9 +80,3 @@ def _node(node: NodeConnections) -> schemas.NodeOfUser:
 
 def _moments(opened_at: Iterable[float]) -> list[datetime]:
     return [datetime.fromtimestamp(at, UTC).replace(microsecond=0) for at in opened_at]
-
-
-def _user(request: web.Request) -> UserId:
-    user = request.match_info["id"]
-    check_identifier(user, "id")
-    return user

@@ -16,6 +16,9 @@ let warnAt = Infinity; // Date.now() from which the end is announced
 let state = { brief: '', level: 'good' };
 let connected = null;
 
+/** A name inside a sentence: isolated where it is read from right to left, or would turn what follows around. */
+const quoted = (name) => (/[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/.test(name) ? `\u2068${name}\u2069` : name);
+
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /** Show the figures to `user` until `expires` (RFC 3339). */
@@ -26,7 +29,7 @@ function enter({ user, expires_at: expires }) {
   warnAt = Date.now() + left - Math.min(WARN * 1000, left / 2);
   warn();
   forget();
-  find('#who').textContent = `${user}, until ${time.format(new Date(expires))}`;
+  find('#who').textContent = `${quoted(user)}, until ${time.format(new Date(expires))}`;
   find('#token').value = '';
   const stats = document.createElement('messaging-stats');
   stats.src = new URL(find('#panel').dataset.src, document.baseURI).pathname;
@@ -147,6 +150,7 @@ function fill(table, rows) {
           const cell = document.createElement(j === 0 ? 'th' : 'td');
           if (j === 0) cell.scope = 'row';
           const value = rows[i]?.[j];
+          if (typeof value === 'string') cell.dir = 'auto';
           cell.textContent = value === undefined ? '–' : typeof value === 'number' ? count.format(value) : value;
           if (j === 0 && value !== undefined) cell.title = value;
           return cell;
@@ -188,7 +192,7 @@ function forget(text = '', bad = false) {
 /** Ask about a user, or disconnect them; the parsed answer (null without a body), or null after saying what went wrong. */
 async function about(user, method) {
   try {
-    const response = await fetch(address(`users/${encodeURIComponent(user)}/connections`), { method, headers: { Accept: 'application/json' } });
+    const response = await fetch(address(`users/connections?id=${encodeURIComponent(user)}`), { method, headers: { Accept: 'application/json' } });
     const said = response.status === 204 ? {} : await response.json();
     if (response.ok) return said;
     forget(sentence(said.detail ?? `answer ${response.status}`), true);
@@ -200,18 +204,18 @@ async function about(user, method) {
 
 async function lookUp(user, before = '') {
   const said = await about(user, 'GET');
-  if (said === null) return;
+  if (said === null || find('#user').value !== user) return; // somebody else is asked about meanwhile
   const known = said.opened_at.length;
   const unsure = said.error === null ? '' : ` ${sentence(said.error)}`;
   if (!known) {
-    forget(`${before}${user} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
+    forget(`${before}${quoted(user)} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
   } else {
     const since = new Date(said.opened_at[0]);
     const when = since.toDateString() === new Date().toDateString() ? time.format(since) : `${day.format(since)}, ${time.format(since)}`;
     const devices = known === 1 ? 'one device' : `${count.format(known)} devices`;
     const places = (said.nodes ?? []).filter((node) => node.connections).map((node) => `${node.name}: ${count.format(node.connections)}`);
     const where = places.length > 1 ? ` (${places.join(', ')})` : '';
-    forget(`${before}${user} is connected since ${when}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
+    forget(`${before}${quoted(user)} is connected since ${when}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
   }
   if (!known && !unsure) return;
   offerToDisconnect(user);
@@ -224,7 +228,13 @@ function offerToDisconnect(user) {
 
 find('#look-up').addEventListener('submit', (event) => {
   event.preventDefault();
-  void lookUp(find('#user').value);
+  const user = find('#user').value;
+  if (user === '') forget('Which user? Type their name, as in the token’s sub.');
+  else void lookUp(user);
+});
+
+find('#user').addEventListener('input', () => {
+  if (find('#user').value !== looked) forget(); // what is shown is about somebody else
 });
 
 find('#disconnect').addEventListener('click', async () => {

@@ -1472,6 +1472,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       const top = values.reduce((best, value, i) => (value !== null && (best === null || value > values[best]) ? i : best), null);
       let text = this.#say('unknown');
       if (chosen !== null && days[chosen]) text = `${name(days[chosen].day)} · ${this.#count(values[chosen])}`;
+      else if (top !== null && values[top] === 0) text = this.#say('nothing_yet');
       else if (top !== null) text = this.#say('highest_day', { value: this.#count(values[top]), day: name(days[top].day) });
       write(range, text);
     }
