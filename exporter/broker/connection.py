@@ -24,6 +24,9 @@ Push = Callable[[list[Any]], None]
 
 _MORE: Final = object()
 
+AT_ONCE: Final = 100
+"""Replies and pushes that are handed out in one turn of the loop, some 10 µs each."""
+
 LIMIT: Final = 8 * 1024 * 1024
 """Bytes that may wait in the socket, and that may be without an answer: a server that is so far behind is not there.
 
@@ -60,7 +63,9 @@ class Connection(asyncio.Protocol):
         self._expected: deque[list[Any]] = deque()  # how many replies, who is told, bytes
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
-        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._reading_on = False  # more has been read than one turn hands out: nothing is read from the socket
+        self._lost: asyncio.Future[None] = self._loop.create_future()
         self.unanswered = 0  # bytes
         self.reason = "the connection was lost"
 
@@ -87,7 +92,7 @@ class Connection(asyncio.Protocol):
 
     async def call(self, *words: str | bytes | int) -> Any:
         """One command and its reply. Raises Refused, ConnectionError."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Any] = self._loop.create_future()
 
         def told(reply: Any) -> None:
             if not answer.done():
@@ -112,13 +117,24 @@ class Connection(asyncio.Protocol):
         """asyncio: bytes have come."""
         if self._transport is None:
             return
+        self._reader.feed(data)
+        if not self._reading_on:  # else what came before is first
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        transport, reader = self._transport, self._reader
+        if transport is None:
+            return
         if self._stale():
             self.abort("this process had been asleep")
             return
-        reader = self._reader
         try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not _MORE:
+            for _ in range(AT_ONCE):
+                if (reply := reader.gets()) is _MORE:
+                    if self._reading_on:
+                        self._reading_on = False
+                        transport.resume_reading()
+                    return
                 if type(reply) is hiredis.PushNotification:
                     self._on_push(reply)
                 else:
@@ -127,6 +143,11 @@ class Connection(asyncio.Protocol):
                     return
         except ConnectionError as error:
             self.abort(str(error))
+            return
+        if not self._reading_on:
+            self._reading_on = True
+            transport.pause_reading()
+        self._loop.call_soon(self._hand_out)
 
     def _answered(self, reply: Any) -> None:
         if not self._expected:

@@ -127,10 +127,10 @@ class Hub(Generic[C]):
             return []
         if len(known.joined) >= self.max_joined:
             raise Forbidden(f"this connection has joined {self.max_joined} conversations, the most allowed")
+        if self.before_audience_change is not None:
+            self.before_audience_change(conversation, connection, True)
         if audience is None:
             audience = self.conversations[conversation] = set()
-        elif self.before_audience_change is not None:
-            self.before_audience_change(conversation, connection, True)
         audience.add(connection)
         self.connections[connection] = Connection(known.user, (*known.joined, conversation))
         pair = (conversation, known.user)

@@ -112,6 +112,7 @@ class ClusterNode(Node):
             try:
                 super(ClusterNode, self)._membership_known(connection, command, received, answered, question)
             finally:
+                self._publisher.catch_up(conversation)  # before it may be let go of
                 self.road.holdings.settle(conversation)
 
         # A message that the database has and that is not here yet belongs to those who joined before.

@@ -82,7 +82,7 @@ class Publisher:
         Everything is counted now. Of very much the telling takes some turns of the loop, but whatever else happens in a
         conversation is told after it.
         """
-        if len(events) > SLICE and self.happened is None:
+        if len(events) > SLICE:
             self._emit_in_slices(events)
             return
         for event in events:
@@ -104,21 +104,27 @@ class Publisher:
                 # Nearly every conversation has one event, and 1,000 lists would be a tenth of all this.
                 before = untold.get(conversation)
                 untold[conversation] = (event,) if before is None else (*before, event)
+            elif self.happened is not None:
+                self.happened(event)
 
     def _tell_some(self) -> None:
         for conversation in list(islice(self._untold, SLICE)):
-            self._catch_up(conversation)
+            self.catch_up(conversation)
         if self._untold:
             self._fan_out.later(self._tell_some)
 
-    def _catch_up(self, conversation: ConversationId) -> None:
-        for event in self._untold.pop(conversation):
-            self._tell(conversation, event)
+    def catch_up(self, conversation: ConversationId) -> None:
+        """What has happened in a conversation is told now."""
+        for event in self._untold.pop(conversation, ()):
+            if self.happened is not None:
+                self.happened(event)
+            else:
+                self._tell(conversation, event)
 
     def audience_changes(self, conversation: ConversationId, connection: NodeConnection, joins: bool) -> None:
         """The hub's word that a connection is about to join an audience or to leave it."""
         if conversation in self._untold:
-            self._catch_up(conversation)
+            self.catch_up(conversation)
         self._fan_out.audience_changes(conversation, connection, joins)
 
     def _tell(self, conversation: ConversationId, event: HubEvent) -> None:
@@ -132,7 +138,7 @@ class Publisher:
         """Hand a frame to everybody here whom it is for; the audience is asked now, after all awaits."""
         conversation, connection = envelope.conversation, envelope.exclude
         if conversation in self._untold:
-            self._catch_up(conversation)
+            self.catch_up(conversation)
         audience = self._hub.audience(conversation)
         exclude: Set[SendQueue] = NOBODY
         if envelope.exclude_user is not None:

@@ -1,7 +1,8 @@
 """The longest piece of work that one peer causes: nobody else has a turn while it is done.
 
-The node and its fan-out, with transports that take everything, so the system calls of real sockets are not in it: each
-write adds 1 to 5 µs. A piece is timed in the CPU time of its thread, because it does not matter here who else was busy.
+The node and its fan-out, alone and over a broker, with transports that take everything, so the system calls of people's
+sockets are not in it: each write adds 1 to 5 µs. A piece is timed in the CPU time of its thread, because it does not
+matter here who else was busy.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def ends() -> Iterable[tuple[str, float]]:
         for tab in tabs:
             world.join(tab, f"room {number}")
     world.longest()
-    _settle()
+    settle()
     yield f"{TABS} tabs of {JOINED:,} conversations are recounted", _recounted(world)
     for number, tab in enumerate(tabs, 1):
         spent = world.longest(lambda tab=tab: world.node.close(tab, ClosedReason.CLIENT))  # type: ignore[misc]
@@ -117,7 +118,7 @@ def rooms() -> Iterable[tuple[str, float]]:
         world.node.hub.join(connection, "large")
     late = there[-AT_ONCE:]
     world.longest()
-    _settle()
+    settle()
     yield f"one joins a room of {ROOM:,}", world.longest(lambda: world.join(late[0], "large"))
     joins = [lambda one=one: world.join(one, "large") for one in late[1:]]
     yield f"{AT_ONCE - 1} join it in one turn", world.longest(*joins)
@@ -145,7 +146,7 @@ def lists() -> Iterable[tuple[str, float]]:
                 return max(worst, time.thread_time() - began) * 1_000
             worst = max(worst, time.thread_time() - began)
 
-    _settle()
+    settle()
     yield "1,000 conversations with 100 names each are listed", asyncio.run(answered())
     whole = [item for item, _ in sized]
     began = time.thread_time()
@@ -153,7 +154,7 @@ def lists() -> Iterable[tuple[str, float]]:
     yield "the same in one piece, for comparison", (time.thread_time() - began) * 1_000
 
 
-def _settle() -> None:
+def settle() -> None:
     """As the server does when it has started."""
     gc.collect()
     gc.freeze()
@@ -162,9 +163,11 @@ def _settle() -> None:
 
 def run(options: Options) -> str:
     """Every case in turn, some rounds."""
+    from tests.bench import broker_stalls
+
     found: dict[str, list[float]] = {}
     for _ in range(options.rounds):
-        for cases in (ends, rooms, lists):
+        for cases in (ends, rooms, lists, broker_stalls.ends):
             for name, spent in cases():
                 found.setdefault(name, []).append(spent)
     gc.unfreeze()

@@ -287,3 +287,41 @@ async def test_a_hundred_people_who_come_and_go_leave_nothing_behind(place: Plac
         return all(not getattr(node.server.node.broker, "_held", None) for node in place.nodes)
 
     await until(nothing_held, "no conversation is held")
+
+
+async def test_a_large_close_is_told_in_slices_and_whatever_happens_in_between_comes_in_order(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.node.publisher.SLICE", 4)
+    rooms = [await place.room("ann", "bob") for _ in range(10)]
+    ann, bob = await place.first.connect("ann"), await place.last.connect("bob")
+    for client in (ann, bob):
+        for room in rooms:
+            await client.join(room)
+    for room in rooms:
+        await ann.frame("participant_joined", conversation=room, user="bob")
+    await place.figures(participants=20)
+    node = place.first.server.node
+    later: list[Any] = []
+    monkeypatch.setattr(node.fan_out, "later", later.append)
+    await ann.reset()
+
+    async def ended() -> bool:
+        return not node.hub.connections_of("ann")
+
+    await until(ended, "ended")
+    assert later, "told in slices"
+    eve, again = await place.first.connect("eve"), await place.first.connect("ann")
+    await eve.send("join", conversation=rooms[0], id="x")  # refused: nobody of this node holds it then
+    assert (await eve.frame("error", id="x"))["code"] == "forbidden"
+    assert "ann" in (await again.join(rooms[1]))["participants"]
+    await bob.frame("participant_joined", conversation=rooms[1], user="ann")
+    monkeypatch.undo()
+    while later:
+        later.pop()()
+    for room in (*rooms[:1], *rooms[2:]):
+        await bob.frame("participant_left", conversation=room, user="ann")
+    await quiet(bob, again)
+    assert [frame["conversation"] for frame in seen(bob, "participant_left")] == [rooms[1]], "before she came back"
+    assert not seen(again, "participant_left")
+    await place.figures(participants=11, conversations=10, connections=3)

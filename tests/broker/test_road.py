@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from exporter.broker.connection import AT_ONCE, Connection
 from exporter.broker.envelope import Envelope
 from exporter.broker.redis import RedisBroker
 from exporter.core.errors import Misconfigured
@@ -329,3 +330,30 @@ async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_no
         await first.hears(b"J bob")
         await counts(first, participants=2)
         assert first.ear.heard.count(b"J bob") == 1
+
+
+async def test_much_that_is_read_at_once_is_handed_out_in_slices_in_order() -> None:
+    got: list[int] = []
+    reading: list[str] = []
+
+    class Transport(asyncio.Transport):
+        def pause_reading(self) -> None:
+            reading.append("paused")
+
+        def resume_reading(self) -> None:
+            reading.append("resumed")
+
+    connection = Connection(lambda push: got.append(int(push[1])), lambda reason: None)
+    connection.connection_made(Transport())
+    count = 2 * AT_ONCE + 50
+    connection.data_received(b"".join(b">2\r\n$1\r\nx\r\n:%d\r\n" % n for n in range(count)))
+    assert (got, reading) == ([*range(AT_ONCE)], ["paused"])
+    connection.data_received(b">2\r\n$1\r\nx\r\n:%d\r\n" % count)  # what the socket had before it was paused
+    assert len(got) == AT_ONCE
+    while reading[-1] == "paused":
+        before = len(got)
+        await asyncio.sleep(0)
+        assert len(got) <= before + AT_ONCE
+    assert (got, reading) == ([*range(count + 1)], ["paused", "resumed"])
+    connection.data_received(b">2\r\n$1\r\nx\r\n:7\r\n")
+    assert got[-1] == 7

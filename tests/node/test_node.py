@@ -886,3 +886,20 @@ async def test_a_connection_that_leaves_hundreds_of_conversations_is_counted_at_
         told += [frame["conversation"] for frame in got if frame["type"] == "participant_left"]
     assert told == rooms[:-1]
     assert turns >= 3
+
+
+async def test_whoever_comes_to_an_emptied_conversation_is_not_told_of_who_had_left_before() -> None:
+    world = World()
+    world.fan_out._call_soon = lambda call: None  # the turns in which the slices are told do not come
+    ann, bob, cid = world.tab("ann"), world.tab("bob"), world.tab("cid")
+    rooms = [f"room {number}" for number in range(2 * SLICE)]
+    for tab in (ann, bob):
+        for room in rooms:
+            world.node._publisher.emit(world.node.hub.join(tab, room))
+    for tab in (ann, bob):
+        world.node.close(tab, CLIENT)
+    world.node._publisher.emit(world.node.hub.join(cid, rooms[-1]))
+    world.node._publisher._tell_some()
+    while world.node._publisher._untold:
+        world.node._publisher._tell_some()
+    assert cid.got() == []
