@@ -56,36 +56,85 @@ class Base:
 
 
 @dataclass(slots=True)
-class Count:
-    """A full count under way: a base that grows, and where each key stands."""
+class Walk:
+    """From ``bottom`` to ``top`` of a key in pages of ``span``: up to ``read`` they are read, up to ``done`` kept."""
 
-    base: Base
-    begun: float
-    bottoms: dict[str, int]
-    done: dict[str, int]
-    spans: dict[str, int]
+    bottom: int
+    top: int
+    done: int
+    span: int
+    read: int
+
+    @classmethod
+    def between(cls, bottom: int, top: int, pages: int, least: int) -> Walk:
+        """At its beginning; so many pages at first, which become larger or smaller."""
+        return cls(bottom, top, bottom, max(least, (top - bottom) // pages), bottom)
 
     @property
     def share(self) -> float:
-        """How much is done, from 0 to 1, by the keys' values."""
-        lows = self.base.cut.lows
-        whole = sum(max(0, lows[name] - bottom) for name, bottom in self.bottoms.items())
-        return sum(self.done[name] - self.bottoms[name] for name in self.bottoms) / whole if whole else 1.0
+        """How much is done, from 0 to 1."""
+        return (self.done - self.bottom) / (self.top - self.bottom) if self.top > self.bottom else 1.0
+
+    def plain(self) -> list[int]:
+        """For the state; ``of`` goes on at what was kept."""
+        return [self.bottom, self.top, self.done, self.span]
+
+    @classmethod
+    def of(cls, plain: list[int]) -> Walk:
+        """Out of the state."""
+        bottom, top, done, span = plain
+        return cls(bottom, top, done, span, done)
+
+
+@dataclass(slots=True)
+class Count:
+    """A full count under way: a base that grows, where each key stands, and who wrote lately, where it is read apart.
+
+    The share of what is done is told by the keys' values.
+    """
+
+    base: Base
+    begun: float
+    walks: dict[str, Walk]
+    writers: Walk | None = None
+
+    def all(self) -> list[Walk]:
+        """Every walk that belongs to it."""
+        return [*self.walks.values(), *([self.writers] if self.writers else [])]
+
+    @property
+    def read(self) -> bool:
+        """Is there no page left?"""
+        return all(walk.read >= walk.top for walk in self.all())
+
+    @property
+    def done(self) -> bool:
+        """Is all that was read in the base?"""
+        return all(walk.done >= walk.top for walk in self.all())
+
+    @property
+    def share(self) -> float:
+        """How much is done, from 0 to 1."""
+        walks = self.walks.values()
+        whole = sum(walk.top - walk.bottom for walk in walks)
+        share = sum(walk.done - walk.bottom for walk in walks) / whole if whole else 1.0
+        return share if self.writers is None else 0.8 * share + 0.2 * self.writers.share
 
     def plain(self) -> dict[str, Any]:
         """For the state."""
         return {
             "base": self.base.plain(),
             "begun": self.begun,
-            "bottoms": self.bottoms,
-            "done": self.done,
-            "spans": self.spans,
+            "walks": {name: walk.plain() for name, walk in self.walks.items()},
+            "writers": None if self.writers is None else self.writers.plain(),
         }
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Count:
         """Out of the state."""
-        return cls(Base.of(plain["base"]), plain["begun"], plain["bottoms"], plain["done"], plain["spans"])
+        walks = {name: Walk.of(walk) for name, walk in plain["walks"].items()}
+        writers = None if plain["writers"] is None else Walk.of(plain["writers"])
+        return cls(Base.of(plain["base"]), plain["begun"], walks, writers)
 
 
 @dataclass(slots=True)

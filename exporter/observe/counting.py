@@ -6,14 +6,14 @@ Tested in ``tests/observe/test_engine.py``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from exporter.observe import statements
-from exporter.observe.connections import Snapshot
+from exporter.observe.connections import Row, Snapshot
 from exporter.observe.mapping import DAY, Cut, Key, Mapping, Region
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
@@ -60,27 +60,55 @@ async def tail(snapshot: Snapshot, mapping: Mapping, cut: Cut, midnight: int) ->
     facts = Facts()
     for key in mapping.keys:
         region = key.between(cut.lows[key.name], None, "e")
-        facts.take(await snapshot.fetch(statements.facts(mapping, region, midnight)))
-    await undo(snapshot, mapping, facts, statements.below(mapping, cut), cut, midnight, -1)
-    return facts
-
-
-async def undo(
-    snapshot: Snapshot, mapping: Mapping, facts: Facts, target: Region, cut: Cut, midnight: int, sign: int
-) -> None:
-    """Take (-1) from the facts, or put back (1), what is undone in ``target`` by changes above the cut."""
+        rows = await snapshot.fetch(statements.facts(mapping, region, midnight))
+        facts.take(rows, fingerprints=mapping.dialect.fingerprints)
     if mapping.undone is not None:
+        target = statements.below(mapping, cut)
         sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
-        facts.take_undone(await snapshot.fetch(sql), mapping.units, sign)
-
-
-async def page(snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high: int, cut: Cut, midnight: int) -> Facts:
-    """Rows of one key above ``low`` up to ``high``, as they counted before the changes above the cut."""
-    facts = Facts()
-    facts.take(await snapshot.fetch(statements.facts(mapping, key.between(low, high, "e"), midnight)))
-    if facts.tally.rows:
-        await undo(snapshot, mapping, facts, lambda alias: key.between(low, high, alias), cut, midnight, 1)
+        facts.take_undone(await snapshot.fetch(sql), mapping.units, -1)
     return facts
+
+
+@dataclass(slots=True)
+class Page:
+    """What the database sent of a page; made into facts when its transaction has ended."""
+
+    facts: Sequence[Row] = ()
+    undone: Sequence[Row] = ()
+    writers: Sequence[Row] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Is there no row?"""
+        return not self.facts and not self.writers
+
+    def digest(self, mapping: Mapping) -> Facts:
+        """As facts; people by day where only they were read."""
+        facts = Facts()
+        facts.take(self.facts, fingerprints=mapping.dialect.fingerprints)
+        facts.take_undone(self.undone, mapping.units, 1)
+        facts.take_writers(self.writers, fingerprints=mapping.dialect.fingerprints)
+        return facts
+
+
+async def page(
+    snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high: int, cut: Cut, midnight: int, *, writers: bool
+) -> Page:
+    """Rows of one key above ``low`` up to ``high``, as they counted before the changes above the cut."""
+    rows = await snapshot.fetch(statements.facts(mapping, key.between(low, high, "e"), midnight, writers=writers))
+    if not rows or mapping.undone is None:
+        return Page(rows)
+    target: Region = lambda alias: key.between(low, high, alias)  # noqa: E731
+    sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
+    return Page(rows, await snapshot.fetch(sql))
+
+
+async def writers(snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high: int | None, midnight: int) -> Page:
+    """Who wrote after ``low`` up to ``high``, or till now and later. ``key`` is that of the time.
+
+    Who wrote above the cut is among them, which the tail says, too.
+    """
+    return Page(writers=await snapshot.fetch(statements.writers(mapping, key.between(low, high, "e"), midnight)))
 
 
 async def small(snapshot: Snapshot, mapping: Mapping) -> Small:

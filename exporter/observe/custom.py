@@ -128,10 +128,12 @@ class Document:
             where=where,
             weight=weight,
             writer=f"e.{_name(messages['sender'])}" if "sender" in messages else None,
-            registered=None
+            recent=Key(self.time["column"], f"{{a}}.{_name(self.time['column'])}", time=time)
+            if key.time is None and (messages["table"], self.time["column"]) in facts.indexes
+            else None,
+            account=None
             if users is None
-            else f"(SELECT 1 FROM {_name(users['table'])} u "
-            f"WHERE u.{_name(users['id'])} = {{w}}{_and(users)} LIMIT 1) = 1",
+            else f"SELECT 1 FROM {_name(users['table'])} u WHERE u.{_name(users['id'])} = {{w}}{_and(users)}",
             conversation=f"e.{_name(messages['conversation'])}" if distinct else None,
             identity=f"CAST({{a}}.{_name(messages[identity] if identity else self.time['column'])} AS text)",
             users=None if users is None else _count(users),

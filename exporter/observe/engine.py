@@ -9,19 +9,21 @@ is what was wrong. No step depends on how often it is done; each is one transact
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from exporter.observe import counting, identity
-from exporter.observe.base import Base, Count, Seen
+from exporter.observe.base import Base, Count, Seen, Walk
 from exporter.observe.connections import Reader, Snapshot, reader_of
 from exporter.observe.counters import Comparison
 from exporter.observe.counting import TAIL, Small
 from exporter.observe.identity import Sizes
 from exporter.observe.logger import Logger
-from exporter.observe.mapping import DAY, Cut, Key, Mapping
+from exporter.observe.mapping import DAY, Cut, Mapping
+from exporter.observe.paging import LIMIT, Pages
 from exporter.observe.published import Published, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sealing import OVERLAP, Sealing
@@ -32,8 +34,6 @@ from exporter.observe.tally import Facts, Tally
 
 log = Logger(__name__)
 
-LIMIT: Final = 4.0
-"""Seconds for a pass, or for a page of a count; pages are made larger and smaller to take what the reader aims at."""
 SOONER: Final = 12
 """When rows have vanished, a recount comes after this part of the interval."""
 
@@ -68,12 +68,13 @@ class Engine:
         self.counting: Count | None = None
         self.recounted_at: float | None = None
         self.differences: dict[str, int] = {}
-        self.rows_read = 0
         self.comparison: Comparison | None = None
         """The counters' comparison under way; ``inaccurate`` is what the last one found."""
         self.inaccurate: Comparison | None = None
         self._sealing = Sealing(tail, overlap)
         self._overlap = overlap
+        self._pages = Pages(self.reader, state)
+        self._rows_passed = 0
         self._sizes = Sizes()
         self._small = SmallFigures(apart=apart)
         self._apart = apart
@@ -92,6 +93,8 @@ class Engine:
         return await mapping_of(self.source, self.reader)
 
     async def _open(self) -> None:
+        with contextlib.suppress(SourceError):
+            await self._pages.kept()  # the state says how far it came
         mapping = self.latest_mapping = await self.look_at_schema()
         here = {**await self.reader.identity(), "kind": mapping.kind, "schema": mapping.schema}
         there = self.state.get("identity")
@@ -115,6 +118,8 @@ class Engine:
         counts = (self.base, self.counting.base if self.counting else None)
         if any(base and set(base.cut.lows) != {key.name for key in mapping.keys} for base in counts):
             self._begin_anew("the database has other hosts now")
+        if self.counting and (self.counting.writers is None) != (mapping.recent is None or mapping.writer is None):
+            self.counting = None  # an index came or went
         self.mapping = self.latest_mapping = mapping
 
     def suspect(self) -> None:
@@ -136,7 +141,17 @@ class Engine:
             raise SourceError("the source is looked at again after a failure")
         return self.mapping
 
+    @property
+    def rows_read(self) -> int:
+        """Rows of messages that were read, since the start."""
+        return self._rows_passed + self._pages.rows_read
+
     # --- a full count -------------------------------------------------------------------------------------
+
+    @property
+    def _hurry(self) -> bool:
+        """At full load, while there are no figures yet: nobody is kept waiting by long pages."""
+        return self.load >= 1 and self.base is None
 
     @property
     def due(self) -> bool:
@@ -160,23 +175,18 @@ class Engine:
         mapping = (await self.look_at_schema()).with_keys_of(self._known())
         now = self.clock()
 
-        async def work(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
+        async def work(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, Walk], Walk | None]:
             lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now)
-            bottoms = {}
-            for key in mapping.keys:
-                rows = await snapshot.fetch(key.next_above(None, mapping.table))
-                lowest = counting.key_value(key, rows[0][0]) - 1 if rows else lows[key.name]
-                bottoms[key.name] = min(lowest, lows[key.name])
-            return lows, bottoms
+            return lows, *await self._pages.walks(snapshot, mapping, lows, now, hurry=self._hurry)
 
         async with self.lock:
+            await self._pages.kept()
             self._take(mapping)
-            lows, bottoms = await self.reader.read(work, LIMIT)
+            lows, walks, writers = await self.reader.read(work, LIMIT)
             moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
             generation = (self.base.generation if self.base else 0) + 1
             base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
-            spans = {name: max(1_000, (lows[name] - low) // 200) for name, low in bottoms.items()}
-            self.counting = Count(base, now, bottoms, dict(bottoms), spans)
+            self.counting = Count(base, now, walks, writers)
             self._sooner = False
             with self.state.step():
                 self.state.forget_generation(generation)
@@ -189,11 +199,10 @@ class Engine:
             if count is None:
                 return await self._compare()
             started = time.perf_counter()
-            for key in self._known().keys:
-                if count.done[key.name] < count.base.cut.lows[key.name]:
-                    await self._page(count, key)
-                    return time.perf_counter() - started
-            await self._pass()
+            if count.read:
+                await self._pass()
+            else:
+                await self._pages.read(count, self._known(), self.clock(), hurry=self._hurry)
             return time.perf_counter() - started
 
     async def _compare(self) -> float:
@@ -207,59 +216,30 @@ class Engine:
                 self.state.put("inaccurate", comparison.number)
         return took
 
-    async def _page(self, count: Count, key: Key) -> None:
-        mapping, base = self._known(), count.base
-        low, end = count.done[key.name], base.cut.lows[key.name]
-        base.turn(int(self.clock() // 86_400))
-        started = time.perf_counter()
-
-        async def work(snapshot: Snapshot) -> tuple[int, Facts]:
-            high = min(end, low + count.spans[key.name])
-            facts = await counting.page(snapshot, mapping, key, low, high, base.cut, base.day * DAY)
-            if not facts.tally.rows and high < end:  # a gap: on to the next row
-                rows = await snapshot.fetch(key.next_above(high, mapping.table))
-                high = min(end, counting.key_value(key, rows[0][0]) - 1) if rows else end
-            return high, facts
-
-        try:
-            high, facts = await self.reader.read(work, LIMIT)
-        except SourceError as error:
-            if not error.slow or count.spans[key.name] <= 1:
-                raise
-            count.spans[key.name] = max(1, count.spans[key.name] // 3)
-            return
-        took = time.perf_counter() - started
-        count.spans[key.name] = max(
-            1, int(count.spans[key.name] * min(3.0, max(0.5, self.reader.aim / max(took, 0.001))))
-        )
-        await asyncio.to_thread(self._keep_page, count, key, high, facts)
-        self.rows_read += facts.tally.rows
-
-    def _keep_page(self, count: Count, key: Key, high: int, facts: Facts) -> None:
-        count.base.tally.add(facts.tally)
-        count.base.rooms |= facts.rooms
-        count.done[key.name] = high
-        with self.state.step():
-            self.state.absorb(count.base.generation, facts)
-            self.state.put("count", count.plain())
-
     # --- a pass -------------------------------------------------------------------------------------------
 
     async def look(self) -> SourceTotals:
         """The figures of now, in one snapshot; unknown before the first full count. Raises SourceError."""
+        if self.base is None and self.counting and self.lock.locked():
+            return self._nothing_yet()  # a page of it is being read: nobody waits for that
         async with self.lock:
             return await self._pass()
 
+    def _nothing_yet(self) -> SourceTotals:
+        progress = 0.0 if self.counting is None else self.counting.share
+        return figures(self._known(), None, None, Small(), self.clock(), progress)
+
     async def _pass(self) -> SourceTotals:
+        await self._pages.kept()
         mapping, now = self._known(), self.clock()
         count, base = self.counting, self.base
-        done = count is not None and all(count.done[name] >= low for name, low in count.base.cut.lows.items())
+        done = count is not None and count.done
         for each in (base, count.base if count else None):
             if each is not None:
                 each.turn(int(now // 86_400))
         if base is None and not done:
             await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), LIMIT)
-            return figures(mapping, None, None, Small(), now, progress=0.0 if count is None else count.share)
+            return self._nothing_yet()
         small = self._small.at_hand(now)
 
         async def work(snapshot: Snapshot) -> Seen:
@@ -296,7 +276,9 @@ class Engine:
         if self.base is not None and identity.vanished(mapping, self.base.cut, seen.newest):
             self._begin_anew("the newest rows are older than those that were counted: the database was restored")
             return figures(mapping, None, None, small, now)
-        self.rows_read += sum(facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None)
+        self._rows_passed += sum(
+            facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None
+        )
         count, base, totals = self.counting, self.base, None
         with self.state.step():
             if base is not None and self._published is not None:
@@ -340,6 +322,8 @@ class Engine:
 
     async def close(self) -> None:
         """Close the connection and the state."""
+        with contextlib.suppress(SourceError):
+            await self._pages.kept()
         await self.reader.close()
         self.state.close()
 

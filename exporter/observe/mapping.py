@@ -40,6 +40,11 @@ class Dialect:
         """What ends a subquery whose columns are to be worked out once, and not again at each use outside."""
         return "OFFSET 0" if self.name == "postgresql" else "LIMIT -1 OFFSET 0"
 
+    @property
+    def fingerprints(self) -> bool:
+        """Does the database itself make 64 bits out of a text? What it sends is then a number instead of a name."""
+        return self.name == "postgresql"
+
     @staticmethod
     def literal(text: str) -> str:
         """A text as an SQL literal."""
@@ -219,9 +224,12 @@ class Mapping:
     doubtful: str | None = None
     domain: str | None = None
     writer: str | None = None
+    recent: Key | None = None
+    """The time as a key, where it has an index of its own: who wrote lately is then read by it, and not by every page
+    of a full count."""
+    account: str | None = None
+    """A statement with {w} that has a row when this writer is a registered user; ``registered`` is a condition."""
     registered: str | None = None
-    """SQL with {w}: is this writer a registered user? With LIMIT 1 rather than EXISTS, of which PostgreSQL would hash
-    the whole table of users for each page."""
     conversation: str | None = None
     identity: str | None = None  # of a row, with {a}: another database has other ones
     users: str | None = None  # a statement with one number

@@ -12,14 +12,17 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from exporter.core.errors import Misconfigured
+from exporter.observe.records import SourceError
 from exporter.observe.tally import Facts
 
-VERSION: Final = 1
+VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS writers (
@@ -38,6 +41,7 @@ class State:
     def __init__(self, path: Path | None) -> None:
         """Open it; a file that cannot be read is begun anew. Raises Misconfigured."""
         self.path = path
+        self._lock = threading.RLock()  # a step may be under way in a thread when somebody closes
         try:
             self._connection = self._open()
         except sqlite3.DatabaseError as error:
@@ -74,14 +78,18 @@ class State:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """All that is changed within is kept together or not at all."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        """All that is changed within is kept together or not at all. Raises SourceError when it cannot be kept."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise SourceError(f"cannot write the state file {self.path}: is there room?") from error
+                raise
 
     def get(self, key: str) -> Any:
         """A value that was put, None when there is none."""
@@ -97,9 +105,11 @@ class State:
 
     def absorb(self, generation: int, facts: Facts) -> None:
         """Add people and conversations to a generation; a person's day only moves forward."""
+        people = ((person, facts.writers[person]) for person in sorted(facts.writers))
+        apart = ((person, day) for day, found in facts.writers_by_day.items() for person in sorted(found))
         self._connection.executemany(
             "INSERT INTO writers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET day = max(day, excluded.day)",
-            ((generation, person, facts.writers[person]) for person in sorted(facts.writers)),
+            ((generation, person, day) for person, day in chain(people, apart)),
         )
         self._connection.executemany(
             "INSERT OR IGNORE INTO conversations VALUES (?, ?, ?)",
@@ -140,8 +150,9 @@ class State:
             self._connection.execute("DELETE FROM meta")
 
     def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        """Close the file, when the step under way is done."""
+        with self._lock:
+            self._connection.close()
 
 
 def _reason(name: str, path: Path | None) -> str:

@@ -1,7 +1,8 @@
 """The engine's few statements, out of a mapping. Knows no connection.
 
 ``facts`` reads a region of the messages once and groups what it needs, so that a page of a million rows comes back as
-few: what they weigh, by age; who wrote in the last 30 days, and when last; which conversations there are.
+few: what they weigh, by age; who wrote in the last 30 days, and when last; which conversations there are. ``writers``
+reads the second of these alone, by the index on the time.
 
 Tested in ``tests/observe/test_engine.py``.
 """
@@ -46,13 +47,18 @@ def day(mapping: Mapping, midnight: int) -> str:
     return f"CASE WHEN {column} < {oldest} THEN NULL {' '.join(branches)} END"
 
 
-def facts(mapping: Mapping, region: str, midnight: int) -> str:
-    """Rows ``(conversation, domain, writer, age, last day, rows, weight, doubtful, opaque rows, registered)``."""
-    recent = f"{mapping.time.of('e')} >= {mapping.time.literal(midnight - (LONGEST - 1) * DAY)}"
-    writer = "NULL" if mapping.writer is None else f"CASE WHEN {recent} THEN {mapping.writer} END"
-    last_day = "NULL" if mapping.writer is None else f"MAX({day(mapping, midnight)})"
+def facts(mapping: Mapping, region: str, midnight: int, *, writers: bool = True) -> str:
+    """Rows ``(conversation, domain, writer, age, last day, rows, weight, doubtful, opaque rows, registered)``.
+
+    The writer is a fingerprint where the database makes them; nobody where they are not asked for.
+    """
+    writer = mapping.writer if writers else None
+    if writer is not None:
+        recent = f"{mapping.time.of('e')} >= {mapping.time.literal(midnight - (LONGEST - 1) * DAY)}"
+        writer = f"CASE WHEN {recent} THEN {writer} END"
+    last_day = "NULL" if writer is None else f"MAX({day(mapping, midnight)})"
     # Columns that are constant are not grouped by: PostgreSQL takes no constant there.
-    columns = {"c": mapping.conversation, "d": mapping.domain, "w": None if mapping.writer is None else writer}
+    columns = {"c": mapping.conversation, "d": mapping.domain, "w": writer}
     selected = ", ".join(f"{sql or 'NULL'} AS {name}" for name, sql in columns.items())
     grouped = [str(i) for i, sql in enumerate(columns.values(), start=1) if sql is not None] + ["4"]
     inner = (
@@ -60,10 +66,50 @@ def facts(mapping: Mapping, region: str, midnight: int) -> str:
         f"SUM({mapping.weight}) AS weight, {_sum(mapping.doubtful)} AS doubtful, {_sum(mapping.opaque)} AS opaque "
         f"FROM {_rows(mapping, region)} GROUP BY {', '.join(grouped)}"
     )
-    if mapping.writer is None or mapping.registered is None:
-        return f"SELECT g.*, 1 AS registered FROM ({inner}) g"
-    known = mapping.registered.replace("{w}", "g.w")
-    return f"SELECT g.*, CASE WHEN g.w IS NULL THEN 0 WHEN {known} THEN 1 ELSE 0 END AS registered FROM ({inner}) g"
+    registered = "1"
+    if writer is not None and (known := _registered(mapping, many=False)) is not None:
+        registered = f"CASE WHEN g.w IS NULL THEN 0 WHEN {known} THEN 1 ELSE 0 END"
+    person = "g.w" if writer is None else fingerprint(mapping.dialect, "g.w")
+    return (
+        f"SELECT g.c, g.d, {person} AS w, g.age, g.day, g.n, g.weight, g.doubtful, g.opaque, "
+        f"{registered} AS registered FROM ({inner}) g"
+    )
+
+
+def writers(mapping: Mapping, region: str, midnight: int) -> str:
+    """Rows ``(day, writers, rows)``: registered users by the last day on which they wrote, out of the longest window.
+
+    ``writers`` are fingerprints of 8 bytes each where the database makes them, else there is a row for each name.
+    """
+    inner = (
+        f"SELECT {mapping.writer} AS w, MAX({day(mapping, midnight)}) AS day, COUNT(*) AS n "
+        f"FROM {_rows(mapping, region)} GROUP BY 1"
+    )
+    known = _registered(mapping, many=True)
+    people = f"SELECT g.day, g.w, g.n FROM ({inner}) g WHERE g.w IS NOT NULL AND g.day IS NOT NULL" + (
+        f" AND {known}" if known else ""
+    )
+    if not mapping.dialect.fingerprints:
+        return people
+    packed = f"string_agg(int8send({fingerprint(mapping.dialect, 'p.w')}), ''::bytea)"
+    return f"SELECT p.day, {packed}, SUM(p.n) FROM ({people}) p GROUP BY p.day"
+
+
+def fingerprint(dialect: Dialect, text: str) -> str:
+    """SQL: 64 bits in place of a text, by which PostgreSQL also tells the parts of a table; elsewhere the text."""
+    return f"hashtextextended(({text})::text, 0)" if dialect.fingerprints else text
+
+
+def _registered(mapping: Mapping, *, many: bool) -> str | None:
+    """SQL: is ``g.w`` a registered user? None where everybody is.
+
+    Of few writers, each is looked up. EXISTS leaves it to PostgreSQL to go through the whole table of users instead,
+    which it would do for few, too: it takes each row of a page for another writer.
+    """
+    condition = mapping.registered
+    if mapping.account is not None:
+        condition = f"EXISTS ({mapping.account})" if many else f"({mapping.account} LIMIT 1) = 1"
+    return None if condition is None else condition.replace("{w}", "g.w")
 
 
 def _rows(mapping: Mapping, region: str) -> str:

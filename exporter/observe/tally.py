@@ -5,6 +5,8 @@ Tested in ``tests/observe/test_engine.py``.
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -57,7 +59,8 @@ class Tally:
 
     def plain(self) -> dict[str, Any]:
         """For a file; ``Tally(**plain)`` is the same again."""
-        return {"sure": self.sure, "doubtful": self.doubtful, "opaque": self.opaque, "rows": self.rows}
+        doubtful = {domain: list(sums) for domain, sums in self.doubtful.items()}
+        return {"sure": list(self.sure), "doubtful": doubtful, "opaque": self.opaque, "rows": self.rows}
 
 
 @dataclass(slots=True)
@@ -68,9 +71,12 @@ class Facts:
     writers: dict[int, int] = field(default_factory=dict)
     conversations: dict[int, str] = field(default_factory=dict)
     rooms: set[str] = field(default_factory=set)
+    writers_by_day: dict[int, array[int]] = field(default_factory=dict)
+    """Many people, in a few bytes each, where they were read apart; ``read`` is of how many rows."""
+    read: int = 0
 
-    def take(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Rows of ``statements.facts``."""
+    def take(self, rows: Iterable[Sequence[Any]], *, fingerprints: bool) -> None:
+        """Rows of ``statements.facts``; ``fingerprints``: did the database make them?"""
         tally, writers = self.tally, self.writers
         for conversation, domain, writer, age, day, count, weight, doubtful, opaque, registered in rows:
             tally.rows += count
@@ -79,7 +85,7 @@ class Facts:
             if doubtful:
                 tally.doubtful.setdefault(domain, _zero())[age] += int(doubtful)
             if writer is not None and registered and day is not None:
-                person = fingerprint(str(writer))
+                person = writer if fingerprints else fingerprint(str(writer))
                 if writers.get(person, -1) < day:
                     writers[person] = day
             if conversation is not None:
@@ -89,6 +95,19 @@ class Facts:
                     self.rooms.add(domain)
                 if name != OF_ROOMS:
                     self.conversations[fingerprint(name)] = "" if room else domain or ""
+
+    def take_writers(self, rows: Iterable[Sequence[Any]], *, fingerprints: bool) -> None:
+        """Rows of ``statements.writers``."""
+        for day, people, count in rows:
+            self.read += int(count)
+            found = self.writers_by_day.setdefault(day, array("q"))
+            if fingerprints:
+                packed = array("q", people)
+                if sys.byteorder == "little":
+                    packed.byteswap()
+                found.extend(packed)
+            else:
+                found.append(fingerprint(str(people)))
 
     def take_undone(self, rows: Iterable[Sequence[Any]], units: int, sign: int) -> None:
         """Rows of ``statements.undone``."""

@@ -150,12 +150,12 @@ async def test_a_count_that_was_cut_off_goes_on(server: Server, tmp_path: Path) 
     await engine.open()
     await engine.begin()
     assert engine.counting is not None
-    for name in engine.counting.spans:
-        engine.counting.spans[name] = 500_000_000  # µs: 500 rows
+    for walk in engine.counting.all():
+        walk.span = 500_000_000  # µs: 500 rows
     await engine.advance()
-    assert 0 < engine.counting.share < 1
-    done = engine.counting.share
     await engine.close()
+    done = engine.counting.share
+    assert 0 < done < 1
     again = engine_of(server, tmp_path / "state.db", clock)
     await again.open()
     assert again.counting is not None
@@ -286,7 +286,7 @@ def test_killed_at_any_moment_nothing_is_doubled(tmp_path: Path) -> None:
         "    print('open', flush=True)\n"
         "    while True:\n"
         "        if engine.counting is None: await engine.begin()\n"
-        "        for name in engine.counting.spans: engine.counting.spans[name] = 100_000_000\n"
+        "        for walk in engine.counting.all(): walk.span = 100_000_000\n"
         "        await engine.advance()\n"
         "        await engine.look()\n"
         "asyncio.run(main())\n"

@@ -30,6 +30,8 @@ class Reader(Protocol):
     dialect: Dialect
     aim: float
     """Seconds that a page of a count should take: worth its plan, and in nobody's way."""
+    hurried_aim: float
+    """The same at full load, while nobody has figures to wait for."""
 
     @property
     def manner(self) -> str:

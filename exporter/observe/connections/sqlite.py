@@ -72,6 +72,7 @@ class SqliteReader:
 
     dialect = Dialect("sqlite")
     aim = 0.1  # a longer one finds no quiet moment on a busy file, and keeps a write-ahead log from being put away
+    hurried_aim = aim
 
     def __init__(self, path: Path) -> None:
         self._path = path

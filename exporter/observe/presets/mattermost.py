@@ -51,7 +51,7 @@ def mapping(there: Columns, dialect: Dialect) -> Mapping:
         where=POST,
         weight="CASE WHEN e.deleteat = 0 THEN 1 ELSE 0 END",
         writer="e.userid",
-        registered=f"(SELECT 1 FROM users u WHERE u.id = {{w}} AND {PEOPLE} LIMIT 1) = 1",
+        account=f"SELECT 1 FROM users u WHERE u.id = {{w}} AND {PEOPLE}",
         identity="{a}.id",
         users=f"SELECT COUNT(*) FROM users u WHERE {PEOPLE}",
         conversations="SELECT COUNT(*) FROM channels WHERE deleteat = 0 AND type IN ('O', 'P', 'D', 'G')",

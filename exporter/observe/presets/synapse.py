@@ -61,6 +61,7 @@ PEOPLE: Final = (
 def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = True) -> Mapping:
     """The mapping for a schema ``version``. ``statistics``: are there any of rooms? Raises Misconfigured."""
     require("Synapse", there, TABLES)
+    time = Time("{a}.origin_server_ts", "ms")
     return Mapping(
         kind="synapse",
         schema=version,
@@ -71,7 +72,7 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
             Key("stream_ordering", "{a}.stream_ordering", only="{a}.stream_ordering >= 0"),
             Key("backfill", "{a}.stream_ordering", sign=-1, only="{a}.stream_ordering < 0"),
         ),
-        time=Time("{a}.origin_server_ts", "ms"),
+        time=time,
         where=(
             f"e.type IN ({TYPES}) AND e.state_key IS NULL AND NOT e.outlier AND e.rejection_reason IS NULL "
             "AND NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id "
@@ -79,7 +80,8 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
         ),
         weight="CASE WHEN EXISTS (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id) THEN 0 ELSE 1 END",
         writer="e.sender",
-        registered=f"(SELECT 1 FROM users u WHERE u.name = {{w}} AND {PEOPLE.replace('{u}', 'u')} LIMIT 1) = 1",
+        recent=Key("recent", "{a}.origin_server_ts", time=time),
+        account=f"SELECT 1 FROM users u WHERE u.name = {{w}} AND {PEOPLE.replace('{u}', 'u')}",
         identity="{a}.event_id",
         users=f"SELECT COUNT(*) FROM users u WHERE {PEOPLE.replace('{u}', 'u')}",
         conversations=(
@@ -94,6 +96,7 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
         indexes=(
             ("events", "stream_ordering"),
             ("events", "event_id"),
+            ("events", "origin_server_ts"),
             ("redactions", "redacts"),
             ("redactions", "event_id"),
             ("event_relations", "event_id"),
