@@ -71,6 +71,24 @@ class Walk:
         return cls(bottom, top, bottom, max(least, (top - bottom) // pages), bottom)
 
     @property
+    def ended(self) -> bool:
+        """Is everything read?"""
+        return self.read >= self.top
+
+    @property
+    def kept(self) -> bool:
+        """Is everything kept?"""
+        return self.done >= self.top
+
+    def to(self, high: int) -> None:
+        """Read up to here."""
+        self.read = high
+
+    def keep(self, high: int) -> None:
+        """Kept up to here."""
+        self.done = high
+
+    @property
     def share(self) -> float:
         """How much is done, from 0 to 1."""
         return (self.done - self.bottom) / (self.top - self.bottom) if self.top > self.bottom else 1.0
@@ -87,6 +105,43 @@ class Walk:
 
 
 @dataclass(slots=True)
+class Sweep:
+    """Through a key of texts, ``span`` rows at a time; "" is the beginning, None the end."""
+
+    done: str | None
+    span: int
+    read: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Is everything read?"""
+        return self.read is None
+
+    @property
+    def kept(self) -> bool:
+        """Is everything kept?"""
+        return self.done is None
+
+    def to(self, high: str | None) -> None:
+        """Read up to here."""
+        self.read = high
+
+    def keep(self, high: str | None) -> None:
+        """Kept up to here."""
+        self.done = high
+
+    def plain(self) -> list[Any]:
+        """For the state; ``of`` goes on at what was kept."""
+        return [self.done, self.span]
+
+    @classmethod
+    def of(cls, plain: list[Any]) -> Sweep:
+        """Out of the state."""
+        done, span = plain
+        return cls(done, span, done)
+
+
+@dataclass(slots=True)
 class Count:
     """A full count under way: a base that grows, where each key stands, and who wrote lately, where it is read apart.
 
@@ -97,20 +152,22 @@ class Count:
     begun: float
     walks: dict[str, Walk]
     writers: Walk | None = None
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    """By name, those of the corrections of a lean count."""
 
-    def all(self) -> list[Walk]:
-        """Every walk that belongs to it."""
-        return [*self.walks.values(), *([self.writers] if self.writers else [])]
+    def all(self) -> list[Walk | Sweep]:
+        """Everything that is to be gone through, in this order."""
+        return [*self.walks.values(), *self.sweeps.values(), *([self.writers] if self.writers else [])]
 
     @property
     def read(self) -> bool:
         """Is there no page left?"""
-        return all(walk.read >= walk.top for walk in self.all())
+        return all(walk.ended for walk in self.all())
 
     @property
     def done(self) -> bool:
         """Is all that was read in the base?"""
-        return all(walk.done >= walk.top for walk in self.all())
+        return all(walk.kept for walk in self.all())
 
     @property
     def share(self) -> float:
@@ -127,6 +184,7 @@ class Count:
             "begun": self.begun,
             "walks": {name: walk.plain() for name, walk in self.walks.items()},
             "writers": None if self.writers is None else self.writers.plain(),
+            "sweeps": {name: sweep.plain() for name, sweep in self.sweeps.items()},
         }
 
     @classmethod
@@ -134,7 +192,8 @@ class Count:
         """Out of the state."""
         walks = {name: Walk.of(walk) for name, walk in plain["walks"].items()}
         writers = None if plain["writers"] is None else Walk.of(plain["writers"])
-        return cls(Base.of(plain["base"]), plain["begun"], walks, writers)
+        sweeps = {name: Sweep.of(sweep) for name, sweep in plain["sweeps"].items()}
+        return cls(Base.of(plain["base"]), plain["begun"], walks, writers, sweeps)
 
 
 @dataclass(slots=True)

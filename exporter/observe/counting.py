@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from exporter.observe import statements
 from exporter.observe.connections import Row, Snapshot
-from exporter.observe.mapping import DAY, Cut, Key, Mapping, Region
+from exporter.observe.mapping import DAY, Correction, Cut, Key, Mapping, Region
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
 from exporter.observe.tally import Facts, fingerprint
@@ -76,6 +76,9 @@ class Page:
     facts: Sequence[Row] = ()
     undone: Sequence[Row] = ()
     writers: Sequence[Row] = ()
+    taken: Sequence[Row] = ()
+    whole: bool = False
+    """What a lean count has too many: rows of ``statements.corrections``."""
 
     @property
     def empty(self) -> bool:
@@ -87,6 +90,9 @@ class Page:
         facts = Facts()
         facts.take(self.facts, fingerprints=mapping.dialect.fingerprints)
         facts.take_undone(self.undone, mapping.units, 1)
+        facts.take_undone(self.taken, mapping.units, -1)
+        if self.whole:
+            facts.tally.rows -= sum(int(count) for _, count in self.taken)
         facts.take_writers(self.writers, fingerprints=mapping.dialect.fingerprints)
         return facts
 
@@ -94,13 +100,36 @@ class Page:
 async def page(
     snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high: int, cut: Cut, midnight: int, *, writers: bool
 ) -> Page:
-    """Rows of one key above ``low`` up to ``high``, as they counted before the changes above the cut."""
+    """Rows of one key above ``low`` up to ``high``, as they counted before the changes above the cut.
+
+    A lean count's weigh all the same: ``correct`` tells the rest.
+    """
     rows = await snapshot.fetch(statements.facts(mapping, key.between(low, high, "e"), midnight, writers=writers))
     if not rows or mapping.undone is None:
         return Page(rows)
     target: Region = lambda alias: key.between(low, high, alias)  # noqa: E731
     sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
     return Page(rows, await snapshot.fetch(sql))
+
+
+async def correct(
+    snapshot: Snapshot, mapping: Mapping, correction: Correction, low: str, span: int, cut: Cut, midnight: int
+) -> tuple[str | None, Page]:
+    """What is counted too many by the next ``span`` rows of another table, and where these end; None at its end."""
+    literal, key, table = mapping.dialect.literal, correction.key, correction.table
+    chosen = f"k.{key} > {literal(low)}"
+    rows = await snapshot.fetch(f"SELECT k.{key} FROM {table} k WHERE {chosen} ORDER BY k.{key} LIMIT 1 OFFSET {span}")
+    high = str(rows[0][0]) if rows else None
+    if high is not None:
+        chosen += f" AND k.{key} <= {literal(high)}"
+    taken = await snapshot.fetch(statements.corrections(mapping, correction, chosen, cut, midnight))
+    if correction.whole or mapping.undone is None or mapping.identity is None:
+        return high, Page(taken=taken, whole=correction.whole)
+    there, sealed = mapping.identity, statements.below(mapping, cut)
+    identified = chosen.replace(f"k.{key}", there)
+    target: Region = lambda alias: f"{sealed(alias)} AND {identified.replace('{a}', alias)}"  # noqa: E731
+    sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
+    return high, Page(taken=taken, undone=await snapshot.fetch(sql))
 
 
 async def writers(snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high: int | None, midnight: int) -> Page:

@@ -16,14 +16,14 @@ from dataclasses import replace
 from typing import Final
 
 from exporter.observe import counting, identity
-from exporter.observe.base import Base, Count, Seen, Walk
+from exporter.observe.base import Base, Count, Seen
 from exporter.observe.connections import Reader, Snapshot, reader_of
 from exporter.observe.counters import Comparison
 from exporter.observe.counting import TAIL, Small
 from exporter.observe.identity import Sizes
 from exporter.observe.logger import Logger
 from exporter.observe.mapping import DAY, Cut, Mapping
-from exporter.observe.paging import LIMIT, Pages
+from exporter.observe.paging import LIMIT, Pages, fits
 from exporter.observe.published import Published, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sealing import OVERLAP, Sealing
@@ -118,8 +118,8 @@ class Engine:
         counts = (self.base, self.counting.base if self.counting else None)
         if any(base and set(base.cut.lows) != {key.name for key in mapping.keys} for base in counts):
             self._begin_anew("the database has other hosts now")
-        if self.counting and (self.counting.writers is None) != (mapping.recent is None or mapping.writer is None):
-            self.counting = None  # an index came or went
+        if self.counting and not fits(self.counting, mapping):
+            self.counting = None
         self.mapping = self.latest_mapping = mapping
 
     def suspect(self) -> None:
@@ -175,21 +175,20 @@ class Engine:
         mapping = (await self.look_at_schema()).with_keys_of(self._known())
         now = self.clock()
 
-        async def work(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, Walk], Walk | None]:
+        async def work(snapshot: Snapshot) -> Count:
             lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now)
-            return lows, *await self._pages.walks(snapshot, mapping, lows, now, hurry=self._hurry)
+            moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
+            generation = (self.base.generation if self.base else 0) + 1
+            base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
+            return await self._pages.begin(snapshot, mapping, base, now, hurry=self._hurry)
 
         async with self.lock:
             await self._pages.kept()
             self._take(mapping)
-            lows, walks, writers = await self.reader.read(work, LIMIT)
-            moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
-            generation = (self.base.generation if self.base else 0) + 1
-            base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
-            self.counting = Count(base, now, walks, writers)
+            self.counting = await self.reader.read(work, LIMIT)
             self._sooner = False
             with self.state.step():
-                self.state.forget_generation(generation)
+                self.state.forget_generation(self.counting.base.generation)
                 self.state.put("count", self.counting.plain())
 
     async def advance(self) -> float:

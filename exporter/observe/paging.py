@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, Final
 
 from exporter.observe import counting
-from exporter.observe.base import Count, Walk
+from exporter.observe.base import Base, Count, Sweep, Walk
 from exporter.observe.connections import Reader, Snapshot
 from exporter.observe.counting import Page
-from exporter.observe.mapping import DAY, Key, Mapping
+from exporter.observe.mapping import DAY, Correction, Key, Mapping
 from exporter.observe.records import WINDOWS, SourceError
 from exporter.observe.state import State
 from exporter.observe.tally import Facts
 
 LIMIT: Final = 4.0
 """Seconds for a pass, or for a page of a count; pages are made larger and smaller to take what is aimed at."""
+
+SWEPT: Final = 20_000
+"""Rows of another table in the first page of a sweep."""
 
 
 class Pages:
@@ -31,19 +35,20 @@ class Pages:
         self._keeping: asyncio.Task[None] | None = None
         self.rows_read = 0
 
-    async def walks(
-        self, snapshot: Snapshot, mapping: Mapping, lows: dict[str, int], now: float, *, hurry: bool
-    ) -> tuple[dict[str, Walk], Walk | None]:
-        """From the lowest row of each key to the cut; and over the longest window, where its people are read apart."""
-        pages, walks = 100 if hurry else 200, {}
+    async def begin(self, snapshot: Snapshot, mapping: Mapping, base: Base, now: float, *, hurry: bool) -> Count:
+        """A count from the lowest row of each key to the base's cut, and over the longest window where its people are
+        read apart."""
+        pages, walks, lows = 100 if hurry else 200, {}, base.cut.lows
         for key in mapping.keys:
             rows = await snapshot.fetch(key.next_above(None, mapping.table))
             lowest = counting.key_value(key, rows[0][0]) - 1 if rows else lows[key.name]
             walks[key.name] = Walk.between(min(lowest, lows[key.name]), lows[key.name], pages, 1_000)
-        if mapping.recent is None or mapping.writer is None:
-            return walks, None
-        oldest = counting.midnight_of(now) - (max(WINDOWS) - 1) * DAY - 1
-        return walks, Walk.between(oldest, int(now * 1_000_000), pages // 5, 1)
+        writers, sweeps = None, {}
+        if apart(mapping):
+            oldest = counting.midnight_of(now) - (max(WINDOWS) - 1) * DAY - 1
+            writers = Walk.between(oldest, int(now * 1_000_000), pages // 5, 1)
+            sweeps = {each.name: Sweep("", SWEPT, "") for each in _corrections(mapping)}
+        return Count(base, now, walks, writers, sweeps)
 
     async def read(self, count: Count, mapping: Mapping, now: float, *, hurry: bool) -> None:
         """Read the next page; one that takes too long is tried again smaller. Raises SourceError."""
@@ -51,45 +56,39 @@ class Pages:
         if today > base.day:
             await self.kept()  # its ages are reckoned from the day before
             base.turn(today)
-        key, walk = _next(count, mapping)
-        apart = count.writers is not None
-        lean = walk is count.writers or (apart and mapping.conversation is None)
-        aim = self._reader.hurried_aim if hurry and lean else self._reader.aim
+        mark = next(each for each in count.all() if not each.ended)
+        messages = isinstance(mark, Walk) and mark is not count.writers
+        grouped = messages and (count.writers is None or mapping.conversation is not None)
+        aim = self._reader.hurried_aim if hurry and not grouped else self._reader.aim
         started = time.perf_counter()
 
-        async def work(snapshot: Snapshot) -> tuple[int, Page]:
-            low, high = walk.read, min(walk.top, walk.read + walk.span)
-            if walk is count.writers:
-                last = None if high == walk.top else high  # some are dated in the future
-                page = await counting.writers(snapshot, mapping, key, low, last, base.day * DAY)
-            else:
-                page = await counting.page(
-                    snapshot, mapping, key, low, high, base.cut, base.day * DAY, writers=not apart
-                )
-            if page.empty and high < walk.top:  # a gap: on to the next row
-                rows = await snapshot.fetch(key.next_above(high, mapping.table))
-                high = min(walk.top, counting.key_value(key, rows[0][0]) - 1) if rows else walk.top
-            return high, page
+        async def work(snapshot: Snapshot) -> tuple[Any, Page]:
+            if isinstance(mark, Walk):
+                return await _walk(snapshot, mapping, count, mark)
+            correction = next(each for each in _corrections(mapping) if count.sweeps[each.name] is mark)
+            return await counting.correct(
+                snapshot, mapping, correction, mark.read or "", mark.span, base.cut, base.day * DAY
+            )
 
         try:
             high, page = await self._reader.read(work, LIMIT)
         except SourceError as error:
-            if not error.slow or walk.span <= 1:
+            if not error.slow or mark.span <= 1:
                 raise
-            walk.span = max(1, walk.span // 3)
+            mark.span = max(1, mark.span // 3)
             return
         growth = aim / max(time.perf_counter() - started, 0.001)
-        walk.span = max(1, int(walk.span * min(8.0 if hurry else 3.0, max(0.5, growth))))
-        walk.read = high
+        mark.span = max(1, int(mark.span * min(8.0 if hurry else 3.0, max(0.5, growth))))
+        mark.to(high)
         await self.kept()
-        self._keeping = asyncio.create_task(self._keep(count, walk, high, page, mapping))
+        self._keeping = asyncio.create_task(self._keep(count, mark, high, page, mapping))
 
-    async def _keep(self, count: Count, walk: Walk, high: int, page: Page, mapping: Mapping) -> None:
+    async def _keep(self, count: Count, mark: Walk | Sweep, high: Any, page: Page, mapping: Mapping) -> None:
         facts = await asyncio.to_thread(page.digest, mapping)
         count.base.tally.add(facts.tally)
         count.base.rooms |= facts.rooms
-        walk.done = high
-        self.rows_read += facts.tally.rows + facts.read
+        mark.keep(high)
+        self.rows_read += max(0, facts.tally.rows) + facts.read
         await asyncio.to_thread(self._write, count.base.generation, facts, count.plain())
 
     def _write(self, generation: int, facts: Facts, plain: dict[str, Any]) -> None:
@@ -105,12 +104,42 @@ class Pages:
             keeping.result()
 
 
-def _next(count: Count, mapping: Mapping) -> tuple[Key, Walk]:
-    """The walk that has pages left; that over the recent rows comes last."""
-    for key in mapping.keys:
-        walk = count.walks[key.name]
-        if walk.read < walk.top:
-            return key, walk
-    assert count.writers is not None  # noqa: S101 - there is a page left
-    assert mapping.recent is not None  # noqa: S101 - or the count would have been begun anew
-    return mapping.recent, count.writers
+def apart(mapping: Mapping) -> bool:
+    """Are those who wrote lately read apart from the messages?"""
+    return mapping.recent is not None and mapping.writer is not None
+
+
+def fits(count: Count, mapping: Mapping) -> bool:
+    """Can this count go on? Not when an index has come or gone since."""
+    names = {each.name for each in _corrections(mapping)} if apart(mapping) else set()
+    return (count.writers is not None) == apart(mapping) and set(count.sweeps) == names
+
+
+def _corrections(mapping: Mapping) -> tuple[Correction, ...]:
+    return () if mapping.lean is None else mapping.lean.corrections
+
+
+async def _walk(snapshot: Snapshot, mapping: Mapping, count: Count, walk: Walk) -> tuple[int, Page]:
+    """The next page of the messages, or of those who wrote lately."""
+    low, high, midnight = walk.read, min(walk.top, walk.read + walk.span), count.base.day * DAY
+    key = mapping.recent if walk is count.writers else _key(mapping, count, walk)
+    assert key is not None  # noqa: S101 - the count would not fit the mapping
+    if walk is count.writers:
+        last = None if high == walk.top else high  # some are dated in the future
+        page = await counting.writers(snapshot, mapping, key, low, last, midnight)
+    else:
+        if count.sweeps and mapping.lean is not None:
+            counted = replace(mapping, where=mapping.lean.where, weight="1", undone=None)
+        else:
+            counted = mapping
+        page = await counting.page(
+            snapshot, counted, key, low, high, count.base.cut, midnight, writers=count.writers is None
+        )
+    if page.empty and high < walk.top:  # a gap: on to the next row
+        rows = await snapshot.fetch(key.next_above(high, mapping.table))
+        high = min(walk.top, counting.key_value(key, rows[0][0]) - 1) if rows else walk.top
+    return high, page
+
+
+def _key(mapping: Mapping, count: Count, walk: Walk) -> Key:
+    return next(key for key in mapping.keys if count.walks[key.name] is walk)

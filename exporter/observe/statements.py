@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 
-from exporter.observe.mapping import DAY, Cut, Dialect, Mapping, Region
+from exporter.observe.mapping import DAY, Correction, Cut, Dialect, Mapping, Region
 from exporter.observe.records import WINDOWS
 
 AGES = 4
@@ -147,6 +147,12 @@ def undone(mapping: Mapping, tail: Region, target: Region, cut: Cut, midnight: i
         f"SELECT z.age, COUNT(*) FROM (SELECT DISTINCT {mapping.identity.replace('{a}', 'e')} AS id, "
         f"{age(mapping, midnight)} AS age {mapping.undone(tail, target, cut)}) z GROUP BY z.age"
     )
+
+
+def corrections(mapping: Mapping, correction: Correction, chosen: str, cut: Cut, midnight: int) -> str:
+    """Rows ``(age, rows)`` of what was counted too many, by the other table's rows ``k`` that are chosen."""
+    found = correction.rows(chosen, below(mapping, cut)("e"))
+    return f"SELECT z.age, COUNT(*) FROM (SELECT {age(mapping, midnight)} AS age {found}) z GROUP BY z.age"
 
 
 def above(mapping: Mapping, cut: Cut) -> Region:

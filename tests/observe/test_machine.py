@@ -216,6 +216,9 @@ class Machine(RuleBasedStateMachine):
         if self.engine.counting is None:
             self.loop.run(self.engine.begin())
             self.silent_in_count = False
+        if self.engine.counting is not None:
+            for mark in self.engine.counting.all():  # pages of a few rows, or of ten days
+                mark.span = 10 * 86_400_000_000 if mark is self.engine.counting.writers else 12
         self.loop.run(self.engine.advance())
         after = self.loop.run(self.engine.look())
         if self.engine.counting is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from exporter.observe.mapping import Cut, Dialect, Key, Mapping, Region, Table, Time
+from exporter.observe.mapping import Correction, Cut, Dialect, Key, Lean, Mapping, Region, Table, Time
 from exporter.observe.presets import Columns, require
 
 OLDEST: Final = 72
@@ -51,6 +51,12 @@ MEANING: Final = {
     "messages_today": "messages of the current UTC day by the time that the sender's server gave them",
     "active_users": "registered users who sent a message, redacted or not, on one of the last N UTC days",
 }
+VISIBLE: Final = (
+    f"e.type IN ({TYPES}) AND e.state_key IS NULL AND NOT e.outlier AND e.rejection_reason IS NULL"  # of messages
+)
+OTHERS: Final = "relation_type IN ('m.replace', 'm.reference')"
+OWN: Final = f"NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id AND r.{OTHERS})"
+"""Messages of their own: no edits, no answers to polls."""
 NO_STATISTICS: Final = "Synapse keeps no statistics of rooms (stats: enabled: false), and nothing else tells them all"
 PEOPLE: Final = (
     "{u}.is_guest = 0 AND {u}.deactivated = 0 AND {u}.appservice_id IS NULL "
@@ -73,14 +79,17 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
             Key("backfill", "{a}.stream_ordering", sign=-1, only="{a}.stream_ordering < 0"),
         ),
         time=time,
-        where=(
-            f"e.type IN ({TYPES}) AND e.state_key IS NULL AND NOT e.outlier AND e.rejection_reason IS NULL "
-            "AND NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id "
-            "AND r.relation_type IN ('m.replace', 'm.reference'))"
-        ),
+        where=f"{VISIBLE} AND {OWN}",
         weight="CASE WHEN EXISTS (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id) THEN 0 ELSE 1 END",
         writer="e.sender",
         recent=Key("recent", "{a}.origin_server_ts", time=time),
+        lean=Lean(
+            VISIBLE,
+            (
+                Correction("edits", "event_relations", "event_id", _edits, whole=True),
+                Correction("redactions", "redactions", "redacts", _redactions, whole=False),
+            ),
+        ),
         account=f"SELECT 1 FROM users u WHERE u.name = {{w}} AND {PEOPLE.replace('{u}', 'u')}",
         identity="{a}.event_id",
         users=f"SELECT COUNT(*) FROM users u WHERE {PEOPLE.replace('{u}', 'u')}",
@@ -105,15 +114,29 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
     )
 
 
+def _edits(chosen: str, below: str) -> str:
+    """Edits and answers to polls. The cross join keeps SQLite's order."""
+    return (
+        f"FROM event_relations k CROSS JOIN events e WHERE {chosen} AND k.{OTHERS} AND e.event_id = k.event_id "
+        f"AND {VISIBLE} AND {below}"
+    )
+
+
+def _redactions(chosen: str, below: str) -> str:
+    """Messages that were redacted, once or several times."""
+    return (
+        f"FROM (SELECT DISTINCT k.redacts FROM redactions k WHERE {chosen}) d CROSS JOIN events e "
+        f"WHERE e.event_id = d.redacts AND {VISIBLE} AND {OWN} AND {below}"
+    )
+
+
 def _redacted(tail: Region, target: Region, cut: Cut) -> str:
     """Messages with a redaction in the tail and none among the sealed events. The cross joins keep SQLite's order."""
     sealed = f"ry.stream_ordering <= {cut.lows['stream_ordering']} AND ry.stream_ordering >= {-cut.lows['backfill']}"
     return (
         "FROM events rx CROSS JOIN redactions x CROSS JOIN events e "
         f"WHERE {tail('rx')} AND x.event_id = rx.event_id AND e.event_id = x.redacts AND {target('e')} "
-        f"AND e.type IN ({TYPES}) AND e.state_key IS NULL AND NOT e.outlier AND e.rejection_reason IS NULL "
-        "AND NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id "
-        "AND r.relation_type IN ('m.replace', 'm.reference')) "
+        f"AND {VISIBLE} AND {OWN} "
         "AND NOT EXISTS (SELECT 1 FROM redactions y JOIN events ry ON ry.event_id = y.event_id "
         f"WHERE y.redacts = e.event_id AND {sealed})"
     )
