@@ -12,6 +12,7 @@ from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
 from exporter.metrics.counters import Metrics
+from exporter.node.conditions import Conditions
 from exporter.node.history import History
 from exporter.node.node import Node
 from exporter.node.snapshot import SnapshotBuilder
@@ -50,6 +51,7 @@ class Application:
     upgrade_handler: UpgradeHandler
     snapshots: SnapshotBuilder
     history: History
+    conditions: Conditions
     not_ready: Callable[[], str | None]
 
     def build(self, *, public: bool, operations: bool) -> web.Application:
@@ -87,7 +89,7 @@ class Application:
     def _operations(self) -> list[web.RouteDef]:
         settings, timeout = self.settings, self.settings.database_timeout
         scrape = Scrape(self.snapshots, self.metrics, timeout=timeout, max_requests=settings.max_requests)
-        stats = Stats(self.snapshots, self.metrics, self.authenticator, timeout=timeout)
+        stats = Stats(self.snapshots, self.metrics, self.authenticator, self.conditions, timeout=timeout)
         page = AdminPage(self.authenticator, self.history, origins=self.origins, path=settings.external_path or "/")
         return [
             web.get(settings.telemetry_path, scrape.handle),

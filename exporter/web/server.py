@@ -24,6 +24,7 @@ from exporter.core.records import Message
 from exporter.metrics.counters import BackgroundTask, Metrics
 from exporter.metrics.loop_lag import LoopLagMonitor
 from exporter.metrics.negotiation import SHARE
+from exporter.node.conditions import Conditions
 from exporter.node.fanout import FanOut
 from exporter.node.history import History
 from exporter.node.node import Node
@@ -37,7 +38,7 @@ from exporter.web.application import Application
 from exporter.web.background import Background
 from exporter.web.listeners import Listeners, allow_open_files
 from exporter.web.origins import Origins
-from exporter.web.routes.stats import sample
+from exporter.web.routes.stats import look, sample
 from exporter.web.toolkit.reload import WebConfig
 from exporter.web.websocket.connections import Connections
 from exporter.web.websocket.handshake import UpgradeHandler
@@ -77,6 +78,7 @@ class Server:
         self.collector = Collector(self.store)
         self.snapshots = SnapshotBuilder(self.node, self.collector, self.connections, settings.limits.connections)
         self.history = History()
+        self.conditions = Conditions()
         self.ready = False
         self.background = Background(self.metrics.background_failures)
         self.listeners = Listeners(self.web_config)
@@ -94,6 +96,7 @@ class Server:
             self.upgrade_handler,
             self.snapshots,
             self.history,
+            self.conditions,
             self._not_ready,
         )
 
@@ -178,6 +181,7 @@ class Server:
         """One point of the last hour every ten seconds."""
         while True:
             snapshot = await self.snapshots.snapshot(self.settings.database_timeout * SHARE, saturation=False)
+            look(self.conditions, snapshot, self.metrics)
             self.history.record(snapshot.as_of, sample(snapshot, self.metrics))
             await asyncio.sleep(self.history.until_next(time.time()))
 

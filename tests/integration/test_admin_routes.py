@@ -65,6 +65,7 @@ async def test_the_stats_tell_version_start_refusals_failures_and_the_share_in_t
         {"not_joined": 1},
     ]
     assert (after["sends_failed"], after["delivered_in_time"]) == (0, 1.0)
+    assert set(after["since"].values()) == {None}
     for tab in (ann, bob):
         await tab.close()
 
@@ -80,6 +81,7 @@ async def test_a_send_that_the_database_refused_is_a_failed_send(tmp_path: Path)
             assert (await ann.frame("error"))["code"] == "unavailable"
             stats = await exporter.stats()
         assert (stats["sends_failed"], stats["refused"]["commands"]["unavailable"]) == (1, 1)
+        assert stats["since"]["sends_failing"] is not None
         await ann.close()
 
 

@@ -519,6 +519,21 @@ async def test_the_first_line_says_what_is_wrong_and_the_title_follows(
         assert await seen.shifts() == []
 
 
+@pytest.mark.parametrize(
+    ("code", "figures"),
+    [("database_read_only", TROUBLES["it takes no writes"][0]), ("totals_wrong", TROUBLES["totals are wrong"][0])],
+)
+async def test_what_began_before_the_page_was_opened_is_told_with_since_when(
+    browser: Browser, double: StatsDouble, code: str, figures: dict[str, Any]
+) -> None:
+    began = datetime.now(UTC) - timedelta(minutes=7)
+    double.figures.update(figures)
+    double.figures["since"] = {code: began.isoformat(), "at_capacity": None}
+    async with visit(browser) as seen:
+        await seen.page.goto(double.link())
+        await told(seen.page, rf".* since {began.astimezone():%H:%M:%S}: .*")
+
+
 async def test_what_the_last_minute_says_is_told_with_since_when(browser: Browser, double: StatsDouble) -> None:
     now = time.time()
     for i in range(30):  # five minutes of which the last two are bad

@@ -15,6 +15,7 @@ from exporter.core.errors import ErrorCode
 from exporter.core.events import ClosedReason, RejectedReason
 from exporter.core.protocol import MAX_CLIENT_ID, MAX_IDENTIFIER, MAX_SEQ
 from exporter.node import history
+from exporter.node.conditions import Conditions
 
 _WORDS = "1 to 128 characters without control characters and lone surrogates."
 Identifier = Annotated[
@@ -166,6 +167,10 @@ class Live(Struct):
     typing_users: Count
 
 
+Since = msgspec.defstruct("Since", [(name, datetime | None) for name in Conditions().since])
+Since.__doc__ = "Since when this node has seen that something is wrong; null while it is not."
+
+
 class Stats(Struct):
     """The figures at one moment. What is not known is null, with the reason in an ``error``.
 
@@ -193,6 +198,7 @@ class Stats(Struct):
     refused: Refused
     sends_failed: Count
     delivered_in_time: Share | None
+    since: Since  # type: ignore[valid-type]
     cluster: Cluster | msgspec.UnsetType = msgspec.UNSET
     node: Live | msgspec.UnsetType = msgspec.UNSET
 

@@ -12,10 +12,12 @@ from aiohttp import web
 
 from exporter import __version__
 from exporter.auth.tokens import Authenticator
+from exporter.core.events import ClosedReason
 from exporter.core.records import Snapshot
 from exporter.metrics.counters import Metrics
 from exporter.metrics.negotiation import SHARE
 from exporter.metrics.quality import Quality, quality
+from exporter.node.conditions import Conditions
 from exporter.node.document import live_figures, totals_figures, utc
 from exporter.node.history import FIGURES, Sample
 from exporter.node.snapshot import SnapshotBuilder
@@ -84,12 +86,24 @@ def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:
     )
 
 
+def look(conditions: Conditions, snapshot: Snapshot, metrics: Metrics) -> None:
+    """Let the conditions take in what is known now."""
+    conditions.look(snapshot, quality(metrics), metrics.connections_closed.cells[ClosedReason.INTERNAL_ERROR].value)
+
+
 class Stats:
     """The handler. ``timeout`` in seconds is the database's."""
 
     def __init__(
-        self, snapshots: SnapshotBuilder, metrics: Metrics, authenticator: Authenticator, *, timeout: float
+        self,
+        snapshots: SnapshotBuilder,
+        metrics: Metrics,
+        authenticator: Authenticator,
+        conditions: Conditions,
+        *,
+        timeout: float,
     ) -> None:
+        self._conditions = conditions
         self._snapshots = snapshots
         self._metrics = metrics
         self._started_at = time.time()
@@ -100,4 +114,6 @@ class Stats:
         """200 for admins, 401 without a token, 403 for another role."""
         require_admin(request, self._authenticator)
         snapshot = await self._snapshots.snapshot(self._timeout * SHARE, saturation=False)
-        return answer(payload(snapshot) | node_payload(quality(self._metrics), self._started_at))
+        look(self._conditions, snapshot, self._metrics)
+        since = {name: utc(at) for name, at in self._conditions.since.items()}
+        return answer(payload(snapshot) | node_payload(quality(self._metrics), self._started_at) | {"since": since})

@@ -33,6 +33,8 @@ export interface Stats {
   delivered_in_time?: Figure;
   /** What the latest recount found; each null before the first. */
   inaccurate?: { conversations: Figure; days: Figure; triggers: Figure };
+  /** Since when this node has seen that something is wrong, by the code of the first line; null while it is not. */
+  since?: Record<string, string | null>;
 }
 
 /** One UTC day of `/v1/messaging/stats/days`. */

@@ -1172,7 +1172,10 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const client = this.#client;
     if (client === null || client.status === 'connecting') return [{ level: 'unknown', code: 'connecting', text: this.#say('connecting') }];
     const found = [];
-    const add = (level, code, at, values = {}) => found.push({ level, code, text: this.#say(code, { since: this.#since(code, at), ...values }) });
+    const add = (level, code, at, values = {}) => {
+      const since = client.failure === null ? moment(client.stats.since?.[code]) : null; // as the server saw it begin
+      found.push({ level, code, text: this.#say(code, { since: this.#since(code, since ?? at), ...values }) });
+    };
     if (client.failure !== null) {
       this.#addFailure(client, add);
       return found;
