@@ -46,7 +46,7 @@ class Asgi:
             key = name.decode("latin-1").lower()
             headers[key] = f"{headers[key]},{value.decode('latin-1')}" if key in headers else value.decode("latin-1")
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        path = below_the_mount(scope).rstrip("/")
         if scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].endswith(b"/"):
             path += "/"  # as the browser has it: some frameworks add one
         answer = await self._service.answer(scope["method"], path, headers, query, scope)
@@ -68,3 +68,12 @@ class Asgi:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+
+
+def below_the_mount(scope: Scope) -> str:
+    """The path that is ours. A server's root path (a proxy's prefix) may be part of the scope's path or not."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    for prefix in (root, root.removeprefix(scope.get("app_root_path", ""))):
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return path.removeprefix(prefix)
+    return path

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from exporter import __version__
 from exporter.core.recount import Recount
 from exporter.core.source_records import SourceView
 from exporter.embed.observations import REPORTS
 from exporter.embed.totals import UNREAD
 from exporter.embed.workers import EXPLANATION
 from exporter.metrics.families import build_family, drift_family, live_families
+from exporter.metrics.quality import quality
 from exporter.metrics.source_families import source_families
 from exporter.node.document import LIVE, totals_figures, utc
 
@@ -156,6 +158,7 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
     return {
         **dict(zip(LIVE, known, strict=True)),
         **totals_figures(database.totals if database else None),
+        **_of_this_process(live),
         "scope": "node",
         "nodes": 1 if live.is_alone() else None,
         "as_of": utc(time.time()),
@@ -172,6 +175,20 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
             "error": database.error if database is not None else NO_DATABASE,
         },
     }
+
+
+def _of_this_process(live: Live) -> dict[str, Any]:
+    """What the product's own server says of its node, as far as the host reports it; absent is not reported."""
+    seen, reported = quality(live.metrics), live.reported
+    known: dict[str, Any] = {"version": __version__, "started_at": utc(live.started_at), "refused": {}}
+    if "connections_rejected" in reported:
+        known["refused"]["connections"] = seen.refused_connections
+    if "commands_rejected" in reported:
+        known["refused"]["commands"] = seen.refused_commands
+        known["sends_failed"] = seen.sends_failed
+    if "message_delivery_duration" in reported:
+        known["delivered_in_time"] = seen.share_in_time
+    return known
 
 
 def _source(view: SourceView) -> dict[str, Any]:

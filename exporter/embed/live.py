@@ -77,6 +77,7 @@ class Live(Observations):
         self.by_middleware = False  # a middleware opened connections: what it cannot know is then unknown
         self.by_handle: dict[Hashable, Connection] = {}
         self.family = Family()
+        self.started_at = time.time()  # what is counted since the start is counted since then
         self._begun = False
         self._on_events = on_events
         self._timer: asyncio.TimerHandle | None = None

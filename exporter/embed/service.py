@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
 from exporter.embed.admin_check import AdminCheck
+from exporter.metrics.counters import Metrics
 from exporter.metrics.exposition import Family, encoded, render, restricted
 from exporter.metrics.negotiation import SHARE, budget, content_type
 from exporter.metrics.process import ProcessCollector
+from exporter.metrics.quality import quality
 from exporter.node.history import FIGURES, History, Sample
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 
 TIMEOUT: Final = 5.0  # seconds that a scrape without a time-out header may take
 _JSON: Final = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+_GUARDED: Final = (
+    "/v1/messaging/stats",
+    "/v1/messaging/stats/history",
+    "/v1/messaging/stats/days",
+    "/admin",
+)
 _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -39,7 +47,7 @@ _POLICY: Final = (
 )
 
 # Who may see it is the host's affair, so there is no signing in here: the component alone, addresses relative.
-_PAGE: Final = b"""<!doctype html>
+_HEAD: Final = b"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -48,7 +56,10 @@ _PAGE: Final = b"""<!doctype html>
 <title>Messaging</title>
 <link rel="icon" href="admin/static/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="admin/static/admin.css">
-<script type="module" src="admin/static/messaging-stats.js"></script>
+"""
+_PAGE: Final = (
+    _HEAD
+    + b"""<script type="module" src="admin/static/messaging-stats.js"></script>
 </head>
 <body>
 <header class="top"><h1>Messaging</h1></header>
@@ -56,6 +67,20 @@ _PAGE: Final = b"""<!doctype html>
 </body>
 </html>
 """
+)
+_LANDING: Final = (
+    _HEAD
+    + b"""</head>
+<body>
+<header class="top"><h1>Messaging</h1></header>
+<main><ul>
+<li><a href="metrics">Metrics</a> for Prometheus</li>
+<li><a href="admin">Figures</a> for administrators, also <a href="v1/messaging/stats">as JSON</a></li>
+</ul></main>
+</body>
+</html>
+"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +123,21 @@ class Service:
         self._start()
         if path == "/admin/":  # the page's addresses are relative
             return Answer(308, b"", {"location": "../admin"})
+        if path == "/":
+            return _html(_LANDING)
         path = path.rstrip("/")
         if path == "/metrics":
             return self._alone() or await self._metrics(headers, query)
-        if path not in ("/v1/messaging/stats", "/v1/messaging/stats/history", "/admin") and not path.startswith(
-            "/admin/static/"
-        ):
+        if path not in _GUARDED and not path.startswith("/admin/static/"):
             return _problem(404, "no such page")
         if path.startswith("/admin/static/"):
             return _static(path.rpartition("/")[2])
         if (refusal := await self._check.refusal(subject)) is not None:
             return _problem(refusal.status, refusal.detail, **refusal.headers)
         if path == "/admin":
-            return _page()
+            return _html(_PAGE)
+        if path.endswith("/days"):  # not 404: the page would ask again, and the browser's console would tell
+            return Answer(200, b'{"days": null, "error": "an embedded server keeps no record of days"}', _JSON)
         if path.endswith("/history"):
             return self._alone() or Answer(200, self._history.body(), _JSON)
         return self._alone() or await self._stats()
@@ -175,6 +202,7 @@ class Service:
                     deliveries=metrics.deliveries.value if "deliveries" in reported else None,
                     joins=metrics.joins.value if "joins" in reported else None,
                     connections_opened=metrics.connections_opened.value,
+                    **_quality(metrics, reported),
                     connections_closed={
                         str(reason): cell.value for reason, cell in metrics.connections_closed.cells.items()
                     },
@@ -183,14 +211,26 @@ class Service:
             await asyncio.sleep(self._history.until_next(time.time()))
 
 
-def _page() -> Answer:
+def _quality(metrics: Metrics, reported: Set[str]) -> dict[str, Any]:
+    """The rest of a sample, as far as the host reports it."""
+    seen, sample = quality(metrics), dict[str, Any]()
+    if "connections_rejected" in reported:
+        sample["connections_refused"] = seen.refused_connections
+    if "commands_rejected" in reported:
+        sample |= {"commands_refused": seen.refused_commands, "sends_failed": seen.sends_failed}
+    if "message_delivery_duration" in reported:
+        sample |= {"delivered": seen.delivered, "delivered_in_time": seen.delivered_in_time}
+    return sample
+
+
+def _html(page: bytes) -> Answer:
     headers = {
         "content-type": "text/html; charset=utf-8",
         "content-security-policy": _POLICY,
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
     }
-    return Answer(200, _PAGE, headers)
+    return Answer(200, page, headers)
 
 
 def _static(name: str) -> Answer:

@@ -66,8 +66,14 @@ class Source:
         """Begin to count, on the running loop; once. Raises Misconfigured."""
         if self._collector is not None:
             return
-        from exporter.observe import sources
-        from exporter.observe.collector import SourceCollector
+        try:
+            from exporter.observe import sources
+            from exporter.observe.collector import SourceCollector
+        except ModuleNotFoundError as error:  # installed with --no-deps
+            raise Misconfigured(
+                f"totals of a database need what the plain installation brings, and {error.name} is missing: "
+                f"pip install messaging-exporter"
+            ) from error
 
         described = sources.Source(
             self.url, self.kind, config_file=None if self.mapping is None else Path(self.mapping)

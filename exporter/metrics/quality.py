@@ -34,9 +34,11 @@ class Quality:
 
 def quality(metrics: Metrics) -> Quality:
     """The counts now."""
-    commands = dict.fromkeys((code.value for code in ErrorCode), 0)
-    for (_, code), cell in metrics.commands_rejected.items():
+    commands, sends_failed = dict.fromkeys((code.value for code in ErrorCode), 0), 0
+    for (command, code), cell in metrics.commands_rejected.items():
         commands[code.value] += cell.value
+        if command == "send" and code in FAILURES:
+            sends_failed += cell.value
     delivered = in_time = 0
     for buckets in metrics.message_delivery_duration.children.values():
         delivered += sum(buckets.counts)
@@ -44,7 +46,7 @@ def quality(metrics: Metrics) -> Quality:
     return Quality(
         refused_connections={reason.value: cell.value for reason, cell in metrics.connections_rejected.cells.items()},
         refused_commands=commands,
-        sends_failed=sum(metrics.commands_rejected["send", code].value for code in FAILURES),
+        sends_failed=sends_failed,
         delivered=delivered,
         delivered_in_time=in_time,
     )

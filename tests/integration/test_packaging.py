@@ -132,3 +132,58 @@ async def test_it_runs_in_an_empty_environment(environment: Path, tmp_path: Path
         for tab in (ann, bob):
             await tab.close()
         assert await exporter.stop() == 0
+
+
+def test_embedding_works_where_the_wheel_came_without_its_dependencies(wheel: Path, tmp_path: Path) -> None:
+    """``pip install --no-deps`` and what docs/embed.md names beside it: figures, page and JSON over ASGI."""
+    run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+    run(*pip, "--no-deps", wheel, cwd=tmp_path)
+    run(*pip, "prometheus-client", "msgspec", cwd=tmp_path)
+    (tmp_path / "host.py").write_text(EMBEDDED)
+    assert run(python, "host.py", cwd=tmp_path) == "fine\n"
+
+
+EMBEDDED = """
+import asyncio, importlib.util, json, sys
+import exporter
+assert not {"msgspec", "prometheus_client"} & set(sys.modules), "import exporter loads nothing"
+from exporter import Live, LiveMiddleware, LockedLive, Source
+for name in ("aiohttp", "sqlalchemy", "uvloop", "structlog", "yaml", "click"):
+    assert importlib.util.find_spec(name) is None
+
+live = Live(workers=1)
+app = live.asgi(admin=lambda scope: True)
+
+async def get(path):
+    sent = []
+    async def send(message):
+        sent.append(message)
+    async def receive():
+        return {"type": "http.request"}
+    await app({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
+    assert sent[0]["status"] == 200, sent
+    return sent[1]["body"]
+
+async def main():
+    with live.open("ann") as connection:
+        connection.join("room")
+        assert b"messaging_participants 1.0" in await get("/metrics")
+        assert json.loads(await get("/v1/messaging/stats"))["total_participants"] == 1
+        assert b"<messaging-stats" in await get("/admin")
+        for name in ("/", "/admin/static/messaging-stats.js", "/v1/messaging/stats/history"):
+            assert await get(name)
+    assert live.get_stats()["active_connections"] == 0
+    await app.aclose()
+
+asyncio.run(main())
+try:
+    Live(totals=Source("sqlite:///there.db", "mapping.yml"))
+    asyncio.run(Source("sqlite:///there.db", "mapping.yml").start())
+except Exception as error:
+    assert "sqlalchemy is missing: pip install messaging-exporter" in str(error), repr(error)
+else:
+    raise AssertionError("nothing reads a database here")
+print("fine")
+"""

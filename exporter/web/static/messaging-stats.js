@@ -224,7 +224,7 @@ export const LABELS = Object.freeze({
   nothing_yet: 'none yet',
   no_reason: 'the server gave no reason',
   unknown_because: 'Unknown: {reason}',
-  two_samples: 'known after two samples',
+  two_samples: 'not yet known',
   cluster_not_seen: 'the cluster is not seen',
   stored_note: 'Rows that exist now; today is since 00:00 UTC',
   people_note: 'Sent a message in the last 1, 7, 30 UTC days; share of the registered',
@@ -360,6 +360,7 @@ svg { touch-action: pan-y; }
 .days dl > div { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 0.3em 1em; align-items: baseline; }
 .days .range { text-align: end; }
 .days .picture { grid-column: 1 / -1; }
+.days.none :is(.buttons, dl, input) { display: none; }
 .days svg { block-size: 4.6em; }
 .days svg .bars { fill: var(--accent); }
 .days svg .chosen { fill: var(--ink); }
@@ -710,7 +711,7 @@ export class StatsClient {
     this.#due.days = performance.now() + DAYS_EVERY * 1000;
     try {
       const [days] = await this.#get('/days', signal, `days=${Math.max(...DAYS)}`);
-      if (!signal.aborted) this.days = days;
+      if (!signal.aborted) this.days = days.days === null ? false : days; // null: an embedded server, which has no record
     } catch (error) {
       if (signal.aborted) return;
       if (error.status === 404) this.days = false;
@@ -1342,7 +1343,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     }
     const reason = stats.database?.error ?? this.#say('no_reason');
     write(n.totalsNote, unknown ? sentence(this.#say('unknown_because', { reason })) : this.#say('stored_note'));
-    n.totalsNote.classList.toggle('bad', unknown);
+    n.totalsNote.classList.toggle('bad', unknown && typeof stats.database?.up === 'boolean'); // null: none is looked at
   }
 
   #renderHistory(history) {
@@ -1378,7 +1379,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
           const cell = n[`${kind}_${reason}_${span}`];
           if (!cell) continue;
           const value = known(values[span]);
-          write(cell, values[span] === undefined ? '–' : this.#count(value));
+          write(cell, value === null ? '–' : this.#count(value)); // the word is too long for a column
+          cell.title = values[span] === undefined || value !== null ? '' : this.#say('unknown');
           cell.classList.toggle('none', !value);
         }
         const row = n[`${kind}_${reason}_last_hour`].parentElement;
@@ -1464,6 +1466,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const n = this.#nodes;
     const answer = this.#client?.days;
     write(n.daysNote, this.#say(answer === false ? 'no_days' : 'days_note'));
+    n.daysNote.parentElement.classList.toggle('none', answer === false);
     n.dayButtons.forEach((button, i) => button.setAttribute('aria-pressed', String(DAYS[i] === this.#shown)));
     if (!answer) return;
     const days = list(answer.days).slice(-this.#shown);
@@ -1520,13 +1523,14 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const database = stats.database ?? {};
     if (database.up === true && database.writable === false) say('database', this.#say('read_only'), 'bad');
     else if (database.up === true) say('database', this.#say('up'), 'good');
-    else say('database', this.#say(database.up === false ? 'down' : 'unknown'), 'bad');
+    else say('database', this.#say(database.up === false ? 'down' : 'unknown'), database.up === false ? 'bad' : '');
     const wrong = this.#inaccurate(stats);
     if (wrong === null) say('checked', this.#say('not_recounted'));
     else say('checked', this.#say(wrong ? 'differ' : 'agree'), wrong ? 'bad' : 'good');
     const reasons = [stats.scope === 'source' ? null : trouble, database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
     const others = verdicts.slice(1).map(({ text }) => text);
     write(n.healthNote, [...reasons, ...others].join(' '));
+    n.healthNote.classList.toggle('bad', typeof database.up === 'boolean' || trouble !== null || others.length > 0);
     const since = moment(history?.since);
     say('lines', since === null ? this.#say('none_yet') : this.#say('from', { time: this.#format.minute.format(since * 1000) }));
   }
