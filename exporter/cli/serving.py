@@ -53,7 +53,8 @@ def migrate(settings: Settings) -> None:
             settings.effective_database_url, schema=settings.database_schema, timeout=settings.database_timeout
         )
         try:
-            await store.migrate()
+            for line in await store.migrate():
+                click.echo(f"not as it was made, and not needed: {line}")
         finally:
             await store.close()
 

@@ -98,15 +98,17 @@ class Store:
 
     # --- life ---------------------------------------------------------------------------------------------
 
-    async def migrate(self, revision: str = "head") -> None:
-        """Create or upgrade the schema; all of it or nothing, also when two processes do it at once.
+    async def migrate(self, revision: str = "head") -> list[str]:
+        """Create or upgrade the schema, and mend it; all of it or nothing, also when two processes do it at once.
+
+        What is not as it was made, cannot be made again and is not needed is returned, a line each.
 
         Raises:
-            Misconfigured: rights, password, path, a newer schema.
+            Misconfigured: rights, password, path, a newer schema, something that is needed and gone.
             Unavailable: it cannot be reached or is locked; the caller may try again.
         """
         try:
-            await migrate.migrate(self._dialect, revision)
+            return [str(difference) for difference in await migrate.migrate(self._dialect, revision)]
         except DatabaseError as failure:
             raise _at_start(failure) from failure
 
@@ -125,7 +127,8 @@ class Store:
             self._unregistered.clear()
 
     async def _check(self, session: Session) -> None:
-        await migrate.require_current(session)
+        async with self._dialect.looking(session):
+            await migrate.require_current(self._dialect, session)
         await self._dialect.check_rights(session)
 
     async def close(self) -> None:

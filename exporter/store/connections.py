@@ -30,8 +30,6 @@ Work = Callable[[Session], Awaitable[T]]
 
 log = structlog.get_logger("exporter.store")
 
-_USELESS = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
-"""With these a connection cannot do its work: it is thrown away, and the address asked again."""
 _ANOTHER_SERVER = (ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
 """Signs that the server is not, or no longer, the one that is meant."""
 TRY_AGAIN = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY)
@@ -188,15 +186,20 @@ class Database:
         """
         seconds = self.timeout if timeout is None else timeout
         until = asyncio.get_running_loop().time() + seconds
-        try:
-            return await Job(self, lane, work, seconds, tried_again=True).result()
-        except DatabaseError as failure:
-            if failure.kind not in TRY_AGAIN:
-                raise
+        while True:
             left = until - asyncio.get_running_loop().time()
-            if left <= 0:
-                self.note(failure, lane)
-                raise
+            try:
+                return await Job(self, lane, work, left, tried_again=True).result()
+            except DatabaseError as failure:
+                if failure.kind not in TRY_AGAIN:
+                    raise
+                left = until - asyncio.get_running_loop().time()
+                if left <= 0:
+                    self.note(failure, lane)
+                    raise
+                # A pooler may keep many such sessions; each was closed by being asked.
+                if failure.text != errors.OLD_SESSION:
+                    break
         return await self.job(lane, work, left).result()
 
     async def use(self, job: Job[T]) -> T:
@@ -218,7 +221,7 @@ class Database:
                 except Refusal:
                     raise  # the work has put the connection in order
                 except BaseException as error:
-                    if not isinstance(error, DatabaseError) or job.aborted or error.kind in _USELESS:
+                    if not isinstance(error, DatabaseError) or job.aborted or error.kind in errors.USELESS:
                         await connection.invalidate()
                     if isinstance(error, DatabaseError) and error.kind in _ANOTHER_SERVER:
                         self._age += 1  # nor are the others of use: they are asked for again, at the same address

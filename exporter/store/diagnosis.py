@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 from exporter.core.errors import Misconfigured, Unavailable
-from exporter.store import errors
 from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Session
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.location import SqliteLocation, dialect_of, locate
 from exporter.store.schema import migrate
+from exporter.store.schema.shape import listed
 
 _ROUND_TRIPS: Final = 3
 
@@ -60,13 +60,15 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             ahead = (there - here).total_seconds()
         return f"{name} {str(version).split()[0]}", min(trips), ahead
 
-    async def fits(session: Session) -> None:
-        await migrate.require_current(session)
+    async def fits(session: Session) -> tuple[str | None, bool]:
+        async with dialect.looking(session):
+            found = await migrate.require_current(dialect, session)
         await dialect.check_rights(session)
-        findings = await dialect.differing_triggers(session)
-        if findings:
-            more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-            raise Misconfigured(f"{findings[0]}{more}: run 'messaging-exporter migrate', then 'verify'")
+        if not found:
+            return None, False
+        behind = any(difference.mend for difference in found)
+        advice = f"{migrate.RUN_MIGRATE}, then 'verify'" if behind else "it was changed by hand, and only by hand can it be put back"
+        return f"{listed(found)}: {advice}", behind
 
     try:
         try:
@@ -75,11 +77,11 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             raise _as_refusal(failure) from failure
         problem, behind = None, False
         try:
-            await database.run(Lane.READ, fits)
+            problem, behind = await database.run(Lane.READ, fits)
         except Misconfigured as error:
-            problem, behind = str(error), "run 'messaging-exporter migrate'" in str(error)
+            problem, behind = str(error), migrate.RUN_MIGRATE in str(error)
         except DatabaseError as failure:
-            problem, behind = failure.text, failure.text == errors.NO_SCHEMA
+            problem = failure.text
         return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind)
     finally:
         await database.close(1.0)

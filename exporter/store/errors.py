@@ -31,6 +31,10 @@ class ErrorKind(Enum):
     """It will stay so until somebody changes something: rights, a password, a path, a schema."""
 
 
+USELESS = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
+"""With these a connection cannot do its work: it is thrown away, and the address asked again."""
+
+
 class DatabaseError(Exception):
     """A statement that did not do what it should; ``text`` is fit for people, logs and pages."""
 
@@ -58,6 +62,11 @@ LOCKED = "the database is locked by another program"
 MOVED = "the database's file was moved, removed or replaced"
 FULL = "the database's disk is full"
 READ_ONLY = "the database is read-only"
+OLD_SESSION = "the pooler's session is of a time when the database took no writes"
+STATEMENT_POOLING = (
+    "the pooler before the database gives each statement another session, which no transaction survives: "
+    "set its pool_mode to transaction or session"
+)
 STANDBY = "the database is a standby, which takes no writes"
 NOT_READY = "the database is not ready"
 BROKEN_DISK = "the database's disk reports an error"
@@ -76,12 +85,12 @@ RACED = "the database took the transaction back: others were in its way"
 KEY_TAKEN = "the database has something else in that place"
 REJECTED = "the database rejected the data"
 FOREIGN = (
-    "the database has tables that this program did not make: give it a database of its own, or on PostgreSQL a schema "
-    "with --database.schema. They are"
+    "the database has tables or other objects of this program's names that it did not make, or whose table "
+    "messaging_schema_version is gone: give it a database of its own, or on PostgreSQL a schema with --database.schema"
 )
 NO_SCHEMA = (
-    "the database lacks tables or columns that are needed: run 'messaging-exporter migrate', which makes them "
-    "or says what is wrong"
+    "the database lacks a table, column, key or function that this program had made: "
+    "'messaging-exporter doctor' names it"
 )
 CLOSED = "the database was closed"
 UNKNOWN = "the database reported an error"

@@ -111,8 +111,8 @@ import asyncio, os, signal, sys
 from exporter.store import Store
 from exporter.store.schema import migrate
 original = migrate.upgrade
-def upgrade(connection, revision):
-    original(connection, revision)  # everything has been done, nothing has been committed
+def upgrade(connection, *arguments):
+    original(connection, *arguments)  # everything has been done, nothing has been committed
     os.kill(os.getpid(), signal.SIGKILL)
 migrate.upgrade = upgrade
 asyncio.run(Store(sys.argv[1]).migrate())
@@ -219,15 +219,6 @@ async def test_the_version_of_another_application_is_not_ours_and_is_left_alone(
     async with opened(place) as store:
         await store.create_conversation("c", "ann", [])
     assert await place.fetch("SELECT version_num FROM alembic_version") == [(theirs,)]
-
-
-async def test_run_migrate_is_not_said_of_what_migrate_cannot_mend(place: Place) -> None:
-    await migrate(place)
-    await place.execute("ALTER TABLE verification RENAME TO elsewhere")
-    store = Store(place.url)
-    with pytest.raises(Misconfigured, match=r"lacks tables of it: verification.*backup"):
-        await store.migrate()
-    await store.close()
 
 
 async def test_a_message_of_an_earlier_revision_without_a_time_can_be_read(tmp_path: Path) -> None:

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import uuid4
 
 from exporter.store.engine import AsyncConnection, AsyncEngine
-from exporter.store.errors import DatabaseError
+from exporter.store.errors import USELESS, DatabaseError, ErrorKind
+from exporter.store.schema.shape import Difference
 
 Row = Sequence[Any]
 """A row of a result, or of a source's values: ``str``, ``int``, ``bool``, ``None`` and what ``moment`` makes."""
+
+
+_IN_THE_WAY = (ErrorKind.CONFIGURATION, ErrorKind.CONFLICT, ErrorKind.DATA)
+"""Rows or rights do not let something be made."""
 
 
 class Session(Protocol):
@@ -52,6 +57,8 @@ class Dialect(ABC):
     """Put the shards of the days before ``$1`` together, within a transaction."""
     latest_day: str
     """The UTC day that it will be in an hour, by the database's clock: what lies beyond has not come."""
+    drivers: tuple[type[Exception], ...]
+    """What the driver raises of itself; anything else is a defect of ours."""
     lock: str
     """Ends a SELECT that must have the rows to itself; the names of the tables may follow ``OF``."""
 
@@ -74,6 +81,22 @@ class Dialect(ABC):
     @abstractmethod
     async def lock_migration(self, connection: AsyncConnection) -> None:
         """Wait until no other process migrates, and keep them out until the transaction ends."""
+
+    @contextlib.asynccontextmanager
+    async def looking(self, session: Session) -> AsyncIterator[None]:
+        """A transaction that writes nothing.
+
+        It is left open by a refusal for which the connection is cut: so a pooler closes its session, too. That one may
+        have the defaults of another time, and would be handed out for an hour after they were changed.
+        """
+        await session.execute("BEGIN")
+        try:
+            yield
+        except DatabaseError as failure:
+            if failure.kind not in USELESS:
+                await session.execute("ROLLBACK")
+            raise
+        await session.execute("COMMIT")
 
     @abstractmethod
     async def check_rights(self, session: Session) -> None:
@@ -105,12 +128,27 @@ class Dialect(ABC):
         await session.execute("ROLLBACK")
 
     @abstractmethod
-    async def differing_triggers(self, session: Session) -> Sequence[str]:
-        """What is not as this version makes it, a line each: "trigger NAME: missing or disabled" and the like."""
+    async def named(self, session: Session, names: Sequence[str]) -> list[str]:
+        """What has one of these names where our tables are, and what it is where it is no table."""
 
     @abstractmethod
-    async def restore_triggers(self, session: Session) -> None:
-        """Make what ``differing_triggers`` names again, within the transaction that is open."""
+    async def differences(self, session: Session, revision: str | None = None) -> list[Difference]:
+        """What is not as this version makes it, what others need first; ``revision``: tables and columns of that."""
+
+    async def mend(self, session: Session, differences: Sequence[Difference]) -> None:
+        """Make again what can be made, each for itself, within the transaction that is open."""
+        for difference in differences:
+            if not difference.mend:
+                continue
+            await session.execute("SAVEPOINT mending")
+            try:
+                for statement in difference.mend:
+                    await session.execute(statement)
+            except DatabaseError as failure:
+                if failure.kind not in _IN_THE_WAY:
+                    raise
+                await session.execute("ROLLBACK TO SAVEPOINT mending")
+            await session.execute("RELEASE SAVEPOINT mending")
 
     @abstractmethod
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:

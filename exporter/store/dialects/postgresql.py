@@ -5,21 +5,28 @@ Tested in ``tests/store/test_store.py``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Row, Session
 from exporter.store.dialects.libpq import target
-from exporter.store.dialects.postgresql_connection import Connection, Connector, PostgresSession, translate_error
+from exporter.store.dialects.postgresql_connection import (
+    DRIVERS,
+    Connection,
+    Connector,
+    PostgresSession,
+    translate_error,
+)
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
-from exporter.store.schema import triggers_postgresql
+from exporter.store.schema import catalogue_postgresql, triggers_postgresql
+from exporter.store.schema.shape import Difference
 
 OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
@@ -41,37 +48,21 @@ SETTINGS = {
 }
 """What each connection sets for itself, in the session or in each transaction."""
 
-_HERE = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
-_FUNCTIONS = f"SELECT proname::text, prosrc, prosecdef, proconfig FROM pg_proc WHERE pronamespace = {_HERE}"
-_TRIGGERS = f"""
-SELECT tgrelid::regclass::text, tgname::text, pg_get_triggerdef(pg_trigger.oid, true)
-FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-WHERE (relnamespace = {_HERE} OR relispartition) AND NOT tgisinternal AND tgenabled IN ('O', 'A')
+_STATE = """
+current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),
+(SELECT extract(epoch FROM clock_timestamp() - backend_start) FROM pg_stat_get_activity(pg_backend_pid()))
 """
-_PARTITIONS = """
-SELECT relid::regclass::text, isleaf FROM pg_partition_tree('messages'::regclass) WHERE level > 0 ORDER BY 1
-"""
+OLD = 1.0
+"""Seconds of age by which a pooler's session was opened for somebody else, with the defaults of that time."""
 
 
-class _Wrong(NamedTuple):
-    """A trigger or function that is not as it should be; ``partition``: on that one, and not on its table."""
-
-    kind: str
-    name: str
-    problem: str
-    partition: str | None = None
-
-
-def _words(definition: str) -> list[str]:
-    """A definition's words, as we write it or as the server prints it."""
-    return re.sub(r"[()\s]+", " ", definition.replace("OR REPLACE ", "").lower()).split()
-
-
-def _require_writable(read_only: str, standby: bool) -> None:
+def _require_writable(session: Session, read_only: bool, standby: bool, age: float | None) -> None:
     if standby:  # it may be promoted, or the address may move to another server
         raise DatabaseError(ErrorKind.READ_ONLY, errors.STANDBY)
-    if read_only == "on":
-        raise DatabaseError(ErrorKind.READ_ONLY, errors.READ_ONLY)
+    if read_only:
+        pooled = isinstance(session, PostgresSession) and session.pooled
+        text = errors.OLD_SESSION if pooled and (age or 0) > OLD else errors.READ_ONLY
+        raise DatabaseError(ErrorKind.READ_ONLY, text)
 
 
 class PostgresDialect(Dialect):
@@ -93,6 +84,7 @@ class PostgresDialect(Dialect):
         """,
     )
     latest_day = triggers_postgresql.day("(now() + interval '1 hour')")
+    drivers = (*DRIVERS, SQLAlchemyError, ValueError)
     lock = " FOR NO KEY UPDATE"
 
     begin_writing = f"BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT}"
@@ -143,35 +135,45 @@ class PostgresDialect(Dialect):
     async def prepare_migration(self, connection: AsyncConnection) -> None:
         """Is it a server that this works with? Makes the schema, if one was named."""
         session = await self.session(connection, None)
-        rows = await session.fetch(
-            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
-            " current_setting('transaction_read_only'), pg_is_in_recovery()"
-        )
-        version, encoding, schema, read_only, standby = rows[0]
-        if version < OLDEST:
-            raise Misconfigured(f"the database server is PostgreSQL {version // 10000}: 15 or newer is needed")
-        if encoding != "UTF8":
-            raise Misconfigured(f"the database's encoding is {encoding}: UTF8 is needed")
-        _require_writable(read_only, standby)
-        if schema is None and self._schema is not None:
-            await session.execute(f"CREATE SCHEMA IF NOT EXISTS {triggers_postgresql.quoted(self._schema)}")
-        elif schema is None:
-            raise Misconfigured("the database user's search path names no schema that exists")
+        async with self.looking(session):
+            rows = await session.fetch(
+                "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
+                f"current_schema(), {_STATE}"
+            )
+            version, encoding, schema, *state = rows[0]
+            if version < OLDEST:
+                raise Misconfigured(f"the database server is PostgreSQL {version // 10000}: 15 or newer is needed")
+            if encoding != "UTF8":
+                raise Misconfigured(f"the database's encoding is {encoding}: UTF8 is needed")
+            _require_writable(session, *state)
+            if schema is None and self._schema is not None:
+                await session.execute(f"CREATE SCHEMA IF NOT EXISTS {triggers_postgresql.quoted(self._schema)}")
+            elif schema is None:
+                raise Misconfigured("the database user's search path names no schema that exists")
 
     async def lock_migration(self, connection: AsyncConnection) -> None:
-        """An advisory lock per schema, held until the transaction ends; behind a pooler, its settings too."""
+        """An advisory lock per schema, held until the transaction ends; behind a pooler, its settings too.
+
+        The pooler may have given this transaction another session than the one that was asked before.
+        """
         driver = (await connection.get_raw_connection()).driver_connection
         if isinstance(driver, Connection) and driver.local is not None:
             await connection.exec_driver_sql(driver.local)
         await connection.exec_driver_sql(
             "SELECT pg_advisory_xact_lock(hashtextextended('messaging-exporter ' || current_schema(), 0))"
         )
+        session = await self.session(connection, None)
+        _require_writable(session, *(await session.fetch(f"SELECT {_STATE}"))[0])
 
     async def check_rights(self, session: Session) -> None:
         """Does the user have every right that the statements need?"""
+        async with self.looking(session):
+            await self._require_rights(session)
+
+    async def _require_rights(self, session: Session) -> None:
         rows = await session.fetch(
-            """
-            SELECT bool_and(has_table_privilege(t, r)), current_setting('transaction_read_only'), pg_is_in_recovery()
+            f"""
+            SELECT bool_and(has_table_privilege(t, r)), {_STATE}
             FROM (VALUES ('users', 'SELECT'), ('users', 'INSERT'), ('conversations', 'SELECT'),
                 ('conversations', 'INSERT'), ('conversations', 'UPDATE'), ('conversation_members', 'SELECT'),
                 ('conversation_members', 'INSERT'), ('conversation_members', 'UPDATE'),
@@ -179,74 +181,38 @@ class PostgresDialect(Dialect):
                 ('messages', 'DELETE'), ('daily_totals', 'SELECT'), ('verification', 'SELECT')) AS need (t, r)
             """
         )
-        allowed, read_only, standby = rows[0]
+        allowed, *state = rows[0]
         if not allowed:
             raise DatabaseError(ErrorKind.CONFIGURATION, errors.RIGHTS)
-        _require_writable(read_only, standby)
+        _require_writable(session, *state)
 
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """A commit that changes nothing, and that waits for the disk and for a synchronous standby as any other."""
         await session.execute(self.begin)
-        # What refuses is cut off within its transaction, so that a pooler closes its session, too: that one keeps the
-        # default that it was opened with, and would be handed out for an hour after the database takes writes again.
-        await self.check_rights(session)
         try:
-            await session.fetch("SELECT pg_logical_emit_message(true, 'messaging-exporter', 'writable')")
+            await self._require_rights(session)
+            try:
+                await session.fetch("SELECT pg_logical_emit_message(true, 'messaging-exporter', 'writable')")
+            except DatabaseError as failure:
+                if failure.kind is not ErrorKind.CONFIGURATION:
+                    raise
+                await session.execute("ROLLBACK")  # somebody has taken that right away
+            else:
+                await session.execute("COMMIT")
         except DatabaseError as failure:
-            if failure.kind is not ErrorKind.CONFIGURATION:
-                raise
-            await session.execute("ROLLBACK")  # somebody has taken that right away
-        else:
-            await session.execute("COMMIT")
+            if failure.kind not in errors.USELESS:  # those are cut off within the transaction, see ``looking``
+                await session.execute("ROLLBACK")
+            raise
         if doubtful:
             await self.rehearse(session)
 
-    async def differing_triggers(self, session: Session) -> Sequence[str]:
+    async def named(self, session: Session, names: Sequence[str]) -> list[str]:
+        """Relations and types: each kind is in the way of a table."""
+        return await catalogue_postgresql.named(session, names)
+
+    async def differences(self, session: Session, revision: str | None = None) -> list[Difference]:
         """Also triggers that are switched off, functions that were made for another schema or changed, partitions."""
-        return [
-            f"{wrong.kind} {wrong.name}{f' on {wrong.partition}' if wrong.partition else ''}: {wrong.problem}"
-            for wrong in await self._wrong(session)
-        ]
-
-    async def _wrong(self, session: Session) -> list[_Wrong]:
-        found = []
-        path = (await session.fetch("SELECT 'search_path=' || quote_ident(current_schema()) || ', pg_temp'"))[0][0]
-        functions = {
-            name: (text, sorted(config or []) if definer else None)
-            for name, text, definer, config in await session.fetch(_FUNCTIONS)
-        }
-        for head in triggers_postgresql.FUNCTIONS:
-            name = head.partition("(")[0]
-            config = sorted((path, *triggers_postgresql.CONFIG)) if head.endswith("trigger") else None
-            if name not in functions:
-                found.append(_Wrong("function", name, "missing"))
-            elif functions[name] != (triggers_postgresql.body(head), config):
-                found.append(_Wrong("function", name, "not as this version makes it"))
-        triggers = {(table, name): text for table, name, text in await session.fetch(_TRIGGERS)}
-        for name in triggers_postgresql.TRIGGERS:
-            text = triggers.get((triggers_postgresql.table(name), name))
-            if text is None:
-                found.append(_Wrong("trigger", name, "missing or disabled"))
-            elif _words(text) != _words(triggers_postgresql.trigger(name)[0]):
-                found.append(_Wrong("trigger", name, "not as this version makes it"))
-        # Who names a partition itself meets its triggers and not those of the table.
-        for partition, leaf in await session.fetch(_PARTITIONS):
-            needed = triggers_postgresql.of_partition(leaf)
-            missing = [name for name in needed if (partition, name) not in triggers]
-            found += [_Wrong("trigger", name, "missing or disabled", partition) for name in missing]
-        return found
-
-    async def restore_triggers(self, session: Session) -> None:
-        """Make the functions and triggers that differ again."""
-        schema = (await session.fetch("SELECT current_schema()"))[0][0]
-        found = await self._wrong(session)
-        if any(wrong.kind == "function" for wrong in found):
-            for statement in triggers_postgresql.functions(schema):
-                await session.execute(statement)
-        for wrong in found:
-            if wrong.kind == "trigger":
-                for statement in triggers_postgresql.trigger(wrong.name, wrong.partition):
-                    await session.execute(statement)
+        return await catalogue_postgresql.differences(session, revision)
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""

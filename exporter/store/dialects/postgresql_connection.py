@@ -57,7 +57,7 @@ _EXPIRED, _HOSTNAME, _ADDRESS = 10, 62, 64
 """OpenSSL's verification results; what else it says is that nobody trusted has signed."""
 
 
-_DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What asyncpg raises of itself."""
 
 
@@ -65,6 +65,8 @@ def translate_error(error: BaseException) -> DatabaseError:
     """What an error of the driver means."""
     if isinstance(error, DatabaseError):
         return error
+    if "statement pooling mode" in str(error):  # pgbouncer, which hangs up at the same moment
+        return DatabaseError(ErrorKind.CONFIGURATION, errors.STATEMENT_POOLING)
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         for start, kind, text in _BY_STATE:
@@ -127,9 +129,9 @@ class Connector:
                     connection = await self._open(limit)
                     if await self._prepare(connection, {**settings, **self.target.settings}):
                         return connection
-        except (*_DRIVERS, ValueError) as error:
+        except (*DRIVERS, ValueError) as error:
             # A ValueError's words would repeat parts of the URL.
-            known = isinstance(error, _DRIVERS)
+            known = isinstance(error, DRIVERS)
             failure = translate_error(error) if known else DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL)
             raise failure from error
 
@@ -228,7 +230,7 @@ class PostgresSession:
 
     def _meant(self, error: Exception) -> Exception:
         """An error of the database's as one; a defect as it is. A connection that dies breaks the driver, too."""
-        if isinstance(error, (*_DRIVERS, ValueError, OverflowError, DatabaseError)):
+        if isinstance(error, (*DRIVERS, ValueError, OverflowError, DatabaseError)):
             return translate_error(error)
         return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST) if self._driver.is_closed() else error
 
@@ -254,6 +256,11 @@ class PostgresSession:
     async def abort(self) -> None:
         """Cut the connection; ``statement_timeout`` ends what the server may still be doing."""
         self._driver.terminate()
+
+    @property
+    def pooled(self) -> bool:
+        """Is there a pooler, whose sessions others have used before?"""
+        return self._driver.local is not None
 
     @property
     def closed(self) -> bool:

@@ -19,6 +19,7 @@ import aiosqlite
 import msgspec
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
@@ -27,7 +28,8 @@ from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Dialect, Row, Session
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
-from exporter.store.schema import triggers_sqlite
+from exporter.store.schema import catalogue_sqlite, triggers_sqlite
+from exporter.store.schema.shape import Difference
 
 OLDEST = (3, 35)
 """The first with ``RETURNING``, of 2021."""
@@ -147,6 +149,7 @@ class SqliteDialect(Dialect):
         "DELETE FROM daily_totals WHERE day < $1 AND shard <> 0",
     )
     latest_day = "date('now', '+1 hour')"
+    drivers = (sqlite3.Error, SQLAlchemyError, OSError, ValueError)
     lock = ""  # BEGIN IMMEDIATE has locked everything
 
     def __init__(self, path: Path) -> None:
@@ -233,24 +236,13 @@ class SqliteDialect(Dialect):
 
         return engine
 
-    async def differing_triggers(self, session: Session) -> Sequence[str]:
-        """SQLite keeps the text of a trigger as it was given, and cannot switch one off."""
-        rows = await session.fetch("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-        there = {row[0]: row[1] for row in rows}
-        findings = []
-        for name in triggers_sqlite.TRIGGERS:
-            if name not in there:
-                findings.append(f"trigger {name}: missing or disabled")
-            elif there[name].split() != triggers_sqlite.trigger(name).split():
-                findings.append(f"trigger {name}: not as this version makes it")
-        return findings
+    async def named(self, session: Session, names: Sequence[str]) -> list[str]:
+        """Tables, views and indexes share one space of names."""
+        return await catalogue_sqlite.named(session, names)
 
-    async def restore_triggers(self, session: Session) -> None:
-        """Drop those that differ, and make what is not there."""
-        for finding in await self.differing_triggers(session):
-            name = finding.split()[1].rstrip(":")
-            await session.fetch(f"DROP TRIGGER IF EXISTS {name}")
-            await session.fetch(triggers_sqlite.trigger(name))
+    async def differences(self, session: Session, revision: str | None = None) -> list[Difference]:
+        """A key that is gone can be made again as an index; a default cannot."""
+        return await catalogue_sqlite.differences(session, revision)
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The aiosqlite connection behind the pool's; who waits for it interrupts it."""

@@ -297,16 +297,12 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def functions(schema: str) -> list[str]:
-    """The statements that make the functions, or make them again, in the schema of that name."""
+def function(head: str, schema: str) -> str:
+    """The statement that makes a function, or makes it again, in the schema of that name."""
     path = quoted(schema)
     settings = " ".join(f"SET {setting}" for setting in CONFIG)
-    owned = f"SECURITY DEFINER SET search_path = {path}, pg_temp {settings}"
-    return [
-        f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql {owned if head.endswith('trigger') else ''} "
-        f"AS $body${body}\n$body$"
-        for head, body in FUNCTIONS.items()
-    ]
+    owned = f"SECURITY DEFINER SET search_path = {path}, pg_temp {settings}" if head.endswith("trigger") else ""
+    return f"CREATE OR REPLACE FUNCTION {head} LANGUAGE plpgsql {owned} AS $body${body(head)}$body$"
 
 
 def body(head: str) -> str:

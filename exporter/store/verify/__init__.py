@@ -25,13 +25,17 @@ from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Dialect, Row, Session
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import migrate
+from exporter.store.schema.shape import Difference
 from exporter.store.verify import queries
 
 BACKGROUND_PACE = 9.0
 """In the background it works a tenth of the time."""
 FIGURES = ("messages", "conversations", "users", "last_active_users", "active_users")
 
-_PASSING = (ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT)
+_PASSING = (
+    *(ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT),
+    ErrorKind.READ_ONLY,  # a pooler's session of another time
+)
 WRONG = "figures differ from a recount: run 'messaging-exporter verify --repair'"
 
 log = structlog.get_logger("exporter.store")
@@ -50,7 +54,7 @@ class Report:
     inaccurate_days: int
     """Found with a wrong figure in ``daily_totals``."""
     missing_triggers: int
-    """Found missing, disabled or changed, their functions included."""
+    """Found missing, disabled or changed: triggers, functions, keys and whatever else of the schema is not as made."""
     repaired: bool
     """Was something wrong, and is nothing wrong any more, as a second recount says?"""
 
@@ -104,9 +108,9 @@ async def compare(store: Store) -> bool:
     database = store.patient()
     dialect = database.dialect
 
-    async def look(session: Session) -> tuple[bool, Sequence[str]]:
+    async def look(session: Session) -> tuple[bool, Sequence[Difference]]:
         differs = bool((await session.fetch(queries.COMPARISON))[0][0])
-        findings = await dialect.differing_triggers(session)
+        findings = await dialect.differences(session)
         if differs or findings:
             await queries.keep_comparison(session, differs, len(findings))
         return differs, findings
@@ -164,7 +168,7 @@ async def _until_due(store: Store, interval: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one pass looked at, and how many conversations, days and triggers were wrong."""
+    """What one pass looked at, and how many conversations, days and parts of the schema were wrong."""
 
     conversations: int
     messages: int
@@ -192,7 +196,7 @@ class _Verification:
         self._ahead = queries.future_statement(self._dialect)
 
     async def run(self) -> Report:
-        await self._run(migrate.require_current)
+        await self._run(partial(migrate.require_current, self._dialect, mendable=True))
         found = left = await self._pass()
         if self._repair and any(found.wrong):  # what is published was recounted, not believed
             self._repair, self._out = False, lambda line: None
@@ -203,10 +207,10 @@ class _Verification:
         return Report(found.conversations, found.messages, *found.wrong, repaired=any(found.wrong) > any(left.wrong))
 
     async def _pass(self) -> _Found:
-        triggers = await self._triggers()
+        differences = await self._differences()
         conversations, messages, inaccurate = await self._conversations()
         wrong_days = await self._future() + await self._user_days() + await self._recount_days()
-        return _Found(conversations, messages, (inaccurate, wrong_days, triggers))
+        return _Found(conversations, messages, (inaccurate, wrong_days, differences))
 
     async def _run(self, work: Callable[[Session], Any]) -> Any:
         """Run work, a few times if others are in its way, and rest after it."""
@@ -223,20 +227,20 @@ class _Verification:
             return result
         raise AssertionError("unreachable")
 
-    # --- triggers -----------------------------------------------------------------------------------------
+    # --- what the revisions made ----------------------------------------------------------------------------
 
-    async def _triggers(self) -> int:
-        findings: Sequence[str] = await self._run(self._dialect.differing_triggers)
+    async def _differences(self) -> int:
+        findings: Sequence[Difference] = await self._run(self._dialect.differences)
         for finding in findings:
-            self._out(finding)
-        if findings and self._repair:
-            await self._run(self._restore)
+            self._out(str(finding))
+        if any(finding.mend for finding in findings) and self._repair:
+            await self._run(lambda session: self._mend(session, findings))
         return len(findings)
 
-    async def _restore(self, session: Session) -> None:
+    async def _mend(self, session: Session, findings: Sequence[Difference]) -> None:
         await session.execute(self._dialect.begin)
         try:
-            await self._dialect.restore_triggers(session)
+            await self._dialect.mend(session, findings)
             await session.execute("COMMIT")
         except DatabaseError:
             await session.execute("ROLLBACK")

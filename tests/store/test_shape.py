@@ -1,0 +1,282 @@
+"""What somebody dropped, renamed or changed by hand is named by a start, ``migrate``, ``verify`` and the diagnosis."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from exporter.core.errors import Misconfigured
+from exporter.store import Store
+from exporter.store.diagnosis import diagnose
+from exporter.store.schema import migrate
+from exporter.store.schema.shape import TABLES
+from exporter.store.verify import verify
+from tests.databases import Clock, Place, Postgresql, Sqlite, opened, send
+from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.store.test_verify import PARTITIONED
+
+
+@contextlib.asynccontextmanager
+async def closing(place: Place) -> AsyncIterator[Store]:
+    """A store that was not started."""
+    store = Store(place.url)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def made(place: Place) -> None:
+    """A database with a message in it."""
+    async with opened(place, clock=Clock()) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        await send(store, "c", "ann", "m")
+
+
+async def everybody_says(place: Place) -> set[str]:
+    """What a start, ``migrate`` and ``verify`` refuse with, and what the diagnosis finds."""
+    said = set()
+    async with closing(place) as store:
+        for asked in (store.start, store.migrate, lambda: verify(store)):
+            with pytest.raises(Misconfigured) as refused:
+                await asked()
+            said.add(str(refused.value))
+    found = await diagnose(place.url, 5.0)
+    assert not found.behind
+    return {*said, str(found.problem)}
+
+
+# --- what nobody but its owner can put back -------------------------------------------------------------------
+
+LOST = {
+    "a column renamed": ("ALTER TABLE messages RENAME COLUMN body TO text", "column messages.body: missing"),
+    "a table renamed": ("ALTER TABLE user_days RENAME TO elsewhere", "table user_days: missing"),
+    "a table dropped": ("DROP TABLE verification", "table verification: missing"),
+    "a view in its place": (
+        "ALTER TABLE users RENAME TO people; CREATE VIEW users AS SELECT * FROM people",
+        "table users: is a view",
+    ),
+}
+LOST_ON_POSTGRESQL = {
+    "a column dropped": ("ALTER TABLE users DROP COLUMN last_active_on", "column users.last_active_on: missing"),
+    "a type made narrow": ("ALTER TABLE messages ALTER COLUMN seq TYPE integer", "messages.seq: is of type integer"),
+    "another type": ("ALTER TABLE user_days ALTER COLUMN day TYPE text", "column user_days.day: is of type text"),
+    "a key whose rows are there twice": (
+        """
+        ALTER TABLE messages DROP CONSTRAINT messages_pkey; SET session_replication_role = replica;
+        INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('c', 1, 'ann')
+        """,
+        "key messages (conversation_id, seq): missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+async def test_what_is_gone_is_named_by_everybody_with_what_to_do(place: Place, what: str) -> None:
+    await made(place)
+    change, named = LOST[what]
+    await place.execute(change)
+    for said in await everybody_says(place):
+        assert named in said
+        assert "restore it from a backup" in said
+        assert "run 'messaging-exporter" not in said, "it would do nothing"
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("what", LOST_ON_POSTGRESQL)
+async def test_what_postgresql_lets_people_change_is_named_too(postgres: Postgres, what: str) -> None:  # noqa: F811
+    place = Postgresql(postgres.url(postgres.create_database()))
+    await made(place)
+    change, named = LOST_ON_POSTGRESQL[what]
+    await place.execute(change)
+    async with closing(place) as store:
+        with pytest.raises(Misconfigured, match=re.escape(named)) as refused:
+            await store.migrate()
+    assert "backup" in str(refused.value)
+    assert named in str((await diagnose(place.url, 5.0)).problem)
+
+
+async def test_a_column_that_a_later_revision_needs_is_named_before_it_is_tried(place: Place) -> None:
+    async with closing(place) as store:
+        await store.migrate("0003")
+        await place.execute("ALTER TABLE messages RENAME COLUMN sent_at TO at")
+        for asked in (store.start, store.migrate):
+            with pytest.raises(Misconfigured, match=r"column messages\.sent_at: missing.*backup"):
+                await asked()
+
+
+async def test_a_version_that_is_gone_is_said_and_not_guessed(place: Place) -> None:
+    await made(place)
+    await place.execute("DELETE FROM messaging_schema_version")
+    for said in await everybody_says(place):
+        assert "messaging_schema_version is empty" in said
+    await place.execute("DROP TABLE messaging_schema_version")
+    for said in await everybody_says(place):
+        assert "messaging_schema_version is gone" in said
+        assert "users" in said
+
+
+# --- what can be made again -----------------------------------------------------------------------------------
+
+MENDABLE = {
+    "a default": ("ALTER TABLE messages ALTER sent_at DROP DEFAULT", "column messages.sent_at: has no default"),
+    "not null": ("ALTER TABLE messages ALTER body DROP NOT NULL", "column messages.body: may be empty (null)"),
+    "an index": (
+        "DROP INDEX conversation_members_user",
+        "index conversation_members (user_id, conversation_id): missing",
+    ),
+    "a primary key": (
+        "ALTER TABLE messages DROP CONSTRAINT messages_pkey",
+        "key messages (conversation_id, seq): missing",
+    ),
+    "a key": (
+        "ALTER TABLE messages DROP CONSTRAINT messages_conversation_id_sender_id_client_id_key",
+        "key messages (conversation_id, sender_id, client_id): missing",
+    ),
+    "a reference": (
+        "ALTER TABLE messages DROP CONSTRAINT messages_conversation_id_fkey",
+        "foreign key messages (conversations): missing",
+    ),
+    "a log": ("ALTER TABLE user_days SET UNLOGGED", "table user_days: is unlogged: a crash would empty it"),
+    "its owner's rights": (
+        "ALTER FUNCTION messaging_messages_inserted() SECURITY INVOKER",
+        "function messaging_messages_inserted: not as this version makes it",
+    ),
+    "a second trigger": (
+        "CREATE TRIGGER again AFTER INSERT ON messages REFERENCING NEW TABLE AS added FOR EACH STATEMENT"
+        " EXECUTE FUNCTION messaging_messages_inserted()",
+        "trigger again on messages: counts twice",
+    ),
+}
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("what", MENDABLE)
+async def test_what_can_be_made_again_is_found_and_mended_by_repair_and_by_migrate(
+    postgres: Postgres,  # noqa: F811
+    what: str,
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    await made(place)
+    change, named = MENDABLE[what]
+    async with closing(place) as store:
+        for mend in (store.migrate, lambda: verify(store, repair=True)):
+            await place.execute(change)
+            lines: list[str] = []
+            assert (await verify(store, out=lines.append)).missing_triggers == 1
+            assert lines == [named]
+            found = await diagnose(place.url, 5.0)
+            assert named in str(found.problem)
+            assert found.behind, "which migrate mends"
+            await mend()
+            assert (await verify(store)).agrees
+            assert (await diagnose(place.url, 5.0)).problem is None
+        await store.start()
+
+
+async def test_a_key_of_sqlite_is_made_again_as_an_index(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    await made(place)
+    await place.execute(
+        """
+        ALTER TABLE users RENAME TO old; CREATE TABLE users (id TEXT NOT NULL, created_at TEXT NOT NULL,
+        last_active_on TEXT); INSERT INTO users SELECT * FROM old; DROP TABLE old
+        """
+    )
+    async with closing(place) as store:
+        with pytest.raises(Misconfigured, match=r"key users \(id\): missing: run 'messaging-exporter migrate'"):
+            await store.start()
+        assert await store.migrate() == ["column users.created_at: has no default"], "nothing needs it"
+        await store.start()
+        assert await store.register("bob")
+        lines: list[str] = []
+        await verify(store, repair=True, out=lines.append)
+        assert lines == ["column users.created_at: has no default"]
+    assert "has no default" in str((await diagnose(place.url, 5.0)).problem)
+
+
+@pytest.mark.needs("postgres")
+async def test_rows_that_are_hidden_and_triggers_that_are_switched_off_for_all_are_found(
+    postgres: Postgres,  # noqa: F811
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    (name,) = (await place.fetch("SELECT current_database()"))[0]
+    await made(place)
+    await place.execute(
+        f"ALTER DATABASE {name} SET session_replication_role = replica",
+        "CREATE TABLE more () INHERITS (conversations)",
+    )
+    lines: list[str] = []
+    async with closing(place) as store:
+        await verify(store, out=lines.append)
+    assert lines == [
+        "table conversations: other tables inherit from it, whose rows no trigger counts",
+        "setting session_replication_role: is replica, by which no trigger counts",
+    ]
+
+
+# --- partitions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("postgres")
+async def test_a_partition_that_was_detached_counts_no_more_and_one_that_was_attached_does(
+    postgres: Postgres,  # noqa: F811
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    await made(place)
+    async with closing(place) as store:
+        await place.execute(PARTITIONED)
+        await store.migrate()
+        assert (await verify(store)).agrees
+        await place.execute("ALTER TABLE messages DETACH PARTITION messages_0")
+        lines: list[str] = []
+        report = await verify(store, out=lines.append)
+        assert report.missing_triggers == 6
+        assert "trigger messages_inserted on messages_0: counts what is no part of messages, or no longer" in lines
+        assert (await verify(store, repair=True)).repaired
+        await place.execute("INSERT INTO messages_0 (conversation_id, seq, sender_id) VALUES ('c', 99, 'ann')")
+        assert (await verify(store)).agrees
+        await place.execute(
+            "DELETE FROM messages_0 WHERE seq = 99",
+            "ALTER TABLE messages ATTACH PARTITION messages_0 FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
+        )
+        assert (await verify(store)).missing_triggers == 6
+        assert (await verify(store, repair=True)).repaired
+
+
+# --- names ----------------------------------------------------------------------------------------------------
+
+IN_THE_WAY = {
+    "CREATE SEQUENCE users": "users (a sequence)",
+    "CREATE TYPE messages AS (a text)": "messages (a composite type)",
+    "CREATE TYPE messages AS ENUM ('a')": "messages (a type)",
+    "CREATE VIEW conversations AS SELECT 1": "conversations (a view)",
+    "CREATE MATERIALIZED VIEW user_days AS SELECT 1": "user_days (a materialized view)",
+    "CREATE UNLOGGED TABLE daily_totals (a text)": "daily_totals",
+    "CREATE TABLE theirs (a text); CREATE INDEX verification ON theirs (a)": "verification (an index)",
+    "CREATE EXTENSION postgres_fdw; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw;"
+    "CREATE FOREIGN TABLE users (a text) SERVER s": "users (a foreign table)",
+    "CREATE SEQUENCE messaging_schema_version": "messaging_schema_version (a sequence)",
+}
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("made", IN_THE_WAY)
+async def test_whatever_has_one_of_our_names_is_named_with_what_it_is(postgres: Postgres, made: str) -> None:  # noqa: F811
+    place = Postgresql(postgres.url(postgres.create_database()))
+    await place.execute(made)
+    async with closing(place) as store:
+        for asked in (store.migrate, store.start):
+            with pytest.raises(Misconfigured) as refused:
+                await asked()
+            assert str(refused.value).endswith(f"They are: {IN_THE_WAY[made]}")
+
+
+def test_the_description_knows_no_revision_that_there_is_not() -> None:
+    since = {table.since for table in TABLES.values()}
+    since |= {column.since for table in TABLES.values() for column in table.columns.values()}
+    assert since <= set(migrate.revisions())
