@@ -156,11 +156,15 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class DayTotals:
-    """One UTC day: messages that were sent on it and exist, and users who sent one. None is "not known"."""
+    """One UTC day: messages that were sent on it and exist, and users who sent one.
+
+    None is "not known", for the reason in ``error``.
+    """
 
     day: date
     messages: int | None
     active_users: int | None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

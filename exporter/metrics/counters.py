@@ -43,10 +43,13 @@ _NODE_EVENTS: Final = "Scope: this node since it started; aggregate with sum of 
 class BackgroundTask(StrEnum):
     """What goes on beside the requests; ``callback`` is whatever else the loop runs."""
 
+    WRITER = "writer"
+    MEMBERSHIPS = "memberships"
     HISTORY = "history"
     VERIFY = "verify"
     TIDY = "tidy"
     PROBE = "probe"
+    SCHEMA = "schema"
     CALLBACK = "callback"
 
 

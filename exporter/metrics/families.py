@@ -228,7 +228,7 @@ def _verification(totals: Totals) -> Iterator[Metric]:
         ("messaging_inaccurate_days", f"Days whose totals {_FOUND}", totals.inaccurate_days),
         (
             "messaging_missing_triggers",
-            f"Triggers and functions of the totals that are missing, disabled or changed, as {_FOUND}",
+            f"Triggers, functions, keys and columns that are missing, disabled or changed, as {_FOUND}",
             totals.missing_triggers,
         ),
         (

@@ -20,29 +20,27 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from exporter.core.errors import BadFrame, Misconfigured, Refusal, Unavailable
+from exporter.core.errors import BadFrame, Refusal, Unavailable
 from exporter.core.records import Conversation, DayTotals, Draft, Membership, Message, PoolStats, ReadMark, Totals
 from exporter.store import days, errors, totals
 from exporter.store.connections import Database, Lane, Work
 from exporter.store.conversations import Conversations
 from exporter.store.dialects.base import Dialect, Session
-from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.errors import DatabaseError
 from exporter.store.location import dialect_of
 from exporter.store.memberships import MembershipLookups
 from exporter.store.queries import Queries
+from exporter.store.registrations import MOST
 from exporter.store.schema import migrate
 from exporter.store.storable import number, require_storable
 from exporter.store.transaction import MarkItem, OperationItem, SendItem
-from exporter.store.writer import UNREGISTERED, Writer
+from exporter.store.writer import Writer
 
 __all__ = ["Store", "utcnow"]
 
 T = TypeVar("T")
-
 TIDY_INTERVAL = 3600.0
 """Seconds, on average, until the shards of past days are put together again: sixteen rows a day at most."""
-
-
 PROBE_EVERY = 5.0
 """Seconds between questions whether the database takes writes, while it does and nobody writes."""
 PROBE_AGAIN = 1.0
@@ -54,8 +52,8 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-def _ignore(message: Message) -> None:
-    """Nobody wants to know of recovered messages."""
+def _ignore(told: object) -> None:
+    """Nobody wants to know."""
 
 
 class Store:
@@ -74,6 +72,7 @@ class Store:
         timeout: float = 5.0,
         clock: Callable[[], datetime] = utcnow,
         on_resolved: Callable[[Message], None] = _ignore,
+        on_failed: Callable[[str], object] = _ignore,
     ) -> None:
         """Open nothing yet.
 
@@ -84,6 +83,7 @@ class Store:
             clock: the time, aware; what "now" and "today" are.
             on_resolved: called once, on the loop, with each message whose sender was told ``Unavailable`` or nothing
                 and that turned out to be durable; before the answer to a repetition of it.
+            on_failed: called with ``writer`` or ``memberships`` when a defect ended that task, which then goes on.
         """
         self._dialect: Dialect = dialect_of(url, schema)
         self._timeout = timeout
@@ -92,8 +92,12 @@ class Store:
         self._queries = Queries(self._dialect)
         self._conversations = Conversations(self._dialect)
         self._database = Database(self._dialect, timeout)
-        self._joins = MembershipLookups(self._database, self._queries, self._register_again)
+        self._on_failed = on_failed
+        self._joins = MembershipLookups(self._database, self._queries, self._register_again, on_failed)
+        self.findings = totals.Findings()
+        """What is known to be wrong with the figures, by whomever it was found."""
         self._writer: Writer | None = None
+        self._compared = False  # has ``migrate`` just done it?
         self._unregistered: set[str] = set()  # who came before the database could be reached
 
     # --- life ---------------------------------------------------------------------------------------------
@@ -108,27 +112,30 @@ class Store:
             Unavailable: it cannot be reached or is locked; the caller may try again.
         """
         try:
-            return [str(difference) for difference in await migrate.migrate(self._dialect, revision)]
+            left = await migrate.migrate(self._dialect, revision)
         except DatabaseError as failure:
-            raise _at_start(failure) from failure
+            raise errors.at_start(failure) from failure
+
+        self._compared = revision == "head"
+        return [str(difference) for difference in left]
 
     async def start(self) -> None:
         """Check place, schema and rights, and begin to work. Errors as of ``migrate``."""
         try:
             await self._database.run(Lane.READ, self._check)
         except DatabaseError as failure:
-            raise _at_start(failure) from failure
+            raise errors.at_start(failure) from failure
         self._dialect.adopt()
-        self._database.write_error = None
+        self._database.start_writing()
         if self._writer is None:
-            self._writer = Writer(self._database, self._queries, self._clock, self._on_resolved)
+            self._writer = Writer(self._database, self._queries, self._clock, self._on_resolved, self._on_failed)
             for user in self._unregistered:
                 self._writer.register(user)
             self._unregistered.clear()
 
     async def _check(self, session: Session) -> None:
         async with self._dialect.looking(session):
-            await migrate.require_current(self._dialect, session)
+            await migrate.require_current(self._dialect, session, compare=not self._compared)
         await self._dialect.check_rights(session)
 
     async def close(self) -> None:
@@ -160,13 +167,12 @@ class Store:
         end. The outcome is in ``write_error``.
         """
         while True:
-            doubtful = self.write_error is not None
-            await asyncio.sleep(PROBE_AGAIN if doubtful else PROBE_EVERY)
-            if time.monotonic() - self._database.wrote_at >= PROBE_EVERY or self.write_error is not None:
+            await asyncio.sleep(PROBE_AGAIN if self._database.doubtful else PROBE_EVERY)
+            if time.monotonic() - self._database.wrote_at >= PROBE_EVERY or self._database.doubtful:
                 await self._probe()
 
     async def _probe(self) -> None:
-        work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self.write_error is not None)  # noqa: E731
+        work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self._database.doubtful)  # noqa: E731
         with contextlib.suppress(DatabaseError):
             await self._database.run(Lane.PROBE, work, min(self._timeout, PROBE_EVERY))
 
@@ -199,7 +205,9 @@ class Store:
         """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by)
         await self._change(
-            lambda s, _: self._conversations.delete_message(s, conversation, number(seq), by, admin), conversation
+            "delete",
+            lambda s, _: self._conversations.delete_message(s, conversation, number(seq), by, admin),
+            conversation,
         )
 
     async def messages_after(self, conversation: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
@@ -216,7 +224,7 @@ class Store:
     async def register(self, user: str) -> bool:
         """Have a row made for a user; True when it is durable, False when it will be made later, by itself.
 
-        Costs nothing for a user who was registered a short time ago, and waits a quarter of a second at most.
+        Nobody waits for a user who was registered a short time ago, and a quarter of a second at most for another.
         """
         writer = self._writer
         try:
@@ -224,10 +232,11 @@ class Store:
         except BadFrame:
             return False
         if writer is None:
-            if len(self._unregistered) < UNREGISTERED:
+            if len(self._unregistered) < MOST:
                 self._unregistered.add(user)
             return False
         if writer.is_known(user):
+            self._joins.require_row(user)  # others may have deleted it
             return True
         return await writer.register(user)
 
@@ -249,7 +258,9 @@ class Store:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""
         name = uuid.uuid4().hex if id is None else id
         require_storable(name, creator, *participants)
-        return await self._change(lambda s, now: self._conversations.create(s, now, name, creator, participants))
+        return await self._change(
+            "create", lambda s, now: self._conversations.create(s, now, name, creator, participants)
+        )
 
     async def conversations_of(self, user: str, after: str = "", limit: int = 1_000) -> list[Conversation]:
         """The next conversations of a member behind a name, by name; 100 members of each. Raises Unavailable."""
@@ -264,12 +275,12 @@ class Store:
     async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members; any member may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by, *users)
-        return await self._change(lambda s, _: self._conversations.add(s, conversation, by, users), conversation)
+        return await self._change("add", lambda s, _: self._conversations.add(s, conversation, by, users), conversation)
 
     async def remove_participant(self, conversation: str, by: str, user: str) -> None:
         """Remove a member; any member may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by, user)
-        await self._change(lambda s, _: self._conversations.remove(s, conversation, by, user), conversation)
+        await self._change("remove", lambda s, _: self._conversations.remove(s, conversation, by, user), conversation)
 
     # --- figures ------------------------------------------------------------------------------------------
 
@@ -278,12 +289,14 @@ class Store:
         now = self._clock()
         work: Work[Totals] = lambda session: totals.read(session, self._dialect, now)  # noqa: E731 — typed
         try:
-            return await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
+            found = await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
         except DatabaseError as failure:
             raise Unavailable(failure.text) from failure
+        self.findings.tell(found.inaccurate_conversations, found.inaccurate_days, found.missing_triggers)
+        return found
 
-    async def largest_conversations(self, number: int) -> list[tuple[str, int, int]]:
-        """Names, messages and members of the largest conversations. Raises Unavailable."""
+    async def largest_conversations(self, number: int) -> list[tuple[str, int | None, int]]:
+        """Names, messages (None: not known) and members of the largest conversations. Raises Unavailable."""
         return await self._read(lambda session: self._conversations.largest(session, number))
 
     async def days(self, count: int) -> list[DayTotals]:
@@ -301,16 +314,7 @@ class Store:
 
     async def tidy_forever(self) -> None:
         """Put the shards of past days together from time to time; until cancelled. For a task of its own."""
-
-        async def work(session: Session) -> None:
-            try:
-                await totals.compact(session, self._dialect, self.now())
-            except (
-                DatabaseError
-            ) as failure:  # the user may lack the right to; then a scrape reads more rows, and is right
-                if failure.kind is ErrorKind.DISCONNECTED:
-                    raise
-
+        work: Work[None] = lambda session: totals.tidy(session, self._dialect, self.now())  # noqa: E731 — typed
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * TIDY_INTERVAL)  # the nodes of a cluster not all at once
             with contextlib.suppress(DatabaseError):
@@ -330,7 +334,7 @@ class Store:
             raise Unavailable(failure.text) from failure
 
     async def _change(
-        self, operation: Callable[[Session, datetime], Awaitable[T]], conversation: str | None = None
+        self, kind: str, operation: Callable[[Session, datetime], Awaitable[T]], conversation: str | None = None
     ) -> T:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -342,10 +346,5 @@ class Store:
             else:
                 future.set_result(result)
 
-        self._writing().put(OperationItem(operation, done, conversation))
+        self._writing().put(OperationItem(kind, operation, done, conversation))
         return await future
-
-
-def _at_start(failure: DatabaseError) -> Exception:
-    lasting = failure.kind is ErrorKind.CONFIGURATION or failure.text == errors.READ_ONLY
-    return Misconfigured(failure.text) if lasting else Unavailable(failure.text)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +34,7 @@ _ANOTHER_SERVER = (ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
 """Signs that the server is not, or no longer, the one that is meant."""
 TRY_AGAIN = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY)
 """With these another connection may do what this one could not."""
+DEFECT = "an error of the server's, not of yours: its log says more"
 _MADE_IN = "messaging_age"
 
 
@@ -61,11 +62,19 @@ class Job(Generic[T]):
     """Work on a connection of its own, from asking for one to giving it back."""
 
     def __init__(
-        self, database: Database, lane: Lane, work: Work[T], timeout: float | None, *, tried_again: bool = False
+        self,
+        database: Database,
+        lane: Lane,
+        work: Work[T],
+        timeout: float | None,
+        *,
+        tried_again: bool = False,
+        kinds: Collection[str] = (),
     ) -> None:
         self._database = database
         self._tried_again = tried_again
         self._lane = lane
+        self._kinds = kinds
         self._work = work
         self._session: Session | None = None
         self._waiting = False
@@ -90,7 +99,7 @@ class Job(Generic[T]):
         if not done:
             await self.abort()
             failure = DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
-            self._database.note(failure, self._lane)
+            self._database.note(failure, self._lane, self._kinds)
             raise failure
         return self.task.result()
 
@@ -135,11 +144,11 @@ class Job(Generic[T]):
             result = await self._database.use(self)
         except DatabaseError as failure:
             if not (self._tried_again and failure.kind in TRY_AGAIN):
-                self._database.note(failure, self._lane)
+                self._database.note(failure, self._lane, self._kinds)
             raise
         finally:
             slots.release()
-        self._database.note(None, self._lane)
+        self._database.note(None, self._lane, self._kinds)
         return result
 
     async def work(self, session: Session) -> T:
@@ -164,7 +173,8 @@ class Database:
         self.slots = {lane: asyncio.Semaphore(width) for lane, width in WIDTH.items()}
         self.up = False
         self.error: str | None = None
-        self.write_error: str | None = errors.NOT_READY
+        self._write_errors = {"start": errors.NOT_READY}  # by what was to be written, the oldest first
+        self._refused = False
         self.wrote_at = float("-inf")
         """When something was last written, on ``time.monotonic``."""
         self._age = 0
@@ -174,9 +184,23 @@ class Database:
         self._closed = False
         self._engine = engine or dialect.engine(timeout, sum(WIDTH.values()) - WIDTH[Lane.VERIFY])
 
-    def job(self, lane: Lane, work: Work[T], timeout: float | None) -> Job[T]:
-        """Begin to do some work with a connection, within a time (seconds)."""
-        return Job(self, lane, work, timeout)
+    @property
+    def write_error(self) -> str | None:
+        """Why something that was written last could not be; None where everything could."""
+        return next(iter(self._write_errors.values()), None)
+
+    @property
+    def doubtful(self) -> bool:
+        """Has something that was to be written lately been refused?"""
+        return self._refused or self.write_error is not None
+
+    def start_writing(self) -> None:
+        """From now on it is ready, as far as is known."""
+        self._write_errors.clear()
+
+    def job(self, lane: Lane, work: Work[T], timeout: float | None, kinds: Collection[str] = ()) -> Job[T]:
+        """Begin to do some work with a connection, within a time (seconds); ``kinds``: what it writes, in words."""
+        return Job(self, lane, work, timeout, kinds=kinds)
 
     async def run(self, lane: Lane, work: Work[T], timeout: float | None = None) -> T:
         """Work with a connection, within ``timeout`` seconds (None: the database's own). Raises DatabaseError.
@@ -239,13 +263,13 @@ class Database:
         if time.monotonic() - self._defect_at > 1.0:
             self._defect_at = time.monotonic()
             log.error("a defect in what was done with the database", exc_info=error)
-        return Internal("an error of the server's, not of yours: its log says more")
+        return Internal(DEFECT)
 
-    def note(self, failure: DatabaseError | None, lane: Lane) -> None:
+    def note(self, failure: DatabaseError | None, lane: Lane, kinds: Collection[str] = ()) -> None:
         """Remember the outcome of the latest use.
 
-        A change of state is logged, a state is not; reading and writing apart, since a full disk stops only one, and
-        a read that works hides no write that does not.
+        A change of state is logged, a state is not. Reading and writing apart, and each kind of writing, since a full
+        disk or a missing right stops only one: what works hides nothing that does not. The probe tries every kind.
         """
         writing = lane in (Lane.WRITE, Lane.PROBE)
         if failure is not None and failure.text == errors.READ_ONLY and self.write_error == errors.STANDBY:
@@ -253,7 +277,13 @@ class Database:
         if failure is None:
             self.up, self.error = True, None
             if writing:
-                self.write_error, self.wrote_at = None, max(self.wrote_at, time.monotonic())
+                self._refused = self._refused and lane is not Lane.PROBE
+                for kind in tuple(self._write_errors) if lane is Lane.PROBE else kinds:
+                    self._write_errors.pop(kind, None)
+                self.wrote_at = max(self.wrote_at, time.monotonic())
+        elif lane is Lane.WRITE and failure.kind is ErrorKind.REFUSED:
+            self._refused = True  # one, or all: the probe will tell
+            return
         elif failure.kind in (ErrorKind.DATA, ErrorKind.SERIALIZATION, ErrorKind.CONFLICT, ErrorKind.LOCKED):
             return
         elif lane is Lane.WRITE and failure.kind is ErrorKind.TIMEOUT:
@@ -261,14 +291,14 @@ class Database:
         else:
             self.up, self.error = False, failure.text
             if writing:
-                self.write_error = failure.text
-        use = "writing" if writing else "reading"
-        if self._logged.get(use) == self.error or self._quiet or self._closed:
+                self._write_errors.update(dict.fromkeys(kinds or {"anything"}, failure.text))
+        use, state = ("writing", self.write_error) if writing else ("reading", self.error)
+        if self._logged.get(use) == state or self._quiet or self._closed:
             return  # after our own closing it is no outage
         first = use not in self._logged
-        self._logged[use] = self.error
-        if self.error is not None:
-            log.warning("database is down", use=use, reason=self.error)
+        self._logged[use] = state
+        if state is not None:
+            log.warning("database is down", use=use, reason=state)
         elif not first or use == "reading":
             log.info("database is up", use=use)
 

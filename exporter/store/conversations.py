@@ -87,8 +87,8 @@ class Conversations:
         await session.fetch(self._add, *self._dialect.pack([(name, member) for member in members]))
         return Conversation(name, 0, 0, tuple(members))
 
-    async def largest(self, session: Session, number: int) -> list[tuple[str, int, int]]:
-        """Names, messages and members of those with the most messages; reads all conversations."""
+    async def largest(self, session: Session, number: int) -> list[tuple[str, int | None, int]]:
+        """Names, messages (None: not known) and members of those with the most messages; reads all conversations."""
         rows = await session.fetch(
             """
             SELECT c.id, c.total_messages,
@@ -98,7 +98,7 @@ class Conversations:
             """,
             number,
         )
-        return [(name, max(0, messages), members) for name, messages, members in rows]
+        return [(name, messages if messages >= 0 else None, members) for name, messages, members in rows]
 
     async def add(self, session: Session, name: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members. Raises NotFound, Forbidden."""

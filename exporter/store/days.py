@@ -20,6 +20,9 @@ STATEMENT = """
 SELECT day, CAST(sum(messages) AS bigint), CAST(sum(active_users) AS bigint)
 FROM daily_totals WHERE day >= $1 AND day <= $2 GROUP BY day
 """
+IMPOSSIBLE = "a day's total in the database is below 0, which cannot be: run 'messaging-exporter verify --repair'"
+NOT_RECORDED = "who wrote on some days is not known: messages of them had been deleted before that was recorded"
+
 FROM = "SELECT active_users_from FROM verification WHERE id = 1"
 """Before that day messages had been deleted when the record began, so who wrote is not known; null: all is known."""
 
@@ -36,7 +39,10 @@ async def read(session: Session, dialect: Dialect, now: datetime, count: int) ->
         day = (now - timedelta(days=ago)).date()
         messages, users = found.get(day, (0, 0))
         known = day >= known_from and users >= 0
-        days.append(DayTotals(day, messages if messages >= 0 else None, users if known else None))
+        error = NOT_RECORDED if day < known_from else None
+        if messages < 0 or users < 0:
+            error = IMPOSSIBLE
+        days.append(DayTotals(day, messages if messages >= 0 else None, users if known else None, error))
     return days
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from exporter.core.errors import Misconfigured, Unavailable
+from exporter.core.errors import Misconfigured
+from exporter.store import errors
 from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Session
-from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.errors import DatabaseError
 from exporter.store.location import SqliteLocation, dialect_of, locate
 from exporter.store.schema import migrate
 from exporter.store.schema.shape import listed
@@ -67,14 +68,18 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
         if not found:
             return None, False
         behind = any(difference.mend for difference in found)
-        advice = f"{migrate.RUN_MIGRATE}, then 'verify'" if behind else "it was changed by hand, and only by hand can it be put back"
+        advice = (
+            f"{migrate.RUN_MIGRATE}, then 'verify'"
+            if behind
+            else "it was changed by hand, and only by hand can it be put back"
+        )
         return f"{listed(found)}: {advice}", behind
 
     try:
         try:
             engine, seconds, ahead = await database.run(Lane.READ, look)
         except DatabaseError as failure:
-            raise _as_refusal(failure) from failure
+            raise errors.at_start(failure) from failure
         problem, behind = None, False
         try:
             problem, behind = await database.run(Lane.READ, fits)
@@ -85,7 +90,3 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
         return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind)
     finally:
         await database.close(1.0)
-
-
-def _as_refusal(failure: DatabaseError) -> Exception:
-    return Misconfigured(failure.text) if failure.kind is ErrorKind.CONFIGURATION else Unavailable(failure.text)

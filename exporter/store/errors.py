@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from exporter.core.errors import Misconfigured, Unavailable
+
 
 class ErrorKind(Enum):
     """What a caller can do about it."""
@@ -27,6 +29,8 @@ class ErrorKind(Enum):
     """A key that was free a moment ago is not: somebody was first, and looking again will show what they did."""
     DATA = auto()
     """What this statement wanted to write cannot be stored; its neighbours may be."""
+    REFUSED = auto()
+    """Another program's trigger refuses what was to be written; its neighbours may be welcome."""
     CONFIGURATION = auto()
     """It will stay so until somebody changes something: rights, a password, a path, a schema."""
 
@@ -42,6 +46,12 @@ class DatabaseError(Exception):
         super().__init__(text)
         self.kind = kind
         self.text = text
+
+
+def at_start(failure: DatabaseError) -> Misconfigured | Unavailable:
+    """What ends a start, or is worth trying again."""
+    lasting = failure.kind is ErrorKind.CONFIGURATION or failure.text == READ_ONLY
+    return Misconfigured(failure.text) if lasting else Unavailable(failure.text)
 
 
 UNREACHABLE = "the database cannot be reached"
@@ -92,5 +102,6 @@ NO_SCHEMA = (
     "the database lacks a table, column, key or function that this program had made: "
     "'messaging-exporter doctor' names it"
 )
+REFUSED_BY_TRIGGER = "a trigger of another program in the database refuses it"
 CLOSED = "the database was closed"
 UNKNOWN = "the database reported an error"

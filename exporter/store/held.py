@@ -59,6 +59,10 @@ class Held:
     def __contains__(self, row: Row) -> bool:
         return row in self._rows
 
+    def users(self) -> list[str]:
+        """Whose rows are held."""
+        return [row[1] for row in self._rows if row[0] == "user"]
+
     def needs(self, item: Item) -> Row | None:
         """The held row that an item needs; None where it needs none that is known to be held."""
         return next((row for row in rows_of(item) if row in self._rows), None) if self._rows else None
@@ -96,7 +100,7 @@ class Held:
                 await session.execute("ROLLBACK")
 
         try:
-            return await self._database.job(Lane.WRITE, look, self._database.timeout).result()
+            return await self._database.job(Lane.WRITE, look, self._database.timeout, {"look"}).result()
         except DatabaseError as failure:
             # The whole table is locked. Or the rows cannot be asked for: then the items are tried one by one.
             return keys if failure.kind is ErrorKind.LOCKED else []

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import structlog
+
 from exporter.core.records import WINDOWS, Totals
 from exporter.store import days
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError, ErrorKind
 
 IMPOSSIBLE = "a total in the database is below 0, which cannot be: run 'messaging-exporter verify --repair'"
+
+WRONG = "figures differ from a recount: run 'messaging-exporter verify --repair'"
+
+log = structlog.get_logger("exporter.store")
 
 STATEMENT = """
 SELECT t.*, v.inaccurate_conversations, v.inaccurate_days, v.missing_triggers, v.verified_at
@@ -29,6 +35,24 @@ FROM (
     FROM daily_totals
 ) AS t LEFT JOIN verification AS v ON v.id = 1
 """
+
+
+class Findings:
+    """What is known to be wrong: a line in the log when that changes, even if another process has found it."""
+
+    def __init__(self) -> None:
+        self._told = (0, 0, 0)
+
+    def tell(self, conversations: int | None, days: int | None, triggers: int | None) -> None:
+        """So many are wrong; None: not looked for."""
+        found = conversations or 0, days or 0, triggers or 0
+        if found == self._told:
+            return
+        self._told = found
+        if any(found):
+            log.warning(WRONG, conversations=found[0], days=found[1], triggers=found[2])
+        else:
+            log.info("figures agree with a recount again")
 
 
 async def read(session: Session, dialect: Dialect, now: datetime) -> Totals:
@@ -73,3 +97,12 @@ async def compact(session: Session, dialect: Dialect, now: datetime) -> None:
         except DatabaseError:
             raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
         raise
+
+
+async def tidy(session: Session, dialect: Dialect, now: datetime) -> None:
+    """The same where the user may lack the right to; then a scrape reads more rows, and is right."""
+    try:
+        await compact(session, dialect, now)
+    except DatabaseError as failure:
+        if failure.kind is ErrorKind.DISCONNECTED:
+            raise

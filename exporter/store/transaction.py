@@ -29,6 +29,8 @@ Operation = Callable[[Session, datetime], Awaitable[Any]]
 class Item:
     """Something that waits for a transaction; answered once."""
 
+    kind = ""
+    """What it writes, in a word: writing one thing may work while another does not."""
     __slots__ = ("answered", "deadline", "size")
 
     def __init__(self, size: int = 0) -> None:
@@ -44,6 +46,7 @@ class Item:
 class SendItem(Item):
     """A message to be stored."""
 
+    kind = "send"
     __slots__ = ("done", "draft")
 
     def __init__(self, draft: Draft, done: Callable[[Message | Refusal, bool], None]) -> None:
@@ -67,6 +70,7 @@ class SendItem(Item):
 class MarkItem(Item):
     """A read mark to be moved."""
 
+    kind = "read"
     __slots__ = ("conversation", "done", "seq", "user")
 
     def __init__(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
@@ -84,11 +88,14 @@ class MarkItem(Item):
 class OperationItem(Item):
     """Any other change."""
 
-    __slots__ = ("conversation", "done", "operation")
+    __slots__ = ("conversation", "done", "kind", "operation")
 
-    def __init__(self, operation: Operation, done: Callable[[Any], None], conversation: str | None = None) -> None:
+    def __init__(
+        self, kind: str, operation: Operation, done: Callable[[Any], None], conversation: str | None = None
+    ) -> None:
         """``conversation``: the one that it is about, if it is there already."""
         super().__init__()
+        self.kind = kind
         self.conversation = conversation
         self.operation = operation
         self.done = done
@@ -126,6 +133,11 @@ class Transaction:
         """Of the in_doubt_now messages those that are durable."""
         self.committing = False
         """Was the commit asked for? From then on only the database knows the outcome."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What it writes: ``register`` and the kinds of its items."""
+        return frozenset({item.kind for item in self._items} | ({"register"} if self.users else set()))
 
     async def run(self, session: Session) -> None:
         """Do it. Raises DatabaseError when nothing of it is known to be durable."""

@@ -13,34 +13,33 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import islice
 
 import structlog
 
 from exporter.core.errors import BadFrame, Internal, Refusal, Unavailable
 from exporter.core.records import Message
-from exporter.store.coalescing import KnownUsers, SharedTimeout, batching_window
+from exporter.store.coalescing import KnownUsers, batching_window
 from exporter.store.connections import Database, Lane
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.held import LOOK_EVERY, Held, rows_of
 from exporter.store.pending import Pending
 from exporter.store.queries import Key, Queries
+from exporter.store.registrations import Registrations
+from exporter.store.supervision import keep_running
 from exporter.store.transaction import Item, SendItem, Transaction
 
 BATCH_ITEMS = 1_000
 """In one transaction at most: by then its flush is shared enough, and it bounds how long a neighbour is waited for."""
 BATCH_CHARACTERS = 4 * 1024 * 1024
 """Of message bodies in one transaction at most, but for a single one."""
-UNREGISTERED = 100_000
-"""Users waiting to be registered at most; who is beyond that is registered by their next connection."""
 RACES = 8
 """How often a transaction that the database took back is tried again."""
 ENOUGH = 64
 """Registrations in one transaction that are worth waiting for."""
-REGISTER_WAIT = 0.25
-"""Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
 SEARCH = 1.0
 """Seconds for finding out which items wait for what cannot be asked for; what is left then is tried one by one."""
+AGAIN = 0.1
+"""Seconds until it goes on after a defect, whose items their time limits answer: everybody waits for this task."""
 RETRY = 1.0
 """Seconds until work that nobody waits for (registrations, in_doubt_now messages) is tried again."""
 
@@ -56,6 +55,7 @@ class Writer:
         queries: Queries,
         clock: Callable[[], datetime],
         on_resolved: Callable[[Message], None],
+        on_failed: Callable[[str], object],
     ) -> None:
         self._database = database
         self._queries = queries
@@ -64,9 +64,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
         self._pending = Pending(database.timeout, self._expired)
-        self._unregistered: dict[str, list[asyncio.Future[bool]]] = {}
+        self._unregistered = Registrations(database.timeout)
         self._register_at = 0.0  # not before, unless something else is to be stored anyway
-        self._shared_timeout: SharedTimeout[bool] = SharedTimeout(min(REGISTER_WAIT, database.timeout), _later)
         self._in_doubt: dict[Key, Message] = {}
         self._known = KnownUsers()
         self._held = Held(database, queries)
@@ -74,7 +73,8 @@ class Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._task = self._loop.create_task(self._run(), name="store-writer")
+        running = keep_running("writer", self._run, on_failed, pause=AGAIN, longest=RETRY)
+        self._task = self._loop.create_task(running, name="store-writer")
 
     # --- what others call ---------------------------------------------------------------------------------
 
@@ -98,15 +98,10 @@ class Writer:
     def register(self, user: str) -> asyncio.Future[bool]:
         """Have a user registered, now or whenever the database can.
 
-        The future is True when it is done; False when the next try failed or takes longer than ``REGISTER_WAIT``.
+        The future is True when it is done, and False when that is left to later.
         """
-        future = self._shared_timeout.future()
-        if self._closing or (len(self._unregistered) >= UNREGISTERED and user not in self._unregistered):
-            future.set_result(False)
-        else:
-            self._unregistered.setdefault(user, []).append(future)
-            self._wake.set()
-        return future
+        self._wake.set()
+        return self._unregistered.add(user, closed=self._closing)
 
     async def close(self, timeout: float) -> None:
         """Finish what is queued within that many seconds; what is left is answered ``unavailable``."""
@@ -118,13 +113,12 @@ class Writer:
         if self._alarm is not None:
             self._alarm.cancel()
         self._pending.close()
-        for user in list(self._unregistered):
-            self._tell(user, False)
-        self._shared_timeout.close()
+        self._unregistered.close()
 
     # --- the loop -----------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        self._wake.set()  # a defect may have come between the alarm and the work
         while not (self._closing and not self._queue):
             await self._wake.wait()
             self._wake.clear()
@@ -133,16 +127,14 @@ class Writer:
                     await self._look_at_held()
                 users = self._users()
                 if not (self._queue or users or self._doubts()):
+                    if self._unregistered:
+                        self._set_alarm(RETRY)
                     break
                 early = self._register_at - self._loop.time()
                 if early > 0 and not (self._queue or self._doubts() or self._closing):
                     self._set_alarm(early)
                     break
-                try:
-                    useful = await self._commit(self._take(), users)
-                except Exception:  # a defect; everybody waits for this task, and time limits answer the items
-                    log.exception("a transaction failed")
-                    useful = False
+                useful = await self._commit(self._take(), users)
                 if not useful and not self._queue:
                     self._set_alarm(RETRY)
                     break
@@ -167,8 +159,7 @@ class Writer:
         return [m for m in self._in_doubt.values() if ("conversation", m.conversation) not in self._held]
 
     def _users(self) -> list[str]:
-        free = (user for user in self._unregistered if ("user", user) not in self._held)
-        return list(islice(free, BATCH_ITEMS))
+        return self._unregistered.next(BATCH_ITEMS, self._held.users())
 
     def _set_alarm(self, seconds: float) -> None:
         if self._alarm is not None:
@@ -194,7 +185,8 @@ class Writer:
                 in_doubt=self._doubts(),
                 now=self._now(),
             )
-            failure = await self._database.job(Lane.WRITE, transaction.run, self._database.timeout).outcome()
+            job = self._database.job(Lane.WRITE, transaction.run, self._database.timeout, transaction.kinds)
+            failure = await job.outcome()
             if failure is None:
                 self._committed(transaction)
                 return True
@@ -216,13 +208,15 @@ class Writer:
                     await asyncio.sleep(0.01)  # until each item's own time is over
                 case ErrorKind.CONFLICT if not races:
                     races += 1  # another node stored the same message meanwhile: now it will be found
-                case ErrorKind.CONFLICT | ErrorKind.DATA:
+                case ErrorKind.CONFLICT | ErrorKind.DATA | ErrorKind.REFUSED:
                     return await self._divide(items, users, failure)
+                case _ if items and users and not in_doubt_now:  # what keeps one from being written may spare the other
+                    await self._commit([], users)
+                    return await self._commit(items, [])
                 case _:
                     for item in items:
                         self._pending.answer(item, Unavailable(failure.text))
-                    for user in users:
-                        self._tell(user, False)
+                    self._not_registered(users)
                     return False
 
     def _now(self) -> datetime:
@@ -248,7 +242,7 @@ class Writer:
                     self._held.keep(row)
             for user in users:
                 self._held.keep(("user", user))
-                self._tell(user, False)
+                self._unregistered.tell(user, False)
             return True
         if items and users:
             return await self._commit(items, []) and await self._commit([], users)
@@ -280,11 +274,14 @@ class Writer:
         """Something in there cannot be stored: find it, and store the rest, in order."""
         if items and users:
             return await self._commit([], users) and await self._commit(items, [])
-        if users:
-            log.error("users that cannot be registered", count=len(users))
-            for user in users:
-                self._tell(user, False)
-                self._unregistered.pop(user, None)
+        if len(users) > 1:
+            middle = len(users) // 2
+            return await self._commit([], users[:middle]) and await self._commit([], users[middle:])
+        if users and isinstance(failure, DatabaseError) and failure.kind is ErrorKind.REFUSED:
+            self._not_registered(users)
+        elif users:
+            log.error("a user that cannot be registered", reason=str(failure))
+            self._unregistered.give_up(users[0])
         elif len(items) == 1:
             refusal: Refusal
             if isinstance(failure, Internal):
@@ -305,7 +302,7 @@ class Writer:
         self._known.advance(self._loop.time())
         self._known.add(transaction.users)
         for user in transaction.users:
-            self._tell(user, True)
+            self._unregistered.tell(user, True)
         for message in transaction.resolved:
             self._resolve(message)
         for item, result in transaction.results.items():
@@ -325,22 +322,13 @@ class Writer:
         except Exception:  # a listener's mistake must not stop the writer, which everybody waits for
             log.exception("a listener failed")
 
-    def _tell(self, user: str, registered: bool) -> None:
-        waiting = self._unregistered.get(user)
-        if waiting is None:
-            return
-        for future in waiting:
-            if not future.done():
-                future.set_result(registered)
-        if registered:
-            del self._unregistered[user]
-        else:
-            waiting.clear()
+    def _not_registered(self, users: Sequence[str]) -> None:
+        """They wait for the next try, and hold up nothing else until then."""
+        for user in users:
+            self._unregistered.tell(user, False)
+        if users:
+            self._unregistered.refused(RETRY)
 
     def _expired(self) -> None:
         while self._queue and self._queue[0].answered:  # however long the writer is held up, they do not pile up
             self._queue.popleft()
-
-
-def _later(registered: asyncio.Future[bool]) -> None:
-    registered.set_result(False)

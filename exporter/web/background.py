@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
-
-import structlog
+from typing import Any
 
 from exporter.metrics.counters import BackgroundTask
 from exporter.metrics.instruments import LabelledCounter
-
-log = structlog.get_logger(__name__)
-
-# Seconds before a failed task is started again: doubled with each failure in a row, as supervisors do.
-PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
+from exporter.store.supervision import PAUSE, keep_running
 
 
 class Background:
@@ -33,25 +26,14 @@ class Background:
 
     def start(self, name: BackgroundTask, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work()`` until it returns; when it raises, again after a pause."""
-        task = asyncio.get_running_loop().create_task(self._run(name, work), name=f"background-{name}")
+        running = keep_running(name, work, self.failed, pause=self._pause)
+        task = asyncio.get_running_loop().create_task(running, name=f"background-{name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, name: BackgroundTask, work: Callable[[], Awaitable[None]]) -> None:
-        loop = asyncio.get_running_loop()
-        pause = self._pause
-        while True:
-            began = loop.time()
-            try:
-                await work()
-                return
-            except Exception as error:  # whatever it is: the others go on, and so does this one
-                if loop.time() - began > LONGEST_PAUSE:
-                    pause = self._pause
-                self._failures[name].value += 1
-                log.error("a background task failed and will be started again", task=name, after=pause, exc_info=error)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+    def failed(self, name: str) -> None:
+        """Count a failure of a task; also of those that somebody else keeps running."""
+        self._failures[BackgroundTask(name)].value += 1
 
     def watch_callbacks(self) -> None:
         """Count what callbacks and forgotten tasks of this loop raise, besides the loop's own line in the log."""
@@ -60,7 +42,7 @@ class Background:
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not isinstance(context.get("exception"), OSError | None):  # those are a peer's socket
-            self._failures[BackgroundTask.CALLBACK].value += 1
+            self.failed(BackgroundTask.CALLBACK)
         loop.default_exception_handler(context)
 
     async def close(self) -> None:

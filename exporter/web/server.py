@@ -70,6 +70,7 @@ class Server:
             schema=settings.database_schema,
             timeout=settings.database_timeout,
             on_resolved=self._resolved,
+            on_failed=lambda name: self.background.failed(name),
         )
         self.node = _node(settings, self.store, self.metrics, self.fan_out)
         self.connections = Connections(settings.heartbeat_interval)
@@ -169,6 +170,7 @@ class Server:
         self.background.start(BackgroundTask.TIDY, self.store.tidy_forever)
         self.background.start(BackgroundTask.PROBE, self.store.watch_writing_forever)
         self.background.start(BackgroundTask.VERIFY, self._verify)
+        self.background.start(BackgroundTask.SCHEMA, self._watch_schema)
 
     async def _verify(self) -> None:
         from exporter.store.verify import compare, run_verification_forever
@@ -176,6 +178,11 @@ class Server:
         doubtful = await compare(self.store)
         if self.settings.verify_interval > 0:
             await run_verification_forever(self.store, self.settings.verify_interval, at_once=doubtful)
+
+    async def _watch_schema(self) -> None:
+        from exporter.store.verify.schema import watch_schema_forever
+
+        await watch_schema_forever(self.store)
 
     async def _sample(self) -> None:
         """One point of the last hour every ten seconds."""

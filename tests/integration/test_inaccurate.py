@@ -67,3 +67,43 @@ async def test_a_total_below_0_is_not_known_and_the_reason_is_said(tmp_path: Pat
         assert stats[key] is None
         assert "verify --repair" in stats["database"]["error"]
         assert stats["database"]["up"]
+
+
+async def test_what_another_process_finds_is_logged_by_the_server_that_runs(tmp_path: Path) -> None:
+    await begun(tmp_path)
+    async with running(tmp_path, "--verify.interval=0") as exporter:
+        await exporter.scrape()
+        spoil(exporter, "UPDATE conversations SET total_messages = 7")
+        assert await exporter.command("verify") == 1
+        await exporter.scrape()
+        warnings = [line for line in exporter.lines() if "verify --repair" in line.get("event", "")]
+        assert (warnings[-1]["conversations"], warnings[-1]["days"]) == (1, 0)
+        assert await exporter.command("verify", "--repair") == 0
+        await exporter.scrape()
+        assert exporter.lines()[-1]["event"] == "figures agree with a recount again"
+
+
+async def test_lists_say_why_something_in_them_is_not_known(tmp_path: Path) -> None:
+    await begun(tmp_path)
+    async with running(tmp_path, "--verify.interval=0") as exporter:
+        headers = {"Authorization": f"Bearer {exporter.token('root', role='admin')}"}
+        top, days = "/v1/messaging/conversations/top", "/v1/messaging/stats/days?days=2"
+        _, body, _ = await exporter.request("GET", days, headers=headers)
+        assert body["error"] is None
+        spoil(
+            exporter,
+            "UPDATE conversations SET total_messages = -3",
+            "INSERT INTO daily_totals (day, shard, messages)"
+            " VALUES (date('now', '-1 day'), 0, -2), (date('now'), 7, 9)",
+        )
+        _, body, _ = await exporter.request("GET", top, headers=headers)
+        assert body["largest"] == [{"id": "room", "total_messages": None, "members": 1}]
+        assert "verify --repair" in body["error"]
+        _, body, _ = await exporter.request("GET", days, headers=headers)
+        assert [day["messages"] for day in body["days"]] == [None, 10]
+        assert "verify --repair" in body["error"]
+        spoil(exporter, "UPDATE conversations SET total_messages = 8")  # the sums agree, and a day is below 0
+        assert await exporter.stop() == 0
+    async with running(tmp_path, "--verify.interval=0") as exporter:
+        figures = await exporter.scraped(lambda now: now.get("messaging_inaccurate_days") == 1, "a wrong day")
+        assert figures["messaging_stored_messages"] == 8

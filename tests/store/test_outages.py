@@ -23,7 +23,9 @@ from exporter.store import Store
 from exporter.store.connections import Lane
 from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.queries import Queries
 from exporter.store.transaction import Transaction
+from exporter.store.writer import Writer
 from tests.databases import (
     Outcome,
     Place,
@@ -194,7 +196,8 @@ async def test_a_disk_that_is_full_is_logged_once_however_many_scrapes_succeed(p
         await store.create_conversation("c", "ann", [])
         with structlog.testing.capture_logs() as logs:
             for _ in range(5):
-                store._database.note(DatabaseError(ErrorKind.DISCONNECTED, "the database's disk is full"), Lane.WRITE)
+                full = DatabaseError(ErrorKind.DISCONNECTED, "the database's disk is full")
+                store._database.note(full, Lane.WRITE, {"send"})
                 await store.totals(5)
             await send(store, "c", "ann", "m")
         assert [(entry["event"], entry["use"]) for entry in logs] == [
@@ -251,6 +254,48 @@ async def test_a_user_whom_others_deleted_is_registered_again_by_their_next_mess
             return await place.fetch("SELECT id FROM users ORDER BY id") == [("ann",), ("bob",)]
 
         await eventually(there)
+
+
+async def test_a_user_whom_others_deleted_is_registered_again_by_coming_back(place: Place) -> None:
+    """And does nothing else: neither joins nor sends."""
+    async with opened(place, timeout=TIMEOUT) as store:
+        assert await store.register("ann")
+        await place.execute("DELETE FROM users")
+        assert await store.register("ann")
+
+        async def there() -> bool:
+            return await place.fetch("SELECT id FROM users") == [("ann",)]
+
+        await eventually(there, 2.0)
+
+
+async def test_a_defect_of_the_writer_or_of_the_look_ups_costs_that_one_a_pause(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[str] = []
+    async with opened(place, timeout=10.0, on_failed=failed.append) as store:
+        await store.create_conversation("c", "ann", [])
+
+        def broken(*_: object) -> Any:
+            raise TypeError("a defect")
+
+        with structlog.testing.capture_logs() as logs, monkeypatch.context() as patch:
+            patch.setattr(Writer, "_take", broken)
+            sent = asyncio.ensure_future(send(store, "c", "ann", "m1"))
+            await eventually(lambda: "writer" in failed)
+            assert (await store.membership("c", "ann")).member, "others go on"
+        assert isinstance(await sent, Message), "what was queued is stored after all"
+        assert [entry["exc_info"].args for entry in logs if entry.get("task") == "writer"][:1] == [("a defect",)]
+        with monkeypatch.context() as patch:
+            patch.setattr(Queries, "memberships", broken)
+            with pytest.raises(Internal):
+                await store.membership("c", "ann")
+            patch.undo()
+            patch.setattr("exporter.store.memberships.batching_window", broken)
+            assert (await store.membership("c", "ann")).member
+            await eventually(lambda: "memberships" in failed)
+        assert (await store.membership("c", "ann")).member
+        assert isinstance(await send(store, "c", "ann", "m2"), Message)
 
 
 async def test_users_are_registered_later_when_the_database_is_away(

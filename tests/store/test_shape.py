@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from exporter.core.errors import Misconfigured
 from exporter.store import Store
@@ -15,7 +17,8 @@ from exporter.store.diagnosis import diagnose
 from exporter.store.schema import migrate
 from exporter.store.schema.shape import TABLES
 from exporter.store.verify import verify
-from tests.databases import Clock, Place, Postgresql, Sqlite, opened, send
+from exporter.store.verify.schema import watch_schema_forever
+from tests.databases import Clock, Place, Postgresql, Sqlite, eventually, opened, send
 from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
 from tests.store.test_verify import PARTITIONED
 
@@ -246,6 +249,36 @@ async def test_a_partition_that_was_detached_counts_no_more_and_one_that_was_att
         )
         assert (await verify(store)).missing_triggers == 6
         assert (await verify(store, repair=True)).repaired
+
+
+@pytest.mark.needs("postgres")
+async def test_a_server_notices_by_itself_what_is_wrong_with_a_partition_and_when_it_is_mended(
+    postgres: Postgres,  # noqa: F811
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    await made(place)
+    await place.execute(PARTITIONED)
+    async with opened(place) as store:
+        with structlog.testing.capture_logs() as logs:
+            watcher = asyncio.create_task(watch_schema_forever(store, 0.05))
+
+            async def wrong() -> int | None:
+                return (await store.totals(5)).missing_triggers
+
+            await place.execute("ALTER TABLE messages DETACH PARTITION messages_0")
+            await eventually(wrong)
+            assert await wrong() == 6
+            await store.migrate()
+
+            async def right() -> bool:
+                return await wrong() == 0
+
+            await eventually(right)
+            watcher.cancel()
+            await asyncio.wait({watcher})
+    told = [entry for entry in logs if entry["event"] == "the database's schema is not as it was made"]
+    assert ["on messages_0: counts what is no part of messages" in entry["found"] for entry in told] == [True]
+    assert sum("verify --repair" in entry["event"] for entry in logs) == 1
 
 
 # --- names ----------------------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ async def test_what_cannot_be_checked_is_said(place: Place, store: Store) -> Non
             await verify(store)
     else:
         await place.execute("ALTER TABLE messages RENAME TO elsewhere")
-        with pytest.raises(Misconfigured, match="lacks tables"):
+        with pytest.raises(Misconfigured, match="table messages: missing"):
             await verify(store)
 
 

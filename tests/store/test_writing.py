@@ -14,7 +14,7 @@ import exporter.store as store_module
 from exporter.core.errors import Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store
-from exporter.store.errors import MOVED, NO_SCHEMA, READ_ONLY, RIGHTS, TIMEOUT, UNKNOWN
+from exporter.store.errors import MOVED, NO_SCHEMA, READ_ONLY, REFUSED_BY_TRIGGER, RIGHTS, TIMEOUT
 from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send_twice_told
 from tests.servers.postgres import Postgres
 
@@ -67,7 +67,7 @@ REFUSALS = {
         CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION refuse()
         """,
         "DROP TRIGGER refuse ON messages",
-        UNKNOWN,
+        REFUSED_BY_TRIGGER,
     ),
     "a table that was renamed": (
         "ALTER TABLE messages RENAME TO elsewhere",
@@ -96,6 +96,7 @@ async def test_what_refuses_messages_is_not_overruled_by_a_probe_and_its_end_is_
         outcome = Outcome()
         store.send(Draft("c", "ann", "m", "x"), outcome)
         assert isinstance((await outcome.future)[0], Unavailable)
+        await eventually(lambda: store.write_error == reason)
         for _ in range(10):  # two periods of the probe at the least
             await asyncio.sleep(0.1)
             assert store.write_error == reason
@@ -103,6 +104,65 @@ async def test_what_refuses_messages_is_not_overruled_by_a_probe_and_its_end_is_
         await eventually(lambda: store.write_error is None)
         rows = await place.fetch("SELECT (SELECT count(*) FROM conversations), (SELECT count(*) FROM messages)")
         assert rows == [(1, 0)], "trying leaves nothing behind"
+
+
+@pytest.mark.needs("postgres")
+async def test_one_kind_of_writing_that_works_hides_no_other_that_does_not(
+    postgres: Postgres,
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    role = f"limited_{uuid4().hex}"
+    (name,) = (await place.fetch("SELECT current_database()"))[0]
+    await place.execute(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {name} OWNER TO {role}")
+    limited = Postgresql(place.url.replace("postgres@", f"{role}@"), place.url)
+    async with opened(
+        limited, timeout=5.0
+    ) as store:  # nobody probes: what is seen is what the commands themselves show
+        await store.create_conversation("c", "ann", [])
+        assert await store.register("ann")
+        await place.execute(f"REVOKE INSERT ON messages FROM {role}")
+        assert isinstance((await send_twice_told(store, "c", "ann", "m"))[0], Unavailable)
+        assert await store.register("bob")
+        await store.add_participants("c", "ann", ["bob"])
+        assert store.write_error == RIGHTS
+        await place.execute(f"GRANT INSERT ON messages TO {role}; REVOKE INSERT ON users FROM {role}")
+        assert isinstance((await send_twice_told(store, "c", "ann", "m"))[0], Message)
+        assert store.write_error is None
+        assert not await store.register("cat")
+        for number in range(3):
+            assert isinstance((await send_twice_told(store, "c", "ann", f"m{number}"))[0], Message), "cat is one's own"
+        assert store.write_error == RIGHTS
+        await place.execute(f"GRANT INSERT ON users TO {role}")
+        await eventually(lambda: store.write_error is None)
+    assert await place.fetch("SELECT id FROM users ORDER BY id") == [("ann",), ("bob",), ("cat",)]
+
+
+async def test_what_a_trigger_of_others_refuses_is_refused_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched(place, monkeypatch, timeout=5.0) as store:
+        await store.create_conversation("c", "ann", [])
+        if isinstance(place, Sqlite):
+            refuse = "BEGIN SELECT RAISE(ABORT, 'no') WHERE NEW.{0} LIKE 'bad%'; END"
+            messages, users = refuse.format("body"), refuse.format("id")
+        else:
+            messages = users = "EXECUTE FUNCTION refuse()"
+            await place.execute(
+                """
+                CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN IF NEW::text LIKE '%bad%' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$
+                """
+            )
+        await place.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW {messages}",
+            f"CREATE TRIGGER refuse_users BEFORE INSERT ON users FOR EACH ROW {users}",
+        )
+        outcomes = [Outcome() for _ in range(5)]
+        for number, outcome in enumerate(outcomes):
+            store.send(Draft("c", "ann", str(number), "bad" if number == 2 else "good"), outcome)
+        results = [(await outcome.future)[0] for outcome in outcomes]
+        assert [type(result) for result in results] == [Message, Message, Unavailable, Message, Message]
+        assert str(results[2].message) == REFUSED_BY_TRIGGER
+        assert await asyncio.gather(*(store.register(user) for user in ("bob", "badger", "cat"))) == [True, False, True]
+        assert store.write_error is None, "one person's words make nobody else wait"
 
 
 async def test_a_database_that_is_written_to_need_not_be_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,17 @@ _IN_THE_WAY = (ErrorKind.CONFIGURATION, ErrorKind.CONFLICT, ErrorKind.DATA)
 """Rows or rights do not let something be made."""
 
 
+_REHEARSED = (
+    "INSERT INTO users (id) VALUES ($1)",
+    "INSERT INTO conversations (id) VALUES ($1)",
+    "INSERT INTO conversation_members (conversation_id, user_id) VALUES ($1, $1)",
+    "INSERT INTO messages (conversation_id, seq, sender_id, body) VALUES ($1, 1, $1, 'would a message be stored?')",
+    "UPDATE conversation_members SET last_read_seq = 1 WHERE conversation_id = $1",
+    "DELETE FROM messages WHERE conversation_id = $1",
+    "DELETE FROM conversation_members WHERE conversation_id = $1",
+)
+
+
 class Session(Protocol):
     """One connection that somebody has taken, outside or inside a transaction that they opened themselves."""
 
@@ -107,20 +118,12 @@ class Dialect(ABC):
         """Does it take writes at this moment? Raises DatabaseError. ``doubtful``: the last write failed."""
 
     async def rehearse(self, session: Session) -> None:
-        """Store a message as a send does, and take it back: what refuses a send refuses this. Raises DatabaseError."""
+        """Do all that is ever written, and take it back: what refuses a command refuses this. Raises DatabaseError."""
         name = f"rehearsal-{uuid4().hex}"
         await session.execute(self.begin_writing)
         try:
-            await session.fetch("INSERT INTO conversations (id) VALUES ($1)", name)
-            await session.fetch(
-                """
-                INSERT INTO messages (conversation_id, seq, sender_id, client_id, body)
-                VALUES ($1, 1, $2, $3, 'would a message be stored?')
-                """,
-                name,
-                name,
-                name,
-            )
+            for statement in _REHEARSED:
+                await session.fetch(statement, name)
         except DatabaseError:
             with contextlib.suppress(DatabaseError):
                 await session.execute("ROLLBACK")

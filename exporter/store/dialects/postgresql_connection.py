@@ -46,6 +46,7 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("0A000", ErrorKind.DISCONNECTED, errors.OTHER_SESSION),  # a cached plan must not change its result
     ("42", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
     ("3F", ErrorKind.CONFIGURATION, errors.NO_SCHEMA),
+    ("P0", ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER),
     ("25006", ErrorKind.READ_ONLY, errors.READ_ONLY),
     ("53100", ErrorKind.DISCONNECTED, errors.FULL),
     ("53", ErrorKind.DISCONNECTED, errors.CROWDED),

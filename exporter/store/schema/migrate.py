@@ -174,10 +174,12 @@ def _require_complete(found: Sequence[Difference]) -> None:
         )
 
 
-async def require_current(dialect: Dialect, session: Session, *, mendable: bool = False) -> list[Difference]:
+async def require_current(
+    dialect: Dialect, session: Session, *, mendable: bool = False, compare: bool = True
+) -> list[Difference]:
     """Is the schema the one that this version works with? What differs of it that nothing needs. Raises Misconfigured.
 
-    ``mendable``: what is needed may be gone, if it can be made again.
+    ``mendable``: what is needed may be gone, if it can be made again. ``compare``: False where it was just done.
     "Run migrate" is said where ``migrate`` has something to do and nothing that it refuses is known.
     """
     current, _ = await current_revision(dialect, session)
@@ -186,7 +188,7 @@ async def require_current(dialect: Dialect, session: Session, *, mendable: bool 
             _require_complete(await dialect.differences(session, current))
         found = "not there" if current is None else f"at revision {current}"
         raise Misconfigured(f"the database's schema is {found}: {RUN_MIGRATE}")
-    differences = await dialect.differences(session)
+    differences = await dialect.differences(session) if compare else []
     lost = [difference for difference in differences if difference.needed]
     if lost and all(difference.mend for difference in lost):
         if mendable:

@@ -36,7 +36,6 @@ _PASSING = (
     *(ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT),
     ErrorKind.READ_ONLY,  # a pooler's session of another time
 )
-WRONG = "figures differ from a recount: run 'messaging-exporter verify --repair'"
 
 log = structlog.get_logger("exporter.store")
 
@@ -122,8 +121,7 @@ async def compare(store: Store) -> bool:
         return False
     finally:
         await database.close(1.0)
-    if differs or findings:
-        log.warning(WRONG, days="at least 1" if differs else "not known", triggers=len(findings))
+    store.findings.tell(None, int(differs), len(findings))
     return differs or bool(findings)
 
 
@@ -147,13 +145,7 @@ async def run_verification_forever(
             await asyncio.sleep(min(interval, 300.0))
             continue
         hindered = ""
-        if not report.agrees:
-            log.warning(
-                WRONG,
-                conversations=report.inaccurate_conversations,
-                days=report.inaccurate_days,
-                triggers=report.missing_triggers,
-            )
+        store.findings.tell(report.inaccurate_conversations, report.inaccurate_days, report.missing_triggers)
 
 
 async def _until_due(store: Store, interval: float) -> float:

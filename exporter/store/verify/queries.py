@@ -208,13 +208,21 @@ COMPARISON = """
 SELECT
     (SELECT coalesce(sum(total_messages), 0) FROM conversations) <> m OR (SELECT count(*) FROM conversations) <> c
     OR (SELECT count(*) FROM users) <> u OR (SELECT count(*) FROM users WHERE last_active_on IS NOT NULL) <> a
+    OR EXISTS (
+        SELECT 1 FROM daily_totals GROUP BY day
+        HAVING sum(messages) < 0 OR sum(conversations) < 0 OR sum(users) < 0 OR sum(last_active_users) < 0
+            OR sum(active_users) < 0
+    )
 FROM (
     SELECT coalesce(sum(messages), 0) AS m, coalesce(sum(conversations), 0) AS c, coalesce(sum(users), 0) AS u,
         coalesce(sum(last_active_users), 0) AS a
     FROM daily_totals
 ) AS kept
 """
-"""Do the sums over days differ from what the conversations say and from how many rows there are? No message is read."""
+"""Do the sums over days differ from what the conversations say and from how many rows there are, or is a day below 0?
+
+No message is read.
+"""
 
 
 async def keep(session: Session, verified_at: float, conversations: int, days: int, triggers: int) -> None:
@@ -245,6 +253,15 @@ async def keep_comparison(session: Session, differs: bool, triggers: int) -> Non
         """,
         int(differs),
         triggers,
+    )
+
+
+async def keep_schema(session: Session, found: int) -> None:
+    """Publish how much of the schema is not as it was made; writes nothing where that is known."""
+    await session.fetch(
+        "UPDATE verification SET missing_triggers = $1 WHERE id = 1 AND coalesce(missing_triggers, 0) <> $2",
+        found,
+        found,
     )
 
 

@@ -42,7 +42,9 @@ class Days:
                 "Content-Disposition": f'attachment; filename="messaging-{len(days)}-days.csv"',
             }
             return web.Response(text=_csv(days), headers=headers)
-        shape = schemas.Days([schemas.Day(day.day, day.messages, day.active_users) for day in days])
+        listed = [schemas.Day(day.day, day.messages, day.active_users) for day in days]
+        reasons = dict.fromkeys(day.error for day in days if day.error is not None)
+        shape = schemas.Days(listed, "; ".join(reasons) or None)
         return web.Response(body=msgspec.json.encode(shape), headers=_HEADERS)
 
 

@@ -268,9 +268,10 @@ class Day(Struct):
 
 
 class Days(Struct):
-    """Days, the oldest first, the last is today."""
+    """Days, the oldest first, the last is today. ``error``: why some of them are not known."""
 
     days: list[Day]
+    error: str | None
 
 
 class NodeOfUser(Struct):
@@ -300,10 +301,10 @@ class UserConnections(Struct):
 
 
 class LargeConversation(Struct):
-    """A conversation with its messages that exist and its members."""
+    """A conversation with its messages that exist (null: the kept number cannot be) and its members."""
 
     id: Identifier
-    total_messages: Count
+    total_messages: Count | None
     members: Count
 
 

@@ -22,6 +22,7 @@ DEFAULT: Final = 10
 MAX: Final = 100
 # The largest are found by reading all conversations, 0.2 s for a million: once a minute, however many ask.
 KEPT: Final = 60.0  # seconds
+IMPOSSIBLE: Final = "a conversation's total is below 0, which cannot be: run 'messaging-exporter verify --repair'"
 
 
 class Top:
@@ -35,7 +36,7 @@ class Top:
         self._as_of = float("-inf")  # monotonic seconds
 
     async def handle(self, request: web.Request) -> web.Response:
-        """200 with ``limit`` of each (10; at most 100); ``largest`` is null with the reason when it is not known."""
+        """200 with ``limit`` of each (10; at most 100); what is not known of ``largest`` is null, with the reason."""
         require_admin(request, self._authenticator)
         limit = number(request, "limit", DEFAULT, MAX)
         error, largest = None, None
@@ -43,6 +44,8 @@ class Top:
             largest = (await self._find_largest())[:limit]
         except Unavailable as unavailable:
             error = unavailable.message
+        if any(conversation.total_messages is None for conversation in largest or ()):
+            error = IMPOSSIBLE
         busiest, missed = self._node.busiest.top(limit, time.monotonic())
         shape = schemas.TopConversations(
             largest=largest,

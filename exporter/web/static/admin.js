@@ -167,7 +167,7 @@ async function showTop() {
     const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
     if (!response.ok) return;
     const { largest, busiest } = await response.json();
-    fill('#largest', (largest ?? [['unknown']]).map((c) => (Array.isArray(c) ? c : [c.id, c.members, c.total_messages])));
+    fill('#largest', (largest ?? [['unknown']]).map((c) => (Array.isArray(c) ? c : [c.id, c.members, c.total_messages ?? 'unknown'])));
     fill('#busiest', busiest.map(({ id, messages }) => [id, messages]));
   } catch {
     // The panel says that the server is gone; what was last known stays.

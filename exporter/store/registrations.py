@@ -1,0 +1,82 @@
+"""Users who wait to be registered, and who waits for it. Knows no database; the writer takes them along.
+
+Tested in ``tests/store/test_store.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+
+from exporter.store.coalescing import SharedTimeout
+
+MOST: Final = 100_000
+"""Users waiting to be registered at most; who is beyond that is registered by their next connection."""
+WAIT: Final = 0.25
+"""Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
+
+
+class Registrations:
+    """Each user is kept until they are registered, or nobody can register them."""
+
+    def __init__(self, timeout: float) -> None:
+        """``timeout``: seconds that the database may take at most."""
+        self._users: dict[str, list[asyncio.Future[bool]]] = {}
+        self._shared_timeout: SharedTimeout[bool] = SharedTimeout(min(WAIT, timeout), _later)
+        self._refused_until = 0.0
+
+    def __contains__(self, user: str) -> bool:
+        return user in self._users
+
+    def __bool__(self) -> bool:
+        return bool(self._users)
+
+    def add(self, user: str, *, closed: bool = False) -> asyncio.Future[bool]:
+        """True when it is done; False when the next try failed, takes longer than ``WAIT``, or none is to come."""
+        future = self._shared_timeout.future()
+        if closed or (len(self._users) >= MOST and user not in self._users):
+            future.set_result(False)
+        else:
+            self._users.setdefault(user, []).append(future)
+        return future
+
+    def next(self, most: int, held: Iterable[str]) -> list[str]:
+        """The next to be registered, but for those whose rows are held."""
+        if asyncio.get_running_loop().time() < self._refused_until:
+            return []
+        others = set(held)
+        return list(islice((user for user in self._users if user not in others), most))
+
+    def refused(self, seconds: float) -> None:
+        """They could not be registered by themselves: for so long they go along with nothing else, either."""
+        self._refused_until = asyncio.get_running_loop().time() + seconds
+
+    def tell(self, user: str, registered: bool) -> None:
+        """Tell those who wait; a user who is not registered stays, for the next try."""
+        waiting = self._users.get(user)
+        if waiting is None:
+            return
+        for future in waiting:
+            if not future.done():
+                future.set_result(registered)
+        if registered:
+            del self._users[user]
+        else:
+            waiting.clear()
+
+    def give_up(self, user: str) -> None:
+        """Nobody can register this one."""
+        self.tell(user, False)
+        self._users.pop(user, None)
+
+    def close(self) -> None:
+        """Whoever still waits is told."""
+        for user in list(self._users):
+            self.tell(user, False)
+        self._shared_timeout.close()
+
+
+def _later(registered: asyncio.Future[bool]) -> None:
+    registered.set_result(False)
