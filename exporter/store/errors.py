@@ -65,6 +65,7 @@ CERTIFICATE_UNTRUSTED = "the database's certificate is signed by nobody who is t
 CERTIFICATE_EXPIRED = "the database's certificate has expired"
 CERTIFICATE_OF_ANOTHER = "the database's certificate is of another host: sslmode=verify-full compares the names"
 NO_ROOT_CERTIFICATE = "the root certificate is not there that sslmode needs: name it with sslrootcert in the URL"
+PORTS = "the database's URL names another number of ports than of hosts"
 NO_TLS = "the database offers no TLS, which sslmode in its URL demands"
 TLS_FAILED = "the TLS handshake with the database failed"
 TIMEOUT = "the database did not answer in time"

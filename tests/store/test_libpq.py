@@ -12,7 +12,7 @@ import pytest
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store
 from exporter.store.dialects.libpq import target
-from tests.databases import Postgresql, opened, send
+from tests.databases import Postgresql, eventually, opened, send
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.pgbouncer import Pgbouncer
 from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
@@ -36,6 +36,9 @@ BASE = "postgresql://ann:hunter2@host/chat"
          {"search_path": "chat", "work_mem": "8MB", "jit": "off"}),
         ("?options=-c%20search_path%3Da%5C%20b", "", {"search_path": "a b"}),
         ("?client_encoding=utf8&connect_timeout=", "", {}),
+        ("?min_protocol_version=3.0&max_protocol_version=latest&sslsni=0&requiressl=0", "", {}),
+        ("?sslmode=require&sslnegotiation=direct&ssl_min_protocol_version=TLSv1.3",
+         "?sslmode=require&sslnegotiation=direct&ssl_min_protocol_version=TLSv1.3", {}),
     ],
 )  # fmt: skip
 def test_options_are_passed_on_honoured_or_dropped(options: str, dsn: str, settings: dict[str, str]) -> None:
@@ -64,6 +67,19 @@ def test_connect_timeout_is_in_whole_seconds_of_two_at_least(seconds: str, limit
         ("%22%3Bhunter2=1", "strange name"),
         ("sslmode=verify-full&sslrootcert=/no/such/ca.crt", "sslrootcert.*/no/such/ca.crt"),
         ("service=nowhere", "service"),
+        ("hostaddr=10.0.0.1&sslmode=verify-full", "hostaddr.*verify-ca"),
+        ("sslcrldir=/etc/crl", "sslcrldir.*sslcrl$"),
+        ("min_protocol_version=3.2", r"min_protocol_version.*3\.0"),
+        ("oauth_issuer=https://x", "oauth_issuer"),
+        ("sslkeylogfile=/tmp/keys", "sslkeylogfile"),
+        ("requiressl=1", "requiressl"),
+        ("sslmode=bogus", "sslmode.*verify-ca or verify-full"),
+        ("ssl_max_protocol_version=TLSv9", r"ssl_max_protocol_version.*TLSv1\.2 or TLSv1\.3"),
+        ("sslnegotiation=bogus", "sslnegotiation.*postgres or direct"),
+        ("sslnegotiation=direct", "sslnegotiation is direct, which needs sslmode=require"),
+        ("target_session_attrs=bogus", "target_session_attrs.*standby or prefer-standby"),
+        ("port=many", "port is not a number"),
+        ("servicefile=/no/such&service=chat", "not in /no/such"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_its_name_before_anything_is_asked(options: str, named: str) -> None:
@@ -94,6 +110,114 @@ def test_the_environment_comes_after_the_url() -> None:
     assert (found.settings, found.connect_timeout) == ({"search_path": "chat", "application_name": "app"}, 7.0)
     found = target(f"{BASE}?options=-csearch_path%3Dmine&connect_timeout=3&application_name=x", environ=environ)
     assert (found.settings, found.connect_timeout) == ({"search_path": "mine", "application_name": "x"}, 3.0)
+
+
+LIBPQ = """
+host hostaddr port dbname user password passfile require_auth channel_binding connect_timeout client_encoding options
+application_name fallback_application_name keepalives keepalives_idle keepalives_interval keepalives_count
+tcp_user_timeout replication gssencmode sslmode requiressl sslnegotiation sslcompression sslcert sslkey sslkeylogfile
+sslpassword sslcertmode sslrootcert sslcrl sslcrldir sslsni requirepeer ssl_min_protocol_version
+ssl_max_protocol_version min_protocol_version max_protocol_version krbsrvname gsslib gssdelegation scram_client_key
+scram_server_key service servicefile target_session_attrs load_balance_hosts oauth_issuer oauth_client_id
+oauth_client_secret oauth_scope
+"""
+
+
+@pytest.mark.parametrize("option", LIBPQ.split())
+def test_no_option_of_postgresql_18_is_called_none_of_its_options(option: str) -> None:
+    said = option
+    try:
+        target(f"postgresql://host/?{option}=x", environ={})
+    except Misconfigured as refused:
+        said = str(refused)
+    assert option.removesuffix("file") in said
+    assert "none of PostgreSQL's" not in said
+
+
+def test_the_address_takes_the_place_of_the_name() -> None:
+    found = target("postgresql://ann:x@db.example.com:6432/chat?hostaddr=10.0.0.7&sslmode=require", environ={})
+    assert found.dsn == "postgresql://ann:x@/chat?sslmode=require&port=6432&host=10.0.0.7"
+    assert target("postgresql://db/chat", environ={"PGHOSTADDR": "::1"}).dsn == "postgresql:///chat?host=%3A%3A1"
+
+
+def test_a_service_file_is_named_by_its_option(tmp_path: Path) -> None:
+    (tmp_path / "services").write_text("[chat]\nhost=db\n")
+    assert target(f"postgresql://?service=chat&servicefile={tmp_path / 'services'}", environ={}).dsn.endswith("host=db")
+
+
+def test_a_password_file_that_is_passed_over_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "pass"
+    file.write_text("*:*:*:*:hunter2\n")
+    file.chmod(0o644)
+    for url, environ in (
+        (f"postgresql://host/?passfile={file}", {}),
+        ("postgresql://host/", {"PGPASSFILE": str(file)}),
+    ):
+        with pytest.raises(Misconfigured, match=r"(passfile|PGPASSFILE) names a file that others can read: chmod"):
+            target(url, environ=environ)
+    file.chmod(0o600)
+    assert target(f"postgresql://host/?passfile={file}", environ={})
+    assert target(f"{BASE}?passfile=/no/such", environ={}), "a password is there already"
+    with pytest.raises(Misconfigured, match="PGPASSFILE names a file that is not there"):
+        target("postgresql://host/", environ={"PGPASSFILE": str(tmp_path / "none")})
+
+
+def test_files_of_tls_are_named_with_what_is_wrong_with_them(tmp_path: Path) -> None:
+    authority = CertificateAuthority()
+    certificate, key = authority.issue("ann", client=True)
+    _, other = authority.issue("bob", client=True)
+    _, locked = authority.issue("cat", client=True, password=b"open sesame")
+    files = {
+        "cert": certificate,
+        "key": key,
+        "other": other,
+        "locked": locked,
+        "junk": b"nothing\n",
+        "ca": authority.cert,
+    }
+    paths = {}
+    for name, content in files.items():
+        paths[name] = tmp_path / name
+        paths[name].write_bytes(content)
+        paths[name].chmod(0o600)
+    paths["open"] = tmp_path / "open"
+    paths["open"].write_bytes(key)
+    paths["open"].chmod(0o644)
+
+    def ask(options: str) -> str:
+        return target(f"postgresql://host/?{options.format(**paths)}", environ={}).dsn
+
+    for options, named in {
+        "sslmode=verify-ca&sslrootcert={junk}": "sslrootcert holds no certificate",
+        "sslmode=verify-ca&sslrootcert={ca}&sslcrl={junk}": "sslcrl holds no list of revoked certificates",
+        "sslcert={cert}&sslkey={other}": "sslkey is not the key of sslcert",
+        "sslcert={cert}&sslkey={locked}": "sslkey is encrypted: give its passphrase with sslpassword",
+        "sslcert={cert}&sslkey={locked}&sslpassword=wrong": "sslkey is not opened by sslpassword",
+        "sslcert={cert}&sslkey={open}": "sslkey can be read by others: chmod",
+        "sslcert={junk}&sslkey={key}": "sslcert or sslkey is not in PEM form",
+        "sslcert={cert}": "sslcert or sslkey is not in PEM form",
+        "sslcert={cert}&sslkey=/no/such": "sslkey names a file that is not there",
+    }.items():
+        with pytest.raises(Misconfigured, match=named) as refused:
+            ask(options)
+        assert "wrong" not in str(refused.value)
+    assert ask("sslcert={cert}&sslkey={key}&sslmode=verify-ca&sslrootcert={ca}")
+    assert ask("sslmode=disable&sslcert={junk}&sslkey={open}"), "nobody reads them"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PGSSLMODE", "x"),
+        ("PGTARGETSESSIONATTRS", "x"),
+        ("PGSSLCRLDIR", "x"),
+        ("PGMINPROTOCOLVERSION", "latest"),
+        ("PGPORT", "x"),
+    ],
+)
+def test_what_the_environment_says_is_named_as_the_environments(variable: str, value: str) -> None:
+    with pytest.raises(Misconfigured, match=f"^the environment variable {variable} "):
+        target("postgresql://host/", environ={variable: value})
 
 
 @pytest.mark.parametrize(
@@ -130,6 +254,20 @@ async def test_the_database_of_the_environment_or_a_service_is_the_one_that_is_u
     await Postgresql(postgres.url(other)).execute("CREATE SCHEMA mine")
     async with opened(Postgresql("postgresql://")):
         assert await Postgresql(postgres.url(other)).fetch("SELECT count(*) FROM mine.conversations") == [(0,)]
+
+
+@pytest.mark.needs("postgres")
+async def test_of_several_hosts_the_one_that_can_be_written_to_is_used(postgres: Postgres) -> None:  # noqa: F811
+    name = postgres.create_database()
+    hosts = f"postgres@127.0.0.1:9,127.0.0.1:{postgres.port}"
+    async with opened(Postgresql(f"postgresql://{hosts}/{name}?target_session_attrs=primary")) as store:
+        assert (await store.totals(5)).stored_messages == 0
+    assert await refusal(f"postgresql://postgres@127.0.0.1:{postgres.port}/{name}?target_session_attrs=standby") == (
+        Unavailable,
+        "none of the database's hosts is of the kind that target_session_attrs asks for",
+    )
+    _, said = await refusal(f"postgresql://postgres@/{name}?host=127.0.0.1,127.0.0.2&port=1,2,3")
+    assert said == "the database's URL names another number of ports than of hosts"
 
 
 # --- a schema of our own --------------------------------------------------------------------------------------
@@ -192,6 +330,56 @@ async def test_what_pgbouncer_refuses_is_not_called_a_lost_connection(postgres: 
         await store.close()
     finally:
         pooler.close()
+
+
+@pytest.mark.needs("postgres", "pgbouncer")
+async def test_statement_pooling_is_named(postgres: Postgres) -> None:  # noqa: F811
+    pooler = Pgbouncer(postgres, "statement")
+    try:
+        store = Store(pooler.url(postgres.url(postgres.create_database())))
+        for asked in (store.migrate, store.start):
+            with pytest.raises(Misconfigured, match="pool_mode to transaction or session"):
+                await asked()
+        await store.close()
+    finally:
+        pooler.close()
+
+
+@pytest.mark.needs("postgres", "pgbouncer")
+async def test_sessions_of_a_pooler_that_are_of_a_read_only_time_do_not_end_a_start(
+    postgres: Postgres,  # noqa: F811
+) -> None:
+    name = postgres.create_database()
+    place = Postgresql(postgres.url(name))
+    pooler = Pgbouncer(postgres, "transaction", size=8, more="server_idle_timeout = 600")
+    try:
+        await place.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        several = [await place_connection(pooler.url(place.url)) for _ in range(8)]
+        for connection in several:
+            await connection.execute("BEGIN")  # a session of the server for each
+        for connection in several:
+            await connection.execute("COMMIT")
+            await connection.close()
+        back = f"ALTER DATABASE {name} RESET default_transaction_read_only"
+        await place.execute(f"BEGIN; SET TRANSACTION READ WRITE; {back}; COMMIT")
+
+        async def old() -> bool:
+            return bool((await place.fetch(AGE))[0][0] > 1)
+
+        await eventually(old)
+        async with opened(Postgresql(pooler.url(place.url), place.url)) as store:
+            assert await store.register("ann")
+        await place.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    finally:
+        pooler.close()
+    _, said = await refusal(place.url)
+    assert said == "the database is read-only", "a fresh session's word counts"
+
+
+AGE = """
+SELECT coalesce(extract(epoch FROM clock_timestamp() - max(backend_start)), 9) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 async def place_connection(url: str) -> Any:

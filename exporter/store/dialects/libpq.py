@@ -11,7 +11,6 @@ import configparser
 import os
 import re
 import shlex
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from exporter.core.errors import Misconfigured
+from exporter.store.dialects.libpq_tls import require_choices, require_files
 from exporter.store.schema.triggers_postgresql import quoted
 
 # What asyncpg reads out of a URL.
@@ -30,7 +30,8 @@ _PASSED: Final = {
 # Of the road to the server, which asyncpg and the time limits of this program look after.
 _DROPPED: Final = {
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
-    *("sslcompression", "sslsni", "gssdelegation"),
+    *("sslcompression", "sslsni", "gssdelegation", "max_protocol_version", "authtype", "tty"),
+    *("service", "servicefile", "hostaddr"),  # read before
 }
 # Fine with these values, which are what happens anyway; others ask for what asyncpg cannot do.
 _WITH_VALUES: Final = {
@@ -39,11 +40,19 @@ _WITH_VALUES: Final = {
     "client_encoding": {"utf8", "utf-8", "auto", "unicode"},
     "load_balance_hosts": {"disable"},
     "replication": {"false", "off", "no", "0"},
+    "requiressl": {"0"},
     "sslcertmode": {"allow", "disable"},
+    "min_protocol_version": {"3.0"},
 }
-_REFUSED: Final = frozenset({"requirepeer", "require_auth", "scram_client_key", "scram_server_key"})
+_REFUSED: Final = {
+    **dict.fromkeys(("requirepeer", "require_auth", "scram_client_key", "scram_server_key", "sslkeylogfile"), ""),
+    **dict.fromkeys(("oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope"), ""),
+    "sslcrldir": ", or name one file with sslcrl",
+}
+"""And what to do instead, beside leaving it out."""
 _ENVIRONMENT: Final = {
     "PGSERVICE": "service",
+    "PGHOSTADDR": "hostaddr",
     "PGOPTIONS": "options",
     "PGAPPNAME": "application_name",
     "PGCONNECT_TIMEOUT": "connect_timeout",
@@ -51,11 +60,13 @@ _ENVIRONMENT: Final = {
     "PGGSSENCMODE": "gssencmode",
     "PGREQUIREAUTH": "require_auth",
     "PGREQUIREPEER": "requirepeer",
+    "PGREQUIRESSL": "requiressl",
     "PGLOADBALANCEHOSTS": "load_balance_hosts",
+    "PGSSLCRLDIR": "sslcrldir",
+    "PGSSLCERTMODE": "sslcertmode",
+    "PGMINPROTOCOLVERSION": "min_protocol_version",
 }
 """Variables that libpq reads and asyncpg does not."""
-_FILES: Final = {"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY", "sslcrl": "PGSSLCRL"}
-_WITHOUT_VERIFICATION: Final = frozenset({"disable", "allow", "prefer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,7 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
         if environ.get(variable) and name == "service":
             options.setdefault(name, environ[variable])
     if "service" in options:
-        options = {**_service(options["service"], environ), **options}
+        options = {**_service(options["service"], options.get("servicefile"), environ), **options}
     for name in options:
         places.setdefault(name, f"the database service's option {name}")
     for variable, name in _ENVIRONMENT.items():
@@ -104,14 +115,50 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
             settings.update(_settings(value, places[name]))
         elif name == "search_path":  # no option of libpq, but one that asyncpg takes
             settings["search_path"] = value
-        elif name not in _DROPPED and name != "service":
+        elif name not in _DROPPED:
             _require_harmless(name, value, places[name])
     if schema is not None:
         settings["search_path"] = quoted(schema)
-    _require_files(passed, environ)
+    require_choices(passed, environ, places)
+    require_files(passed, environ)
+    _require_port(passed, environ, places)
+    if not (parts.password or passed.get("password") or environ.get("PGPASSWORD")):
+        _require_passwords(passed, environ, places)
+    netloc = parts.netloc
+    if "hostaddr" in options:
+        netloc = _at_address(netloc, options["hostaddr"], passed, environ, places["hostaddr"])
     path = "" if parts.path == "/" else parts.path  # libpq: PGDATABASE or the user's name, as without the slash
     query = urlencode(passed, quote_via=quote)
-    return Target(f"postgresql://{parts.netloc}{path}{'?' if query else ''}{query}", settings, timeout)
+    return Target(f"postgresql://{netloc}{path}{'?' if query else ''}{query}", settings, timeout)
+
+
+def _at_address(netloc: str, address: str, passed: dict[str, str], environ: Mapping[str, str], place: str) -> str:
+    """The address takes the name's place, which is needed for nothing but to be compared with a certificate."""
+    if (passed.get("sslmode") or environ.get("PGSSLMODE")) == "verify-full":
+        raise Misconfigured(f"{place} cannot be honoured with sslmode=verify-full: leave it out or use verify-ca")
+    login, at, hosts = netloc.rpartition("@")
+    port = hosts.rpartition("]")[2].rpartition(":")[2] if ":" in hosts.rpartition("]")[2] else ""
+    if port:
+        passed["port"] = port
+    passed["host"] = address
+    return login + at
+
+
+def _require_port(passed: Mapping[str, str], environ: Mapping[str, str], places: Mapping[str, str]) -> None:
+    port = passed.get("port") or environ.get("PGPORT")
+    if port and not all(re.fullmatch(r"[0-9]{1,5}|", part) for part in port.split(",")):
+        raise Misconfigured(f"{places.get('port', 'the environment variable PGPORT')} is not a number")
+
+
+def _require_passwords(passed: Mapping[str, str], environ: Mapping[str, str], places: Mapping[str, str]) -> None:
+    file = passed.get("passfile") or environ.get("PGPASSFILE")
+    if not file:
+        return
+    place = places.get("passfile", "the environment variable PGPASSFILE")
+    if not os.access(file, os.R_OK):
+        raise Misconfigured(f"{place} names a file that is not there or cannot be read: {file}")
+    if Path(file).stat().st_mode & 0o077:  # the driver passes over it, as libpq does
+        raise Misconfigured(f"{place} names a file that others can read: chmod it to 0600: {file}")
 
 
 def _require_harmless(name: str, value: str, place: str) -> None:
@@ -123,7 +170,7 @@ def _require_harmless(name: str, value: str, place: str) -> None:
             f"{place} cannot be honoured with that value: leave it out or use {' or '.join(sorted(allowed))}"
         )
     if name in _REFUSED:
-        raise Misconfigured(f"{place} cannot be honoured: leave it out")
+        raise Misconfigured(f"{place} cannot be honoured: leave it out{_REFUSED[name]}")
     if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
         place = place.removesuffix(name) + "with a strange name"
     raise Misconfigured(
@@ -162,35 +209,21 @@ def _settings(text: str, place: str) -> dict[str, str]:
     return found
 
 
-def _service(name: str, environ: Mapping[str, str]) -> dict[str, str]:
+def _service(name: str, file: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """A section of the user's service file, else of the system's."""
     home = Path(environ.get("HOME") or Path.home())
-    files = [Path(environ["PGSERVICEFILE"]) if environ.get("PGSERVICEFILE") else home / ".pg_service.conf"]
+    files = [Path(file or environ.get("PGSERVICEFILE") or home / ".pg_service.conf")]
     if environ.get("PGSYSCONFDIR"):
         files.append(Path(environ["PGSYSCONFDIR"]) / "pg_service.conf")
-    for file in files:
+    for path in files:
         parser = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#",))
         parser.optionxform = str  # type: ignore[assignment, method-assign]
         try:
-            parser.read_string(file.read_text())
+            parser.read_string(path.read_text())
         except FileNotFoundError:
             continue
         except (OSError, UnicodeError, configparser.Error):
-            raise Misconfigured(f"the service file {file} cannot be read") from None
+            raise Misconfigured(f"the service file {path} cannot be read") from None
         if parser.has_section(name):
             return {key: value for key, value in parser.items(name) if key not in ("service", "ldap") and value}
     raise Misconfigured(f"the database service that is asked for is not in {' or '.join(map(str, files))}")
-
-
-def _require_files(passed: dict[str, str], environ: Mapping[str, str]) -> None:
-    """Certificates that are named must be there; asyncpg would call their absence an unreachable server."""
-    if (passed.get("sslmode") or environ.get("PGSSLMODE") or "prefer") in _WITHOUT_VERIFICATION:
-        return
-    if passed.get("sslrootcert") == "system":
-        system = ssl.get_default_verify_paths()
-        passed["sslrootcert"] = system.cafile or system.openssl_cafile
-        passed["sslmode"] = "verify-full"
-    for name, variable in _FILES.items():
-        file = passed.get(name) or environ.get(variable)
-        if file and not os.access(file, os.R_OK):
-            raise Misconfigured(f"the database's {name} names a file that is not there or cannot be read: {file}")

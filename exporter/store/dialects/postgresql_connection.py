@@ -54,6 +54,7 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("08P01", ErrorKind.DISCONNECTED, errors.REFUSED),
     ("08", ErrorKind.DISCONNECTED, errors.LOST),
 )
+_BY_WORDS = (("root certificate", errors.NO_ROOT_CERTIFICATE), ("could not match", errors.PORTS))
 _EXPIRED, _HOSTNAME, _ADDRESS = 10, 62, 64
 """OpenSSL's verification results; what else it says is that nobody trusted has signed."""
 
@@ -77,8 +78,8 @@ def translate_error(error: BaseException) -> DatabaseError:
     if isinstance(error, TimeoutError):
         return DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-        absent = "root certificate" in str(error)
-        return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_ROOT_CERTIFICATE if absent else errors.BAD_URL)
+        text = next((text for part, text in _BY_WORDS if part in str(error)), errors.BAD_URL)
+        return DatabaseError(ErrorKind.CONFIGURATION, text)
     if isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched):
         return DatabaseError(ErrorKind.DISCONNECTED, errors.NO_SUCH_SERVER)
     if isinstance(error, (asyncpg.DataError, UnicodeError, OverflowError)):
