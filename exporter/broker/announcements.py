@@ -30,7 +30,10 @@ AGAIN: Final = 0.1
 
 
 class Announcements(Generic[P]):
-    """``figures`` are the latest answer of the server; ``connection`` is None while there is no road."""
+    """``figures`` are the latest answer of the server; ``connection`` is None while there is no road.
+
+    ``flush`` sends what is waiting to be sent.
+    """
 
     def __init__(
         self,
@@ -40,10 +43,11 @@ class Announcements(Generic[P]):
         functions: Functions,
         figures: Callable[[], Figures | None],
         connection: Callable[[], Connection | None],
+        flush: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._holdings, self._hub, self._side, self._functions = holdings, hub, side, functions
-        self._figures, self._connection = figures, connection
+        self._figures, self._connection, self._flush = figures, connection, flush
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, held: Held[P], word: str, user: str) -> bool:
@@ -79,14 +83,16 @@ class Announcements(Generic[P]):
 
     def heard_from_afar(self, held: Held[P], word: str, user: str) -> bool:
         """From the road. Of a user who takes part here and nowhere else this node knows better whether they type."""
-        if (
-            word in ("T", "U")
-            and held.shared is not None
-            and user not in held.shared
-            and (held.conversation, user) in self._hub.participants
-        ):
-            return True
+        if word in ("T", "U") and self._only_here(held, user):
+            word = self._types_here(held, user)
         return self.heard(held, word, user)
+
+    def _only_here(self, held: Held[P], user: str) -> bool:
+        shared = held.shared
+        return shared is not None and user not in shared and (held.conversation, user) in self._hub.participants
+
+    def _types_here(self, held: Held[P], user: str) -> str:
+        return "T" if (held.conversation, user) in self._hub.typing else "U"
 
     def _shares(self, held: Held[P], several: bool, user: str) -> None:
         """A user takes part on several nodes, or on one only again."""
@@ -94,8 +100,11 @@ class Announcements(Generic[P]):
             return
         (held.shared.add if several else held.shared.discard)(user)
         if several and (held.conversation, user) in self._hub.participants:
+            self._flush()  # what frames say of their typing goes before what the server will say of it
             # What came of their typing elsewhere before this was known has been passed over.
             self.ask_typists(held)
+        elif self._only_here(held, user):
+            self.heard(held, self._types_here(held, user), user)  # what is still to come of it is passed over
 
     def ask_typists(self, held: Held[P]) -> None:
         """What people here know of who types may be wrong: ask the server."""

@@ -29,6 +29,8 @@ A batch alone costs the server 20 µs and more before its first change is looked
 MOST_CHANGES: Final = 100_000
 """Changes that wait for the road: beyond it, all that is held is told anew instead."""
 _MOST_OLD: Final = 32
+TOGGLED: Final = "t"
+"""The kind of what comes and goes."""
 
 
 class Presence:
@@ -65,6 +67,7 @@ class Presence:
         self._seq = 0
         self._changes: deque[str] = deque()
         self._toggles: dict[str, bool] = {}  # what comes and goes quickly: only what is left of it is told
+        self._in_order: set[str] = set()  # entries of such a kind among the changes: what follows waits behind
         self._retired = False
         self._to_tell = 0  # of these, how many until all that is held has been told
         self._telling = False  # the batch that completes has not been sent
@@ -87,7 +90,7 @@ class Presence:
         """
         if self.incarnation is None:
             return
-        if self._to_tell:  # behind what is told of it
+        if self._to_tell or kind_and_entry in self._in_order:  # behind what is told of it
             self._change(f"{'+' if held else '-'}{kind_and_entry}")
         elif self._toggles.get(kind_and_entry, held) is not held:
             del self._toggles[kind_and_entry]
@@ -101,6 +104,8 @@ class Presence:
         if before is not None:
             self._changes.append(f"{'+' if before else '-'}{change[1:]}")
         self._changes.append(change)
+        if change[1] == TOGGLED:
+            self._in_order.add(change[1:])
         if len(self._changes) > MOST_CHANGES + self._to_tell:
             self.begin_anew()
 
@@ -137,6 +142,8 @@ class Presence:
             count = min(len(self._changes), SLICE)
             changes = [self._changes.popleft() for _ in range(count)]
             self._to_tell -= min(count, self._to_tell)
+            if not self._changes:
+                self._in_order.clear()
             if not self._to_tell:
                 changes = self._with_toggles(changes)
             complete = self._telling and not self._to_tell
@@ -167,6 +174,7 @@ class Presence:
         self.registered = self.complete = self._telling = False
         self._changes.clear()
         self._toggles.clear()
+        self._in_order.clear()
         self._unanswered.clear()
         self._to_tell = self._seq = 0
 

@@ -99,7 +99,7 @@ class RedisBroker(Generic[P]):
         )
         self.ordering = Ordering(self._held, side, lease, lambda: self.up, now)
         self._told = Announcements(
-            self._held, hub, side, functions, lambda: self._figures, lambda: self._road.connection
+            self._held, hub, side, functions, lambda: self._figures, lambda: self._road.connection, self._flush
         )
         self.holdings = Holdings(
             self._held,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from exporter.broker import frames
 from exporter.broker.frames import Kind
 from tests.broker.nodes import Node, counts, nodes
@@ -15,13 +17,12 @@ def types(node: Node, connection: str, active: bool) -> None:
         node.broker.happened(event)
 
 
-def late(server: Server, node: Node, user: str) -> None:
+def late(server: Server, node: Node, user: str, kind: Kind = Kind.TYPING, seq: int = 1) -> None:
     """What a connection that has broken had sent, and a proxy delivers now: somebody types."""
     channel = node.broker._functions.channel("room").encode()
+    payload = frames.head(b"another1", 0) + frames.pack(kind, b"", seq, user)
     with server.client() as client:
-        client.execute_command(
-            "SPUBLISH", channel, frames.head(b"another1", 0) + frames.pack(Kind.TYPING, b"", 1, user)
-        )
+        client.execute_command("SPUBLISH", channel, payload)
 
 
 async def test_a_start_that_came_and_an_end_that_was_lost_are_set_right(server: Server) -> None:
@@ -94,3 +95,72 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
         await first.hears(b"L ann")
         await counts(last, participants=2, nodes=2)
         assert first.ear.heard.count(b"L ann") == 1
+
+
+@pytest.mark.parametrize("news", ["a frame says so", "the server is asked"])
+async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by_this_node(
+    server: Server, news: str
+) -> None:
+    async with nodes(server.url, lease=1.0) as (first, last):
+        await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        first.join("a", "ann", "room")
+        await last.hears(b"J ann")
+        late(server, last, "ann")
+        await last.hears(b"T ann")
+        last.join("a2", "ann", "room")  # a second tab; then the first goes, whose end of typing comes behind that
+        await counts(last, connections=3)
+        for event in first.hub.leave("a", "room"):
+            first.broker.happened(event)
+        await last.hears(b"U ann")
+        # Whatever comes of it later: she takes part here only, and does not type.
+        late(server, last, "ann")
+        late(server, last, "ann", *((Kind.TYPING, 0) if news == "a frame says so" else (Kind.TYPISTS, 0)))
+        late(server, last, "bob")  # nor does he, who is here only, too
+        types(last, "a2", True)
+        late(server, last, "ann", Kind.TYPING, 0)
+        await counts(first, typing_users=1)
+        types(last, "a2", False)
+        await counts(first, typing_users=0)
+        assert [word for word in last.ear.heard if word[:1] in b"TU"] == [b"T ann", b"U ann"] * 2
+
+
+async def test_a_stop_waits_behind_a_start_that_waits(server: Server) -> None:
+    async with nodes(server.url, lease=1.0) as (first, last):
+        first.join("a", "ann", "room")
+        await first.hears(b"J ann")
+        last.join("b", "bob", "room")
+        await first.hears(b"J bob")
+        presence, entry = first.broker._presence, "troom\nann"
+        connection = first.broker._road.connection
+        assert connection is not None
+        presence.add(entry)  # as long as another node has a tab of theirs
+        presence.toggle(entry, False)  # and then no longer
+        presence.flush(connection)
+        connection.flush()
+        await last.hears(b"U ann")
+        await counts(last, typing_users=0, participants=2)
+        presence.remove(entry)
+        presence.toggle(entry, True)
+        presence.toggle(entry, False)
+        presence.toggle(entry, True)
+        presence.flush(connection)
+        connection.flush()
+        await counts(last, typing_users=1)
+
+
+async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: Server) -> None:
+    async with nodes(server.url, lease=1.0) as (first, last):
+        await counts(last, nodes=2, settling=0)
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        first.join("a", "ann", "room")
+        await last.hears(b"J ann")
+        held = first.broker._held["room"]
+        types(first, "a", True)  # a frame waits for the end of the turn
+        first.broker._told.heard_from_afar(held, "S", "ann")  # in this turn a second tab on another node is heard of
+        types(first, "a", False)
+        await last.hears(b"U ann")
+        await counts(last, typing_users=0)
+        assert [word for word in last.ear.heard if word[:1] in b"TU"] == [b"T ann", b"U ann"]
