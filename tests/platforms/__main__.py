@@ -1,7 +1,9 @@
 """In fresh roots of Debian 12 and 13, as a new user: README's two commands, a wheel, the documents' three ways.
 
 ``python -m tests.platforms [bookworm] [trixie] [--suite]``: with ``--suite`` the whole of ``make test`` runs in each
-root (half an hour), otherwise what needs no service. Transcripts are in ``build/platforms/*.log``.
+root (half an hour), otherwise what needs no service. Transcripts are in ``build/platforms/*.log``, and what is printed
+is kept as a table in ``build/platforms/table.md``. With ``dockerd`` (apt-get install docker.io), the image and the
+composition are built and run by their own engines.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.platforms import image, unit
+from tests.platforms import compose, image, unit
 from tests.platforms.roots import ROOTS, Failed, Root, fresh
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,6 +37,9 @@ INSERT INTO message VALUES (1, 1, 1, 'a', '2026-01-01 10:00:00', NULL), (2, 2, 1
 """
 """A back end of somebody's own, as the custom mapping of docs/observe.md describes it: two messages, a counter of 7."""
 WAIT = 240
+A_WAY = 300
+"""Seconds in which somebody new has followed a document to its end."""
+TABLE = ROOTS / "table.md"
 PORT = 8897
 """In the place of 8765: the roots share this machine's network, where that may be taken."""
 
@@ -50,6 +55,7 @@ def main() -> int:
     ROOTS.mkdir(parents=True, exist_ok=True)
     bundle = ROOTS / "repository.bundle"
     subprocess.run(["git", "bundle", "create", "--quiet", str(bundle), "HEAD"], cwd=REPOSITORY, check=True)
+    TABLE.write_text(f"{_revision()}\n\n| | root | what | seconds | seen |\n| --- | --- | --- | --- | --- |\n")
     failed = False
     for release in given.release or RELEASES:
         with fresh(release, release) as root:
@@ -57,7 +63,14 @@ def main() -> int:
             for name, step in _steps(given.suite):
                 failed |= not _step(release, name, lambda step=step: step(root))
     failed |= not _step("image", "deploy/Dockerfile", lambda: image.check(ROOTS / "image.log"))
+    if shutil.which("dockerd"):
+        failed |= not _step("docker", "deploy/compose", lambda: compose.check(ROOTS / "compose.log"))
     return int(failed)
+
+
+def _revision() -> str:
+    words = ["git", "log", "-1", "--format=Revision %h of %cd.", "--date=format:%Y-%m-%d %H:%M"]
+    return subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _step(release: str, name: str, step: Callable[[], str]) -> bool:
@@ -66,7 +79,10 @@ def _step(release: str, name: str, step: Callable[[], str]) -> bool:
         said, outcome = step(), "ok"
     except (Failed, subprocess.SubprocessError) as error:
         said, outcome = str(error), "FAILED"
-    print(f"{outcome:6} {release:9} {name:16} {time.monotonic() - begun:4.0f} s  {said}", flush=True)
+    seconds = time.monotonic() - begun
+    print(f"{outcome:6} {release:9} {name:16} {seconds:4.0f} s  {said}", flush=True)
+    with TABLE.open("a") as table:
+        table.write(f"| {outcome} | {release} | {name} | {seconds:.0f} | {' '.join(said.split())[:200]} |\n")
     return outcome == "ok"
 
 
@@ -158,6 +174,7 @@ def _embed(root: Root) -> str:
         "grep '^messaging_active_connections' metrics; kill %1",
         user="ann",
         folder="/home/ann",
+        timeout=A_WAY,
     )
     if "messaging_active_connections 0" not in said:
         raise Failed(said)
@@ -186,6 +203,7 @@ def _observe(root: Root) -> str:
         "do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done; kill %1",
         user="ann",
         folder="/home/ann",
+        timeout=A_WAY,
     )
     if "messaging_stored_messages 2" not in said:
         raise Failed(said)
@@ -201,7 +219,7 @@ def _run(root: Root) -> str:
         lines.extend(map(_typed, re.findall(r"^\$ (.*(?:\\\n.*)*)", body, re.MULTILINE)))
     lines.append("kill $(jobs -p) 2>/dev/null || true")
     root.run("apt-get install --yes --quiet --no-install-recommends curl")
-    root.run("\n".join(lines), user="ann", folder="/home/ann", timeout=300)
+    root.run("\n".join(lines), user="ann", folder="/home/ann", timeout=A_WAY)
     return f"followed in {time.monotonic() - begun:.0f} s"
 
 
