@@ -63,9 +63,24 @@ def main() -> int:
             for name, step in _steps(given.suite):
                 failed |= not _step(release, name, lambda step=step: step(root))
     failed |= not _step("image", "deploy/Dockerfile", lambda: image.check(ROOTS / "image.log"))
+    if shutil.which("kubectl"):
+        failed |= not _step("kubectl", "deploy/kubernetes", _kustomize)
     if shutil.which("dockerd"):
         failed |= not _step("docker", "deploy/compose", lambda: compose.check(ROOTS / "compose.log"))
     return int(failed)
+
+
+def _kustomize() -> str:
+    """What ``kubectl apply -k`` would send, against the schemas of Kubernetes."""
+    words = ["kubectl", "kustomize", str(REPOSITORY / "deploy" / "kubernetes")]
+    built = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+    manifests = [part for part in built.split("\n---\n") if "monitoring.coreos.com" not in part]
+    file = ROOTS / "kubernetes.yaml"
+    file.write_text("\n---\n".join(manifests))
+    subprocess.run(
+        [Path(sys.executable).parent / "kubernetes-validate", "--strict", str(file)], check=True, timeout=120
+    )
+    return f"built; {len(manifests)} manifests of Kubernetes' own kinds are valid"
 
 
 def _revision() -> str:

@@ -193,6 +193,29 @@ def test_a_good_file_is_read(text: str, tmp_path: Path) -> None:
     assert (read(laid_out(tmp_path, text)).context is not None) == ("cert_file" in text)
 
 
+@pytest.mark.parametrize(("known", "chosen"), [(("X25519", "prime256v1"), "X25519"), (("prime256v1",), "prime256v1")])
+def test_the_first_curve_that_this_openssl_takes_is_chosen(
+    known: tuple[str, ...], chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def set_ecdh_curve(context: ssl.SSLContext, name: str) -> None:
+        if name not in known:  # as Python 3.11.2 says of X25519
+            raise ssl.SSLError("[EC: UNKNOWN_GROUP] unknown group")
+        tried.append(name)
+
+    monkeypatch.setattr(ssl.SSLContext, "set_ecdh_curve", set_ecdh_curve)
+    read(laid_out(tmp_path, TLS.replace("}", ", curve_preferences: [X25519, CurveP256]}")))
+    assert tried == [chosen]
+    monkeypatch.setattr(ssl.SSLContext, "set_ecdh_curve", _no_curve)
+    with pytest.raises(Misconfigured, match="takes none of these"):
+        read(laid_out(tmp_path, TLS.replace("}", ", curve_preferences: [CurveP256]}")))
+
+
+def _no_curve(context: ssl.SSLContext, name: str) -> None:
+    raise ssl.SSLError("[EC: UNKNOWN_GROUP] unknown group")
+
+
 @pytest.mark.parametrize("text", AGREED_BAD + OURS_BAD)
 def test_a_bad_file_is_refused_in_one_line_that_names_it(text: str, tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"web\.yml") as caught:

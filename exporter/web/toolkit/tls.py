@@ -178,8 +178,19 @@ def _ciphers(context: ssl.SSLContext, settings: TlsSettings) -> None:
     if any(name not in CURVES for name in settings.curve_preferences):
         raise Unfit("curve_preferences", f"unknown curve; known are {', '.join(CURVES)}")
     if settings.curve_preferences:
-        # Before Python 3.15 (set_groups) only one curve can be named: the first, which is stricter, never weaker.
-        context.set_ecdh_curve(CURVES[settings.curve_preferences[0]])
+        _curve(context, settings.curve_preferences)
+
+
+def _curve(context: ssl.SSLContext, preferences: tuple[str, ...]) -> None:
+    """The first that this Python and its OpenSSL take: Python 3.11.2, for one, has no X25519.
+
+    Before Python 3.15 (set_groups) only one can be named, which is stricter, never weaker.
+    """
+    for name in preferences:
+        with contextlib.suppress(ssl.SSLError):
+            context.set_ecdh_curve(CURVES[name])
+            return
+    raise Unfit("curve_preferences", "this Python's OpenSSL takes none of these")
 
 
 def _clients(context: ssl.SSLContext, settings: TlsSettings) -> None:
