@@ -9,6 +9,7 @@ health checks, what waits for what. Grafana is in no package of Debian's and is 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -84,8 +85,9 @@ class Engine:
 
     def compose(self, *words: str, timeout: float = 300) -> str:
         """What ``docker compose`` printed. Raises Failed."""
-        file = REPOSITORY / "deploy" / "compose" / "compose.yml"
-        return self._run([str(self._compose), "--file", str(file), *words], None, timeout)
+        files = (REPOSITORY / "deploy" / "compose" / "compose.yml", self.folder / "here.yml")
+        chosen = [word for file in files for word in ("--file", str(file))]
+        return self._run([str(self._compose), *chosen, *words], None, timeout)
 
     def _run(self, words: list[str], stdin: str | None, timeout: float) -> str:
         environment = os.environ | {"DOCKER_HOST": self._socket, "DOCKER_BUILDKIT": "0"}
@@ -131,6 +133,9 @@ def _engine(log: Path) -> Iterator[Engine]:
     with log.open("a") as output:
         daemon = subprocess.Popen(words, stdout=output, stderr=output)
     engine = Engine(folder, log, compose / "compose" / "docker-compose")
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # more than this machine has cannot be given
+    nodes = "".join(f"  {node}: {{ulimits: {{nofile: {files}}}}}\n" for node in ("node-1", "node-2"))
+    (folder / "here.yml").write_text(f"services:\n{nodes}")
     try:
         _until(lambda: bool(engine.docker("version")), 60)
         yield engine
