@@ -7,6 +7,7 @@ The hand-over itself is proved by every test with a WebSocket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from aiohttp import web
 
 from exporter.core.errors import Misconfigured
 from exporter.web import aiohttp_seams
-from tests.servers.exporter import InProcess, in_process
+from tests.deploy.proxies import program
+from tests.servers.certificates import CertificateAuthority
+from tests.servers.exporter import Exporter, InProcess, in_process, running, until
+from tests.servers.prometheus import free_port
 
 
 async def test_this_version_fits() -> None:
@@ -65,7 +69,16 @@ async def refused(here: InProcess, request: bytes) -> tuple[bytes, bytes]:
         (b"GET / HTTP/1.1\r\nAuthorization: Bearer " + b"x" * 12_000, b"431", b"longer than 8190 bytes"),
         (b"GET /" + b"x" * 12_000 + b" HTTP/1.1\r\nHost: x", b"431", b"longer than 8190 bytes"),
         (b"GET / HTTP/1.1\r\n" + b"\r\n".join(b"X-%d: y" % n for n in range(200)), b"431", b"more than 128 headers"),
-        (b"\x16\x03\x01 is no HTTP", b"400", b"cannot be read as HTTP"),
+        (b"\xff is no HTTP", b"400", b"cannot be read as HTTP"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(90), b"400", b"this is TLS"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: x", b"400", b"a PROXY protocol header"),
+        (b"PROXY UNKNOWN\r\nGET / HTTP/1.1\r\nHost: x", b"400", b"a PROXY protocol header"),
+        (b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(12), b"400", b"a PROXY protocol header"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM", b"400", b"this is HTTP/2"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y", b"400", b"two Host headers"),
+        (b"GET / HTTP/1.1\r\nX: y", b"400", b"no Host header"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: xxx", b"400", b"Content-Length is not a number"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: xxx\x00", b"400", b"a control character"),
     ],
 )
 async def test_what_is_refused_before_it_is_a_request_is_refused_for_what_is_wrong_with_it(
@@ -76,3 +89,62 @@ async def test_what_is_refused_before_it_is_a_request_is_refused_for_what_is_wro
     assert line.split()[1] == status
     assert words in body
     assert b"xxx" not in body
+
+
+@pytest.mark.needs("haproxy")
+async def test_a_proxy_with_the_proxy_protocol_and_one_without_tls_are_told_once_by_the_log(tmp_path: Path) -> None:
+    """Real HAProxy, set up for something else than what this server speaks."""
+    certificate, key = CertificateAuthority().issue("server")
+    (tmp_path / "server.pem").write_bytes(certificate + key)
+    (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: server.pem, key_file: server.pem}")
+    flags = ("--web.config.file", str(tmp_path / "web.yml"))
+    async with (
+        running(tmp_path / "plain", ready=False) as plain,
+        running(tmp_path / "tls", *flags, ready=False) as tls,
+    ):
+        told = (
+            await _through_haproxy(tmp_path, plain, "send-proxy"),
+            await _through_haproxy(tmp_path, tls, "send-proxy"),
+        )
+        told += (await _through_haproxy(tmp_path, tls, ""),)
+    assert "a PROXY protocol header, which is not understood" in told[0]
+    assert "a PROXY protocol header, which is not understood" in told[1]
+    assert "plain HTTP arrives where TLS is spoken" in told[2]
+
+
+async def _through_haproxy(folder: Path, server: Exporter, option: str) -> str:
+    """Two requests through HAProxy in TCP mode: what the log has to say of them, once."""
+    port, before = free_port(), len(server.lines())
+    upstream = server.url.partition("://")[2]
+    timeouts = "timeout connect 5s\n timeout client 5s\n timeout server 5s\n"
+    (folder / "haproxy.cfg").write_text(
+        f"global\n fd-hard-limit 1000\ndefaults\n mode tcp\n {timeouts}"
+        f"listen l\n bind 127.0.0.1:{port}\n server s {upstream} {option}\n"
+    )
+    process = await asyncio.create_subprocess_exec(program("haproxy"), "-db", "-f", str(folder / "haproxy.cfg"))
+    try:
+        for _ in range(2):
+
+            async def asked() -> bool:
+                try:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    return False
+                writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+                writer.close()
+                return True
+
+            await until(asked, "HAProxy answers")
+
+        async def lines() -> list[str]:
+            return [
+                line["reason"] for line in server.lines()[before:] if line["level"] == "warning" and "reason" in line
+            ]
+
+        (said,) = await until(lines, "the log says so")
+        return said
+    finally:
+        process.terminate()
+        await process.wait()

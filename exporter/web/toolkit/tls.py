@@ -18,7 +18,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from exporter.core.errors import Misconfigured
+
+log = structlog.get_logger(__name__)
 
 VERSIONS: Final = {
     "TLS10": ssl.TLSVersion.TLSv1,
@@ -91,6 +95,7 @@ class TlsSettings:
 def build(settings: TlsSettings) -> ssl.SSLContext:
     """A server's context; raises Misconfigured when anything named in ``settings`` is missing, unknown or unfit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _Telling
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     _versions(context, settings)
@@ -225,8 +230,34 @@ def _clients(context: ssl.SSLContext, settings: TlsSettings) -> None:
         context.sslobject_class = _checking(frozenset(settings.client_allowed_sans))
 
 
+# Reasons of OpenSSL for whoever speaks something else; asyncio and uvloop end such a connection without a word.
+_NO_TLS: Final = {
+    "HTTP_REQUEST": "plain HTTP arrives where TLS is spoken: use https://, or let the proxy speak TLS to this server",
+    "HTTPS_PROXY_REQUEST": "a request to a proxy (CONNECT) arrives where TLS is spoken",
+    "WRONG_VERSION_NUMBER": (
+        "something else arrives where TLS is spoken, such as a PROXY protocol header, which is not understood here: "
+        "let the proxy send none (HAProxy: without send-proxy; nginx: without proxy_protocol)"
+    ),
+}
+_said: Final[set[str]] = set()
+
+
+class _Telling(ssl.SSLObject):
+    """Says once of each kind what arrives that is no TLS."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLError as error:
+            reason = _NO_TLS.get(error.reason or "")
+            if reason is not None and reason not in _said:
+                _said.add(reason)
+                log.warning("a TLS handshake failed", reason=reason)
+            raise
+
+
 def _checking(allowed: frozenset[str]) -> type[ssl.SSLObject]:
-    class Checking(ssl.SSLObject):
+    class Checking(_Telling):
         """Ends the handshake of a client whose certificate has none of the allowed names."""
 
         def do_handshake(self) -> None:
