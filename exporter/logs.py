@@ -29,11 +29,15 @@ _STDLIB_LEVELS: Final = {
 _SECRET_KEY: Final = re.compile(r"passw|secret|token|authorization|cookie|credential", re.IGNORECASE)
 
 
-def configure(level: str = "info", format: str = "logfmt", stream: TextIO | None = None) -> None:
-    """Send everything, the libraries' lines too, to ``stream`` (stderr) at ``level`` and above."""
+def configure(level: str = "info", format: str = "logfmt", stream: TextIO | None = None, **every: object) -> None:
+    """Send everything, the libraries' lines too, to ``stream`` (stderr) at ``level`` and above.
+
+    ``every`` are fields of every line, such as which worker it is from.
+    """
     number = _STDLIB_LEVELS[level]
     out = stream if stream is not None else sys.stderr
     before: list[structlog.types.Processor] = [
+        lambda logger, method, event: {**event, **every},
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         structlog.processors.format_exc_info,

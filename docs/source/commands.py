@@ -35,7 +35,7 @@ $ _MESSAGING_EXPORTER_COMPLETE=fish_source messaging-exporter > messaging-export
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Every command by its name, in the order of the alphabet."""
-    yield from sorted(cli.commands.items())
+    yield from ((name, command) for name, command in sorted(cli.commands.items()) if not command.hidden)
 
 
 def options(command: click.Command) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,10 @@ class Presence:
         self._telling = False  # the batch that completes has not been sent
         self._unanswered: deque[tuple[int, list[str], bool]] = deque()
 
+    def take_the_place_of(self, incarnation: str) -> None:
+        """What it held leaves when this one has told all that it holds."""
+        self._old.append(incarnation)
+
     # --- what happens here --------------------------------------------------------------------------------
 
     def add(self, kind_and_entry: str) -> None:

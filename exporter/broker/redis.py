@@ -135,6 +135,15 @@ class RedisBroker(Generic[P]):
         """Begin; an absent server is waited for in the background. Raises Misconfigured for what a setting causes."""
         await self._road.start(patience)
 
+    @property
+    def incarnation(self) -> str | None:
+        """This node's name at the server; another one after each time that it had to tell everything anew."""
+        return self._presence.incarnation
+
+    def take_the_place_of(self, incarnation: str) -> None:
+        """Before the start: a node that is known to be dead, whose part of the figures need not wait for its lease."""
+        self._presence.take_the_place_of(incarnation)
+
     async def close(self) -> None:
         """Leave the cluster at once instead of when the lease is over, and close."""
         self._flush()

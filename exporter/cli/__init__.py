@@ -96,6 +96,7 @@ def cli() -> None:
 
 for _command in (
     serving.serve,
+    serving.worker,
     serving.demo,
     serving.token,
     serving.migrate,

@@ -6,6 +6,7 @@ Tested in ``tests/test_cli.py``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -22,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FAILED: Final = 1
 USAGE: Final = 2
 DIFFERENCES: Final = 1  # of verify
+RESOLVE: Final = "exporter.resolve"  # in a context's meta: a function that reads the settings again
 UNCHECKED: Final = 2  # of verify and simulate
 
 _LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address", "web.systemd-socket")  # of serve alone
@@ -71,7 +73,9 @@ class SettingsCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: D102  # click documents it
         names = {name.replace(".", "_").replace("-", "_"): name for name in (options.CONFIG_FILE, *NAMES)}
         given = {names[key]: ctx.params.pop(key) for key in list(ctx.params) if key in names}
-        ctx.params["settings"] = options.resolve(given, os.environ, self.defaults)
+        read = functools.partial(options.resolve, given, os.environ, self.defaults)
+        ctx.meta[RESOLVE] = read
+        ctx.params["settings"] = read()
         return super().invoke(ctx)
 
 

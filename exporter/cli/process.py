@@ -68,11 +68,11 @@ def make_folder(folder: Path) -> None:
         raise Misconfigured(f"cannot make the folder {folder}: {reason}") from error
 
 
-def configure_logs(settings: Settings) -> None:
-    """Logs as the settings say."""
+def configure_logs(settings: Settings, **every: object) -> None:
+    """Logs as the settings say; ``every`` are fields of every line."""
     from exporter import logs
 
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, None, **every)
 
 
 @contextlib.contextmanager

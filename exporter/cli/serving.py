@@ -6,10 +6,11 @@ Tested in ``tests/test_cli.py``.
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import click
 
-from exporter.cli.flags import ALL, SHARED, Duration, ServerCommand, SettingsCommand, flags
+from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, flags
 from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
@@ -17,17 +18,46 @@ from exporter.settings.model import Settings
 
 @click.command(cls=ServerCommand)
 @flags(*ALL)
-def serve(settings: Settings) -> None:
+def serve(settings: Settings) -> int:
     """Run the server until SIGTERM or Ctrl-C."""
+    if settings.workers > 1:
+        return _supervise(settings)
+    server = _server()
+    configure_logs(settings)
+    make_data_folder(settings)
+    run(server.serve(settings))
+    return 0
+
+
+def _server() -> ModuleType:
     import gc
 
     gc.disable()  # until the server is up: what modules are made of stays, and each look at it costs 15 to 30 ms
     with no_client_certificates():
         from exporter.web import server
 
+    return server
+
+
+def _supervise(settings: Settings) -> int:
+    import asyncio
+
+    from exporter.workers.supervisor import supervise
+
     configure_logs(settings)
-    make_data_folder(settings)
-    run(server.serve(settings))
+    read_again = click.get_current_context().meta[RESOLVE]
+    return asyncio.run(supervise(settings, read_again))  # the standard loop: it has little to do, and is smaller
+
+
+@click.command(hidden=True)
+@click.argument("number", type=int)
+@click.argument("descriptor", type=int)
+def worker(number: int, descriptor: int) -> None:
+    """One process of serve --workers, which starts it."""
+    _server()
+    from exporter.workers.worker import serve as work
+
+    run(work(number, descriptor, lambda settings, number: configure_logs(settings, worker=number)))
 
 
 @click.command(cls=SettingsCommand)

@@ -9,9 +9,7 @@ Tested in ``tests/integration/test_demo.py``.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -20,14 +18,11 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import exporter
+from exporter.child_process import between_fork_and_exec, own_environment
 from exporter.settings.model import Settings
-from exporter.settings.options import PREFIX, environment
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+from exporter.settings.options import environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +55,13 @@ class ServerProcess(asyncio.DatagramProtocol):
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         receiver.bind(path)
         server._notices, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, sock=receiver)
-        package = str(Path(exporter.__file__).parent.parent)
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        pythonpath = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         server._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "exporter", "serve"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**ours, **environment(settings), "PYTHONPATH": pythonpath, "NOTIFY_SOCKET": path},
-            preexec_fn=_alone_and_not_without_us,
+            env={**own_environment(), **environment(settings), "NOTIFY_SOCKET": path},
+            preexec_fn=between_fork_and_exec(signal.SIGTERM),
         )
         server._reading = asyncio.ensure_future(server._read_errors())
         server.exited = asyncio.ensure_future(server._process.wait())
@@ -115,10 +107,3 @@ class ServerProcess(asyncio.DatagramProtocol):
         assert self._process.stderr is not None  # noqa: S101 - asked for above
         while line := await self._process.stderr.readline():
             self.note(line.decode(errors="replace").rstrip())
-
-
-def _alone_and_not_without_us() -> None:
-    """Between fork and exec."""
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

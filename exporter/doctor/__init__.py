@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
-from exporter.doctor import broker, configuration, database, machine, proxy
+from exporter.doctor import broker, configuration, database, machine, proxy, workers
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Settings
 
@@ -18,6 +18,7 @@ EXAMINATIONS: tuple[tuple[str, Examination], ...] = (
     ("configuration", configuration.examine),
     ("database", database.examine),
     ("broker", broker.examine),
+    ("workers", workers.examine),
     ("machine", machine.examine),
 )
 

@@ -19,7 +19,8 @@ WAIT = 3.0
 async def examine(settings: Settings) -> list[Finding]:
     """Connects as a node does, takes part in nothing, and goes."""
     if not settings.redis_url:
-        return [Finding("broker", Outcome.NONE, "none: this node is alone")]
+        own = "none: the workers get a Valkey of their own" if settings.workers > 1 else "none: this node is alone"
+        return [Finding("broker", Outcome.NONE, own)]
     from exporter.broker.functions import Functions  # needs the extra redis
     from exporter.broker.location import locate
     from exporter.broker.road import Road

@@ -14,7 +14,7 @@ from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Address, Settings
-from exporter.web import listeners
+from exporter.web import sockets
 from exporter.web.toolkit.reload import WebConfig
 
 LEAST_FREE = 1 << 30
@@ -26,8 +26,8 @@ async def examine(settings: Settings) -> list[Finding]:
     if settings.systemd_socket:
         findings = [Finding("listen", Outcome.NONE, "on the sockets that systemd opens")]
     else:
-        findings = [_listen(address) for address in settings.listen]
-    findings += [_listen(address) for address in settings.metrics_listen]
+        findings = [listen(address) for address in settings.listen]
+    findings += [listen(address) for address in settings.metrics_listen]
     if not settings.database_url:
         findings.append(_folder(settings.data_dir))
     findings += [_keys(settings), _audience(settings)]
@@ -36,9 +36,10 @@ async def examine(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _listen(address: Address) -> Finding:
+def listen(address: Address) -> Finding:
+    """Can it be listened on?"""
     try:
-        listeners.bind(address).close()
+        sockets.bind(address).close()
     except Misconfigured as error:
         if "in use" in str(error):
             text = f"{address} is in use: by a server that is running, or by another program"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Settings
-from exporter.web.listeners import BACKLOG, SPARE_FILES
+from exporter.web.listeners import SPARE_FILES
+from exporter.web.sockets import BACKLOG
 
 RELEASED = 1_764_000_000.0
 """Unix seconds of about the release: a clock before this is wrong."""

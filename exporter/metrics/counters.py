@@ -167,6 +167,11 @@ class Metrics:
             "task",
             BackgroundTask,
         )
+        self.worker_restarts = Counter(
+            "messaging_worker_restarts",
+            "Times that a worker died and this one was started in its place, since the server started. "
+            "Scope: this node; aggregate with sum of rates.",
+        )
         self._simple = {
             ConnectionOpened: self.connections_opened,
             ParticipantJoined: self.joins,
@@ -214,6 +219,7 @@ class Metrics:
         yield self.broker_frames_received.family()
         yield self.broker_frames_dropped.family()
         yield self.broker_lag.family()
+        yield self.worker_restarts.family()
 
     def rejected_commands(self) -> Metric:
         """The one counter with two labels."""

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error")  # the Prometheus exporters' words
 LOG_FORMATS: Final = ("logfmt", "json")
+MOST_WORKERS: Final = 128  # each has six connections to the database; more cores than this are more machines
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()  # empty: same origin only
     cors_origins: tuple[str, ...] = ()  # pages elsewhere that may GET the stats with a token
     limits: Limits = Limits()
+    workers: int = 1  # processes on one port
     typing_timeout: float = 6.0
     heartbeat_interval: float = 30.0
     drain_timeout: float = 10.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exporter.settings import parsers
-from exporter.settings.model import LOG_FORMATS, LOG_LEVELS, SOURCE_KINDS
+from exporter.settings.model import LOG_FORMATS, LOG_LEVELS, MOST_WORKERS, SOURCE_KINDS
 
 PREFIX: Final = "MESSAGING_"
 
@@ -232,6 +232,13 @@ OPTIONS: Final = (
         _BYTES,
         "1048576",
         "what may wait for a slow reader before it is cut off",
+    ),
+    Option(
+        "workers",
+        "workers",
+        parsers.number(1, MOST_WORKERS),
+        "1",
+        "processes on one port; metrics on ports of their own: from the listen port + 1, or web.metrics-listen-address",
     ),
     Option("typing.timeout", "typing_timeout", parsers.positive_duration, "6s", "typing ends by itself after this"),
     Option(

@@ -20,6 +20,9 @@ from exporter.store.schema import migrate
 from exporter.store.schema.shape import listed
 
 _ROUND_TRIPS: Final = 3
+_PLACES: Final = (
+    "SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Diagnosis:
     """What was seen. ``seconds`` is the quickest round trip; ``clock`` is the server's time minus this machine's.
 
     ``problem`` says in a sentence what is wrong with schema or rights, None when nothing is; ``behind`` means that
-    ``migrate`` mends it.
+    ``migrate`` mends it. ``places`` are the connections that PostgreSQL has for ordinary users.
     """
 
     engine: str
@@ -36,6 +39,7 @@ class Diagnosis:
     revision: str
     problem: str | None
     behind: bool
+    places: int | None = None
 
 
 async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagnosis:
@@ -44,7 +48,7 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
     embedded = isinstance(locate(url), SqliteLocation)
     database = Database(dialect, timeout)
 
-    async def look(session: Session) -> tuple[str, float, float | None]:
+    async def look(session: Session) -> tuple[str, float, float | None, int | None]:
         name = "SQLite" if embedded else "PostgreSQL"
         asked = "sqlite_version()" if embedded else "current_setting('server_version')"
         [[version]] = await session.fetch(f"SELECT {asked}")
@@ -53,13 +57,14 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             begun = time.perf_counter()
             await session.fetch("SELECT 1")
             trips.append(time.perf_counter() - begun)
-        ahead = None
+        ahead = places = None
         if not embedded:  # an embedded database has no clock of its own
             begun = time.time()
             [[there]] = await session.fetch("SELECT clock_timestamp()")
             here = datetime.fromtimestamp((begun + time.time()) / 2, UTC)
             ahead = (there - here).total_seconds()
-        return f"{name} {str(version).split()[0]}", min(trips), ahead
+            [[places]] = await session.fetch(_PLACES)
+        return f"{name} {str(version).split()[0]}", min(trips), ahead, places
 
     async def fits(session: Session) -> tuple[str | None, bool]:
         async with dialect.looking(session):
@@ -77,7 +82,7 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
 
     try:
         try:
-            engine, seconds, ahead = await database.run(Lane.READ, look)
+            engine, seconds, ahead, places = await database.run(Lane.READ, look)
         except DatabaseError as failure:
             raise errors.at_start(failure) from failure
         problem, behind = None, False
@@ -87,6 +92,6 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             problem, behind = str(error), migrate.RUN_MIGRATE in str(error)
         except DatabaseError as failure:
             problem = failure.text
-        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind)
+        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, places)
     finally:
         await database.close(1.0)

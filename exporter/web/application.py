@@ -26,7 +26,7 @@ from exporter.web.routes.conversations import Conversations
 from exporter.web.routes.days import Days
 from exporter.web.routes.health import healthy, ready
 from exporter.web.routes.landing import landing, options, to
-from exporter.web.routes.metrics import Scrape
+from exporter.web.routes.metrics import Scrape, elsewhere
 from exporter.web.routes.openapi import openapi
 from exporter.web.routes.request import arrived
 from exporter.web.routes.stats import Stats
@@ -54,8 +54,12 @@ class Application:
     conditions: Conditions
     not_ready: Callable[[], str | None]
 
-    def build(self, *, public: bool, operations: bool) -> web.Application:
-        """The application of a listener: ``public`` is for users, ``operations`` for those who run the server."""
+    def build(self, *, public: bool, operations: bool, health: bool = False, metrics: bool = True) -> web.Application:
+        """The application of a listener: ``public`` is for users, ``operations`` for those who run the server.
+
+        ``health`` is with the operations, and may be elsewhere, too. Without ``metrics`` a scrape is told where they
+        are: several processes answer here.
+        """
         settings, prefix = self.settings, self.settings.prefix
         guarded = (f"{prefix}/", prefix + settings.telemetry_path)
         guard = self.web_config.middleware(lambda request: request.path in guarded and request.method != "OPTIONS")
@@ -65,14 +69,23 @@ class Application:
         app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
         app.on_response_prepare.append(self.web_config.on_response_prepare)
         routes = [
-            web.get("/", landing(settings.telemetry_path, public=public, operations=operations)),
+            web.get("/", landing(settings.telemetry_path, public=public, operations=operations, metrics=metrics)),
             web.options("/", options(lambda: ready(self.not_ready()))),
             web.get("/openapi.json", openapi(settings.telemetry_path)),
         ]
         if public:
             routes += self._public()
+        if operations or health:
+            routes += [web.get("/-/healthy", healthy), web.get("/-/ready", self._ready)]
         if operations:
             routes += self._operations()
+        if metrics and operations:
+            scrape = Scrape(
+                self.snapshots, self.metrics, timeout=settings.database_timeout, max_requests=settings.max_requests
+            )
+            routes.append(web.get(settings.telemetry_path, scrape.handle))
+        elif not metrics:
+            routes.append(web.get(settings.telemetry_path, elsewhere))
         app.add_routes([web.RouteDef(r.method, prefix + r.path, r.handler, r.kwargs) for r in routes])
         if prefix:
             app.router.add_get("/", to(f"{prefix[1:]}/"))
@@ -88,13 +101,9 @@ class Application:
 
     def _operations(self) -> list[web.RouteDef]:
         settings, timeout = self.settings, self.settings.database_timeout
-        scrape = Scrape(self.snapshots, self.metrics, timeout=timeout, max_requests=settings.max_requests)
         stats = Stats(self.snapshots, self.metrics, self.authenticator, self.conditions, timeout=timeout)
         page = AdminPage(self.authenticator, self.history, origins=self.origins, path=settings.external_path or "/")
         return [
-            web.get(settings.telemetry_path, scrape.handle),
-            web.get("/-/healthy", healthy),
-            web.get("/-/ready", self._ready),
             web.get("/v1/messaging/stats", stats.handle),
             web.get("/v1/messaging/stats/days", Days(self.node.store, self.authenticator).handle),
             web.get("/v1/messaging/conversations/top", Top(self.node, self.authenticator).handle),

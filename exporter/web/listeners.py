@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
 import socket
 from collections.abc import Iterable, Sequence
+from ssl import SSLContext
 
 import structlog
 from aiohttp import web
 
-from exporter.core.errors import Misconfigured
 from exporter.settings.model import Address
 from exporter.web.aiohttp_seams import ProblemRunner
+from exporter.web.sockets import BACKLOG, bind, shown_url
 from exporter.web.toolkit.reload import WebConfig
 
 log = structlog.get_logger(__name__)
-
-BACKLOG = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
-
 
 # Seconds that a connection may take from its start, or from its last answer, to the end of a request's headers: long
 # enough for a scrape every 15 s to keep its connection, short enough that half requests pile up nowhere.
@@ -40,13 +36,17 @@ class Listeners:
     def __init__(self, web_config: WebConfig) -> None:
         self._web_config = web_config
         self._runners: list[web.AppRunner] = []
+        self._sites: list[_Site] = []
 
     async def open(self, app: web.Application, addresses: Sequence[Address]) -> list[str]:
         """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist."""
         return await self.serve(app, map(bind, addresses))
 
-    async def serve(self, app: web.Application, sockets: Iterable[socket.socket]) -> list[str]:
-        """Serve ``app`` on sockets that are bound; the URLs, ``unix:PATH`` for a Unix socket."""
+    async def serve(self, app: web.Application, sockets: Iterable[socket.socket], *, shared: bool = False) -> list[str]:
+        """Serve ``app`` on sockets that are bound; the URLs, ``unix:PATH`` for a Unix socket.
+
+        ``shared``: other processes accept on these sockets, too; see ``accept``.
+        """
         context = self._web_config.ssl_context()
         runner = ProblemRunner(
             app,
@@ -62,42 +62,56 @@ class Listeners:
         for listening in sockets:
             if listening.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)  # connections inherit it
-            await web.SockSite(runner, listening, ssl_context=context, backlog=BACKLOG).start()
-            urls.append(_url(listening, "http" if context is None else "https"))
+            url = shown_url(listening, "http" if context is None else "https")
+            site = _Site(runner, listening, context, shared)
+            self._sites.append(site)
+            await site.start()
+            urls.append(url)
         return urls
+
+    async def accept(self, wanted: bool) -> None:
+        """Take new connections on the shared sockets, or leave them to the other processes. What is open stays."""
+        for site in self._sites:
+            if site.shared:
+                await (site.start() if wanted else site.stop())
+
+    async def leave(self) -> None:
+        """No new connections on any socket; what is open stays until ``close``."""
+        for site in self._sites:
+            await site.stop(for_good=True)
 
     async def close(self) -> None:
         """Stop listening; requests under way get a second."""
+        await self.leave()
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
 
 
-def _url(listening: socket.socket, scheme: str) -> str:
-    if listening.family == socket.AF_UNIX:
-        return f"unix:{listening.getsockname()}"
-    host, port = listening.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # shown, not bound
-    return f"{scheme}://{Address(shown, port)}"
+class _Site:
+    """One listening socket. Where it is shared a duplicate is kept while nothing is accepted on it here."""
 
+    def __init__(self, runner: web.AppRunner, listening: socket.socket, tls: SSLContext | None, shared: bool) -> None:
+        self.shared = shared
+        self._runner, self._listening, self._tls = runner, listening, tls
+        self._site: web.SockSite | None = None
+        self._left = False
 
-def bind(address: Address) -> socket.socket:
-    """A listening socket; all interfaces means IPv4 and, where the machine has it, IPv6 on the same port."""
-    try:
-        if not address.host:
-            if socket.has_dualstack_ipv6():
-                return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
-            return socket.create_server(("", address.port))
-        found = {family for family, *_ in socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)}
-        family = socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
-        return socket.create_server((address.host, address.port), family=family)
-    except (socket.gaierror, UnicodeError):  # the latter: what cannot be in any name
-        raise Misconfigured(f"cannot listen on {address}: this name is unknown here") from None
-    except (OSError, OverflowError) as error:
-        # strerror of the bare number: create_server adds the address to the words, which stands there already
-        number = error.errno if isinstance(error, OSError) else None
-        reason = os.strerror(number) if number is not None and number in errno.errorcode else str(error)
-        raise Misconfigured(f"cannot listen on {address}: {reason.lower()}") from None
+    async def start(self) -> None:
+        """Accept, unless it does so already or has left for good."""
+        if self._site is None and not self._left:
+            taken = self._listening.dup() if self.shared else self._listening
+            self._site = web.SockSite(self._runner, taken, ssl_context=self._tls, backlog=BACKLOG)
+            await self._site.start()
+
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Accept nothing more."""
+        site, self._site = self._site, None
+        if site is not None:
+            await site.stop()
+        if for_good and not self._left:
+            self._left = True
+            self._listening.close()
 
 
 def allow_open_files(connections: int) -> None:

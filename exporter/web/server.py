@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -114,15 +114,24 @@ class Server:
 
     async def start(self) -> None:
         """Open the database if it can be reached, listen, begin. Raises Misconfigured."""
+        await self.prepare()
+        await self.listen()
+
+    async def prepare(self) -> None:
+        """Everything of the start but listening. Raises Misconfigured."""
         opening = self._opening = asyncio.create_task(self._open_database())
         # A wrong setting shows at once and ends the start; an outage or a long migration does not hold up listening.
         await asyncio.wait({opening}, timeout=min(1.0, self.settings.database_timeout))
         if opening.done():
             opening.result()
-        try:
+        async with self._closed_by_a_failure():
             await self_check()
             await self.node.start()
-            apart = bool(self.settings.metrics_listen)
+
+    async def listen(self) -> None:
+        """Accept connections, begin. Raises Misconfigured."""
+        apart = bool(self.settings.metrics_listen)
+        async with self._closed_by_a_failure():
             public = self._application.build(public=True, operations=not apart)
             if self.settings.systemd_socket:
                 self.urls = await self.listeners.serve(public, systemd.sockets())
@@ -132,12 +141,35 @@ class Server:
             if apart:
                 operations = self._application.build(public=False, operations=True)
                 self.metrics_urls = await self.listeners.open(operations, self.settings.metrics_listen)
+        self._begin()
+        log.info("listening", urls=self.urls, metrics=self.metrics_urls, version=__version__)
+
+    async def listen_with_others(self, shared: Sequence[socket.socket], own: Sequence[socket.socket]) -> None:
+        """As ``listen``, on sockets that are bound: ``shared`` with other processes, and this one's ``own``.
+
+        The metrics are on its own: on the shared ones nobody knows whose they would be.
+        """
+        async with self._closed_by_a_failure():
+            everything = not self.settings.metrics_listen
+            public = self._application.build(public=True, operations=everything, health=True, metrics=False)
+            self.urls = await self.listeners.serve(public, shared, shared=True)
+            operations = self._application.build(public=False, operations=True)
+            self.metrics_urls = await self.listeners.serve(operations, own)
+        self._begin()
+
+    @contextlib.asynccontextmanager
+    async def _closed_by_a_failure(self) -> AsyncIterator[None]:
+        try:
+            yield
         except BaseException:
-            opening.cancel()
+            if self._opening is not None:
+                self._opening.cancel()
             await self.listeners.close()
             await self.node.close_all()
             await self.store.close()
             raise
+
+    def _begin(self) -> None:
         self.urls, self.metrics_urls = (
             [url + self.settings.prefix for url in urls] for urls in (self.urls, self.metrics_urls)
         )
@@ -149,7 +181,6 @@ class Server:
         gc.freeze()  # what the start made stays; looking for what does not costs 30 ms and finds 2,000 objects
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
-        log.info("listening", urls=self.urls, metrics=self.metrics_urls, version=__version__)
 
     async def _open_database(self) -> None:
         told = False
@@ -194,15 +225,22 @@ class Server:
 
     async def failed(self) -> None:
         """Returns only by raising what the database's opening ended with, such as Misconfigured."""
-        if self._opening is not None:
-            await asyncio.shield(self._opening)
+        await self.opened()
         await asyncio.Event().wait()
 
-    async def drain(self) -> None:
-        """No new connections; everybody is closed with 1001, spread over the drain time, sends acknowledged first."""
+    async def opened(self) -> None:
+        """Returns when the database is open. Raises Misconfigured."""
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+
+    async def drain(self, seconds: float | None = None) -> None:
+        """No new connections; everybody is closed with 1001, spread over the drain time, sends acknowledged first.
+
+        ``seconds``: in the place of the drain time.
+        """
         self.upgrade_handler.draining = True
         log.info("draining", connections=len(self.connections))
-        await self.connections.drain(self.settings.drain_timeout)
+        await self.connections.drain(self.settings.drain_timeout if seconds is None else seconds)
 
     def reload(self) -> None:
         """Read again what can be read again; what is broken is said, and the old goes on."""
@@ -273,9 +311,9 @@ async def serve(settings: Settings) -> None:
     await server.start()
     notify.ready(server.urls, server.metrics_urls)
     try:
-        await _first(signals.get(), server.failed())
+        await first(signals.get(), server.failed())
         for number in _SIGNALS:
-            loop.add_signal_handler(number, _end_at_once)
+            loop.add_signal_handler(number, end_at_once)
         notify.stopping()
         await server.drain()
     finally:
@@ -284,13 +322,13 @@ async def serve(settings: Settings) -> None:
             loop.remove_signal_handler(number)
 
 
-def _end_at_once() -> None:
+def end_at_once() -> None:
     """A second signal. Closing in order waits for a database that hangs; whatever was acknowledged is durable."""
     log.warning("a second signal: ending at once")
     os._exit(0)
 
 
-async def _first(*works: Awaitable[Any]) -> None:
+async def first(*works: Awaitable[Any]) -> None:
     """Until one of them ends; the others are cancelled, and what it raised is raised."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

@@ -298,14 +298,21 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Failed tasks",
+                        "Failures",
                         "cpm",
-                        Query(
-                            q.per_minute("messaging_background_failures_total", "instance", "task"),
-                            f"{NODE}: {{{{task}}}}",
-                        ),
-                        "Background tasks that ended with a defect of the server and were started again, per minute. "
-                        "If it is not 0, the log has the trace: report it.",
+                        [
+                            Query(
+                                q.per_minute("messaging_background_failures_total", "instance", "task"),
+                                f"{NODE}: {{{{task}}}}",
+                            ),
+                            Query(
+                                q.per_minute("messaging_worker_restarts_total", "instance"),
+                                f"{NODE}: worker",
+                            ),
+                        ],
+                        "Background tasks that ended with a defect of the server, and workers that died, each started "
+                        "again, per minute. If it is not 0, the log has the trace, the exit code or the signal: report "
+                        "it, or follow the runbook of MessagingRestartLoop.",
                         colors={"/.*/": "red"},
                     ),
                     4,

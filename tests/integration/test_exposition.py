@@ -115,6 +115,7 @@ CONTRACT = {
     "messaging_read_lag_seconds": node("histogram"),
     "messaging_event_loop_lag_seconds": node("histogram"),
     "messaging_background_failures_total": node("counter", task=("history", "verify", "tidy", "probe", "callback")),
+    "messaging_worker_restarts_total": node("counter"),
     "messaging_send_buffer_max_bytes": node("gauge"),
     "messaging_slow_consumers": node("gauge"),
     "messaging_connection_limit": node("gauge"),

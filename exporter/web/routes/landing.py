@@ -21,14 +21,17 @@ _HEADERS: Final = {
 
 
 def landing(
-    telemetry_path: str, *, public: bool, operations: bool, description: bool = True
+    telemetry_path: str, *, public: bool, operations: bool, metrics: bool = True, description: bool = True
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """The handler. ``public``: users connect here; ``operations``: metrics and the admin page are here.
+    """The handler. ``public``: users connect here; ``operations``: metrics (unless ``metrics`` says no) and the admin
+    page are here.
 
     ``description``: the routes are described by ``/openapi.json``. The links are relative, so they stay below whatever
     path a proxy serves this page at.
     """
     figures = {telemetry_path: "Metrics", "/admin": "Admin page", "/-/ready": "Ready"}
+    if not metrics:
+        del figures[telemetry_path]
     messaging = {"/v1/messaging/ws": "WebSocket (messaging.v1)"}
     links = (figures if operations else {}) | (messaging if public else {})
     if description:

@@ -100,3 +100,8 @@ class Scrape(Exposition[DatabaseView]):
         snapshot = await self._snapshots.around(gathered)
         # No await since the snapshot was put together: its gauges and these counters are of one turn of the loop.
         return [*state_families(snapshot), *self._metrics.families()]
+
+
+async def elsewhere(request: web.Request) -> web.Response:
+    """404 where several processes answer: whose figures these would be is chance, and Prometheus would mix them up."""
+    raise Problem(404, "several workers answer here; each has its own metrics on a port of its own (docs/cluster.md)")

