@@ -23,7 +23,7 @@ from exporter.settings.model import Settings
 def verify(settings: Settings, repair: bool) -> int:
     """Recount everything the slow way and print what differs.
 
-    Exit status: 0 all agree or repaired, 1 differences, 2 could not check.
+    Exit status: 0 all agree or repaired, 1 differences (also where others hold what --repair needs), 2 could not check.
     """
     configure_logs(settings)
     return run(_verify(settings, repair))
@@ -42,9 +42,10 @@ async def _verify(settings: Settings, repair: bool) -> int:
         return 0
     found = (
         f"{report.inaccurate_conversations} conversations, {report.inaccurate_days} days and "
-        f"{report.missing_triggers} triggers were wrong"
+        f"{report.missing_triggers} triggers or other parts of the schema were wrong"
     )
-    click.echo(f"{found}{', and are repaired' if report.repaired else '; mend them with --repair'}: {counted}")
+    left = "; not all of it could be repaired" if repair else "; mend them with --repair"
+    click.echo(f"{found}{', and are repaired' if report.repaired else left}: {counted}")
     return 0 if report.repaired else DIFFERENCES
 
 

@@ -293,6 +293,20 @@ async def test_beside_the_tables_of_an_application(postgres: Postgres) -> None: 
     assert await theirs.fetch("SELECT count(*) FROM messages") == [(0,)]
 
 
+@pytest.mark.parametrize("schema", ["information_schema", "pg_catalog", "pg_toast", "pg_temp"])
+def test_the_schemas_of_the_server_are_nobodys_else(schema: str) -> None:
+    with pytest.raises(Misconfigured, match=f"database.schema {schema} is PostgreSQL's own"):
+        Store("postgresql://host/chat", schema=schema)
+
+
+@pytest.mark.needs("postgres")
+async def test_a_search_path_that_begins_with_the_servers_own_schema_is_refused(postgres: Postgres) -> None:  # noqa: F811
+    store = Store(postgres.url(postgres.create_database()) + "?options=-csearch_path%3Dinformation_schema")
+    with pytest.raises(Misconfigured, match="information_schema is PostgreSQL's own"):
+        await store.migrate()
+    await store.close()
+
+
 def test_an_sqlite_file_has_no_schemas() -> None:
     with pytest.raises(Misconfigured, match=r"database\.schema"):
         Store("sqlite:///m.db", schema="chat")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 import structlog
 
@@ -14,6 +17,7 @@ from exporter.core.errors import Misconfigured, Unavailable
 from exporter.core.records import Draft, Totals
 from exporter.store import Store
 from exporter.store import verify as verify_module
+from exporter.store.dialects import postgresql
 from exporter.store.dialects.base import Row, Session
 from exporter.store.verify import compare, queries, run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
@@ -370,6 +374,79 @@ async def test_triggers_that_are_gone_are_published_at_a_start(place: Place, sto
     await place.execute(f"DROP TRIGGER messages_deleted{table}")
     assert await compare(store)
     assert published(await store.totals(5)) == (None, 0, 1)
+
+
+# --- what others hold ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("postgres")
+async def test_a_repair_leaves_what_others_hold_names_them_and_mends_the_rest(
+    postgres: Postgres,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place, clock=Clock()) as store:
+        for name in ("a", "b"):
+            await store.create_conversation(name, "ann", [])
+        await leave_what_others_hold(place, store, monkeypatch)
+
+
+async def leave_what_others_hold(place: Postgresql, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "LOCK_PATIENCE", 1.5)
+    await place.execute("UPDATE conversations SET total_messages = 9")
+    holder = await asyncpg.connect(place.direct, server_settings={"application_name": "nightly report"})
+    try:
+        pid = holder.get_server_pid()
+        await holder.execute("BEGIN; UPDATE conversations SET created_at = created_at WHERE id = 'a'")
+        report, lines = await findings(store, repair=True)
+        (told,) = [line for line in lines if "not repaired" in line]
+        assert told.startswith(
+            f"conversation 'a': not repaired, the database is locked by another program: process {pid}"
+        )
+        assert "nightly report" in told
+        assert not report.repaired
+        assert published(await store.totals(5)) == (1, 0, 0), "the rest is right again"
+        await holder.execute("ROLLBACK; BEGIN; LOCK TABLE messages")
+        with pytest.raises(Unavailable, match=f"locked by another program: process {pid}"):
+            await verify(store)
+        await holder.execute("ROLLBACK")
+        assert (await findings(store, repair=True))[0].repaired
+    finally:
+        await holder.close()
+
+
+HOLDING = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_a_file_that_another_process_holds_is_told_with_the_process(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    async with opened(place, clock=Clock(), timeout=2.0) as store:
+        await store.create_conversation("a", "ann", [])
+        await place.execute("UPDATE conversations SET total_messages = 9")
+        holder = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HOLDING, str(place.path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        try:
+            assert await holder.stdout.readline() == b"held\n"
+            lines: list[str] = []
+            with pytest.raises(Unavailable, match=f"locked by another program: process {holder.pid} "):
+                await verify(store, repair=True, out=lines.append)  # what it found cannot be kept, either
+            assert any(
+                f"'a': not repaired, the database is locked by another program: process {holder.pid}" in line
+                for line in lines
+            )
+        finally:
+            holder.stdin.close()
+            await holder.wait()
+        assert (await findings(store, repair=True))[0].repaired
 
 
 # --- a day that has not come --------------------------------------------------------------------------------

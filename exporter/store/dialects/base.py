@@ -154,6 +154,10 @@ class Dialect(ABC):
             await session.execute("RELEASE SAVEPOINT mending")
 
     @abstractmethod
+    async def holders(self, session: Session) -> list[str]:
+        """Who holds what this program has been waiting for: "process 4711 (psql, idle in transaction)"."""
+
+    @abstractmethod
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The driver's own connection behind the pool's, for statements that end before a time of the loop's clock."""
 

@@ -32,6 +32,8 @@ OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
 LOCK_WAIT = 100
 """Milliseconds that a transaction of the writer waits for a row: another node's takes some milliseconds."""
+LOCK_PATIENCE = 3.0
+"""Seconds that a verification waits for a row or a table."""
 CONNECT_WAIT = 60.0
 """Seconds to reach the server for a migration."""
 
@@ -54,6 +56,23 @@ current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),
 """
 OLD = 1.0
 """Seconds of age by which a pooler's session was opened for somebody else, with the defaults of that time."""
+
+
+_HOLDERS = """
+SELECT DISTINCT 'process ' || h.pid || ' (' || concat_ws(
+    ', ', nullif(h.application_name, ''), h.usename, h.state, 'since ' || to_char(h.xact_start, 'HH24:MI:SS TZ')
+) || ')'
+FROM pg_stat_activity AS w JOIN pg_stat_activity AS h ON h.pid = ANY (pg_blocking_pids(w.pid))
+WHERE w.application_name = $1 AND w.datname = current_database() AND w.wait_event_type = 'Lock'
+    AND w.query_start < clock_timestamp() - interval '0.5 seconds'
+ORDER BY 1
+"""
+"""Not those for whom the writer of a server waits, which is a tenth of a second."""
+
+
+def is_of_the_server(schema: str) -> bool:
+    """Is it one where the server keeps its own?"""
+    return schema == "information_schema" or schema.startswith("pg_")
 
 
 def _require_writable(session: Session, read_only: bool, standby: bool, age: float | None) -> None:
@@ -90,6 +109,8 @@ class PostgresDialect(Dialect):
     begin_writing = f"BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT}"
 
     def __init__(self, dsn: str, schema: str | None = None) -> None:
+        if schema is not None and is_of_the_server(schema):
+            raise Misconfigured(f"--database.schema {schema} is PostgreSQL's own: choose another name")
         self._schema = schema
         self._connector = Connector(target(dsn, schema))
 
@@ -106,7 +127,8 @@ class PostgresDialect(Dialect):
 
     def patient_engine(self, timeout: float) -> AsyncEngine:
         """One connection of its own."""
-        return self._engine(1, self._connect(timeout, {"statement_timeout": "0"}))
+        settings = {"statement_timeout": "0", "lock_timeout": f"{round(LOCK_PATIENCE * 1000)}"}
+        return self._engine(1, self._connect(timeout, settings))
 
     def migrating_engine(self) -> AsyncEngine:
         """One connection that may take its time."""
@@ -150,6 +172,8 @@ class PostgresDialect(Dialect):
                 await session.execute(f"CREATE SCHEMA IF NOT EXISTS {triggers_postgresql.quoted(self._schema)}")
             elif schema is None:
                 raise Misconfigured("the database user's search path names no schema that exists")
+            elif is_of_the_server(schema):
+                raise Misconfigured(f"the schema {schema} is PostgreSQL's own: the search path must begin with another")
 
     async def lock_migration(self, connection: AsyncConnection) -> None:
         """An advisory lock per schema, held until the transaction ends; behind a pooler, its settings too.
@@ -213,6 +237,10 @@ class PostgresDialect(Dialect):
     async def differences(self, session: Session, revision: str | None = None) -> list[Difference]:
         """Also triggers that are switched off, functions that were made for another schema or changed, partitions."""
         return await catalogue_postgresql.differences(session, revision)
+
+    async def holders(self, session: Session) -> list[str]:
+        """As the server knows them; of other users' sessions only the process may be seen."""
+        return [row[0] for row in await session.fetch(_HOLDERS, self._connector.application)]
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""

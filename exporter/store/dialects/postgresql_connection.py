@@ -122,6 +122,11 @@ class Connector:
         self.target = target
         self._pooled: bool | None = None
 
+    @property
+    def application(self) -> str:
+        """The name under which the server knows this program's sessions."""
+        return self.target.settings.get("application_name", APPLICATION)
+
     async def connect(self, timeout: float, settings: Mapping[str, str]) -> Connection:
         """A connection within ``timeout`` seconds. Raises DatabaseError."""
         limit = min(timeout, self.target.connect_timeout or timeout)
@@ -140,7 +145,7 @@ class Connector:
     async def _open(self, timeout: float) -> Connection:
         # Only what every pooler lets through: pgbouncer refuses a connection for any other.
         settings = {
-            "application_name": self.target.settings.get("application_name", APPLICATION),
+            "application_name": self.application,
             "timezone": "UTC",
         }
         unnamed = {"statement_cache_size": 0} if self._pooled is not False else {}

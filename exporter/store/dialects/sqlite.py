@@ -5,6 +5,7 @@ Tested in ``tests/store/test_outages.py``.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -131,6 +132,22 @@ def _numbered(sql: str) -> str:
     return found
 
 
+def _holders(path: Path) -> list[str]:
+    files = (path, path.with_name(path.name + "-shm"))
+    inodes = {file.stat().st_ino for file in files if file.exists()}
+    found = set()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()  # "1: POSIX ADVISORY WRITE 4711 08:01:5678 120 120"
+            if "WRITE" in words and int(words[words.index("WRITE") + 2].rpartition(":")[2]) in inodes:
+                found.add(int(words[words.index("WRITE") + 1]))
+    named = []
+    for pid in sorted(found - {os.getpid()}):
+        with contextlib.suppress(OSError):
+            named.append(f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})")
+    return named
+
+
 class SqliteDialect(Dialect):
     """One file in WAL mode: readers never wait for the writer."""
 
@@ -244,6 +261,10 @@ class SqliteDialect(Dialect):
     async def differences(self, session: Session, revision: str | None = None) -> list[Difference]:
         """A key that is gone can be made again as an index; a default cannot."""
         return await catalogue_sqlite.differences(session, revision)
+
+    async def holders(self, session: Session) -> list[str]:
+        """Other processes of this machine that have locked the file, where the kernel tells (Linux)."""
+        return await asyncio.to_thread(_holders, self.path)
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The aiosqlite connection behind the pool's; who waits for it interrupts it."""

@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from exporter.core.errors import Misconfigured, Unavailable
-from exporter.store import Store, days, totals
+from exporter.store import Store, days, errors, totals
 from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Dialect, Row, Session
 from exporter.store.errors import DatabaseError, ErrorKind
@@ -31,6 +31,12 @@ from exporter.store.verify import queries
 BACKGROUND_PACE = 9.0
 """In the background it works a tenth of the time."""
 FIGURES = ("messages", "conversations", "users", "last_active_users", "active_users")
+
+LOCKED_TRIES = 2
+"""Times that a row or table is waited for, ``LOCK_PATIENCE`` each, before it is left to whoever holds it."""
+
+LOOK_FOR_HOLDERS = 0.7
+"""Seconds of waiting after which is asked for whom."""
 
 _PASSING = (
     *(ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT),
@@ -184,6 +190,7 @@ class _Verification:
         self._progress = progress
         self._out = out
         self._pace = pace
+        self._holders = ""
         self._days = queries.days_statement(self._dialect)
         self._ahead = queries.future_statement(self._dialect)
 
@@ -205,19 +212,48 @@ class _Verification:
         return _Found(conversations, messages, (inaccurate, wrong_days, differences))
 
     async def _run(self, work: Callable[[Session], Any]) -> Any:
-        """Run work, a few times if others are in its way, and rest after it."""
+        """Run work, a few times if others are in its way, and rest after it. Whoever holds what it needs is named."""
+        locked = 0
         for attempt in range(8):
             began = time.monotonic()
+            self._holders = ""
+            watcher = asyncio.create_task(self._look_for_holders())
             try:
                 result = await self._database.job(Lane.VERIFY, work, None).result()
             except DatabaseError as failure:
-                if failure.kind not in _PASSING or attempt == 7:
-                    raise
+                locked += failure.text == errors.LOCKED
+                if failure.kind not in _PASSING or attempt == 7 or locked == LOCKED_TRIES:
+                    raise DatabaseError(failure.kind, failure.text + self._holders) from failure
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
                 continue
+            finally:
+                watcher.cancel()
+                await asyncio.wait({watcher})
             await asyncio.sleep((time.monotonic() - began) * self._pace)
             return result
         raise AssertionError("unreachable")
+
+    async def _look_for_holders(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_FOR_HOLDERS)
+            beside = self._store.patient()
+            try:
+                if holders := await beside.run(Lane.VERIFY, self._dialect.holders, LOOK_FOR_HOLDERS * 2):
+                    self._holders = ": " + ", ".join(holders)
+            except DatabaseError:
+                continue
+            finally:
+                await beside.close(1.0)
+
+    async def _repaired(self, subject: str, work: Callable[[Session], Any]) -> Any:
+        """Run what mends something; False where somebody holds it, which is said."""
+        try:
+            return await self._run(work)
+        except DatabaseError as failure:
+            if not failure.text.startswith(errors.LOCKED):
+                raise
+            self._out(f"{subject}: not repaired, {failure.text}")
+            return False
 
     # --- what the revisions made ----------------------------------------------------------------------------
 
@@ -226,7 +262,7 @@ class _Verification:
         for finding in findings:
             self._out(str(finding))
         if any(finding.mend for finding in findings) and self._repair:
-            await self._run(lambda session: self._mend(session, findings))
+            await self._repaired("the schema", lambda session: self._mend(session, findings))
         return len(findings)
 
     async def _mend(self, session: Session, findings: Sequence[Difference]) -> None:
@@ -269,7 +305,8 @@ class _Verification:
             self._out(f"conversation {name!r}: last_seq is {last_seq}, highest seq {top}")
         if self._repair:
             begin, lock = self._dialect.begin, self._dialect.lock
-            await self._run(lambda session: queries.mend_conversation(session, begin, lock, name))
+            mend = partial(queries.mend_conversation, begin=begin, lock=lock, name=name)
+            await self._repaired(f"conversation {name!r}", mend)
 
     # --- days that have not come --------------------------------------------------------------------------
 
@@ -278,7 +315,8 @@ class _Verification:
         for day, users in rows:
             self._out(f"day {day}: {users} users were last active on it, and it has not come")
         if rows and self._repair:
-            await self._run(lambda session: queries.mend_future(session, self._dialect))
+            mend = partial(queries.mend_future, dialect=self._dialect)
+            await self._repaired("users whose last day has not come", mend)
         return len(rows)
 
     # --- days ---------------------------------------------------------------------------------------------
@@ -289,7 +327,8 @@ class _Verification:
         for day, users in rows:
             self._out(f"day {day}: {users} of its senders are not in the record of active users")
         if rows and self._repair:
-            await self._run(lambda s: queries.mend_user_days(s, self._dialect, since))
+            mend = partial(queries.mend_user_days, dialect=self._dialect, since=since)
+            await self._repaired("the record of active users", mend)
         return len(rows)
 
     async def _recount_days(self) -> int:
@@ -298,7 +337,8 @@ class _Verification:
             if not rows or not self._repair:
                 break
             # Those whom the counter betrays have not changed anything: look again.
-            if await self._run(partial(queries.mend_days, begin=self._dialect.begin, rows=rows)):
+            mended = await self._repaired("days", partial(queries.mend_days, begin=self._dialect.begin, rows=rows))
+            if mended is not None:
                 break
         else:
             raise DatabaseError(ErrorKind.SERIALIZATION, "somebody else repairs the database at the same time")

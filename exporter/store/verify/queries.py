@@ -131,8 +131,8 @@ def days_statement(dialect: Dialect) -> str:
     """
 
 
-async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
-    """Add what is missing; False when somebody else has done so since the rows were read."""
+async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool | None:
+    """Add what is missing; None when somebody else has done so since the rows were read."""
     await session.execute(begin)
     try:
         await session.fetch("INSERT INTO verification (id) VALUES (1) ON CONFLICT (id) DO NOTHING")
@@ -156,7 +156,7 @@ async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool:
     except DatabaseError:
         await _undo(session)
         raise
-    return bool(mine)
+    return True if mine else None
 
 
 def future_statement(dialect: Dialect) -> str:
