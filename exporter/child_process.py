@@ -7,13 +7,12 @@ Tested in ``tests/workers/test_orphans.py``.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import exporter
 from exporter.settings.options import PREFIX
@@ -24,7 +23,7 @@ _OF_THIS_PROCESS: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LI
 
 def between_fork_and_exec(number: signal.Signals) -> Callable[[], None]:
     """A ``preexec_fn``: a process group of its own, ``number`` when the parent has ended, SIGHUP ignored at first."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a fork is no place for it
+    libc = _libc()  # loaded here: a fork is no place for it
 
     def prepare() -> None:
         os.setpgid(0, 0)
@@ -33,6 +32,17 @@ def between_fork_and_exec(number: signal.Signals) -> Callable[[], None]:
             libc.prctl(_PR_SET_PDEATHSIG, number)
 
     return prepare
+
+
+def _libc() -> Any:
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None)
+    except (ImportError, MemoryError, OSError):  # a sandbox without executable memory, and an old libffi
+        return None
 
 
 def own_environment() -> dict[str, str]:

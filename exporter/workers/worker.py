@@ -34,6 +34,7 @@ FAREWELL: Final = 1.0
 ORPHANED: Final = 5.0
 """Seconds until a worker without a supervisor is ended, whatever it hangs in."""
 _HANDOVER: Final = 10.0  # seconds until the supervisor has said what to do
+_NEARLY: Final = 0.9  # of the connections: above this it looks more often
 _ROOM: Final = 0.98  # of the connections: a worker that was full has room again below this
 
 
@@ -139,7 +140,7 @@ class _Worker:
         while True:
             self._full = len(server.connections) >= (limit * _ROOM if self._full else limit)
             self.channel.say(full=self._full, incarnation=None if road is None else road.incarnation)
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(BEAT if len(server.connections) < limit * _NEARLY else BEAT / 20)
 
 
 def _socket(descriptor: int) -> socket.socket:
