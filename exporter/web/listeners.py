@@ -131,4 +131,10 @@ def allow_open_files(connections: int) -> None:
         soft = wanted
         break
     if soft != unlimited and soft < connections + SPARE_FILES:
-        log.warning("fewer files may be opened than connections are allowed", files=soft, connections=connections)
+        log.warning(
+            "fewer files may be opened than connections are allowed",
+            files=soft,
+            needed=connections + SPARE_FILES,
+            connections=connections,
+            hint="raise the hard limit (LimitNOFILE= in the unit, ulimit -n), or lower --limits.connections",
+        )
