@@ -238,7 +238,7 @@ async def _upgrade_oneself() -> None:
 
 async def _send_oneself_garbage() -> None:
     async with _conversation(_unreached) as (reader, writer):
-        writer.write(b"\x16\x03\x01 is no HTTP\r\n\r\n")
+        writer.write(b"\xff is no HTTP\r\n\r\n")
         if b"application/problem+json" not in await reader.read():
             raise RuntimeError("what is no HTTP is answered otherwise")
 
