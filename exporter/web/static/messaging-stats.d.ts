@@ -35,6 +35,22 @@ export interface Stats {
   inaccurate?: { conversations: Figure; days: Figure; triggers: Figure };
   /** Since when this node has seen that something is wrong, by the code of the first line; null while it is not. */
   since?: Record<string, string | null>;
+  /** The databases that are observed, where `scope` is "source". */
+  sources?: Source[];
+}
+
+/** One observed database: its totals, and why those that are null are not known. */
+export interface Source {
+  name: string;
+  kind: string;
+  total_messages: Figure;
+  total_conversations: Figure;
+  messages_today: Figure;
+  registered_users: Figure;
+  active_users: { '1d': Figure; '7d': Figure; '30d': Figure };
+  up: boolean;
+  as_of: string | null;
+  error: string | null;
 }
 
 /** One UTC day of `/v1/messaging/stats/days`. */
@@ -176,7 +192,7 @@ export type LabelKey =
   | 'brief_restarted' | 'brief_database_down' | 'brief_source_down' | 'brief_database_read_only'
   | 'brief_cluster_down' | 'brief_totals_wrong' | 'brief_internal_errors' | 'brief_sends_failing'
   | 'brief_at_capacity' | 'brief_deliveries_late' | 'now' | 'speed' | 'quality' | 'days' | 'closed'
-  | 'refused_connections' | 'refused_commands' | 'stored' | 'people' | 'health' | 'active_connections'
+  | 'refused_connections' | 'refused_commands' | 'stored' | 'sources' | 'people' | 'health' | 'active_connections'
   | 'active_connections_hint' | 'connected_users' | 'connected_users_hint' | 'active_conversations'
   | 'active_conversations_hint' | 'total_participants' | 'total_participants_hint' | 'typing_users'
   | 'typing_users_hint' | 'peak' | 'peak_hint' | 'messages' | 'messages_hint' | 'deliveries' | 'deliveries_hint'

@@ -99,6 +99,7 @@ export const LABELS = Object.freeze({
   refused_connections: 'Connections refused',
   refused_commands: 'Commands refused',
   stored: 'Stored',
+  sources: 'Observed databases',
   people: 'Active users',
   health: 'Health',
   // Figures; what ends in _hint is shown when pointing at the name.
@@ -339,6 +340,20 @@ td { color: var(--ink); font-weight: 600; }
 td.none { color: var(--muted); font-weight: 400; }
 tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .aged td { color: var(--muted); }
+.observed > :not(.status, .sources, .well) { display: none; } /* what a server with connections tells */
+.observed .health > :has([data-health=uptime], [data-health=live], [data-health=cluster], [data-health=checked]) { display: none; }
+.panel:not(.observed) > .sources { display: none; }
+.sources article { padding-block: 0.8em; border-block-end: 1px solid var(--line); }
+.sources article:last-child { border-block-end: 0; }
+.sources header { flex-wrap: wrap; }
+.sources h3 { font-size: 1em; font-weight: 650; overflow-wrap: anywhere; min-inline-size: 0; }
+.sources h3 span { color: var(--muted); font-weight: 400; }
+.sources dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8em, 1fr)); gap: 0.8em 1em; margin-block-start: 0.6em; }
+.sources dl > div { display: flex; flex-direction: column; justify-content: space-between; }
+.sources dd { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.3; }
+.sources .unknown dd { font-size: 0.9375em; font-weight: 400; letter-spacing: 0; line-height: 1.9; color: var(--muted); }
+.sources p.note { min-height: 0; }
+.aged .sources dd { color: var(--muted); }
 .quiet { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 svg { touch-action: pan-y; }
@@ -390,7 +405,7 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
   .panel > * { grid-column: span 3; }
-  .status, .now, .days { grid-column: 1 / -1; }
+  .status, .now, .days, .sources { grid-column: 1 / -1; }
   .figures { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 }
 @container (min-width: 60rem) {
@@ -406,12 +421,12 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .figures > .unknown:first-child .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
 }
 @container (min-width: 68rem) {
-  .panel > :not(.status, .now) { grid-column: span 2; }
+  .panel > :not(.status, .now, .sources) { grid-column: span 2; }
   .state { min-height: 1.4em; }
 }
 @container (min-width: 104rem) { /* a wall screen, which nobody scrolls: two rows below the figures */
   .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.73cqi); gap: 1.2em 2em; }
-  .panel > :not(.status, .now) { grid-column: auto; }
+  .panel > :not(.status, .now, .sources) { grid-column: auto; }
   .panel > .well { grid-column: span 2; }
 }
 @media (forced-colors: active) {
@@ -832,6 +847,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   #format = formats('en');
   #client = null;
   #nodes = {};
+  #sources = []; // the nodes of each observed database
   #texts = []; // [node, key, attribute or null]: what never changes but with the labels
   #charts = [];
   #bars = [];
@@ -957,6 +973,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       if (attribute === null) write(node, text);
       else node.setAttribute(attribute, text);
     }
+    delete this.#nodes.sources.dataset.names; // they are built anew
   }
 
   #build() {
@@ -969,6 +986,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       'div',
       { class: 'panel', lang: 'en' },
       n.status,
+      this.#buildSources(),
       this.#buildNow(),
       this.#buildLines('speed', RATES, 'rate'),
       this.#buildLines('quality', QUALITY, 'quality'),
@@ -1008,6 +1026,24 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     slider.addEventListener('focus', () => point(slider.valueAsNumber));
     slider.addEventListener('blur', () => point(null));
     return slider;
+  }
+
+  /** Databases that are observed, one below the other; what else the panel has is of a server with connections. */
+  #buildSources() {
+    this.#nodes.sources = el('div');
+    return this.#section('sources', 'sources', el('p', {}, ''), this.#nodes.sources);
+  }
+
+  #buildSource() {
+    const one = { name: el('bdi'), kind: el('span'), age: el('p', { class: 'age' }), note: el('p', { class: 'note bad' }), figures: {} };
+    const rows = el('dl');
+    for (const name of [...TOTALS, ...ACTIVE]) {
+      const term = ACTIVE.includes(name) ? el('dt', {}, `${this.#say('people')}, ${this.#say(name)}`) : el('dt', {}, this.#say(name));
+      one.figures[name] = el('dd', { 'data-figure': name }, '–');
+      rows.append(el('div', {}, term, one.figures[name]));
+    }
+    one.node = el('article', {}, el('header', {}, el('h3', {}, one.name, ' ', one.kind), one.age), rows, one.note);
+    return one;
   }
 
   #buildNow() {
@@ -1251,6 +1287,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const verdicts = this.#verdicts();
     this.#renderStatus(verdicts);
     if (client?.stats) {
+      this.#renderSources(client.stats);
       this.#renderNow(client.stats);
       this.#renderQuality(client.stats);
       this.#renderTotals(client.stats);
@@ -1303,6 +1340,33 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const seen = this.#scope(stats) + (window === null ? '' : ` · ${this.#span(window.seconds)}`);
     write(n.scope, unknown ? this.#say('unknown_because', { reason: this.#liveError(stats) ?? this.#say('no_reason') }) : seen);
     n.scope.classList.toggle('bad', unknown);
+  }
+
+  #renderSources(stats) {
+    const { panel, sources } = this.#nodes;
+    const observed = stats.scope === 'source' ? list(stats.sources) : [];
+    panel.classList.toggle('observed', stats.scope === 'source');
+    const names = observed.map(({ name }) => name).join('\n');
+    if (sources.dataset.names !== names) {
+      sources.dataset.names = names;
+      this.#sources = observed.map(() => this.#buildSource());
+      sources.replaceChildren(...this.#sources.map(({ node }) => node));
+    }
+    observed.forEach((source, i) => {
+      const { node, name, kind, age, note, figures } = this.#sources[i];
+      node.dataset.source = source.name;
+      write(name, source.name);
+      write(kind, source.kind === source.name ? '' : source.kind);
+      const at = moment(source.as_of);
+      write(age, source.up === false ? this.#say('down') : at === null ? this.#say('never_seen') : this.#say('as_of', { time: this.#time(at) }));
+      age.classList.toggle('old', source.up === false);
+      for (const figure of [...TOTALS, ...ACTIVE]) {
+        const value = known(ACTIVE.includes(figure) ? source.active_users?.[figure] : source[figure]);
+        write(figures[figure], this.#count(value));
+        figures[figure].parentElement.classList.toggle('unknown', value === null);
+      }
+      write(note, source.error ? sentence(source.error) : '');
+    });
   }
 
   #renderQuality(stats) {
@@ -1527,7 +1591,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const wrong = this.#inaccurate(stats);
     if (wrong === null) say('checked', this.#say('not_recounted'));
     else say('checked', this.#say(wrong ? 'differ' : 'agree'), wrong ? 'bad' : 'good');
-    const reasons = [stats.scope === 'source' ? null : trouble, database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
+    const observed = stats.scope === 'source'; // what is wrong there is said beside each database
+    const reasons = [observed ? null : trouble, observed ? null : database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
     const others = verdicts.slice(1).map(({ text }) => text);
     write(n.healthNote, [...reasons, ...others].join(' '));
     n.healthNote.classList.toggle('bad', typeof database.up === 'boolean' || trouble !== null || others.length > 0);
