@@ -58,7 +58,7 @@ async def test_each_database_is_shown_with_its_figures_or_why_there_are_none(tmp
                     await shows(figure(page, LONG, "total_messages"), "unknown")
                     await shows(figure(page, "matrix", "total_messages"), "3")
                     note = page.locator(f"messaging-stats [data-source='{LONG}'] .note")
-                    await shows(note, "There is no database file at that path\.")
+                    await shows(note, "There is no database file at that path.")
                     away.rename(other.path)
                     await told(page, r"All is well\..*")
                     await shows(figure(page, LONG, "total_messages"), "1,234")
