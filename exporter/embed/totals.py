@@ -83,6 +83,7 @@ class Source:
             None if self.data_dir is None else Path(self.data_dir),
             load=self.load,
             recount_interval=self.recount_interval,
+            ours=True,
         )
         self._collector = collector
         try:

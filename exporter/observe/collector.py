@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from exporter.core.errors import Misconfigured
+from exporter.observe.connections import reader_of
 from exporter.observe.engine import Engine
 from exporter.observe.logger import Logger
 from exporter.observe.records import SourceError, SourceTotals, SourceView
@@ -45,10 +46,15 @@ class SourceCollector:
         *,
         load: float = 0.05,
         recount_interval: float = 3_600.0,
+        ours: bool = False,
     ) -> None:
+        """``ours``: this process writes the database, too."""
         self.source = source
         path = None if data_dir is None else data_dir / state_name(source.name)
-        self.engine = Engine(source, State(path), load=load, recount_interval=recount_interval, apart=True)
+        reader = reader_of(source.url, ours=ours)
+        self.engine = Engine(
+            source, State(path), load=load, recount_interval=recount_interval, apart=True, reader=reader
+        )
         self.latest: SourceTotals | None = None
         """The figures that were read last; kept while the database is down."""
         self.up = False

@@ -56,8 +56,8 @@ class Reader(Protocol):
         """Give everything back."""
 
 
-def reader_of(url: str) -> Reader:
-    """The reader for a URL; nothing is opened. Raises Misconfigured."""
+def reader_of(url: str, *, ours: bool = False) -> Reader:
+    """The reader for a URL; nothing is opened. ``ours``: this process writes it, too. Raises Misconfigured."""
     scheme = url.partition("://")[0].partition("+")[0].lower()
     if scheme in ("mysql", "mariadb"):
         raise Misconfigured("the source's URL names MySQL or MariaDB, which is not supported: use sqlite or postgresql")
@@ -65,7 +65,7 @@ def reader_of(url: str) -> Reader:
     if isinstance(place, SqliteLocation):
         from exporter.observe.connections.sqlite import SqliteReader
 
-        return SqliteReader(place.path)
+        return SqliteReader(place.path, ours=ours)
     from exporter.observe.connections.postgresql import PostgresReader
 
     return PostgresReader(place.dsn)

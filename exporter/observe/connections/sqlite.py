@@ -14,8 +14,10 @@ Tested in ``tests/observe/test_harmless.py``.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +76,13 @@ class SqliteReader:
     aim = 0.1  # a longer one finds no quiet moment on a busy file, and keeps a write-ahead log from being put away
     hurried_aim = aim
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ours: bool = False) -> None:
+        """``ours``: this process writes the file, too, so it is read with locks in any case.
+
+        A connection without locks would take those of the process's other connections away when it is closed.
+        """
         self._path = path
+        self._ours = ours
         self._lock = asyncio.Lock()
 
     @property
@@ -85,7 +92,9 @@ class SqliteReader:
             wal = self._state().wal
         except OSError as error:
             raise _source_error(error) from error
-        return "in short read transactions (write-ahead log)" if wal else "without any lock (rollback journal)"
+        if wal:
+            return "in short read transactions (write-ahead log)"
+        return "in short read transactions (rollback journal)" if self._ours else "without any lock (rollback journal)"
 
     async def read(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
         """On a connection of its own."""
@@ -110,7 +119,7 @@ class SqliteReader:
         log, shared = self._beside("-wal").exists(), self._beside("-shm").exists()
         if before.wal and log and not shared:
             raise SourceError(CRASHED)
-        locked = before.wal and log
+        locked = log if before.wal else self._ours
         if not locked and self._hot():
             raise _Moved(HOT)
         result = await self._run(
@@ -154,9 +163,8 @@ class SqliteReader:
             return False
 
     def _state(self) -> _State:
-        with self._path.open("rb") as file:
-            header = file.read(HEADER)
-            status = self._path.stat()
+        status = self._path.stat()
+        header = os.pread(_descriptor(self._path, status), HEADER, 0)
         if len(header) < HEADER or not header.startswith(_MAGIC):
             raise SourceError(faults.DAMAGED, lasting=True)
         return _State(
@@ -196,6 +204,28 @@ class SqliteReader:
 
     async def close(self) -> None:
         """Nothing is kept open."""
+
+
+_descriptors: Final[dict[tuple[int, int], int]] = {}
+_opening: Final = threading.Lock()
+
+
+def _descriptor(path: Path, status: os.stat_result) -> int:
+    """Of the file that is there, open for reading. It stays open as long as the process lives.
+
+    Closing any descriptor of a file takes away all locks that the process has on it: those of a reading under way in
+    another source, or of the program that this is built into.
+    """
+    with _opening:
+        found = _descriptors.get((status.st_dev, status.st_ino))
+        if found is None:
+            for file, descriptor in list(_descriptors.items()):
+                if not os.fstat(descriptor).st_nlink:  # gone for good: its room on the disk is to be free
+                    os.close(_descriptors.pop(file))
+            found = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            opened = os.fstat(found)  # it may have been replaced since
+            found = _descriptors.setdefault((opened.st_dev, opened.st_ino), found)
+        return found
 
 
 def _source_error(error: BaseException) -> SourceError:

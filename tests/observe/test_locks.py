@@ -1,0 +1,89 @@
+"""What this process holds of an SQLite file is not let go when the file is looked at once more."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exporter.observe.connections import Snapshot, reader_of
+
+SERVER = (
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM posts').fetchall();"
+    "print('open', flush=True); input()"
+)
+WRITE = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')"
+
+
+def made(path: Path, journal: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(
+        f"PRAGMA journal_mode = {journal}; CREATE TABLE posts (id text); INSERT INTO posts VALUES (1)"
+    )
+    return connection
+
+
+def locks(path: Path) -> int:
+    """How many locks this process holds on the file, by the kernel's own list."""
+    inode = path.stat().st_ino
+    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return sum(row[1] == "POSIX" and row[4] == str(os.getpid()) and row[5].endswith(f":{inode}") for row in rows)
+
+
+def another_process_may_write(path: Path) -> bool:
+    return not subprocess.run(
+        [sys.executable, "-c", WRITE, str(path)], stderr=subprocess.DEVNULL, check=False
+    ).returncode
+
+
+@pytest.fixture(params=["wal", "delete"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Opened by another process, as a server's is; this one has no connection of its own to it."""
+    path = tmp_path / "chat.db"
+    made(path, request.param).close()
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"open\n"
+        yield path
+        server.communicate(b"\n")
+
+
+async def test_a_reading_keeps_its_locks_while_the_file_is_looked_at(file: Path) -> None:
+    reader, other = (reader_of(f"sqlite:///{file}") for _ in range(2))
+    seen: list[int] = []
+
+    async def work(snapshot: Snapshot) -> None:
+        await snapshot.fetch("SELECT * FROM posts")
+        seen.append(locks(file))
+        await other.identity()
+        assert other.manner
+        await reader.identity()
+        seen.append(locks(file))
+
+    await reader.read(work, 5)
+    assert seen[0] == seen[1]
+    assert bool(seen[0]) == ("log" in reader.manner), "a write-ahead log is read with a lock, the other without"
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+async def test_the_host_s_own_locks_outlive_every_reading_of_its_totals(tmp_path: Path, journal: str) -> None:
+    path = tmp_path / "chat.db"
+    host = made(path, journal)
+    reader = reader_of(f"sqlite:///{path}", ours=True)
+    host.execute("BEGIN IMMEDIATE")
+    host.execute("INSERT INTO posts VALUES (2)")
+    assert not another_process_may_write(path)
+    assert (await reader.read(lambda snapshot: snapshot.fetch("SELECT COUNT(*) FROM posts"), 5))[0][0] == 1
+    await reader.identity()
+    assert reader.manner.startswith("in short read transactions")
+    assert not another_process_may_write(path)
+    host.execute("COMMIT")
+    assert another_process_may_write(path)
+    host.close()
