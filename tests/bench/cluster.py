@@ -18,14 +18,15 @@ from typing import Any
 
 import uvloop
 
-from tests.bench.load import NUMBER, Connection, frame
+from tests.bench.load import MASK, NUMBER, Connection, frame, upgrade
 from tests.bench.machine import cores, cpu_seconds
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table
-from tests.bench.subjects import Ours, Peer, PythonSocketIo, SocketIo, Subject, commands
+from tests.bench.subjects import Ours, Peer, PythonSocketIo, SocketIo, Subject, commands, event
 from tests.servers.valkey import Server
 
 SIZES = (10, 100)
+PONG = bytes([0x8A, 0x80]) + MASK
 ONE, MANY, STORED = "1 in flight", "32 in flight", "32 stored messages"
 GOALS = {  # what a peer costs, in ours, at N = 10 and 100
     ("socket.io, redis adapter", MANY): (9, 20),
@@ -73,8 +74,10 @@ class PythonSocketIoRedis(PythonSocketIo):
         return [*super().command(), self.broker]
 
 
-class Channels(Peer):
-    name, script, needs = "channels_redis, pubsub", "channels_pubsub.py", "channels_redis"
+class Layer(Peer):
+    """The bare layer: what Channels could cost at best."""
+
+    name, script, needs = "channels_redis, layer only", "channels_layer.py", "channels_redis"
 
     def __init__(self, broker: str, first: Subject | None = None) -> None:
         super().__init__()
@@ -82,6 +85,17 @@ class Channels(Peer):
 
     def command(self) -> list[str]:
         return [*super().command(), self.broker]
+
+
+class Channels(Layer):
+    name, script = "channels_redis, pubsub", "channels_pubsub.py"
+
+    def rooms(self, sizes: list[int]) -> list[Connection]:
+        return [
+            Connection([upgrade(f"/ws/r{number}"), (b"", b"joined")], [event()])
+            for number, size in enumerate(sizes)
+            for _ in range(size)
+        ]
 
 
 class Person(asyncio.Protocol):
@@ -92,7 +106,7 @@ class Person(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.seen = b""
         self.waits: tuple[bytes, asyncio.Future[None]] | None = None
-        self.turn = 0
+        self.turn = self.number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -121,13 +135,23 @@ class Person(asyncio.Protocol):
         assert self.transport is not None
         templates = self.plan.templates
         if stored:
-            templates = commands(json.loads(templates[0])["conversation"], "send")
-        parts = []
-        for _ in range(count):
-            text = templates[self.turn % len(templates)].replace(NUMBER, f"{self.turn:012}")
-            parts.append(frame(text.encode()))
-            self.turn += 1
-        self.transport.write(b"".join(parts))
+            (send,) = commands(json.loads(templates[0])["conversation"], "send")
+            texts = [send.replace(NUMBER, f"{number:012}") for number in range(self.number, self.number + count)]
+            self.number += count
+        else:  # ours: typing and no longer typing, in turn
+            texts = [templates[turn % len(templates)] for turn in range(self.turn, self.turn + count)]
+            self.turn += count
+        self.transport.write(b"".join(frame(text.encode()) for text in texts))
+
+    def live(self) -> None:
+        """A pong that nobody asked for: the server need not ask whether this person is there."""
+        assert self.transport is not None
+        self.transport.write(PONG)
+
+    @property
+    def types(self) -> bool:
+        """A message would now end that, which is one more delivery."""
+        return bool(self.turn % len(self.plan.templates))
 
 
 class Room:
@@ -149,11 +173,15 @@ class Room:
 
     async def window(self, seconds: float, inflight: int, stored: bool) -> float | None:
         """µs of CPU per delivery; None when deliveries are missing."""
+        if isinstance(self.servers[0], Ours):  # peers' heartbeats are off, ours cannot be
+            for person in self.people:
+                person.live()
+            await asyncio.sleep(0.05)
         pids = [server.pid for server in self.servers] + ([self.broker_pid] if self.broker_pid else [])
         before = sum(map(cpu_seconds, pids))
         loop = asyncio.get_running_loop()
         end, deliveries = loop.time() + seconds, 0
-        while loop.time() < end:
+        while loop.time() < end or self.people[0].types:
             self.counter[0] = 0
             expected = inflight * (len(self.people) - 1)
             self.people[0].act(inflight, stored)
@@ -184,7 +212,7 @@ async def _peers(size: int, options: Options) -> str:
         stack.callback(broker.remove)
         rooms: list[Room] = []
         makers: list[tuple[str, Callable[..., Any]]] = [
-            (made.name, made) for made in (OursClustered, SocketIoRedis, PythonSocketIoRedis, Channels)
+            (made.name, made) for made in (OursClustered, SocketIoRedis, PythonSocketIoRedis, Channels, Layer)
         ]
         alone = OursClustered("")
         stack.enter_context(alone)

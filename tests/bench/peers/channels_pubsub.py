@@ -1,44 +1,68 @@
-"""channels_redis' pub/sub layer under uvicorn: a group a room, as its documentation has it, without Django's views."""
+"""Django Channels as its tutorial has it: a consumer a connection, a group a room, channels_redis' pub/sub layer, uvicorn.
+
+No database is configured and no middleware is in the way; DEBUG is off.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import Any
-from urllib.parse import parse_qs
 
+import django
 import uvicorn
-from channels_redis.pubsub import RedisPubSubChannelLayer
+from django.conf import settings
 
-layer = RedisPubSubChannelLayer(hosts=[sys.argv[2]])
+settings.configure(
+    CHANNEL_LAYERS={
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [sys.argv[2]]},
+        }
+    }
+)
+django.setup()
+
+from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402  # wants the settings
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from django.urls import path  # noqa: E402
 
 
-async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    if scope["type"] == "lifespan":
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
+class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped
+    async def connect(self) -> None:
+        self.room = self.scope["url_route"]["kwargs"]["room"]
+        await self.channel_layer.group_add(self.room, self.channel_name)
+        await self.accept()
+        await self.send(text_data="joined")
+
+    async def disconnect(self, code: int) -> None:
+        await self.channel_layer.group_discard(self.room, self.channel_name)
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        event = {"type": "typing.event", "text": text_data, "sender": self.channel_name}
+        await self.channel_layer.group_send(self.room, event)
+
+    async def typing_event(self, event: dict[str, Any]) -> None:
+        if event["sender"] != self.channel_name:
+            await self.send(text_data=event["text"])
+
+
+application = ProtocolTypeRouter({"websocket": URLRouter([path("ws/<room>", Consumer.as_asgi())])})
+
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
         print("ready", flush=True)
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-        return
-    await receive()
-    await send({"type": "websocket.accept"})
-    room = parse_qs(scope["query_string"].decode())["room"][0]
-    channel = await layer.new_channel()
-    await layer.group_add(room, channel)
-
-    async def forward() -> None:
-        while True:
-            message = await layer.receive(channel)
-            if message["sender"] != channel:
-                await send({"type": "websocket.send", "text": message["text"]})
-
-    task = asyncio.create_task(forward())
-    await send({"type": "websocket.send", "text": "joined"})
-    while (event := await receive())["type"] == "websocket.receive":
-        await layer.group_send(room, {"type": "typing", "text": event["text"], "sender": channel})
-    task.cancel()
-    await layer.group_discard(room, channel)
 
 
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", ws="websockets", loop="uvloop")
+Server(
+    uvicorn.Config(
+        application,
+        "127.0.0.1",
+        int(sys.argv[1]),
+        log_level="error",
+        loop="uvloop",
+        lifespan="off",
+        ws_ping_interval=None,  # the clients answer no heartbeats
+    )
+).run()

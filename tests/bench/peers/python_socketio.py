@@ -1,6 +1,6 @@
 """python-socketio on aiohttp and uvloop, WebSocket transport only, its own rooms.
 
-With a broker's URL as the second argument: its Redis manager.
+With a broker's URL as the second argument: its Redis manager, and no heartbeats, because those clients answer none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from aiohttp import web
 
 manager = socketio.AsyncRedisManager(sys.argv[2]) if len(sys.argv) > 2 else None
 sio = socketio.AsyncServer(
-    async_mode="aiohttp", transports=["websocket"], http_compression=False, client_manager=manager
+    async_mode="aiohttp",
+    transports=["websocket"],
+    http_compression=False,
+    client_manager=manager,
+    ping_interval=3600 if manager else 25,
 )
 member_of: dict[str, str] = {}
 

@@ -2,7 +2,10 @@
 const http = require("http");
 const { Server } = require("socket.io");
 const server = http.createServer();
-const io = new Server(server, { transports: ["websocket"], perMessageDeflate: false, serveClient: false });
+// The clients of the cluster's bench answer no heartbeats: there are none.
+const heartbeats = process.argv[3] ? { pingInterval: 3600000 } : {};
+const options = { transports: ["websocket"], perMessageDeflate: false, serveClient: false, ...heartbeats };
+const io = new Server(server, options);
 io.on("connection", (socket) => {
   let room = "";
   socket.on("join", (name, done) => {
