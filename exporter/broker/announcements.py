@@ -9,14 +9,14 @@ Tested in ``tests/broker/test_announcements.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import partial
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.functions import Figures, Functions
-from exporter.broker.held import Held
+from exporter.broker.held import FRESH, Held
 from exporter.broker.ports import Side
 from exporter.core.hub import Hub
 
@@ -32,7 +32,7 @@ AGAIN: Final = 0.1
 class Announcements(Generic[P]):
     """``figures`` are the latest answer of the server; ``connection`` is None while there is no road.
 
-    ``flush`` sends what is waiting to be sent.
+    ``flush`` sends what is waiting to be sent, also what the server need not know at once.
     """
 
     def __init__(
@@ -93,6 +93,26 @@ class Announcements(Generic[P]):
 
     def _types_here(self, held: Held[P], user: str) -> str:
         return "T" if (held.conversation, user) in self._hub.typing else "U"
+
+    def types(self, held: Held[P], user: str, active: bool, frame: bytes) -> None:
+        """A user who takes part here and nowhere else types, or no longer: told here with what the others are sent."""
+        typing = held.typing
+        if active is not (user in typing):
+            (typing.add if active else typing.discard)(user)
+            self._side.tell(held.conversation, user, frame)
+
+    def types_afar(self, held: Held[P], user: str, active: bool, frame: bytes) -> None:
+        """The same on another node."""
+        held.hears_typing(user, self._loop.time())
+        if (held.conversation, user) in self._hub.participants or not frame:
+            self.heard_from_afar(held, "T" if active else "U", user)
+        else:
+            self.types(held, user, active, frame)
+
+    def _ask_again(self, held: Held[P]) -> None:
+        held.asking = False
+        if self._holdings.get(held.conversation) is held:
+            self.ask_typists(held)
 
     def _shares(self, held: Held[P], several: bool, user: str) -> None:
         """A user takes part on several nodes, or on one only again."""
@@ -182,13 +202,17 @@ class Announcements(Generic[P]):
         if self._holdings.get(held.conversation) is not held:
             return
         there = names(reply)
-        for user in there - told:
+        unknown: Set[str] = frozenset()
+        if words == "TU" and (unknown := (there ^ told) & held.heard_lately(self._loop.time())) and not held.asking:
+            held.asking = True
+            self._loop.call_later(FRESH, self._ask_again, held)
+        for user in there - told - unknown:
             self.heard_from_afar(held, words[0], user)
         figures = self._figures()
         if figures is None or figures.unsettled or figures.syncing:  # some have not come back yet, perhaps this one
             self.settled_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
             return
-        for user in told - there:
+        for user in told - there - unknown:
             self.heard_from_afar(held, words[1], user)
 
 

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final
 
-import msgspec
-
 # Length of what follows, kind, seq, microseconds since it was received there, bytes of the user's name.
 _FRAME: Final = struct.Struct(">IBQIH")
 _HEAD: Final = struct.Struct(">1s8sQ")
-_AFTER_LENGTH: Final = _FRAME.size - 4
+_pack, _unpack, _SIZE = _FRAME.pack, _FRAME.unpack_from, _FRAME.size
+_AFTER_LENGTH: Final = _SIZE - 4
 _FOREVER: Final = 2**32 - 1
 
 HEAD_SIZE: Final = _HEAD.size
@@ -29,30 +28,26 @@ NODE_BYTES: Final = 8
 class Kind(IntEnum):
     """What a frame is."""
 
-    MESSAGE = 1  # with its seq and sender; in the order of seq, once
+    MESSAGE = 1  # with its seq, and its sender as user; in the order of seq, once
     OTHER = 2  # handed out as it comes
     REMOVED = 3  # the user is no longer a member: leaves at once
     LOOK = 4  # messages up to this seq exist; perhaps they have been lost
     ASK = 5  # the user may be no longer a member: ask the database
     LASTING = 6  # handed out as it comes, and sent again after an outage
-    TYPING = 7  # the user, who takes part on the sending node only, types (seq 1) or does no longer (seq 0)
+    TYPING = 7  # the user, who takes part on the sending node only, types (seq 1) or no longer (0): what people get
     TYPISTS = 8  # frames of that kind may have been lost: ask the server who types
     WHERE = 9  # a question, seq is its number: which connections has the user there?
     DISCONNECT = 10  # the same, and they are to be ended
     HERE = 11  # the answer to the question of that seq; data: the node that asked, when they were opened
 
 
-_KNOWN: Final = {int(kind): kind for kind in Kind}
+_KNOWN: Final = frozenset(map(int, Kind))
 
+RoadFrame = tuple[int, bytes, int, str, int]
+"""Kind, data, seq, user, and microseconds from its receipt to its publishing (0: not measured).
 
-class RoadFrame(msgspec.Struct, frozen=True, gc=False):
-    """One frame. ``age`` is microseconds from its receipt to its publishing; 0: not measured."""
-
-    kind: Kind
-    data: bytes = b""
-    seq: int = 0
-    user: str = ""
-    age: int = 0
+A tuple: an object would cost 0.4 µs, a tenth of all that a frame costs here.
+"""
 
 
 def head(node: bytes, now: int) -> bytes:
@@ -80,29 +75,30 @@ def published_at(payload: bytes) -> int:
     return int.from_bytes(payload[9:17], "big")
 
 
-def pack(kind: Kind, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> bytes:
+def pack(kind: int, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> bytes:
     """One frame."""
     name = user.encode()
-    length = _AFTER_LENGTH + len(name) + len(data)
-    return _FRAME.pack(length, kind, seq, age if age < _FOREVER else _FOREVER, len(name)) + name + data
+    size = len(name)
+    return _pack(_AFTER_LENGTH + size + len(data), kind, seq, age if age < _FOREVER else _FOREVER, size) + name + data
 
 
 def unpack(payload: bytes) -> Iterator[RoadFrame | None]:
     """The frames of a node's payload; None for one that is not known here, or is not whole."""
     position, end = HEAD_SIZE, len(payload)
     while position < end:
-        if position + _FRAME.size > end:
+        begin = position + _SIZE
+        if begin > end:
             yield None
             return
-        length, kind, seq, age, name = _FRAME.unpack_from(payload, position)
-        begin = position + _FRAME.size
+        length, kind, seq, age, name = _unpack(payload, position)
         position += 4 + length
-        known = _KNOWN.get(kind)
-        if known is None or length < _AFTER_LENGTH + name or position > end:
+        if kind not in _KNOWN or length < _AFTER_LENGTH + name or position > end:
             yield None
-            continue
-        user = payload[begin : begin + name].decode(errors="replace") if name else ""
-        yield RoadFrame(known, payload[begin + name : position], seq, user, age)
+        elif name:
+            middle = begin + name
+            yield kind, payload[middle:position], seq, payload[begin:middle].decode(errors="replace"), age
+        else:
+            yield kind, payload[begin:position], seq, "", age
 
 
 def announcements(payload: bytes) -> Sequence[str]:

@@ -13,23 +13,30 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Set
+from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.envelope import Envelope
 
 P = TypeVar("P")
+
+FRESH: Final = 0.25
+"""Seconds after which the server knows what frames have said of typing: five times what a node may keep it back."""
 
 
 class Held(Generic[P]):
     """One conversation. ``upto`` is None until the first join here has asked the database."""
 
     __slots__ = (
+        "asking",
         "catching_up",
         "channel",
         "conversation",
         "counted",
         "early",
+        "fading",
+        "fresh",
+        "fresh_until",
         "healing",
         "hole",
         "hole_since",
@@ -39,6 +46,7 @@ class Held(Generic[P]):
         "shared",
         "through",
         "told",
+        "type_prefix",
         "typing",
         "upto",
         "waiting",
@@ -47,12 +55,18 @@ class Held(Generic[P]):
     def __init__(self, conversation: str, channel: bytes) -> None:
         self.conversation = conversation
         self.channel = channel
+        self.type_prefix = f"t{conversation}\n"  # of entries: who types there
         self.upto: int | None = None
         self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
         self.through = 0  # messages up to this number exist
         self.told: set[str] = set()
         self.listed: list[str] | None = None  # the same, sorted, from when somebody has asked for it
         self.typing: set[str] = set()
+        # Of whom frames said lately that they type, or no longer: the server knows later.
+        self.fresh: set[str] = set()
+        self.fading: set[str] = set()
+        self.fresh_until = 0.0
+        self.asking = False  # it will be asked who types, when it knows that
         self.shared: set[str] | None = set()  # users who take part on several nodes; None: not known
         self.joins = 0  # under way here
         self.removals = 0  # members who were removed meanwhile
@@ -82,6 +96,17 @@ class Held(Generic[P]):
         self.told.discard(user)
         if self.listed is not None:
             del self.listed[bisect_left(self.listed, user)]
+
+    def hears_typing(self, user: str, now: float) -> None:
+        """A frame said of this user that they type, or that they no longer do."""
+        if now > self.fresh_until:
+            self.fading, self.fresh = self.fresh if now < self.fresh_until + FRESH else set(), set()
+            self.fresh_until = now + FRESH
+        self.fresh.add(user)
+
+    def heard_lately(self, now: float) -> Set[str]:
+        """Of whom frames said something in the last moment, ``FRESH`` seconds or a little longer."""
+        return self.fresh | self.fading if now < self.fresh_until + FRESH else frozenset()
 
     def participants(self, user: str, most: int) -> tuple[list[str], int]:
         """The first users who take part, sorted, ``most`` and one at most, and how many there are; with this one."""

@@ -21,6 +21,9 @@ from exporter.core import protocol
 
 P = TypeVar("P")
 
+# Looked up in the enumeration these would cost more than the comparison.
+_MESSAGE, _TYPING = int(Kind.MESSAGE), int(Kind.TYPING)
+
 
 class Incoming(Generic[P]):
     """``node`` is this node's name on the road: its own frames come back, and say how long the road takes."""
@@ -76,24 +79,23 @@ class Incoming(Generic[P]):
                 self._meters.broker_frames_dropped.value += 1
                 continue
             count += 1
-            kind = frame.kind
-            if kind is Kind.MESSAGE:
-                if frame.user:
-                    self._side.said(conversation, frame.user)
-                received = now - lag - frame.age / 1e6 if frame.age and lag is not None else None
-                data = protocol.Delivery(frame.data)
-                ordering.message(held, Envelope(conversation, data, received=received, seq=frame.seq, remote=True))
-            elif kind is Kind.TYPING:
-                self._announcements.heard_from_afar(held, "T" if frame.seq else "U", frame.user)
-            elif kind is Kind.TYPISTS:
+            kind, data, seq, user, age = frame
+            if kind == _MESSAGE:
+                if user:
+                    self._side.said(conversation, user)
+                received = now - lag - age / 1e6 if age and lag is not None else None
+                data = protocol.Delivery(data)
+                ordering.message(held, Envelope(conversation, data, None, None, received, seq, True))
+            elif kind == _TYPING:
+                self._announcements.types_afar(held, user, bool(seq), data)
+            elif kind == Kind.TYPISTS:
                 self._announcements.ask_typists(held)
-            elif kind is Kind.REMOVED:
-                self._side.removed(conversation, frame.user)
-            elif kind is Kind.LOOK:
-                ordering.look(held, frame.seq)
-            elif kind is Kind.ASK:
-                self._side.examine([(conversation, frame.user)])
+            elif kind == Kind.REMOVED:
+                self._side.removed(conversation, user)
+            elif kind == Kind.LOOK:
+                ordering.look(held, seq)
+            elif kind == Kind.ASK:
+                self._side.examine([(conversation, user)])
             else:
-                user = frame.user or None
-                ordering.other(held, Envelope(conversation, frame.data, exclude_user=user, remote=True))
+                ordering.other(held, Envelope(conversation, data, exclude_user=user or None, remote=True))
         self._meters.broker_frames_received.value += count

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
 from exporter.broker.clock import ServerClock
@@ -27,14 +27,13 @@ MOST_OWED: Final = 100_000
 """Conversations, and frames, that other nodes still have to be told of."""
 
 
-class Outgoing(NamedTuple):
-    """A frame on its way out. ``received`` is when its cause was received, None when that is not measured."""
+Outgoing = tuple[Kind, bytes, int, str, float | None]
+"""A frame on its way out: kind, data, seq, user, and when its cause was received, None when that is not measured."""
 
-    kind: Kind
-    data: bytes = b""
-    seq: int = 0
-    user: str = ""
-    received: float | None = None
+
+def outgoing(kind: Kind, *, seq: int = 0, user: str = "") -> Outgoing:
+    """A frame without data."""
+    return kind, b"", seq, user, None
 
 
 class Postbox(Generic[P]):
@@ -77,15 +76,15 @@ class Postbox(Generic[P]):
         waiting, self._waiting = self._waiting, {}
         head = frames.head(self._node, self._clock.stamp())
         now, commands, sent = self._now(), [], 0
-        for conversation, outgoing in waiting.items():
+        for conversation, turn in waiting.items():
             parts = [head]
-            for kind, data, seq, user, received in outgoing:
+            for kind, data, seq, user, received in turn:
                 parts.append(frames.pack(kind, data, seq, user, 0 if received is None else int((now - received) * 1e6)))
-            sent += len(outgoing)
+            sent += len(turn)
             held = self._holdings.get(conversation)
             channel = held.channel if held is not None else self._functions.channel(conversation).encode()
             commands.append(frames.publish(channel, b"".join(parts)))
-            self._unanswered.append((conversation, outgoing))
+            self._unanswered.append((conversation, turn))
         self._meters.broker_frames_sent.value += sent
         connection.queue(b"".join(commands), len(commands), self._answered)
 
@@ -95,34 +94,34 @@ class Postbox(Generic[P]):
 
     def closed(self) -> None:
         """The road has broken."""
-        for conversation, outgoing in self._unanswered:
-            for frame in outgoing:
+        for conversation, turn in self._unanswered:
+            for frame in turn:
                 self._owe(conversation, frame)
         self._unanswered.clear()
         waiting, self._waiting = self._waiting, {}
-        for conversation, outgoing in waiting.items():
-            for frame in outgoing:
+        for conversation, turn in waiting.items():
+            for frame in turn:
                 self.drop(conversation, frame)
 
     def opened(self) -> None:
         """The road is there again: tell what is owed."""
         look, self._look = self._look, {}
         for conversation, seq in look.items():
-            self.put(conversation, Outgoing(Kind.LOOK, seq=seq))
+            self.put(conversation, outgoing(Kind.LOOK, seq=seq))
         typists, self._typists = self._typists, set()
         for conversation in typists:
-            self.put(conversation, Outgoing(Kind.TYPISTS))
+            self.put(conversation, outgoing(Kind.TYPISTS))
         again, self._again = self._again, deque(maxlen=MOST_OWED)
         for conversation, frame in again:
             self.put(conversation, frame)
 
     def _owe(self, conversation: str, frame: Outgoing) -> None:
-        kind = frame.kind
+        kind, _, seq, user, _ = frame
         if kind is Kind.MESSAGE or kind is Kind.LOOK:
             if len(self._look) < MOST_OWED or conversation in self._look:
-                self._look[conversation] = max(frame.seq, self._look.get(conversation, 0))
+                self._look[conversation] = max(seq, self._look.get(conversation, 0))
         elif kind is Kind.REMOVED or kind is Kind.ASK:  # perhaps a member again meanwhile
-            self._again.append((conversation, Outgoing(Kind.ASK, user=frame.user)))
+            self._again.append((conversation, outgoing(Kind.ASK, user=user)))
         elif kind is Kind.TYPING or kind is Kind.TYPISTS:
             if len(self._typists) < MOST_OWED:
                 self._typists.add(conversation)

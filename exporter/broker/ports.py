@@ -54,6 +54,12 @@ class Side(Protocol[P]):
     def announce(self, word: str, conversation: str, user: str) -> None:
         """Tell everybody here: J, L (joined, left), T, U (types, no longer types)."""
 
+    def announcement(self, word: str, conversation: str, user: str) -> bytes:
+        """The frame of that."""
+
+    def tell(self, conversation: str, user: str, frame: bytes) -> None:
+        """Hand an announcement of this user to everybody here but them."""
+
     def said(self, conversation: str, user: str) -> None:
         """A message of this user is durable, sent on another node: they do not type any more."""
 

@@ -68,6 +68,7 @@ class Presence:
         self._changes: deque[str] = deque()
         self._toggles: dict[str, bool] = {}  # what comes and goes quickly: only what is left of it is told
         self._in_order: set[str] = set()  # entries of such a kind among the changes: what follows waits behind
+        self._toggles_due = False  # now, not only together with other changes
         self._retired = False
         self._to_tell = 0  # of these, how many until all that is held has been told
         self._telling = False  # the batch that completes has not been sent
@@ -90,7 +91,8 @@ class Presence:
     def toggle(self, kind_and_entry: str, held: bool) -> None:
         """As ``add`` and ``remove``, for what comes and goes: a coming and a going that both wait are nothing.
 
-        The server then says nothing of it either: only for what the others hear of in another way.
+        The server then says nothing of it either: only for what the others hear of in another way. It waits for other
+        changes, for the next beat, or for ``toggles_are_due``.
         """
         if self.incarnation is None:
             return
@@ -101,10 +103,14 @@ class Presence:
         else:
             self._toggles[kind_and_entry] = held
 
+    def toggles_are_due(self) -> None:
+        """They have waited long enough."""
+        self._toggles_due = bool(self._toggles)
+
     def _change(self, change: str) -> None:
         if self.incarnation is None:
             return  # it will be told with all the rest
-        before = self._toggles.pop(change[1:], None)
+        before = self._toggles.pop(change[1:], None) if self._toggles else None
         if before is not None:
             self._changes.append(f"{'+' if before else '-'}{change[1:]}")
         self._changes.append(change)
@@ -116,7 +122,7 @@ class Presence:
     @property
     def waiting(self) -> bool:
         """Is there something to be sent?"""
-        return self._telling or bool(self._changes) or bool(self._toggles)
+        return self._telling or bool(self._changes) or self._toggles_due
 
     # --- the road -----------------------------------------------------------------------------------------
 
@@ -134,6 +140,8 @@ class Presence:
         inc = self.incarnation
         if inc is None or self._retired:
             return
+        self.toggles_are_due()
+        self.flush(connection)
         command = self._functions.beat(inc, self._lease, self._seq, self._connections(), unsure)
         connection.queue(command, 1, partial(self._has_beaten, connection, inc, self._now()))
 
@@ -162,6 +170,7 @@ class Presence:
         toggles = list(islice(self._toggles.items(), SLICE))
         for entry, _ in toggles:
             del self._toggles[entry]
+        self._toggles_due = self._toggles_due and bool(self._toggles)
         stops = [f"-{entry}" for entry, held in toggles if not held]
         return [*stops, *changes, *(f"+{entry}" for entry, held in toggles if held)]
 
@@ -179,6 +188,7 @@ class Presence:
         self._changes.clear()
         self._toggles.clear()
         self._in_order.clear()
+        self._toggles_due = False
         self._unanswered.clear()
         self._to_tell = self._seq = 0
 

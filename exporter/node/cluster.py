@@ -58,7 +58,15 @@ class ClusterNode(Node):
         super().__init__(store, metrics, fan_out, **options)
         self._sending: dict[tuple[ConversationId, UserId, str], NodeConnection] = {}
         self.road: RedisBroker[NodeConnection] = RedisBroker(
-            location, cluster, lease, hub=self.hub, side=self, meters=metrics, now=self._now, name=name
+            location,
+            cluster,
+            lease,
+            hub=self.hub,
+            side=self,
+            meters=metrics,
+            at_end_of_turn=fan_out.at_end_of_turn,
+            now=self._now,
+            name=name,
         )
         self.user_connections.name = name
         self.user_connections.elsewhere = self.road.inquiries.ask
@@ -162,8 +170,16 @@ class ClusterNode(Node):
         audience = self.hub.audience(conversation)
         if len(audience) == len(self.hub.tabs(conversation, user)):
             return  # nobody else is here
+        self._publisher.tell(conversation, user, self.announcement(word, conversation, user))
+
+    def announcement(self, word: str, conversation: str, user: str) -> bytes:
+        """What people are sent."""
         told: msgspec.Struct = _ANNOUNCED[word](conversation, user)
-        self._publisher.deliver(Envelope(conversation, text_frame(protocol.encode(told)), exclude_user=user))
+        return text_frame(protocol.encode(told))
+
+    def tell(self, conversation: str, user: str, frame: bytes) -> None:
+        """To everybody here but the user."""
+        self._publisher.tell(conversation, user, frame)
 
     def said(self, conversation: str, user: str) -> None:
         """A message ends its sender's typing, also with a connection on another node."""

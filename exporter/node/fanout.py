@@ -62,6 +62,7 @@ class FanOut:
         self._batches: dict[str, Batch] = {}
         self._waiting: list[SendQueue] = []  # who has something of their own
         self._timed: list[tuple[Buckets, float]] = []
+        self._last: list[Callable[[], object]] = []
         self._failure: Exception | None = None
         self.position = 0  # of the latest frame of a batch: even numbers, a connection's own frames have odd ones
         self.slow: set[SendQueue] = set()
@@ -69,6 +70,13 @@ class FanOut:
     def later(self, work: Callable[[], None]) -> None:
         """Do this in the next turn of the loop."""
         self._call_soon(work)
+
+    def at_end_of_turn(self, work: Callable[[], object]) -> None:
+        """Do this when what has been gathered in this turn is written."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self.flush)
+        self._last.append(work)
 
     def add(self, queue: SendQueue) -> None:
         """This connection has its first frame of its own."""
@@ -140,6 +148,9 @@ class FanOut:
             now = self._now()
             for buckets, received in timed:
                 buckets.observe(now - received)
+        last, self._last = self._last, []
+        for work in last:
+            work()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure  # the loop's handler logs it

@@ -24,6 +24,7 @@ from exporter.core.events import (
     ParticipantLeft,
     TypingStarted,
     TypingStopped,
+    UserId,
 )
 from exporter.core.hub import Hub
 from exporter.core.websocket_frames import text_frame
@@ -133,6 +134,14 @@ class Publisher:
             return  # nobody else is there: no frame is made, which is half of such an event's cost
         frame = text_frame(protocol.encode(_TOLD[type(event)](event)))
         self.broker.publish(Envelope(conversation, frame, exclude_user=user))
+
+    def tell(self, conversation: ConversationId, user: UserId, frame: bytes) -> None:
+        """Hand a frame to everybody here but one user."""
+        if conversation in self._untold:
+            self._catch_up(conversation)
+        audience, tabs = self._hub.audience(conversation), self._hub.tabs(conversation, user)
+        if len(audience) > len(tabs):
+            self._fan_out.send(conversation, audience, frame, tabs)
 
     def deliver(self, envelope: Envelope[NodeConnection]) -> None:
         """Hand a frame to everybody here whom it is for; the audience is asked now, after all awaits."""

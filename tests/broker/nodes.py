@@ -27,7 +27,13 @@ class Ear:
         self.heard.append(bytes(envelope.frame))
 
     def announce(self, word: str, conversation: str, user: str) -> None:
-        self.heard.append(f"{word} {user}".encode())
+        self.tell(conversation, user, self.announcement(word, conversation, user))
+
+    def announcement(self, word: str, conversation: str, user: str) -> bytes:
+        return f"{word} {user}".encode()
+
+    def tell(self, conversation: str, user: str, frame: bytes) -> None:
+        self.heard.append(frame)
 
     def said(self, conversation: str, user: str) -> None:
         """Nobody types here."""

@@ -6,6 +6,7 @@ import pytest
 
 from exporter.broker import frames
 from exporter.broker.frames import Kind
+from exporter.broker.held import Held
 from tests.broker.nodes import Node, counts, nodes
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import until
@@ -15,6 +16,11 @@ from tests.servers.valkey import Server
 def types(node: Node, connection: str, active: bool) -> None:
     for event in node.hub.set_typing(connection, "room", active, 0.0):
         node.broker.happened(event)
+
+
+def typing(node: Node) -> list[bytes]:
+    """What people there have been told of ann's."""
+    return [word for word in node.ear.heard if word in (b"T ann", b"U ann")]
 
 
 def late(server: Server, node: Node, user: str, kind: Kind = Kind.TYPING, seq: int = 1) -> None:
@@ -101,6 +107,7 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
 async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by_this_node(
     server: Server, news: str
 ) -> None:
+async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_knows_it(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
         last.join("b", "bob", "room")
@@ -153,6 +160,24 @@ async def test_a_stop_waits_behind_a_start_that_waits(server: Server) -> None:
 async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)
+        held = last.broker._held["room"]
+        for active, word in ((True, b"T ann"), (False, b"U ann")):
+            types(first, "a", active)
+            await last.hears(word)
+            last.broker._told.ask_typists(held)
+            assert last.broker._road.connection is not None
+            await last.broker._road.connection.call("PING")
+            await counts(last, typing_users=int(active))
+
+            async def asked_again(known: Held[str] = held) -> bool:
+                return not known.asking
+
+            await until(asked_again, "asked again")
+        assert typing(last) == [b"T ann", b"U ann"]
+
+
+async def test_typing_that_comes_and_goes_quickly_costs_no_call_of_a_function(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
         last.join("b", "bob", "room")
         await last.hears(b"J bob")
         first.join("a", "ann", "room")
@@ -164,3 +189,13 @@ async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: 
         await last.hears(b"U ann")
         await counts(last, typing_users=0)
         assert [word for word in last.ear.heard if word[:1] in b"TU"] == [b"T ann", b"U ann"]
+        await counts(last, participants=2)
+        before = first.broker._presence._seq
+        for _ in range(3):
+            types(first, "a", True)
+            types(first, "a", False)
+        types(first, "a", True)
+        await last.hears(b"T ann")
+        await counts(last, typing_users=1)
+        assert first.broker._presence._seq == before + 1
+        assert typing(last) == [b"T ann", b"U ann"] * 3 + [b"T ann"]

@@ -12,18 +12,17 @@ from exporter.broker.frames import Kind, RoadFrame
 
 NODE = b"12345678"
 
-ROAD_FRAMES = st.builds(
-    RoadFrame,
-    kind=st.sampled_from(Kind),
-    data=st.binary(max_size=300),
-    seq=st.integers(0, 2**63),
-    user=st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
-    age=st.integers(0, 2**32 - 1),
+ROAD_FRAMES = st.tuples(
+    st.sampled_from(list(map(int, Kind))),
+    st.binary(max_size=300),
+    st.integers(0, 2**63),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    st.integers(0, 2**32 - 1),
 )
 
 
 def packed(frame: RoadFrame) -> bytes:
-    return frames.pack(frame.kind, frame.data, frame.seq, frame.user, frame.age)
+    return frames.pack(*frame)
 
 
 @given(st.lists(ROAD_FRAMES, max_size=5), st.integers(0, 2**63))
@@ -35,7 +34,7 @@ def test_what_is_packed_is_read_again(given_frames: list[RoadFrame], now: int) -
 
 
 def test_an_unknown_kind_is_passed_over_and_what_follows_is_read() -> None:
-    known = RoadFrame(Kind.MESSAGE, b"hello", 7, "", 12)
+    known = (int(Kind.MESSAGE), b"hello", 7, "", 12)
     unknown = struct.pack(">IBQIH", 15 + 3 + 5, 200, 1, 0, 3) + b"bobmore!"
     payload = frames.head(NODE, 0) + unknown + packed(known)
     assert list(frames.unpack(payload)) == [None, known]
@@ -50,14 +49,13 @@ def test_a_frame_that_is_not_whole_is_no_frame(frame: RoadFrame, cut: int) -> No
 
 @given(st.binary(max_size=80))
 def test_whatever_comes_is_read_without_an_error(rest: bytes) -> None:
-    assert all(found is None or isinstance(found, RoadFrame) for found in frames.unpack(frames.head(NODE, 0) + rest))
+    assert all(found is None or found[0] in set(Kind) for found in frames.unpack(frames.head(NODE, 0) + rest))
 
 
 def test_an_age_that_does_not_fit_is_the_longest_that_does() -> None:
     payload = frames.head(NODE, 0) + frames.pack(Kind.MESSAGE, b"", 1, age=2**40)
     [found] = frames.unpack(payload)
-    assert found is not None
-    assert found.age == 2**32 - 1
+    assert found == (Kind.MESSAGE, b"", 1, "", 2**32 - 1)
 
 
 def test_announcements_are_lines() -> None:

@@ -73,6 +73,25 @@ def test_a_turn_is_one_call_and_one_write_per_connection(loop: Loop) -> None:
     assert not loop.soon
 
 
+def test_the_end_of_a_turn_is_after_its_writes(loop: Loop) -> None:
+    ann, written = Box("ann", loop.fan_out), list[list[bytes]]()
+
+    def look() -> None:
+        written.append(list(ann.wire.writes))
+
+    loop.fan_out.at_end_of_turn(look)
+    loop.fan_out.send("room", {ann}, b"1")
+    assert len(loop.soon) == 1
+    loop.end_turn()
+    assert written == [[b"1"]]
+    loop.fan_out.send("room", {ann}, b"2")
+    loop.end_turn()
+    assert len(written) == 1
+    loop.fan_out.at_end_of_turn(look)  # also when there is nothing to be written
+    loop.end_turn()
+    assert written[1] == [b"1", b"2"]
+
+
 def test_own_frames_stand_where_they_happened_among_those_of_the_conversation(loop: Loop) -> None:
     ann, bob = Box("ann", loop.fan_out), Box("bob", loop.fan_out)
     audience = {ann, bob}

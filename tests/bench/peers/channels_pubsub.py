@@ -1,4 +1,4 @@
-"""Django Channels as its tutorial has it: a consumer a connection, a group a room, channels_redis' pub/sub layer, uvicorn.
+"""Django Channels as its tutorial has it, on uvicorn: a consumer, a group a room, channels_redis' pub/sub layer.
 
 No database is configured and no middleware is in the way; DEBUG is off.
 """
