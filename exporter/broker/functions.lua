@@ -2,7 +2,8 @@
 --
 -- Each function takes one key, K = messaging:{CLUSTER}; the braces keep every key and channel in one slot.
 --   K:nodes        sorted set  incarnation -> deadline of its lease, ms of the server's clock
---   K:n:INC        hash        seq (of the last batch applied), taken (incarnations that it takes over, by blanks), label
+--   K:n:INC        hash        seq (of the last batch applied), taken (incarnations that it takes over, by blanks), label;
+--                              there is one for each member of K:nodes, and no other
 --   K:conns        hash        incarnation -> open connections
 --   K:syncing      set         incarnations that have not told all they hold
 --   K:dying        set         incarnations whose entries leave, slice by slice
@@ -49,38 +50,63 @@ local function say(said, conversation, word)
   words[#words + 1] = word
 end
 
-local function appeared(K, kind, entry, said)
-  if INDEX[kind] then
-    local cut = string.find(entry, '\n', 1, true)
-    local conversation, user = string.sub(entry, 1, cut - 1), string.sub(entry, cut + 1)
-    redis.call('SADD', K .. INDEX[kind] .. conversation, user)
-    say(said, conversation, SAYS[kind][1] .. user)
-  end
-end
-
--- One holder more or fewer, of those that had it.
-local function shared(kind, entry, word, said)
-  if SHARED[kind] then
-    local cut = string.find(entry, '\n', 1, true)
-    say(said, string.sub(entry, 1, cut - 1), SHARED[kind][word] .. string.sub(entry, cut + 1))
-  end
-end
-
-local function let_go(K, kind, entry, said)
-  local holders = K .. ':' .. kind
-  local left = redis.call('HINCRBY', holders, entry, -1)
-  if left > 0 then
-    if left == 1 then
-      shared(kind, entry, 2, said)
+-- These entries of one kind, each once, have one holder more or fewer.
+local function count(K, kind, entries, by, said)
+  local holders, index = K .. ':' .. kind, INDEX[kind]
+  local before = redis.call('HMGET', holders, unpack(entries))
+  local kept, gone = {}, {}
+  for i, entry in ipairs(entries) do
+    local after = tonumber(before[i] or '0') + by
+    local word
+    if after <= 0 then
+      gone[#gone + 1] = entry
+      word = index and SAYS[kind][2]
+    else
+      kept[#kept + 1] = entry
+      kept[#kept + 1] = after
+      if after == 1 and by == 1 then
+        word = index and SAYS[kind][1]
+      elseif after == 1 or by == 1 then
+        word = SHARED[kind] and SHARED[kind][by == 1 and 1 or 2]
+      end
     end
-    return
+    if word then
+      local cut = string.find(entry, '\n', 1, true)
+      local conversation, user = string.sub(entry, 1, cut - 1), string.sub(entry, cut + 1)
+      if after <= 0 then
+        redis.call('SREM', K .. index .. conversation, user)
+      elseif after == 1 and by == 1 then
+        redis.call('SADD', K .. index .. conversation, user)
+      end
+      say(said, conversation, word .. user)
+    end
   end
-  redis.call('HDEL', holders, entry)
-  if INDEX[kind] then
-    local cut = string.find(entry, '\n', 1, true)
-    local conversation, user = string.sub(entry, 1, cut - 1), string.sub(entry, cut + 1)
-    redis.call('SREM', K .. INDEX[kind] .. conversation, user)
-    say(said, conversation, SAYS[kind][2] .. user)
+  if #kept > 0 then
+    redis.call('HSET', holders, unpack(kept))
+  end
+  if #gone > 0 then
+    redis.call('HDEL', holders, unpack(gone))
+  end
+end
+
+-- An incarnation holds these entries from now on (by 1) or no longer (by -1); what is so already changes nothing.
+local function change(K, inc, by, run, said)
+  for _, kind in ipairs(by == 1 and {'u', 'c', 'p', 't'} or {'t', 'p', 'c', 'u'}) do
+    local entries = run[kind]
+    if entries then
+      local mine, changed, seen = K .. ':h:' .. inc .. ':' .. kind, {}, {}
+      local held = redis.call('SMISMEMBER', mine, unpack(entries))
+      for i, entry in ipairs(entries) do
+        if (held[i] == 1) ~= (by == 1) and not seen[entry] then
+          seen[entry] = true
+          changed[#changed + 1] = entry
+        end
+      end
+      if #changed > 0 then
+        redis.call(by == 1 and 'SADD' or 'SREM', mine, unpack(changed))
+        count(K, kind, changed, by, said)
+      end
+    end
   end
 end
 
@@ -120,9 +146,10 @@ local function purge(K, budget)
   local said, gone = {}, 0
   for _, kind in ipairs({'t', 'p', 'c', 'u'}) do
     if gone < budget then
-      for _, entry in ipairs(redis.call('SPOP', K .. ':h:' .. inc .. ':' .. kind, text(budget - gone))) do
-        let_go(K, kind, entry, said)
-        gone = gone + 1
+      local entries = redis.call('SPOP', K .. ':h:' .. inc .. ':' .. kind, text(budget - gone))
+      if #entries > 0 then
+        count(K, kind, entries, -1, said)
+        gone = gone + #entries
       end
     end
   end
@@ -136,7 +163,7 @@ end
 -- seq is the caller's; nil when it is what is stored here, else the word that says why not.
 local function stranger(K, inc, seq, time, lease)
   local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
-  if not stored or not redis.call('ZSCORE', K .. ':nodes', inc) then
+  if not stored then
     return 'gone'
   end
   if tonumber(stored) ~= seq then
@@ -205,7 +232,7 @@ end
 local function apply(keys, args)
   local K, inc, seq = keys[1], args[1], tonumber(args[3])
   local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
-  if not stored or not redis.call('ZSCORE', K .. ':nodes', inc) then
+  if not stored then
     return 'gone'
   end
   stored = tonumber(stored)
@@ -216,23 +243,22 @@ local function apply(keys, args)
     unsettle(K, now(), tonumber(args[2]))
     return 'lost'
   end
-  local said = {}
+  local said, run, by = {}, {}, 1
   for i = 6, #args do
     local op = args[i]
-    local kind, entry = string.sub(op, 2, 2), string.sub(op, 3)
-    local mine = K .. ':h:' .. inc .. ':' .. kind
-    if string.byte(op) == 43 then
-      if redis.call('SADD', mine, entry) == 1 then
-        if redis.call('HINCRBY', K .. ':' .. kind, entry, 1) == 1 then
-          appeared(K, kind, entry, said)
-        else
-          shared(kind, entry, 1, said)
-        end
-      end
-    elseif redis.call('SREM', mine, entry) == 1 then
-      let_go(K, kind, entry, said)
+    local sign, kind = string.byte(op) == 43 and 1 or -1, string.sub(op, 2, 2)
+    if sign ~= by then
+      change(K, inc, by, run, said)
+      run, by = {}, sign
     end
+    local entries = run[kind]
+    if not entries then
+      entries = {}
+      run[kind] = entries
+    end
+    entries[#entries + 1] = string.sub(op, 3)
   end
+  change(K, inc, by, run, said)
   redis.call('HSET', K .. ':n:' .. inc, 'seq', args[3])
   redis.call('HSET', K .. ':conns', inc, args[4])
   if args[5] == '1' then
@@ -299,11 +325,12 @@ local function check(keys)
     {'ZADD', K .. ':nodes', '1', 'x'}, {'ZREM', K .. ':nodes', 'x'}, {'ZSCORE', K .. ':nodes', 'x'},
     {'ZCOUNT', K .. ':nodes', '0', '1'}, {'ZRANGEBYSCORE', K .. ':nodes', '0', '1'},
     {'HSET', K .. ':conns', 'x', '1'}, {'HGET', K .. ':n:x', 'seq'}, {'HDEL', K .. ':conns', 'x'},
-    {'HINCRBY', K .. ':u', 'x', '1'}, {'HLEN', K .. ':u'}, {'HVALS', K .. ':conns'},
+    {'HMGET', K .. ':u', 'x'}, {'HLEN', K .. ':u'}, {'HVALS', K .. ':conns'},
     {'SADD', K .. ':dying', 'x'}, {'SREM', K .. ':dying', 'x'}, {'SPOP', K .. ':h:x:u', '1'},
-    {'SCARD', K .. ':dying'}, {'SRANDMEMBER', K .. ':dying'}, {'SMEMBERS', K .. ':m:x'}, {'DEL', K .. ':n:x'},
-    {'TIME'}, {'SPUBLISH', K .. ':c:x', 'x'}, {'SSUBSCRIBE', K .. ':c:x'}, {'SSUBSCRIBE', K .. ':a'},
-    {'SUNSUBSCRIBE', K .. ':c:x'}, {'PING'},
+    {'SCARD', K .. ':dying'}, {'SRANDMEMBER', K .. ':dying'}, {'SMISMEMBER', K .. ':h:x:u', 'x'},
+    {'SMEMBERS', K .. ':m:x'}, {'DEL', K .. ':n:x'}, {'TIME'}, {'PING'},
+    {'SPUBLISH', K .. ':c:x', 'x'}, {'SSUBSCRIBE', K .. ':c:x'}, {'SSUBSCRIBE', K .. ':a'},
+    {'SUNSUBSCRIBE', K .. ':c:x'},
   }
   local missing = {}
   for _, command in ipairs(needed) do

@@ -107,7 +107,6 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
 async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by_this_node(
     server: Server, news: str
 ) -> None:
-async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_knows_it(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
         last.join("b", "bob", "room")
@@ -160,6 +159,26 @@ async def test_a_stop_waits_behind_a_start_that_waits(server: Server) -> None:
 async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        first.join("a", "ann", "room")
+        await last.hears(b"J ann")
+        held = first.broker._held["room"]
+        types(first, "a", True)  # a frame waits for the end of the turn
+        first.broker._told.heard_from_afar(held, "S", "ann")  # in this turn a second tab on another node is heard of
+        types(first, "a", False)
+        await last.hears(b"U ann")
+        await counts(last, typing_users=0)
+        assert [word for word in last.ear.heard if word[:1] in b"TU"] == [b"T ann", b"U ann"]
+
+
+async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_knows_it(server: Server) -> None:
+    async with nodes(server.url, lease=1.0) as (first, last):
+        await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        first.join("a", "ann", "room")
+        await last.hears(b"J ann")
         held = last.broker._held["room"]
         for active, word in ((True, b"T ann"), (False, b"U ann")):
             types(first, "a", active)
@@ -182,13 +201,6 @@ async def test_typing_that_comes_and_goes_quickly_costs_no_call_of_a_function(se
         await last.hears(b"J bob")
         first.join("a", "ann", "room")
         await last.hears(b"J ann")
-        held = first.broker._held["room"]
-        types(first, "a", True)  # a frame waits for the end of the turn
-        first.broker._told.heard_from_afar(held, "S", "ann")  # in this turn a second tab on another node is heard of
-        types(first, "a", False)
-        await last.hears(b"U ann")
-        await counts(last, typing_users=0)
-        assert [word for word in last.ear.heard if word[:1] in b"TU"] == [b"T ann", b"U ann"]
         await counts(last, participants=2)
         before = first.broker._presence._seq
         for _ in range(3):

@@ -24,7 +24,7 @@ from tests.servers.valkey import Sentinel, Server, free_port, running
 RIGHTS = (
     "resetkeys ~messaging:* resetchannels &messaging:* -@all +hello +auth +client|setname +ping +info +function|load "
     "+fcall +fcall_ro +smembers +ssubscribe +sunsubscribe +spublish +time +zadd +zrem +zscore +zcount +zrangebyscore "
-    "+hset +hget +hdel +hincrby +hlen +hvals +sadd +srem +spop +scard +srandmember +del"
+    "+hset +hget +hmget +hdel +hlen +hvals +sadd +srem +spop +scard +smismember +srandmember +del"
 )
 
 
