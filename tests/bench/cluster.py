@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import uvloop
@@ -36,6 +36,7 @@ GOALS = {  # what a peer costs, in ours, at N = 10 and 100
     ("channels_redis, pubsub", ONE): (8, 8),
 }
 ALONE = (1.8, 1.25)  # two nodes and the broker against one node with both halves, at most
+LOCAL = 1.15  # a local delivery with the broker against one without it, at most
 
 
 class OursClustered(Ours):
@@ -156,9 +157,9 @@ class Room:
         self.counter = [0]
         self.people: list[Person] = []
 
-    async def fill(self, size: int) -> None:
+    async def fill(self, size: int, halves: int = 2) -> None:
         first, last = self.servers[0], self.servers[-1]
-        plans = first.room(2 * size)
+        plans = first.room(halves * size)
         marker = first.deliver.encode()
         self.people = [Person(plan, marker, self.counter) for plan in plans]
         for number, person in enumerate(self.people):
@@ -192,7 +193,8 @@ class Room:
 def run(options: Options) -> str:
     """The tables."""
     os.sched_setaffinity(0, {cores()[1]})
-    return "\n\n".join([*(uvloop.run(_peers(size, options)) for size in SIZES), uvloop.run(_road(options))])
+    parts = [*(uvloop.run(_peers(size, options)) for size in SIZES), uvloop.run(_local(options))]
+    return "\n\n".join([*parts, uvloop.run(_road(options))])
 
 
 async def _peers(size: int, options: Options) -> str:
@@ -257,6 +259,50 @@ async def _peers(size: int, options: Options) -> str:
         )
     head = f"### Two servers over Valkey, {size} people on each: µs of CPU per delivery"
     return f"{head}\n\n{text}\n\n{table(['', '', 'goal', 'in this run', 'reached'], goals)}"
+
+
+# --- local delivery, by the server's own histogram --------------------------------------------------------------
+
+
+async def _local(options: Options) -> str:
+    """From a message's receipt to its write to N people on the same node: alone, and with a second node of N people."""
+    rows = []
+    for size in SIZES:
+        with ExitStack() as stack:
+            broker = Server("valkey").start()
+            stack.callback(broker.remove)
+            first = stack.enter_context(OursClustered(broker.url))
+            last = stack.enter_context(OursClustered(broker.url, first))
+            alone = stack.enter_context(OursClustered(""))
+            rooms = Room("with", [first, last], broker.pid), Room("without", [alone], None)
+            for room in rooms:
+                stack.callback(room.close)
+                room.servers[0].__dict__.pop("_http", None)
+                await room.fill(size, len(room.servers))
+            for inflight in (1, 32):
+                samples = {room.name: Sample() for room in rooms}
+                for number in range(-1, options.rounds):
+                    for room in rooms[:: -1 if number % 2 else 1]:
+                        before = _delivered(room.servers[0])
+                        await room.window(options.window if number >= 0 else 0.2, inflight, stored=True)
+                        after = _delivered(room.servers[0])
+                        if number >= 0:
+                            samples[room.name].values.append((after[0] - before[0]) / (after[1] - before[1]) * 1e6)
+                found = ratio(samples["with"].values, samples["without"].values)
+                reached = "yes" if found.median <= LOCAL else "NO"
+                shown = [samples[name].show(0) for name in ("without", "with")]
+                rows.append([f"N = {size}, {inflight} in flight", *shown, found.show(2), reached])
+    head = "### Stored messages to people on the same node: mean µs, by the server's histogram"
+    return f"{head}\n\n{table(['', 'alone', 'with broker', f'≤ {LOCAL}', 'reached'], rows)}"
+
+
+def _delivered(server: Subject) -> tuple[float, float]:
+    """Seconds and number of the local deliveries so far."""
+    assert isinstance(server, Ours)
+    name = "messaging_message_delivery_duration_seconds"
+    lines = server.request("GET", "/metrics")[1].decode().splitlines()
+    found = {line.split(" ")[0]: float(line.split(" ")[1]) for line in lines if line.startswith(name)}
+    return found[f'{name}_sum{{path="local"}}'], found[f'{name}_count{{path="local"}}']
 
 
 # --- the road by itself -----------------------------------------------------------------------------------------
