@@ -139,28 +139,30 @@ class Inquiries:
     def heard(self, payload: bytes) -> None:
         """What another node asks or answers."""
         for frame in frames.unpack(payload) if payload[:1] == b"F" else (None,):
-            if frame is None or frame.kind not in (Kind.WHERE, Kind.DISCONNECT, Kind.HERE):
+            if frame is None or frame[0] not in (Kind.WHERE, Kind.DISCONNECT, Kind.HERE):
                 self._meters.broker_frames_dropped.value += 1
                 continue
             self._meters.broker_frames_received.value += 1
             node = frames.publisher(payload)
-            if frame.kind is Kind.HERE:
+            if frame[0] == Kind.HERE:
                 self._answered(node, frame)
             else:
                 self._reply(node, frame)
 
     def _reply(self, asker: bytes, frame: RoadFrame) -> None:
-        opened_at = self._answer(frame.user, frame.kind is Kind.DISCONNECT)
+        kind, _, seq, user, _ = frame
+        opened_at = self._answer(user, kind == Kind.DISCONNECT)
         connection = self._connection()
         if connection is not None:
-            self._publish(connection, Kind.HERE, frame.seq, "", asker + msgspec.json.encode(opened_at))
+            self._publish(connection, Kind.HERE, seq, "", asker + msgspec.json.encode(opened_at))
 
     def _answered(self, node: bytes, frame: RoadFrame) -> None:
-        question = self._questions.get(frame.seq) if frame.data[:NODE_BYTES] == self._node else None
+        _, data, seq, _, _ = frame
+        question = self._questions.get(seq) if data[:NODE_BYTES] == self._node else None
         if question is None:
             return  # somebody else's, or too late
         try:
-            question.answers[node] = msgspec.json.decode(frame.data[NODE_BYTES:], type=tuple[float, ...])
+            question.answers[node] = msgspec.json.decode(data[NODE_BYTES:], type=tuple[float, ...])
         except msgspec.DecodeError:
             self._meters.broker_frames_dropped.value += 1
         question.look()

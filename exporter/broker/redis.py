@@ -22,6 +22,7 @@ from exporter.broker.connection import Connection, Refused
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.functions import Figures, Functions, pair
+from exporter.broker.happenings import Happenings
 from exporter.broker.held import Held
 from exporter.broker.holdings import Holdings
 from exporter.broker.incoming import Incoming
@@ -32,14 +33,6 @@ from exporter.broker.outgoing import Outgoing, Postbox, outgoing
 from exporter.broker.ports import Meters, Side
 from exporter.broker.presence import Presence
 from exporter.broker.road import Road
-from exporter.core.events import (
-    ConnectionClosed,
-    ConnectionOpened,
-    HubEvent,
-    ParticipantJoined,
-    TypingStarted,
-    TypingStopped,
-)
 from exporter.core.hub import Hub
 from exporter.core.records import BrokerView, ClusterStats
 
@@ -47,12 +40,6 @@ P = TypeVar("P")
 
 FAREWELL: Final = 2.0
 """Seconds that leaving the cluster may take; then the lease ends it."""
-
-TOGGLES: Final = 0.05
-"""Seconds until the server's figures know of typing that frames have told of at once; other changes take it along.
-
-A call of a function for each would be a third of what an event costs between two nodes.
-"""
 
 
 class RedisBroker(Generic[P]):
@@ -135,7 +122,17 @@ class RedisBroker(Generic[P]):
         )
         self._postbox = Postbox(self._held, functions, self._node, self._clock, meters, now)
         self._scheduled = False
-        self._toggles: asyncio.TimerHandle | None = None
+        self.happenings = Happenings(
+            self._held,
+            hub,
+            side,
+            self._presence,
+            self._told,
+            self.holdings,
+            self._postbox,
+            lambda: self._road.connection,
+            self._schedule,
+        )
         self._figures: Figures | None = None
         self._alive_until = 0.0
 
@@ -165,8 +162,7 @@ class RedisBroker(Generic[P]):
             except (TimeoutError, Refused, ConnectionError):
                 pass  # then the lease ends it
         self._told.close()
-        if self._toggles is not None:
-            self._toggles.cancel()
+        self.happenings.close()
         for held in self._held.values():
             self.ordering.forget(held)
         await self._road.close()
@@ -259,67 +255,6 @@ class RedisBroker(Generic[P]):
             connection.flush()
 
     # --- what happens here --------------------------------------------------------------------------------
-
-    def happened(self, event: HubEvent) -> None:
-        """Something that others may have to know: presence, and announcements."""
-        if isinstance(event, TypingStarted):
-            self._types(event.conversation, event.user, True)
-        elif isinstance(event, TypingStopped):
-            self._types(event.conversation, event.user, False)
-        elif isinstance(event, ConnectionOpened):
-            if self._hub.connections_of(event.user) == 1:
-                self._presence.add(f"u{event.user}")
-        elif isinstance(event, ConnectionClosed):
-            if not self._hub.connections_of(event.user):
-                self._presence.remove(f"u{event.user}")
-        elif isinstance(event, ParticipantJoined):
-            self._joined(self._held[event.conversation], event.user)
-        else:
-            self._left(self._held[event.conversation], event.user)
-        if self._presence.waiting:
-            self._schedule()
-
-    def _joined(self, held: Held[P], user: str) -> None:
-        if not held.counted:
-            held.counted = True
-            self._presence.add(f"c{held.conversation}")
-        self._presence.add(f"p{pair(held.conversation, user)}")
-        self._told.heard(held, "J", user)
-
-    def _left(self, held: Held[P], user: str) -> None:
-        self._presence.remove(f"p{pair(held.conversation, user)}")
-        if self._road.connection is None:  # else the server says it, unless another node's tab goes on
-            self._told.heard(held, "L", user)
-        if held.counted and held.conversation not in self._hub.conversations:
-            held.counted = False
-            self._presence.remove(f"c{held.conversation}")
-        self.holdings.let_go(held)
-
-    def _types(self, conversation: str, user: str, active: bool) -> None:
-        """Somebody types, or no longer does. Of who takes part here only, frames tell: functions cost more."""
-        held = self._held[conversation]
-        entry, shared, there = held.type_prefix + user, held.shared, self._road.connection is not None
-        if there and shared is not None and user not in shared:
-            frame = self._side.announcement("T" if active else "U", conversation, user)
-            self._told.types(held, user, active, frame)
-            self._presence.toggle(entry, active)
-            self._postbox.put(conversation, (Kind.TYPING, frame, int(active), user, None))
-            self._schedule()
-            if self._toggles is None:
-                self._toggles = self._loop.call_later(TOGGLES, self._toggles_are_due)
-            return
-        if active:
-            self._presence.add(entry)
-        else:
-            self._presence.remove(entry)
-        if active or not there:
-            self._told.heard(held, "T" if active else "U", user)
-
-    def _toggles_are_due(self) -> None:
-        self._toggles = None
-        self._presence.toggles_are_due()
-        if self._presence.waiting:
-            self._schedule()
 
     def _all_held(self) -> Iterator[str]:
         """Everything that is so here, as the server's entries."""

@@ -72,7 +72,7 @@ class ClusterNode(Node):
         self.user_connections.elsewhere = self.road.inquiries.ask
         self._healing = Healing(store, self.hub, self.road, self.removed, self._sender)
         self.broker = self._publisher.broker = self.road
-        self._publisher.happened = self.road.happened
+        self._publisher.happened = self.road.happenings.happened
 
     async def start(self) -> None:
         """Join the cluster; an absent broker is waited for in the background. Raises Misconfigured."""

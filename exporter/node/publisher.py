@@ -138,7 +138,7 @@ class Publisher:
     def tell(self, conversation: ConversationId, user: UserId, frame: bytes) -> None:
         """Hand a frame to everybody here but one user."""
         if conversation in self._untold:
-            self._catch_up(conversation)
+            self.catch_up(conversation)
         audience, tabs = self._hub.audience(conversation), self._hub.tabs(conversation, user)
         if len(audience) > len(tabs):
             self._fan_out.send(conversation, audience, frame, tabs)

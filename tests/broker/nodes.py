@@ -64,12 +64,12 @@ class Node:
 
     def join(self, connection: str, user: str, conversation: str) -> None:
         for event in (*self.hub.open(connection, user),):
-            self.broker.happened(event)
+            self.broker.happenings.happened(event)
 
         def ready() -> None:
             self.broker.holdings.begin(conversation, 0)
             for event in self.hub.join(connection, conversation):
-                self.broker.happened(event)
+                self.broker.happenings.happened(event)
             self.broker.holdings.settle(conversation)
 
         self.broker.holdings.hold(conversation, ready)

@@ -15,7 +15,7 @@ from tests.servers.valkey import Server
 
 def types(node: Node, connection: str, active: bool) -> None:
     for event in node.hub.set_typing(connection, "room", active, 0.0):
-        node.broker.happened(event)
+        node.broker.happenings.happened(event)
 
 
 def typing(node: Node) -> list[bytes]:
@@ -70,7 +70,7 @@ async def test_whoever_has_left_and_comes_back_may_type_again(server: Server) ->
         late(server, last, "ann")  # the node that sent it died before it could tell the server
         await last.hears(b"T ann")
         for event in first.hub.leave("a", "room"):
-            first.broker.happened(event)
+            first.broker.happenings.happened(event)
         await last.hears(b"L ann")
         last.ear.heard.clear()
         first.join("a2", "ann", "room")
@@ -97,7 +97,7 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
         assert connection is not None
         await connection.call("PING")  # what the server said of it has come: of whom is here, nobody else knows better
         for event in first.hub.leave("a", "room"):  # before a beat tells the node
-            first.broker.happened(event)
+            first.broker.happenings.happened(event)
         await first.hears(b"L ann")
         await counts(last, participants=2, nodes=2)
         assert first.ear.heard.count(b"L ann") == 1
@@ -118,7 +118,7 @@ async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by
         last.join("a2", "ann", "room")  # a second tab; then the first goes, whose end of typing comes behind that
         await counts(last, connections=3)
         for event in first.hub.leave("a", "room"):
-            first.broker.happened(event)
+            first.broker.happenings.happened(event)
         await last.hears(b"U ann")
         # Whatever comes of it later: she takes part here only, and does not type.
         late(server, last, "ann")

@@ -1,0 +1,125 @@
+"""What happens on a node, told to others: presence to the server, announcements to people. Knows no frame's form.
+
+Tested in ``tests/broker/test_announcements.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from exporter.broker.announcements import Announcements
+from exporter.broker.connection import Connection
+from exporter.broker.frames import Kind
+from exporter.broker.functions import pair
+from exporter.broker.held import Held
+from exporter.broker.holdings import Holdings
+from exporter.broker.outgoing import Postbox
+from exporter.broker.ports import Side
+from exporter.broker.presence import Presence
+from exporter.core.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    HubEvent,
+    ParticipantJoined,
+    TypingStarted,
+    TypingStopped,
+)
+from exporter.core.hub import Hub
+
+P = TypeVar("P")
+
+TOGGLES: Final = 0.05
+"""Seconds until the server's figures know of typing that frames have told of at once; other changes take it along.
+
+A call of a function for each would be a third of what an event costs between two nodes.
+"""
+
+
+class Happenings(Generic[P]):
+    """``schedule`` has what is queued leave at the end of the turn; ``connection`` is None while there is no road."""
+
+    def __init__(
+        self,
+        held: dict[str, Held[P]],
+        hub: Hub[P],
+        side: Side[P],
+        presence: Presence,
+        announcements: Announcements[P],
+        holdings: Holdings[P],
+        postbox: Postbox[P],
+        connection: Callable[[], Connection | None],
+        schedule: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._held, self._hub, self._side, self._presence = held, hub, side, presence
+        self._announcements, self._holdings, self._postbox = announcements, holdings, postbox
+        self._connection, self._schedule = connection, schedule
+        self._toggles: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """Nothing follows."""
+        if self._toggles is not None:
+            self._toggles.cancel()
+
+    def happened(self, event: HubEvent) -> None:
+        """Something that others may have to know: presence, and announcements."""
+        if isinstance(event, TypingStarted):
+            self._types(event.conversation, event.user, True)
+        elif isinstance(event, TypingStopped):
+            self._types(event.conversation, event.user, False)
+        elif isinstance(event, ConnectionOpened):
+            if self._hub.connections_of(event.user) == 1:
+                self._presence.add(f"u{event.user}")
+        elif isinstance(event, ConnectionClosed):
+            if not self._hub.connections_of(event.user):
+                self._presence.remove(f"u{event.user}")
+        elif isinstance(event, ParticipantJoined):
+            self._joined(self._held[event.conversation], event.user)
+        else:
+            self._left(self._held[event.conversation], event.user)
+        if self._presence.waiting:
+            self._schedule()
+
+    def _joined(self, held: Held[P], user: str) -> None:
+        if not held.counted:
+            held.counted = True
+            self._presence.add(f"c{held.conversation}")
+        self._presence.add(f"p{pair(held.conversation, user)}")
+        self._announcements.heard(held, "J", user)
+
+    def _left(self, held: Held[P], user: str) -> None:
+        self._presence.remove(f"p{pair(held.conversation, user)}")
+        if self._connection() is None:  # else the server says it, unless another node's tab goes on
+            self._announcements.heard(held, "L", user)
+        if held.counted and held.conversation not in self._hub.conversations:
+            held.counted = False
+            self._presence.remove(f"c{held.conversation}")
+        self._holdings.let_go(held)
+
+    def _types(self, conversation: str, user: str, active: bool) -> None:
+        """Somebody types, or no longer does. Of who takes part here only, frames tell: functions cost more."""
+        held = self._held[conversation]
+        entry, shared, there = held.type_prefix + user, held.shared, self._connection() is not None
+        if there and shared is not None and user not in shared:
+            frame = self._side.announcement("T" if active else "U", conversation, user)
+            self._announcements.types(held, user, active, frame)
+            self._presence.toggle(entry, active)
+            self._postbox.put(conversation, (Kind.TYPING, frame, int(active), user, None))
+            self._schedule()
+            if self._toggles is None:
+                self._toggles = self._loop.call_later(TOGGLES, self._toggles_are_due)
+            return
+        if active:
+            self._presence.add(entry)
+        else:
+            self._presence.remove(entry)
+        if active or not there:
+            self._announcements.heard(held, "T" if active else "U", user)
+
+    def _toggles_are_due(self) -> None:
+        self._toggles = None
+        self._presence.toggles_are_due()
+        if self._presence.waiting:
+            self._schedule()
