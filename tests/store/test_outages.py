@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 import structlog
 
-from exporter.core.errors import Internal, Refusal, Unavailable
+from exporter.core.errors import Internal, Misconfigured, Refusal, Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.connections import Lane
@@ -605,6 +605,26 @@ async def test_a_conversation_that_somebody_else_has_locked_delays_only_until_th
         assert isinstance(stored, Message)
         assert duplicate == bool(witness.recovered)
         assert await place_.fetch("SELECT count(*) FROM messages") == [(1,)]
+
+
+async def test_what_sqlite_calls_an_error_of_the_disk_is_a_full_one_where_nothing_is_free(
+    file: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shared memory cannot be made on a full tmpfs: SQLite says "disk I/O error"."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    assert sqlite_module.translate_error(error, file.path).text == "the database's disk reports an error"
+    monkeypatch.setattr(sqlite_module, "NEEDED", 2**80)
+    assert sqlite_module.translate_error(error, file.path).text == "the database's disk is full"
+
+
+async def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "messaging.db").mkdir()
+    store = Store(f"sqlite:///{tmp_path / 'messaging.db'}")
+    for asked in (store.migrate, store.start):
+        with pytest.raises(Misconfigured, match="that of a folder"):
+            await asked()
+    await store.close()
 
 
 @pytest.mark.needs("postgres")

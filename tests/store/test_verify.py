@@ -418,10 +418,41 @@ async def leave_what_others_hold(place: Postgresql, store: Store, monkeypatch: p
 HOLDING = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute(f"PRAGMA locking_mode = {sys.argv[2]}")
 connection.execute("BEGIN IMMEDIATE")
 print("held", flush=True)
 sys.stdin.read()
 """
+
+
+async def test_a_file_that_another_process_keeps_to_itself_is_told_with_the_process(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    async with opened(place):
+        pass
+    holder = await holding(place, "EXCLUSIVE")
+    store = Store(place.url, timeout=2.0)
+    try:
+        with pytest.raises(Unavailable, match=f"locked by another program: process {holder.pid} "):
+            await verify(store)
+    finally:
+        await release(holder)
+        await store.close()
+
+
+async def holding(place: Sqlite, mode: str) -> asyncio.subprocess.Process:
+    """Another process that holds the file."""
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDING, str(place.path), mode, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"held\n"
+    return holder
+
+
+async def release(holder: asyncio.subprocess.Process) -> None:
+    assert holder.stdin is not None
+    holder.stdin.close()
+    await holder.wait()
 
 
 async def test_a_file_that_another_process_holds_is_told_with_the_process(tmp_path: Path) -> None:
@@ -429,13 +460,8 @@ async def test_a_file_that_another_process_holds_is_told_with_the_process(tmp_pa
     async with opened(place, clock=Clock(), timeout=2.0) as store:
         await store.create_conversation("a", "ann", [])
         await place.execute("UPDATE conversations SET total_messages = 9")
-        holder = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", HOLDING, str(place.path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert holder.stdin is not None
-        assert holder.stdout is not None
+        holder = await holding(place, "NORMAL")
         try:
-            assert await holder.stdout.readline() == b"held\n"
             lines: list[str] = []
             with pytest.raises(Unavailable, match=f"locked by another program: process {holder.pid} "):
                 await verify(store, repair=True, out=lines.append)  # what it found cannot be kept, either
@@ -444,8 +470,7 @@ async def test_a_file_that_another_process_holds_is_told_with_the_process(tmp_pa
                 for line in lines
             )
         finally:
-            holder.stdin.close()
-            await holder.wait()
+            await release(holder)
         assert (await findings(store, repair=True))[0].repaired
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import uuid4
@@ -54,6 +54,10 @@ class Session(Protocol):
     @property
     def closed(self) -> bool:
         """Is it known already, without asking, that the connection is dead?"""
+
+
+Ask = Callable[..., Awaitable[Sequence[Row]]]
+"""Runs a statement with its parameters, as ``Session.fetch`` does."""
 
 
 class Dialect(ABC):
@@ -154,8 +158,11 @@ class Dialect(ABC):
             await session.execute("RELEASE SAVEPOINT mending")
 
     @abstractmethod
-    async def holders(self, session: Session) -> list[str]:
-        """Who holds what this program has been waiting for: "process 4711 (psql, idle in transaction)"."""
+    async def holders(self, ask: Ask) -> list[str]:
+        """Who holds what this program has been waiting for: "process 4711 (psql, idle in transaction)".
+
+        ``ask`` runs a statement on another connection, where one is needed. Raises DatabaseError.
+        """
 
     @abstractmethod
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:

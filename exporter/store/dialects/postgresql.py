@@ -14,7 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
-from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.dialects.base import Ask, Dialect, Row, Session
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.postgresql_connection import (
     DRIVERS,
@@ -238,9 +238,9 @@ class PostgresDialect(Dialect):
         """Also triggers that are switched off, functions that were made for another schema or changed, partitions."""
         return await catalogue_postgresql.differences(session, revision)
 
-    async def holders(self, session: Session) -> list[str]:
+    async def holders(self, ask: Ask) -> list[str]:
         """As the server knows them; of other users' sessions only the process may be seen."""
-        return [row[0] for row in await session.fetch(_HOLDERS, self._connector.application)]
+        return [row[0] for row in await ask(_HOLDERS, self._connector.application)]
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""

@@ -26,7 +26,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.aiosqlite_seams import open_connection
-from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.dialects.base import Ask, Dialect, Row, Session
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_sqlite, triggers_sqlite
@@ -36,6 +36,9 @@ OLDEST = (3, 35)
 """The first with ``RETURNING``, of 2021."""
 MIGRATION_WAIT = 600.0
 """Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
+
+NEEDED = 64 * 1024
+"""Bytes of free space: SQLite's shared memory takes half of it before anything is written."""
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 
@@ -72,11 +75,13 @@ _BY_NAME = (
 )
 
 
-def translate_error(error: BaseException) -> DatabaseError:
-    """What an error of the driver means."""
+def translate_error(error: BaseException, path: Path) -> DatabaseError:
+    """What an error of the driver means, for a file at a path."""
     if isinstance(error, DatabaseError):
         return error
     name = str(getattr(error, "sqlite_errorname", None) or "")
+    if name.startswith("SQLITE_IOERR") and _is_full(path.parent):  # the files beside it, of which SQLite says no more
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.FULL)
     for start, kind, text in _BY_NAME:
         if name.startswith(start):
             return DatabaseError(kind, text)
@@ -91,18 +96,26 @@ def translate_error(error: BaseException) -> DatabaseError:
     return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
 
 
+def _is_full(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize < NEEDED
+    return False
+
+
 class SqliteSession:
     """One aiosqlite connection; each statement is one visit to its thread."""
 
-    def __init__(self, driver: aiosqlite.Connection) -> None:
+    def __init__(self, driver: aiosqlite.Connection, path: Path) -> None:
         self._driver = driver
+        self._path = path
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """Run one statement and return all its rows."""
         try:
             return list(await self._driver.execute_fetchall(_numbered(sql), args))
         except (sqlite3.Error, ValueError, OverflowError) as error:
-            raise translate_error(error) from error
+            raise translate_error(error, self._path) from error
 
     async def execute(self, sql: str) -> None:
         """Run one statement."""
@@ -198,7 +211,7 @@ class SqliteDialect(Dialect):
         """Write-ahead logging, which the file remembers."""
         driver = (await connection.get_raw_connection()).driver_connection
         assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 — the engine above makes no other
-        await SqliteSession(driver).fetch("PRAGMA journal_mode = WAL")
+        await SqliteSession(driver, self.path).fetch("PRAGMA journal_mode = WAL")
 
     async def lock_migration(self, connection: AsyncConnection) -> None:
         """``BEGIN IMMEDIATE`` has done it."""
@@ -262,7 +275,7 @@ class SqliteDialect(Dialect):
         """A key that is gone can be made again as an index; a default cannot."""
         return await catalogue_sqlite.differences(session, revision)
 
-    async def holders(self, session: Session) -> list[str]:
+    async def holders(self, ask: Ask) -> list[str]:
         """Other processes of this machine that have locked the file, where the kernel tells (Linux)."""
         return await asyncio.to_thread(_holders, self.path)
 
@@ -271,13 +284,15 @@ class SqliteDialect(Dialect):
         raw = await connection.get_raw_connection()
         driver = raw.driver_connection
         assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 — the engine above makes no other
-        return SqliteSession(driver)
+        return SqliteSession(driver, self.path)
 
     def translate(self, error: BaseException) -> DatabaseError:
         """What an error means, SQLAlchemy's wrapping taken off."""
-        failure = translate_error(getattr(error, "orig", None) or error)
+        failure = translate_error(getattr(error, "orig", None) or error, self.path)
         if failure.text == errors.NO_FILE and not self.path.parent.is_dir():
             return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_FOLDER)
+        if failure.text == errors.NO_FILE and self.path.is_dir():
+            return DatabaseError(ErrorKind.CONFIGURATION, errors.A_FOLDER)
         if failure.text == errors.NO_FILE and not self.path.exists():
             return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_FILE_YET)
         return failure

@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -32,12 +33,9 @@ BACKGROUND_PACE = 9.0
 """In the background it works a tenth of the time."""
 FIGURES = ("messages", "conversations", "users", "last_active_users", "active_users")
 
-LOCKED_TRIES = 2
-"""Times that a row or table is waited for, ``LOCK_PATIENCE`` each, before it is left to whoever holds it."""
+LOCKED_TRIES = 2  # before what is held is left to whoever holds it
 
-LOOK_FOR_HOLDERS = 0.7
-"""Seconds of waiting after which is asked for whom."""
-
+LOOK_FOR_HOLDERS = 0.7  # seconds of waiting after which is asked for whom
 _PASSING = (
     *(ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT),
     ErrorKind.READ_ONLY,  # a pooler's session of another time
@@ -236,14 +234,16 @@ class _Verification:
     async def _look_for_holders(self) -> None:
         while True:
             await asyncio.sleep(LOOK_FOR_HOLDERS)
-            beside = self._store.patient()
-            try:
-                if holders := await beside.run(Lane.VERIFY, self._dialect.holders, LOOK_FOR_HOLDERS * 2):
+            with suppress(DatabaseError):
+                if holders := await self._dialect.holders(self._ask_beside):
                     self._holders = ": " + ", ".join(holders)
-            except DatabaseError:
-                continue
-            finally:
-                await beside.close(1.0)
+
+    async def _ask_beside(self, sql: str, *args: Any) -> Sequence[Row]:
+        beside = self._store.patient()
+        try:
+            return await beside.run(Lane.VERIFY, lambda session: session.fetch(sql, *args), LOOK_FOR_HOLDERS * 2)
+        finally:
+            await beside.close(1.0)
 
     async def _repaired(self, subject: str, work: Callable[[Session], Any]) -> Any:
         """Run what mends something; False where somebody holds it, which is said."""
