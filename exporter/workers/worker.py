@@ -89,6 +89,7 @@ class _Worker:
 
     async def run(self, settings: Settings, handed: Said) -> None:
         """Serve until the end."""
+        ending = asyncio.ensure_future(self._ends.get())
         server = Server(settings)
         server.metrics.worker_restarts.value = handed["restarts"]
         self._reload = server.reload
@@ -99,7 +100,6 @@ class _Worker:
         beating = asyncio.create_task(self._beat(server, road))
         how = "drain"
         try:
-            ending = asyncio.ensure_future(self._ends.get())
             if handed["standby"]:
                 await first(self._prepared(server), asyncio.shield(ending))
             if not ending.done():

@@ -320,6 +320,9 @@ class Exporter(Asking):
     ``inherit`` are descriptors of this process that it keeps.
     """
 
+    patience = PATIENCE
+    """Seconds that a start may take."""
+
     def __init__(
         self,
         folder: Path,
@@ -374,7 +377,7 @@ class Exporter(Asking):
                 pass_fds=self._inherit,
             )
         try:
-            self.url = await until(lambda: self._listening(begins_at), "listening")
+            self.url = await until(lambda: self._listening(begins_at), "listening", self.patience)
             if ready:
                 await until(self.ready, "ready")
         except BaseException:

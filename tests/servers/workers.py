@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.servers.exporter import Asking, Exporter, until
+from tests.servers.exporter import PATIENCE, Asking, Exporter, until
 
 LEASE = 2.0
 """Seconds: a dead worker's part of the figures is gone after this at the latest, and a beat."""
@@ -50,6 +50,7 @@ class Workers(Exporter):
     """A server. ``url`` is the shared port, ``workers`` are those behind it."""
 
     workers: list[Worker]
+    patience = 3 * PATIENCE  # they start one after the other
 
     def __init__(self, folder: Path, database: str, *flags: str, count: int = 2, **options: Any) -> None:
         more = ("--workers", str(count), "--database.url", database, "--cluster.lease", f"{LEASE:g}s")
