@@ -122,6 +122,7 @@ def _postgres() -> Iterator[Postgres]:
 
 def _connect(subject: OnPostgres, count: int) -> tuple[float, float]:
     """µs of CPU per connection that came and joined: the server's, the broker's."""
+    subject.__dict__.pop("_http", None)  # kept for requests; the server has closed it meanwhile
     with Load(subject.rooms([10] * (count // 10)), subject.port, subject.pid) as load:
         before = subject.spent()
         answer = load.run("connect", count=count, window=64, limit=60)
