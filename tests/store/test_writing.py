@@ -54,6 +54,16 @@ async def test_a_database_that_takes_no_writes_any_more_is_noticed_while_it_can_
         await eventually(lambda: store.write_error is None)
 
 
+async def test_a_column_that_is_gone_is_noticed_without_a_message(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watched(place, monkeypatch, timeout=5.0) as store:
+        await place.execute("ALTER TABLE messages RENAME COLUMN body TO text")
+        await eventually(lambda: store.write_error == NO_SCHEMA)
+        await place.execute("ALTER TABLE messages RENAME COLUMN text TO body")
+        await eventually(lambda: store.write_error is None)
+
+
 DISCONNECT = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """

@@ -26,7 +26,7 @@ from exporter.store.dialects.postgresql_connection import (
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_postgresql, triggers_postgresql
-from exporter.store.schema.shape import Difference
+from exporter.store.schema.shape import COLUMNS, Difference
 
 OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
@@ -215,6 +215,7 @@ class PostgresDialect(Dialect):
         await session.execute(self.begin)
         try:
             await self._require_rights(session)
+            await session.fetch(COLUMNS)
             try:
                 await session.fetch("SELECT pg_logical_emit_message(true, 'messaging-exporter', 'writable')")
             except DatabaseError as failure:

@@ -30,7 +30,7 @@ from exporter.store.dialects.base import Ask, Dialect, Row, Session
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_sqlite, triggers_sqlite
-from exporter.store.schema.shape import Difference
+from exporter.store.schema.shape import COLUMNS, Difference
 
 OLDEST = (3, 35)
 """The first with ``RETURNING``, of 2021."""
@@ -229,6 +229,7 @@ class SqliteDialect(Dialect):
         """Takes the lock and writes; to the disk only where a write has failed, so an idle server writes nothing."""
         if doubtful:
             await self.rehearse(session)
+        await session.fetch(COLUMNS)
         await session.execute(self.begin)
         try:
             await session.execute("UPDATE verification SET repairs = repairs")

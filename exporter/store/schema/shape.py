@@ -119,6 +119,14 @@ TABLES: Final[Mapping[str, Table]] = {
 """By name, what others refer to first."""
 
 
+COLUMNS: Final = " UNION ALL ".join(
+    f"SELECT 1 FROM (SELECT {', '.join(table.columns)} FROM {name} LIMIT 0) AS {name}_columns"
+    for name, table in TABLES.items()
+    if name != "user_days"  # which triggers write, with their owner's rights
+)
+"""Reads nothing, and fails where a column is gone that is read or written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Something that is not as this program made it: "trigger NAME: missing or disabled"."""
