@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
 from exporter.workers.channel import Said
 from exporter.workers.plan import Sockets
@@ -67,9 +68,12 @@ class Pool:
         """Start all; what each says when it listens.
 
         The first one alone: what is wrong with the settings is said once, and one process makes schema and secret. When
-        it ends before it listens ``on_last`` is told, and this never returns.
+        it ends before it listens ``on_last`` is told, and this never returns. Raises Misconfigured.
         """
-        worker = await self._fill(self._slots[0])
+        try:
+            worker = await self._fill(self._slots[0])
+        except OSError as error:
+            raise Misconfigured(f"a worker cannot be started: {_words(error)}") from error
         await asyncio.wait((worker.listening, worker.exited), return_when=asyncio.FIRST_COMPLETED)
         if worker.exited.done():
             status = worker.exited.result()
@@ -78,7 +82,7 @@ class Pool:
             self._on_last(status if status > 0 else 1)
             await asyncio.Event().wait()
         for slot in self._slots[1:]:
-            await self._fill(slot)
+            await self._fill_again(slot, 0.0)
         self._keeping = [asyncio.create_task(self._keep(slot), name=f"worker-{slot.number}") for slot in self._slots]
         return [await self._listening(slot) for slot in self._slots]
 
