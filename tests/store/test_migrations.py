@@ -292,7 +292,7 @@ async def refused(url: str, kind: type[Exception], match: str) -> str:
 
 async def test_sqlite_places_that_cannot_be(tmp_path: Path) -> None:
     await refused(f"sqlite:///{tmp_path}/no/such/folder/m.db", Misconfigured, "folder")
-    await refused(f"sqlite:///{tmp_path}", Misconfigured, "opened")
+    await refused(f"sqlite:///{tmp_path}", Misconfigured, "that of a folder")
     (tmp_path / "text.db").write_text("this is not a database, it is a text of some length " * 100)
     await refused(f"sqlite:///{tmp_path}/text.db", Misconfigured, "not a database")
     assert not (tmp_path / "no").exists()
