@@ -176,7 +176,7 @@ class Room:
             self.counter[0] = 0
             expected = inflight * (len(self.people) - 1)
             self.people[0].act(inflight, stored)
-            late = loop.time() + 5
+            late = loop.time() + 20
             while self.counter[0] < expected:
                 if loop.time() > late:
                     return None
