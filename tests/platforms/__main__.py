@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.platforms import compose, image, unit
-from tests.platforms.roots import ROOTS, Failed, Root, fresh
+from tests.platforms.roots import LOGS, ROOTS, Failed, Root, fresh
 
 REPOSITORY = Path(__file__).parents[2]
 RELEASES = ("bookworm", "trixie")
@@ -39,7 +39,7 @@ INSERT INTO message VALUES (1, 1, 1, 'a', '2026-01-01 10:00:00', NULL), (2, 2, 1
 WAIT = 240
 A_WAY = 300
 """Seconds in which somebody new has followed a document to its end."""
-TABLE = ROOTS / "table.md"
+TABLE = LOGS / "table.md"
 PORT = 8897
 """In the place of 8765: the roots share this machine's network, where that may be taken."""
 
@@ -53,6 +53,7 @@ def main() -> int:
         print("needs root and debootstrap (apt-get install debootstrap bubblewrap systemd-container)", file=sys.stderr)
         return 2
     ROOTS.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(parents=True, exist_ok=True)
     bundle = ROOTS / "repository.bundle"
     subprocess.run(["git", "bundle", "create", "--quiet", str(bundle), "HEAD"], cwd=REPOSITORY, check=True)
     TABLE.write_text(f"{_revision()}\n\n| | root | what | seconds | seen |\n| --- | --- | --- | --- | --- |\n")
@@ -62,11 +63,11 @@ def main() -> int:
             root.copy_in(bundle, "/srv/repository.bundle")
             for name, step in _steps(given.suite):
                 failed |= not _step(release, name, lambda step=step: step(root))
-    failed |= not _step("image", "deploy/Dockerfile", lambda: image.check(ROOTS / "image.log"))
+    failed |= not _step("image", "deploy/Dockerfile", lambda: image.check(LOGS / "image.log"))
     if shutil.which("kubectl"):
         failed |= not _step("kubectl", "deploy/kubernetes", _kustomize)
     if shutil.which("dockerd"):
-        failed |= not _step("docker", "deploy/compose", lambda: compose.check(ROOTS / "compose.log"))
+        failed |= not _step("docker", "deploy/compose", lambda: compose.check(LOGS / "compose.log"))
     return int(failed)
 
 
@@ -75,7 +76,7 @@ def _kustomize() -> str:
     words = ["kubectl", "kustomize", str(REPOSITORY / "deploy" / "kubernetes")]
     built = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
     manifests = [part for part in built.split("\n---\n") if "monitoring.coreos.com" not in part]
-    file = ROOTS / "kubernetes.yaml"
+    file = LOGS / "kubernetes.yaml"
     file.write_text("\n---\n".join(manifests))
     subprocess.run(
         [Path(sys.executable).parent / "kubernetes-validate", "--strict", str(file)], check=True, timeout=120

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOTS = Path(__file__).parents[2] / "build" / "platforms"
+LOGS = Path(__file__).parents[2] / "build" / "platforms"
+# Outside the repository: whoever builds a package walks through everything below it.
+ROOTS = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "messaging-exporter-platforms"
 CERTIFICATES = "/etc/ssl/certs/machine.crt"
 # A mount namespace for /proc, /dev and /tmp, a process namespace so that nothing outlives the command.
 ENTER = """
@@ -126,7 +128,7 @@ def pristine(release: str) -> Path:
 @contextmanager
 def fresh(release: str, name: str) -> Iterator[Root]:
     """A copy of the pristine root for the length of a block; its log stays."""
-    path, log = ROOTS / name, ROOTS / f"{name}.log"
+    path, log = ROOTS / name, LOGS / f"{name}.log"
     source = pristine(release)
     shutil.rmtree(path, ignore_errors=True)
     log.unlink(missing_ok=True)
