@@ -34,7 +34,7 @@ as_postgres() { setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     chown postgres "$PGDATA"; chmod 700 "$PGDATA"
     as_postgres initdb --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" \\
-        --auth=scram-sha-256 --auth-local=trust >/dev/null
+        --auth=scram-sha-256 --auth-local=trust --encoding=UTF8 >/dev/null
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     echo "CREATE DATABASE $POSTGRES_DB" | as_postgres postgres --single -j postgres >/dev/null
 fi
