@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grafana.source.cases import JOB, NODE_A, A, Case, Fault, both, slow, step
+from grafana.source.cases import JOB, NODE_A, A, Case, Fault, both, burst, slow, step
 from grafana.source.series import NODES, levels, name, seconds
 
 
@@ -184,6 +184,20 @@ CASES: tuple[Case, ...] = (
         JOB,
         "A node of messaging sees 3 nodes in the cluster, but Prometheus scrapes another number.",
         what="a node that nobody scrapes",
+    ),
+    Case(
+        "MessagingClusterUnsettled",
+        (step(name("messaging_cluster_settling", A), 0, 1),),
+        JOB,
+        "For 10 minutes the cluster's figures of messaging have not been final: nodes come and go, or the broker "
+        "loses what it is told.",
+    ),
+    Case(
+        "MessagingBrokerFramesDropped",
+        (burst(name("messaging_broker_frames_dropped_total", A), 0, 60),),
+        NODE_A,
+        "a:8765 (job messaging) drops 1 frames a second of those that nodes send each other.",
+        pending=61,
     ),
     Case(
         "MessagingEventLoopLag",

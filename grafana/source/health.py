@@ -89,7 +89,8 @@ BOARD = Board(
                             Query(q.cluster("messaging_cluster_settling"), named("not final")),
                         ],
                         "Somebody on two nodes counts once. While 'not final' is above 0, nodes come, go or may be "
-                        "missing. If there is no data, no node knows: look at the broker.",
+                        "missing: if it stays so, follow the runbook of MessagingClusterUnsettled. If there is no "
+                        "data, no node knows: look at the broker.",
                     ),
                     6,
                 ),
@@ -125,7 +126,8 @@ BOARD = Board(
                         ],
                         "Frames published to and received from other nodes; 0 where a node is alone. Frames that the "
                         "broker's outage kept back are dropped; messages among them are read from the database. If "
-                        "many are, follow the runbook of MessagingBrokerDown.",
+                        "frames are dropped while the broker is up, follow the runbook of "
+                        "MessagingBrokerFramesDropped.",
                     ),
                     12,
                 ),

@@ -134,7 +134,9 @@ def _node(node: str, busy: bool, minutes: int) -> Iterator[tuple[str, str]]:
     yield name("messaging_cluster_connections", node), growing(4 * on, minutes, 200 * on)
     yield gauge("messaging_cluster_users", 150 * on)
     yield name("messaging_cluster_snapshot_timestamp_seconds", node), now
+    yield gauge("messaging_cluster_settling", 0)
     yield gauge("messaging_broker_up", 1)
+    yield counter("messaging_broker_frames_dropped_total", 0)
     yield gauge("messaging_database_up", 1)
     yield name("messaging_database_last_success_timestamp_seconds", node), now
     yield gauge("messaging_database_pool_connections", 2 * on, state="in_use")

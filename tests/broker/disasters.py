@@ -84,7 +84,7 @@ class Disasters:
         self.link = await CutProxy(self.server.port).__aenter__()  # between the server and its replica
         self.proxies = [await CutProxy(self.server.port).__aenter__() for _ in range(NODES)]
         database = self.postgres.url(self.postgres.create_database())
-        flags = ("--typing.timeout", "600s", "--drain.timeout", "2s", "--limits.connections-per-user", "1000")
+        flags = ("--typing.timeout", "86400s", "--drain.timeout", "2s", "--limits.connections-per-user", "1000")
         self.cluster = Cluster(self.folder, database, "", *flags, lease=self.lease)
         self.nodes: list[Exporter] = [await self.start_node(0)]  # it makes the schema
         self.nodes += await asyncio.gather(*(self.start_node(number) for number in range(1, NODES)))
