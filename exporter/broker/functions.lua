@@ -330,7 +330,7 @@ local function check(keys)
     {'SCARD', K .. ':dying'}, {'SRANDMEMBER', K .. ':dying'}, {'SMISMEMBER', K .. ':h:x:u', 'x'},
     {'SMEMBERS', K .. ':m:x'}, {'DEL', K .. ':n:x'}, {'TIME'}, {'PING'},
     {'SPUBLISH', K .. ':c:x', 'x'}, {'SSUBSCRIBE', K .. ':c:x'}, {'SSUBSCRIBE', K .. ':a'},
-    {'SUNSUBSCRIBE', K .. ':c:x'},
+    {'SUNSUBSCRIBE', K .. ':c:x'}, {'FCALL', 'x', '1', K},
   }
   local missing = {}
   for _, command in ipairs(needed) do

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ _WRONG: Final = {
     "NOPERM": "the broker's user lacks rights; docs/cluster.md has the list",
     "NOPROTO": "the broker speaks no RESP3: Redis 7.0 or Valkey 7.2 at least",
 }
+
+_COMMAND: Final = re.compile(r"run the '([a-z_|]+)' command")  # that the user may not run, in the server's words
 
 
 class Road:
@@ -197,8 +200,11 @@ class Road:
                 raise
         missing = await connection.call(*self._functions.check())
         if missing:
-            names = " ".join(f"+{name.decode()}" for name in missing)
-            raise Misconfigured(f"the broker's user lacks rights: {names} on the cluster's keys and channels")
+            names = " ".join(f"+{name.decode()}" for name in dict.fromkeys(missing))
+            raise Misconfigured(
+                f"the broker's user lacks rights: {names} on the cluster's keys and channels; "
+                "docs/cluster.md has the list"
+            )
         return info.get("run_id", "")
 
     def _redirect(self, text: str) -> None:
@@ -254,6 +260,9 @@ def _parsed(info: bytes) -> dict[str, str]:
 
 
 def _words(error: Refused) -> str:
+    command = _COMMAND.search(str(error)) if error.word == "NOPERM" else None
+    if command is not None:
+        return f"the broker's user lacks rights: +{command[1]}; docs/cluster.md has the list"
     return _WRONG.get(error.word, f"the broker refuses: {error}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.servers.valkey import Sentinel, Server, free_port, running
 
 # As docs/cluster.md has them.
 RIGHTS = (
-    "resetkeys ~messaging:* resetchannels &messaging:* -@all +hello +auth +client|setname +ping +info +function|load "
+    "resetkeys ~messaging:* resetchannels &messaging:* -@all +ping +info +function|load "
     "+fcall +fcall_ro +smembers +ssubscribe +sunsubscribe +spublish +time +zadd +zrem +zscore +zcount +zrangebyscore "
     "+hset +hget +hmget +hdel +hlen +hvals +sadd +srem +spop +scard +smismember +srandmember +del"
 )
@@ -97,6 +98,48 @@ async def test_a_password_and_the_rights_of_the_documentation_are_enough(kind: s
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "messaging", "+@all", "resetkeys", "~other:*")
         await refused(f"redis://messaging@127.0.0.1:{server.port}", "lacks rights", password_file=file)
+
+
+def test_the_documented_rights_are_those_of_these_tests() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    assert RIGHTS in " ".join(text.split())
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_each_of_the_documented_rights_is_needed_and_the_missing_one_is_named(kind: str) -> None:
+    rights = RIGHTS.split()
+    with _with(kind, "requirepass s3cret", password="s3cret") as server, server.client() as client:
+        for right in rights:
+            if right[0] in "+~&":
+                rest = [other for other in rights if other != right]
+                client.execute_command("ACL", "SETUSER", "messaging", "reset", "on", ">other-s3cret", *rest)
+                named = rf": [^;]*{re.escape(right)}\b" if right[0] == "+" else ""
+                await refused(f"redis://messaging:other-s3cret@127.0.0.1:{server.port}", f"lacks rights{named}")
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_password_that_changes_is_read_again_and_a_wrong_one_is_told(kind: str, tmp_path: Path) -> None:
+    with _with(kind, "requirepass s3cret", password="s3cret") as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "messaging", "on", ">old-s3cret", *RIGHTS.split())
+        file = tmp_path / "password"
+        file.write_text("old-s3cret\n")
+        async with nodes(f"redis://messaging@127.0.0.1:{server.port}", 1, password_file=file) as (node,):
+            client.execute_command("ACL", "SETUSER", "messaging", "resetpass", ">new-s3cret")
+            client.execute_command("CLIENT", "KILL", "USER", "messaging")
+
+            async def told() -> bool:
+                return "user or the password" in str(node.broker.error)
+
+            await until(told, "the reason")
+            assert not node.broker.up
+            file.write_text("new-s3cret\n")
+            await node.up()
+
+
+async def test_by_ipv6() -> None:
+    with _with("valkey", "bind 127.0.0.1 ::1") as server:
+        async with nodes(f"redis://[::1]:{server.port}") as (first, last):
+            await talk(first, last)
 
 
 @pytest.mark.parametrize("kind", BOTH)
