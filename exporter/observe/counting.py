@@ -19,7 +19,7 @@ from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
 from exporter.observe.tally import Facts, fingerprint
 
-TAIL: Final = 2_000
+TAIL: Final = 1_000
 """Rows that stay unsealed and are read at every pass: what changes among them is seen at once."""
 
 
