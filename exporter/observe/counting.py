@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,8 +46,10 @@ async def newest(snapshot: Snapshot, mapping: Mapping, offset: int = 0) -> dict[
 def key_value(key: Key, raw: Any) -> int:
     """A key as a whole number. Raises SourceError for what does not grow."""
     try:
+        if key.time is None and not isinstance(raw, int | float | Decimal):
+            raise TypeError  # texts and UUIDs have another order than the numbers in them
         return key.value(raw)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise SourceError(f"the key {key.name} holds neither whole numbers nor times", lasting=True) from error
 
 

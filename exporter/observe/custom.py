@@ -152,7 +152,8 @@ class Document:
         column, table = self.deleted["column"], self.messages["table"]
         gone = f"e.{_name(column)}"
         if self.deleted["unit"] == "flag":
-            return f"CASE WHEN {gone} THEN 0 ELSE 1 END", None
+            # A boolean, or a number as other frameworks write it: PostgreSQL takes no number for a condition.
+            return f"CASE WHEN CAST({gone} AS integer) <> 0 THEN 0 ELSE 1 END", None
         number = self.deleted["unit"] in ("s", "ms", "us")
         weight = f"CASE WHEN {gone} IS NULL{f' OR {gone} = 0' if number else ''} THEN 1 ELSE 0 END"
         time = _time(self.deleted, dialect, facts)

@@ -12,6 +12,7 @@ from exporter.core.errors import Misconfigured
 from exporter.observe import count_once
 from exporter.observe.check import FINDINGS, check
 from exporter.observe.custom import Document
+from exporter.observe.records import SourceError
 from exporter.observe.sources import Source
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, Server, SqliteServer
@@ -129,3 +130,57 @@ def test_a_local_time_without_a_zone_is_reckoned_in_the_zone_of_the_mapping(serv
     )
     totals = asyncio.run(count_once(server.url, "custom", now=NOON, config_file=path))
     assert totals.messages_today == 1
+
+
+OTHERS = """
+CREATE TABLE "Member" ("Id" varchar(36) PRIMARY KEY);
+CREATE TABLE "Chat Message" ("rowNo" bigint PRIMARY KEY, "uid" varchar(36), "memberId" varchar(36), "sentAt" {number},
+    "isDeleted" smallint DEFAULT 0);
+CREATE INDEX "sent" ON "Chat Message" ("sentAt");
+CREATE VIEW "Messages v" AS SELECT * FROM "Chat Message" WHERE "rowNo" > 0;
+INSERT INTO "Member" VALUES ('6f1c'), ('7a2d');
+INSERT INTO "Chat Message" VALUES (-5, 'a', '6f1c', {at} * CAST({unit} AS bigint), 0), (1, 'b', '6f1c', {at} * CAST({unit} AS bigint), 1),
+    (2, 'c', '7a2d', ({at} - 86400) * CAST({unit} AS bigint), 0), (9, 'd', 'gone', {at} * CAST({unit} AS bigint), 0), (10, 'e', NULL, NULL, 0);
+"""
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
+@pytest.mark.parametrize(("table", "messages"), [("Chat Message", 4), ("Messages v", 3)])
+def test_names_in_quotes_views_numbers_for_flags_and_times_in_any_unit(
+    server: Server, tmp_path: Path, unit: str, factor: int, table: str, messages: int
+) -> None:
+    server.script(OTHERS.format(at=int(NOON) - 60, unit=factor, number="double precision" if unit == "s" else "bigint"))
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        f"messages: {{table: {table}, key: rowNo, time: {{column: sentAt, unit: {unit}}}, sender: memberId,\n"
+        "  conversation: memberId, deleted: {column: isDeleted, unit: flag}}\nusers: {table: Member, id: Id}\n"
+    )
+    totals = asyncio.run(count_once(server.url, "custom", now=NOON, config_file=path))
+    assert (totals.stored_messages, totals.messages_today) == (messages, messages - 2)
+    assert (totals.registered_users, totals.stored_conversations) == (2, 3)
+    assert totals.active_users == {1: 1, 7: 2, 30: 2}
+
+
+def test_a_key_of_texts_is_refused_in_one_line(server: Server, tmp_path: Path) -> None:
+    server.script(OTHERS.format(at=int(NOON), unit=1, number="bigint"))
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: Chat Message, key: uid, time: {column: sentAt, unit: s}}")
+    with pytest.raises(SourceError, match="the key uid holds neither whole numbers nor times"):
+        asyncio.run(count_once(server.url, "custom", now=NOON, config_file=path))
+
+
+@pytest.mark.needs("postgres")
+def test_ids_of_different_types_are_told_apart_from_missing_columns(postgres: Postgres, tmp_path: Path) -> None:
+    other = PostgresqlServer(postgres)
+    other.script(
+        "CREATE TABLE people (id uuid); CREATE TABLE message (id bigint PRIMARY KEY, at timestamptz, sender text);"
+        "INSERT INTO message VALUES (1, now(), 'x')"
+    )
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamptz}, sender: sender}\n"
+        "users: {table: people, id: id}\n"
+    )
+    with pytest.raises(SourceError, match="columns that are compared are of different types"):
+        asyncio.run(count_once(other.url, "custom", config_file=path))
+    other.close()

@@ -254,6 +254,43 @@ async def test_rows_of_a_transaction_that_stays_open_are_counted_when_it_ends(po
     server.close()
 
 
+@pytest.mark.needs("postgres")
+async def test_an_event_persister_that_has_nothing_to_do_holds_nothing_back(postgres: Postgres) -> None:
+    """Synapse with workers: its row in stream_positions stays as it was."""
+    server = PostgresqlServer(postgres)
+    server.script(
+        schemas.synapse("postgresql")
+        + "INSERT INTO users (name) VALUES ('@a:x');"
+        + "INSERT INTO events (stream_ordering, event_id, type, room_id, sender, origin_server_ts) "
+        + f"SELECT i, '$' || i, 'm.room.message', '!r', '@a:x', {MS} FROM generate_series(1, 20000) i;"
+        + "INSERT INTO stream_positions VALUES ('events', 'persister1', 20000), ('events', 'persister2', 7);"
+    )
+    clock = Clock()
+    engine = Engine(Source(server.url, "synapse"), State(None), load=1.0, clock=clock, tail=10)
+    assert (await sealed(engine, clock)).stored_messages == 20_000
+    assert engine.base is not None
+    assert engine.base.cut.lows["stream_ordering"] >= 19_980
+    await engine.close()
+    server.close()
+
+
+async def test_a_state_that_cannot_be_written_is_told_and_counting_goes_on_from_what_was_kept(
+    server: Server, tmp_path: Path
+) -> None:
+    clock = Clock()
+    post(server, 1, 100)
+    state = State(tmp_path / "state.db")
+    engine = Engine(Source(server.url, "mattermost"), state, load=1.0, clock=clock, tail=10)
+    await engine.open()
+    state._connection.execute("PRAGMA query_only = ON")  # as on a full disk: nothing can be written
+    with pytest.raises(SourceError, match="cannot write the state file"):
+        await engine.count()
+    state._connection.execute("PRAGMA query_only = OFF")
+    engine.suspect()
+    assert (await engine.count()).stored_messages == 100
+    await engine.close()
+
+
 def test_two_processes_do_not_share_a_state(tmp_path: Path) -> None:
     first = State(tmp_path / "state.db")
     with pytest.raises(Misconfigured, match="another process observes"):

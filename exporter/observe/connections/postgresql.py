@@ -35,6 +35,13 @@ _BY_STATE: Final = (  # SQLSTATE, or its beginning: words, is it a matter of tim
     ("40", faults.RACED, True, False),
     ("28", faults.PASSWORD, False, True),
     ("3D", faults.NO_DATABASE, False, True),
+    (
+        "42883",
+        "columns that are compared are of different types: a person's or conversation's id in two tables",
+        False,
+        True,
+    ),
+    ("42804", "a column is not of the type that the mapping says", False, True),
     ("42501", faults.RIGHTS + ": observe --check prints the GRANT statements", False, True),
     ("42", "the source lacks tables or columns that are needed: observe --check says which", False, True),
     ("53", faults.CROWDED, False, False),
