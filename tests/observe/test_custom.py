@@ -139,8 +139,8 @@ CREATE TABLE "Chat Message" ("rowNo" bigint PRIMARY KEY, "uid" varchar(36), "mem
 CREATE INDEX "sent" ON "Chat Message" ("sentAt");
 CREATE VIEW "Messages v" AS SELECT * FROM "Chat Message" WHERE "rowNo" > 0;
 INSERT INTO "Member" VALUES ('6f1c'), ('7a2d');
-INSERT INTO "Chat Message" VALUES (-5, 'a', '6f1c', {at} * CAST({unit} AS bigint), 0), (1, 'b', '6f1c', {at} * CAST({unit} AS bigint), 1),
-    (2, 'c', '7a2d', ({at} - 86400) * CAST({unit} AS bigint), 0), (9, 'd', 'gone', {at} * CAST({unit} AS bigint), 0), (10, 'e', NULL, NULL, 0);
+INSERT INTO "Chat Message" VALUES (-5, 'a', '6f1c', {at} * {unit}, 0), (1, 'b', '6f1c', {at} * {unit}, 1),
+    (2, 'c', '7a2d', ({at} - 86400) * {unit}, 0), (9, 'd', 'gone', {at} * {unit}, 0), (10, 'e', NULL, NULL, 0);
 """
 
 
@@ -149,7 +149,11 @@ INSERT INTO "Chat Message" VALUES (-5, 'a', '6f1c', {at} * CAST({unit} AS bigint
 def test_names_in_quotes_views_numbers_for_flags_and_times_in_any_unit(
     server: Server, tmp_path: Path, unit: str, factor: int, table: str, messages: int
 ) -> None:
-    server.script(OTHERS.format(at=int(NOON) - 60, unit=factor, number="double precision" if unit == "s" else "bigint"))
+    server.script(
+        OTHERS.format(
+            at=int(NOON) - 60, unit=f"CAST({factor} AS bigint)", number="double precision" if unit == "s" else "bigint"
+        )
+    )
     path = tmp_path / "mapping.yml"
     path.write_text(
         f"messages: {{table: {table}, key: rowNo, time: {{column: sentAt, unit: {unit}}}, sender: memberId,\n"
