@@ -27,7 +27,7 @@ BOARD = Board(
                         "Messages that exist; deletes count. 'Not known' while the database cannot be read: if that "
                         "lasts, see the row 'Database' below.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -37,7 +37,7 @@ BOARD = Board(
                         "Conversations that exist. If it grows much faster than the people, something makes them in a "
                         "loop.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -46,7 +46,7 @@ BOARD = Board(
                         Query(q.database("messaging_registered_users")),
                         "People who connected at least once. If it jumps, check who may sign tokens.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -57,7 +57,7 @@ BOARD = Board(
                         "online, sends fail.",
                         link=DELIVERY,
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -73,7 +73,7 @@ BOARD = Board(
                         "Registered people whose latest message is of one of the last 1, 7, 30 UTC days, today "
                         "included. If 1d is low, it may be early in the UTC day.",
                     ),
-                    8,
+                    24,
                 ),
             ],
         ),
@@ -229,7 +229,7 @@ BOARD = Board(
             [
                 (
                     figure(
-                        "What the last verification found wrong",
+                        "What verification found wrong",
                         "none",
                         [
                             Query(q.database("messaging_inaccurate_conversations"), named("conversations")),
@@ -241,6 +241,7 @@ BOARD = Board(
                         "MessagingTotalsInaccurate: messaging-exporter verify --repair.",
                         steps=judged((0, "green"), (1, "red")),
                         none="never verified",
+                        stacked=True,
                     ),
                     8,
                 ),
@@ -258,7 +259,7 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Becoming durable, 99 % within",
+                        "Becoming durable, 99 %",
                         "s",
                         Query(q.quantile(0.99, "messaging_message_persist_duration_seconds"), INSTALLATION),
                         "What senders wait for. If it stays above 0.5 s, follow the runbook of MessagingPersistSlow.",

@@ -63,7 +63,7 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Why connections are refused, per minute",
+                        "Refused connections per minute",
                         "cpm",
                         Query(q.per_minute("messaging_connections_rejected_total", "reason"), named("{{reason}}")),
                         "Attempts refused before the upgrade. If capacity grows, add nodes; unauthenticated: expired "
@@ -127,7 +127,7 @@ BOARD = Board(
                         words=IDLE,
                         decimals=1,
                     ),
-                    4,
+                    5,
                 ),
                 (
                     warmth(
@@ -138,11 +138,11 @@ BOARD = Board(
                         "chosen jobs together. If a second band appears above the "
                         "first, one part of the messages takes another road: a slow conversation, or the broker.",
                     ),
-                    8,
+                    7,
                 ),
                 (
                     lines(
-                        "Delivery time by path",
+                        "Time by path",
                         "s",
                         [
                             Query(q.quantile(0.5, DELIVERY, "path"), named("{{path}}, half within")),
@@ -218,7 +218,7 @@ BOARD = Board(
             [
                 (
                     lines(
-                        "Joined and left per second",
+                        "Joined and left",
                         "ops",
                         [
                             Query(q.speed("messaging_joins_total"), named("joined")),

@@ -68,7 +68,7 @@ BOARD = Board(
             [
                 (
                     lines(
-                        "Nodes as each sees them",
+                        "Nodes, as seen",
                         "short",
                         Query(q.worst("messaging_cluster_nodes", "instance"), NODE),
                         "All lines should be one. If they differ, the cluster is split or a lease was lost: follow "
@@ -96,7 +96,7 @@ BOARD = Board(
                 ),
                 (
                     lines(
-                        "Age of the cluster's figures",
+                        "Age of the figures",
                         "dthms",
                         Query(q.age("messaging_cluster_snapshot_timestamp_seconds"), NODE),
                         "Since each node last saw the cluster: at most some seconds more than the scrape interval. If "
@@ -107,7 +107,7 @@ BOARD = Board(
                 ),
                 (
                     states(
-                        "Broker as each node sees it",
+                        "Broker, as seen",
                         Query(q.least("messaging_broker_up", "instance"), NODE),
                         "Red when a node cannot reach Redis; always up where a node is alone. If it stays red, follow "
                         "the runbook of MessagingBrokerDown.",
@@ -166,6 +166,7 @@ BOARD = Board(
                         "Live figure minus an independent recount, the worst node's; 0 is healthy. If any is not, a "
                         "figure leaks: follow the runbook of MessagingGaugeDrift.",
                         steps=judged((0, "green"), (1, "red")),
+                        stacked=True,
                     ),
                     12,
                 ),
@@ -256,11 +257,11 @@ BOARD = Board(
                         "Python's collector. If generation 2 runs often, pauses grow with the number of connections: "
                         "compare with the event loop lag.",
                     ),
-                    6,
+                    12,
                 ),
                 (
                     lines(
-                        "Garbage found per second",
+                        "Garbage found",
                         "ops",
                         [
                             Query(
@@ -276,7 +277,7 @@ BOARD = Board(
                         ],
                         "Objects in reference cycles. If uncollectable is not 0, memory leaks.",
                     ),
-                    6,
+                    12,
                 ),
                 (
                     lines(
@@ -286,7 +287,7 @@ BOARD = Board(
                         "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
                         "slow or the loop lags.",
                     ),
-                    4,
+                    8,
                 ),
                 (
                     lines(
@@ -296,7 +297,7 @@ BOARD = Board(
                         "The number of series hardly ever changes: no label carries a user, conversation or address. "
                         "If it grows, report a bug.",
                     ),
-                    4,
+                    8,
                 ),
                 (
                     lines(
@@ -317,7 +318,7 @@ BOARD = Board(
                         "it, or follow the runbook of MessagingRestartLoop.",
                         colors={"/.*/": "red"},
                     ),
-                    4,
+                    8,
                 ),
             ],
         ),

@@ -35,7 +35,7 @@ BOARD = Board(
                         "Messages that exist, as the kind of the database defines them. 'Not known' when it is "
                         "counted for the first time, or cannot be read.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -44,7 +44,7 @@ BOARD = Board(
                         Query(total("messaging_stored_conversations"), NAMED),
                         "Rooms, channels and pairs of people. If it jumps, some client makes them in a loop.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -53,7 +53,7 @@ BOARD = Board(
                         Query(total("messaging_registered_users"), NAMED),
                         "Accounts. 'Not known' when they are kept outside of the database.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -63,7 +63,7 @@ BOARD = Board(
                         "Messages that exist and were sent since 00:00 UTC. If it stands still in the day, look at the "
                         "server.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -73,7 +73,7 @@ BOARD = Board(
                         "Registered people who wrote on one of the last 1, 7, 30 UTC days, today included. If 1d is "
                         "low, it may be early in the UTC day.",
                     ),
-                    8,
+                    24,
                 ),
             ],
         ),
@@ -138,7 +138,7 @@ BOARD = Board(
                         "MessagingSourceStale.",
                         steps=above((600, "red")),
                     ),
-                    4,
+                    8,
                 ),
                 (
                     lines(
@@ -149,7 +149,7 @@ BOARD = Board(
                         "indexes with observe --check.",
                         steps=above((1, "orange")),
                     ),
-                    4,
+                    8,
                 ),
                 (
                     lines(
@@ -162,6 +162,21 @@ BOARD = Board(
                 ),
                 (
                     figure(
+                        "What the last recount corrected",
+                        "locale",
+                        Query(
+                            q.worst("messaging_source_recount_difference", "instance", "source", "figure"),
+                            f"{NAMED} {{{{figure}}}}",
+                        ),
+                        "Recount minus what had been published: what vanished without a trace (retention, purges, "
+                        "expiry) is below zero. If it is large, recount more often. The first count has nothing to "
+                        "correct.",
+                        none="nothing yet",
+                    ),
+                    16,
+                ),
+                (
+                    figure(
                         "Last full count",
                         "dthms",
                         Query(q.age("messaging_source_recount_timestamp_seconds"), NAMED),
@@ -169,7 +184,7 @@ BOARD = Board(
                         "of MessagingSourceRecountOverdue.",
                         steps=judged((0, "green")),
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -179,7 +194,7 @@ BOARD = Board(
                         "How often everything is to be counted again. If that is too seldom for what expires, set "
                         "--source.recount-interval.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -188,7 +203,7 @@ BOARD = Board(
                         Query(q.least("messaging_source_count_progress_ratio", "instance", "source"), NAMED),
                         "How much of the full count is done; 100 % when none is under way.",
                     ),
-                    4,
+                    6,
                 ),
                 (
                     figure(
@@ -200,20 +215,7 @@ BOARD = Board(
                         "MessagingSourceCountersInaccurate.",
                         steps=judged((0, "green"), (1, "orange")),
                     ),
-                    4,
-                ),
-                (
-                    figure(
-                        "What the last recount corrected",
-                        "locale",
-                        Query(
-                            q.worst("messaging_source_recount_difference", "instance", "source", "figure"),
-                            f"{NAMED} {{{{figure}}}}",
-                        ),
-                        "Recount minus what had been published: what vanished without a trace (retention, purges, "
-                        "expiry) is below zero. If it is large, recount more often.",
-                    ),
-                    8,
+                    6,
                 ),
             ],
         ),

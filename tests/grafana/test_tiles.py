@@ -41,7 +41,7 @@ def tiles() -> dict[str, dict[str, Any]]:
 
 
 def called(legend: str, labels: Mapping[str, str]) -> str:
-    for name in ("cluster", "namespace", "job", "instance", "nodes", "window", "figure"):
+    for name in ("cluster", "namespace", "job", "instance", "nodes", "window", "figure", "source"):
         legend = legend.replace(f"{{{{{name}}}}}", labels.get(name, ""))
     return " ".join(legend.split())
 

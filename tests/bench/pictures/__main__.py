@@ -1,9 +1,10 @@
 """``python -m tests.bench.pictures OUTPUT``: the dashboards as Grafana's components draw them, in good and bad times.
 
 Two nodes are started, idle, then with people; their database is moved away and put back; one node is killed, then the
-other. At each of these moments a real Prometheus with the project's rules is asked what Grafana would ask it, and each
-dashboard is drawn in windows of 1280, 1440 and 1920 pixels. Needs npm, Chromium and Prometheus; takes some minutes.
-Titles that do not fit their panel are told, and make the exit status 1.
+other. An ``observe`` beside them goes through the same. At each of these moments a real Prometheus with the project's
+rules is asked what Grafana would ask it, and each dashboard is drawn in windows of 1280, 1440 and 1920 pixels, and of
+1280 with Grafana's menu docked. Needs npm, Chromium and Prometheus; takes some minutes. Titles that do not fit their
+panel are told, and make the exit status 1.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from tests.bench.pictures.drawing import studio
 from tests.bench.pictures.recording import Prometheus as Recording
 from tests.bench.pictures.recording import picture
 from tests.servers.exporter import WS, Exporter
+from tests.servers.observer import Observer
 from tests.servers.prometheus import GRAFANA, Prometheus, hurried, until
 
-WIDTHS = (1280, 1440, 1920)
+WIDTHS = (1050, 1280, 1440, 1920)  # the first is what a docked menu leaves of 1280
 NODES = 2
+OBSERVE = "observe"  # the job that has a dashboard of its own, chosen there as the others are elsewhere
 
 
 def boards(folders: Mapping[str, Path], only: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -50,6 +53,7 @@ class Play:
         # One folder, one database, one secret.
         self.nodes = [Exporter(folder / "nodes", *flags) for _ in range(NODES)]
         self.database = self.nodes[0].database
+        self.observer = Observer(folder / "observer", {"chat": 1_234, "forum": 567})
         self.prometheus: Prometheus | None = None
         self.began = time.time()
 
@@ -60,17 +64,19 @@ class Play:
         assert self.prometheus is not None
         asked = Recording(self.prometheus.url, self.began, time.time())
         for board, dashboard in self.dashboards.items():
+            asked.job = OBSERVE if board.endswith("-source") else "messaging"
             found = await asyncio.to_thread(picture, dashboard, asked, f"Grafana's components: {name}")
             self.recorded[board, name.replace(" ", "-")] = found
 
     async def run(self, seconds: float) -> None:
         """All acts; everything is stopped at the end."""
         try:
-            for node in self.nodes:
-                await node.start()
+            for process in (*self.nodes, self.observer):
+                await process.start()
             targets = [node.url.removeprefix("http://") for node in self.nodes]
             rules = hurried(self.folder / "rules")
-            self.prometheus = Prometheus(self.folder / "prometheus", {"messaging": targets}, rules=rules)
+            jobs = {"messaging": targets, OBSERVE: [self.observer.address]}
+            self.prometheus = Prometheus(self.folder / "prometheus", jobs, rules=rules)
             await self.prometheus.start()
             prometheus = self.prometheus
 
@@ -85,6 +91,7 @@ class Play:
             for node in self.nodes:
                 if node.process is not None:
                     await node.kill()
+            await self.observer.kill()
             if self.prometheus is not None:
                 await self.prometheus.stop()
 
@@ -97,14 +104,17 @@ class Play:
         people = asyncio.create_task(simulate(options, stop=stop))
         try:
             await self.act("healthy", seconds)
-            elsewhere = self.database.with_name("elsewhere.db")
-            self.database.rename(elsewhere)
+            databases = (self.database, self.observer.database("chat"))
+            for database in databases:
+                database.rename(database.with_suffix(".moved"))
             await self.act("database down", seconds / 2)
-            elsewhere.rename(self.database)
+            for database in databases:
+                database.with_suffix(".moved").rename(database)
             await asyncio.sleep(seconds / 4)
             await self.nodes[1].kill()
             await self.act("one node dead", seconds / 2)
             await self.nodes[0].kill()
+            await self.observer.kill()
             await self.act("all dead", seconds / 2)
         finally:
             stop.set()

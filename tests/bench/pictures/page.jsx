@@ -160,15 +160,21 @@ function Rows({ panel, frames, width, height }) {
 
 function States({ panel, frames, width, height }) {
   const names = overridden(panel, frames).flatMap((frame) => frame.fields.slice(1).map((field) => [frame, field]));
-  const each = Math.min(26, height / Math.max(1, names.length));
-  const at = (time) => (width * 0.7 * (time - start)) / (end - start);
+  if (!names.length) {
+    return <Empty words="No data" />;
+  }
+  const each = Math.min(26, height / names.length);
+  const pen = document.createElement('canvas').getContext('2d'); // an axis is as wide as its longest word, and a gap
+  pen.font = `12px ${theme.typography.fontFamily}`;
+  const axis = 16 + Math.max(...names.map(([frame, field]) => pen.measureText(getFieldDisplayName(field, frame)).width));
+  const at = (time) => ((width - axis) * (time - start)) / (end - start);
   return (
     <svg width={width} height={height}>
       {names.map(([frame, field], row) => (
         <g key={row} transform={`translate(0 ${row * each})`}>
-          <text y={each * 0.6} fill={theme.colors.text.secondary} fontSize="11">{getFieldDisplayName(field, frame)}</text>
+          <text y={each * 0.6} fill={theme.colors.text.secondary} fontSize="12">{getFieldDisplayName(field, frame)}</text>
           {frame.fields[0].values.map((time, i) => (
-            <rect key={i} x={width * 0.3 + at(time)} width={at(start + step) + 0.5} y={2} height={each - 6}
+            <rect key={i} x={axis + at(time)} width={at(start + step) + 0.5} y={2} height={each - 6}
               fill={getDisplayProcessor({ field, theme })(field.values[i]).color} />
           ))}
         </g>
@@ -178,7 +184,7 @@ function States({ panel, frames, width, height }) {
 }
 
 function Warmth({ frames, width, height }) {
-  const buckets = frames.map((frame) => [Number(frame.fields[1].labels.le), frame]).sort(([a], [b]) => a - b);
+  const buckets = frames.map((frame) => [Number(frame.fields[1].labels.le.replace('+Inf', 'Infinity')), frame]).sort(([a], [b]) => a - b);
   const most = Math.max(1e-9, ...buckets.flatMap(([, frame], i) =>
     frame.fields[1].values.map((v, t) => v - (i ? buckets[i - 1][1].fields[1].values[t] : 0))));
   const at = (time) => 40 + ((width - 40) * (time - start)) / (end - start);
@@ -186,7 +192,7 @@ function Warmth({ frames, width, height }) {
     <svg width={width} height={height}>
       {buckets.map(([le, frame], i) => (
         <g key={le}>
-          <text y={height - (i + 0.2) * (height / buckets.length)} fill={theme.colors.text.secondary} fontSize="9">{le}</text>
+          <text y={height - (i + 0.2) * (height / buckets.length)} fill={theme.colors.text.secondary} fontSize="9">{le === Infinity ? '+Inf' : le}</text>
           {frame.fields[0].values.map((time, t) => {
             const value = frame.fields[1].values[t] - (i ? buckets[i - 1][1].fields[1].values[t] : 0);
             return value > 0 && <rect key={t} x={at(time)} width={at(start + step) - 40 + 0.5} fill="orange"

@@ -16,13 +16,14 @@ POINTS = 240
 RATE = "20s"  # four scrapes of a second are no picture of a minute
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prometheus:
     """Asks over the time from ``start`` to ``end``, in seconds."""
 
     url: str
     start: float
     end: float
+    job: str = ".+"
 
     @property
     def step(self) -> float:
@@ -44,7 +45,7 @@ class Prometheus:
         return found
 
     def _frames(self, target: Mapping[str, Any], targets: int) -> Iterator[Frame]:
-        expr = target["expr"].replace("$__rate_interval", RATE).replace("$job", ".+").replace("$instance", ".+")
+        expr = target["expr"].replace("$__rate_interval", RATE).replace("$job", self.job).replace("$instance", ".+")
         name = target["refId"]
         if target.get("instant"):
             found = self._ask("query", query=expr, time=self.end)
