@@ -66,7 +66,7 @@ class Studio:
         context = await self._browser.new_context(viewport={"width": width, "height": height}, timezone_id="UTC")
         try:
             page = await context.new_page()
-            await page.clock.set_fixed_time(picture["end"])  # "five minutes ago" is said of the recording
+            await page.clock.set_fixed_time(picture["end"] / 1000)  # "five minutes ago" is said of the recording
             errors: list[str] = []
             page.on("pageerror", lambda error: errors.append(str(error)))
             await page.goto(f"{self._url}/now")
