@@ -191,7 +191,7 @@ LIVE = [
 
 FLOW = Row(
     "",
-    6,
+    5,
     [
         (
             lines(
@@ -248,7 +248,7 @@ FLOW = Row(
 
 TROUBLE = Row(
     "",
-    6,
+    5,
     [
         (
             lines(
@@ -339,5 +339,5 @@ BOARD = Board(
     "Messaging overview",
     "One screen for everyone, on call first: what fires, is it up, who is there, does it flow, does it fail.",
     # Six columns each: with its menu docked Grafana leaves 1050 of 1280 pixels, and four are too few for a title then.
-    [Row("", 4, STATE[:4]), Row("", 3, [*STATE[4:], *LIVE]), Row("", 5, [(FIRING, 12), (NODES, 12)]), FLOW, TROUBLE],
+    [Row("", 3, [*STATE, *LIVE]), Row("", 5, [(FIRING, 12), (NODES, 12)]), FLOW, TROUBLE],
 )
