@@ -23,175 +23,183 @@ _UP = q.least("messaging_database_up")
 _FAILED = q.speed("messaging_commands_rejected_total", matchers=FAILED_SENDS, now=True)
 _ACCEPTED = q.speed("messaging_messages_accepted_total", now=True)
 
-STATE = [
-    (
-        figure(
-            "Nodes up",
-            "none",
-            [
-                Query(q.up_of_all(), "{{nodes}} {{job}}"),
-                Query(f"clamp({q.apart()}, 0.5, 0.5)", "{{job}}: separate nodes"),
-            ],
-            "Nodes that answer Prometheus, of those it knows. Red from the first dead one: its users are cut off. "
-            "If it is red, follow the runbook of MessagingDown. 'Separate nodes' do not know each other: people "
-            "on different ones do not hear each other, unless they are given one --redis.url.",
-            steps=judged((0, "green"), (0.5, "orange"), (1, "red"), unknown="red"),
-            none="no nodes",
-            link=HEALTH,
-            text=c.BigValueTextMode.NAME,
-            stacked=True,
-        ),
-        6,
-    ),
-    (
-        figure(
-            "Nodes down",
-            "none",
-            Query(q.down(), "{{cluster}} {{instance}}"),
-            "The nodes that do not answer, by name. If there is one, log in there, and follow the runbook of "
-            "MessagingDown.",
-            steps=judged((0, "green"), (1, "red")),
-            link=HEALTH,
-            text=c.BigValueTextMode.NAME,
-            stacked=True,
-        ),
-        6,
-    ),
-    (
-        figure(
-            "Alerts firing",
-            "none",
-            Query(
-                f"count({q.recorded('ALERTS')[:-1]}, "
-                'alertname=~"Messaging.+", alertstate="firing"})'
-                f" or 0 * count({q.of('instance:messaging_build_info:last_1d')})",
-                "",
+STATE = Row(
+    "",
+    4,
+    [
+        (
+            figure(
+                "Nodes up",
+                "none",
+                [
+                    Query(q.up_of_all(), "{{nodes}} {{job}}"),
+                    Query(f"clamp({q.apart()}, 0.5, 0.5)", "{{job}}: separate nodes"),
+                ],
+                "Nodes that answer Prometheus, of those it knows. Red from the first dead one: its users are cut off. "
+                "If it is red, follow the runbook of MessagingDown. 'Separate nodes' do not know each other: people "
+                "on different ones do not hear each other, unless they are given one --redis.url.",
+                steps=judged((0, "green"), (0.5, "orange"), (1, "red"), unknown="red"),
+                none="no nodes",
+                link=HEALTH,
+                text=c.BigValueTextMode.NAME,
+                stacked=True,
             ),
-            "Alerts of this project that fire now, at all chosen installations. When it is not 0, they are in the "
-            "table below, with their runbooks. 'No rules' means that the rule files are not loaded.",
-            steps=judged((0, "green"), (1, "red"), unknown="orange"),
-            none="no rules",
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Database",
-            "none",
-            # Down is 0, up but not to be written 1. A server from before the second figure is believed to write.
-            Query(f"{_UP} * (1 + {q.least('messaging_database_writable')}) or 2 * {_UP}"),
-            "DOWN when any node could not read its database at the latest scrape, READ-ONLY when one cannot write "
-            "to it. If it stays so, sends fail: follow the runbook of MessagingDatabaseDown or "
-            "MessagingDatabaseReadOnly.",
-            words={"0": ("DOWN", "red"), "1": ("READ-ONLY", "red"), "2": ("UP", "green")},
-            link=DATABASE,
+        (
+            figure(
+                "Nodes down",
+                "none",
+                Query(q.down(), "{{cluster}} {{instance}}"),
+                "The nodes that do not answer, by name. If there is one, log in there, and follow the runbook of "
+                "MessagingDown.",
+                steps=judged((0, "green"), (1, "red")),
+                link=HEALTH,
+                text=c.BigValueTextMode.NAME,
+                stacked=True,
+            ),
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Failing sends",
-            "percentunit",
-            Query(q.or_idle(q.share(_FAILED, f"({_FAILED} + {_ACCEPTED})"))),
-            "Share of the sends that are refused through no fault of the sender. If it is above 1 %, people cannot "
-            "write: follow the runbook of MessagingSendsFailing. 'Idle' when nobody sends.",
-            steps=judged((0, "green"), (0.001, "orange"), (0.01, "red")),
-            words=IDLE,
-            link=DELIVERY,
-            decimals=1,
+        (
+            figure(
+                "Alerts firing",
+                "none",
+                Query(
+                    f"count({q.recorded('ALERTS')[:-1]}, "
+                    'alertname=~"Messaging.+", alertstate="firing"})'
+                    f" or 0 * count({q.of('instance:messaging_build_info:last_1d')})",
+                    "",
+                ),
+                "Alerts of this project that fire now, at all chosen installations. When it is not 0, they are in the "
+                "table below, with their runbooks. 'No rules' means that the rule files are not loaded.",
+                steps=judged((0, "green"), (1, "red"), unknown="orange"),
+                none="no rules",
+            ),
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Budget left",
-            "percentunit",
-            Query(q.present(f"1 - {q.recorded(SLOW_30D)} / {BUDGET}")),
-            "The objective: of 30 days' messages 99 % are delivered within 250 ms. What is left of the 1 % that "
-            "may be late; below 0 it is missed. If it shrinks fast, see its burn below and MessagingDeliverySlow.",
-            steps=judged((-1e6, "red"), (0, "orange"), (0.25, "green")),
-            link=DELIVERY,
-            decimals=0,
+        (
+            figure(
+                "Database",
+                "none",
+                # Down is 0, up but not to be written 1. A server from before the second figure is believed to write.
+                Query(f"{_UP} * (1 + {q.least('messaging_database_writable')}) or 2 * {_UP}"),
+                "DOWN when any node could not read its database at the latest scrape, READ-ONLY when one cannot write "
+                "to it. If it stays so, sends fail: follow the runbook of MessagingDatabaseDown or "
+                "MessagingDatabaseReadOnly.",
+                words={"0": ("DOWN", "red"), "1": ("READ-ONLY", "red"), "2": ("UP", "green")},
+                link=DATABASE,
+            ),
+            4,
         ),
-        6,
-    ),
-]
+        (
+            figure(
+                "Failing sends",
+                "percentunit",
+                Query(q.or_idle(q.share(_FAILED, f"({_FAILED} + {_ACCEPTED})"))),
+                "Share of the sends that are refused through no fault of the sender. If it is above 1 %, people cannot "
+                "write: follow the runbook of MessagingSendsFailing. 'Idle' when nobody sends.",
+                steps=judged((0, "green"), (0.001, "orange"), (0.01, "red")),
+                words=IDLE,
+                link=DELIVERY,
+                decimals=1,
+            ),
+            4,
+        ),
+        (
+            figure(
+                "Budget left",
+                "percentunit",
+                Query(q.present(f"1 - {q.recorded(SLOW_30D)} / {BUDGET}")),
+                "The objective: of 30 days' messages 99 % are delivered within 250 ms. What is left of the 1 % that "
+                "may be late; below 0 it is missed. If it shrinks fast, see its burn below and MessagingDeliverySlow.",
+                steps=judged((-1e6, "red"), (0, "orange"), (0.25, "green")),
+                link=DELIVERY,
+                decimals=0,
+            ),
+            4,
+        ),
+    ],
+)
 
-LIVE = [
-    (
-        figure(
-            "People online",
-            "locale",
-            [
-                Query(q.together("messaging_cluster_users")),
-                Query(q.at_most("messaging_connected_users"), prefix="at most"),
-            ],
-            "Distinct users with at least one connection, over all nodes. 'At most' where several nodes do not "
-            "know each other (no --redis.url): somebody on two of them counts twice. If it falls at an unusual "
-            "hour, look at the closes and refusals in Connections & delivery.",
-            link=DELIVERY,
+LIVE = Row(
+    "",
+    3,
+    [
+        (
+            figure(
+                "People online",
+                "locale",
+                [
+                    Query(q.together("messaging_cluster_users")),
+                    Query(q.at_most("messaging_connected_users"), prefix="at most"),
+                ],
+                "Distinct users with at least one connection, over all nodes. 'At most' where several nodes do not "
+                "know each other (no --redis.url): somebody on two of them counts twice. If it falls at an unusual "
+                "hour, look at the closes and refusals in Connections & delivery.",
+                link=DELIVERY,
+            ),
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Connections",
-            "locale",
-            Query(q.total("messaging_active_connections")),
-            "Open connections on the chosen nodes. If it falls by half within minutes, "
-            "MessagingConnectionsDropped fires: look for a node that is down or a network that fails.",
-            link=DELIVERY,
+        (
+            figure(
+                "Connections",
+                "locale",
+                Query(q.total("messaging_active_connections")),
+                "Open connections on the chosen nodes. If it falls by half within minutes, "
+                "MessagingConnectionsDropped fires: look for a node that is down or a network that fails.",
+                link=DELIVERY,
+            ),
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Conversations",
-            "locale",
-            Query(q.cluster("messaging_cluster_conversations")),
-            "Distinct conversations with somebody joined, over all nodes. If it is 0 while people are "
-            "online, joins fail: look at the refused commands.",
-            link=DELIVERY,
+        (
+            figure(
+                "Conversations",
+                "locale",
+                Query(q.cluster("messaging_cluster_conversations")),
+                "Distinct conversations with somebody joined, over all nodes. If it is 0 while people are "
+                "online, joins fail: look at the refused commands.",
+                link=DELIVERY,
+            ),
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Typing now",
-            "locale",
-            Query(q.cluster("messaging_cluster_typing_users")),
-            "People typing, once per conversation, over all nodes. If it never falls, look at 'Oldest "
-            "typing state' in Connections & delivery.",
-            link=DELIVERY,
+        (
+            figure(
+                "Typing now",
+                "locale",
+                Query(q.cluster("messaging_cluster_typing_users")),
+                "People typing, once per conversation, over all nodes. If it never falls, look at 'Oldest "
+                "typing state' in Connections & delivery.",
+                link=DELIVERY,
+            ),
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Sent today",
-            "locale",
-            Query(q.database("messaging_messages_today")),
-            "Messages that exist and were sent since 00:00 UTC. 'Not known' while the database cannot be "
-            "read: when that lasts, look at the database above.",
-            link=DATABASE,
+        (
+            figure(
+                "Sent today",
+                "locale",
+                Query(q.database("messaging_messages_today")),
+                "Messages that exist and were sent since 00:00 UTC. 'Not known' while the database cannot be "
+                "read: when that lasts, look at the database above.",
+                link=DATABASE,
+            ),
+            4,
         ),
-        6,
-    ),
-    (
-        figure(
-            "Active today",
-            "locale",
-            Query(q.database("messaging_active_users", matchers='window="1d"')),
-            "Registered people who sent something since 00:00 UTC. If it is low, it may be early in the UTC day.",
-            link=DATABASE,
+        (
+            figure(
+                "Active today",
+                "locale",
+                Query(q.database("messaging_active_users", matchers='window="1d"')),
+                "Registered people who sent something since 00:00 UTC. If it is low, it may be early in the UTC day.",
+                link=DATABASE,
+            ),
+            4,
         ),
-        6,
-    ),
-]
+    ],
+)
 
 FLOW = Row(
     "",
-    5,
+    6,
     [
         (
             lines(
@@ -248,7 +256,7 @@ FLOW = Row(
 
 TROUBLE = Row(
     "",
-    5,
+    6,
     [
         (
             lines(
@@ -338,6 +346,5 @@ BOARD = Board(
     "messaging-overview",
     "Messaging overview",
     "One screen for everyone, on call first: what fires, is it up, who is there, does it flow, does it fail.",
-    # Six columns each: with its menu docked Grafana leaves 1050 of 1280 pixels, and four are too few for a title then.
-    [Row("", 3, [*STATE, *LIVE]), Row("", 5, [(FIRING, 12), (NODES, 12)]), FLOW, TROUBLE],
+    [STATE, LIVE, Row("", 5, [(FIRING, 12), (NODES, 12)]), FLOW, TROUBLE],
 )
