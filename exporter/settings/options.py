@@ -14,7 +14,7 @@ from exporter.core.errors import Misconfigured
 from exporter.core.redaction import mask, printable
 from exporter.settings import parsers, source_list, strict_yaml
 from exporter.settings.model import Limits, Settings
-from exporter.settings.table import BY_NAME, OPTIONS, PREFIX, Option, variable
+from exporter.settings.table import BY_NAME, DEFAULTS, OPTIONS, PREFIX, Option, variable
 
 CONFIG_FILE: Final = "config.file"
 SOURCES: Final = "sources"
@@ -22,7 +22,6 @@ SOURCES: Final = "sources"
 __all__ = ["BY_NAME", "CONFIG_FILE", "OPTIONS", "PREFIX", "Option", "environment", "resolve", "variable"]
 
 Given = str | bool | Sequence[str]
-_DEFAULTS: Final = Settings()
 
 
 @dataclass(slots=True)
@@ -38,7 +37,7 @@ class _Reading:
         self.found[option.name] = parsed if option.many else parsed[-1]
 
 
-def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str], defaults: Settings = _DEFAULTS) -> Settings:
+def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str], defaults: Settings = DEFAULTS) -> Settings:
     """The settings out of all sources; raises Misconfigured. ``flags`` is keyed by dotted names; None: not given."""
     reading = _Reading()
     for name, given in flags.items():

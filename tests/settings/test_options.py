@@ -37,6 +37,7 @@ SAMPLES = {
     "telemetry_path": ("/internal/metrics", "/internal/metrics"),
     "web_config_file": ("web.yml", Path("web.yml")),
     "max_requests": ("7", 7),
+    "workers": ("3", 3),
     "external_url": ("https://EXAMPLE.com:443/chat/", "https://example.com/chat"),
     "route_prefix": ("chat/", "/chat"),
     "trusted_proxies": ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
