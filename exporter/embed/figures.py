@@ -110,13 +110,10 @@ def _counters(live: Live) -> Iterator[Metric]:
         set(live.reported) if live.by_middleware else {*live.reported, *REPORTS["conversations"], *REPORTS["typing"]}
     )
     for name in (name for names in REPORTS.values() for name in names if name in shown):
-        if name == "commands_rejected":
-            yield metrics.rejected_commands()
-        else:
-            family = getattr(metrics, name).family()
-            # A host has no other road than its own.
-            family.samples = [sample for sample in family.samples if sample.labels.get("path") != "cluster"]
-            yield family
+        family = getattr(metrics, name).family()
+        # A host has no other road than its own.
+        family.samples = [sample for sample in family.samples if sample.labels.get("path") != "cluster"]
+        yield family
 
 
 def totals_of(view: SourceView) -> Iterator[Metric]:

@@ -53,125 +53,119 @@ class BackgroundTask(StrEnum):
     CALLBACK = "callback"
 
 
+class _RejectedCommands(dict[tuple[str, ErrorCode], Cell]):
+    """The one counter with two labels."""
+
+    name = "messaging_commands_rejected"
+    help = "Commands refused; command is unknown where it could not be read."
+
+    def family(self) -> CounterMetricFamily:
+        """The values now."""
+        family = CounterMetricFamily(self.name, self.help, labels=["command", "code"])
+        for (command, code), cell in self.items():
+            family.add_metric([command, code], cell.value)
+        return family
+
+
 class Metrics:
-    """The instruments of one process. Counters never go back, cells are bound once."""
+    """The instruments of one process, in the order of the exposition. Counters never go back, cells are bound once."""
 
     def __init__(self, commands: Sequence[str] = COMMAND_NAMES) -> None:
-        self.connections_opened = Counter("messaging_connections_opened", f"Connections accepted. {_NODE_EVENTS}")
+        self.connections_opened = Counter("messaging_connections_opened", "Connections accepted.")
         self.connections_closed = LabelledCounter(
             "messaging_connections_closed",
-            f"Connections that ended, by the server's reason. {_NODE_EVENTS}",
+            "Connections that ended, by the server's reason.",
             "reason",
             ClosedReason,
         )
         self.connections_rejected = LabelledCounter(
-            "messaging_connections_rejected",
-            f"Connections refused before the upgrade. {_NODE_EVENTS}",
-            "reason",
-            RejectedReason,
+            "messaging_connections_rejected", "Connections refused before the upgrade.", "reason", RejectedReason
         )
-        self.joins = Counter(
-            "messaging_joins", f"Participants that came: (user, conversation) pairs joined. {_NODE_EVENTS}"
-        )
+        self.joins = Counter("messaging_joins", "Participants that came: (user, conversation) pairs joined.")
         self.leaves = LabelledCounter(
             "messaging_leaves",
-            f"Participants that went; joins minus leaves is participants. {_NODE_EVENTS}",
+            "Participants that went; joins minus leaves is participants.",
             "reason",
             LeftReason,
         )
-        self.typing_started = Counter("messaging_typing_started", f"Users that began to type. {_NODE_EVENTS}")
+        self.typing_started = Counter("messaging_typing_started", "Users that began to type.")
         self.typing_stopped = LabelledCounter(
             "messaging_typing_stopped",
-            f"Users that stopped typing; started minus stopped is typing users. {_NODE_EVENTS}",
+            "Users that stopped typing; started minus stopped is typing users.",
             "reason",
             TypingStoppedReason,
         )
         self.messages_accepted = Counter(
-            "messaging_messages_accepted", f"Messages stored through this node, repetitions not counted. {_NODE_EVENTS}"
+            "messaging_messages_accepted", "Messages stored through this node, repetitions not counted."
         )
-        self.deliveries = Counter(
-            "messaging_deliveries", f"Message frames handed to the send buffers of connections. {_NODE_EVENTS}"
-        )
+        self.deliveries = Counter("messaging_deliveries", "Message frames handed to the send buffers of connections.")
         self.deliveries_dropped = Counter(
-            "messaging_deliveries_dropped",
-            f"Message frames for joined connections that were being cut off. {_NODE_EVENTS}",
+            "messaging_deliveries_dropped", "Message frames for joined connections that were being cut off."
         )
-        self.read_receipts = Counter("messaging_read_receipts", f"Read marks that moved forward. {_NODE_EVENTS}")
-        self.commands_rejected: dict[tuple[str, ErrorCode], Cell] = {
-            (command, code): Cell() for command in (*commands, "unknown") for code in ErrorCode
-        }
-        self.received_bytes = Counter(
-            "messaging_received_bytes", f"Bytes read from WebSockets after the upgrade. {_NODE_EVENTS}"
+        self.read_receipts = Counter("messaging_read_receipts", "Read marks that moved forward.")
+        self.commands_rejected = _RejectedCommands(
+            {(command, code): Cell() for command in (*commands, "unknown") for code in ErrorCode}
         )
-        self.sent_bytes = Counter(
-            "messaging_sent_bytes", f"Bytes written to WebSockets after the upgrade. {_NODE_EVENTS}"
-        )
-        self.broker_frames_sent = Counter(
-            "messaging_broker_frames_sent", f"Frames published to other nodes. {_NODE_EVENTS}"
-        )
-        self.broker_frames_received = Counter(
-            "messaging_broker_frames_received", f"Frames received from other nodes. {_NODE_EVENTS}"
-        )
-        self.broker_frames_dropped = Counter(
-            "messaging_broker_frames_dropped",
-            "Frames that did not leave because the broker was out of reach, or that came and are of an unknown kind. "
-            + _NODE_EVENTS,
-        )
+        self.received_bytes = Counter("messaging_received_bytes", "Bytes read from WebSockets after the upgrade.")
+        self.sent_bytes = Counter("messaging_sent_bytes", "Bytes written to WebSockets after the upgrade.")
         self.command_duration = LabelledHistogram(
             "messaging_command_duration_seconds",
-            f"From a command's receipt to its answer, or to its refusal. {_NODE_EVENTS}",
+            "From a command's receipt to its answer, or to its refusal.",
             "command",
             commands,
             _FAST,
         )
         self.message_persist_duration = Histogram(
-            "messaging_message_persist_duration_seconds",
-            f"From a message's receipt to durable. {_NODE_EVENTS}",
-            _FAST,
+            "messaging_message_persist_duration_seconds", "From a message's receipt to durable.", _FAST
         )
         self.message_delivery_duration = LabelledHistogram(
             "messaging_message_delivery_duration_seconds",
             "From a message's receipt to its being handed to the socket buffers of the recipients on this node, "
-            f"however late they read it; messages that nobody here receives are not in it. {_NODE_EVENTS}",
+            "however late they read it; messages that nobody here receives are not in it.",
             "path",
             ("local", "cluster"),
             _FAST,
         )
         self.fanout_recipients = Histogram(
-            "messaging_fanout_recipients", f"Connections on this node that a message went to. {_NODE_EVENTS}", _SIZES
+            "messaging_fanout_recipients", "Connections on this node that a message went to.", _SIZES
         )
         self.connection_duration = Histogram(
-            "messaging_connection_duration_seconds",
-            f"How long connections that ended had lasted. {_NODE_EVENTS}",
-            _SPANS,
+            "messaging_connection_duration_seconds", "How long connections that ended had lasted.", _SPANS
         )
-        self.read_lag = Histogram(
-            "messaging_read_lag_seconds", f"From a message's sending to its being read. {_NODE_EVENTS}", _READING
-        )
+        self.read_lag = Histogram("messaging_read_lag_seconds", "From a message's sending to its being read.", _READING)
         self.event_loop_lag = Histogram(
             "messaging_event_loop_lag_seconds",
             "How much later than due the event loop ran a timer that is due every 0.1 s; each beat that a stall "
             "swallowed counts with the lateness it had, so the share above a bound is the share of time "
-            f"in which whatever came waited longer. {_NODE_EVENTS}",
+            "in which whatever came waited longer.",
             _LAG,
-        )
-        self.broker_lag = Histogram(
-            "messaging_broker_lag_seconds",
-            f"From publishing a frame to receiving it back from the broker. {_NODE_EVENTS}",
-            _FAST,
         )
         self.background_failures = LabelledCounter(
             "messaging_background_failures",
-            "Background tasks that ended with a defect of the server and were started again; the log has the trace. "
-            + _NODE_EVENTS,
+            "Background tasks that ended with a defect of the server and were started again; the log has the trace.",
             "task",
             BackgroundTask,
+        )
+        self.broker_frames_sent = Counter("messaging_broker_frames_sent", "Frames published to other nodes.")
+        self.broker_frames_received = Counter("messaging_broker_frames_received", "Frames received from other nodes.")
+        self.broker_frames_dropped = Counter(
+            "messaging_broker_frames_dropped",
+            "Frames that did not leave because the broker was out of reach, or that came and are of an unknown kind.",
+        )
+        self.broker_lag = Histogram(
+            "messaging_broker_lag_seconds",
+            "From publishing a frame to receiving it back from the broker.",
+            _FAST,
         )
         self.worker_restarts = Counter(
             "messaging_worker_restarts",
             "Times that a worker died and this one was started in its place, since the server started. "
             "Scope: this node; aggregate with sum of rates.",
         )
+        self._instruments: tuple[Any, ...] = tuple(vars(self).values())
+        for instrument in self._instruments:
+            if "Scope: " not in instrument.help:
+                instrument.help = f"{instrument.help} {_NODE_EVENTS}"
         self._simple = {
             ConnectionOpened: self.connections_opened,
             ParticipantJoined: self.joins,
@@ -193,47 +187,7 @@ class Metrics:
 
     def families(self) -> Iterator[Metric]:
         """The instruments' families, one at a time."""
-        yield self.connections_opened.family()
-        yield self.connections_closed.family()
-        yield self.connections_rejected.family()
-        yield self.joins.family()
-        yield self.leaves.family()
-        yield self.typing_started.family()
-        yield self.typing_stopped.family()
-        yield self.messages_accepted.family()
-        yield self.deliveries.family()
-        yield self.deliveries_dropped.family()
-        yield self.read_receipts.family()
-        yield self.rejected_commands()
-        yield self.received_bytes.family()
-        yield self.sent_bytes.family()
-        yield self.command_duration.family()
-        yield self.message_persist_duration.family()
-        yield self.message_delivery_duration.family()
-        yield self.fanout_recipients.family()
-        yield self.connection_duration.family()
-        yield self.read_lag.family()
-        yield self.event_loop_lag.family()
-        yield self.background_failures.family()
-        yield self.broker_frames_sent.family()
-        yield self.broker_frames_received.family()
-        yield self.broker_frames_dropped.family()
-        yield self.broker_lag.family()
-        yield self.worker_restarts.family()
-
-    def rejected_commands(self) -> Metric:
-        """The one counter with two labels."""
-        family = CounterMetricFamily(
-            "messaging_commands_rejected",
-            f"Commands refused; command is unknown where it could not be read. {_NODE_EVENTS}",
-            labels=["command", "code"],
-        )
-        for (command, code), cell in self.commands_rejected.items():
-            family.add_metric([command, code], cell.value)
-        return family
-
-
-# --- families made from records ---------------------------------------------------------------------------
+        return (instrument.family() for instrument in self._instruments)
 
 
 def _by_text(counter: LabelledCounter[Any]) -> dict[str, Cell]:
