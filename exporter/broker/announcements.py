@@ -15,10 +15,8 @@ from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.connection import Connection, Refused, command
-from exporter.broker.functions import Figures, Functions
+from exporter.broker.context import Context
 from exporter.broker.held import FRESH, Held
-from exporter.broker.ports import Side
-from exporter.core.hub import Hub
 
 P = TypeVar("P")
 
@@ -30,24 +28,13 @@ AGAIN: Final = 0.1
 
 
 class Announcements(Generic[P]):
-    """``figures`` are the latest answer of the server; ``connection`` is None while there is no road.
+    """What the people of one node have been told of the others, and telling them."""
 
-    ``flush`` sends what is waiting to be sent, also what the server need not know at once.
-    """
-
-    def __init__(
-        self,
-        holdings: dict[str, Held[P]],
-        hub: Hub[P],
-        side: Side[P],
-        functions: Functions,
-        figures: Callable[[], Figures | None],
-        connection: Callable[[], Connection | None],
-        flush: Callable[[], None],
-    ) -> None:
+    def __init__(self, context: Context[P]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._holdings, self._hub, self._side, self._functions = holdings, hub, side, functions
-        self._figures, self._connection, self._flush = figures, connection, flush
+        self._holdings, self._hub, self._side = context.held, context.hub, context.side
+        self._functions, self._figures = context.functions, context.figures
+        self._connection, self._flush = context.connection, context.flush
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, held: Held[P], word: str, user: str) -> bool:

@@ -6,17 +6,15 @@ Tested in ``tests/broker/test_announcements.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from exporter.broker.announcements import Announcements
-from exporter.broker.connection import Connection
+from exporter.broker.context import Context
 from exporter.broker.frames import Kind
 from exporter.broker.functions import pair
 from exporter.broker.held import Held
 from exporter.broker.holdings import Holdings
 from exporter.broker.outgoing import Postbox
-from exporter.broker.ports import Side
 from exporter.broker.presence import Presence
 from exporter.core.events import (
     ConnectionClosed,
@@ -26,7 +24,6 @@ from exporter.core.events import (
     TypingStarted,
     TypingStopped,
 )
-from exporter.core.hub import Hub
 
 P = TypeVar("P")
 
@@ -38,24 +35,20 @@ A call of a function for each would be a third of what an event costs between tw
 
 
 class Happenings(Generic[P]):
-    """``schedule`` has what is queued leave at the end of the turn; ``connection`` is None while there is no road."""
+    """What happens on one node; ``happened`` is told of it."""
 
     def __init__(
         self,
-        held: dict[str, Held[P]],
-        hub: Hub[P],
-        side: Side[P],
+        context: Context[P],
         presence: Presence,
         announcements: Announcements[P],
         holdings: Holdings[P],
         postbox: Postbox[P],
-        connection: Callable[[], Connection | None],
-        schedule: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._held, self._hub, self._side, self._presence = held, hub, side, presence
+        self._held, self._hub, self._side, self._presence = context.held, context.hub, context.side, presence
         self._announcements, self._holdings, self._postbox = announcements, holdings, postbox
-        self._connection, self._schedule = connection, schedule
+        self._connection, self._schedule = context.connection, context.schedule
         self._toggles: asyncio.TimerHandle | None = None
 
     def close(self) -> None:

@@ -14,11 +14,10 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.announcements import Announcements, ignore
-from exporter.broker.connection import Connection, Refused, command
-from exporter.broker.functions import Functions
+from exporter.broker.connection import Refused, command
+from exporter.broker.context import Context
 from exporter.broker.held import Held
 from exporter.broker.ordering import Ordering
-from exporter.core.hub import Hub
 
 P = TypeVar("P")
 
@@ -27,24 +26,13 @@ PATIENCE: Final = 0.25
 
 
 class Holdings(Generic[P]):
-    """``held`` by name, ``by_channel``: the same. ``schedule`` has what is queued leave at the end of the turn."""
+    """Holding a conversation on one node, and letting go of it."""
 
-    def __init__(
-        self,
-        held: dict[str, Held[P]],
-        by_channel: dict[bytes, Held[P]],
-        hub: Hub[P],
-        functions: Functions,
-        ordering: Ordering[P],
-        announcements: Announcements[P],
-        connection: Callable[[], Connection | None],
-        schedule: Callable[[], None],
-        refused: Callable[[str], None],
-    ) -> None:
+    def __init__(self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._held, self._by_channel, self._hub, self._functions = held, by_channel, hub, functions
-        self._ordering, self._announcements = ordering, announcements
-        self._connection, self._schedule, self._refused = connection, schedule, refused
+        self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
+        self._functions, self._ordering, self._announcements = context.functions, ordering, announcements
+        self._connection, self._schedule, self._refused = context.connection, context.schedule, context.refused
 
     def hold(self, conversation: str, ready: Callable[[], object]) -> None:
         """Somebody is about to join: ``ready`` is called when nothing of the conversation can be missed any more."""

@@ -5,18 +5,16 @@ Tested in ``tests/broker/test_road.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from exporter.broker import frames
 from exporter.broker.announcements import Announcements
-from exporter.broker.clock import ServerClock
+from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.held import Held
 from exporter.broker.inquiries import Inquiries
 from exporter.broker.ordering import Ordering
-from exporter.broker.ports import Meters, Side
 from exporter.core import protocol
 
 P = TypeVar("P")
@@ -26,24 +24,15 @@ _MESSAGE, _TYPING = int(Kind.MESSAGE), int(Kind.TYPING)
 
 
 class Incoming(Generic[P]):
-    """``node`` is this node's name on the road: its own frames come back, and say how long the road takes."""
+    """A node's own frames come back, and say how long the road takes."""
 
     def __init__(
-        self,
-        by_channel: dict[bytes, Held[P]],
-        node: bytes,
-        side: Side[P],
-        ordering: Ordering[P],
-        announcements: Announcements[P],
-        clock: ServerClock,
-        meters: Meters,
-        now: Callable[[], float],
-        inquiries: Inquiries,
+        self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P], inquiries: Inquiries
     ) -> None:
-        self._by_channel = by_channel
-        self._mine = b"F" + node
-        self._side, self._ordering, self._announcements = side, ordering, announcements
-        self._clock, self._meters, self._now, self._inquiries = clock, meters, now, inquiries
+        self._by_channel, self._mine = context.by_channel, b"F" + context.node
+        self._side, self._ordering, self._announcements = context.side, ordering, announcements
+        self._clock, self._meters, self._now = context.clock, context.meters, context.now
+        self._inquiries = inquiries
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""

@@ -9,18 +9,15 @@ Tested in ``tests/broker/test_inquiries.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from exporter.broker import frames
-from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.context import Context
 from exporter.broker.frames import NODE_BYTES, Kind, RoadFrame
-from exporter.broker.functions import Functions
-from exporter.broker.ports import Meters
 from exporter.core.records import NodeConnections
 
 PATIENCE: Final = 1.0
@@ -55,26 +52,18 @@ class Question:
 
 
 class Inquiries:
-    """``node`` is this node's name on the road. ``answer`` gives when a user's connections here were opened, Unix
+    """Of one node, which answers the others with when a user's connections here were opened, Unix seconds.
 
-    seconds, and ends them where it is told so. ``why_not`` says why there is no connection.
+    It ends them where it is told so.
     """
 
-    def __init__(
-        self,
-        functions: Functions,
-        node: bytes,
-        answer: Callable[[str, bool], list[float]],
-        connection: Callable[[], Connection | None],
-        why_not: Callable[[], str | None],
-        clock: ServerClock,
-        meters: Meters,
-    ) -> None:
-        self._functions, self._node, self._answer = functions, node, answer
-        self._connection, self._why_not, self._clock, self._meters = connection, why_not, clock, meters
+    def __init__(self, context: Context[Any]) -> None:
+        self._functions, self._node, self._answer = context.functions, context.node, context.side.connections_of
+        self._connection, self._why_not = context.connection, context.error
+        self._clock, self._meters = context.clock, context.meters
         self._questions: dict[int, Question] = {}
         self._number = 0
-        self.channel = functions.nodes_channel.encode()
+        self.channel = context.functions.nodes_channel.encode()
 
     async def ask(self, user: str, disconnect: bool) -> tuple[list[NodeConnections], str | None]:
         """What the other nodes answer, and why that may not be all. ``disconnect``: they end them and say which."""

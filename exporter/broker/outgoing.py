@@ -10,16 +10,12 @@ Tested in ``tests/broker/test_road.py``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
-from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection, Refused
+from exporter.broker.context import Context
 from exporter.broker.frames import Kind
-from exporter.broker.functions import Functions
-from exporter.broker.held import Held
-from exporter.broker.ports import Meters
 
 P = TypeVar("P")
 
@@ -37,19 +33,11 @@ def outgoing(kind: Kind, *, seq: int = 0, user: str = "") -> Outgoing:
 
 
 class Postbox(Generic[P]):
-    """``node`` is this node's name on the road."""
+    """What one node has to send."""
 
-    def __init__(
-        self,
-        holdings: dict[str, Held[P]],
-        functions: Functions,
-        node: bytes,
-        clock: ServerClock,
-        meters: Meters,
-        now: Callable[[], float],
-    ) -> None:
-        self._holdings, self._functions, self._node, self._clock = holdings, functions, node, clock
-        self._meters, self._now = meters, now
+    def __init__(self, context: Context[P]) -> None:
+        self._holdings, self._functions, self._node = context.held, context.functions, context.node
+        self._clock, self._meters, self._now = context.clock, context.meters, context.now
         self._waiting: dict[str, list[Outgoing]] = {}
         self._unanswered: deque[tuple[str, list[Outgoing]]] = deque()
         self._look: dict[str, int] = {}

@@ -19,11 +19,11 @@ from exporter.broker import frames
 from exporter.broker.announcements import Announcements
 from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection, Refused
+from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.functions import Figures, Functions, pair
 from exporter.broker.happenings import Happenings
-from exporter.broker.held import Held
 from exporter.broker.holdings import Holdings
 from exporter.broker.incoming import Incoming
 from exporter.broker.inquiries import Inquiries
@@ -66,12 +66,25 @@ class RedisBroker(Generic[P]):
         self._loop = loop = asyncio.get_running_loop()
         # Without anybody who writes to people here, after two steps: all of this turn has happened then.
         self._at_end_of_turn = at_end_of_turn or (lambda work: loop.call_soon(loop.call_soon, work))
-        self._hub, self._side, self._meters, self._now, self._lease = hub, side, meters, now, lease
-        self._functions = functions = Functions(cluster)
-        self._held: dict[str, Held[P]] = {}
-        self._by_channel: dict[bytes, Held[P]] = {}
-        self._node = frames.new_node()
+        self._hub, self._side, self._now, self._lease = hub, side, now, lease
+        self._functions, self._node = functions, node = Functions(cluster), frames.new_node()
         self._clock = ServerClock(now)
+        context = Context(
+            functions,
+            node,
+            hub,
+            side,
+            meters,
+            self._clock,
+            now,
+            connection=lambda: self._road.connection,
+            error=lambda: self.error,
+            figures=lambda: self._figures,
+            schedule=self._schedule,
+            flush=self._flush_all,
+            refused=self._refused,
+        )
+        self._held = context.held
         self._presence = Presence(
             functions,
             lease,
@@ -80,7 +93,7 @@ class RedisBroker(Generic[P]):
             self._answered,
             self._refused,
             now,
-            f"{self._node.hex()} {name}",
+            f"{node.hex()} {name}",
         )
         self._road = Road(
             location,
@@ -91,48 +104,16 @@ class RedisBroker(Generic[P]):
             on_push=lambda push: self._incoming.pushed(push),
             beat=self._presence.beat,
             now=now,
-            name=f"messaging-exporter-{self._node.hex()}",
+            name=f"messaging-exporter-{node.hex()}",
         )
         self.ordering = Ordering(self._held, side, lease, lambda: self.up, now)
-        self._told = Announcements(
-            self._held, hub, side, functions, lambda: self._figures, lambda: self._road.connection, self._flush_all
-        )
-        self.holdings = Holdings(
-            self._held,
-            self._by_channel,
-            hub,
-            functions,
-            self.ordering,
-            self._told,
-            lambda: self._road.connection,
-            self._schedule,
-            self._refused,
-        )
-        self.inquiries = Inquiries(
-            functions,
-            self._node,
-            side.connections_of,
-            lambda: self._road.connection,
-            lambda: self.error,
-            self._clock,
-            meters,
-        )
-        self._incoming = Incoming(
-            self._by_channel, self._node, side, self.ordering, self._told, self._clock, meters, now, self.inquiries
-        )
-        self._postbox = Postbox(self._held, functions, self._node, self._clock, meters, now)
+        self._told = Announcements(context)
+        self.holdings = Holdings(context, self.ordering, self._told)
+        self.inquiries = Inquiries(context)
+        self._incoming = Incoming(context, self.ordering, self._told, self.inquiries)
+        self._postbox = Postbox(context)
+        self.happenings = Happenings(context, self._presence, self._told, self.holdings, self._postbox)
         self._scheduled = False
-        self.happenings = Happenings(
-            self._held,
-            hub,
-            side,
-            self._presence,
-            self._told,
-            self.holdings,
-            self._postbox,
-            lambda: self._road.connection,
-            self._schedule,
-        )
         self._figures: Figures | None = None
         self._alive_until = 0.0
 

@@ -1,0 +1,40 @@
+"""What the parts of one node's broker have in common. Knows none of them.
+
+Tested in ``tests/broker/test_road.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from exporter.broker.clock import ServerClock
+from exporter.broker.connection import Connection
+from exporter.broker.functions import Figures, Functions
+from exporter.broker.held import Held
+from exporter.broker.ports import Meters, Side
+from exporter.core.hub import Hub
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Context(Generic[P]):
+    """One node: its name on the road (``node``), what it holds (``by_channel`` has the same as ``held``), its road."""
+
+    functions: Functions
+    node: bytes
+    hub: Hub[P]
+    side: Side[P]
+    meters: Meters
+    clock: ServerClock
+    now: Callable[[], float]
+    connection: Callable[[], Connection | None]  # None while there is no road
+    error: Callable[[], str | None]  # why the broker is not up
+    figures: Callable[[], Figures | None]  # the latest answer of the server
+    schedule: Callable[[], None]  # what is queued leaves at the end of the turn
+    flush: Callable[[], None]  # at once, also what the server need not know at once
+    refused: Callable[[str], None]  # the server answered what it should not: the connection is of no use then
+    held: dict[str, Held[P]] = field(default_factory=dict)
+    by_channel: dict[bytes, Held[P]] = field(default_factory=dict)
