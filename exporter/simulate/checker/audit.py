@@ -18,11 +18,7 @@ class Audit:
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        conversation: int,
-        after: int,
-        content: Callable[[int], tuple[str, str]],
+        self, ledger: Ledger, conversation: int, after: int, content: Callable[[int], tuple[str, str]]
     ) -> None:
         self._ledger = ledger
         self._conversation = conversation

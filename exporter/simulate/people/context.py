@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import aiohttp
@@ -29,44 +30,36 @@ SIMULTANEOUS_CONNECTS = 64
 OPEN_TIMEOUT = 15.0
 
 
+@dataclass(eq=False)
 class SimulationContext(Generic[C]):
     """One per simulation; ``C`` is a client. A mistake in background work ends the simulation: see ``failure``."""
 
-    def __init__(
-        self,
-        options: SimulateOptions,
-        organisation: Organisation,
-        ledger: Ledger,
-        meter: Meter,
-        http: aiohttp.ClientSession,
-        api: Api,
-        token_for: Callable[[str], str],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.options = options
-        self.organisation = organisation
-        self.ledger = ledger
-        self.meter = meter
-        self.clock = clock
-        self.calm = options.steady  # no misfortunes (any more): what is on its way shall arrive
-        self.closing = False  # no new messages
-        self.calmed = asyncio.Event()
-        self.gate = asyncio.Semaphore(SIMULTANEOUS_CONNECTS)
-        self.audiences = [Picker[C]() for _ in organisation.conversations]
+    options: SimulateOptions
+    organisation: Organisation
+    ledger: Ledger
+    meter: Meter
+    http: aiohttp.ClientSession
+    api: Api
+    token_for: Callable[[str], str]
+    clock: Callable[[], float] = time.monotonic
+    closing: bool = False  # no new messages
+    calmed: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SIMULTANEOUS_CONNECTS))
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.calm = self.options.steady  # no misfortunes (any more): what is on its way shall arrive
+        self.audiences = [Picker[C]() for _ in self.organisation.conversations]
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self._http = http
-        self._api = api
-        self._token_for = token_for
-        self._urls = itertools.cycle([socket_url(url) for url in options.urls])
+        self._urls = itertools.cycle([socket_url(url) for url in self.options.urls])
         self._numbers = itertools.count(1)
-        self._index = {id: number for number, id in enumerate(organisation.conversations)}
+        self._index = {id: number for number, id in enumerate(self.organisation.conversations)}
 
     async def open(self, person: int) -> ClientConnection:
         """A new connection for somebody; several nodes take turns."""
-        token = self._token_for(self.organisation.people[person].name)
+        token = self.token_for(self.organisation.people[person].name)
         async with asyncio.timeout(OPEN_TIMEOUT):
-            return await ClientConnection.open(self._http, next(self._urls), token, next(self._numbers), self.spawn)
+            return await ClientConnection.open(self.http, next(self._urls), token, next(self._numbers), self.spawn)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Does this beside everything else; a mistake in it ends the simulation instead of vanishing."""
@@ -113,7 +106,7 @@ class SimulationContext(Generic[C]):
         """What a client does after a gap: fetch what it missed. What is wrong there the audit will find."""
         name, member = self.organisation.conversations[conversation], self.organisation.people[person].name
         try:
-            page = await self._api.messages(name, member, after, limit=100)
+            page = await self.api.messages(name, member, after, limit=100)
         except FAILURES:
             self.meter.errors["catch_up"] += 1
         else:
