@@ -12,7 +12,7 @@ import structlog
 
 from exporter.core.records import WINDOWS, Totals
 from exporter.store import days
-from exporter.store.dialects.base import Dialect, Session
+from exporter.store.dialects.base import Dialect, Session, transaction
 from exporter.store.errors import DatabaseError, ErrorKind
 
 IMPOSSIBLE = "a total in the database is below 0, which cannot be: run 'messaging-exporter verify --repair'"
@@ -85,18 +85,10 @@ async def compact(session: Session, dialect: Dialect, now: datetime) -> None:
     Yesterday is left alone, since transactions that began before midnight may still be writing to it.
     """
     yesterday = dialect.day(now - timedelta(days=1))
-    await session.execute(dialect.begin)
-    try:
+    async with transaction(session, dialect.begin):
         for statement in dialect.compact:
             await session.fetch(statement, yesterday)
         await days.forget(session, dialect, now)
-        await session.execute("COMMIT")
-    except DatabaseError as failure:
-        try:
-            await session.execute("ROLLBACK")
-        except DatabaseError:
-            raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
-        raise
 
 
 async def tidy(session: Session, dialect: Dialect, now: datetime) -> None:

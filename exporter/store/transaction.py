@@ -15,7 +15,7 @@ from typing import Any
 from exporter.core.errors import Forbidden, NotFound, Refusal
 from exporter.core.records import Draft, Message, ReadMark
 from exporter.store import errors
-from exporter.store.dialects.base import Session
+from exporter.store.dialects.base import Session, transaction
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.queries import Key, Queries
 
@@ -141,18 +141,9 @@ class Transaction:
 
     async def run(self, session: Session) -> None:
         """Do it. Raises DatabaseError when nothing of it is known to be durable."""
-        await session.execute(self._queries.dialect.begin_writing)
-        try:
+        async with transaction(session, self._queries.dialect.begin_writing):
             await self._work(session)
             self.committing = True
-            await session.execute("COMMIT")
-        except DatabaseError as failure:
-            try:
-                await session.execute("ROLLBACK")
-            except DatabaseError:
-                # Nothing is left to undo, or nobody to ask: such a connection must not be used again.
-                raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
-            raise
 
     async def _work(self, session: Session) -> None:
         if self._in_doubt:

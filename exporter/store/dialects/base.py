@@ -56,6 +56,22 @@ class Session(Protocol):
         """Is it known already, without asking, that the connection is dead?"""
 
 
+@contextlib.asynccontextmanager
+async def transaction(session: Session, begin: str) -> AsyncIterator[None]:
+    """All of what is done within it or nothing; ``begin`` opens it. Raises DatabaseError, with what made it fail."""
+    await session.execute(begin)
+    try:
+        yield
+        await session.execute("COMMIT")
+    except DatabaseError as failure:
+        try:
+            await session.execute("ROLLBACK")
+        except DatabaseError:
+            # Nothing is left to undo, or nobody to ask: such a connection must not be used again.
+            raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
+        raise
+
+
 Ask = Callable[..., Awaitable[Sequence[Row]]]
 """Runs a statement with its parameters, as ``Session.fetch`` does."""
 

@@ -23,7 +23,7 @@ import structlog
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store, days, errors, totals
 from exporter.store.connections import Database, Lane
-from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.dialects.base import Dialect, Row, Session, transaction
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import migrate
 from exporter.store.schema.shape import Difference
@@ -266,13 +266,8 @@ class _Verification:
         return len(findings)
 
     async def _mend(self, session: Session, findings: Sequence[Difference]) -> None:
-        await session.execute(self._dialect.begin)
-        try:
+        async with transaction(session, self._dialect.begin):
             await self._dialect.mend(session, findings)
-            await session.execute("COMMIT")
-        except DatabaseError:
-            await session.execute("ROLLBACK")
-            raise
 
     # --- conversations ------------------------------------------------------------------------------------
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from exporter.store.dialects.base import Dialect, Row, Session
-from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.dialects.base import Dialect, Row, Session, transaction
 
 PAGE_CONVERSATIONS = 500
 """Looked at in one statement at most; with the next limit it bounds memory and the length of a statement."""
@@ -78,8 +77,7 @@ async def differing(session: Session, after: str | None, until: str | None) -> S
 
 async def mend_conversation(session: Session, begin: str, lock: str, name: str) -> None:
     """Whoever has changed its messages has the row until they commit; having it, we count what is committed."""
-    await session.execute(begin)
-    try:
+    async with transaction(session, begin):
         if not await session.fetch(f"SELECT 1 FROM conversations WHERE id = $1{lock}", name):
             await session.fetch(
                 "INSERT INTO conversations (id) SELECT $1 WHERE EXISTS "
@@ -99,10 +97,6 @@ async def mend_conversation(session: Session, begin: str, lock: str, name: str) 
             """,
             name,
         )
-        await session.execute("COMMIT")
-    except DatabaseError:
-        await _undo(session)
-        raise
 
 
 def days_statement(dialect: Dialect) -> str:
@@ -133,8 +127,7 @@ def days_statement(dialect: Dialect) -> str:
 
 async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool | None:
     """Add what is missing; None when somebody else has done so since the rows were read."""
-    await session.execute(begin)
-    try:
+    async with transaction(session, begin):
         await session.fetch("INSERT INTO verification (id) VALUES (1) ON CONFLICT (id) DO NOTHING")
         mine = await session.fetch(
             "UPDATE verification SET repairs = repairs + 1 WHERE id = 1 AND repairs = $1 RETURNING repairs", rows[0][1]
@@ -152,10 +145,6 @@ async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool |
                 """,
                 day, m - km, c - kc, u - ku, a - ka, d - kd,
             )  # fmt: skip
-        await session.execute("COMMIT")
-    except DatabaseError:
-        await _undo(session)
-        raise
     return True if mine else None
 
 
@@ -263,10 +252,3 @@ async def keep_schema(session: Session, found: int) -> None:
         found,
         found,
     )
-
-
-async def _undo(session: Session) -> None:
-    try:
-        await session.execute("ROLLBACK")
-    except DatabaseError as failure:
-        raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
