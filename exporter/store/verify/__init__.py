@@ -171,36 +171,30 @@ class _Found:
     wrong: tuple[int, int, int]
 
 
+@dataclass
 class _Verification:
-    def __init__(
-        self,
-        store: Store,
-        database: Database,
-        repair: bool,
-        progress: Callable[[int, int], None],
-        out: Callable[[str], None],
-        pace: float,
-    ) -> None:
-        self._store = store
-        self._database = database
-        self._dialect: Dialect = database.dialect
-        self._repair = repair
-        self._progress = progress
-        self._out = out
-        self._pace = pace
-        self._holders = ""
-        self._days = queries.days_statement(self._dialect)
-        self._ahead = queries.future_statement(self._dialect)
+    store: Store
+    database: Database
+    repair: bool
+    progress: Callable[[int, int], None]
+    out: Callable[[str], None]
+    pace: float
+    _holders: str = ""
+
+    def __post_init__(self) -> None:
+        self.dialect: Dialect = self.database.dialect
+        self._days = queries.days_statement(self.dialect)
+        self._ahead = queries.future_statement(self.dialect)
 
     async def run(self) -> Report:
-        await self._run(partial(migrate.require_current, self._dialect, mendable=True))
+        await self._run(partial(migrate.require_current, self.dialect, mendable=True))
         found = left = await self._pass()
-        if self._repair and any(found.wrong):  # what is published was recounted, not believed
-            self._repair, self._out = False, lambda line: None
+        if self.repair and any(found.wrong):  # what is published was recounted, not believed
+            self.repair, self.out = False, lambda line: None
             left = await self._pass()
-        now = self._store.now()
+        now = self.store.now()
         await self._run(lambda session: queries.keep(session, now.timestamp(), *left.wrong))
-        await self._run(lambda session: totals.compact(session, self._dialect, now))
+        await self._run(lambda session: totals.compact(session, self.dialect, now))
         return Report(found.conversations, found.messages, *found.wrong, repaired=any(found.wrong) > any(left.wrong))
 
     async def _pass(self) -> _Found:
@@ -217,7 +211,7 @@ class _Verification:
             self._holders = ""
             watcher = asyncio.create_task(self._look_for_holders())
             try:
-                result = await self._database.job(Lane.VERIFY, work, None).result()
+                result = await self.database.job(Lane.VERIFY, work, None).result()
             except DatabaseError as failure:
                 locked += failure.text == errors.LOCKED
                 if failure.kind not in _PASSING or attempt == 7 or locked == LOCKED_TRIES:
@@ -227,7 +221,7 @@ class _Verification:
             finally:
                 watcher.cancel()
                 await asyncio.wait({watcher})
-            await asyncio.sleep((time.monotonic() - began) * self._pace)
+            await asyncio.sleep((time.monotonic() - began) * self.pace)
             return result
         raise AssertionError("unreachable")
 
@@ -235,11 +229,11 @@ class _Verification:
         while True:
             await asyncio.sleep(LOOK_FOR_HOLDERS)
             with suppress(DatabaseError):
-                if holders := await self._dialect.holders(self._ask_beside):
+                if holders := await self.dialect.holders(self._ask_beside):
                     self._holders = ": " + ", ".join(holders)
 
     async def _ask_beside(self, sql: str, *args: Any) -> Sequence[Row]:
-        beside = self._store.patient()
+        beside = self.store.patient()
         try:
             return await beside.run(Lane.VERIFY, lambda session: session.fetch(sql, *args), LOOK_FOR_HOLDERS * 2)
         finally:
@@ -252,22 +246,22 @@ class _Verification:
         except DatabaseError as failure:
             if not failure.text.startswith(errors.LOCKED):
                 raise
-            self._out(f"{subject}: not repaired, {failure.text}")
+            self.out(f"{subject}: not repaired, {failure.text}")
             return False
 
     # --- what the revisions made ----------------------------------------------------------------------------
 
     async def _differences(self) -> int:
-        findings: Sequence[Difference] = await self._run(self._dialect.differences)
+        findings: Sequence[Difference] = await self._run(self.dialect.differences)
         for finding in findings:
-            self._out(str(finding))
-        if any(finding.mend for finding in findings) and self._repair:
+            self.out(str(finding))
+        if any(finding.mend for finding in findings) and self.repair:
             await self._repaired("the schema", lambda session: self._mend(session, findings))
         return len(findings)
 
     async def _mend(self, session: Session, findings: Sequence[Difference]) -> None:
-        async with transaction(session, self._dialect.begin):
-            await self._dialect.mend(session, findings)
+        async with transaction(session, self.dialect.begin):
+            await self.dialect.mend(session, findings)
 
     # --- conversations ------------------------------------------------------------------------------------
 
@@ -286,20 +280,20 @@ class _Verification:
                 await self._differs(row)
             conversations += len(names)
             messages += weight
-            self._progress(min(messages, total) if more else total, total)
+            self.progress(min(messages, total) if more else total, total)
             if not more:
                 return conversations, messages, inaccurate
 
     async def _differs(self, row: Row) -> None:
         name, known, kept, last_seq, counted, top = row
         if not known:
-            self._out(f"conversation {name!r}: no such row, {counted} messages")
+            self.out(f"conversation {name!r}: no such row, {counted} messages")
         elif kept != counted:
-            self._out(f"conversation {name!r}: total_messages is {kept}, counted {counted}")
+            self.out(f"conversation {name!r}: total_messages is {kept}, counted {counted}")
         if known and last_seq < top:
-            self._out(f"conversation {name!r}: last_seq is {last_seq}, highest seq {top}")
-        if self._repair:
-            begin, lock = self._dialect.begin, self._dialect.lock
+            self.out(f"conversation {name!r}: last_seq is {last_seq}, highest seq {top}")
+        if self.repair:
+            begin, lock = self.dialect.begin, self.dialect.lock
             mend = partial(queries.mend_conversation, begin=begin, lock=lock, name=name)
             await self._repaired(f"conversation {name!r}", mend)
 
@@ -308,31 +302,31 @@ class _Verification:
     async def _future(self) -> int:
         rows: Sequence[Row] = await self._run(lambda session: session.fetch(self._ahead))
         for day, users in rows:
-            self._out(f"day {day}: {users} users were last active on it, and it has not come")
-        if rows and self._repair:
-            mend = partial(queries.mend_future, dialect=self._dialect)
+            self.out(f"day {day}: {users} users were last active on it, and it has not come")
+        if rows and self.repair:
+            mend = partial(queries.mend_future, dialect=self.dialect)
             await self._repaired("users whose last day has not come", mend)
         return len(rows)
 
     # --- days ---------------------------------------------------------------------------------------------
 
     async def _user_days(self) -> int:
-        since = self._store.now() - timedelta(days=days.KEPT - 1)
-        rows: Sequence[Row] = await self._run(lambda s: queries.days_without_users(s, self._dialect, since))
+        since = self.store.now() - timedelta(days=days.KEPT - 1)
+        rows: Sequence[Row] = await self._run(lambda s: queries.days_without_users(s, self.dialect, since))
         for day, users in rows:
-            self._out(f"day {day}: {users} of its senders are not in the record of active users")
-        if rows and self._repair:
-            mend = partial(queries.mend_user_days, dialect=self._dialect, since=since)
+            self.out(f"day {day}: {users} of its senders are not in the record of active users")
+        if rows and self.repair:
+            mend = partial(queries.mend_user_days, dialect=self.dialect, since=since)
             await self._repaired("the record of active users", mend)
         return len(rows)
 
     async def _recount_days(self) -> int:
         for _ in range(8):
             rows = await self._run(lambda session: session.fetch(self._days))
-            if not rows or not self._repair:
+            if not rows or not self.repair:
                 break
             # Those whom the counter betrays have not changed anything: look again.
-            mended = await self._repaired("days", partial(queries.mend_days, begin=self._dialect.begin, rows=rows))
+            mended = await self._repaired("days", partial(queries.mend_days, begin=self.dialect.begin, rows=rows))
             if mended is not None:
                 break
         else:
@@ -341,5 +335,5 @@ class _Verification:
             for i, figure in enumerate(FIGURES):
                 counted, kept = figures[i], figures[i + len(FIGURES)]
                 if counted != kept:
-                    self._out(f"day {day}: {figure} is {kept}, counted {counted}")
+                    self.out(f"day {day}: {figure} is {kept}, counted {counted}")
         return len(rows)
