@@ -194,12 +194,12 @@ class Store:
             BadFrame: it holds what no database stores; ``done`` is not called.
         """
         require_storable(draft.conversation, draft.sender, draft.id, draft.body)
-        self._writing().put(SendItem(draft, done))
+        self._writing().put(SendItem(done, draft))
 
     def mark_read(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
         """Queue a read mark; ``done`` and errors as with ``send``."""
         require_storable(user, conversation)
-        self._writing().put(MarkItem(user, conversation, number(seq), done))
+        self._writing().put(MarkItem(done, user, conversation, number(seq)))
 
     async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
@@ -346,5 +346,5 @@ class Store:
             else:
                 future.set_result(result)
 
-        self._writing().put(OperationItem(kind, operation, done, conversation))
+        self._writing().put(OperationItem(done, kind, operation, conversation))
         return await future

@@ -9,6 +9,7 @@ Tested in ``tests/store/test_outages.py``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -26,33 +27,31 @@ Operation = Callable[[Session, datetime], Awaitable[Any]]
 """Any other change, done within the transaction; what it raises as a Refusal undoes it alone."""
 
 
+@dataclass(slots=True, eq=False)
 class Item:
-    """Something that waits for a transaction; answered once."""
+    """Something that waits for a transaction; ``done`` is told once what that came to, or a Refusal."""
 
-    kind = ""
+    done: Callable[..., None]
+    kind: str = field(init=False)
     """What it writes, in a word: writing one thing may work while another does not."""
-    __slots__ = ("answered", "deadline", "size")
-
-    def __init__(self, size: int = 0) -> None:
-        self.answered = False
-        self.deadline = 0.0
-        self.size = size
+    size: int = field(default=0, init=False)
+    answered: bool = field(default=False, init=False)
+    deadline: float = field(default=0.0, init=False)
 
     def answer(self, result: Any) -> None:
-        """Tell the one who asked: what the transaction came to, or a Refusal."""
-        raise NotImplementedError
+        """Tell the one who asked."""
+        self.done(result)
 
 
+@dataclass(slots=True, eq=False)
 class SendItem(Item):
-    """A message to be stored."""
+    """A message to be stored; ``done`` is told whether it was there before, too."""
 
-    kind = "send"
-    __slots__ = ("done", "draft")
+    draft: Draft
+    kind: str = field(default="send", init=False)
 
-    def __init__(self, draft: Draft, done: Callable[[Message | Refusal, bool], None]) -> None:
-        super().__init__(len(draft.body))
-        self.draft = draft
-        self.done = done
+    def __post_init__(self) -> None:
+        self.size = len(self.draft.body)
 
     @property
     def key(self) -> Key:
@@ -67,42 +66,23 @@ class SendItem(Item):
             self.done(*result)
 
 
+@dataclass(slots=True, eq=False)
 class MarkItem(Item):
     """A read mark to be moved."""
 
-    kind = "read"
-    __slots__ = ("conversation", "done", "seq", "user")
-
-    def __init__(self, user: str, conversation: str, seq: int, done: Callable[[ReadMark | Refusal], None]) -> None:
-        super().__init__()
-        self.user = user
-        self.conversation = conversation
-        self.seq = seq
-        self.done = done
-
-    def answer(self, result: Any) -> None:
-        """With a ReadMark or a Refusal."""
-        self.done(result)
+    user: str
+    conversation: str
+    seq: int
+    kind: str = field(default="read", init=False)
 
 
+@dataclass(slots=True, eq=False)
 class OperationItem(Item):
-    """Any other change."""
+    """Any other change; ``conversation``: the one that it is about, if it is there already."""
 
-    __slots__ = ("conversation", "done", "kind", "operation")
-
-    def __init__(
-        self, kind: str, operation: Operation, done: Callable[[Any], None], conversation: str | None = None
-    ) -> None:
-        """``conversation``: the one that it is about, if it is there already."""
-        super().__init__()
-        self.kind = kind
-        self.conversation = conversation
-        self.operation = operation
-        self.done = done
-
-    def answer(self, result: Any) -> None:
-        """With what the operation returned, or a Refusal."""
-        self.done(result)
+    kind: str
+    operation: Operation
+    conversation: str | None = None
 
 
 class Transaction:
