@@ -119,11 +119,11 @@ class Whereabouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """Figures read from the database in one consistent statement; ``as_of`` is Unix seconds.
+class KnownTotals:
+    """Figures of a database, the product's own or somebody else's, of one moment; None is not known.
 
-    ``active_users`` is keyed by window in days: 1, 7, 30. A figure that cannot be (below 0) is None, and ``error`` says
-    so. What was last found wrong is None before it was looked for, ``verified_at`` before the first verification.
+    ``active_users`` is keyed by window in days: 1, 7, 30; ``as_of`` is Unix seconds. ``inaccurate_conversations`` were
+    last found wrong; None before they were looked for.
     """
 
     stored_messages: int | None
@@ -133,6 +133,16 @@ class Totals:
     active_users: dict[int, int | None]
     as_of: float
     inaccurate_conversations: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals(KnownTotals):
+    """Figures read from the database in one consistent statement.
+
+    A figure that cannot be (below 0) is None, and ``error`` says so. ``verified_at`` is None before the first
+    verification.
+    """
+
     inaccurate_days: int | None = None
     missing_triggers: int | None = None
     verified_at: float | None = None

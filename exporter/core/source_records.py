@@ -7,24 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from exporter.core.records import KnownTotals
+
 
 @dataclass(frozen=True, slots=True)
-class SourceTotals:
-    """The figures of one source, of one snapshot of its database; named as those of ``Totals``.
+class SourceTotals(KnownTotals):
+    """The figures of one source, of one snapshot of its database.
 
-    A figure is None when it is not known; ``unknown`` then says why, by the figure's name. ``active_users`` is keyed by
-    window in days: 1, 7, 30. ``as_of`` is Unix seconds. ``inaccurate_conversations`` is None where no counter is mapped
-    or it has not been compared yet.
+    ``unknown`` says by the figure's name why it is not known. ``inaccurate_conversations`` is None also where no
+    counter is mapped.
     """
 
-    stored_messages: int | None
-    stored_conversations: int | None
-    registered_users: int | None
-    messages_today: int | None
-    active_users: dict[int, int | None]
-    as_of: float
     unknown: dict[str, str] = field(default_factory=dict)
-    inaccurate_conversations: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +33,14 @@ class SourceView:
 
     name: str
     kind: str
-    schema: str
-    up: bool
-    totals: SourceTotals | None
-    error: str | None
-    last_success: float | None
-    recounted_at: float | None
-    differences: dict[str, int]
-    rows_read: int
-    progress: float
-    duration: float
+    schema: str = ""
+    up: bool = False
+    totals: SourceTotals | None = None
+    error: str | None = None
+    last_success: float | None = None
+    recounted_at: float | None = None
+    differences: dict[str, int] = field(default_factory=dict)
+    rows_read: int = 0
+    progress: float = 0.0
+    duration: float = 0.0
     recount_interval: float | None = None

@@ -10,12 +10,12 @@ Tested in ``tests/metrics/test_counters.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from exporter import __version__
-from exporter.core.records import WINDOWS, DatabaseView, HubStats, Snapshot, Totals
+from exporter.core.records import WINDOWS, DatabaseView, HubStats, KnownTotals, Snapshot, Totals
 
 _NODE: Final = "Scope: this node; aggregate with sum."
 _NODE_WORST: Final = "Scope: this node; aggregate with max."
@@ -182,29 +182,19 @@ def _database(view: DatabaseView) -> Iterator[Metric]:
     )
 
 
-class KnownTotals(Protocol):
-    """Figures of a database, the product's own or somebody else's; None is not known."""
-
-    @property
-    def stored_messages(self) -> int | None: ...  # noqa: D102  # as in Totals
-    @property
-    def stored_conversations(self) -> int | None: ...  # noqa: D102  # as in Totals
-    @property
-    def registered_users(self) -> int | None: ...  # noqa: D102  # as in Totals
-    @property
-    def messages_today(self) -> int | None: ...  # noqa: D102  # as in Totals
-    @property
-    def active_users(self) -> Mapping[int, int | None]: ...  # noqa: D102  # as in Totals
+TOTALS: Final = {
+    "stored_messages": "Messages that exist now.",
+    "stored_conversations": "Conversations that exist now.",
+    "registered_users": "Users that exist now.",
+    "messages_today": "Messages that exist now and were sent since 00:00 UTC.",
+}
+"""The totals of any database, by the name of the figure."""
 
 
 def totals_families(totals: KnownTotals) -> Iterator[Metric]:
     """The figures that are known, each absent otherwise."""
-    for name, help, value in (
-        ("stored_messages", "Messages that exist now.", totals.stored_messages),
-        ("stored_conversations", "Conversations that exist now.", totals.stored_conversations),
-        ("registered_users", "Users that exist now.", totals.registered_users),
-        ("messages_today", "Messages that exist now and were sent since 00:00 UTC.", totals.messages_today),
-    ):
+    for name, help in TOTALS.items():
+        value = getattr(totals, name)
         if value is not None:
             yield _gauge(f"messaging_{name}", f"{help} {_DATABASE}", value)
     windows = [(f"{days}d", count) for days in WINDOWS if (count := totals.active_users.get(days)) is not None]

@@ -6,13 +6,14 @@ Tested in ``tests/metrics/test_counters.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from exporter import __version__
 from exporter.core.records import WINDOWS
 from exporter.core.source_records import SourceTotals, SourceView
+from exporter.metrics.families import TOTALS, build_family
 
 _SOURCE: Final = (
     "Scope: source, another server's database, as of messaging_source_as_of_timestamp_seconds; "
@@ -44,14 +45,8 @@ def _families(views: Sequence[SourceView], *, labelled: bool) -> Iterator[Metric
     def total(name: str, help: str, value: Callable[[SourceTotals], float | None]) -> Metric:
         return gauge(name, f"{help} {_SOURCE}", lambda view: None if view.totals is None else value(view.totals))
 
-    yield total("messaging_stored_messages", "Messages that exist now.", lambda t: t.stored_messages)
-    yield total("messaging_stored_conversations", "Conversations that exist now.", lambda t: t.stored_conversations)
-    yield total("messaging_registered_users", "Users that exist now.", lambda t: t.registered_users)
-    yield total(
-        "messaging_messages_today",
-        "Messages that exist now and were sent since 00:00 UTC.",
-        lambda t: t.messages_today,
-    )
+    for figure, help in TOTALS.items():
+        yield total(f"messaging_{figure}", help, attrgetter(figure))
     active = GaugeMetricFamily(
         "messaging_active_users",
         f"Registered users who wrote on one of the last 1, 7 or 30 UTC days, today included. {_SOURCE}",
@@ -90,10 +85,7 @@ def _families(views: Sequence[SourceView], *, labelled: bool) -> Iterator[Metric
     yield differences
     yield rows
     yield info
-    yield InfoMetricFamily(
-        "messaging_build", "Version of the exporter, always 1. Scope: this node; aggregate with sum.",
-        value={"version": __version__},
-    )  # fmt: skip
+    yield build_family()
 
 
 def _health(

@@ -66,7 +66,7 @@ def figures(
     """What is known, and why the rest is not. Without a complete count: nothing."""
     if whole is None or published is None:
         reason = f"counting for the first time: {progress:.0%}"
-        return SourceTotals(None, None, None, None, dict.fromkeys(WINDOWS), now, dict.fromkeys(FIGURES, reason))
+        return SourceTotals(None, None, None, None, dict.fromkeys(WINDOWS), now, unknown=dict.fromkeys(FIGURES, reason))
     rooms = whole.rooms | set(small.rooms.values())
     unknown = dict(mapping.absent)
     if whole.tally.opaque:
