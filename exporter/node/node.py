@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import Any, Final
 
@@ -308,16 +309,8 @@ class Node:
 
     def cluster(self) -> ClusterStats | None:
         """The cluster's figures; when alone they are this node's."""
-        stats = self.hub.stats()
-        return ClusterStats(
-            nodes=1,
-            connections=stats.active_connections,
-            users=stats.connected_users,
-            conversations=stats.active_conversations,
-            participants=stats.participants,
-            typing_users=stats.typing_users,
-            as_of=self._wall(),
-        )
+        connections, users, conversations, participants, typing_users = astuple(self.hub.stats())
+        return ClusterStats(1, connections, users, conversations, participants, typing_users, self._wall())
 
     # --- time ---------------------------------------------------------------------------------------------
 
