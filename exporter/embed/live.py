@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -290,15 +291,7 @@ class Live(Observations):
         """The live figures now; connections of unknown users are among the connections only. O(1)."""
         self.expire()
         stats = self.hub.stats()
-        if not self.anonymous:
-            return stats
-        return HubStats(
-            stats.active_connections + len(self.anonymous),
-            stats.connected_users,
-            stats.active_conversations,
-            stats.participants,
-            stats.typing_users,
-        )
+        return replace(stats, active_connections=stats.active_connections + len(self.anonymous))
 
     def get_stats(self) -> dict[str, Any]:
         """The origin's four names, and beside them everything that ``/v1/messaging/stats`` has; null is not known."""

@@ -101,20 +101,7 @@ class Source:
 
     def latest(self) -> SourceView:
         """What the last look showed, at most ``REFRESH`` seconds ago; nothing while the database is down."""
-        return self._latest or SourceView(
-            name="",
-            kind=self.kind,
-            schema="",
-            up=False,
-            totals=None,
-            error=self._error,
-            last_success=None,
-            recounted_at=None,
-            differences={},
-            rows_read=0,
-            progress=0.0,
-            duration=0.0,
-        )
+        return self._latest or SourceView(name="", kind=self.kind, error=self._error)
 
     async def _keep_looking(self) -> None:
         """For those who cannot wait: a registry of the host's, ``get_stats``."""
