@@ -80,14 +80,6 @@ class Walk:
         """Is everything kept?"""
         return self.done >= self.top
 
-    def to(self, high: int) -> None:
-        """Read up to here."""
-        self.read = high
-
-    def keep(self, high: int) -> None:
-        """Kept up to here."""
-        self.done = high
-
     @property
     def share(self) -> float:
         """How much is done, from 0 to 1."""
@@ -121,14 +113,6 @@ class Sweep:
     def kept(self) -> bool:
         """Is everything kept?"""
         return self.done is None
-
-    def to(self, high: str | None) -> None:
-        """Read up to here."""
-        self.read = high
-
-    def keep(self, high: str | None) -> None:
-        """Kept up to here."""
-        self.done = high
 
     def plain(self) -> list[Any]:
         """For the state; ``of`` goes on at what was kept."""

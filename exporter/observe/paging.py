@@ -79,7 +79,7 @@ class Pages:
             return
         growth = aim / max(time.perf_counter() - started, 0.001)
         mark.span = max(1, int(mark.span * min(8.0 if hurry else 3.0, max(0.5, growth))))
-        mark.to(high)
+        mark.read = high
         await self.kept()
         self._keeping = asyncio.create_task(self._keep(count, mark, high, page, mapping))
 
@@ -87,7 +87,7 @@ class Pages:
         facts = await asyncio.to_thread(page.digest, mapping)
         count.base.tally.add(facts.tally)
         count.base.rooms |= facts.rooms
-        mark.keep(high)
+        mark.done = high
         self.rows_read += max(0, facts.tally.rows) + facts.read
         await asyncio.to_thread(self._write, count.base.generation, facts, count.plain())
 

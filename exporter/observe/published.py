@@ -90,10 +90,7 @@ def figures(
     if "active_users" in unknown:
         active = dict.fromkeys(WINDOWS)
     return SourceTotals(
-        stored_messages=numbers["stored_messages"],
-        stored_conversations=numbers["stored_conversations"],
-        registered_users=numbers["registered_users"],
-        messages_today=numbers["messages_today"],
+        **numbers,
         active_users=active,
         as_of=now,
         unknown=unknown,
@@ -110,10 +107,7 @@ def difference(before: SourceTotals, after: SourceTotals) -> dict[str, int]:
 def by_name(totals: SourceTotals) -> dict[str, int]:
     """The figures that are known, one name each: ``active_users_7d``."""
     found = {
-        "stored_messages": totals.stored_messages,
-        "stored_conversations": totals.stored_conversations,
-        "registered_users": totals.registered_users,
-        "messages_today": totals.messages_today,
+        **{name: getattr(totals, name) for name in FIGURES if name != "active_users"},
         **{f"active_users_{window}d": number for window, number in totals.active_users.items()},
     }
     return {name: number for name, number in found.items() if number is not None}
