@@ -7,10 +7,11 @@ Tested in ``tests/embed/test_frameworks.py``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from exporter.core.events import ClosedReason, RejectedReason
 from exporter.embed.connection import Connection, chosen, reason_of
@@ -52,9 +53,7 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
     """
 
     @web.middleware
-    async def middleware(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             response = await handler(request)
         except BaseException as error:

@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.typedefs import Handler
 
 from exporter.core.errors import Misconfigured
 from exporter.web.problems import Problem, of_http
@@ -248,9 +249,7 @@ async def _unreached(request: web.Request) -> web.StreamResponse:
 
 
 @contextlib.asynccontextmanager
-async def _conversation(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def _conversation(handler: Handler) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A client of an application with this one handler, without a listener."""
     app = web.Application()
     app.router.add_get("/", handler)

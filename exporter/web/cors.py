@@ -7,11 +7,10 @@ Tested in ``tests/integration/test_http.py``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from exporter.web.access import normal_origin
 
@@ -32,9 +31,7 @@ def cors(origins: tuple[str, ...], prefix: str = "") -> Middleware:
     paths = {prefix + path for path in PATHS}
 
     @web.middleware
-    async def middleware(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not origins or request.path not in paths:
             return await handler(request)
         origin = request.headers.get("Origin", "")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from exporter.core.errors import Conflict, ErrorCode, Refusal
 
@@ -105,9 +105,7 @@ def problems() -> Middleware:
     """The middleware that turns every error into a problem document; put it outside all that may raise."""
 
     @web.middleware
-    async def middleware(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if "Content-Encoding" in request.headers:
                 raise Problem(415, "request bodies are taken uncompressed")

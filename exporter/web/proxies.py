@@ -11,13 +11,13 @@ believed, and what only one of them says is.
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final, Literal
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from exporter.core.redaction import mask
 from exporter.web import forwarded
@@ -48,9 +48,7 @@ def believing(trusted: Sequence[Proxy]) -> Middleware:
             )
 
     @web.middleware
-    async def middleware(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if is_trusted(request.remote, trusted) or ("unix" in trusted and _is_unix(request)):
             told = _told(request, trusted, lambda name, problem: say(request, name, problem))
             if told:

@@ -6,10 +6,11 @@ Tested in ``tests/integration/test_http.py``.
 from __future__ import annotations
 
 import html
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from exporter import __version__
 
@@ -22,7 +23,7 @@ _HEADERS: Final = {
 
 def landing(
     telemetry_path: str, *, public: bool, operations: bool, metrics: bool = True, description: bool = True
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+) -> Handler:
     """The handler. ``public``: users connect here; ``operations``: metrics (unless ``metrics`` says no) and the admin
     page are here.
 
@@ -52,7 +53,7 @@ def landing(
     return handle
 
 
-def options(check: Callable[[], web.Response]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def options(check: Callable[[], web.Response]) -> Handler:
     """The handler of ``OPTIONS /``, HAProxy's check where none is configured: as ``/-/ready``, with ``Allow``."""
 
     async def handle(request: web.Request) -> web.Response:
@@ -63,7 +64,7 @@ def options(check: Callable[[], web.Response]) -> Callable[[web.Request], Awaita
     return handle
 
 
-def to(location: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def to(location: str) -> Handler:
     """The handler of what lies outside of ``--web.route-prefix``: on to the landing page, by a relative address."""
 
     async def handle(request: web.Request) -> web.Response:

@@ -6,12 +6,12 @@ A test walks the router and this description side by side, so that neither has a
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from exporter import __version__
 from exporter.core.protocol import MAX_SEQ
@@ -74,7 +74,7 @@ def document(telemetry_path: str = "/metrics") -> Schema:
     }
 
 
-def openapi(telemetry_path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def openapi(telemetry_path: str) -> Handler:
     """The handler: 200 with the document."""
 
     async def handle(request: web.Request) -> web.Response:

@@ -5,10 +5,11 @@ Tested in ``tests/integration/test_http.py``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from exporter.auth.tokens import Authenticator
 from exporter.web import access
@@ -26,9 +27,7 @@ TOLD: Final = (
 )
 
 
-def arrived(
-    authenticator: Authenticator, is_allowed: Callable[[web.Request], bool]
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+def arrived(authenticator: Authenticator, is_allowed: Callable[[web.Request], bool]) -> Handler:
     """The handler: 200 with what the server sees of an admin's request; raises a Problem of status 401 or 403."""
 
     async def handle(request: web.Request) -> web.Response:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from exporter.core.errors import Misconfigured
 from exporter.settings.file_watch import FileWatch
@@ -60,9 +60,7 @@ class WebConfig:
         """Headers on every response, basic auth and the rate limit where ``guarded(request)``; the outermost."""
 
         @web.middleware
-        async def middleware(
-            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-        ) -> web.StreamResponse:
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             settings, error = self._fresh()
             if error is not None and request.path != self._always_served:
                 return Problem(500, "the web configuration file is broken; the log says how").response()
