@@ -26,7 +26,7 @@ from exporter.store.dialects.postgresql_connection import (
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_postgresql, triggers_postgresql
-from exporter.store.schema.shape import COLUMNS, Difference
+from exporter.store.schema.shape import ADD_TO_DAY, ADDED, COLUMNS, SUMMED, Difference
 
 OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
@@ -91,16 +91,8 @@ class PostgresDialect(Dialect):
     begin = "BEGIN"
     compact = (
         # One statement, so that nothing changes between counting a row and removing it.
-        """
-        WITH gone AS (DELETE FROM daily_totals WHERE day < $1 AND shard <> 0 RETURNING *)
-        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users, active_users)
-        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users), sum(active_users)
-        FROM gone GROUP BY day ORDER BY day
-        ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
-            conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
-            last_active_users = t.last_active_users + excluded.last_active_users,
-            active_users = t.active_users + excluded.active_users
-        """,
+        f"WITH gone AS (DELETE FROM daily_totals WHERE day < $1 AND shard <> 0 RETURNING *) {ADD_TO_DAY} "
+        f"SELECT day, 0, {SUMMED} FROM gone GROUP BY day ORDER BY day {ADDED}",
     )
     latest_day = triggers_postgresql.day("(now() + interval '1 hour')")
     drivers = (*DRIVERS, SQLAlchemyError, ValueError)

@@ -30,7 +30,7 @@ from exporter.store.dialects.base import Ask, Dialect, Row, Session
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_sqlite, triggers_sqlite
-from exporter.store.schema.shape import COLUMNS, Difference
+from exporter.store.schema.shape import ADD_TO_DAY, ADDED, COLUMNS, SUMMED, Difference
 
 OLDEST = (3, 35)
 """The first with ``RETURNING``, of 2021."""
@@ -168,15 +168,7 @@ class SqliteDialect(Dialect):
     begin = "BEGIN IMMEDIATE"
     begin_writing = begin
     compact = (
-        """
-        INSERT INTO daily_totals AS t (day, shard, messages, conversations, users, last_active_users, active_users)
-        SELECT day, 0, sum(messages), sum(conversations), sum(users), sum(last_active_users), sum(active_users)
-        FROM daily_totals WHERE day < $1 AND shard <> 0 GROUP BY day
-        ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
-            conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
-            last_active_users = t.last_active_users + excluded.last_active_users,
-            active_users = t.active_users + excluded.active_users
-        """,
+        f"{ADD_TO_DAY} SELECT day, 0, {SUMMED} FROM daily_totals WHERE day < $1 AND shard <> 0 GROUP BY day {ADDED}",
         "DELETE FROM daily_totals WHERE day < $1 AND shard <> 0",
     )
     latest_day = "date('now', '+1 hour')"

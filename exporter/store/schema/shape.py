@@ -119,6 +119,13 @@ TABLES: Final[Mapping[str, Table]] = {
 """By name, what others refer to first."""
 
 
+COUNTED: Final = ("messages", "conversations", "users", "last_active_users", "active_users")
+"""What ``daily_totals`` counts of a day."""
+ADD_TO_DAY: Final = f"INSERT INTO daily_totals AS t (day, shard, {', '.join(COUNTED)})"
+ADDED: Final = "ON CONFLICT (day, shard) DO UPDATE SET " + ", ".join(f"{c} = t.{c} + excluded.{c}" for c in COUNTED)
+SUMMED: Final = ", ".join(f"sum({counted})" for counted in COUNTED)
+
+
 COLUMNS: Final = " UNION ALL ".join(
     f"SELECT 1 FROM (SELECT {', '.join(table.columns)} FROM {name} LIMIT 0) AS {name}_columns"
     for name, table in TABLES.items()

@@ -26,12 +26,11 @@ from exporter.store.connections import Database, Lane
 from exporter.store.dialects.base import Dialect, Row, Session, transaction
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import migrate
-from exporter.store.schema.shape import Difference
+from exporter.store.schema.shape import COUNTED, Difference
 from exporter.store.verify import queries
 
 BACKGROUND_PACE = 9.0
 """In the background it works a tenth of the time."""
-FIGURES = ("messages", "conversations", "users", "last_active_users", "active_users")
 
 LOCKED_TRIES = 2  # before what is held is left to whoever holds it
 
@@ -332,8 +331,8 @@ class _Verification:
         else:
             raise DatabaseError(ErrorKind.SERIALIZATION, "somebody else repairs the database at the same time")
         for day, _repairs, *figures in rows:
-            for i, figure in enumerate(FIGURES):
-                counted, kept = figures[i], figures[i + len(FIGURES)]
+            for i, figure in enumerate(COUNTED):
+                counted, kept = figures[i], figures[i + len(COUNTED)]
                 if counted != kept:
                     self.out(f"day {day}: {figure} is {kept}, counted {counted}")
         return len(rows)

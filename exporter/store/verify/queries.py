@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from exporter.store.dialects.base import Dialect, Row, Session, transaction
+from exporter.store.schema.shape import ADD_TO_DAY, ADDED
 
 PAGE_CONVERSATIONS = 500
 """Looked at in one statement at most; with the next limit it bounds memory and the length of a statement."""
@@ -134,15 +135,7 @@ async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool |
         )
         for day, _repairs, m, c, u, a, d, km, kc, ku, ka, kd in rows if mine else ():
             await session.fetch(
-                f"""
-                INSERT INTO daily_totals AS t
-                    (day, shard, messages, conversations, users, last_active_users, active_users)
-                VALUES ($1, {REPAIR_SHARD}, $2, $3, $4, $5, $6)
-                ON CONFLICT (day, shard) DO UPDATE SET messages = t.messages + excluded.messages,
-                    conversations = t.conversations + excluded.conversations, users = t.users + excluded.users,
-                    last_active_users = t.last_active_users + excluded.last_active_users,
-                    active_users = t.active_users + excluded.active_users
-                """,
+                f"{ADD_TO_DAY} VALUES ($1, {REPAIR_SHARD}, $2, $3, $4, $5, $6) {ADDED}",
                 day, m - km, c - kc, u - ku, a - ka, d - kd,
             )  # fmt: skip
     return True if mine else None
