@@ -16,7 +16,7 @@ import jwt
 import msgspec
 import structlog
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings import secret_file
 from exporter.settings.file_watch import FileWatch
 
@@ -211,8 +211,7 @@ def _content(path: Path, what: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        reason = (error.strerror or "no reason given").lower()
-        raise Misconfigured(f"cannot read the {what} {path}: {reason}") from error
+        raise Misconfigured(f"cannot read the {what} {path}: {os_reason(error)}") from error
     if len(content) > MAX_BYTES:
         raise Misconfigured(f"the {what} {path} is longer than {MAX_BYTES} bytes")
     return content

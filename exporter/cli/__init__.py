@@ -17,7 +17,7 @@ from exporter.cli import checking, examining, observing, serving
 from exporter.cli.flags import ALL, FAILED, NAMES, USAGE, say
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
-from exporter.core.errors import Misconfigured, Unavailable
+from exporter.core.errors import Misconfigured, Unavailable, os_reason
 
 EXTRAS: Final = {
     "asyncpg": "postgres",
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
         if not isinstance(error, BrokenPipeError):  # a full disk behind stdout
-            say((error.strerror or str(error) or "no reason given").lower())
+            say(os_reason(error))
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 

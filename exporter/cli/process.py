@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        reason = (error.strerror or str(error) or "no reason given").lower()
-        raise Misconfigured(f"cannot make the folder {folder}: {reason}") from error
+        raise Misconfigured(f"cannot make the folder {folder}: {os_reason(error)}") from error
 
 
 def configure_logs(settings: Settings, **every: object) -> None:

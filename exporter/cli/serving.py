@@ -12,7 +12,7 @@ import click
 
 from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, flags
 from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
 
 
@@ -122,4 +122,4 @@ def assets(output: Path, runbooks: str | None) -> None:
     try:
         package.write(output, package.RUNBOOKS if runbooks is None else runbooks)
     except OSError as error:
-        raise Misconfigured(f"cannot write to {output}: {(error.strerror or str(error)).lower()}") from error
+        raise Misconfigured(f"cannot write to {output}: {os_reason(error)}") from error

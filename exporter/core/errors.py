@@ -12,6 +12,11 @@ from __future__ import annotations
 from enum import StrEnum
 
 
+def os_reason(error: OSError) -> str:
+    """What the system says of it, in lower case: "no such file or directory"."""
+    return (error.strerror or str(error) or "no reason given").lower()
+
+
 class ErrorCode(StrEnum):
     """Codes of the ``error`` frame; the value is what the wire and the metrics show."""
 

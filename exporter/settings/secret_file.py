@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ def load_or_create(path: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _create(path, secrets.token_urlsafe(_NEW_SECRET_BYTES).encode())
     except OSError as error:
-        raise Misconfigured(f"cannot create the secret file {path}: {_reason(error)}") from error
+        raise Misconfigured(f"cannot create the secret file {path}: {os_reason(error)}") from error
     try:
         return load(path)  # perhaps another process's: whoever linked first has given it to all
     except FileNotFoundError as error:
@@ -71,12 +71,12 @@ def read_private(path: Path, what: str) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
+        raise Misconfigured(f"cannot read the {what} {path}: {os_reason(error)}") from error
     try:
         _check(os.fstat(descriptor), path, what, read_only=_is_read_only(descriptor))
         return os.read(descriptor, MAX_SECRET_BYTES + 1)
     except OSError as error:
-        raise Misconfigured(f"cannot read the {what} {path}: {_reason(error)}") from error
+        raise Misconfigured(f"cannot read the {what} {path}: {os_reason(error)}") from error
     finally:
         os.close(descriptor)
 
@@ -132,7 +132,3 @@ def _create(path: Path, secret: bytes) -> None:
             os.link(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 
 MAX_BYTES: Final = 1_048_576
 _PROBLEMS: Final = {
@@ -56,7 +56,7 @@ def load(path: Path) -> Any:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise Misconfigured(f"cannot read {path}: {(error.strerror or 'no reason given').lower()}") from error
+        raise Misconfigured(f"cannot read {path}: {os_reason(error)}") from error
     if len(content) > MAX_BYTES:
         raise Misconfigured(f"{path} is longer than {MAX_BYTES} bytes")
     return parse(content, str(path))

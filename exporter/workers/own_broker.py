@@ -24,7 +24,7 @@ from typing import Final
 import structlog
 
 from exporter.child_process import between_fork_and_exec
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 from exporter.workers.process import Pauses, ending
 
 log = structlog.get_logger(__name__)
@@ -127,7 +127,7 @@ class OwnBroker:
                 preexec_fn=between_fork_and_exec(signal.SIGKILL),
             )
         except OSError as error:
-            raise Misconfigured(f"cannot start the Valkey of the extra local: {_reason(error)}") from None
+            raise Misconfigured(f"cannot start the Valkey of the extra local: {os_reason(error)}") from None
         self._gone = asyncio.get_running_loop().create_future()
         self._said = b""
         out = self._process.stdout
@@ -218,7 +218,7 @@ def _make_folder() -> Path:
         try:
             folder = Path(tempfile.mkdtemp(prefix="messaging-", dir=base))
         except OSError as error:
-            reasons.append(f"{base}: {_reason(error)}")
+            reasons.append(f"{base}: {os_reason(error)}")
             continue
         if len(os.fsencode(folder)) + len("/valkey.sock") <= _MOST_PATH:
             return folder
@@ -241,7 +241,3 @@ def _private(base: str) -> bool:
         return stat.S_ISDIR(os.stat(base).st_mode) and os.access(base, os.W_OK | os.X_OK)
     except OSError:
         return False
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error) or "no reason given").lower()

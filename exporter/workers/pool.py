@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
 from exporter.workers.channel import Said
 from exporter.workers.plan import Sockets
@@ -73,7 +73,7 @@ class Pool:
         try:
             worker = await self._fill(self._slots[0])
         except OSError as error:
-            raise Misconfigured(f"a worker cannot be started: {_words(error)}") from error
+            raise Misconfigured(f"a worker cannot be started: {os_reason(error)}") from error
         await asyncio.wait((worker.listening, worker.exited), return_when=asyncio.FIRST_COMPLETED)
         if worker.exited.done():
             status = worker.exited.result()
@@ -153,7 +153,7 @@ class Pool:
             except OSError as error:  # no memory, no process, no file to be had
                 pause = slot.pauses.next()
                 log.error(
-                    "a worker cannot be started; trying on", worker=slot.number, reason=_words(error), pause=pause
+                    "a worker cannot be started; trying on", worker=slot.number, reason=os_reason(error), pause=pause
                 )
 
     def reap(self) -> None:
@@ -205,7 +205,7 @@ class Pool:
         try:
             new = await self._fill(slot, standby=True)
         except OSError as error:
-            log.error("a worker cannot be started", worker=slot.number, reason=_words(error))
+            log.error("a worker cannot be started", worker=slot.number, reason=os_reason(error))
             return False
         await asyncio.wait((new.prepared, new.exited), timeout=PREPARING, return_when=asyncio.FIRST_COMPLETED)
         if slot.worker is new:  # the old one died meanwhile
@@ -255,7 +255,3 @@ class Pool:
         """All, at once."""
         for worker in self.workers:
             worker.kill()
-
-
-def _words(error: OSError) -> str:
-    return (error.strerror or str(error) or "no reason given").lower()

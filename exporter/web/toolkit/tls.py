@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import structlog
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, os_reason
 
 log = structlog.get_logger(__name__)
 
@@ -284,7 +284,7 @@ def _readable(path: Path | None, what: str) -> None:
         with path.open("rb") if path is not None else contextlib.nullcontext():
             pass
     except OSError as error:
-        raise Unfit(what, f"cannot read {path}: {(error.strerror or 'no reason given').lower()}") from error
+        raise Unfit(what, f"cannot read {path}: {os_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
