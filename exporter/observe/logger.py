@@ -6,6 +6,7 @@ Tested in ``tests/embed/test_examples.py``.
 from __future__ import annotations
 
 import logging
+from functools import partialmethod
 from typing import Any
 
 import structlog
@@ -17,30 +18,13 @@ class Logger:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def _log(self, level: int, event: str, values: dict[str, Any]) -> None:
+    def _log(self, level: int, event: str, **values: Any) -> None:
         if structlog.is_configured():
             structlog.get_logger(self._name).log(level, event, **values)
             return
-        trace = values.pop("exc_info", False)
         words = " ".join([event, *(f"{name}={value}" for name, value in values.items() if value != "")])
-        logging.getLogger(self._name).log(level, "%s", words, exc_info=trace)
+        logging.getLogger(self._name).log(level, "%s", words)
 
-    def debug(self, event: str, **values: Any) -> None:
-        """For whoever looks closely."""
-        self._log(logging.DEBUG, event, values)
-
-    def info(self, event: str, **values: Any) -> None:
-        """As things should be."""
-        self._log(logging.INFO, event, values)
-
-    def warning(self, event: str, **values: Any) -> None:
-        """Somebody should know."""
-        self._log(logging.WARNING, event, values)
-
-    def error(self, event: str, **values: Any) -> None:
-        """Somebody should act."""
-        self._log(logging.ERROR, event, values)
-
-    def exception(self, event: str, **values: Any) -> None:
-        """A defect, with its trace."""
-        self._log(logging.ERROR, event, {**values, "exc_info": True})
+    debug = partialmethod(_log, logging.DEBUG)
+    info = partialmethod(_log, logging.INFO)
+    warning = partialmethod(_log, logging.WARNING)
