@@ -46,7 +46,7 @@ class Simulation:
         users = len(names) or options.users
         self._organisation = Organisation(users, options.conversations, options.seed, names)
         # The seed makes decisions the same; the ids must not be, or the server would take them for repetitions.
-        self._ledger = Ledger(secrets.token_hex(5), grace=GRACE)
+        self._ledger = Ledger(secrets.token_hex(5), grace=GRACE, several_nodes=len(options.urls) > 1)
         self._meter = Meter()
         self._tokens: dict[str, tuple[str, float]] = {}
         self._phase, self._progress = "setting up", 0.0

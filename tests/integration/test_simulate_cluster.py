@@ -34,6 +34,16 @@ async def people(nodes: list[InProcess]) -> Summary:
     )
 
 
+async def test_nothing_is_missed_and_nobody_is_accused_between_nodes(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as nodes:
+        summary = await people(nodes)
+        assert summary.wrong == {}
+        assert summary.status == 0
+        assert summary.verified == summary.acknowledged > 200
+        for node in nodes:
+            assert (await node.scrape())["messaging_broker_frames_received_total"] > 10
+
+
 async def test_a_hole_that_is_made_between_the_nodes_is_found(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as nodes:
         last: Any = nodes[-1].server.node
