@@ -17,7 +17,9 @@ import msgspec
 
 from exporter.core.errors import Conflict, Forbidden, NotFound
 from exporter.core.records import Conversation, Message
+from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Row, Session
+from exporter.store.errors import DatabaseError, ErrorKind
 
 LISTED = 100
 """Members of each conversation in a list of many."""
@@ -123,7 +125,10 @@ class Conversations:
             raise NotFound("no such message")
         if not admin and rows[0][0] != by:
             raise Forbidden("only the sender or an admin may delete a message")
-        await session.fetch("DELETE FROM messages WHERE conversation_id = $1 AND seq = $2", name, seq)
+        if not await session.fetch(
+            "DELETE FROM messages WHERE conversation_id = $1 AND seq = $2 RETURNING 1", name, seq
+        ):
+            raise DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)  # it was there and held, and still is
 
     async def of(self, session: Session, user: str, after: str, limit: int) -> list[Conversation]:
         """The next conversations of a member behind a name, by name; ``LISTED`` members of each at most."""

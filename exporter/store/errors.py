@@ -30,7 +30,7 @@ class ErrorKind(Enum):
     DATA = auto()
     """What this statement wanted to write cannot be stored; its neighbours may be."""
     REFUSED = auto()
-    """Another program's trigger refuses what was to be written; its neighbours may be welcome."""
+    """Another program's trigger or column refuses what was to be written; its neighbours may be welcome."""
     CONFIGURATION = auto()
     """It will stay so until somebody changes something: rights, a password, a path, a schema."""
 
@@ -104,6 +104,9 @@ NO_SCHEMA = (
     "the database lacks a table, column, key or function that this program had made: "
     "'messaging-exporter doctor' names it"
 )
-REFUSED_BY_TRIGGER = "a trigger of another program in the database refuses it"
+REFUSED_BY_TRIGGER = "a trigger of another program in the database refuses it, or fails"
+UNFILLED = (
+    "the database demands a value in a column that this program does not know: 'messaging-exporter doctor' names it"
+)
 CLOSED = "the database was closed"
 UNKNOWN = "the database reported an error"

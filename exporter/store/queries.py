@@ -13,7 +13,9 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from exporter.core.records import Message
+from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
+from exporter.store.errors import DatabaseError, ErrorKind
 
 Key = tuple[str, str, str]
 """Conversation, sender, client's id: what makes a message the same one."""
@@ -73,6 +75,7 @@ class Queries:
         self._insert = f"""
             INSERT INTO messages (conversation_id, seq, sender_id, client_id, body, sent_at)
             SELECT conversation, seq, sender, client, body, sent_at FROM ({d.source(**columns)}) AS w ORDER BY pos
+            RETURNING 1
         """
         self._register = f"""
             INSERT INTO users (id, created_at)
@@ -140,10 +143,15 @@ class Queries:
         return found
 
     async def insert(self, session: Session, messages: Sequence[Message]) -> None:
-        """Store messages, whose numbers are given."""
+        """Store messages, whose numbers are given. Raises DatabaseError where a trigger of others leaves one out."""
         moment = self.dialect.moment
         rows = [(m.conversation, m.seq, m.sender, m.id, m.body, moment(m.sent_at)) for m in messages]
-        await session.fetch(self._insert, *self.dialect.pack(rows))
+        inserted = await session.fetch(self._insert, *self.dialect.pack(rows))
+        if len(inserted) < len(messages):
+            # Left out without a word, or put elsewhere, such as into a table that inherits from this one.
+            found = await self.look_up(session, [(m.conversation, m.sender, m.id) for m in messages])
+            if any(stored.seq is None for stored in found):
+                raise DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)
 
     async def register(self, session: Session, users: Sequence[str], now: datetime) -> None:
         """Make rows for users that have none."""

@@ -222,6 +222,77 @@ async def test_rows_that_are_hidden_and_triggers_that_are_switched_off_for_all_a
     ]
 
 
+WELCOME = """
+ALTER TABLE users ADD COLUMN email text, ADD COLUMN settings jsonb NOT NULL DEFAULT '{}';
+ALTER TABLE messages ADD COLUMN words tsvector GENERATED ALWAYS AS (to_tsvector('simple', body)) STORED;
+CREATE INDEX ON messages USING gin (words);
+CREATE UNIQUE INDEX ON users (email) WHERE email IS NOT NULL;
+CREATE INDEX wider ON conversation_members (user_id, conversation_id, last_read_seq);
+DROP INDEX conversation_members_user;
+CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.tenant := 'x'; RETURN NEW; END $$;
+CREATE TRIGGER fill BEFORE INSERT ON conversations FOR EACH ROW EXECUTE FUNCTION fill();
+ALTER TABLE conversations ADD COLUMN tenant text NOT NULL DEFAULT '';
+ALTER TABLE conversations ALTER tenant DROP DEFAULT;
+CREATE TABLE profiles (user_id text PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE);
+CREATE VIEW today AS SELECT * FROM messages WHERE sent_at > now() - interval '1 day';
+ALTER TABLE messages ADD CONSTRAINT short CHECK (length(body) < 100000)
+"""
+"""What an administrator adds for good reasons."""
+
+
+@pytest.mark.needs("postgres")
+async def test_what_others_add_to_our_tables_is_no_difference(postgres: Postgres) -> None:  # noqa: F811
+    place = Postgresql(postgres.url(postgres.create_database()))
+    await made(place)
+    await place.execute(WELCOME)
+    async with closing(place) as store:
+        assert (await verify(store)).agrees
+        assert await store.migrate() == []
+        await store.start()
+        await store.create_conversation("d", "ann", [])
+    assert (await diagnose(place.url, 5.0)).problem is None
+    assert await place.fetch("SELECT count(*) FROM pg_indexes WHERE indexname = 'conversation_members_user'") == [(0,)]
+
+
+@pytest.mark.needs("postgres")
+async def test_row_security_is_a_difference_where_it_hides_rows_and_only_there(
+    postgres: Postgres,  # noqa: F811
+) -> None:
+    database = postgres.create_database()
+    role = f"owner_of_{database}"
+    admin = Postgresql(postgres.url(database))
+    await admin.execute(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {database} OWNER TO {role}")
+    place = Postgresql(postgres.url(database, role), admin.url)
+    await made(place)
+    hidden = "table messages: row security hides rows from this user"
+    steps = (
+        (f"CREATE POLICY all_of_them ON messages TO {role} USING (true) WITH CHECK (true)", []),
+        ("CREATE POLICY no_drafts ON messages AS RESTRICTIVE FOR SELECT USING (body <> '')", [hidden]),
+        ("DROP POLICY no_drafts ON messages; DROP POLICY all_of_them ON messages", [hidden]),
+        (f"CREATE POLICY part ON messages TO {role} USING (sender_id <> 'bob') WITH CHECK (true)", [hidden]),
+    )
+    await admin.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY; ALTER TABLE messages FORCE ROW LEVEL SECURITY")
+    async with closing(place) as store:
+        for change, expected in steps:
+            await admin.execute(change)
+            lines: list[str] = []
+            await verify(store, out=lines.append)
+            assert [line for line in lines if line.startswith("table")] == expected, change
+
+
+@pytest.mark.needs("postgres")
+async def test_the_right_that_is_lacking_is_named(postgres: Postgres) -> None:  # noqa: F811
+    database = postgres.create_database()
+    admin = Postgresql(postgres.url(database))
+    await made(admin)
+    role = f"reader_of_{database}"
+    await admin.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    problem = str((await diagnose(postgres.url(database, role), 5.0)).problem)
+    assert problem.startswith("the database refuses: the user lacks a right: INSERT on users, ")
+    assert "DELETE on messages" in problem
+    assert "SELECT" not in problem, "it has that one"
+
+
 # --- partitions -----------------------------------------------------------------------------------------------
 
 

@@ -189,7 +189,7 @@ class PostgresDialect(Dialect):
     async def _require_rights(self, session: Session) -> None:
         rows = await session.fetch(
             f"""
-            SELECT bool_and(has_table_privilege(t, r)), {_STATE}
+            SELECT string_agg(r || ' on ' || t, ', ') FILTER (WHERE NOT has_table_privilege(t, r)), {_STATE}
             FROM (VALUES ('users', 'SELECT'), ('users', 'INSERT'), ('conversations', 'SELECT'),
                 ('conversations', 'INSERT'), ('conversations', 'UPDATE'), ('conversation_members', 'SELECT'),
                 ('conversation_members', 'INSERT'), ('conversation_members', 'UPDATE'),
@@ -197,9 +197,9 @@ class PostgresDialect(Dialect):
                 ('messages', 'DELETE'), ('daily_totals', 'SELECT'), ('verification', 'SELECT')) AS need (t, r)
             """
         )
-        allowed, *state = rows[0]
-        if not allowed:
-            raise DatabaseError(ErrorKind.CONFIGURATION, errors.RIGHTS)
+        lacking, *state = rows[0]
+        if lacking is not None:
+            raise DatabaseError(ErrorKind.CONFIGURATION, f"{errors.RIGHTS}: {lacking}")
         _require_writable(session, *state)
 
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:

@@ -10,6 +10,7 @@ Tested in ``tests/store/test_store.py``.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -33,6 +34,7 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("57P", ErrorKind.DISCONNECTED, errors.STARTING),
     ("40", ErrorKind.SERIALIZATION, errors.RACED),
     ("23505", ErrorKind.CONFLICT, errors.KEY_TAKEN),
+    ("23502", ErrorKind.REFUSED, errors.UNFILLED),  # no value of ours is null
     ("22", ErrorKind.DATA, errors.REJECTED),
     ("23", ErrorKind.DATA, errors.REJECTED),
     ("54", ErrorKind.DATA, errors.REJECTED),
@@ -55,6 +57,8 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("08", ErrorKind.DISCONNECTED, errors.LOST),
 )
 _BY_WORDS = (("root certificate", errors.NO_ROOT_CERTIFICATE), ("could not match", errors.PORTS))
+_ANYWHERE = ("57014", "55P03", "40", "53", "58")
+_LANGUAGE = re.compile(r"\bPL/\w")
 _EXPIRED, _HOSTNAME, _ADDRESS = 10, 62, 64
 """OpenSSL's verification results; what else it says is that nobody trusted has signed."""
 
@@ -71,6 +75,8 @@ def translate_error(error: BaseException) -> DatabaseError:
         return DatabaseError(ErrorKind.CONFIGURATION, errors.STATEMENT_POOLING)
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
+        if _of_another_program(error, state):
+            return DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)
         for start, kind, text in _BY_STATE:
             if state.startswith(start):
                 return DatabaseError(kind, text)
@@ -89,6 +95,19 @@ def translate_error(error: BaseException) -> DatabaseError:
     if isinstance(error, OSError):
         return _of_the_network(error)
     return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
+
+
+def _of_another_program(error: BaseException, state: str) -> bool:
+    """Did a trigger's function fail that is not ours? Whatever state it gives: it says nothing of the server.
+
+    What waits, races or runs out of room there does so for the reasons that it has anywhere.
+    """
+    if getattr(error, "severity_en", None) != "ERROR" or state.startswith(_ANYWHERE):
+        return False
+    # The innermost function is named first, in every language that the server speaks as "PL/pgSQL".
+    lines = str(getattr(error, "context", None) or "").splitlines()
+    innermost = next((line for line in lines if _LANGUAGE.search(line)), None)
+    return innermost is not None and "messaging_" not in innermost
 
 
 def _of_the_network(error: OSError) -> DatabaseError:

@@ -68,6 +68,7 @@ _BY_NAME = (
     ("SQLITE_CONSTRAINT_UNIQUE", ErrorKind.CONFLICT, errors.KEY_TAKEN),
     ("SQLITE_CONSTRAINT_PRIMARYKEY", ErrorKind.CONFLICT, errors.KEY_TAKEN),
     ("SQLITE_CONSTRAINT_TRIGGER", ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER),
+    ("SQLITE_CONSTRAINT_NOTNULL", ErrorKind.REFUSED, errors.UNFILLED),  # no value of ours is null
     ("SQLITE_CONSTRAINT", ErrorKind.DATA, errors.REJECTED),
     ("SQLITE_MISMATCH", ErrorKind.DATA, errors.REJECTED),
     ("SQLITE_TOOBIG", ErrorKind.DATA, errors.REJECTED),

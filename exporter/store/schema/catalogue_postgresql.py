@@ -12,19 +12,39 @@ from typing import Final
 
 from exporter.store.dialects.base import Session
 from exporter.store.schema import triggers_postgresql
-from exporter.store.schema.shape import NAME, NOW, TABLES, Column, Difference, FoundColumn, differing_columns
+from exporter.store.schema.shape import (
+    NAME,
+    NOW,
+    TABLES,
+    Column,
+    Difference,
+    FoundColumn,
+    differing_columns,
+    unknown_columns,
+)
 from exporter.store.schema.triggers_postgresql import quoted
 
 _HERE = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
+_POLICIES = """
+    FROM pg_policy WHERE polrelid = pg_class.oid AND polcmd IN ('*', 'r')
+    AND EXISTS (SELECT FROM unnest(polroles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE'))
+"""
+"""Those on reading that apply to this user; one of "true" shows every row."""
 _RELATIONS = f"""
-SELECT relname::text, relkind::text, relpersistence::text, row_security_active(oid), EXISTS (
+SELECT relname::text, relkind::text, relpersistence::text, row_security_active(oid) AND NOT (
+    EXISTS (SELECT {_POLICIES} AND polpermissive AND pg_get_expr(polqual, polrelid) = 'true')
+    AND NOT EXISTS (SELECT {_POLICIES} AND NOT polpermissive AND pg_get_expr(polqual, polrelid) <> 'true')
+), EXISTS (
     SELECT FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
     WHERE inhparent = pg_class.oid AND NOT child.relispartition
 ) FROM pg_class WHERE relnamespace = {_HERE} AND relname = ANY ($1)
 """
 _COLUMNS = f"""
 SELECT relname::text, attname::text, format_type(coalesce(nullif(typbasetype, 0), atttypid), NULL),
-    atthasdef OR attidentity <> '', attnotnull
+    atthasdef OR attidentity <> '' OR typdefault IS NOT NULL, attnotnull, EXISTS (
+        SELECT FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+        WHERE tgrelid = attrelid AND tgtype & 7 = 7 AND tgenabled <> 'D' AND NOT proname LIKE 'messaging\\_%'
+    )
 FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
 JOIN pg_type ON pg_type.oid = atttypid
 WHERE relnamespace = {_HERE} AND relname = ANY ($1)
@@ -136,12 +156,16 @@ async def _relations(session: Session, names: Sequence[str]) -> list[Difference]
 
 async def _columns(session: Session, names: Sequence[str], revision: str | None) -> list[Difference]:
     tables: dict[str, dict[str, FoundColumn]] = {name: {} for name in names}
-    for table, name, type, default, required in await session.fetch(_COLUMNS, list(names)):
+    for table, name, type, default, required, filled in await session.fetch(_COLUMNS, list(names)):
         narrow = type == "integer" and (table, name) not in _SMALL
         kind = "narrow" if narrow else _KINDS.get(type, "another")
-        tables[table][name] = FoundColumn(kind, type, default, required)
-    found = []
+        # A trigger of others before each row may give a value to a column of theirs.
+        given = default or (filled and name not in TABLES[table].columns)
+        tables[table][name] = FoundColumn(kind, type, given, required)
+    found: list[Difference] = []
     for table in names:
+        if revision is None:
+            found += unknown_columns(table, tables[table])
         for name, made, difference in differing_columns(table, tables[table], revision):
             alter = f"ALTER TABLE {table} ALTER COLUMN {name} SET"
             if difference.needed:
@@ -183,7 +207,7 @@ async def _keys(session: Session, names: Sequence[str]) -> list[Difference]:
             primary.add(table)
     for table in names:
         index, parent = TABLES[table].index, TABLES[table].parent
-        if index and (table, index) not in indexed:
+        if index and not any(of == table and columns[: len(index)] == index for of, columns in indexed):
             columns = ", ".join(index)
             # One that could not be finished may have the name.
             mends = (f"DROP INDEX IF EXISTS {table}_user", f"CREATE INDEX {table}_user ON {table} ({columns})")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from exporter.store.dialects.base import Session
 from exporter.store.schema import triggers_sqlite
-from exporter.store.schema.shape import TABLES, Difference, FoundColumn, differing_columns
+from exporter.store.schema.shape import TABLES, Difference, FoundColumn, differing_columns, unknown_columns
 
 _OBJECTS = "SELECT name, type FROM sqlite_master WHERE name IN (SELECT value FROM json_each($1)) ORDER BY 1"
 _COLUMNS = """
@@ -53,6 +53,7 @@ async def differences(session: Session, revision: str | None = None) -> list[Dif
             keys[table][place] = name
     there = [name for name in names if tables[name]]
     for table in there:
+        found += unknown_columns(table, tables[table]) if revision is None else ()
         found += [difference for _, _, difference in differing_columns(table, tables[table], revision)]
     if revision is not None or len(there) < len(names):
         return found  # without its table nothing else can be made
@@ -81,7 +82,7 @@ async def _indexes(session: Session, asked: str, keys: dict[str, dict[int, str]]
                 on = f"{table} ({', '.join(key)})"
                 mend = f"CREATE UNIQUE INDEX messaging_{table}_key_{number} ON {on}"
                 found.append(Difference(f"key {on}", "missing", (mend,), needed=True))
-        if made.index and (table, made.index) not in indexed:
+        if made.index and not any(of == table and of_it[: len(made.index)] == made.index for of, of_it in indexed):
             on = f"{table} ({', '.join(made.index)})"
             mends = (f"DROP INDEX IF EXISTS {table}_user", f"CREATE INDEX {table}_user ON {on}")
             found.append(Difference(f"index {on}", "missing", mends))

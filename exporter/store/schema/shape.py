@@ -177,6 +177,13 @@ def differing_columns(
             yield column, made, Difference(subject, "has no default")
 
 
+def unknown_columns(name: str, found: Mapping[str, FoundColumn]) -> Iterator[Difference]:
+    """Of one table: columns of others that refuse every row of ours. All others are welcome."""
+    for column, there in found.items():
+        if column not in TABLES[name].columns and there.required and not there.default:
+            yield Difference(f"column {name}.{column}", "must have a value, has no default, and is not this program's")
+
+
 def listed(differences: list[Difference] | tuple[Difference, ...], most: int = 6) -> str:
     """Several of them in one line."""
     more = f" (and {len(differences) - most} more)" if len(differences) > most else ""
