@@ -10,7 +10,7 @@ that is not is a ghost when the hub still has its connection some turns later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 from exporter.core.events import ConversationId, UserId
@@ -32,14 +32,8 @@ def _always(connection: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(HubStats):
     """Hub minus recount, per figure; 0 is healthy."""
-
-    active_connections: int = 0
-    connected_users: int = 0
-    active_conversations: int = 0
-    participants: int = 0
-    typing_users: int = 0
 
 
 class Recount:
@@ -125,10 +119,4 @@ def _slices(items: list[T]) -> Iterator[list[T]]:
 
 def difference(hub: HubStats, recounted: HubStats) -> Drift:
     """Figure by figure, positive where the hub has more."""
-    return Drift(
-        hub.active_connections - recounted.active_connections,
-        hub.connected_users - recounted.connected_users,
-        hub.active_conversations - recounted.active_conversations,
-        hub.participants - recounted.participants,
-        hub.typing_users - recounted.typing_users,
-    )
+    return Drift(*(more - less for more, less in zip(astuple(hub), astuple(recounted), strict=True)))
