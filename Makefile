@@ -46,7 +46,7 @@ bench: $(VENV)/.bench ## speed and memory against peers in the same run; ARGS="f
 	@sh tests/servers/install.sh bench
 	$(BIN)/python -m tests.bench $(ARGS)
 
-pictures: $(VENV)/.test services ## the dashboards in good and bad times, drawn by Grafana's components from npm, in build/pictures
+pictures: $(VENV)/.test services ## dashboards (by Grafana's components from npm) and admin page in good and bad times, in build/pictures
 	$(BIN)/python -m tests.bench.pictures build/pictures $(ARGS)
 
 dashboards: $(VENV)/.test ## build grafana/dashboards/*.json from their source

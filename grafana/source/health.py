@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
-from grafana.source.panels import NODE, Query, above, figure, judged, lines, named, states
+from grafana.source.panels import BELOW, NODE, Query, above, figure, judged, lines, named, states
 from grafana.source.tables import Column, rows_of
 
 UID = "messaging-health"
@@ -191,6 +191,7 @@ BOARD = Board(
                         "By how much figures of one scrape contradict each other: always 0. If not, follow the "
                         "runbook of MessagingInvariantBroken.",
                         steps=above((1, "red")),
+                        ranked=BELOW,
                     ),
                     12,
                 ),
@@ -211,6 +212,7 @@ BOARD = Board(
                         "How late timers ran. If it rises together with the CPU, the node is full; without, something "
                         "blocks the loop.",
                         steps=above((0.25, "red")),
+                        ranked=BELOW,
                     ),
                     6,
                 ),
@@ -317,6 +319,7 @@ BOARD = Board(
                         "again, per minute. If it is not 0, the log has the trace, the exit code or the signal: report "
                         "it, or follow the runbook of MessagingRestartLoop.",
                         colors={"/.*/": "red"},
+                        ranked=BELOW,
                     ),
                     8,
                 ),

@@ -33,7 +33,7 @@ FIRING: Final = rows_of(
             words={"critical": ("critical", "red"), "warning": ("warning", "orange"), "info": ("info", "blue")},
             width=75,
         ),
-        Column("Since", expr=f"1000 * ({_FIRING})", unit="dateTimeFromNow", width=130),
+        Column("Since", expr=f"1000 * ({_FIRING})", unit="dateTimeFromNow", width=140),
         Column("Instance", label="instance"),
         Column("Job", label="job"),
     ],

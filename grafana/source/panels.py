@@ -223,9 +223,10 @@ def _legend(ranked: c.LegendPlacement | None) -> common.VizLegendOptions:
     legend = common.VizLegendOptions().placement(ranked or BELOW).show_legend(True)
     if ranked is None:
         return legend.display_mode(c.LegendDisplayMode.LIST)
-    # Beside a course there is room for the names and one figure.
-    calculations = ["lastNotNull"] if ranked == BESIDE else ["lastNotNull", "max"]
-    return legend.display_mode(c.LegendDisplayMode.TABLE).calcs(calculations).sort_by("Last *").sort_desc(True)
+    # Beside a course there is room for the names and one figure. "last" is empty where a course has ended;
+    # "lastNotNull" would say an old figure as if it were now.
+    calculations = ["last"] if ranked == BESIDE else ["last", "max"]
+    return legend.display_mode(c.LegendDisplayMode.TABLE).calcs(calculations).sort_by("Last").sort_desc(True)
 
 
 def warmth(title: str, unit: str, query: Query, description: str, link: Link | None = None) -> AnyPanel:

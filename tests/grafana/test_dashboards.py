@@ -239,8 +239,15 @@ def test_where_one_of_many_may_be_the_culprit_the_legend_is_a_table_with_the_hig
             wide = len(panel["targets"]) == 1
             assert not wide or legend["displayMode"] == "table", panel["title"]
         if legend["displayMode"] == "table":
-            assert (legend["sortBy"], legend["sortDesc"]) == ("Last *", True)
-            assert legend["calcs"][0] == "lastNotNull"
+            assert (legend["sortBy"], legend["sortDesc"]) == ("Last", True)
+            assert legend["calcs"][0] == "last", "of a course that has ended, the last figure is none, not an old one"
+
+
+def test_a_legend_that_does_not_fit_is_a_table_with_the_highest_first() -> None:
+    """So that the node or task that fails is not below the fold."""
+    health = {panel["title"]: panel for panel in panels("messaging-health")}
+    for title in ("Event loop lag", "Figures that contradict each other", "Failures"):
+        assert health[title]["options"]["legend"]["displayMode"] == "table", title
 
 
 @each_board

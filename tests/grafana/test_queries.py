@@ -108,7 +108,7 @@ def test_what_every_program_exports_is_shown_of_messaging_nodes_only(target: Tar
 
 @each_target
 def test_nothing_is_added_up_over_installations(target: Target) -> None:
-    if target.panel["title"] in ("Alerts firing", "Delivery time") and target.panel["type"] in ("stat", "heatmap"):
+    if target.panel["title"] in ("Alerts", "Delivery time") and target.panel["type"] in ("stat", "heatmap"):
         assert "all chosen" in target.panel["description"], "then it says so"
         return
     theirs = {label for metric in metrics(target.expr) for label in promql.own(metric)}
@@ -121,9 +121,9 @@ def test_nothing_is_added_up_over_installations(target: Target) -> None:
 @each_target
 def test_a_legend_tells_installations_apart(target: Target) -> None:
     legend, panel = target.legend, target.panel
-    if panel["type"] in ("heatmap", "table") or panel["title"] == "Alerts firing":
+    if panel["type"] in ("heatmap", "table") or panel["title"] == "Alerts":
         return  # together, and says so; has labels as columns
-    if panel["title"] in ("Nodes up", "Nodes down"):
+    if panel["title"] in ("Nodes up", "Down"):
         assert "{{job}}" in legend or "{{instance}}" in legend
         return
     assert legend.startswith("{{cluster}} {{namespace}} {{job}}"), legend

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.needs("prometheus")
 
 RANGE, STEP = 600.0, 1.0
 """What a tile that asked for its range would be given, in seconds; the test is younger than any dashboard's range."""
-OF_PROMETHEUS = {"Nodes up", "Nodes down", "Alerts firing"}
+OF_PROMETHEUS = {"Nodes up", "Down", "Alerts"}
 """Tiles about what Prometheus itself knows, also when nobody answers it."""
 SEEN = {"Nodes", "Sent today", "Connections"}
 """Panels that must have an answer for a proof with answers to mean something."""
@@ -127,12 +127,12 @@ async def test_one_scrape_after_a_database_or_a_node_has_gone_no_tile_states_wha
 
 async def alive(prometheus: Prometheus) -> None:
     nodes = await shown(prometheus, tiles()["overview: Nodes up"])
-    assert nodes == {"2 / 2 messaging": 0, "messaging: separate nodes": 0.5}, (
+    assert nodes == {"2 / 2 messaging": 0, "messaging: separate": 0.5}, (
         "the number is the dead ones, by which it has its colour"
     )
-    assert await shown(prometheus, tiles()["overview: Nodes down"]) == {"none": 0}
+    assert await shown(prometheus, tiles()["overview: Down"]) == {"none": 0}
     # A tile of names would be empty without a series: it is told what it is then.
-    for title, word, number in (("Nodes up", "no nodes", 1), ("Nodes down", "not known", -1)):
+    for title, word, number in (("Nodes up", "no nodes", 1), ("Down", "not known", -1)):
         assert await shown(prometheus, tiles()[f"overview: {title}"], job="nobody") == {word: number}
     people = tiles()["overview: People online"]
     known, summed = people["targets"]
@@ -190,7 +190,7 @@ async def nodes_go(prometheus: Prometheus, one: Exporter, two: Exporter) -> None
     await two.kill()
     await down(1)
     assert await shown(prometheus, nodes) == {"1 / 2 messaging": 1}
-    assert await shown(prometheus, tiles()["overview: Nodes down"]) == {addresses[1]: 1}
+    assert await shown(prometheus, tiles()["overview: Down"]) == {addresses[1]: 1}
     people = await shown(prometheus, tiles()["overview: People online"])
     assert isinstance(people, dict)
     assert list(people) == ["messaging"], "the one that is left knows all there are"
@@ -201,10 +201,10 @@ async def nodes_go(prometheus: Prometheus, one: Exporter, two: Exporter) -> None
         if panel["title"] not in OF_PROMETHEUS:
             assert await shown(prometheus, panel) == words(panel), name
     assert await shown(prometheus, nodes) == {"0 / 2 messaging": 2}
-    assert await shown(prometheus, tiles()["overview: Nodes down"]) == dict.fromkeys(addresses, 1)
+    assert await shown(prometheus, tiles()["overview: Down"]) == dict.fromkeys(addresses, 1)
 
     async def fires() -> bool:
-        alerts = await shown(prometheus, tiles()["overview: Alerts firing"])
+        alerts = await shown(prometheus, tiles()["overview: Alerts"])
         return isinstance(alerts, dict) and sum(alerts.values()) >= 2
 
     await until(fires, "both nodes' alerts are counted, also when nobody answers")
@@ -231,7 +231,7 @@ async def test_two_installations_with_equal_jobs_and_instances_stay_apart_everyw
                 for target in targets():
                     found = await prometheus.query(plain(target.expr))
                     clusters = {labels.get("cluster") for labels, _ in found}
-                    together = target.panel["title"] == "Alerts firing" or target.panel["type"] == "heatmap"
+                    together = target.panel["title"] == "Alerts" or target.panel["type"] == "heatmap"
                     if found and not together and clusters != {"eu", "us"}:
                         missing.add(f"{target}: {clusters}")
                     if not found and target.board != OBSERVED and target.panel["title"] in SEEN:

@@ -48,19 +48,9 @@ def test_the_reckoning_is_that_of_the_browser() -> None:
     assert abs(room(1280, 6, False) - 216) < 1
 
 
-@pytest.mark.parametrize("window", [1280, 1440, 1920])
+@pytest.mark.parametrize("window", [DOCKED, 1280, 1440, 1920])
 @pytest.mark.parametrize("board", BOARDS)
 def test_every_title_fits_its_panel(board: str, window: int) -> None:
-    fits(board, window)
-
-
-@pytest.mark.parametrize("board", sorted(set(BOARDS) - {"messaging-overview"}))
-def test_every_title_fits_beside_a_docked_menu(board: str) -> None:
-    """Not those of the overview: its twelve tiles have four columns each, so that all of it is on one screen."""
-    fits(board, DOCKED)
-
-
-def fits(board: str, window: int) -> None:
     clipped = {
         panel["title"]: (round(width_of(panel["title"])), round(room(window, panel["gridPos"]["w"], "links" in panel)))
         for panel in panels(board)

@@ -46,7 +46,7 @@ HEADINGS = [
     "Health",
     "Largest conversations",
     "Busiest in the last hour, this node",
-    "A user, this node",
+    "A user",
 ]
 STORED = ("total_messages", "messages_today", "total_conversations", "registered_users")
 
@@ -858,3 +858,37 @@ async def test_from_phone_to_wall_in_light_and_dark_everything_is_within_the_scr
         background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
         assert seen.complaints == []
+
+
+@pytest.mark.parametrize("size", ["narrow", "tablet", "desk", "4k"])
+async def test_counts_of_six_digits_stand_apart_and_no_age_leaves_its_place(
+    browser: Browser, double: StatsDouble, size: str
+) -> None:
+    for name in ("connections", "commands"):
+        double.figures["refused"][name] = dict.fromkeys(FIGURES["refused"][name], 123_456)
+    now = time.time()
+    for ago in (3000, 50, 0):  # so many in the last minute and in the last hour
+        counts = dict.fromkeys(FIGURES["refused"]["commands"], 0 if ago == 3000 else 123_456 if ago else 246_912)
+        double.history.record(now - ago, Sample(active_connections=5, commands_refused=counts))
+    async with visit(browser, size=SIZES[size]) as seen:
+        page = await sign_in_by_link(seen, double)
+        cells = page.locator("messaging-stats td", has_text="123,456")
+        await eventually(lambda: _many(cells), "the figures are shown")
+        gaps = await page.evaluate(
+            """() => {
+              const text = (cell) => {
+                const range = document.createRange();
+                range.selectNodeContents(cell);
+                return range.getBoundingClientRect();
+              };
+              const rows = [...document.querySelector('messaging-stats').shadowRoot.querySelectorAll('tbody tr')];
+              return rows.flatMap(({ cells }) =>
+                [...cells].slice(1).map((cell, i) => text(cell).left - text(cells[i]).right));
+            }"""
+        )
+        assert min(gaps) >= 3, "one figure can be told from the next"
+        assert await clipped(page) == []
+
+
+async def _many(cells: Any) -> bool:
+    return bool(await cells.count() > 10)

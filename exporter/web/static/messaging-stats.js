@@ -312,11 +312,12 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .rates svg { block-size: 2.35em; }
 .rates .number { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.2; }
 .rates .unknown .number { font-size: 0.9375em; line-height: 1.76; block-size: auto; }
+.rates .long .number { font-size: 1em; line-height: 1.65; } /* as high as a short one */
 .rates dd { min-inline-size: 0; }
 .rates dd:last-child { display: grid; }
 .totals > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
 .active > div { grid-template-columns: minmax(0, 0.9fr) minmax(0, 1fr) minmax(0, 1.4fr) minmax(0, 0.6fr); }
-.health > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1.7fr) minmax(0, 0.9fr); align-items: baseline; }
+.health > div { grid-template-columns: minmax(0, 1.1fr) minmax(0, 1.5fr) minmax(5.2em, 0.9fr); align-items: baseline; }
 .totals .value, .active .value { font-weight: 600; }
 .value, .share, .age { text-align: end; white-space: nowrap; }
 .totals .unknown .value, .active .unknown .value { font-weight: 400; color: var(--muted); }
@@ -332,11 +333,11 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 table { inline-size: 100%; border-collapse: collapse; margin-block-start: 0.5em; table-layout: fixed; }
 th, td { padding: 0.24em 0; border-block-end: 1px solid var(--line); font-weight: 400; text-align: start; vertical-align: baseline; }
 tbody tr:last-child > * { border-block-end: 0; }
-th:not(:first-child), td { text-align: end; inline-size: 4.2em; }
+th:not(:first-child), td { text-align: end; inline-size: 4.9em; }
 th { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 thead th { color: var(--muted); font-size: 0.8125em; }
 tbody th { color: var(--muted); }
-td { color: var(--ink); font-weight: 600; }
+td { color: var(--ink); font-weight: 600; white-space: nowrap; }
 td.none { color: var(--muted); font-weight: 400; }
 tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .aged td { color: var(--muted); }
@@ -392,6 +393,9 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 :host(:dir(rtl)) :is(p, dt, dd, th, td, h2, button, [role=status], .number, .range, .peak) { unicode-bidi: plaintext; text-align: right; }
 :host(:dir(rtl)) :is(header p, td, th:not(:first-child), .value, .share, .age, .status > p:last-child, .days .range) { text-align: left; }
 
+@container (max-width: 27.99rem) { /* three figures of six digits beside a reason */
+  td { font-size: 0.8125em; }
+}
 @container (max-width: 43.99rem) {
   .rates > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.25fr) minmax(0, 1.5fr); gap: 0 0.6em; }
   .rates .number { font-size: 1.25em; line-height: 1.32; }
@@ -401,7 +405,7 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .now .moment { inline-size: 16em; }
   .status { grid-template-columns: minmax(0, 1fr) 14em; }
   .state { min-height: 2.8em; }
-  th:not(:first-child), td { inline-size: 5em; }
+  th:not(:first-child), td { inline-size: 5.9em; }
   .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
   .panel > * { grid-column: span 3; }
@@ -1375,6 +1379,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const put = (name, value, text) => {
       write(n[`quality_${name}`], text);
       n[`quality_${name}`].closest('div').classList.toggle('unknown', value === null);
+      n[`quality_${name}`].closest('div').classList.toggle('long', value !== null && text.length > 7);
     };
     const share = known(stats.delivered_in_time);
     put('delivered_in_time', share, share === null && stats.delivered_in_time === null ? this.#say('nothing_yet') : this.#share(share));

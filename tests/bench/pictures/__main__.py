@@ -1,10 +1,10 @@
-"""``python -m tests.bench.pictures OUTPUT``: the dashboards as Grafana's components draw them, in good and bad times.
+"""``python -m tests.bench.pictures OUTPUT``: dashboards and admin page as people see them, in good and bad times.
 
 Two nodes are started, idle, then with people; their database is moved away and put back; one node is killed, then the
 other. An ``observe`` beside them goes through the same. At each of these moments a real Prometheus with the project's
 rules is asked what Grafana would ask it, and each dashboard is drawn in windows of 1280, 1440 and 1920 pixels, and of
-1280 with Grafana's menu docked. Needs npm, Chromium and Prometheus; takes some minutes. Titles that do not fit their
-panel are told, and make the exit status 1.
+1280 with Grafana's menu docked. The admin page is drawn from made-up figures, in windows of 360 to 3840 pixels, light
+and dark. Needs npm, Chromium and Prometheus; takes some minutes. What is cut off is told, and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from exporter.simulate import SimulateOptions, simulate
 from tests.bench.pictures.drawing import studio
+from tests.bench.pictures.page import page_of, page_pictures
 from tests.bench.pictures.recording import Prometheus as Recording
 from tests.bench.pictures.recording import picture
 from tests.servers.exporter import WS, Exporter
@@ -123,9 +124,24 @@ class Play:
 
 
 async def pictures(options: argparse.Namespace) -> int:
+    """All that the arguments ask for; the exit status."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.link:
+        await page_of(options.link, options.output)
+        return 0
+    status = 0
+    if options.part != "boards":
+        faults = await page_pictures(options.output)
+        print(*faults, sep="\n", end="\n" if faults else "", flush=True)
+        status |= bool(faults)
+    if options.part != "page":
+        status |= await board_pictures(options)
+    return status
+
+
+async def board_pictures(options: argparse.Namespace) -> int:
     """Play, record, draw; the exit status."""
     folders = {"now": GRAFANA / "dashboards", **({"before": options.before} if options.before else {})}
-    options.output.mkdir(parents=True, exist_ok=True)
     if not options.again:
         with TemporaryDirectory() as folder:
             play = Play(Path(folder), boards(folders, options.only), options.redis)
@@ -150,6 +166,8 @@ def main() -> int:
     """What the arguments say."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.pictures", description=__doc__)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--part", choices=("boards", "page"), help="only the dashboards, or only the admin page")
+    parser.add_argument("--link", help="draw page.png and page-dark.png of a server, by the link of 'make run', only")
     parser.add_argument("--before", type=Path, help="a folder of other dashboards, drawn from the same answers")
     parser.add_argument("--only", action="append", default=[], help="one dashboard's name; may be repeated")
     parser.add_argument("--seconds", type=float, default=60.0, help="of an act")

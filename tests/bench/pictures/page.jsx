@@ -8,7 +8,7 @@ import React from 'react';
 import { createRoot } from 'react-dom/client';
 import { lastValueFrom } from 'rxjs';
 import {
-  applyFieldOverrides, cacheFieldDisplayNames, createTheme, dateTime, FieldType, getDisplayProcessor, getDisplayValueAlignmentFactors, getFieldDisplayName, getFieldDisplayValues,
+  applyFieldOverrides, applyNullInsertThreshold, cacheFieldDisplayNames, createTheme, dateTime, FieldType, getDisplayProcessor, getDisplayValueAlignmentFactors, getFieldDisplayName, getFieldDisplayValues,
   Registry, standardTransformers, standardTransformersRegistry, toDataFrame,
   ThemeContext, transformDataFrame,
 } from '@grafana/data';
@@ -123,7 +123,8 @@ const Bars = ({ panel, frames, width, height }) => (
 
 // As the panel of courses does before it draws: known colours, and gaps where nothing was answered.
 function Courses({ panel, frames, width, height }) {
-  const drawn = overridden(panel, frames).filter((frame) => frame.fields.length > 1);
+  const gaps = (frame) => applyNullInsertThreshold({ frame, refFieldPseudoMin: start, refFieldPseudoMax: end });
+  const drawn = overridden(panel, frames.map(gaps)).filter((frame) => frame.fields.length > 1);
   if (!drawn.length) {
     return <Empty words="No data" />;
   }
