@@ -90,10 +90,10 @@ finally:
     alertmanager.wait()
 for group, what in (("New", "began now"), ("Old", "began a minute ago")):
     seen = [(when - began, number) for when, name, number in notifications if name == group]
-    # 0 is before group_wait is over, 3 behind it, 6 behind group_interval
-    told = [
-        f"after {6 if after > 5 else 3 if after > 2 else 0} s {number} alert{'s'[: number - 1]}" for after, number in seen
-    ]
+    told = []
+    for after, number in seen:
+        waited = 6 if after > 5 else 3 if after > 2 else 0  # group_interval was waited for, group_wait, nothing
+        told.append(f"after {waited} s {number} alert{'s'[: number - 1]}")
     print(f"group {group} ({what}): {', '.join(told)}")
 PYTHON
 diff seen - <<'SEEN'
