@@ -243,19 +243,20 @@ class Engine:
 
         async def work(snapshot: Snapshot) -> Seen:
             day = int(now // 86_400) * DAY
+            newest, further = await counting.newest(snapshot, mapping, 0, self._sealing.longest)
             seen = Seen(
-                newest=await counting.newest(snapshot, mapping),
+                newest=newest,
                 horizon=await self.reader.horizon(snapshot),
-                facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
+                facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day, newest),
                 small=small or await self._small.read(snapshot, mapping, now),
             )
             if done and count is not None:
-                seen.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
+                seen.counted = await counting.tail(snapshot, mapping, count.base.cut, day, newest)
             elif base is not None:
-                seen.sealed = await self._sealing.next(snapshot, mapping, base, seen.horizon, now)
+                seen.sealed = await self._sealing.next(snapshot, mapping, base, further, seen.horizon, now)
                 if seen.sealed is not None:
                     seen.samples = await identity.sample(snapshot, mapping, seen.sealed)
-                    seen.rest = await counting.tail(snapshot, mapping, seen.sealed, day)
+                    seen.rest = await counting.tail(snapshot, mapping, seen.sealed, day, newest)
             return seen
 
         seen = await self.reader.read(work, LIMIT)

@@ -9,6 +9,7 @@ Tested in ``tests/observe/test_engine.py``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,25 +53,32 @@ class Sealing:
 
     async def first(self, snapshot: Snapshot, mapping: Mapping, now: float) -> dict[str, int]:
         """Where the very first count may end: the tail is above, and so is the overlap where keys are times."""
-        found = await counting.newest(snapshot, mapping, self._tail)
+        (found,) = await counting.newest(snapshot, mapping, self._tail)
         lows = {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
         return {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
 
-    async def next(
-        self, snapshot: Snapshot, mapping: Mapping, base: Base, horizon: tuple[int, int] | None, now: float
-    ) -> Cut | None:
-        """A cut above the base's, None when it stays: it moves when the tail has become a quarter longer.
+    @property
+    def longest(self) -> int:
+        """Rows above the line with which it moves: a quarter more than the tail. Moving costs reading it twice."""
+        return self._tail + self._tail // 4
 
-        Moving costs reading the tail twice.
-        """
-        further = await counting.newest(snapshot, mapping, self._tail + self._tail // 4)
+    async def next(
+        self,
+        snapshot: Snapshot,
+        mapping: Mapping,
+        base: Base,
+        further: MappingOf[str, int],
+        horizon: tuple[int, int] | None,
+        now: float,
+    ) -> Cut | None:
+        """A cut above the base's, None when it stays. ``further``: the keys with ``longest`` rows above them."""
         if all(further.get(key.name, key.lowest) <= base.cut.lows[key.name] for key in mapping.keys):
             return None
         ripe = self._ripe(horizon, now)
         if not ripe:
             return None
         mark = ripe[-1]
-        room = await counting.newest(snapshot, mapping, self._tail)
+        (room,) = await counting.newest(snapshot, mapping, self._tail)
         lows = {}
         for key in mapping.keys:
             low = min(mark.newest.get(key.name, key.lowest), room.get(key.name, key.lowest))
