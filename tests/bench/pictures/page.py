@@ -84,7 +84,7 @@ async def page_of(link: str, output: Path) -> None:
     """``page.png`` and ``page-dark.png`` of a real server, by the link that ``make run`` prints: the documents' own."""
     async with chromium() as browser:
         for scheme, name, scale in (("light", "page.png", 1.5), ("dark", "page-dark.png", 1.0)):
-            await draw(browser, link, (1280, 800), scheme, output / name, scale=scale)
+            await draw(browser, link, (1280, 958), scheme, output / name, scale=scale, whole=False)
 
 
 async def _drawn(browser: Browser, begin: Callable[[], str], output: Path, name: str) -> list[str]:
@@ -98,9 +98,16 @@ async def _drawn(browser: Browser, begin: Callable[[], str], output: Path, name:
 
 
 async def draw(
-    browser: Browser, link: str, size: tuple[int, int], scheme: str, target: Path, *, scale: float = 1
+    browser: Browser,
+    link: str,
+    size: tuple[int, int],
+    scheme: str,
+    target: Path,
+    *,
+    scale: float = 1,
+    whole: bool = True,
 ) -> list[str]:
-    """A picture of the whole page once its figures and its history are there; what is wrong with it."""
+    """A picture of the page, ``whole`` or its first screen, once its figures and history are there; what is wrong."""
     async with visit(browser, size=size, scheme=scheme, scale=scale) as seen:
         page = seen.page
         await page.goto(link)
@@ -112,7 +119,7 @@ async def draw(
 
         await eventually(answered, "the page asks for its history")
         await page.wait_for_load_state("networkidle")
-        await page.screenshot(path=target, full_page=True)
+        await page.screenshot(path=target, full_page=whole)
         found: list[str] = await page.evaluate(FAULTS)
         return found + seen.complaints
 
