@@ -57,6 +57,11 @@ class Postbox(Generic[P]):
         self._meters.broker_frames_dropped.value += 1
         self._owe(conversation, frame)
 
+    @property
+    def waiting(self) -> bool:
+        """Is there something to be published?"""
+        return bool(self._waiting)
+
     def flush(self, connection: Connection) -> None:
         """Publish what waits."""
         if not self._waiting:

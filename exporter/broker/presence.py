@@ -6,7 +6,7 @@ it has; when the server does not know the incarnation any more, or a batch is mi
 replica without the last writes was promoted), the node begins a new incarnation with all that it holds. What it held
 under the old one stays until the new one is complete, so no figure dips.
 
-Tested in ``tests/broker/test_disasters.py``.
+Tested in ``tests/broker/test_presence.py`` and ``tests/broker/test_disasters.py``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ A batch alone costs the server 20 µs and more before its first change is looked
 """
 MOST_CHANGES: Final = 100_000
 """Changes that wait for the road: beyond it, all that is held is told anew instead."""
+PAUSE: Final = 0.01
+"""Seconds between two batches that are not full: others hear of a join that much later, in a storm.
+
+Each batch is a write, and its answer a turn of the loop and a read: without a pause they are as frequent as the server
+is quick, and a node that is busy with a storm has many small turns, with writes to people that say little.
+"""
 _MOST_OLD: Final = 32
 TOGGLED: Final = "t"
 """The kind of what comes and goes."""
@@ -38,7 +44,8 @@ class Presence:
 
     ``answered`` is called with the figures that ``register`` and ``beat`` answer, and with when they were asked for, by
     ``now``. ``refused`` is called when the server answers what it should not: the connection is of no use then.
-    ``label`` is what the server knows this node by.
+    ``schedule`` is called when an answer lets go what has waited for it: it has that sent before long. ``label`` is
+    what the server knows this node by.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Presence:
         connections: Callable[[], int],
         answered: Callable[[Figures, float], None],
         refused: Callable[[str], None],
+        schedule: Callable[[], None],
         now: Callable[[], float],
         label: str = "",
     ) -> None:
@@ -59,7 +67,9 @@ class Presence:
         self._connections = connections
         self._answered = answered
         self._refused = refused
+        self._schedule = schedule
         self._now = now
+        self._sent_at = float("-inf")
         self.incarnation: str | None = None
         self.registered = False  # the server has said so
         self.complete = False  # and it has all that is held
@@ -123,6 +133,13 @@ class Presence:
     def waiting(self) -> bool:
         """Is there something to be sent?"""
         return self._telling or bool(self._changes) or self._toggles_due
+
+    @property
+    def pause(self) -> float:
+        """Seconds until what waits should be sent; it may be at any time."""
+        if self._telling or len(self._changes) >= SLICE:
+            return 0.0
+        return self._sent_at + PAUSE - self._now()
 
     # --- the road -----------------------------------------------------------------------------------------
 
@@ -204,6 +221,7 @@ class Presence:
 
     def _apply(self, connection: Connection, seq: int, changes: list[str], complete: bool) -> None:
         inc = self.incarnation or ""
+        self._sent_at = self._now()
         command = self._functions.apply(inc, self._lease, seq, self._connections(), complete, changes)
         connection.queue(command, 1, partial(self._is_applied, connection, inc, seq))
 
@@ -224,8 +242,8 @@ class Presence:
                 if self._unanswered.popleft()[2]:
                     self.complete = True
                     self._old.clear()
-            self.flush(connection)
-            connection.flush()
+            if self.waiting:
+                self._schedule()
         else:
             self._unknown(connection, reply)
 

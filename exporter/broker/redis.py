@@ -92,6 +92,7 @@ class RedisBroker(Generic[P]):
             lambda: len(hub.connections),
             self._answered,
             self._refused,
+            self._schedule,
             now,
             f"{node.hex()} {name}",
         )
@@ -114,6 +115,7 @@ class RedisBroker(Generic[P]):
         self._postbox = Postbox(context)
         self.happenings = Happenings(context, self._presence, self._told, self.holdings, self._postbox)
         self._scheduled = False
+        self._pause: asyncio.TimerHandle | None = None
         self._figures: Figures | None = None
         self._alive_until = 0.0
 
@@ -144,6 +146,8 @@ class RedisBroker(Generic[P]):
                 pass  # then the lease ends it
         self._told.close()
         self.happenings.close()
+        if self._pause is not None:
+            self._pause.cancel()
         for held in self._held.values():
             self.ordering.forget(held)
         await self._road.close()
@@ -224,16 +228,30 @@ class RedisBroker(Generic[P]):
 
     def _flush_all(self) -> None:
         self._presence.toggles_are_due()
+        connection = self._road.connection
+        if connection is not None:
+            self._presence.flush(connection)
         self._flush()
 
     def _flush(self) -> None:
         self._scheduled = False
         connection = self._road.connection
         if connection is not None:
-            if self._presence.waiting:  # first: who joins is announced before what they say
-                self._presence.flush(connection)
+            if self._presence.waiting:
+                self._tell_what_changed(connection)
             self._postbox.flush(connection)
             connection.flush()
+
+    def _tell_what_changed(self, connection: Connection) -> None:
+        pause = self._presence.pause
+        if pause <= 0 or self._postbox.waiting:  # who joins is announced before what they say
+            self._presence.flush(connection)
+        elif self._pause is None:
+            self._pause = self._loop.call_later(pause, self._paused)
+
+    def _paused(self) -> None:
+        self._pause = None
+        self._schedule()
 
     # --- what happens here --------------------------------------------------------------------------------
 

@@ -1,0 +1,98 @@
+"""When batches leave: at once after a pause, together in a storm, and full ones as quickly as they are answered."""
+
+from __future__ import annotations
+
+from exporter.broker.connection import Connection, Reply
+from exporter.broker.functions import SLICE, Functions
+from exporter.broker.presence import PAUSE, Presence
+
+FIGURES = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+class Line(Connection):
+    """A connection whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, Reply]] = []
+
+    def queue(self, data: bytes, replies: int, told: Reply) -> None:
+        self.asked.append((data, told))
+
+    def flush(self) -> None:
+        pass
+
+    def answer(self, reply: object) -> None:
+        """To everything that has been asked."""
+        asked, self.asked = self.asked, []
+        for _, told in asked:
+            told(reply)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def registered(held: int = 0) -> tuple[Presence, Line, Clock, list[None]]:
+    """A node that the server knows, with all that it holds but what waits for answers."""
+    clock, line, wished = Clock(), Line(), list[None]()
+    presence = Presence(
+        Functions("test"),
+        15.0,
+        lambda: [f"cc{number}" for number in range(held)],
+        lambda: 1,
+        lambda figures, asked: None,
+        lambda reason: None,
+        lambda: wished.append(None),
+        clock,
+    )
+    presence.connected(line, False)
+    (_, is_registered), *batches = line.asked
+    line.asked = batches
+    is_registered(FIGURES)
+    return presence, line, clock, wished
+
+
+async def test_the_first_change_after_a_pause_leaves_at_once() -> None:
+    presence, line, clock, _ = registered()
+    line.answer(b"ok")
+    clock.time += PAUSE
+    presence.add("uann")
+    assert presence.waiting
+    assert presence.pause <= 0
+
+
+async def test_what_follows_within_the_pause_is_one_batch() -> None:
+    presence, line, clock, wished = registered()
+    line.answer(b"ok")
+    clock.time += PAUSE
+    presence.add("uann")
+    presence.flush(line)
+    for user in ("bob", "cleo"):
+        clock.time += PAUSE / 4
+        presence.add(f"u{user}")
+    line.answer(b"ok")
+    assert wished, "what has waited for the answer is to be sent"
+    assert 0 < presence.pause <= PAUSE / 2 + 1e-9
+    clock.time += PAUSE
+    assert presence.pause <= 0
+    presence.flush(line)
+    ((batch, _),) = line.asked
+    assert b"+ubob" in batch
+    assert b"+ucleo" in batch
+
+
+async def test_all_that_is_held_is_told_without_pauses() -> None:
+    presence, line, _, _ = registered(10 * SLICE)
+    batches = 0
+    while line.asked:
+        batches += len(line.asked)
+        line.answer(b"ok")
+        if presence.waiting:
+            assert presence.pause <= 0
+            presence.flush(line)
+    assert batches == 10
+    assert presence.complete
