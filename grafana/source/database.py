@@ -238,9 +238,9 @@ BOARD = Board(
                         ],
                         "Conversations and days whose totals the last verification found wrong, and triggers that "
                         "are not there to keep them. If one is not 0, follow the runbook of "
-                        "MessagingTotalsInaccurate: messaging-exporter verify --repair.",
+                        "MessagingTotalsInaccurate: messaging-exporter verify --repair. Not known before the first.",
                         steps=judged((0, "green"), (1, "red")),
-                        none="never verified",
+                        none="not known",
                         stacked=True,
                     ),
                     8,
@@ -251,9 +251,10 @@ BOARD = Board(
                         "dthms",
                         Query(f"time() - {q.database('messaging_verified_timestamp_seconds')}"),
                         "Since everything was last recounted the slow way; a server does it once a day. When it is "
-                        "older than three days, follow the runbook of MessagingVerificationOverdue.",
+                        "older than three days, follow the runbook of MessagingVerificationOverdue. Before the first "
+                        "it is not known.",
                         steps=judged((0, "green"), (259200, "orange")),
-                        none="never verified",
+                        none="not known",
                     ),
                     8,
                 ),

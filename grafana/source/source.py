@@ -176,8 +176,8 @@ BOARD = Board(
                         ),
                         "Recount minus what had been published: what vanished without a trace (retention, purges, "
                         "expiry) is below zero. If it is large, recount more often. The first count has nothing to "
-                        "correct.",
-                        none="nothing yet",
+                        "correct: then it is not known.",
+                        none="not known",
                     ),
                     16,
                 ),
