@@ -195,7 +195,7 @@ async def test_a_message_ends_its_senders_typing_on_all_connections(place: Place
     await bob.frame("typing", active=True)
     await second.say(room, "hi", "1")
     await bob.frame("typing", active=False)
-    ended = "messaging_typing_stopped_total{message}"
+    ended = 'messaging_typing_stopped_total{reason="message"}'
     await place.first.scraped(lambda found: found.get(ended) == 1, "ended by the message, not by its time")
 
 
