@@ -82,7 +82,8 @@ async def test_the_page_below_a_prefix(host: Any, serve: Any) -> None:
         await page.goto(f"{mount}/admin/")  # as people type it
         assert page.url == f"{mount}/admin"
         await well(page)
-        assert "This server keeps no record of days" in await page.locator("messaging-stats .days").inner_text()
+        days = page.locator("messaging-stats .days", has_text="This server keeps no record of days")
+        await days.wait_for(timeout=20_000)
         assert await page.locator("messaging-stats .days :visible:is(button, svg)").count() == 0
         connections = page.locator("messaging-stats [data-figure=active_connections] .number").first
         await shows(connections, "0")

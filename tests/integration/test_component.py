@@ -237,7 +237,7 @@ async def test_the_react_hook_and_component_ask_only_while_mounted_and_keep_the_
         await shows(page.locator("#seen"), "live: 1240")
         await shows(page.locator("#refused"), "denied: Not allowed to see the figures: the token is not a signed JWT.")
         await page.locator("#line", has_text="good: All is well. Up since ").wait_for()
-        await shows(page.locator(".wide messaging-stats h2").first, "Jetzt")
+        await shows(page.locator(".wide messaging-stats h2:visible").first, "Jetzt")
         double.figures["active_connections"] = 1241
         await shows(page.locator("#seen"), "live: 1241")
         await shows(figure(page), "1,241")
@@ -413,7 +413,7 @@ async def test_numbers_and_times_are_written_in_the_pages_language_and_texts_as_
         await page.locator("messaging-stats").evaluate(
             "node => { node.labels = { now: 'Jetzt', all_is_well_up: 'Läuft seit {time}.' } }"
         )
-        await shows(page.locator("messaging-stats h2").first, "Jetzt")
+        await shows(page.locator("messaging-stats h2:visible").first, "Jetzt")
         await told(page, r"Läuft seit \d+\. \w+\.?, \d\d:\d\d\.")
         assert await page.locator("messaging-stats .panel").get_attribute("lang") == "de"
         await page.locator("messaging-stats").evaluate("node => { node.lang = 'en-IN' }")
@@ -421,7 +421,7 @@ async def test_numbers_and_times_are_written_in_the_pages_language_and_texts_as_
         await shows(figure(page), "12,34,567")
         await page.locator("messaging-stats").evaluate("node => { node.lang = 'no language'; node.labels = null }")
         await shows(figure(page), "1,234,567")
-        await shows(page.locator("messaging-stats h2").first, "Now")
+        await shows(page.locator("messaging-stats h2:visible").first, "Now")
 
 
 async def test_on_a_page_that_is_read_from_right_to_left_the_panel_is_whole(

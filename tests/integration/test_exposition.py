@@ -114,7 +114,9 @@ CONTRACT = {
     "messaging_connection_duration_seconds": node("histogram"),
     "messaging_read_lag_seconds": node("histogram"),
     "messaging_event_loop_lag_seconds": node("histogram"),
-    "messaging_background_failures_total": node("counter", task=("history", "verify", "tidy", "probe", "callback")),
+    "messaging_background_failures_total": node(
+        "counter", task=("history", "verify", "tidy", "probe", "callback", "writer", "memberships", "schema")
+    ),
     "messaging_worker_restarts_total": node("counter"),
     "messaging_send_buffer_max_bytes": node("gauge"),
     "messaging_slow_consumers": node("gauge"),

@@ -34,7 +34,7 @@ async def test_with_the_origin_allowed_the_panel_works_there_and_without_it_says
             await seen.page.goto(f"{double.url}/open.html")
             await well(seen.page)
             await shows(seen.page.locator("[data-figure=active_connections] .number"), "0")
-            await seen.page.locator("[data-days=messages]", has_text="peak 0 on ").wait_for()
+            await seen.page.locator("[data-days=messages]", has_text="none yet").wait_for()
             assert seen.complaints == []
             await seen.page.goto(f"{double.url}/shut.html")
             said = await told(seen.page, r"No answer from .*")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from exporter.metrics.counters import BackgroundTask, Metrics
-from exporter.web import background as background_module
+from exporter.store import supervision as background_module
 from exporter.web.background import Background
 from tests.logged import logged
 

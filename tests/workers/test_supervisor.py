@@ -29,7 +29,8 @@ FIGURES = ("connections", "users", "conversations", "participants")
 
 @pytest.fixture
 async def server(postgres: Postgres, tmp_path: Path) -> AsyncIterator[Workers]:
-    async with running(tmp_path, postgres.url(postgres.create_database()), "--drain.timeout", "3s") as started:
+    flags = ("--drain.timeout", "3s", "--limits.frames-per-second", "10000")  # the senders do not pause
+    async with running(tmp_path, postgres.url(postgres.create_database()), *flags) as started:
         yield started
 
 
