@@ -80,6 +80,21 @@ def configured(name: str, folder: Path, port: int, nodes: list[str]) -> Path:
     return copy
 
 
+async def listens(process: asyncio.subprocess.Process, port: int, name: str, log: Path | None = None) -> None:
+    """The proxy takes connections; an AssertionError with what it logged when it has ended instead."""
+
+    async def listening() -> bool:
+        assert process.returncode is None, log.read_text() if log else name  # noqa: ASYNC240 - the test ends with it
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    await until(listening, f"{name} listens")
+
+
 @asynccontextmanager
 async def proxy(name: str, folder: Path, nodes: list[str]) -> AsyncIterator[str]:
     """The proxy in front of these two addresses for the length of a block: its URL."""
@@ -91,17 +106,8 @@ async def proxy(name: str, folder: Path, nodes: list[str]) -> AsyncIterator[str]
             *command(name, configuration, folder), env=environment(folder), stdout=output, stderr=output, cwd=folder
         )
 
-    async def listening() -> bool:
-        assert process.returncode is None, log.read_text()
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
-
     try:
-        await until(listening, f"{name} listens")
+        await listens(process, port, name, log)
         yield f"http://127.0.0.1:{port}"
     finally:
         if process.returncode is None:

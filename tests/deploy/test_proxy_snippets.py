@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from tests.deploy.proxies import NGINX, environment, program
+from tests.deploy.proxies import NGINX, environment, listens, program
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import ROOT, WS, Exporter, running, until
 from tests.servers.prometheus import free_port
@@ -98,17 +98,8 @@ async def started(snippet: Snippet, folder: Path, upstream: str, port: int) -> A
             *words, env=environment(folder), stdout=output, stderr=output, cwd=folder
         )
 
-    async def listening() -> bool:
-        assert process.returncode is None, log.read_text()
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
-
     try:
-        await until(listening, f"{snippet.proxy} listens")
+        await listens(process, port, snippet.proxy, log)
         yield folder / "stats"
     finally:
         if process.returncode is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.proxies import NGINX, environment, program
-from tests.servers.exporter import Client, Exporter, Figures, running, until
+from tests.deploy.proxies import NGINX, environment, listens, program
+from tests.servers.exporter import Client, Exporter, Figures, running
 from tests.servers.prometheus import free_port
 
 PROXIES = [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("nginx", "haproxy")]
@@ -57,17 +57,8 @@ async def impatient(name: str, folder: Path, server: Exporter) -> AsyncIterator[
         words = ["-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
     process = await asyncio.create_subprocess_exec(program(name), *words, env=environment(folder), cwd=folder)
 
-    async def listening() -> bool:
-        assert process.returncode is None
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
-
     try:
-        await until(listening, f"{name} listens")
+        await listens(process, port, name)
         yield f"http://127.0.0.1:{port}", process
     finally:
         if process.returncode is None:
