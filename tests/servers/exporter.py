@@ -229,11 +229,14 @@ class Asking:
     def http(self) -> aiohttp.ClientSession:
         """One session for all requests, made when it is first used."""
         if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=PATIENCE)
-            self._http = aiohttp.ClientSession(
-                timeout=timeout, auto_decompress=False, skip_auto_headers=["Accept", "Accept-Encoding", "User-Agent"]
-            )
+            self._http = self.make_session()
         return self._http
+
+    def make_session(self, **options: Any) -> aiohttp.ClientSession:
+        """One that adds no header and unpacks nothing; ``options`` go to it."""
+        timeout = aiohttp.ClientTimeout(total=PATIENCE)
+        unsaid = ["Accept", "Accept-Encoding", "User-Agent"]
+        return aiohttp.ClientSession(timeout=timeout, auto_decompress=False, skip_auto_headers=unsaid, **options)
 
     async def hang_up(self) -> None:
         """Close the session of requests."""

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from tests.servers.exporter import PATIENCE, Asking, Exporter, until
 
 LEASE = 2.0
@@ -55,6 +57,17 @@ class Workers(Exporter):
     def __init__(self, folder: Path, database: str, *flags: str, count: int = 2, **options: Any) -> None:
         more = ("--workers", str(count), "--database.url", database, "--cluster.lease", f"{LEASE:g}s")
         super().__init__(folder, *more, *flags, **options)
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """A session that keeps no connection.
+
+        One that is kept is of the worker that took it, and hangs when that is stopped; a new one comes to a worker
+        that answers.
+        """
+        if self._http is None:
+            self._http = self.make_session(connector=aiohttp.TCPConnector(force_close=True))
+        return self._http
 
     async def start(self, *, ready: bool = True) -> Workers:
         """Start; returns when all of them listen."""
