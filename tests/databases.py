@@ -15,6 +15,7 @@ import asyncpg
 from exporter.core.errors import Refusal
 from exporter.core.records import Draft, Message, Totals
 from exporter.store import Store
+from exporter.store.schema import triggers_postgresql, triggers_sqlite
 
 
 class Clock:
@@ -204,6 +205,24 @@ async def opened(place: Place, **options: Any) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+async def make_as_of(place: Place, revision: str) -> None:
+    """What an earlier release left: tables and rows of a revision, with today's triggers but for what came later."""
+    store = Store(place.url)
+    try:
+        await store.migrate(revision)
+    finally:
+        await store.close()
+    if isinstance(place, Sqlite):
+        names = [name for name in triggers_sqlite.TRIGGERS if "user_days" not in name]
+        statements = [triggers_sqlite.trigger(name).replace(triggers_sqlite._USER_DAY, "") for name in names]
+    else:
+        heads = [head for head in triggers_postgresql.FUNCTIONS if "user_days" not in head]
+        statements = [triggers_postgresql.function(head, "public") for head in heads]
+        names = [name for name in triggers_postgresql.TRIGGERS if "user_days" not in name]
+        statements += [statement for name in names for statement in triggers_postgresql.trigger(name)]
+    await place.execute(";\n".join(statements))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from exporter.store.connections import Lane
 from exporter.store.days import KEPT
 from exporter.store.schema.migrate import revisions
 from exporter.store.verify import verify
-from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, send
+from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, make_as_of, opened, send
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 TODAY = date(2026, 3, 10)
@@ -124,10 +124,8 @@ async def test_a_message_that_is_redated_makes_its_sender_active_on_the_new_day_
 
 
 async def test_the_upgrade_counts_the_days_of_the_messages_that_are_there(place: Place) -> None:
-    store = Store(place.url, clock=Clock())
-    await store.migrate(BEFORE)
+    await make_as_of(place, BEFORE)
     await place.execute(HISTORY, "DELETE FROM users WHERE id = 'eve'")
-    await store.close()
     async with opened(place, clock=Clock()) as store:
         assert await shown(store) == [(0, 0), (3, 2), (0, 0), (1, 1)]
         await assert_exact(place, store, TODAY)
@@ -135,10 +133,8 @@ async def test_the_upgrade_counts_the_days_of_the_messages_that_are_there(place:
 
 
 async def test_where_messages_had_been_deleted_before_the_days_before_the_oldest_are_not_known(place: Place) -> None:
-    store = Store(place.url, clock=Clock())
-    await store.migrate(BEFORE)
+    await make_as_of(place, BEFORE)
     await place.execute(HISTORY, "DELETE FROM messages WHERE seq < 4")
-    await store.close()
     async with opened(place, clock=Clock()) as store:
         assert await shown(store) == [(0, None), (0, None), (0, None), (1, 1)]
 

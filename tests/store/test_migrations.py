@@ -25,7 +25,7 @@ from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store
 from exporter.store.location import PostgresLocation, SqliteLocation, locate
 from exporter.store.schema.migrate import revisions
-from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, send
+from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, make_as_of, opened, send
 from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -198,7 +198,7 @@ OLD_VERSION_TABLE = (
 
 
 async def test_the_version_is_taken_over_from_the_table_of_earlier_releases(place: Place) -> None:
-    await migrate(place, revisions()[1])
+    await make_as_of(place, revisions()[1])
     await place.execute(
         f"DROP TABLE messaging_schema_version; {OLD_VERSION_TABLE}; INSERT INTO alembic_version VALUES ('0002');"
         "INSERT INTO conversations (id) VALUES ('c')"
@@ -369,9 +369,16 @@ async def test_postgresql_without_rights_is_refused_and_left_as_it_was(postgres:
     place = Postgresql(postgres.url(name, role))
     admin = Postgresql(postgres.url(name))
     await admin.execute(f"CREATE ROLE {role} LOGIN")
+    tables = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
     with pytest.raises(Misconfigured, match="lacks a right"):
         await migrate(place)
-    assert await admin.fetch("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert await admin.fetch(tables) == [(0,)]
+    # Who may make tables and not the functions that count their rows gets neither.
+    await admin.execute(f"GRANT CREATE ON SCHEMA public TO {role}; REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
+    with pytest.raises(Misconfigured, match=r"lacks a right: function messaging_shard: missing"):
+        await migrate(place)
+    assert await admin.fetch(tables) == [(0,)]
+    await admin.execute(f"REVOKE CREATE ON SCHEMA public FROM {role}; GRANT USAGE ON LANGUAGE plpgsql TO PUBLIC")
     await migrate(admin)
     await admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     store = Store(place.url)

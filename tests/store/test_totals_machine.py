@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exporter.store.schema import triggers_sqlite
-from exporter.store.schema.migrations.frozen import r0002_sqlite
-from exporter.store.schema.migrations.versions import r0001_tables, r0004_days
+from exporter.store.schema.migrations.versions import r0001_tables, r0002_totals, r0004_days
 from exporter.store.totals import STATEMENT
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -69,7 +68,7 @@ class TotalsMachine(RuleBasedStateMachine):
             self.db.execute(statement)
         triggers = map(triggers_sqlite.trigger, triggers_sqlite.TRIGGERS)
         findings = "ALTER TABLE verification ADD COLUMN missing_triggers bigint"
-        for statement in (*r0002_sqlite.TABLES, findings, *r0004_days.SQLITE, *triggers):
+        for statement in (*r0002_totals.SQLITE, findings, *r0004_days.SQLITE, *triggers):
             self.db.execute(statement)
         self.model = Model()
         self.saved: list[Model] = []

@@ -139,7 +139,7 @@ async def _migrate(dialect: Dialect, revision: str) -> list[Difference]:
                 if current is not None:
                     _require_complete(await dialect.differences(session, current))
                 await connection.run_sync(upgrade, revision, current, stands_in)
-                return await _mend(dialect, session) if revision == "head" else []
+                return await _mend(dialect, session, current) if revision == "head" else []
     except dialect.drivers as error:  # as SQLAlchemy wraps it or as it is
         failure = dialect.translate(error)
         if failure.text == errors.NO_FILE_YET:
@@ -149,13 +149,19 @@ async def _migrate(dialect: Dialect, revision: str) -> list[Difference]:
         await engine.dispose()
 
 
-async def _mend(dialect: Dialect, session: Session) -> list[Difference]:
-    """Revisions change tables and rows; functions and triggers are those of this version, whatever was there."""
+async def _mend(dialect: Dialect, session: Session, before: str | None) -> list[Difference]:
+    """Revisions change tables and rows; functions and triggers are those of this version, whatever was there.
+
+    ``before``: the revision so far. Where no triggers were, all must be made: totals that nobody keeps are wrong.
+    """
     found = await dialect.differences(session)
     if any(difference.mend for difference in found):
         await dialect.mend(session, found)
         found = await dialect.differences(session)
     _require_complete(found)
+    lost = [difference for difference in found if difference.mend]
+    if lost and before in (None, "0001"):
+        raise DatabaseError(ErrorKind.CONFIGURATION, f"{errors.RIGHTS}: {listed(lost)}")
     return found
 
 
