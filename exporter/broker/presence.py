@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -40,7 +40,9 @@ TOGGLED: Final = "t"
 
 
 class Presence:
-    """One node's entries. ``held`` makes them all, as kind and name; ``connections`` counts; ``lease`` in seconds.
+    """One node's entries. ``held`` answers how many they are, and makes each, as kind and name, when it is asked for.
+
+    ``connections`` counts; ``lease`` in seconds.
 
     ``answered`` is called with the figures that ``register`` and ``beat`` answer, and with when they were asked for, by
     ``now``. ``refused`` is called when the server answers what it should not: the connection is of no use then.
@@ -52,7 +54,7 @@ class Presence:
         self,
         functions: Functions,
         lease: float,
-        held: Callable[[], Iterable[str]],
+        held: Callable[[], tuple[int, Iterator[str]]],
         connections: Callable[[], int],
         answered: Callable[[Figures, float], None],
         refused: Callable[[str], None],
@@ -80,7 +82,8 @@ class Presence:
         self._in_order: set[str] = set()  # entries of such a kind among the changes: what follows waits behind
         self._toggles_due = False  # now, not only together with other changes
         self._retired = False
-        self._to_tell = 0  # of these, how many until all that is held has been told
+        self._untold: Iterator[str] = iter(())  # what was held when this incarnation began; goes before the changes
+        self._to_tell = 0  # how many of it
         self._telling = False  # the batch that completes has not been sent
         self._unanswered: deque[tuple[int, list[str], bool]] = deque()
 
@@ -126,7 +129,7 @@ class Presence:
         self._changes.append(change)
         if change[1] == TOGGLED:
             self._in_order.add(change[1:])
-        if len(self._changes) > MOST_CHANGES + self._to_tell:
+        if len(self._changes) > MOST_CHANGES:
             self.begin_anew()
 
     @property
@@ -167,10 +170,10 @@ class Presence:
         inc = self.incarnation
         if inc is None:
             return
-        while self.waiting and len(self._unanswered) < (WINDOW if len(self._changes) >= SLICE else 1):
-            count = min(len(self._changes), SLICE)
-            changes = [self._changes.popleft() for _ in range(count)]
-            self._to_tell -= min(count, self._to_tell)
+        while self.waiting and len(self._unanswered) < (WINDOW if self._to_tell + len(self._changes) >= SLICE else 1):
+            changes = [f"+{entry}" for entry in islice(self._untold, min(self._to_tell, SLICE))]
+            self._to_tell -= len(changes)
+            changes += [self._changes.popleft() for _ in range(min(len(self._changes), SLICE - len(changes)))]
             if not self._changes:
                 self._in_order.clear()
             if not self._to_tell:
@@ -207,6 +210,7 @@ class Presence:
         self._in_order.clear()
         self._toggles_due = False
         self._unanswered.clear()
+        self._untold = iter(())
         self._to_tell = self._seq = 0
 
     def _register(self, connection: Connection, unsure: bool) -> None:
@@ -214,8 +218,7 @@ class Presence:
         inc = self.incarnation = secrets.token_hex(8)
         command = self._functions.register(inc, self._lease, self._connections(), unsure, self._label, self._old)
         connection.queue(command, 1, partial(self._is_registered, inc, self._now()))
-        self._changes.extend(f"+{entry}" for entry in self._held())
-        self._to_tell = len(self._changes)
+        self._to_tell, self._untold = self._held()
         self._telling = True
         self.flush(connection)
 

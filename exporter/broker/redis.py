@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
@@ -255,22 +256,26 @@ class RedisBroker(Generic[P]):
 
     # --- what happens here --------------------------------------------------------------------------------
 
-    def _all_held(self) -> Iterator[str]:
-        """Everything that is so here, as the server's entries."""
+    def _all_held(self) -> tuple[int, Iterator[str]]:
+        """How much is so here now, and the server's entry of each; there may be 100,000, so they are made one by one.
+
+        What is on its way to be told as a change is told twice then, which the server passes over.
+        """
         hub = self._hub
-        for held in self._held.values():
-            held.counted = held.conversation in hub.conversations
-        yield from [f"u{user}" for user in hub.users]
-        yield from [f"c{conversation}" for conversation in hub.conversations]
-        yield from [f"p{pair(*key)}" for key in hub.participants]
-        yield from [f"t{pair(*key)}" for key in hub.typing]
+        users, conversations = list(hub.users), list(hub.conversations)
+        participants, typing = list(hub.participants), list(hub.typing)
+        entries = chain(
+            (f"u{user}" for user in users),
+            (f"c{conversation}" for conversation in conversations),
+            (f"p{pair(*key)}" for key in participants),
+            (f"t{pair(*key)}" for key in typing),
+        )
+        return len(users) + len(conversations) + len(participants) + len(typing), entries
 
     # --- the road comes and goes --------------------------------------------------------------------------
 
     def _opened(self, connection: Connection, another: bool) -> None:
         self._clock.forget()
-        for held in self._held.values():
-            held.shared = None  # what is said of it before the subscription stands is missed
         self.inquiries.opened(connection)
         self._presence.connected(connection, another)
         self._told.subscribe(connection, self._subscribed)

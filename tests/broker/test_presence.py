@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from exporter.broker.connection import Connection, Reply
 from exporter.broker.functions import SLICE, Functions
-from exporter.broker.presence import PAUSE, Presence
+from exporter.broker.presence import PAUSE, WINDOW, Presence
 
 FIGURES = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
 
@@ -36,13 +38,21 @@ class Clock:
         return self.time
 
 
-def registered(held: int = 0) -> tuple[Presence, Line, Clock, list[None]]:
-    """A node that the server knows, with all that it holds but what waits for answers."""
+def registered(
+    held: int = 0, made: Callable[[int], None] = lambda number: None
+) -> tuple[Presence, Line, Clock, list[None]]:
+    """A node that the server knows, with all that it holds but what waits for answers; ``made`` is told of each."""
+
+    def entries() -> Iterator[str]:
+        for number in range(held):
+            made(number)
+            yield f"cc{number}"
+
     clock, line, wished = Clock(), Line(), list[None]()
     presence = Presence(
         Functions("test"),
         15.0,
-        lambda: [f"cc{number}" for number in range(held)],
+        lambda: (held, entries()),
         lambda: 1,
         lambda figures, asked: None,
         lambda reason: None,
@@ -95,4 +105,24 @@ async def test_all_that_is_held_is_told_without_pauses() -> None:
             assert presence.pause <= 0
             presence.flush(line)
     assert batches == 10
+    assert presence.complete
+
+
+async def test_telling_all_that_is_held_is_the_work_of_many_turns_and_changes_wait_behind_it() -> None:
+    held, made, told = 100_000, list[int](), list[str]()
+    presence, line, _, _ = registered(held, made.append)
+    presence.add("cnew")
+    presence.toggle("troom\nann", True)
+    turns = 0
+    while line.asked:
+        sent = [data for data, _ in line.asked]
+        assert len(sent) <= WINDOW, "a turn makes a window's entries, and no more"
+        for data in sent:
+            told += [word[2:] for word in data.decode().split("\r\n") if word[:2] in ("+c", "+t")]
+        assert len(made) <= len(told), "an entry is made when it is sent"
+        line.answer(b"ok")
+        presence.flush(line)
+        turns += 1
+    assert told == [*(f"c{number}" for number in range(held)), "new", "room\nann"]
+    assert turns >= held / (WINDOW * SLICE)
     assert presence.complete
