@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.context import Context
+from exporter.broker.frames import TypingRun
 from exporter.broker.held import FRESH, Held
 
 P = TypeVar("P")
@@ -75,26 +76,26 @@ class Announcements(Generic[P]):
         return self.heard(held, word, user)
 
     def _only_here(self, held: Held[P], user: str) -> bool:
-        shared = held.shared
-        return shared is not None and user not in shared and (held.conversation, user) in self._hub.participants
+        return held.only_here(user, self._connection()) and (held.conversation, user) in self._hub.participants
 
     def _types_here(self, held: Held[P], user: str) -> str:
         return "T" if (held.conversation, user) in self._hub.typing else "U"
 
-    def types(self, held: Held[P], user: str, active: bool, frame: bytes) -> None:
-        """A user who takes part here and nowhere else types, or no longer: told here with what the others are sent."""
-        typing = held.typing
-        if active is not (user in typing):
-            (typing.add if active else typing.discard)(user)
-            self._side.tell(held.conversation, user, frame)
-
-    def types_afar(self, held: Held[P], user: str, active: bool, frame: bytes) -> None:
-        """The same on another node."""
-        held.hears_typing(user, self._loop.time())
-        if (held.conversation, user) in self._hub.participants or not frame:
-            self.heard_from_afar(held, "T" if active else "U", user)
+    def types_afar(self, held: Held[P], run: TypingRun) -> None:
+        """Users of another node type, or no longer: told in one piece, unless some of it is known here, or better."""
+        typing, participants, conversation = held.typing, self._hub.participants, held.conversation
+        now, is_news = self._loop.time(), True
+        for user, begins in zip(run.users, run.begins, strict=True):
+            held.hears_typing(user, now)
+            if begins is (user in typing) or (conversation, user) in participants:
+                is_news = False
+        if is_news:
+            for user, ends in zip(run.users, run.ends, strict=True):
+                (typing.add if ends else typing.discard)(user)
+            self._side.tell(conversation, run.users[0], run.frames)  # none of them is here
         else:
-            self.types(held, user, active, frame)
+            for user, active in run.each():
+                self.heard_from_afar(held, "T" if active else "U", user)
 
     def _ask_again(self, held: Held[P]) -> None:
         held.asking = False
@@ -103,7 +104,7 @@ class Announcements(Generic[P]):
 
     def _shares(self, held: Held[P], several: bool, user: str) -> None:
         """A user takes part on several nodes, or on one only again."""
-        if held.shared is None:
+        if held.road is not self._connection():
             return
         (held.shared.add if several else held.shared.discard)(user)
         if several and (held.conversation, user) in self._hub.participants:

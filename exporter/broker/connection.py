@@ -178,6 +178,7 @@ class Connection(asyncio.Protocol):
     def _gone(self) -> None:
         self._transport = None
         self._out.clear()
+        self._expected.clear()
         if not self._lost.done():
             self._lost.set_result(None)
         on_lost, self._on_lost = self._on_lost, None

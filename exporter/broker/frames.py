@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 # Length of what follows, kind, seq, microseconds since it was received there, bytes of the user's name.
 _FRAME: Final = struct.Struct(">IBQIH")
@@ -20,6 +20,8 @@ _HEAD: Final = struct.Struct(">1s8sQ")
 _pack, _unpack, _SIZE = _FRAME.pack, _FRAME.unpack_from, _FRAME.size
 _AFTER_LENGTH: Final = _SIZE - 4
 _FOREVER: Final = 2**32 - 1
+# Of a run: its frames, bytes of its users' names.
+_RUN: Final = struct.Struct(">II")
 
 HEAD_SIZE: Final = _HEAD.size
 NODE_BYTES: Final = 8
@@ -34,7 +36,7 @@ class Kind(IntEnum):
     LOOK = 4  # messages up to this seq exist; perhaps they have been lost
     ASK = 5  # the user may be no longer a member: ask the database
     LASTING = 6  # handed out as it comes, and sent again after an outage
-    TYPING = 7  # the user, who takes part on the sending node only, types (seq 1) or no longer (0): what people get
+    TYPING = 7  # of users who take part on the sending node only: ``typing_runs``; seq is the number of their frames
     TYPISTS = 8  # frames of that kind may have been lost: ask the server who types
     WHERE = 9  # a question, seq is its number: which connections has the user there?
     DISCONNECT = 10  # the same, and they are to be ended
@@ -42,6 +44,9 @@ class Kind(IntEnum):
 
 
 _KNOWN: Final = frozenset(map(int, Kind))
+
+Outgoing = tuple[Kind, bytes, int, str, float | None]
+"""A frame on its way out: kind, data, seq, user, and when its cause was received, None when that is not measured."""
 
 RoadFrame = tuple[int, bytes, int, str, int]
 """Kind, data, seq, user, and microseconds from its receipt to its publishing (0: not measured).
@@ -99,6 +104,71 @@ def unpack(payload: bytes) -> Iterator[RoadFrame | None]:
             yield kind, payload[middle:position], seq, payload[begin:middle].decode(errors="replace"), age
         else:
             yield kind, payload[begin:position], seq, "", age
+
+
+class TypingRun(NamedTuple):
+    """Who has begun to type and has stopped, in order, and their frames in one piece.
+
+    Each user takes turns between the two: ``begins`` is the first of each, ``ends`` the last.
+    """
+
+    users: list[str]
+    begins: list[bool]
+    ends: list[bool]
+    order: Sequence[int]  # of each frame, whose it is: a place in ``users``
+    frames: bytes
+
+    def each(self) -> Iterator[tuple[str, bool]]:
+        """Each user and what they do, one after the other."""
+        turn = list(self.begins)
+        for place in self.order:
+            yield self.users[place], turn[place]
+            turn[place] = not turn[place]
+
+
+def typing_runs(told: Iterable[Outgoing]) -> Iterator[bytes]:
+    """Packed frames, nearly always one: whoever gets it hands all of it out in one piece."""
+    places: dict[str, int] = {}
+    words: list[int] = []  # of each user, as in their line: the first and the last thing they do
+    order: list[int] = []
+    data: list[bytes] = []
+    for _, frame, active, user, _ in told:
+        place = places.get(user)
+        if place is None:
+            place = places[user] = len(words)
+            words.append(3 * active)
+        elif words[place] & 1 == active:  # the same twice
+            yield _run(places, words, order, data)
+            places, words, order, data, place = {user: 0}, [3 * active], [], [], 0
+        else:
+            words[place] ^= 1
+        order.append(place)
+        data.append(frame)
+    if data:
+        yield _run(places, words, order, data)
+
+
+def _run(places: Iterable[str], words: list[int], order: list[int], data: list[bytes]) -> bytes:
+    names = "\n".join([f"{word}{user}" for word, user in zip(words, places, strict=True)]).encode()
+    count = len(data)
+    head = _RUN.pack(count, len(names)) + names + struct.pack(f">{count}I", *order)
+    return pack(Kind.TYPING, head + b"".join(data), count)
+
+
+def typing_run(data: bytes) -> TypingRun | None:
+    """What such a frame holds; None when it is not whole."""
+    try:
+        count, size = _RUN.unpack_from(data)
+        middle = _RUN.size + size
+        lines = data[_RUN.size : middle].decode(errors="replace").split("\n")
+        order = struct.unpack_from(f">{count}I", data, middle)
+        begins = [line[0] >= "2" for line in lines]
+        ends = [line[0] in "13" for line in lines]
+    except (struct.error, IndexError):
+        return None
+    if max(order, default=0) >= len(lines):
+        return None
+    return TypingRun([line[1:] for line in lines], begins, ends, order, data[middle + 4 * count :])
 
 
 def announcements(payload: bytes) -> Sequence[str]:

@@ -34,6 +34,9 @@ A call of a function for each would be a third of what an event costs between tw
 """
 
 
+_TYPING: Final = Kind.TYPING  # looked up in the enumeration it would cost more than the rest of its frame
+
+
 class Happenings(Generic[P]):
     """What happens on one node; ``happened`` is told of it."""
 
@@ -60,9 +63,11 @@ class Happenings(Generic[P]):
         """Something that others may have to know: presence, and announcements."""
         if isinstance(event, TypingStarted):
             self._types(event.conversation, event.user, True)
-        elif isinstance(event, TypingStopped):
+            return
+        if isinstance(event, TypingStopped):
             self._types(event.conversation, event.user, False)
-        elif isinstance(event, ConnectionOpened):
+            return
+        if isinstance(event, ConnectionOpened):
             if self._hub.connections_of(event.user) == 1:
                 self._presence.add(f"u{event.user}")
         elif isinstance(event, ConnectionClosed):
@@ -93,23 +98,25 @@ class Happenings(Generic[P]):
 
     def _types(self, conversation: str, user: str, active: bool) -> None:
         """Somebody types, or no longer does. Of who takes part here only, frames tell: functions cost more."""
-        held = self._held[conversation]
-        entry, shared, there = held.type_prefix + user, held.shared, self._connection() is not None
-        if there and shared is not None and user not in shared:
+        held, connection = self._held[conversation], self._connection()
+        entry, typing = held.type_prefix + user, held.typing
+        if held.only_here(user, connection):
             frame = self._side.announcement("T" if active else "U", conversation, user)
-            self._announcements.types(held, user, active, frame)
+            if active is not (user in typing):  # people here are told with what the others are sent
+                (typing.add if active else typing.discard)(user)
+                self._side.tell(conversation, user, frame)
             self._presence.toggle(entry, active)
-            self._postbox.put(conversation, (Kind.TYPING, frame, int(active), user, None))
-            self._schedule()
+            self._postbox.put(conversation, (_TYPING, frame, active, user, None))
             if self._toggles is None:
                 self._toggles = self._loop.call_later(TOGGLES, self._toggles_are_due)
-            return
-        if active:
-            self._presence.add(entry)
         else:
-            self._presence.remove(entry)
-        if active or not there:
-            self._announcements.heard(held, "T" if active else "U", user)
+            if active:
+                self._presence.add(entry)
+            else:
+                self._presence.remove(entry)
+            if active or connection is None:
+                self._announcements.heard(held, "T" if active else "U", user)
+        self._schedule()
 
     def _toggles_are_due(self) -> None:
         self._toggles = None

@@ -43,6 +43,7 @@ class Held(Generic[P]):
         "joins",
         "listed",
         "removals",
+        "road",
         "shared",
         "through",
         "told",
@@ -52,9 +53,10 @@ class Held(Generic[P]):
         "waiting",
     )
 
-    def __init__(self, conversation: str, channel: bytes) -> None:
+    def __init__(self, conversation: str, channel: bytes, road: object = None) -> None:
         self.conversation = conversation
         self.channel = channel
+        self.road = road  # the connection by which it was subscribed to
         self.type_prefix = f"t{conversation}\n"  # of entries: who types there
         self.upto: int | None = None
         self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
@@ -67,7 +69,7 @@ class Held(Generic[P]):
         self.fading: set[str] = set()
         self.fresh_until = 0.0
         self.asking = False  # it will be asked who types, when it knows that
-        self.shared: set[str] | None = set()  # users who take part on several nodes; None: not known
+        self.shared: set[str] = set()  # users who take part on several nodes: not known by any other road
         self.joins = 0  # under way here
         self.removals = 0  # members who were removed meanwhile
         self.catching_up: list[tuple[int, Callable[[], object]]] = []  # joins that wait for messages on the road
@@ -78,6 +80,11 @@ class Held(Generic[P]):
         self.healing = False
         self.hole: asyncio.TimerHandle | None = None
         self.hole_since = 0.0
+
+    def only_here(self, user: str, road: object) -> bool:
+        """Is it known, by this road, that a user who takes part on this node does so on no other?"""
+        # What is said of it between two roads is missed.
+        return road is not None and self.road is road and user not in self.shared
 
     def is_ready(self) -> None:
         """Whoever waits to join goes on."""

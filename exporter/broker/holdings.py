@@ -33,21 +33,23 @@ class Holdings(Generic[P]):
         self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
         self._functions, self._ordering, self._announcements = context.functions, ordering, announcements
         self._connection, self._schedule, self._refused = context.connection, context.schedule, context.refused
+        self._awaited: set[Held[P]] = set()  # whose subscription is waited for
 
     def hold(self, conversation: str, ready: Callable[[], object]) -> None:
         """Somebody is about to join: ``ready`` is called when nothing of the conversation can be missed any more."""
         held = self._held.get(conversation)
         if held is None:
             channel = self._functions.channel(conversation).encode()
-            held = self._held[conversation] = self._by_channel[channel] = Held(conversation, channel)
             connection = self._connection()
+            held = self._held[conversation] = self._by_channel[channel] = Held(conversation, channel, connection)
             if connection is None:
                 held.waiting = None
             else:
                 connection.queue(command("SSUBSCRIBE", channel), 0, ignore)
                 connection.queue(self._functions.participants(conversation), 1, partial(self._seeded, held))
                 self._schedule()
-                self._loop.call_later(PATIENCE, held.is_ready)
+                self._awaited.add(held)
+                self._loop.call_later(PATIENCE, self._is_ready, held)
         held.joins += 1
         if held.waiting is None:
             ready()
@@ -60,7 +62,16 @@ class Holdings(Generic[P]):
         else:
             if self._held.get(held.conversation) is held:  # else let go of meanwhile, and perhaps held anew
                 self._announcements.seeded(held, reply)
-            held.is_ready()
+            self._is_ready(held)
+
+    def _is_ready(self, held: Held[P]) -> None:
+        self._awaited.discard(held)
+        held.is_ready()
+
+    def closed(self) -> None:
+        """There is no road: whoever waits for it goes on without."""
+        for held in list(self._awaited):
+            self._is_ready(held)
 
     def catch_up(self, conversation: str, seq: int, go_on: Callable[[bool], object]) -> bool:
         """Is a message up to this number still on the road? Then ``go_on`` is called when it is here, or late.

@@ -76,7 +76,12 @@ class Incoming(Generic[P]):
                 data = protocol.Delivery(data)
                 ordering.message(held, Envelope(conversation, data, None, None, received, seq, True))
             elif kind == _TYPING:
-                self._announcements.types_afar(held, user, bool(seq), data)
+                run = frames.typing_run(data)
+                if run is None:
+                    self._meters.broker_frames_dropped.value += 1
+                    continue
+                count += seq - 1
+                self._announcements.types_afar(held, run)
             elif kind == Kind.TYPISTS:
                 self._announcements.ask_typists(held)
             elif kind == Kind.REMOVED:

@@ -10,12 +10,14 @@ Tested in ``tests/broker/test_road.py``.
 from __future__ import annotations
 
 from collections import deque
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
 from exporter.broker.connection import Connection, Refused
 from exporter.broker.context import Context
-from exporter.broker.frames import Kind
+from exporter.broker.frames import Kind, Outgoing
 
 P = TypeVar("P")
 
@@ -23,8 +25,7 @@ MOST_OWED: Final = 100_000
 """Conversations, and frames, that other nodes still have to be told of."""
 
 
-Outgoing = tuple[Kind, bytes, int, str, float | None]
-"""A frame on its way out: kind, data, seq, user, and when its cause was received, None when that is not measured."""
+_kind = itemgetter(0)
 
 
 def outgoing(kind: Kind, *, seq: int = 0, user: str = "") -> Outgoing:
@@ -71,8 +72,13 @@ class Postbox(Generic[P]):
         now, commands, sent = self._now(), [], 0
         for conversation, turn in waiting.items():
             parts = [head]
-            for kind, data, seq, user, received in turn:
-                parts.append(frames.pack(kind, data, seq, user, 0 if received is None else int((now - received) * 1e6)))
+            for of, alike in groupby(turn, _kind):
+                if of is Kind.TYPING:
+                    parts += frames.typing_runs(alike)
+                    continue
+                for kind, data, seq, user, received in alike:
+                    age = 0 if received is None else int((now - received) * 1e6)
+                    parts.append(frames.pack(kind, data, seq, user, age))
             sent += len(turn)
             held = self._holdings.get(conversation)
             channel = held.channel if held is not None else self._functions.channel(conversation).encode()

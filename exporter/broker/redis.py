@@ -22,7 +22,7 @@ from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection, Refused
 from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
-from exporter.broker.frames import Kind
+from exporter.broker.frames import Kind, Outgoing
 from exporter.broker.functions import Figures, Functions, pair
 from exporter.broker.happenings import Happenings
 from exporter.broker.holdings import Holdings
@@ -30,7 +30,7 @@ from exporter.broker.incoming import Incoming
 from exporter.broker.inquiries import Inquiries
 from exporter.broker.location import Location
 from exporter.broker.ordering import Ordering
-from exporter.broker.outgoing import Outgoing, Postbox, outgoing
+from exporter.broker.outgoing import Postbox, outgoing
 from exporter.broker.ports import Meters, Side
 from exporter.broker.presence import Presence
 from exporter.broker.road import Road
@@ -289,9 +289,7 @@ class RedisBroker(Generic[P]):
     def _closed(self) -> None:
         self._postbox.closed()
         self.inquiries.closed()
-        for held in list(self._held.values()):
-            held.shared = None
-            held.is_ready()
+        self.holdings.closed()
 
     def _refused(self, reason: str) -> None:
         connection = self._road.connection

@@ -30,10 +30,10 @@ class Ear:
         self.tell(conversation, user, self.announcement(word, conversation, user))
 
     def announcement(self, word: str, conversation: str, user: str) -> bytes:
-        return f"{word} {user}".encode()
+        return f"{word} {user}\n".encode()
 
     def tell(self, conversation: str, user: str, frame: bytes) -> None:
-        self.heard.append(frame)
+        self.heard += frame.splitlines()  # several may come in one piece
 
     def said(self, conversation: str, user: str) -> None:
         """Nobody types here."""

@@ -23,10 +23,12 @@ def typing(node: Node) -> list[bytes]:
     return [word for word in node.ear.heard if word in (b"T ann", b"U ann")]
 
 
-def late(server: Server, node: Node, user: str, kind: Kind = Kind.TYPING, seq: int = 1) -> None:
-    """What a connection that has broken had sent, and a proxy delivers now: somebody types."""
+def late(server: Server, node: Node, *told: tuple[str, bool], kind: Kind = Kind.TYPING) -> None:
+    """What a connection that has broken had sent, and a proxy delivers now: these type, or no longer."""
     channel = node.broker._functions.channel("room").encode()
-    payload = frames.head(b"another1", 0) + frames.pack(kind, b"", seq, user)
+    typing = [(Kind.TYPING, f"{'T' if active else 'U'} {user}\n".encode(), active, user, None) for user, active in told]
+    packed = frames.typing_runs(typing) if kind is Kind.TYPING else [frames.pack(kind, b"")]
+    payload = frames.head(b"another1", 0) + b"".join(packed)
     with server.client() as client:
         client.execute_command("SPUBLISH", channel, payload)
 
@@ -43,7 +45,7 @@ async def test_a_start_that_came_and_an_end_that_was_lost_are_set_right(server: 
             await first.hears(b"J ann")
             last.join("b", "bob", "room")
             await first.hears(b"J bob")
-            late(server, last, "ann")
+            late(server, last, ("ann", True))
             await last.hears(b"T ann")
             proxy.cut()
             types(first, "a", True)
@@ -67,7 +69,7 @@ async def test_whoever_has_left_and_comes_back_may_type_again(server: Server) ->
         await last.hears(b"J bob")
         first.join("a", "ann", "room")
         await last.hears(b"J ann")
-        late(server, last, "ann")  # the node that sent it died before it could tell the server
+        late(server, last, ("ann", True))  # the node that sent it died before it could tell the server
         await last.hears(b"T ann")
         for event in first.hub.leave("a", "room"):
             first.broker.happenings.happened(event)
@@ -111,16 +113,16 @@ async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by
         await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
         last.join("b", "bob", "room")
         await last.hears(b"J bob")
-        late(server, last, "ann")
+        late(server, last, ("ann", True))
         await last.hears(b"T ann")
         last.join("a2", "ann", "room")  # her other tab has gone meanwhile, and the end of her typing comes after that
         await last.hears(b"J ann")
-        late(server, last, "ann", *((Kind.TYPING, 0) if news == "a frame says so" else (Kind.TYPISTS, 0)))
+        late(server, last, ("ann", False), kind=Kind.TYPING if news == "a frame says so" else Kind.TYPISTS)
         await last.hears(b"U ann")
-        late(server, last, "ann")  # she takes part here only, and does not type
-        late(server, last, "bob")
+        late(server, last, ("ann", True))  # she takes part here only, and does not type
+        late(server, last, ("bob", True))
         types(last, "a2", True)
-        late(server, last, "ann", Kind.TYPING, 0)
+        late(server, last, ("ann", False))
         await counts(first, typing_users=1)
         types(last, "a2", False)
         await counts(first, typing_users=0)
@@ -206,3 +208,25 @@ async def test_typing_that_comes_and_goes_quickly_costs_no_call_of_a_function(se
         await counts(last, typing_users=1)
         assert first.broker._presence._seq == before + 1
         assert typing(last) == [b"T ann", b"U ann"] * 3 + [b"T ann"]
+
+
+async def test_typing_of_many_in_one_turn_is_told_in_one_piece_and_one_by_one_where_some_is_known(
+    server: Server,
+) -> None:
+    async with nodes(server.url, lease=1.0) as (_, last):
+        await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        pieces: list[bytes] = []
+        tell = last.ear.tell
+        last.ear.tell = lambda room, user, frame: (pieces.append(frame), tell(room, user, frame))[1]  # type: ignore[method-assign]
+        late(server, last, ("ann", True), ("cat", True), ("ann", False), ("ann", True))
+        await last.hears(b"T cat")
+        assert pieces == [b"T ann\nT cat\nU ann\nT ann\n"]
+        late(server, last, ("cat", True), ("ann", False), ("dan", True))  # of cat it is known
+        await last.hears(b"T dan")
+        assert pieces[1:] == [b"U ann\n", b"T dan\n"]
+        late(server, last, ("dan", False), ("bob", True))  # bob is here, and does not type
+        await last.hears(b"U dan")
+        assert pieces[3:] == [b"U dan\n"]
+        assert last.metrics.broker_frames_received.value == 4 + 3 + 2

@@ -60,3 +60,40 @@ def test_an_age_that_does_not_fit_is_the_longest_that_does() -> None:
 
 def test_announcements_are_lines() -> None:
     assert frames.announcements("A\nJann\nLzoë".encode()) == ["Jann", "Lzoë"]
+
+
+TOLD = st.lists(st.tuples(st.sampled_from(["ann", "bob", "zoë"]), st.booleans(), st.binary(max_size=9)), max_size=20)
+
+
+@given(TOLD)
+def test_typing_of_many_is_in_one_piece_as_long_as_each_takes_turns(told: list[tuple[str, bool, bytes]]) -> None:
+    packed = list(frames.typing_runs([(Kind.TYPING, frame, active, user, None) for user, active, frame in told]))
+    runs, sizes = [], []
+    for found in frames.unpack(frames.head(NODE, 0) + b"".join(packed)):
+        assert found is not None
+        run = frames.typing_run(found[1])
+        assert run is not None
+        runs.append(run)
+        sizes.append(found[2])
+        words = list(run.each())
+        assert len(words) == found[2]
+        for user, begins, ends in zip(run.users, run.begins, run.ends, strict=True):
+            turns = [active for name, active in words if name == user]
+            assert (turns[0], turns[-1]) == (begins, ends)
+    assert [word for run in runs for word in run.each()] == [(user, active) for user, active, _ in told]
+    assert b"".join(run.frames for run in runs) == b"".join(frame for _, _, frame in told)
+    last: dict[str, bool] = {}
+    expected = bool(told)
+    for user, active, _ in told:
+        if last.get(user) is active:
+            expected += 1
+            last = {}
+        last[user] = active
+    assert len(sizes) == expected
+
+
+@given(st.binary(max_size=60), st.integers(0, 3), st.integers(0, 20))
+def test_a_run_that_is_not_whole_is_none(rest: bytes, count: int, size: int) -> None:
+    run = frames.typing_run(struct.pack(">II", count, size) + rest)
+    assert run is None or all(user in run.users for user, _ in run.each())
+    assert frames.typing_run(rest[:7]) is None
