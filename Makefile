@@ -17,7 +17,7 @@ PYTEST = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROO
 .PHONY: help run observe test test-fast test-lowest platforms release-check constraints soak docs lint types coverage bench pictures dashboards dist services clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run ## the server with simulated people; ARGS="--web.listen-address :9000" for flags
 	@exec $(BIN)/messaging-exporter demo $(ARGS)

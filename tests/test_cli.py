@@ -328,7 +328,7 @@ def test_a_server_that_cannot_listen_says_so_in_one_line(tmp_path: Path) -> None
         said = run("serve", "--web.listen-address", f"127.0.0.1:{port}", cwd=tmp_path)
     assert said.returncode == 1
     (line,) = [line for line in said.stderr.splitlines() if not line.startswith("ts=")]
-    assert re.fullmatch(rf"messaging-exporter: cannot listen on .*{port}.*in use", line)
+    assert re.fullmatch(rf"messaging-exporter: cannot listen on .*{port}.*in use; .*another port", line)
 
 
 @pytest.mark.parametrize("name", ["nowhere.invalid", "a..b", "a" * 70])

@@ -15,6 +15,12 @@ from exporter.settings.model import Address
 
 BACKLOG: Final = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
 
+_ADVICE: Final = {
+    errno.EADDRINUSE: "; end the program that listens there, or choose another port",
+    errno.EADDRNOTAVAIL: "; no interface of this machine has this address",
+    errno.EACCES: "; ports below 1024 are root's, or want CAP_NET_BIND_SERVICE",
+}
+
 
 def shown_url(listening: socket.socket, scheme: str) -> str:
     """Where people connect, such as ``http://127.0.0.1:8765``; ``unix:PATH`` for a Unix socket."""
@@ -44,4 +50,4 @@ def bind(address: Address) -> socket.socket:
         # strerror of the bare number: create_server adds the address to the words, which stands there already
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number is not None and number in errno.errorcode else str(error)
-        raise Misconfigured(f"cannot listen on {address}: {reason.lower()}") from None
+        raise Misconfigured(f"cannot listen on {address}: {reason.lower()}{_ADVICE.get(number or 0, '')}") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,8 +129,11 @@ def _engine(log: Path) -> Iterator[Engine]:
     compose = folder / "compose"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", str(compose), COMPOSE]
     subprocess.run(pip, check=True, timeout=300)
-    words = ["dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "run")]
-    words += ["--pidfile", str(folder / "pid"), "--storage-driver", "vfs", "--host", f"unix://{folder}/docker.sock"]
+    # What it mounts is in a namespace of its own and goes with it; else a mount of each network's stays in the folder.
+    words = ["unshare", "--mount", "dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "run")]
+    words += ["--pidfile", str(folder / "pid"), "--host", f"unix://{folder}/docker.sock"]
+    words += ["--bridge=none", "--ip-forward=false"]
+    before = _filters()
     with log.open("a") as output:
         daemon = subprocess.Popen(words, stdout=output, stderr=output)
     engine = Engine(folder, log, compose / "compose" / "docker-compose")
@@ -142,7 +146,29 @@ def _engine(log: Path) -> Iterator[Engine]:
     finally:
         daemon.terminate()
         daemon.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_filters(_filters() - before)
+        shutil.rmtree(folder)
+
+
+def _filters() -> set[tuple[str, str]]:
+    """This machine's chains and rules of iptables, each with its table."""
+    found = set()
+    table = ""
+    for line in subprocess.run(["iptables-save"], check=True, capture_output=True, text=True).stdout.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(":"):
+            found.add((table, line.partition(" ")[0]))  # without the counters
+        elif line.startswith("-A"):
+            found.add((table, line))
+    return found
+
+
+def _remove_filters(made: set[tuple[str, str]]) -> None:
+    """What the daemon leaves behind: the rules first, then the chains that they name."""
+    for table, line in sorted(made, key=lambda filter: filter[1].startswith(":")):
+        words = shlex.split(line.replace("-A", "-D", 1)) if line.startswith("-A") else ["-X", line[1:]]
+        subprocess.run(["iptables", "--table", table, *words], check=True)
 
 
 def _base(engine: Engine) -> None:
