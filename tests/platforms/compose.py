@@ -110,7 +110,9 @@ def check(log: Path) -> str:
         _ours(engine)
         for name, steps in IMAGES.items():
             _image(engine, name, steps)
-        subprocess.run(["sh", str(REPOSITORY / "deploy/compose/secrets.sh")], check=True, stdout=subprocess.DEVNULL)
+        secrets = REPOSITORY / "deploy" / "compose" / "secrets"
+        kept = secrets.exists()
+        subprocess.run(["sh", str(secrets.with_suffix(".sh"))], check=True, stdout=subprocess.DEVNULL)
         engine.compose("config", "--quiet")
         try:
             engine.compose("up", "--no-build", "--pull=never", "--wait", "--detach", *SERVICES)
@@ -120,6 +122,8 @@ def check(log: Path) -> str:
             raise
         finally:
             engine.compose("down", "--volumes", "--timeout=10")
+            if not kept:
+                shutil.rmtree(secrets)
 
 
 @contextmanager
