@@ -115,8 +115,10 @@ def _steps(suite: bool) -> Iterator[tuple[str, Callable[[Root], str]]]:
 
 
 def _packages(root: Root) -> str:
-    """What somebody has who clones: git, make, Python."""
-    root.run("apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends git make python3-venv")
+    """What somebody has who clones and looks: git, make, Python, curl."""
+    root.run(
+        "apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends curl git make python3-venv"
+    )
     root.run("useradd --create-home --shell /bin/bash ann")
     root.run("git clone --quiet /srv/repository.bundle messaging-exporter", user="ann", folder="/home/ann")
     return root.run("python3 --version").strip()
@@ -177,24 +179,26 @@ def _wheel(root: Root) -> str:
 
 
 def _embed(root: Root) -> str:
-    """The first program of docs/embed.md, under the server that most people have."""
-    [program, *_] = re.findall(r"^```python\n(.*?)^```", _document("embed"), re.MULTILINE | re.DOTALL)
+    """The first program of docs/embed.md, saved and run as it says there."""
+    text, _, _ = _document("embed").partition("\n## ")
+    [program] = _blocks("python", text)
+    lines = [f"cat > chat.py <<'END_OF_FILE'\n{program}END_OF_FILE"]
+    lines += [_typed(command) for block in _blocks("sh", text) for command in block.splitlines()]
+    return _follow(root, "embed", lines, "messaging_active_connections 0")
+
+
+def _follow(root: Root, way: str, lines: list[str], wanted: str) -> str:
+    """What somebody types in a new folder of theirs until they see what they want; raises Failed."""
     begun = time.monotonic()
-    said = root.run(
-        "rm -rf embed && mkdir embed && cd embed && python3 -m venv .venv && . .venv/bin/activate && "
-        "pip install --quiet /home/ann/messaging-exporter fastapi 'uvicorn[standard]' && "
-        f"cat > chat.py <<'END_OF_FILE'\n{program}END_OF_FILE\n"
-        "uvicorn chat:app --port 8898 & n=0; ask() { python3 -c 'import sys, urllib.request as u; "
-        'print(u.urlopen(sys.argv[1]).read().decode())\' "http://127.0.0.1:8898$1"; }; '
-        "until ask /messaging/metrics > metrics 2>/dev/null; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done; "
-        "grep '^messaging_active_connections' metrics; kill %1",
-        user="ann",
-        folder="/home/ann",
-        timeout=A_WAY,
-    )
-    if "messaging_active_connections 0" not in said:
+    lines = [f"rm -rf {way} && mkdir {way} && cd {way} && set -e", *lines, "kill $(jobs -p) 2>/dev/null || true"]
+    said = root.run("\n".join(lines), user="ann", folder="/home/ann", timeout=A_WAY)
+    if wanted not in said:
         raise Failed(said)
     return f"followed in {time.monotonic() - begun:.0f} s"
+
+
+def _blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def _document(way: str) -> str:
@@ -202,53 +206,39 @@ def _document(way: str) -> str:
 
 
 def _observe(root: Root) -> str:
-    """The custom mapping of docs/observe.md, on a database of that form: checked, then served."""
-    [mapping] = re.findall(r"^```yaml\n(messages:.*?)^```", _document("observe"), re.MULTILINE | re.DOTALL)
-    source = "--source.url sqlite:///app.db --source.kind custom --source.config-file mapping.yml"
-    begun = time.monotonic()
-    said = root.run(
-        "rm -rf observe && mkdir observe && cd observe && python3 -m venv .venv && . .venv/bin/activate && "
-        f"pip install --quiet /home/ann/messaging-exporter && cat > app.sql <<'END_OF_FILE'\n{APPLICATION}END_OF_FILE\n"
-        f"cat > mapping.yml <<'END_OF_FILE'\n{mapping}END_OF_FILE\n"
-        'python3 -c \'import sqlite3; sqlite3.connect("app.db").executescript(open("app.sql").read())\'; '
-        f"messaging-exporter observe {source} --check; echo check $?; "
-        f"messaging-exporter observe {source} --web.listen-address 127.0.0.1:{PORT} & n=0; "
-        "ask() { python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())' "
-        f'"http://127.0.0.1:{PORT}$1"; }}; '
-        "until ask /metrics 2>/dev/null | grep '^messaging_stored_messages'; "
-        "do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done; kill %1",
-        user="ann",
-        folder="/home/ann",
-        timeout=A_WAY,
-    )
-    if "messaging_stored_messages 2" not in said:
-        raise Failed(said)
-    return f"followed in {time.monotonic() - begun:.0f} s"
+    """The custom mapping of docs/observe.md, on a database of that form: checked, served, looked at."""
+    _, _, custom = _document("observe").partition("\n## A back end of your own")
+    mapping, commands = _blocks("yaml", custom)[0], _blocks("sh", custom)[0]
+    check, serve, look = map(_typed, commands.splitlines())
+    make = 'python3 -c \'import sqlite3; sqlite3.connect("app.db").executescript(open("app.sql").read())\''
+    lines = [
+        *map(_typed, ("python3 -m venv .venv", ". .venv/bin/activate", "pip install './messaging-exporter[observe]'")),
+        f"cat > app.sql <<'END_OF_FILE'\n{APPLICATION}END_OF_FILE\n{make}",
+        f"cat > mapping.yml <<'END_OF_FILE'\n{mapping}END_OF_FILE",
+        f"{check} && exit 1 || [ $? = 1 ]",  # the counter is wrong
+        f"{serve}\nuntil {look}; do sleep 0.1; done",  # the first count takes a moment
+    ]
+    return _follow(root, "observe", lines, "messaging_stored_messages 2")
 
 
 def _run(root: Root) -> str:
-    """The console blocks of a document, typed one after the other; what does not end by itself goes on meanwhile."""
-    text = _document("run")
-    begun = time.monotonic()
-    lines = ["cd /home/ann && rm -rf way && mkdir way && cd way && set -e"]
-    for body in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        lines.extend(map(_typed, re.findall(r"^\$ (.*(?:\\\n.*)*)", body, re.MULTILINE)))
-    lines.append("kill $(jobs -p) 2>/dev/null || true")
-    root.run("apt-get install --yes --quiet --no-install-recommends curl")
-    root.run("\n".join(lines), user="ann", folder="/home/ann", timeout=A_WAY)
-    return f"followed in {time.monotonic() - begun:.0f} s"
+    """The console blocks of docs/run.md, typed one after the other; what does not end by itself goes on meanwhile."""
+    commands = [
+        re.findall(r"^\$ (.*(?:\\\n.*)*)", block, re.MULTILINE) for block in _blocks("console", _document("run"))
+    ]
+    return _follow(root, "run", [_typed(command) for block in commands for command in block], "messaging_active_conn")
 
 
 def _typed(command: str) -> str:
-    command = re.sub(
-        r"pip install (['\"]?)\.(?=[\s'\"\[]|$)", r"pip install --quiet \1/home/ann/messaging-exporter", command
-    )
-    command = command.replace("--duration 10m", "--duration 5s").replace("127.0.0.1:8765", f"127.0.0.1:{PORT}")
-    if command.startswith(("messaging-exporter serve", "messaging-exporter doctor")):
+    clone = r"pip install (['\"]?)\.(/messaging-exporter)?(?=[\s'\"\[]|$)"
+    command = re.sub(clone, r"pip install --quiet \1/home/ann/messaging-exporter", command)
+    command = re.sub("127.0.0.1:8765|127.0.0.1:8000", f"127.0.0.1:{PORT}", command).replace("8000", str(PORT))
+    command = command.replace("--duration 10m", "--duration 5s")
+    if re.match(r"messaging-exporter (serve|doctor|observe(?!.*--check))", command):
         command += f" --web.listen-address 127.0.0.1:{PORT}"
     elif command.startswith("messaging-exporter simulate"):
         command += f" --url http://127.0.0.1:{PORT}"
-    if re.match(r"messaging-exporter (serve|observe(?!.*--check))", command):
+    if re.match(r"messaging-exporter (serve|observe(?!.*--check))|uvicorn ", command):
         wait = f"n=0; until (exec 3<>/dev/tcp/127.0.0.1/{PORT}) 2>/dev/null"
         return f"echo '$ {command}'; {command} & {wait}; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done"
     return f"cat <<'END_OF_COMMAND'\n$ {command}\nEND_OF_COMMAND\n{command}"
