@@ -109,13 +109,6 @@ class FanOut:
         else:
             queue.put_batch(entries[since.pop(queue, 0) :])
 
-    def flush_conversation(self, conversation: str) -> None:
-        """Queue what was gathered for those who are there now."""
-        if conversation in self._batches:
-            audience, entries, since = self._batches.pop(conversation)
-            for queue in audience:
-                queue.put_batch(entries[since[queue] :] if queue in since else entries)
-
     def time(self, buckets: Buckets, received: float) -> None:
         """When everything of this turn is written, observe the time since ``received``."""
         self._timed.append((buckets, received))
