@@ -150,21 +150,6 @@ class Totals(KnownTotals):
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
-    """What one scrape came to know of the database; ``totals`` is None when it got no figures, ``error`` says why.
-
-    ``last_success``: when figures were read last, by this scrape or another, in Unix seconds; ``duration`` in seconds.
-    """
-
-    totals: Totals | None
-    error: str | None
-    last_success: float | None
-    duration: float
-    up: bool = True
-    """Did the database answer? A defect of this program's is not the database's."""
-
-
-@dataclass(frozen=True, slots=True)
 class DayTotals:
     """One UTC day: messages that were sent on it and exist, and users who sent one.
 
@@ -197,11 +182,11 @@ class Saturation:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseView:
-    """This node's view of the database at one moment.
+    """What one scrape came to know of the database; ``up``: it answered, a defect of ours is not its own.
 
     ``totals`` is None when they are not known now; ``error`` says why, or why some of them are not, or why writing
-    fails (``writable`` is False). ``last_success`` is Unix seconds, None before the first; ``duration`` of this
-    scrape's attempt is in seconds.
+    fails (``writable`` is False). ``last_success``: when figures were read last, by this scrape or another, in Unix
+    seconds, None before the first; ``duration`` of this scrape's attempt is in seconds.
     """
 
     up: bool

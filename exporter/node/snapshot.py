@@ -39,11 +39,12 @@ class SnapshotBuilder:
 
     def __init__(self, node: Node, collector: Collector, connections: OpenConnections, connection_limit: int) -> None:
         self._node = node
-        self._collector = collector
         self._connections = connections
         self._connection_limit = connection_limit
         self._drift = Drift()
         self._recounted_at = float("-inf")
+        self.database = collector.collect
+        """The part that takes time without taking work; ``around`` does the rest."""
 
     async def snapshot(self, deadline: float, *, saturation: bool = True) -> Snapshot:
         """All figures; the database gets ``deadline`` seconds, after which its figures are not known.
@@ -52,21 +53,6 @@ class SnapshotBuilder:
         recount and the fullest send buffer are then not those of this moment. The JSON and the page show neither.
         """
         return await self.around(await self.database(deadline), saturation=saturation)
-
-    async def database(self, deadline: float) -> DatabaseView:
-        """The part that takes time without taking work; ``around`` does the rest."""
-        found = await self._collector.collect(deadline)
-        store = self._node.store
-        reasons = (found.error, found.totals and found.totals.error, store.write_error)
-        return DatabaseView(
-            up=found.up,
-            totals=found.totals,
-            error=next((reason for reason in reasons if reason), None),
-            last_success=found.last_success,
-            duration=found.duration,
-            pool=store.pool(),
-            writable=store.write_error is None,
-        )
 
     async def around(self, database: DatabaseView, *, saturation: bool = True) -> Snapshot:
         """The rest, in slices; what is live is of the turn of the loop in which this returns."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from exporter.core.errors import Internal, Unavailable
-from exporter.core.records import Collection, Totals
+from exporter.core.records import DatabaseView, Totals
 from exporter.store import Store
 
 log = structlog.get_logger("exporter.store")
@@ -31,7 +31,7 @@ class Collector:
         self._last_success: float | None = None
         self._logged: str | None = None  # what is wrong with the figures, said once
 
-    async def collect(self, deadline: float) -> Collection:
+    async def collect(self, deadline: float) -> DatabaseView:
         """The figures as they are now, or the reason why they are not known within ``deadline`` seconds from now.
 
         One record of this scrape alone: another one that ends at the same time changes nothing in it. Never raises but
@@ -42,14 +42,18 @@ class Collector:
         try:
             totals = await self._within(began + deadline)
             self._last_success = self._clock()
-            if totals.error is not None and totals.error != self._logged:
-                log.warning("figures are not published", reason=totals.error)
-            self._logged = totals.error
+            error = totals.error
+            if error is not None and error != self._logged:
+                log.warning("figures are not published", reason=error)
+            self._logged = error
         except Unavailable as refusal:
             error, up = refusal.message, False
         except Internal as defect:
             error = defect.message
-        return Collection(totals, error, self._last_success, time.monotonic() - began, up)
+        duration, unwritable = time.monotonic() - began, self._store.write_error
+        return DatabaseView(
+            up, totals, error or unwritable, self._last_success, duration, self._store.pool(), unwritable is None
+        )
 
     async def _within(self, until: float) -> Totals:
         while (left := until - time.monotonic()) > 0:

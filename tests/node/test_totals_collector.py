@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from exporter.core.errors import Internal, Refusal, Unavailable
-from exporter.core.records import Collection, Totals
+from exporter.core.records import DatabaseView, PoolStats, Totals
 from exporter.node.totals_collector import Collector
 
 
@@ -27,6 +27,10 @@ class Double:
         self.gate = asyncio.Event()
         self.error: str | None = None
         self.kind: type[Refusal] = Unavailable
+        self.write_error: str | None = None
+
+    def pool(self) -> PoolStats:
+        return PoolStats(1, 2)
 
     async def totals(self, timeout: float) -> Totals:
         self.queries += 1
@@ -59,7 +63,8 @@ async def test_a_scrape_gets_the_figures_as_they_are_now(collector: Collector, d
     double.gate.set()
     assert (await collector.collect(1.0)).totals == totals(1.0)
     found = await collector.collect(1.0)
-    assert found == Collection(totals(2.0), None, 1000.0, found.duration), "nothing is cached"
+    shown = DatabaseView(True, totals(2.0), None, 1000.0, found.duration, PoolStats(1, 2), True)
+    assert found == shown, "nothing is cached"
     assert found.duration >= 0
 
 
