@@ -19,6 +19,7 @@ ADMIN: Final = "admin"
 COOKIE: Final = "messaging_token_"
 """What the cookie's name begins with; ``cookie_name`` has the rest."""
 SUBPROTOCOL_PREFIX: Final = "bearer."
+_CHALLENGE: Final = 'Bearer realm="messaging-exporter"'
 
 
 def token_of(request: web.Request, cookie: str | None = None) -> str | None:
@@ -44,12 +45,17 @@ def claims_of(request: web.Request, authenticator: Authenticator, *, cookie: boo
     """Who asks; raises a Problem of status 401 without a valid token."""
     token = token_of(request, cookie_name(request, authenticator) if cookie else None)
     if token is None:
-        raise Problem(401, "a token is needed", headers={"WWW-Authenticate": 'Bearer realm="messaging-exporter"'})
+        raise Problem(401, "a token is needed", headers={"WWW-Authenticate": _CHALLENGE})
+    return verified(token, authenticator)
+
+
+def verified(token: str, authenticator: Authenticator) -> Claims:
+    """Who has this token; raises a Problem of status 401 for one that is not valid."""
     try:
         return authenticator.verify(token)
     except Unauthenticated as error:
-        challenge = 'Bearer realm="messaging-exporter", error="invalid_token"'
-        raise Problem(401, str(error), headers={"WWW-Authenticate": challenge}) from error
+        headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+        raise Problem(401, str(error), headers=headers) from error
 
 
 def require_admin(request: web.Request, authenticator: Authenticator, *, change: bool = False) -> Claims:

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient
 from exporter.auth.tokens import Authenticator
 from exporter.node.history import History, Sample
 from exporter.web import access
+from exporter.web.origins import Origins
 from exporter.web.problems import problems
 from exporter.web.routes.admin import AdminPage
 
@@ -107,11 +108,11 @@ async def test_a_pasted_header_signs_in_as_its_token_does(client: Client, pasted
     assert cookie.value == ADMIN
 
 
-async def test_behind_a_proxy_that_ends_tls_the_cookie_can_be_marked_secure(
+async def test_behind_a_proxy_that_ends_tls_the_cookie_is_secure_by_the_external_url(
     aiohttp_client: Callable[[web.Application], Awaitable[Client]], history: History
 ) -> None:
     app = web.Application()
-    app.add_routes(AdminPage(AUTHENTICATOR, history, secure=True).routes())
+    app.add_routes(AdminPage(AUTHENTICATOR, history, origins=Origins((), "https://chat.example.com")).routes())
     client = await aiohttp_client(app)
     response = await client.post("/admin/sign-in", data={"token": ADMIN}, headers=JSON)
     (cookie,) = response.cookies.values()

@@ -78,22 +78,14 @@ class _File:
 class AdminPage:
     """The handlers; ``routes()`` is what an application adds.
 
-    ``secure`` marks the cookie as Secure even when the request came in plain, as behind a proxy that ends TLS;
     ``path`` is where the browser has the server, and the only place that it sends the cookie to.
     """
 
     def __init__(
-        self,
-        authenticator: Authenticator,
-        history: History,
-        *,
-        secure: bool = False,
-        origins: Origins | None = None,
-        path: str = "/",
+        self, authenticator: Authenticator, history: History, *, origins: Origins | None = None, path: str = "/"
     ) -> None:
         self._authenticator = authenticator
         self._history = history
-        self._secure = secure
         self._origins = origins or Origins()
         self._path = path
         self._files = _static_files()
@@ -139,11 +131,10 @@ class AdminPage:
             response.headers.update(problem.headers)
             return response
         if _wants_json(request):
-            said = {"user": claims.user, "expires_at": utc(claims.expires_at)}
-            response = answer(said)
+            response = answer({"user": claims.user, "expires_at": utc(claims.expires_at)})
         else:
             response = _back()
-        name, secure = self._cookie(request), self._is_secure(request)
+        name, secure = self._cookie(request), self._origins.is_secure(request)
         access.set_cookie(response, name, token, claims, secure=secure, path=self._path)
         return response
 
@@ -152,7 +143,8 @@ class AdminPage:
         if not self._origins.may_sign_in(request):
             raise Problem(403, "a page of another site may not sign you out")
         response = web.Response(status=204, headers=NO_STORE) if _wants_json(request) else _back()
-        access.clear_cookie(response, self._cookie(request), secure=self._is_secure(request), path=self._path)
+        secure = self._origins.is_secure(request)
+        access.clear_cookie(response, self._cookie(request), secure=secure, path=self._path)
         return response
 
     async def static(self, request: web.Request) -> web.Response:
@@ -182,9 +174,6 @@ class AdminPage:
     def _cookie(self, request: web.Request) -> str:
         return access.cookie_name(request, self._authenticator)
 
-    def _is_secure(self, request: web.Request) -> bool:
-        return self._secure or self._origins.is_secure(request)
-
     def _signed_in(self, request: web.Request) -> Claims | None:
         token = access.token_of(request, self._cookie(request))
         if token is None:
@@ -210,11 +199,7 @@ class AdminPage:
             raise Problem(400, "there is no token in the form")
         if len(self._cookie(request)) + len(token) > MAX_COOKIE:
             raise Problem(400, f"the token is too long for a cookie, which holds {MAX_COOKIE} characters")
-        try:
-            claims = self._authenticator.verify(token)
-        except Unauthenticated as error:
-            challenge = {"WWW-Authenticate": 'Bearer realm="messaging-exporter", error="invalid_token"'}
-            raise Problem(401, str(error), headers=challenge) from error
+        claims = access.verified(token, self._authenticator)
         if claims.role != access.ADMIN:
             raise Problem(403, "the token is good, but its role is not admin")
         return claims, token

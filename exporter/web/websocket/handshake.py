@@ -20,14 +20,14 @@ from typing import Final
 
 from aiohttp import web
 
-from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
+from exporter.auth.tokens import Authenticator, Claims
 from exporter.core import protocol
 from exporter.core.events import RejectedReason
 from exporter.core.websocket_frames import text_frame
 from exporter.metrics.counters import Metrics
 from exporter.node.node import Node
 from exporter.settings.model import Limits
-from exporter.web.access import token_of
+from exporter.web.access import claims_of
 from exporter.web.aiohttp_seams import Upgraded, hand_over
 from exporter.web.origins import Origins
 from exporter.web.problems import Problem
@@ -36,7 +36,6 @@ from exporter.web.websocket.connections import Connections
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 RETRY_AFTER: Final = "5"  # seconds: a restart behind a load balancer is over by then
-_CHALLENGE: Final = 'Bearer realm="messaging-exporter"'
 
 
 class Rejected(Problem):
@@ -87,15 +86,11 @@ class UpgradeHandler:
     def _admit(self, request: web.Request) -> Claims:
         if self.draining:
             raise _draining()
-        token = token_of(request)
-        if token is None:
-            headers = {"WWW-Authenticate": _CHALLENGE}
-            raise Rejected(RejectedReason.UNAUTHENTICATED, 401, "a token is needed", headers)
         try:
-            claims = self._authenticator.verify(token)
-        except Unauthenticated as error:
-            headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
-            raise Rejected(RejectedReason.UNAUTHENTICATED, 401, str(error), headers) from error
+            claims = claims_of(request, self._authenticator)
+        except Problem as problem:
+            reason = RejectedReason.UNAUTHENTICATED
+            raise Rejected(reason, problem.status, problem.detail, problem.headers) from problem
         if not self._origins.may_connect(request):
             raise Rejected(RejectedReason.ORIGIN, 403, "pages of this origin may not connect")
         self._refuse_if_full(claims)
