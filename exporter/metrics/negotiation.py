@@ -16,7 +16,8 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8
 SHARE: Final = 0.75
 
 
-def _ranges(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
+def ranges(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Name, parameters and weight of each range that can be read; names are in lower case."""
     for part in header.split(","):
         name, *rest = (piece.strip() for piece in part.split(";"))
         parameters = {
@@ -36,7 +37,7 @@ def content_type(accept: str) -> str:
     """OpenMetrics 1.0.0 when it is preferred to the text format, else text 0.0.4."""
     openmetrics = 0.0
     text: dict[str, float] = {}
-    for name, parameters, weight in _ranges(accept):
+    for name, parameters, weight in ranges(accept):
         version = parameters.get("version")
         if name == "application/openmetrics-text" and version in (None, "1.0.0", "0.0.1"):
             openmetrics = max(openmetrics, weight)
@@ -53,7 +54,7 @@ def content_type(accept: str) -> str:
 
 def wants_gzip(accept_encoding: str) -> bool:
     """Is gzip acceptable?"""
-    weights = {name: weight for name, _, weight in _ranges(accept_encoding)}
+    weights = {name: weight for name, _, weight in ranges(accept_encoding)}
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
 
 

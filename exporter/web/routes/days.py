@@ -12,6 +12,7 @@ from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
 from exporter.core.records import DayTotals
+from exporter.metrics.negotiation import ranges
 from exporter.store import Store
 from exporter.store.days import KEPT
 from exporter.web.access import require_admin
@@ -59,15 +60,7 @@ def _csv(days: list[DayTotals]) -> str:
 def _prefers_csv(accept: str) -> bool:
     """Does the client ask for CSV rather than for JSON? Nothing, and what cannot be read, is JSON."""
     wanted = {"text/csv": 0.0, "application/json": 0.0}
-    for part in accept.lower().split(","):
-        kind, *parameters = (piece.strip() for piece in part.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
+    for kind, _, weight in ranges(accept):
         if kind in wanted:
-            wanted[kind] = max(wanted[kind], quality)
+            wanted[kind] = max(wanted[kind], weight)
     return wanted["text/csv"] > wanted["application/json"]
