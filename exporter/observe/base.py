@@ -1,4 +1,4 @@
-"""Counts, complete and under way, as plain values that the state keeps. Knows no connection.
+"""Counts, complete and under way, as records that the state keeps. Knows no connection.
 
 Tested in ``tests/observe/test_engine.py``.
 """
@@ -37,23 +37,6 @@ class Base:
         tally.add(facts.tally)
         return Base(self.generation, self.cut, tally, self.day, self.rooms | facts.rooms)
 
-    def plain(self) -> dict[str, Any]:
-        """For the state."""
-        return {
-            "generation": self.generation,
-            "lows": dict(self.cut.lows),
-            "moment": self.cut.moment,
-            "tally": self.tally.plain(),
-            "day": self.day,
-            "rooms": sorted(self.rooms),
-        }
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> Base:
-        """Out of the state."""
-        cut = Cut(plain["lows"], plain["moment"])
-        return cls(plain["generation"], cut, Tally(**plain["tally"]), plain["day"], set(plain["rooms"]))
-
 
 @dataclass(slots=True)
 class Walk:
@@ -63,12 +46,15 @@ class Walk:
     top: int
     done: int
     span: int
-    read: int
+    read: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.read = self.done  # also out of the state: what was read and not kept is read again
 
     @classmethod
     def between(cls, bottom: int, top: int, pages: int, least: int) -> Walk:
         """At its beginning; so many pages at first, which become larger or smaller."""
-        return cls(bottom, top, bottom, max(least, (top - bottom) // pages), bottom)
+        return cls(bottom, top, bottom, max(least, (top - bottom) // pages))
 
     @property
     def ended(self) -> bool:
@@ -85,16 +71,6 @@ class Walk:
         """How much is done, from 0 to 1."""
         return (self.done - self.bottom) / (self.top - self.bottom) if self.top > self.bottom else 1.0
 
-    def plain(self) -> list[int]:
-        """For the state; ``of`` goes on at what was kept."""
-        return [self.bottom, self.top, self.done, self.span]
-
-    @classmethod
-    def of(cls, plain: list[int]) -> Walk:
-        """Out of the state."""
-        bottom, top, done, span = plain
-        return cls(bottom, top, done, span, done)
-
 
 @dataclass(slots=True)
 class Sweep:
@@ -102,7 +78,10 @@ class Sweep:
 
     done: str | None
     span: int
-    read: str | None
+    read: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.read = self.done  # as above
 
     @property
     def ended(self) -> bool:
@@ -113,16 +92,6 @@ class Sweep:
     def kept(self) -> bool:
         """Is everything kept?"""
         return self.done is None
-
-    def plain(self) -> list[Any]:
-        """For the state; ``of`` goes on at what was kept."""
-        return [self.done, self.span]
-
-    @classmethod
-    def of(cls, plain: list[Any]) -> Sweep:
-        """Out of the state."""
-        done, span = plain
-        return cls(done, span, done)
 
 
 @dataclass(slots=True)
@@ -160,24 +129,6 @@ class Count:
         whole = sum(walk.top - walk.bottom for walk in walks)
         share = sum(walk.done - walk.bottom for walk in walks) / whole if whole else 1.0
         return share if self.writers is None else 0.8 * share + 0.2 * self.writers.share
-
-    def plain(self) -> dict[str, Any]:
-        """For the state."""
-        return {
-            "base": self.base.plain(),
-            "begun": self.begun,
-            "walks": {name: walk.plain() for name, walk in self.walks.items()},
-            "writers": None if self.writers is None else self.writers.plain(),
-            "sweeps": {name: sweep.plain() for name, sweep in self.sweeps.items()},
-        }
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> Count:
-        """Out of the state."""
-        walks = {name: Walk.of(walk) for name, walk in plain["walks"].items()}
-        writers = None if plain["writers"] is None else Walk.of(plain["writers"])
-        sweeps = {name: Sweep.of(sweep) for name, sweep in plain["sweeps"].items()}
-        return cls(Base.of(plain["base"]), plain["begun"], walks, writers, sweeps)
 
 
 @dataclass(slots=True)

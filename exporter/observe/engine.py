@@ -102,9 +102,8 @@ class Engine:
             self._begin_anew("the state belongs to another database, or this one was restored")
         with self.state.step():
             self.state.put("identity", here)
-        base, count, inaccurate = (self.state.get(key) for key in ("base", "count", "inaccurate"))
-        self.base = None if base is None else Base.of(base)
-        self.counting = None if count is None else Count.of(count)
+        self.base, self.counting = self.state.get("base", Base), self.state.get("count", Count)
+        inaccurate = self.state.get("inaccurate")
         self.inaccurate = None if inaccurate is None else Comparison(number=inaccurate)
         self.recounted_at = self.state.get("recounted_at")
         self.differences = self.state.get("differences") or {}
@@ -189,7 +188,7 @@ class Engine:
             self._sooner = False
             with self.state.step():
                 self.state.forget_generation(self.counting.base.generation)
-                self.state.put("count", self.counting.plain())
+                self.state.put("count", self.counting)
 
     async def advance(self) -> float:
         """One page of the count under way, or its completion: the seconds of database time. Raises SourceError."""
@@ -296,7 +295,7 @@ class Engine:
                 samples = [*(self.state.get("samples") or []), *seen.samples]
                 self.state.put("samples", samples[-identity.SAMPLES :])
             if self.base is not None:
-                self.state.put("base", self.base.plain())
+                self.state.put("base", self.base)
         assert totals is not None  # noqa: S101 - there is a base, or one has just been completed
         self._sealing.note(now, seen.newest, seen.horizon)
         return totals

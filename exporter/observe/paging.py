@@ -10,6 +10,8 @@ import time
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from exporter.observe import counting
 from exporter.observe.base import Base, Count, Sweep, Walk
 from exporter.observe.connections import Reader, Snapshot
@@ -47,7 +49,7 @@ class Pages:
         if apart(mapping):
             oldest = counting.midnight_of(now) - (max(WINDOWS) - 1) * DAY - 1
             writers = Walk.between(oldest, int(now * 1_000_000), pages // 5, 1)
-            sweeps = {each.name: Sweep("", SWEPT, "") for each in _corrections(mapping)}
+            sweeps = {each.name: Sweep("", SWEPT) for each in _corrections(mapping)}
         return Count(base, now, walks, writers, sweeps)
 
     async def read(self, count: Count, mapping: Mapping, now: float, *, hurry: bool) -> None:
@@ -89,7 +91,7 @@ class Pages:
         count.base.rooms |= facts.rooms
         mark.done = high
         self.rows_read += max(0, facts.tally.rows) + facts.read
-        await asyncio.to_thread(self._write, count.base.generation, facts, count.plain())
+        await asyncio.to_thread(self._write, count.base.generation, facts, msgspec.to_builtins(count))
 
     def _write(self, generation: int, facts: Facts, plain: dict[str, Any]) -> None:
         with self._state.step():

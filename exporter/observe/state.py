@@ -10,7 +10,6 @@ Tested in ``tests/observe/test_real_databases.py``.
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -18,11 +17,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from exporter.core.errors import Misconfigured
 from exporter.observe.records import SourceError
 from exporter.observe.tally import Facts
 
-VERSION: Final = 2
+VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS writers (
@@ -91,17 +92,18 @@ class State:
                     raise SourceError(f"cannot write the state file {self.path}: is there room?") from error
                 raise
 
-    def get(self, key: str) -> Any:
-        """A value that was put, None when there is none."""
+    def get(self, key: str, type: Any = Any) -> Any:
+        """A value of this type that was put, None when there is none."""
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        return None if row is None else msgspec.json.decode(row[0], type=type)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value of JSON; None takes it away."""
+        """Keep a value that msgspec writes as JSON; None takes it away."""
         if value is None:
             self._connection.execute("DELETE FROM meta WHERE key = ?", (key,))
         else:
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            text = msgspec.json.encode(value).decode()
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
 
     def absorb(self, generation: int, facts: Facts) -> None:
         """Add people and conversations to a generation; a person's day only moves forward."""

@@ -57,11 +57,6 @@ class Tally:
             for _ in range(min(days, AGES)):
                 sums[:] = [sums[0] + sums[1], *sums[2:], 0]
 
-    def plain(self) -> dict[str, Any]:
-        """For a file; ``Tally(**plain)`` is the same again."""
-        doubtful = {domain: list(sums) for domain, sums in self.doubtful.items()}
-        return {"sure": list(self.sure), "doubtful": doubtful, "opaque": self.opaque, "rows": self.rows}
-
 
 @dataclass(slots=True)
 class Facts:
