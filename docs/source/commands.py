@@ -16,7 +16,8 @@ HEAD = """\
 # Commands
 
 This page is made from the command line itself, by `make docs`. `messaging-exporter COMMAND --help` says the same, and
-so does the manual page [messaging-exporter.1](messaging-exporter.1). Settings are explained in [flags.md](flags.md).
+so does the manual page [messaging-exporter.1](messaging-exporter.1), which is installed with the program: `man
+messaging-exporter`. Settings are explained in [flags.md](flags.md).
 
 Whatever cannot work says so in one line on standard error and exits with 1. Words that the command line does not know
 exit with 2. A command interrupted by Ctrl-C exits with 130.

@@ -110,6 +110,7 @@ async def test_it_runs_in_an_empty_environment(environment: Path, tmp_path: Path
     version = f"messaging-exporter {__version__} (revision {REVISION[:12]})\n"
     assert run(program, "--version", cwd=tmp_path) == version
     assert run(environment / "python", "-m", "exporter", "--version", cwd=tmp_path) == version
+    assert (environment.parent / "share" / "man" / "man1" / "messaging-exporter.1").is_file()
     assert run(program, "token", "ann", "--ttl", "1h", cwd=tmp_path).count(".") == 2
     run(program, "assets", "--output", "assets", cwd=tmp_path)
     assert list((tmp_path / "assets").rglob("*.json"))

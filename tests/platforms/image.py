@@ -1,7 +1,7 @@
 """The steps of ``deploy/Dockerfile`` without a container engine: in Debian roots, one for each stage.
 
-It carries out what that file uses (FROM of a Debian, RUN, COPY, ENV, WORKDIR, USER, HEALTHCHECK, ENTRYPOINT, CMD), and
-refuses what it does not know. The result runs as the image would: its user, no capability, a root that is read-only.
+It carries out what that file uses (FROM of a Debian, RUN, COPY, ENV, ARG, WORKDIR, USER, HEALTHCHECK, ENTRYPOINT, CMD),
+and refuses what it does not know. The result runs as the image would: its user, no capability, a read-only root.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from tests.platforms.roots import Failed, Root, fresh
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+ARGUMENTS = {"SOURCE_REVISION": REVISION}
+"""What ``docker build`` is given with ``--build-arg``."""
 RELEASES = {"debian:13-slim": "trixie", "debian:12-slim": "bookworm"}
 
 
@@ -34,16 +37,20 @@ class Stage:
         self.healthcheck: list[str] = []
         self.entrypoint: list[str] = []
         self.command: list[str] = []
+        self.arguments: dict[str, str] = {}
 
     def carry_out(self, word: str, rest: str, stages: dict[str, Stage]) -> None:
         """One instruction."""
         match word:
             case "RUN":
-                self.root.run(rest, folder=self.folder, **self.environment)
+                self.root.run(rest, folder=self.folder, **self.environment, **self.arguments)
             case "COPY":
                 self._copy(shlex.split(rest), stages)
             case "ENV":
                 self.environment |= dict(part.split("=", 1) for part in shlex.split(rest))
+            case "ARG":
+                name, _, default = rest.partition("=")
+                self.arguments[name] = ARGUMENTS.get(name, default)
             case "WORKDIR":
                 self.folder = rest
                 (self.root.path / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
@@ -132,7 +139,8 @@ def _run(stage: Stage) -> str:
     script = (
         f"{program} & server=$!; n=0; until {health} 2>/dev/null; "
         "do n=$((n+1)); [ $n -lt 100 ] || exit 9; sleep 0.1; done; "
-        "id -u; touch /opt/forbidden 2>/dev/null && exit 8; kill -TERM $server; wait $server"
+        "id -u; messaging-exporter --version; touch /opt/forbidden 2>/dev/null && exit 8; "
+        "kill -TERM $server; wait $server"
     )
     begun = time.monotonic()
     become = [
@@ -146,6 +154,6 @@ def _run(stage: Stage) -> str:
     done = subprocess.run(
         [*become, *sandbox, "bash", "-c", script], capture_output=True, text=True, timeout=120, check=False
     )
-    if done.returncode or done.stdout.strip() != user:
+    if done.returncode or done.stdout.split()[0] != user or f"(revision {REVISION[:12]})" not in done.stdout:
         raise Failed(f"the image does not run: status {done.returncode}\n{done.stdout}{done.stderr}")
     return f"as user {user}, read-only, without capabilities: healthy and stopped in {time.monotonic() - begun:.1f} s"
