@@ -93,7 +93,7 @@ class Store:
         self._conversations = Conversations(self._dialect)
         self._database = Database(self._dialect, timeout)
         self._on_failed = on_failed
-        self._joins = MembershipLookups(self._database, self._queries, self._register_again, on_failed)
+        self._joins = MembershipLookups(self._database, self._queries, self._looked, on_failed)
         self.findings = totals.Findings()
         """What is known to be wrong with the figures, by whomever it was found."""
         self._writer: Writer | None = None
@@ -238,11 +238,14 @@ class Store:
         if writer.is_known(user):
             self._joins.require_row(user)  # others may have deleted it
             return True
-        return await writer.register(user)
+        asked = writer.ask(user)
+        if asked is not None:
+            self._joins.require_row(user)
+        return await (asked or writer.register(user))
 
-    def _register_again(self, user: str) -> None:
+    def _looked(self, user: str, has_row: bool) -> None:
         if self._writer is not None:
-            self._writer.register(user)
+            self._writer.looked(user, has_row)
 
     def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
         """What a join needs to know; the future may raise NotFound, Unavailable. Raises BadFrame."""

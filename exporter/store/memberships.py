@@ -37,12 +37,12 @@ class MembershipLookups:
         self,
         database: Database,
         queries: Queries,
-        on_unregistered: Callable[[str], object],
+        on_row: Callable[[str, bool], object],
         on_failed: Callable[[str], object],
     ) -> None:
-        """``on_unregistered``: called with a user who asks and has no row, because others have deleted it."""
+        """``on_row``: told whether a user has a row, if that was asked for, or if they have none."""
         self._database = database
-        self._on_unregistered = on_unregistered
+        self._on_row = on_row
         self._queries = queries
         self._asked: dict[Pair, list[asyncio.Future[Membership]]] = {}
         self._on_failed = on_failed
@@ -56,7 +56,7 @@ class MembershipLookups:
         return future
 
     def require_row(self, user: str) -> None:
-        """Ask whether the user still has a row, together with what others ask; nobody waits for it."""
+        """Ask whether the user has a row, together with what others ask: ``on_row`` is told."""
         self._ask((NOWHERE, user))
 
     def _ask(self, pair: Pair) -> list[asyncio.Future[Membership]]:
@@ -94,9 +94,9 @@ class MembershipLookups:
             if not isinstance(error, Internal):  # whose trace is in the log already
                 raise
             return
-        for ((_, user), futures), (last_seq, member, registered) in zip(asked.items(), found, strict=True):
-            if not registered:
-                self._on_unregistered(user)
+        for ((conversation, user), futures), (last_seq, member, registered) in zip(asked.items(), found, strict=True):
+            if not registered or conversation == NOWHERE:
+                self._on_row(user, registered)
             if last_seq is None:
                 _refuse(futures, NotFound("no such conversation"))
                 continue
@@ -108,7 +108,7 @@ class MembershipLookups:
     def _refuse(self, asked: dict[Pair, list[asyncio.Future[Membership]]], refusal: Refusal) -> None:
         for (conversation, user), futures in asked.items():
             if conversation == NOWHERE:
-                self._on_unregistered(user)  # it costs nothing where there is a row
+                self._on_row(user, False)  # it costs nothing where there is a row
             _refuse(futures, refusal)
 
 

@@ -80,7 +80,7 @@ class Queries:
         self._register = f"""
             INSERT INTO users (id, created_at)
             SELECT id, created_at FROM ({d.source(id="text", created_at="timestamptz")}) AS w WHERE true ORDER BY id
-            ON CONFLICT (id) DO NOTHING
+            ON CONFLICT (id) DO NOTHING RETURNING 1
         """
         self._marks = f"""
             WITH wanted AS ({d.source(conversation="text", reader="text", seq="bigint")}),
@@ -153,10 +153,11 @@ class Queries:
             if any(stored.seq is None for stored in found):
                 raise DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)
 
-    async def register(self, session: Session, users: Sequence[str], now: datetime) -> None:
-        """Make rows for users that have none."""
+    async def register(self, session: Session, users: Sequence[str], now: datetime) -> int:
+        """Make rows for users that have none; how many were made."""
         created_at = self.dialect.moment(now)
-        await session.fetch(self._register, *self.dialect.pack([(user, created_at) for user in users]))
+        made = await session.fetch(self._register, *self.dialect.pack([(user, created_at) for user in users]))
+        return len(made)
 
     async def marks(self, session: Session, wanted: Sequence[tuple[str, str, int]]) -> list[Mark]:
         """For each (conversation, user, seq): the state of the mark, held from now on, and of the message."""

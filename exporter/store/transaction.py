@@ -103,6 +103,8 @@ class Transaction:
         self._now = now
         self.users = dict.fromkeys(users)
         """Registered when this has been committed."""
+        self.newcomers = 0
+        """How many of them had no row before."""
         self.results: dict[Item, Any] = {}
         """For each item: what to answer."""
         self.stored: list[Message] = []
@@ -129,7 +131,7 @@ class Transaction:
         if self._in_doubt:
             await self._resolve(session)
         if self.users:
-            await self._queries.register(session, list(self.users), self._now)
+            self.newcomers += await self._queries.register(session, list(self.users), self._now)
         # It may have taken long to get here: whoever has been told "unavailable" meanwhile is left out.
         items = [item for item in self._items if not item.answered]
         sends = [item for item in items if isinstance(item, SendItem)]
@@ -183,7 +185,7 @@ class Transaction:
         if self.stored:
             new -= self.users.keys()
             if new:
-                await self._queries.register(session, sorted(new), self._now)
+                self.newcomers += await self._queries.register(session, sorted(new), self._now)
                 self.users.update(dict.fromkeys(new))
             await self._queries.insert(session, self.stored)
 

@@ -103,6 +103,18 @@ class Writer:
         self._wake.set()
         return self._unregistered.add(user, closed=self._closing)
 
+    def ask(self, user: str) -> asyncio.Future[bool] | None:
+        """As ``register``, where it is quicker to look first: then the caller does that, and says ``looked``."""
+        return self._unregistered.ask(user) if self._unregistered.returning and not self._closing else None
+
+    def looked(self, user: str, has_row: bool) -> None:
+        """Somebody has looked whether the user has a row; who has none, or could not be looked for, is registered."""
+        self._unregistered.looked(user, has_row)
+        if has_row:
+            self._known.add((user,))
+        else:
+            self.register(user)
+
     async def close(self, timeout: float) -> None:
         """Finish what is queued within that many seconds; what is left is answered ``unavailable``."""
         self._closing = True
@@ -301,6 +313,8 @@ class Writer:
             self._in_doubt.pop((message.conversation, message.sender, message.id), None)
         self._known.advance(self._loop.time())
         self._known.add(transaction.users)
+        if transaction.users:
+            self._unregistered.returning = 2 * transaction.newcomers < len(transaction.users)
         for user in transaction.users:
             self._unregistered.tell(user, True)
         for message in transaction.resolved:
