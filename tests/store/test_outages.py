@@ -256,6 +256,29 @@ async def test_a_user_whom_others_deleted_is_registered_again_by_their_next_mess
         await eventually(there)
 
 
+async def test_a_user_who_cannot_be_looked_for_is_registered_when_the_database_is_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(place, timeout=TIMEOUT) as store:
+        assert await store.register("ann")
+    async with opened(place, timeout=TIMEOUT) as store:
+        assert await store.register("ann")  # has a row: the next one is looked for
+
+        async def down(*_: object) -> None:
+            raise DatabaseError(ErrorKind.DISCONNECTED, "down")
+
+        monkeypatch.setattr(store._queries, "memberships", down)
+        monkeypatch.setattr(store._queries, "register", down)
+        assert await within(LATE, store.register("new")) is False
+        assert await within(LATE, store.register("new")) is False
+        monkeypatch.undo()
+
+        async def there() -> bool:
+            return await place.fetch("SELECT id FROM users ORDER BY id") == [("ann",), ("new",)]
+
+        await eventually(there)
+
+
 async def test_a_user_whom_others_deleted_is_registered_again_by_coming_back(place: Place) -> None:
     """And does nothing else: neither joins nor sends."""
     async with opened(place, timeout=TIMEOUT) as store:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.core.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store
+from exporter.store.dialects.base import Session
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
 from tests.servers.postgres import postgres  # noqa: F401 — a fixture
@@ -144,6 +145,29 @@ async def test_registering_is_done_once_and_known_users_cost_nothing(place: Plac
     assert await place.fetch("SELECT count(*) FROM users") == [(50,)]
     assert store.pool().in_use == 0
     assert await store.register("u1") is True
+
+
+async def test_users_who_come_back_to_another_process_are_looked_for_before_anything_is_written(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await asyncio.gather(*(store.register(f"u{i}") for i in range(8))) == [True] * 8
+    async with opened(place) as restarted:
+        assert await restarted.register("u0")  # had a row already: so most likely has the next one
+        written: list[list[str]] = []
+        register = restarted._queries.register
+
+        async def noted(session: Session, users: Sequence[str], now: datetime) -> int:
+            written.append(list(users))
+            return await register(session, users, now)
+
+        monkeypatch.setattr(restarted._queries, "register", noted)
+        assert await asyncio.gather(*(restarted.register(f"u{i % 8}") for i in range(1, 16))) == [True] * 15
+        assert written == []
+        assert await asyncio.gather(restarted.register("new"), restarted.register("u2")) == [True, True]
+        assert written == [["new"]]
+        assert await restarted.register("newer")  # newcomers again: nobody is looked for in vain
+        assert written == [["new"], ["newer"]]
+    assert await place.fetch("SELECT count(*) FROM users") == [(10,)]
 
 
 async def test_members_are_neither_registered_nor_counted_by_being_added(store: Store) -> None:
