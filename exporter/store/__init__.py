@@ -93,8 +93,7 @@ class Store:
         self._conversations = Conversations(self._dialect)
         self._database = Database(self._dialect, timeout)
         self._on_failed = on_failed
-        looked = lambda user, has_row: self._writer and self._writer.looked(user, has_row)  # noqa: E731
-        self._joins = MembershipLookups(self._database, self._queries, looked, on_failed)
+        self._joins = MembershipLookups(self._database, self._queries, self._looked, on_failed)
         self.findings = totals.Findings()
         """What is known to be wrong with the figures, by whomever it was found."""
         self._writer: Writer | None = None
@@ -236,13 +235,15 @@ class Store:
             if len(self._unregistered) < MOST:
                 self._unregistered.add(user)
             return False
-        if writer.is_known(user):
+        known = writer.is_known(user)
+        asked = None if known else writer.ask(user)
+        if known or asked is not None:
             self._joins.require_row(user)  # others may have deleted it
-            return True
-        asked = writer.ask(user)
-        if asked is not None:
-            self._joins.require_row(user)
-        return await (asked or writer.register(user))
+        return known or await (asked or writer.register(user))
+
+    def _looked(self, user: str, has_row: bool) -> None:
+        if self._writer is not None:
+            self._writer.looked(user, has_row)
 
     def membership(self, conversation: str, user: str) -> asyncio.Future[Membership]:
         """What a join needs to know; the future may raise NotFound, Unavailable. Raises BadFrame."""
