@@ -46,15 +46,15 @@ def listen(address: Address) -> Finding:
             return Finding("listen", Outcome.WARNING, text, "nothing to do if this server is running already")
         return Finding("listen", Outcome.FAILED, str(error))
     if address.host in ("", "0.0.0.0", "::"):  # noqa: S104  # compared, not bound
-        return Finding("listen", Outcome.WELL, f"{address}: every interface of this machine")
-    return Finding("listen", Outcome.WELL, f"{address}")
+        return Finding("listen", Outcome.OK, f"{address}: every interface of this machine")
+    return Finding("listen", Outcome.OK, f"{address}")
 
 
 def _folder(folder: Path) -> Finding:
     if not folder.exists():
         parent = next(path for path in folder.absolute().parents if path.exists())
         if os.access(parent, os.W_OK | os.X_OK):
-            return Finding("data folder", Outcome.WELL, f"{folder} will be made by the first start")
+            return Finding("data folder", Outcome.OK, f"{folder} will be made by the first start")
         return Finding("data folder", Outcome.FAILED, f"{folder} is not there, and {parent} cannot be written")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return Finding("data folder", Outcome.FAILED, f"{folder} cannot be written by this user ({os.geteuid()})")
@@ -62,13 +62,13 @@ def _folder(folder: Path) -> Finding:
     text = f"{folder}: {free / (1 << 30):.1f} GiB free"
     if free < LEAST_FREE:
         return Finding("data folder", Outcome.WARNING, text, "a full disk stops every send")
-    return Finding("data folder", Outcome.WELL, text)
+    return Finding("data folder", Outcome.OK, text)
 
 
 def _keys(settings: Settings) -> Finding:
     secret = settings.effective_secret_file
     if settings.identity_provider_file is None and not secret.exists():
-        return Finding("keys", Outcome.WELL, f"{secret} will be made by the first start")
+        return Finding("keys", Outcome.OK, f"{secret} will be made by the first start")
     where = settings.identity_provider_file or secret
     return _try("keys", lambda: Authenticator.from_settings(settings), f"{where} is fit for use")
 
@@ -76,9 +76,9 @@ def _keys(settings: Settings) -> Finding:
 def _audience(settings: Settings) -> Finding:
     expected = [*settings.auth_audiences, *settings.auth_issuers]
     if expected:
-        return Finding("tokens", Outcome.WELL, f"must name {', '.join(expected)}")
+        return Finding("tokens", Outcome.OK, f"must name {', '.join(expected)}")
     if settings.identity_provider_file is None:
-        return Finding("tokens", Outcome.WELL, "of whoever has the secret")
+        return Finding("tokens", Outcome.OK, "of whoever has the secret")
     text = "of every application of the identity provider are accepted: the audience (aud) is not asked for"
     return Finding("tokens", Outcome.WARNING, text, "set --auth.audience to what it writes into tokens for this one")
 
@@ -88,4 +88,4 @@ def _try(subject: str, work: Callable[[], object], text: str) -> Finding:
         work()
     except Misconfigured as error:
         return Finding(subject, Outcome.FAILED, str(error))
-    return Finding(subject, Outcome.WELL, text)
+    return Finding(subject, Outcome.OK, text)

@@ -12,7 +12,7 @@ from enum import Enum
 class Outcome(Enum):
     """How it is."""
 
-    WELL = "ok"
+    OK = "ok"
     WARNING = "warning"
     """It works, and will cost somebody an evening."""
     FAILED = "failed"

@@ -34,7 +34,7 @@ def clock(where: str, ahead: float) -> Finding:
         return Finding("clock", Outcome.FAILED, text, "tokens and days will be wrong: have both machines run NTP")
     if abs(ahead) > APART:
         return Finding("clock", Outcome.WARNING, text, "have both machines run NTP")
-    return Finding("clock", Outcome.WELL, text)
+    return Finding("clock", Outcome.OK, text)
 
 
 def _clock() -> Finding:
@@ -42,7 +42,7 @@ def _clock() -> Finding:
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     if now < RELEASED:
         return Finding("clock", Outcome.FAILED, f"{shown} is in the past", "set the clock; have it kept by NTP")
-    return Finding("clock", Outcome.WELL, shown)
+    return Finding("clock", Outcome.OK, shown)
 
 
 def _files(settings: Settings) -> Finding:
@@ -50,7 +50,7 @@ def _files(settings: Settings) -> Finding:
     needed = settings.limits.connections + SPARE_FILES
     if hard == resource.RLIM_INFINITY or hard >= needed:
         allowed = "any number" if hard == resource.RLIM_INFINITY else f"{hard:,}"
-        return Finding("open files", Outcome.WELL, f"{allowed} allowed, {needed:,} needed")
+        return Finding("open files", Outcome.OK, f"{allowed} allowed, {needed:,} needed")
     advice = f"LimitNOFILE={needed} in the unit, or --limits.connections {max(1, hard - SPARE_FILES)}"
     return Finding("open files", Outcome.WARNING, f"{hard:,} allowed, {needed:,} needed", advice)
 
@@ -64,4 +64,4 @@ def _backlog(path: Path = Path("/proc/sys/net/core/somaxconn")) -> list[Finding]
     if most < BACKLOG:
         advice = f"for a reconnect storm: sysctl net.core.somaxconn={BACKLOG}"
         return [Finding("backlog", Outcome.WARNING, text, advice)]
-    return [Finding("backlog", Outcome.WELL, text)]
+    return [Finding("backlog", Outcome.OK, text)]

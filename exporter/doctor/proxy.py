@@ -73,14 +73,14 @@ async def _request(http: aiohttp.ClientSession, base: str, scheme: str, host: st
 def _names(seen: dict[str, Any], scheme: str, host: str) -> Finding:
     arrived = f"{seen['scheme']}://{seen['host']}"
     if arrived == f"{scheme}://{host}":
-        return Finding("proxy: name", Outcome.WELL, f"arrives as {arrived}")
+        return Finding("proxy: name", Outcome.OK, f"arrives as {arrived}")
     advice = "let the proxy pass the Host on, or set X-Forwarded-Host and -Proto and name it in --web.trusted-proxies"
     return Finding("proxy: name", Outcome.WARNING, f"{scheme}://{host} arrives as {arrived}", advice)
 
 
 def _origin(seen: dict[str, Any]) -> Finding:
     if seen["origin_allowed"]:
-        return Finding("proxy: origin", Outcome.WELL, "pages of this address may sign in and connect")
+        return Finding("proxy: origin", Outcome.OK, "pages of this address may sign in and connect")
     advice = "see above, or name the address in --auth.allowed-origins"
     return Finding("proxy: origin", Outcome.FAILED, "pages of this address get 403", advice)
 
@@ -88,7 +88,7 @@ def _origin(seen: dict[str, Any]) -> Finding:
 def _sender(seen: dict[str, Any]) -> Finding:
     told = "; ".join(f"{name}: {', '.join(values)}" for name, values in seen["headers"].items() if name != "Host")
     text = f"the server sees {seen['remote']}, HTTP/{seen['http_version']}" + (f", {told}" if told else "")
-    return Finding("proxy: headers", Outcome.WELL, text)
+    return Finding("proxy: headers", Outcome.OK, text)
 
 
 async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding:
@@ -104,7 +104,7 @@ async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding
         return Finding("proxy: WebSocket", Outcome.FAILED, f"the upgrade is answered with {error.status}", advice)
     except (TypeError, ValueError, TimeoutError):  # no text frame, none that is JSON, none at all
         return Finding("proxy: WebSocket", Outcome.FAILED, "opens, but the server's welcome does not come through")
-    return Finding("proxy: WebSocket", Outcome.WELL, f"opens, heartbeats every {welcome['heartbeat']:g} s")
+    return Finding("proxy: WebSocket", Outcome.OK, f"opens, heartbeats every {welcome['heartbeat']:g} s")
 
 
 def _hint(response: aiohttp.ClientResponse) -> str:

@@ -41,7 +41,7 @@ def _cores(workers: int) -> Finding:
     text = f"{workers} on {cores} cores"
     if workers > cores:
         return Finding("workers", Outcome.WARNING, text, "more workers than cores cost memory and gain nothing")
-    return Finding("workers", Outcome.WELL, text)
+    return Finding("workers", Outcome.OK, text)
 
 
 async def _room(settings: Settings) -> list[Finding]:
@@ -49,11 +49,11 @@ async def _room(settings: Settings) -> list[Finding]:
         found = await diagnose(settings.effective_database_url, settings.database_timeout, settings.database_schema)
     except (Misconfigured, Unavailable):
         return []  # said where the database is examined
-    if found.places is None:
+    if found.max_connections is None:
         return []
     needed = (settings.workers + 1) * CONNECTIONS  # one more while they are replaced
-    text = f"{found.places} for all its users, {needed} needed at most"
-    if needed > found.places:
+    text = f"{found.max_connections} for all its users, {needed} needed at most"
+    if needed > found.max_connections:
         advice = "raise max_connections, take fewer workers, or put pgbouncer in between"
         return [Finding("db connections", Outcome.WARNING, text, advice)]
-    return [Finding("db connections", Outcome.WELL, text)]
+    return [Finding("db connections", Outcome.OK, text)]

@@ -25,7 +25,7 @@ from exporter.core.hub import Hub
 from exporter.core.records import HubStats
 from exporter.embed.connection import Connection
 from exporter.embed.observations import REPORTS, Observations
-from exporter.embed.workers import Family
+from exporter.embed.workers import WorkerGroup
 from exporter.metrics.counters import COMMAND_NAMES
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Live(Observations):
         self.workers = workers
         self.by_middleware = False  # a middleware opened connections: what it cannot know is then unknown
         self.by_handle: dict[Hashable, Connection] = {}
-        self.family = Family()
+        self.worker_group = WorkerGroup()
         self.started_at = time.time()  # what is counted since the start is counted since then
         self._begun = False
         self._on_events = on_events
@@ -174,14 +174,14 @@ class Live(Observations):
             return
         self._begun = True
         if self.workers is None:
-            self.family.enter()
+            self.worker_group.enter()
         if self.totals is not None:
             self.totals.start_soon()
 
     def is_alone(self) -> bool:
         """Is this process the whole server? False: it is one of several workers behind one port."""
         self._begin()
-        return self.workers == 1 or self.family.count() == 1
+        return self.workers == 1 or self.worker_group.count() == 1
 
     def _of(self, connection: Connection | Hashable) -> Connection:
         """The connection itself, or the one with this handle; one that is not open where there is none."""

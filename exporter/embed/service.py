@@ -102,7 +102,7 @@ class Service:
         self._process = ProcessCollector()
         # From the mounting on, which every worker does, and not from the first request, which may be another's.
         if live.workers is None:
-            live.family.enter()
+            live.worker_group.enter()
         self._work = asyncio.Lock()
         self._sampling: asyncio.Task[None] | None = None
 
@@ -150,7 +150,7 @@ class Service:
             self._sampling = None
         if self._live.totals is not None:
             await self._live.totals.close()
-        self._live.family.leave()
+        self._live.worker_group.leave()
 
     # --- answers ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Is this process one of several workers behind one port? Then its figures alone would be a lie. Knows files only.
 
 gunicorn's and uvicorn's workers are children of one process with one command line. Each ``Live`` keeps a locked file in
-a folder of that family, and whoever is asked for the figures of *the* server looks how many there are.
+a folder of that group, and whoever is asked for the figures of *the* server looks how many there are.
 
 Tested in ``tests/embed/test_frameworks.py``.
 """
@@ -24,7 +24,7 @@ EXPLANATION = (
 )
 
 
-class Family:
+class WorkerGroup:
     """The processes that run the same command for the same parent."""
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -115,14 +115,14 @@ class SourceCollector:
                 pause = RETRY_LASTING
             await asyncio.sleep(pause)
 
-    def _tell(self, trouble: str | None) -> None:
+    def _tell(self, problem: str | None) -> None:
         """Log a change of state once."""
-        if trouble != self._told:
-            if trouble is None:
+        if problem != self._told:
+            if problem is None:
                 log.info("the source answers", source=self.source.name)
             else:
-                log.warning("the source cannot be read", source=self.source.name, reason=trouble)
-        self._told = trouble
+                log.warning("the source cannot be read", source=self.source.name, reason=problem)
+        self._told = problem
 
     async def collect(self, deadline: float) -> SourceTotals | None:
         """The figures as they are now or were a second ago, or None when not known within ``deadline`` seconds.

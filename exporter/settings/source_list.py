@@ -46,15 +46,15 @@ def _source(entry: Any, where: str) -> SourceSettings:
         line = strict_yaml.place(entry, "name")
         raise Misconfigured(f"{where}: name{line}: expected letters, digits, dots, dashes and underscores")
     hosts = entry.get("host", [])
-    places = {key: f"{where}: {key}{strict_yaml.place(entry, key)}" for key in ("host", *_KEYS)}
-    values = {key: _parsed(entry[key], parse, places[key]) for key, parse in _KEYS.items() if key in entry}
+    keys = {key: f"{where}: {key}{strict_yaml.place(entry, key)}" for key in ("host", *_KEYS)}
+    values = {key: _parsed(entry[key], parse, keys[key]) for key, parse in _KEYS.items() if key in entry}
     return SourceSettings(
         url=values["url"],
         kind=values["kind"],
         name=entry["name"],
         config_file=values.get("config-file"),
         hosts=tuple(
-            _parsed(host, parsers.host, places["host"]) for host in (hosts if isinstance(hosts, list) else [hosts])
+            _parsed(host, parsers.host, keys["host"]) for host in (hosts if isinstance(hosts, list) else [hosts])
         ),
     )
 

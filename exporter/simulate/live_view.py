@@ -46,7 +46,7 @@ class LiveView(View):
             self._header(moment),
             self._counters(moment),
             self._latencies(meter),
-            self._troubles(moment),
+            self._problems(moment),
         ]
         if moment.progress is not None:
             parts.append(ProgressBar(total=1.0, completed=moment.progress, width=60))
@@ -87,7 +87,7 @@ class LiveView(View):
             column.justify = "right"
         return table
 
-    def _troubles(self, moment: Moment) -> Text:
+    def _problems(self, moment: Moment) -> Text:
         meter, ledger = moment.meter, moment.ledger
         text = Text.assemble(
             (

@@ -103,7 +103,7 @@ class Store:
     # --- life ---------------------------------------------------------------------------------------------
 
     async def migrate(self, revision: str = "head") -> list[str]:
-        """Create or upgrade the schema, and mend it; all of it or nothing, also when two processes do it at once.
+        """Create or upgrade the schema, and repair it; all of it or nothing, also when two processes do it at once.
 
         What is not as it was made, cannot be made again and is not needed is returned, a line each.
 
@@ -309,9 +309,9 @@ class Store:
         """The time, by the store's clock."""
         return self._clock()
 
-    def patient(self) -> Database:
+    def maintenance(self) -> Database:
         """A connection beside all others whose statements may take long: for ``verify``, which closes it."""
-        return Database(self._dialect, self._timeout, self._dialect.patient_engine(self._timeout))
+        return Database(self._dialect, self._timeout, self._dialect.maintenance_engine(self._timeout))
 
     async def tidy_forever(self) -> None:
         """Put the shards of past days together from time to time; until cancelled. For a task of its own."""

@@ -166,7 +166,7 @@ class Database:
     """A pool of connections to one place, and whether it answers."""
 
     def __init__(self, dialect: Dialect, timeout: float, engine: AsyncEngine | None = None) -> None:
-        """With the dialect's usual pool, or with another one whose troubles are not logged as those of the database."""
+        """With the dialect's usual pool, or with another one whose errors are not logged as those of the database."""
         self.dialect = dialect
         self.timeout = timeout
         self.jobs: set[asyncio.Task[Any]] = set()
@@ -227,7 +227,7 @@ class Database:
         return await self.job(lane, work, left).result()
 
     async def use(self, job: Job[T]) -> T:
-        """Have a job done on a connection from the pool; a connection that had failure is thrown away."""
+        """Have a job done on a connection from the pool; one that failed is thrown away."""
         try:
             if self._closed:
                 raise DatabaseError(ErrorKind.DISCONNECTED, errors.CLOSED)

@@ -20,7 +20,7 @@ from exporter.store.schema import migrate
 from exporter.store.schema.shape import listed
 
 _ROUND_TRIPS: Final = 3
-_PLACES: Final = (
+_MAX_CONNECTIONS: Final = (
     "SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer"
 )
 
@@ -30,7 +30,7 @@ class Diagnosis:
     """What was seen. ``seconds`` is the quickest round trip; ``clock`` is the server's time minus this machine's.
 
     ``problem`` says in a sentence what is wrong with schema or rights, None when nothing is; ``behind`` means that
-    ``migrate`` mends it. ``places`` are the connections that PostgreSQL has for ordinary users.
+    ``migrate`` repairs it. ``max_connections`` are the connections that PostgreSQL has for ordinary users.
     """
 
     engine: str
@@ -39,7 +39,7 @@ class Diagnosis:
     revision: str
     problem: str | None
     behind: bool
-    places: int | None = None
+    max_connections: int | None = None
 
 
 async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagnosis:
@@ -57,14 +57,14 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             begun = time.perf_counter()
             await session.fetch("SELECT 1")
             trips.append(time.perf_counter() - begun)
-        ahead = places = None
+        ahead = max_connections = None
         if not embedded:  # an embedded database has no clock of its own
             begun = time.time()
             [[there]] = await session.fetch("SELECT clock_timestamp()")
             here = datetime.fromtimestamp((begun + time.time()) / 2, UTC)
             ahead = (there - here).total_seconds()
-            [[places]] = await session.fetch(_PLACES)
-        return f"{name} {str(version).split()[0]}", min(trips), ahead, places
+            [[max_connections]] = await session.fetch(_MAX_CONNECTIONS)
+        return f"{name} {str(version).split()[0]}", min(trips), ahead, max_connections
 
     async def fits(session: Session) -> tuple[str | None, bool]:
         async with dialect.looking(session):
@@ -72,7 +72,7 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
         await dialect.check_rights(session)
         if not found:
             return None, False
-        behind = any(difference.mend for difference in found)
+        behind = any(difference.repair for difference in found)
         advice = (
             f"{migrate.RUN_MIGRATE}, then 'verify'"
             if behind
@@ -82,7 +82,7 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
 
     try:
         try:
-            engine, seconds, ahead, places = await database.run(Lane.READ, look)
+            engine, seconds, ahead, max_connections = await database.run(Lane.READ, look)
         except DatabaseError as failure:
             raise errors.at_start(failure) from failure
         problem, behind = None, False
@@ -92,6 +92,6 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             problem, behind = str(error), migrate.RUN_MIGRATE in str(error)
         except DatabaseError as failure:
             problem = failure.text
-        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, places)
+        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, max_connections)
     finally:
         await database.close(1.0)

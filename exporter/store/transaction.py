@@ -112,7 +112,7 @@ class Transaction:
         self.looked_up: list[Message] = []
         """Those of the messages in doubt whose fate is known when this has been committed."""
         self.resolved: list[Message] = []
-        """Of the in_doubt_now messages those that are durable."""
+        """Of the in-doubt messages those that are durable."""
         self.committing = False
         """Was the commit asked for? From then on only the database knows the outcome."""
 

@@ -41,7 +41,7 @@ SEARCH = 1.0
 AGAIN = 0.1
 """Seconds until it goes on after a defect, whose items their time limits answer: everybody waits for this task."""
 RETRY = 1.0
-"""Seconds until work that nobody waits for (registrations, in_doubt_now messages) is tried again."""
+"""Seconds until work that nobody waits for (registrations, in-doubt messages) is tried again."""
 
 log = structlog.get_logger("exporter.store")
 

@@ -25,7 +25,7 @@ import structlog
 
 from exporter.child_process import between_fork_and_exec
 from exporter.core.errors import Misconfigured, os_reason
-from exporter.workers.process import Pauses, ending
+from exporter.workers.process import Backoff, exit_fields
 
 log = structlog.get_logger(__name__)
 
@@ -176,15 +176,15 @@ class OwnBroker:
         return lines[-1].partition("# ")[2] or lines[-1] if lines else ""
 
     async def _keep(self) -> None:
-        pauses = Pauses()
+        backoff = Backoff()
         while True:
             assert self._gone is not None  # noqa: S101 - it was launched
-            pauses.begun()
+            backoff.begun()
             status = await self._gone
-            pause = pauses.next()
+            pause = backoff.next()
             log.error(
                 "the Valkey of the workers died; starting it again",
-                **ending(status),
+                **exit_fields(status),
                 pause=pause,
                 **({"said": self._last_words()} if status >= 0 else {}),
             )
@@ -195,7 +195,7 @@ class OwnBroker:
                     self._launch()
                     await self._answers()
                 except Misconfigured as error:
-                    pause = pauses.next()
+                    pause = backoff.next()
                     log.error("the Valkey of the workers cannot be started; trying on", reason=str(error), pause=pause)
                     self._put_away()
                 else:

@@ -16,7 +16,7 @@ from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
 from exporter.workers.channel import Said
 from exporter.workers.plan import Sockets
-from exporter.workers.process import SILENCE, Pauses, WorkerProcess, ending
+from exporter.workers.process import SILENCE, Backoff, WorkerProcess, exit_fields
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class Slot:
         self.successor: WorkerProcess | None = None
         self.predecessor = ""  # the name that the last one who died had at the broker
         self.restarts = 0
-        self.pauses = Pauses()
+        self.backoff = Backoff()
 
 
 class Pool:
@@ -78,7 +78,7 @@ class Pool:
         if worker.exited.done():
             status = worker.exited.result()
             if status <= 0:
-                log.error("the first worker ended before it listened", **ending(status))
+                log.error("the first worker ended before it listened", **exit_fields(status))
             self._on_last(status if status > 0 else 1)
             await asyncio.Event().wait()
         for slot in self._slots[1:]:
@@ -111,7 +111,7 @@ class Pool:
             slot.successor = worker
         else:
             slot.worker = worker
-            slot.pauses.begun()
+            slot.backoff.begun()
         if self.stopping:
             worker.tell("drain")
         return worker
@@ -131,7 +131,7 @@ class Pool:
             slot.restarts += 1
             slot.predecessor = worker.incarnation or slot.predecessor
             slot.worker = None
-            about = {"worker": slot.number, "pid": worker.pid, **ending(status), "restarts": slot.restarts}
+            about = {"worker": slot.number, "pid": worker.pid, **exit_fields(status), "restarts": slot.restarts}
             if slot.successor is not None:
                 log.error("a worker died; its successor takes its place", **about)
                 self._take_over(slot, slot.successor)
@@ -140,7 +140,7 @@ class Pool:
                 self._on_last(status)
                 return
             else:
-                pause = slot.pauses.next()
+                pause = slot.backoff.next()
                 log.error("a worker died; starting it again", **about, pause=pause)
                 await self._fill_again(slot, pause)
 
@@ -151,7 +151,7 @@ class Pool:
                 await self._fill(slot)
                 return
             except OSError as error:  # no memory, no process, no file to be had
-                pause = slot.pauses.next()
+                pause = slot.backoff.next()
                 log.error(
                     "a worker cannot be started; trying on", worker=slot.number, reason=os_reason(error), pause=pause
                 )
@@ -226,10 +226,10 @@ class Pool:
 
     def _take_over(self, slot: Slot, new: WorkerProcess) -> None:
         slot.worker, slot.successor = new, None
-        slot.pauses.begun()
+        slot.backoff.begun()
         new.tell("listen")
 
-    # --- ending ---------------------------------------------------------------------------------------------
+    # --- ending --------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
         """All together; returns when they have ended."""

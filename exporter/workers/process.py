@@ -27,7 +27,7 @@ SILENCE: Final = 3.0
 """Seconds without a beat, of which there is one per second: a worker that is stopped, or that hangs."""
 
 
-class Pauses:
+class Backoff:
     """Before something is started again: short at first, doubled each time that it dies at once."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -47,7 +47,7 @@ class Pauses:
         return pause
 
 
-def ending(status: int) -> dict[str, Any]:
+def exit_fields(status: int) -> dict[str, Any]:
     """The fields of a log line for an exit status as of ``subprocess``: ``signal`` or ``exit_code``."""
     if status >= 0:
         return {"exit_code": status}

@@ -238,7 +238,7 @@ async def test_a_server_that_takes_other_tokens_and_one_that_is_not_there_are_to
 
 @pytest.mark.parametrize(
     ("ahead", "outcome"),
-    [(0.2, Outcome.WELL), (-0.9, Outcome.WELL), (1.5, Outcome.WARNING), (-29, Outcome.WARNING), (31, Outcome.FAILED)],
+    [(0.2, Outcome.OK), (-0.9, Outcome.OK), (1.5, Outcome.WARNING), (-29, Outcome.WARNING), (31, Outcome.FAILED)],
 )
 def test_clocks_that_differ_are_told_by_what_it_means(ahead: float, outcome: Outcome) -> None:
     found = machine_of_doctor.clock("the database", ahead)
@@ -254,7 +254,7 @@ def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_status_is_the_worst_that_keeps_a_server_from_working() -> None:
     well, warning, failed, unknown = (
-        Finding("x", outcome, "") for outcome in (Outcome.WELL, Outcome.WARNING, Outcome.FAILED, Outcome.UNKNOWN)
+        Finding("x", outcome, "") for outcome in (Outcome.OK, Outcome.WARNING, Outcome.FAILED, Outcome.UNKNOWN)
     )
     assert [status([well, warning]), status([well, unknown]), status([failed, unknown])] == [0, 2, 1]
     assert list(page([well, warning]))[-1] == "1 ok, 1 warning"

@@ -125,7 +125,7 @@ async def test_a_version_that_is_gone_is_said_and_not_guessed(place: Place) -> N
 
 # --- what can be made again -----------------------------------------------------------------------------------
 
-MENDABLE = {
+REPAIRABLE = {
     "a default": ("ALTER TABLE messages ALTER sent_at DROP DEFAULT", "column messages.sent_at: has no default"),
     "not null": ("ALTER TABLE messages ALTER body DROP NOT NULL", "column messages.body: may be empty (null)"),
     "an index": (
@@ -158,24 +158,24 @@ MENDABLE = {
 
 
 @pytest.mark.needs("postgres")
-@pytest.mark.parametrize("what", MENDABLE)
+@pytest.mark.parametrize("what", REPAIRABLE)
 async def test_what_can_be_made_again_is_found_and_mended_by_repair_and_by_migrate(
     postgres: Postgres,  # noqa: F811
     what: str,
 ) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     await made(place)
-    change, named = MENDABLE[what]
+    change, named = REPAIRABLE[what]
     async with closing(place) as store:
-        for mend in (store.migrate, lambda: verify(store, repair=True)):
+        for repair in (store.migrate, lambda: verify(store, repair=True)):
             await place.execute(change)
             lines: list[str] = []
             assert (await verify(store, out=lines.append)).missing_triggers == 1
             assert lines == [named]
             found = await diagnose(place.url, 5.0)
             assert named in str(found.problem)
-            assert found.behind, "which migrate mends"
-            await mend()
+            assert found.behind, "which migrate repairs"
+            await repair()
             assert (await verify(store)).agrees
             assert (await diagnose(place.url, 5.0)).problem is None
         await store.start()

@@ -1,4 +1,4 @@
-"""Verification finds what triggers could not see, mends it while others write, and keeps the result."""
+"""Verification finds what triggers could not see, repairs it while others write, and keeps the result."""
 
 from __future__ import annotations
 
@@ -308,14 +308,14 @@ async def test_a_repair_that_others_undo_is_published_as_what_a_recount_finds(
     place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await place.execute("UPDATE daily_totals SET messages = messages + 3")
-    original = queries.mend_days
+    original = queries.repair_days
 
     async def mended_and_spoiled_again(session: Session, begin: str, rows: Sequence[Row]) -> bool:
         done = await original(session, begin, rows)
         await session.fetch("UPDATE daily_totals SET users = users + 1 WHERE day = (SELECT max(day) FROM daily_totals)")
         return done
 
-    monkeypatch.setattr(queries, "mend_days", mended_and_spoiled_again)
+    monkeypatch.setattr(queries, "repair_days", mended_and_spoiled_again)
     report, _ = await findings(store, repair=True)
     assert not report.repaired
     assert published(await store.totals(5)) == (0, 1, 0)
@@ -392,7 +392,7 @@ async def test_a_repair_leaves_what_others_hold_names_them_and_mends_the_rest(
 
 
 async def leave_what_others_hold(place: Postgresql, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgresql, "LOCK_PATIENCE", 1.5)
+    monkeypatch.setattr(postgresql, "VERIFY_LOCK_WAIT", 1.5)
     await place.execute("UPDATE conversations SET total_messages = 9")
     holder = await asyncpg.connect(place.direct, server_settings={"application_name": "nightly report"})
     try:

@@ -18,7 +18,7 @@ import asyncpg
 from exporter.observe.connections import Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
-from exporter.store import errors as faults
+from exporter.store import errors
 
 T = TypeVar("T")
 
@@ -29,12 +29,12 @@ LOCK_WAIT: Final = "200ms"
 """An administrator's exclusive lock is not waited for: whoever comes after us would wait as long."""
 
 _BY_STATE: Final = (  # SQLSTATE, or its beginning: words, is it a matter of time, does it last
-    ("57014", faults.TIMEOUT, True, False),
-    ("55P03", faults.LOCKED, False, False),
-    ("57P", faults.STARTING, False, False),
-    ("40", faults.RACED, True, False),
-    ("28", faults.PASSWORD, False, True),
-    ("3D", faults.NO_DATABASE, False, True),
+    ("57014", errors.TIMEOUT, True, False),
+    ("55P03", errors.LOCKED, False, False),
+    ("57P", errors.STARTING, False, False),
+    ("40", errors.RACED, True, False),
+    ("28", errors.PASSWORD, False, True),
+    ("3D", errors.NO_DATABASE, False, True),
     (
         "42883",
         "columns that are compared are of different types: a person's or conversation's id in two tables",
@@ -42,11 +42,11 @@ _BY_STATE: Final = (  # SQLSTATE, or its beginning: words, is it a matter of tim
         True,
     ),
     ("42804", "a column is not of the type that the mapping says", False, True),
-    ("42501", faults.RIGHTS + ": observe --check prints the GRANT statements", False, True),
+    ("42501", errors.RIGHTS + ": observe --check prints the GRANT statements", False, True),
     ("42", "the source lacks tables or columns that are needed: observe --check says which", False, True),
-    ("53", faults.CROWDED, False, False),
-    ("58", faults.BROKEN_DISK, False, False),
-    ("08", faults.LOST, False, False),
+    ("53", errors.CROWDED, False, False),
+    ("58", errors.BROKEN_DISK, False, False),
+    ("08", errors.LOST, False, False),
 )
 
 
@@ -59,16 +59,16 @@ def source_error(error: BaseException) -> SourceError:
         for start, text, slow, lasting in _BY_STATE:
             if state.startswith(start):
                 return SourceError(text, slow=slow, lasting=lasting)
-        return SourceError(faults.UNKNOWN)
+        return SourceError(errors.UNKNOWN)
     if isinstance(error, TimeoutError):
-        return SourceError(faults.TIMEOUT, slow=True)
+        return SourceError(errors.TIMEOUT, slow=True)
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError | ValueError):
-        return SourceError(faults.BAD_URL, lasting=True)
+        return SourceError(errors.BAD_URL, lasting=True)
     if isinstance(error, asyncpg.InterfaceError):
-        return SourceError(faults.LOST)
+        return SourceError(errors.LOST)
     if isinstance(error, OSError):
-        return SourceError(faults.UNREACHABLE)
-    return SourceError(faults.UNKNOWN)
+        return SourceError(errors.UNREACHABLE)
+    return SourceError(errors.UNKNOWN)
 
 
 class _Snapshot:

@@ -27,7 +27,7 @@ from urllib.parse import quote
 from exporter.observe.connections import Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
-from exporter.store import errors as faults
+from exporter.store import errors
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class SqliteReader:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         async with self._lock:
-            last = SourceError(faults.TIMEOUT, slow=True)
+            last = SourceError(errors.TIMEOUT, slow=True)
             while (left := until - loop.time()) > 0:
                 try:
                     return await self._attempt(work, left)
@@ -166,7 +166,7 @@ class SqliteReader:
         status = self._path.stat()
         header = os.pread(_descriptor(self._path, status), HEADER, 0)
         if len(header) < HEADER or not header.startswith(_MAGIC):
-            raise SourceError(faults.DAMAGED, lasting=True)
+            raise SourceError(errors.DAMAGED, lasting=True)
         return _State(
             wal=header[18] == WAL or header[19] == WAL,
             inode=(status.st_dev, status.st_ino),
@@ -236,12 +236,12 @@ def _source_error(error: BaseException) -> SourceError:
     if isinstance(error, PermissionError):
         return SourceError("the file may not be read by this user", lasting=True)
     if isinstance(error, OSError):
-        return SourceError(faults.BROKEN_DISK)
+        return SourceError(errors.BROKEN_DISK)
     name = str(getattr(error, "sqlite_errorname", None) or "")
     if name == "SQLITE_INTERRUPT":
-        return SourceError(faults.TIMEOUT, slow=True)
+        return SourceError(errors.TIMEOUT, slow=True)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
-        return SourceError(faults.LOCKED, slow=True)
+        return SourceError(errors.LOCKED, slow=True)
     if name.startswith("SQLITE_CANTOPEN"):
         return SourceError("the file, or its -shm file beside it, may not be read by this user", lasting=True)
     if name.startswith("SQLITE_READONLY"):
@@ -252,4 +252,4 @@ def _source_error(error: BaseException) -> SourceError:
         return SourceError(
             "the source lacks tables or columns that are needed: observe --check says which", lasting=True
         )
-    return SourceError(faults.UNKNOWN)
+    return SourceError(errors.UNKNOWN)

@@ -98,7 +98,7 @@ class Dialect(ABC):
         """A pool of at most that many connections, whose statements take ``timeout`` seconds at most."""
 
     @abstractmethod
-    def patient_engine(self, timeout: float) -> AsyncEngine:
+    def maintenance_engine(self, timeout: float) -> AsyncEngine:
         """One connection, reached within ``timeout`` seconds, whose statements may take as long as they need."""
 
     @abstractmethod
@@ -158,20 +158,20 @@ class Dialect(ABC):
     async def differences(self, session: Session, revision: str | None = None) -> list[Difference]:
         """What is not as this version makes it, what others need first; ``revision``: tables and columns of that."""
 
-    async def mend(self, session: Session, differences: Sequence[Difference]) -> None:
+    async def repair(self, session: Session, differences: Sequence[Difference]) -> None:
         """Make again what can be made, each for itself, within the transaction that is open."""
         for difference in differences:
-            if not difference.mend:
+            if not difference.repair:
                 continue
-            await session.execute("SAVEPOINT mending")
+            await session.execute("SAVEPOINT repairing")
             try:
-                for statement in difference.mend:
+                for statement in difference.repair:
                     await session.execute(statement)
             except DatabaseError as failure:
                 if failure.kind not in _IN_THE_WAY:
                     raise
-                await session.execute("ROLLBACK TO SAVEPOINT mending")
-            await session.execute("RELEASE SAVEPOINT mending")
+                await session.execute("ROLLBACK TO SAVEPOINT repairing")
+            await session.execute("RELEASE SAVEPOINT repairing")
 
     @abstractmethod
     async def holders(self, ask: Ask) -> list[str]:

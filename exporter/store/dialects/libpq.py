@@ -88,18 +88,18 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     options = {name: value for name, value in given.items() if value != ""}
-    places = {name: f"the database URL's option {name}" for name in options}
+    origins = {name: f"the database URL's option {name}" for name in options}
     for variable, name in _ENVIRONMENT.items():
         if environ.get(variable) and name == "service":
             options.setdefault(name, environ[variable])
     if "service" in options:
         options = {**_service(options["service"], options.get("servicefile"), environ), **options}
     for name in options:
-        places.setdefault(name, f"the database service's option {name}")
+        origins.setdefault(name, f"the database service's option {name}")
     for variable, name in _ENVIRONMENT.items():
         if environ.get(variable) and name not in options:
             options[name] = environ[variable]
-            places[name] = f"the environment variable {variable}"
+            origins[name] = f"the environment variable {variable}"
     settings: dict[str, str] = {}
     passed: dict[str, str] = {}
     timeout = None
@@ -107,35 +107,35 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
         if name in _PASSED:
             passed[name] = value
         elif name == "connect_timeout":
-            timeout = _seconds(value, places[name])
+            timeout = _seconds(value, origins[name])
         elif name in ("application_name", "fallback_application_name"):
             if name == "application_name" or name not in options:
                 settings["application_name"] = value
         elif name == "options":
-            settings.update(_settings(value, places[name]))
+            settings.update(_settings(value, origins[name]))
         elif name == "search_path":  # no option of libpq, but one that asyncpg takes
             settings["search_path"] = value
         elif name not in _DROPPED:
-            _require_harmless(name, value, places[name])
+            _require_harmless(name, value, origins[name])
     if schema is not None:
         settings["search_path"] = quoted(schema)
-    require_choices(passed, environ, places)
+    require_choices(passed, environ, origins)
     require_files(passed, environ)
-    _require_port(passed, environ, places)
+    _require_port(passed, environ, origins)
     if not (parts.password or passed.get("password") or environ.get("PGPASSWORD")):
-        _require_passwords(passed, environ, places)
+        _require_passwords(passed, environ, origins)
     netloc = parts.netloc
     if "hostaddr" in options:
-        netloc = _at_address(netloc, options["hostaddr"], passed, environ, places["hostaddr"])
+        netloc = _at_address(netloc, options["hostaddr"], passed, environ, origins["hostaddr"])
     path = "" if parts.path == "/" else parts.path  # libpq: PGDATABASE or the user's name, as without the slash
     query = urlencode(passed, quote_via=quote)
     return Target(f"postgresql://{netloc}{path}{'?' if query else ''}{query}", settings, timeout)
 
 
-def _at_address(netloc: str, address: str, passed: dict[str, str], environ: Mapping[str, str], place: str) -> str:
-    """The address takes the name's place, which is needed for nothing but to be compared with a certificate."""
+def _at_address(netloc: str, address: str, passed: dict[str, str], environ: Mapping[str, str], origin: str) -> str:
+    """The address takes the place of the name, which is needed for nothing but to be compared with a certificate."""
     if (passed.get("sslmode") or environ.get("PGSSLMODE")) == "verify-full":
-        raise Misconfigured(f"{place} cannot be honoured with sslmode=verify-full: leave it out or use verify-ca")
+        raise Misconfigured(f"{origin} cannot be honoured with sslmode=verify-full: leave it out or use verify-ca")
     login, at, hosts = netloc.rpartition("@")
     port = hosts.rpartition("]")[2].rpartition(":")[2] if ":" in hosts.rpartition("]")[2] else ""
     if port:
@@ -144,50 +144,50 @@ def _at_address(netloc: str, address: str, passed: dict[str, str], environ: Mapp
     return login + at
 
 
-def _require_port(passed: Mapping[str, str], environ: Mapping[str, str], places: Mapping[str, str]) -> None:
+def _require_port(passed: Mapping[str, str], environ: Mapping[str, str], origins: Mapping[str, str]) -> None:
     port = passed.get("port") or environ.get("PGPORT")
     if port and not all(re.fullmatch(r"[0-9]{1,5}|", part) for part in port.split(",")):
-        raise Misconfigured(f"{places.get('port', 'the environment variable PGPORT')} is not a number")
+        raise Misconfigured(f"{origins.get('port', 'the environment variable PGPORT')} is not a number")
 
 
-def _require_passwords(passed: Mapping[str, str], environ: Mapping[str, str], places: Mapping[str, str]) -> None:
+def _require_passwords(passed: Mapping[str, str], environ: Mapping[str, str], origins: Mapping[str, str]) -> None:
     file = passed.get("passfile") or environ.get("PGPASSFILE")
     if not file:
         return
-    place = places.get("passfile", "the environment variable PGPASSFILE")
+    origin = origins.get("passfile", "the environment variable PGPASSFILE")
     if not os.access(file, os.R_OK):
-        raise Misconfigured(f"{place} names a file that is not there or cannot be read: {file}")
+        raise Misconfigured(f"{origin} names a file that is not there or cannot be read: {file}")
     if Path(file).stat().st_mode & 0o077:  # the driver passes over it, as libpq does
-        raise Misconfigured(f"{place} names a file that others can read: chmod it to 0600: {file}")
+        raise Misconfigured(f"{origin} names a file that others can read: chmod it to 0600: {file}")
 
 
-def _require_harmless(name: str, value: str, place: str) -> None:
+def _require_harmless(name: str, value: str, origin: str) -> None:
     allowed = _WITH_VALUES.get(name)
     if allowed is not None and value.lower() in allowed:
         return
     if allowed is not None:
         raise Misconfigured(
-            f"{place} cannot be honoured with that value: leave it out or use {' or '.join(sorted(allowed))}"
+            f"{origin} cannot be honoured with that value: leave it out or use {' or '.join(sorted(allowed))}"
         )
     if name in _REFUSED:
-        raise Misconfigured(f"{place} cannot be honoured: leave it out{_REFUSED[name]}")
+        raise Misconfigured(f"{origin} cannot be honoured: leave it out{_REFUSED[name]}")
     if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
-        place = place.removesuffix(name) + "with a strange name"
+        origin = origin.removesuffix(name) + "with a strange name"
     raise Misconfigured(
-        f"{place} is none of PostgreSQL's connection options: "
+        f"{origin} is none of PostgreSQL's connection options: "
         "a setting of the server is given as options=-c%20NAME=VALUE"
     )
 
 
-def _seconds(value: str, place: str) -> float | None:
+def _seconds(value: str, origin: str) -> float | None:
     try:
         seconds = int(value)
     except ValueError:
-        raise Misconfigured(f"{place} is not a number of seconds") from None
+        raise Misconfigured(f"{origin} is not a number of seconds") from None
     return float(max(2, seconds)) if seconds > 0 else None  # 0 is no limit, and below 2 libpq takes 2
 
 
-def _settings(text: str, place: str) -> dict[str, str]:
+def _settings(text: str, origin: str) -> dict[str, str]:
     """``-c NAME=VALUE`` and ``--NAME=VALUE``, with a backslash before a space that belongs to a value."""
     reader = shlex.shlex(text, posix=True)
     reader.whitespace_split, reader.quotes, reader.commenters = True, "", ""
@@ -204,7 +204,7 @@ def _settings(text: str, place: str) -> dict[str, str]:
         name, equals, value = word.partition("=")
         name = name.replace("-", "_")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
-            raise Misconfigured(f"{place} is understood as -c NAME=VALUE only")
+            raise Misconfigured(f"{origin} is understood as -c NAME=VALUE only")
         found[name.lower()] = value
     return found
 

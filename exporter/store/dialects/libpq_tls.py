@@ -35,17 +35,17 @@ CHOICES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 """Options of few values, and the variables that give them."""
 
 
-def require_choices(passed: Mapping[str, str], environ: Mapping[str, str], places: Mapping[str, str]) -> None:
+def require_choices(passed: Mapping[str, str], environ: Mapping[str, str], origins: Mapping[str, str]) -> None:
     """Is each option one of its values? Raises Misconfigured, which names both."""
     for name, (variable, values) in CHOICES.items():
         value = passed.get(name) or environ.get(variable)
         if value and value not in values:
-            place = places.get(name, f"the environment variable {variable}")
-            raise Misconfigured(f"{place} has a value that there is not: use {', '.join(values[:-1])} or {values[-1]}")
+            origin = origins.get(name, f"the environment variable {variable}")
+            raise Misconfigured(f"{origin} has a value that there is not: use {', '.join(values[:-1])} or {values[-1]}")
     mode = passed.get("sslmode") or environ.get("PGSSLMODE") or "prefer"
     if (passed.get("sslnegotiation") or environ.get("PGSSLNEGOTIATION")) == "direct" and mode in _WITHOUT_VERIFICATION:
-        place = places.get("sslnegotiation", "the environment variable PGSSLNEGOTIATION")
-        raise Misconfigured(f"{place} is direct, which needs sslmode=require, verify-ca or verify-full")
+        origin = origins.get("sslnegotiation", "the environment variable PGSSLNEGOTIATION")
+        raise Misconfigured(f"{origin} is direct, which needs sslmode=require, verify-ca or verify-full")
 
 
 def require_files(passed: dict[str, str], environ: Mapping[str, str]) -> None:

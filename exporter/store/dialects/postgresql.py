@@ -32,7 +32,7 @@ OLDEST = 150_000
 """PostgreSQL 15: older ones are not tried."""
 LOCK_WAIT = 100
 """Milliseconds that a transaction of the writer waits for a row: another node's takes some milliseconds."""
-LOCK_PATIENCE = 3.0
+VERIFY_LOCK_WAIT = 3.0
 """Seconds that a verification waits for a row or a table."""
 CONNECT_WAIT = 60.0
 """Seconds to reach the server for a migration."""
@@ -117,9 +117,9 @@ class PostgresDialect(Dialect):
         }
         return self._engine(connections, self._connect(timeout, settings))
 
-    def patient_engine(self, timeout: float) -> AsyncEngine:
+    def maintenance_engine(self, timeout: float) -> AsyncEngine:
         """One connection of its own."""
-        settings = {"statement_timeout": "0", "lock_timeout": f"{round(LOCK_PATIENCE * 1000)}"}
+        settings = {"statement_timeout": "0", "lock_timeout": f"{round(VERIFY_LOCK_WAIT * 1000)}"}
         return self._engine(1, self._connect(timeout, settings))
 
     def migrating_engine(self) -> AsyncEngine:

@@ -186,7 +186,7 @@ class SqliteDialect(Dialect):
         """Connections that never create the file: a file that was moved away must not come back empty."""
         return self._engine(timeout, connections, "rw")
 
-    def patient_engine(self, timeout: float) -> AsyncEngine:
+    def maintenance_engine(self, timeout: float) -> AsyncEngine:
         """One more connection: nothing limits its statements."""
         return self._engine(timeout, 1, "rw")
 

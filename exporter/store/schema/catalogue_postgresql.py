@@ -171,9 +171,9 @@ async def _columns(session: Session, names: Sequence[str], revision: str | None)
             if difference.needed:
                 found.append(difference)
             elif tables[table][name].required or not made.required:
-                found.append(replace(difference, mend=(f"{alter} DEFAULT {_default(made)}",)))
+                found.append(replace(difference, repair=(f"{alter} DEFAULT {_default(made)}",)))
             else:
-                found.append(replace(difference, mend=(f"{alter} NOT NULL",)))
+                found.append(replace(difference, repair=(f"{alter} NOT NULL",)))
     return found
 
 
@@ -202,19 +202,19 @@ async def _keys(session: Session, names: Sequence[str]) -> list[Difference]:
             if (table, key) not in unique:
                 kind = "UNIQUE" if table in primary else "PRIMARY KEY"
                 columns = ", ".join(key)
-                mend = f"ALTER TABLE {table} ADD {kind} ({columns})"
-                found.append(Difference(f"key {table} ({columns})", "missing", (mend,), needed=True))
+                repair = f"ALTER TABLE {table} ADD {kind} ({columns})"
+                found.append(Difference(f"key {table} ({columns})", "missing", (repair,), needed=True))
             primary.add(table)
     for table in names:
         index, parent = TABLES[table].index, TABLES[table].parent
         if index and not any(of == table and columns[: len(index)] == index for of, columns in indexed):
             columns = ", ".join(index)
             # One that could not be finished may have the name.
-            mends = (f"DROP INDEX IF EXISTS {table}_user", f"CREATE INDEX {table}_user ON {table} ({columns})")
-            found.append(Difference(f"index {table} ({columns})", "missing", mends))
+            repairs = (f"DROP INDEX IF EXISTS {table}_user", f"CREATE INDEX {table}_user ON {table} ({columns})")
+            found.append(Difference(f"index {table} ({columns})", "missing", repairs))
         if parent and (table, parent) not in references:
-            mend = f"ALTER TABLE {table} ADD FOREIGN KEY (conversation_id) REFERENCES {parent} (id) ON DELETE CASCADE"
-            found.append(Difference(f"foreign key {table} ({parent})", "missing", (mend,)))
+            repair = f"ALTER TABLE {table} ADD FOREIGN KEY (conversation_id) REFERENCES {parent} (id) ON DELETE CASCADE"
+            found.append(Difference(f"foreign key {table} ({parent})", "missing", (repair,)))
     return found
 
 

@@ -80,12 +80,12 @@ async def _indexes(session: Session, asked: str, keys: dict[str, dict[int, str]]
         for number, key in enumerate(made.keys, start=1):
             if (table, key) not in unique:
                 on = f"{table} ({', '.join(key)})"
-                mend = f"CREATE UNIQUE INDEX messaging_{table}_key_{number} ON {on}"
-                found.append(Difference(f"key {on}", "missing", (mend,), needed=True))
+                repair = f"CREATE UNIQUE INDEX messaging_{table}_key_{number} ON {on}"
+                found.append(Difference(f"key {on}", "missing", (repair,), needed=True))
         if made.index and not any(of == table and of_it[: len(made.index)] == made.index for of, of_it in indexed):
             on = f"{table} ({', '.join(made.index)})"
-            mends = (f"DROP INDEX IF EXISTS {table}_user", f"CREATE INDEX {table}_user ON {on}")
-            found.append(Difference(f"index {on}", "missing", mends))
+            repairs = (f"DROP INDEX IF EXISTS {table}_user", f"CREATE INDEX {table}_user ON {on}")
+            found.append(Difference(f"index {on}", "missing", repairs))
     return found
 
 
@@ -99,6 +99,6 @@ async def _triggers(session: Session) -> list[Difference]:
         if name not in there:
             found.append(Difference(f"trigger {name}", "missing or disabled", (statement,)))
         elif there[name].split() != statement.split():
-            mend = (f"DROP TRIGGER {name}", statement)
-            found.append(Difference(f"trigger {name}", "not as this version makes it", mend))
+            repair = (f"DROP TRIGGER {name}", statement)
+            found.append(Difference(f"trigger {name}", "not as this version makes it", repair))
     return found

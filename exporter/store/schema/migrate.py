@@ -110,7 +110,7 @@ def _require_known(current: Iterable[str]) -> None:
 
 
 async def migrate(dialect: Dialect, revision: str = "head") -> list[Difference]:
-    """Make or upgrade the schema, and mend it; what is left that nothing needs.
+    """Make or upgrade the schema, and repair it; what is left that nothing needs.
 
     Raises Misconfigured, or DatabaseError when the database does not answer.
     """
@@ -139,7 +139,7 @@ async def _migrate(dialect: Dialect, revision: str) -> list[Difference]:
                 if current is not None:
                     _require_complete(await dialect.differences(session, current))
                 await connection.run_sync(upgrade, revision, current, stands_in)
-                return await _mend(dialect, session, current) if revision == "head" else []
+                return await _repair(dialect, session, current) if revision == "head" else []
     except dialect.drivers as error:  # as SQLAlchemy wraps it or as it is
         failure = dialect.translate(error)
         if failure.text == errors.NO_FILE_YET:
@@ -149,17 +149,17 @@ async def _migrate(dialect: Dialect, revision: str) -> list[Difference]:
         await engine.dispose()
 
 
-async def _mend(dialect: Dialect, session: Session, before: str | None) -> list[Difference]:
+async def _repair(dialect: Dialect, session: Session, before: str | None) -> list[Difference]:
     """Revisions change tables and rows; functions and triggers are those of this version, whatever was there.
 
     ``before``: the revision so far. Where no triggers were, all must be made: totals that nobody keeps are wrong.
     """
     found = await dialect.differences(session)
-    if any(difference.mend for difference in found):
-        await dialect.mend(session, found)
+    if any(difference.repair for difference in found):
+        await dialect.repair(session, found)
         found = await dialect.differences(session)
     _require_complete(found)
-    lost = [difference for difference in found if difference.mend]
+    lost = [difference for difference in found if difference.repair]
     if lost and before in (None, "0001"):
         raise DatabaseError(ErrorKind.CONFIGURATION, f"{errors.RIGHTS}: {listed(lost)}")
     return found
@@ -168,7 +168,7 @@ async def _mend(dialect: Dialect, session: Session, before: str | None) -> list[
 def _require_complete(found: Sequence[Difference]) -> None:
     """Is there all that is needed? Raises Misconfigured, which says what is not."""
     lost = [difference for difference in found if difference.needed]
-    if any(not difference.mend for difference in lost):
+    if any(not difference.repair for difference in lost):
         raise Misconfigured(
             f"the database lacks what this program had made, or has it changed: {listed(lost)}. "
             "Undo what was dropped, renamed or changed by hand, or restore it from a backup"
@@ -181,11 +181,11 @@ def _require_complete(found: Sequence[Difference]) -> None:
 
 
 async def require_current(
-    dialect: Dialect, session: Session, *, mendable: bool = False, compare: bool = True
+    dialect: Dialect, session: Session, *, repairable: bool = False, compare: bool = True
 ) -> list[Difference]:
     """Is the schema the one that this version works with? What differs of it that nothing needs. Raises Misconfigured.
 
-    ``mendable``: what is needed may be gone, if it can be made again. ``compare``: False where it was just done.
+    ``repairable``: what is needed may be gone, if it can be made again. ``compare``: False where it was just done.
     "Run migrate" is said where ``migrate`` has something to do and nothing that it refuses is known.
     """
     current, _ = await current_revision(dialect, session)
@@ -196,8 +196,8 @@ async def require_current(
         raise Misconfigured(f"the database's schema is {found}: {RUN_MIGRATE}")
     differences = await dialect.differences(session) if compare else []
     lost = [difference for difference in differences if difference.needed]
-    if lost and all(difference.mend for difference in lost):
-        if mendable:
+    if lost and all(difference.repair for difference in lost):
+        if repairable:
             return differences
         raise Misconfigured(f"the database lacks what this program had made: {listed(lost)}: {RUN_MIGRATE}")
     _require_complete(lost)

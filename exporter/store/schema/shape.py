@@ -140,7 +140,7 @@ class Difference:
 
     subject: str
     problem: str
-    mend: tuple[str, ...] = ()
+    repair: tuple[str, ...] = ()
     """Statements that make it again; none where only somebody who knows what happened can."""
     needed: bool = False
     """Is nothing stored or counted without it?"""
@@ -162,7 +162,7 @@ class FoundColumn:
 def differing_columns(
     name: str, found: Mapping[str, FoundColumn], revision: str | None = None
 ) -> Iterator[tuple[str, Column, Difference]]:
-    """Of one table that is there, as of a revision (None: the latest). What mends them is the caller's to say."""
+    """Of one table that is there, as of a revision (None: the latest). What repairs them is the caller's to say."""
     for column, made in TABLES[name].columns.items():
         if revision is not None and made.since > revision:
             continue

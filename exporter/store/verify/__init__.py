@@ -3,7 +3,7 @@
 It needs no lock and no long transaction while writers go on. A figure and its recount are read in *one* statement, so
 in one state of the database, where triggers have already kept up with every row that can be seen: a difference is
 a difference. And since triggers only ever add and subtract, a difference does not change while writers go on, so
-adding it mends the figure at any later time, unless somebody else has mended it in between, which a counter tells.
+adding it repairs the figure at any later time, unless somebody else has repaired it in between, which a counter tells.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ async def verify(
     out: Callable[[str], None] = lambda line: None,
     pace: float = 0.0,
 ) -> Report:
-    """Recount everything, print what differs, mend it if asked, and keep the result in the database.
+    """Recount everything, print what differs, repair it if asked, and keep the result in the database.
 
     Args:
         store: its schema must be current; it need not have been started.
-        repair: mend, in small transactions, while others write.
+        repair: also repair it, in small transactions, while others write.
         progress: called with messages done and messages in all.
         out: called with one line per difference.
         pace: seconds of rest for each second of work.
@@ -90,7 +90,7 @@ async def verify(
     Raises:
         Unavailable, Misconfigured: it could not be checked.
     """
-    database = store.patient()
+    database = store.maintenance()
     try:
         return await _Verification(store, database, repair, progress, out, pace).run()
     except DatabaseError as failure:
@@ -107,7 +107,7 @@ async def compare(store: Store) -> bool:
     It finds rows that were loaded behind the triggers or beside them, as by a restore of data alone into a database
     that had been migrated, and triggers that are missing or changed. Logs one warning. Never raises.
     """
-    database = store.patient()
+    database = store.maintenance()
     dialect = database.dialect
 
     async def look(session: Session) -> tuple[bool, Sequence[Difference]]:
@@ -186,7 +186,7 @@ class _Verification:
         self._ahead = queries.future_statement(self.dialect)
 
     async def run(self) -> Report:
-        await self._run(partial(migrate.require_current, self.dialect, mendable=True))
+        await self._run(partial(migrate.require_current, self.dialect, repairable=True))
         found = left = await self._pass()
         if self.repair and any(found.wrong):  # what is published was recounted, not believed
             self.repair, self.out = False, lambda line: None
@@ -232,14 +232,14 @@ class _Verification:
                     self._holders = ": " + ", ".join(holders)
 
     async def _ask_beside(self, sql: str, *args: Any) -> Sequence[Row]:
-        beside = self.store.patient()
+        beside = self.store.maintenance()
         try:
             return await beside.run(Lane.VERIFY, lambda session: session.fetch(sql, *args), LOOK_FOR_HOLDERS * 2)
         finally:
             await beside.close(1.0)
 
     async def _repaired(self, subject: str, work: Callable[[Session], Any]) -> Any:
-        """Run what mends something; False where somebody holds it, which is said."""
+        """Run what repairs something; False where somebody holds it, which is said."""
         try:
             return await self._run(work)
         except DatabaseError as failure:
@@ -254,13 +254,13 @@ class _Verification:
         findings: Sequence[Difference] = await self._run(self.dialect.differences)
         for finding in findings:
             self.out(str(finding))
-        if any(finding.mend for finding in findings) and self.repair:
-            await self._repaired("the schema", lambda session: self._mend(session, findings))
+        if any(finding.repair for finding in findings) and self.repair:
+            await self._repaired("the schema", lambda session: self._repair(session, findings))
         return len(findings)
 
-    async def _mend(self, session: Session, findings: Sequence[Difference]) -> None:
+    async def _repair(self, session: Session, findings: Sequence[Difference]) -> None:
         async with transaction(session, self.dialect.begin):
-            await self.dialect.mend(session, findings)
+            await self.dialect.repair(session, findings)
 
     # --- conversations ------------------------------------------------------------------------------------
 
@@ -293,8 +293,8 @@ class _Verification:
             self.out(f"conversation {name!r}: last_seq is {last_seq}, highest seq {top}")
         if self.repair:
             begin, lock = self.dialect.begin, self.dialect.lock
-            mend = partial(queries.mend_conversation, begin=begin, lock=lock, name=name)
-            await self._repaired(f"conversation {name!r}", mend)
+            repair = partial(queries.repair_conversation, begin=begin, lock=lock, name=name)
+            await self._repaired(f"conversation {name!r}", repair)
 
     # --- days that have not come --------------------------------------------------------------------------
 
@@ -303,8 +303,8 @@ class _Verification:
         for day, users in rows:
             self.out(f"day {day}: {users} users were last active on it, and it has not come")
         if rows and self.repair:
-            mend = partial(queries.mend_future, dialect=self.dialect)
-            await self._repaired("users whose last day has not come", mend)
+            repair = partial(queries.repair_future, dialect=self.dialect)
+            await self._repaired("users whose last day has not come", repair)
         return len(rows)
 
     # --- days ---------------------------------------------------------------------------------------------
@@ -315,8 +315,8 @@ class _Verification:
         for day, users in rows:
             self.out(f"day {day}: {users} of its senders are not in the record of active users")
         if rows and self.repair:
-            mend = partial(queries.mend_user_days, dialect=self.dialect, since=since)
-            await self._repaired("the record of active users", mend)
+            repair = partial(queries.repair_user_days, dialect=self.dialect, since=since)
+            await self._repaired("the record of active users", repair)
         return len(rows)
 
     async def _recount_days(self) -> int:
@@ -325,8 +325,8 @@ class _Verification:
             if not rows or not self.repair:
                 break
             # Those whom the counter betrays have not changed anything: look again.
-            mended = await self._repaired("days", partial(queries.mend_days, begin=self.dialect.begin, rows=rows))
-            if mended is not None:
+            repaired = await self._repaired("days", partial(queries.repair_days, begin=self.dialect.begin, rows=rows))
+            if repaired is not None:
                 break
         else:
             raise DatabaseError(ErrorKind.SERIALIZATION, "somebody else repairs the database at the same time")

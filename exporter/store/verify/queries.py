@@ -1,6 +1,6 @@
-"""The statements of a verification: what differs, and mending it. Knows no order of things, no progress and no report.
+"""The statements of a verification: what differs, and its repair. Knows no order of things, no progress, no report.
 
-Each compares in one statement, so in one state of the database; the mending ones are small transactions.
+Each compares in one statement, so in one state of the database; the repairs are small transactions.
 
 Tested in ``tests/store/test_verify.py``.
 """
@@ -76,7 +76,7 @@ async def differing(session: Session, after: str | None, until: str | None) -> S
     )
 
 
-async def mend_conversation(session: Session, begin: str, lock: str, name: str) -> None:
+async def repair_conversation(session: Session, begin: str, lock: str, name: str) -> None:
     """Whoever has changed its messages has the row until they commit; having it, we count what is committed."""
     async with transaction(session, begin):
         if not await session.fetch(f"SELECT 1 FROM conversations WHERE id = $1{lock}", name):
@@ -126,7 +126,7 @@ def days_statement(dialect: Dialect) -> str:
     """
 
 
-async def mend_days(session: Session, begin: str, rows: Sequence[Row]) -> bool | None:
+async def repair_days(session: Session, begin: str, rows: Sequence[Row]) -> bool | None:
     """Add what is missing; None when somebody else has done so since the rows were read."""
     async with transaction(session, begin):
         await session.fetch("INSERT INTO verification (id) VALUES (1) ON CONFLICT (id) DO NOTHING")
@@ -148,7 +148,7 @@ def future_statement(dialect: Dialect) -> str:
     """
 
 
-async def mend_future(session: Session, dialect: Dialect) -> None:
+async def repair_future(session: Session, dialect: Dialect) -> None:
     """Whoever was last active on a day that has not come: on the day of their latest message that is not of one."""
     day = dialect.utc_day("m.sent_at")
     await session.fetch(
@@ -177,7 +177,7 @@ async def days_without_users(session: Session, dialect: Dialect, since: datetime
     )
 
 
-async def mend_user_days(session: Session, dialect: Dialect, since: datetime) -> None:
+async def repair_user_days(session: Session, dialect: Dialect, since: datetime) -> None:
     """Record them; triggers count them."""
     await session.fetch(
         f"INSERT INTO user_days (day, user_id) SELECT day, user_id FROM ({_user_days(dialect)}) AS p WHERE true "

@@ -30,7 +30,7 @@ log = structlog.get_logger("exporter.store")
 
 
 async def watch_schema_forever(store: Store, interval: float = EVERY) -> None:
-    """Publish how much is not as it was made, and log what, when that changes; until cancelled. Never mends."""
+    """Publish how much is not as it was made, and log what, when that changes; until cancelled. Never repairs."""
     logged = ""
     while True:
         await asyncio.sleep(random.uniform(0.9, 1.1) * interval)
@@ -42,7 +42,7 @@ async def watch_schema_forever(store: Store, interval: float = EVERY) -> None:
 
 
 async def _look(store: Store) -> list[Difference]:
-    database = store.patient()
+    database = store.maintenance()
 
     async def look(session: Session) -> list[Difference]:
         found = list(await database.dialect.differences(session))
