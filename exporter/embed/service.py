@@ -46,42 +46,6 @@ _POLICY: Final = (
     "form-action 'none'; frame-ancestors 'self'"
 )
 
-# Who may see it is the host's affair, so there is no signing in here: the component alone, addresses relative.
-_HEAD: Final = b"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Messaging</title>
-<link rel="icon" href="admin/static/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="admin/static/admin.css">
-"""
-_PAGE: Final = (
-    _HEAD
-    + b"""<script type="module" src="admin/static/messaging-stats.js"></script>
-</head>
-<body>
-<header class="top"><h1>Messaging</h1></header>
-<main><messaging-stats src="v1/messaging/stats"></messaging-stats></main>
-</body>
-</html>
-"""
-)
-_LANDING: Final = (
-    _HEAD
-    + b"""</head>
-<body>
-<header class="top"><h1>Messaging</h1></header>
-<main><ul>
-<li><a href="metrics">Metrics</a> for Prometheus</li>
-<li><a href="admin">Figures</a> for administrators, also <a href="v1/messaging/stats">as JSON</a></li>
-</ul></main>
-</body>
-</html>
-"""
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -124,7 +88,7 @@ class Service:
         if path == "/admin/":  # the page's addresses are relative
             return Answer(308, b"", {"location": "../admin"})
         if path == "/":
-            return _html(_LANDING)
+            return _html("landing.html")
         path = path.rstrip("/")
         if path == "/metrics":
             return self._alone() or await self._metrics(headers, query)
@@ -135,7 +99,7 @@ class Service:
         if (refusal := await self._check.refusal(subject)) is not None:
             return _problem(refusal.status, refusal.detail, **refusal.headers)
         if path == "/admin":
-            return _html(_PAGE)
+            return _html("page.html")
         if path.endswith("/days"):  # not 404: the page would ask again, and the browser's console would tell
             return Answer(200, b'{"days": null, "error": "an embedded server keeps no record of days"}', _JSON)
         if path.endswith("/history"):
@@ -223,14 +187,15 @@ def _quality(metrics: Metrics, reported: Set[str]) -> dict[str, Any]:
     return sample
 
 
-def _html(page: bytes) -> Answer:
+def _html(name: str) -> Answer:
+    """A page beside this module. Who may see it is the host's affair, so it has no sign-in; addresses are relative."""
     headers = {
         "content-type": "text/html; charset=utf-8",
         "content-security-policy": _POLICY,
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
     }
-    return Answer(200, page, headers)
+    return Answer(200, resources.files("exporter.embed").joinpath(name).read_bytes(), headers)
 
 
 def _static(name: str) -> Answer:
