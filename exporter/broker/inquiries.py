@@ -2,8 +2,6 @@
 
 The server says which nodes there are and passes the question on to them in the same moment; each answers for itself. A
 node that does not answer in time is named, not left out: what it has is not known. All nodes listen on one channel.
-
-Tested in ``tests/broker/test_inquiries.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Several workers: what they need beside what one process needs, and whether the database has room for them all.
-
-Tested in ``tests/doctor/test_workers.py``.
-"""
+"""Several workers: what they need beside what one process needs, and whether the database has room for them all."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 Somebody shows it a snapshot and the counters every few seconds; a condition begins with the first look that finds it
 (or earlier, where a record says so) and ends with the first that does not. What only counters tell of has ended when
 nothing more of it happened for a minute.
-
-Tested in ``tests/node/test_conditions.py``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 The two may be of different releases, when the package was upgraded and a worker started again: unknown words are passed
 over. The end of the line is the end of the other side.
-
-Tested in ``tests/workers/test_channel.py``.
 """
 
 from __future__ import annotations

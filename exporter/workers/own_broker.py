@@ -2,8 +2,6 @@
 
 It keeps nothing on disk: when it dies it is started again empty, and the workers tell it anew what they hold. It ends
 with the supervisor, however that ends.
-
-Tested in ``tests/workers/test_own_broker.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One worker as the supervisor sees it: a process, a line to it, and what it said of itself.
-
-Tested in ``tests/workers/test_process.py``.
-"""
+"""One worker as the supervisor sees it: a process, a line to it, and what it said of itself."""
 
 from __future__ import annotations
 

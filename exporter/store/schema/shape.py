@@ -3,8 +3,6 @@
 A start, ``migrate``, ``verify`` and ``doctor`` hold what is there against it, by ``Dialect.differences``; functions and
 triggers are described beside their texts, in ``triggers_postgresql`` and ``triggers_sqlite``. A revision that changes
 tables changes this, too.
-
-Tested in ``tests/store/test_shape.py``.
 """
 
 from __future__ import annotations
