@@ -34,6 +34,7 @@ class Context(Generic[P]):
     error: Callable[[], str | None]  # why the broker is not up
     figures: Callable[[], Figures | None]  # the latest answer of the server
     schedule: Callable[[], None]  # what is queued leaves at the end of the turn
+    changed: Callable[[], None]  # the same for presence, which may wait a moment for more
     flush: Callable[[], None]  # at once, also what the server need not know at once
     refused: Callable[[str], None]  # the server answered what it should not: the connection is of no use then
     held: dict[str, Held[P]] = field(default_factory=dict)

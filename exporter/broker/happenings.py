@@ -6,13 +6,13 @@ Tested in ``tests/broker/test_announcements.py``.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.announcements import Announcements
 from exporter.broker.context import Context
 from exporter.broker.frames import Kind
 from exporter.broker.functions import pair
-from exporter.broker.held import Held
 from exporter.broker.holdings import Holdings
 from exporter.broker.outgoing import Postbox
 from exporter.broker.presence import Presence
@@ -21,6 +21,7 @@ from exporter.core.events import (
     ConnectionOpened,
     HubEvent,
     ParticipantJoined,
+    ParticipantLeft,
     TypingStarted,
     TypingStopped,
 )
@@ -51,8 +52,16 @@ class Happenings(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._held, self._hub, self._side, self._presence = context.held, context.hub, context.side, presence
         self._announcements, self._holdings, self._postbox = announcements, holdings, postbox
-        self._connection, self._schedule = context.connection, context.schedule
+        self._connection, self._schedule, self._changed = context.connection, context.schedule, context.changed
         self._toggles: asyncio.TimerHandle | None = None
+        self._told_of: dict[type[HubEvent], Callable[[Any], None]] = {
+            TypingStarted: lambda event: self._types(event.conversation, event.user, True),
+            TypingStopped: lambda event: self._types(event.conversation, event.user, False),
+            ConnectionOpened: self._opened,
+            ConnectionClosed: self._closed,
+            ParticipantJoined: self._joined,
+            ParticipantLeft: self._left,
+        }
 
     def close(self) -> None:
         """Nothing follows."""
@@ -61,39 +70,36 @@ class Happenings(Generic[P]):
 
     def happened(self, event: HubEvent) -> None:
         """Something that others may have to know: presence, and announcements."""
-        if isinstance(event, TypingStarted):
-            self._types(event.conversation, event.user, True)
-            return
-        if isinstance(event, TypingStopped):
-            self._types(event.conversation, event.user, False)
-            return
-        if isinstance(event, ConnectionOpened):
-            if self._hub.connections_of(event.user) == 1:
-                self._presence.add(f"u{event.user}")
-        elif isinstance(event, ConnectionClosed):
-            if not self._hub.connections_of(event.user):
-                self._presence.remove(f"u{event.user}")
-        elif isinstance(event, ParticipantJoined):
-            self._joined(self._held[event.conversation], event.user)
-        else:
-            self._left(self._held[event.conversation], event.user)
-        if self._presence.waiting:
-            self._schedule()
+        self._told_of[type(event)](event)
 
-    def _joined(self, held: Held[P], user: str) -> None:
+    def _opened(self, event: ConnectionOpened) -> None:
+        if self._hub.connections_of(event.user) == 1:
+            self._presence.add(f"u{event.user}")
+            self._changed()
+
+    def _closed(self, event: ConnectionClosed) -> None:
+        if not self._hub.connections_of(event.user):
+            self._presence.remove(f"u{event.user}")
+            self._changed()
+
+    def _joined(self, event: ParticipantJoined) -> None:
+        held, user = self._held[event.conversation], event.user
         if not held.counted:
             held.counted = True
             self._presence.add(f"c{held.conversation}")
         self._presence.add(f"p{pair(held.conversation, user)}")
+        self._changed()
         self._announcements.heard(held, "J", user)
 
-    def _left(self, held: Held[P], user: str) -> None:
+    def _left(self, event: ParticipantLeft) -> None:
+        held, user = self._held[event.conversation], event.user
         self._presence.remove(f"p{pair(held.conversation, user)}")
         if self._connection() is None:  # else the server says it, unless another node's tab goes on
             self._announcements.heard(held, "L", user)
         if held.counted and held.conversation not in self._hub.conversations:
             held.counted = False
             self._presence.remove(f"c{held.conversation}")
+        self._changed()
         self._holdings.let_go(held)
 
     def _types(self, conversation: str, user: str, active: bool) -> None:

@@ -167,6 +167,8 @@ class Held(Generic[P]):
         """A join has asked the database: from which number on its messages come live."""
         if self.upto is None:
             self.upto = last_seq
+            if not self.early:
+                return last_seq
             for seq in [seq for seq in self.early if seq <= last_seq]:
                 del self.early[seq]
             self.due()  # they came before anybody had joined: in the last_seq of the answer

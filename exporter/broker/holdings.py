@@ -9,18 +9,22 @@ Tested in ``tests/broker/test_road.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.announcements import Announcements, ignore
-from exporter.broker.connection import Refused, command
+from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.context import Context
 from exporter.broker.held import Held
 from exporter.broker.ordering import Ordering
 
 P = TypeVar("P")
 
+STORM: Final = 8
+"""So many joins under way here at once: then subscriptions wait for each other, too."""
+PAUSE: Final = 0.005
+"""Seconds between two subscriptions in a storm: each is a write that wakes the server, and an answer that wakes us."""
 PATIENCE: Final = 0.25
 """Seconds that a join waits for the subscription; then it goes on as without a broker."""
 
@@ -33,6 +37,9 @@ class Holdings(Generic[P]):
         self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
         self._functions, self._ordering, self._announcements = context.functions, ordering, announcements
         self._connection, self._schedule, self._refused = context.connection, context.schedule, context.refused
+        self._new: list[Held[P]] = []  # to be subscribed to
+        self._subscribe_at = 0.0  # not before, in a storm
+        self._joins = 0  # under way
         self._awaited: set[Held[P]] = set()  # whose subscription is waited for
 
     def hold(self, conversation: str, ready: Callable[[], object]) -> None:
@@ -45,18 +52,35 @@ class Holdings(Generic[P]):
             if connection is None:
                 held.waiting = None
             else:
-                connection.queue(command("SSUBSCRIBE", channel), 0, ignore)
-                connection.queue(self._functions.participants(conversation), 1, partial(self._seeded, held))
-                self._schedule()
                 self._awaited.add(held)
-                self._loop.call_later(PATIENCE, self._is_ready, held)
+                self._new.append(held)
+                if len(self._new) == 1:
+                    self._subscribe_in(self._subscribe_at - self._loop.time() if self._joins >= STORM else 0.0)
         held.joins += 1
+        self._joins += 1
         if held.waiting is None:
             ready()
         else:
             held.waiting.append(ready)
 
-    def _seeded(self, held: Held[P], reply: Any) -> None:
+    def _subscribe_in(self, seconds: float) -> None:
+        if seconds > 0:
+            self._loop.call_later(seconds, self._schedule)
+        else:
+            self._schedule()
+
+    def subscribe(self, connection: Connection) -> None:
+        """To what is held since the last time: in one command, and who takes part there is asked behind it."""
+        new, self._new = self._new, []
+        if new:
+            asked = [self._functions.participants(held.conversation) for held in new]
+            connection.queue(command("SSUBSCRIBE", *(held.channel for held in new)), 0, ignore)
+            connection.queue(b"".join(asked), len(new), partial(self._seeded, iter(new)))
+            self._subscribe_at = self._loop.time() + PAUSE
+            self._loop.call_later(PATIENCE, self._are_ready, new)
+
+    def _seeded(self, asked: Iterator[Held[P]], reply: Any) -> None:
+        held = next(asked)
         if isinstance(reply, Refused):
             self._refused(str(reply))
         else:
@@ -68,19 +92,26 @@ class Holdings(Generic[P]):
         self._awaited.discard(held)
         held.is_ready()
 
-    def closed(self) -> None:
-        """There is no road: whoever waits for it goes on without."""
-        for held in list(self._awaited):
+    def _are_ready(self, those: Iterable[Held[P]]) -> None:
+        for held in those:
             self._is_ready(held)
 
-    def catch_up(self, conversation: str, seq: int, go_on: Callable[[bool], object]) -> bool:
-        """Is a message up to this number still on the road? Then ``go_on`` is called when it is here, or late.
+    def closed(self) -> None:
+        """There is no road: whoever waits for it goes on without."""
+        self._new.clear()
+        self._are_ready(list(self._awaited))
+
+    def lacks(self, conversation: str, seq: int) -> bool:
+        """Is a message up to this number still on the road?"""
+        upto = self._held[conversation].upto
+        return upto is not None and seq > upto
+
+    def catch_up(self, conversation: str, seq: int, go_on: Callable[[bool], object]) -> None:
+        """Such a message is waited for: ``go_on`` is called when it is here, or late.
 
         It is told whether somebody was removed meanwhile: what was known of members is then to be asked again.
         """
         held = self._held[conversation]
-        if held.upto is None or seq <= held.upto:
-            return False
         self._ordering.look(held, seq)
         removals = held.removals
         called: list[bool] = []
@@ -92,7 +123,6 @@ class Holdings(Generic[P]):
 
         held.catching_up.append((seq, once))
         self._loop.call_later(2 * PATIENCE, once)
-        return True
 
     def removed(self, conversation: str) -> None:
         """A member was removed."""
@@ -104,14 +134,17 @@ class Holdings(Generic[P]):
         """A join knows what the database says: from which number on its messages come by themselves."""
         held = self._held[conversation]
         upto = held.begin(last_seq)
-        self._ordering.watch(held)
+        if held.has_hole:
+            self._ordering.watch(held)
         return upto
 
     def settle(self, conversation: str) -> None:
         """A join is over, whatever came of it."""
         held = self._held[conversation]
         held.joins -= 1
-        self.let_go(held)
+        self._joins -= 1
+        if not held.joins:
+            self.let_go(held)
 
     def participants(self, conversation: str, user: str, most: int) -> tuple[list[str], int]:
         """The users who have joined, on all nodes, as far as people here have been told, and this one.

@@ -53,7 +53,10 @@ class Incoming(Generic[P]):
         if first == b"F":
             self._frames(held, payload)
         elif first == b"A":
+            told = held.told
             for line in frames.announcements(payload):
+                if line[0:1] == "J" and line[1:] in told:
+                    continue  # most often this node has said so itself
                 if not self._announcements.heard_from_afar(held, line[:1], line[1:]):
                     self._meters.broker_frames_dropped.value += 1
         else:

@@ -82,6 +82,7 @@ class RedisBroker(Generic[P]):
             error=lambda: self.error,
             figures=lambda: self._figures,
             schedule=self._schedule,
+            changed=self._changed,
             flush=self._flush_all,
             refused=self._refused,
         )
@@ -227,6 +228,11 @@ class RedisBroker(Generic[P]):
             self._scheduled = True
             self._at_end_of_turn(self._flush)
 
+    def _changed(self) -> None:
+        """Presence; while its next batch is timed already, a turn has nothing to do for it at its end."""
+        if self._pause is None and self._presence.waiting:
+            self._schedule()
+
     def _flush_all(self) -> None:
         self._presence.toggles_are_due()
         connection = self._road.connection
@@ -240,6 +246,7 @@ class RedisBroker(Generic[P]):
         if connection is not None:
             if self._presence.waiting:
                 self._tell_what_changed(connection)
+            self.holdings.subscribe(connection)
             self._postbox.flush(connection)
             connection.flush()
 

@@ -110,23 +110,28 @@ class ClusterNode(Node):
         answered: asyncio.Future[None],
         question: asyncio.Future[Membership],
     ) -> None:
-        conversation = command.conversation
+        conversation, holdings = command.conversation, self.road.holdings
+        last_seq = question.result().last_seq if question.exception() is None else 0
+        if not holdings.lacks(conversation, last_seq):
+            self._settle_join(connection, command, received, answered, question)
+            return
 
         def go_on(changed: bool) -> None:
             if changed:
                 known = partial(self._membership_known, connection, command, received, answered)
                 self._held(conversation, connection.user, known)
-                return
-            try:
-                super(ClusterNode, self)._membership_known(connection, command, received, answered, question)
-            finally:
-                self._publisher.catch_up(conversation)  # before it may be let go of
-                self.road.holdings.settle(conversation)
+            else:
+                self._settle_join(connection, command, received, answered, question)
 
         # A message that the database has and that is not here yet belongs to those who joined before.
-        last_seq = question.result().last_seq if question.exception() is None else 0
-        if not self.road.holdings.catch_up(conversation, last_seq, go_on):
-            go_on(False)
+        holdings.catch_up(conversation, last_seq, go_on)
+
+    def _settle_join(self, connection: NodeConnection, command: Join, *rest: Any) -> None:
+        try:
+            super()._membership_known(connection, command, *rest)
+        finally:
+            self._publisher.catch_up(command.conversation)  # before it may be let go of
+            self.road.holdings.settle(command.conversation)
 
     def _let_in(self, connection: NodeConnection, command: Join, received: float, last_seq: int) -> None:
         conversation = command.conversation

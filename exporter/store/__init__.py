@@ -235,8 +235,7 @@ class Store:
             if len(self._unregistered) < MOST:
                 self._unregistered.add(user)
             return False
-        known = writer.is_known(user)
-        asked = None if known else writer.ask(user)
+        asked = None if (known := writer.is_known(user)) else writer.ask(user)
         if known or asked is not None:
             self._joins.require_row(user)  # others may have deleted it
         return known or await (asked or writer.register(user))
