@@ -81,8 +81,18 @@ class Announcements(Generic[P]):
     def _types_here(self, held: Held[P], user: str) -> str:
         return "T" if (held.conversation, user) in self._hub.typing else "U"
 
-    def types_afar(self, held: Held[P], run: TypingRun) -> None:
-        """Users of another node type, or no longer: told in one piece, unless some of it is known here, or better."""
+    def types_afar(self, held: Held[P], user: str, active: bool, frame: bytes) -> None:
+        """A user of another node types, or no longer; of one who takes part here this node may know better."""
+        held.hears_typing(user, self._loop.time())
+        typing = held.typing
+        if (held.conversation, user) in self._hub.participants:
+            self.heard_from_afar(held, "T" if active else "U", user)
+        elif active is not (user in typing):
+            (typing.add if active else typing.discard)(user)
+            self._side.tell(held.conversation, user, frame)
+
+    def many_type_afar(self, held: Held[P], run: TypingRun) -> None:
+        """The same of several: told in one piece, unless some of it is known here, or better known."""
         typing, participants, conversation = held.typing, self._hub.participants, held.conversation
         now, is_news = self._loop.time(), True
         for user, begins in zip(run.users, run.begins, strict=True):

@@ -38,8 +38,8 @@ class ServerClock:
         """Now, in Unix microseconds of the server; 0 when it is not known."""
         return 0 if self._offset is None else int((self._now() + self._offset) * 1e6)
 
-    def since(self, stamp: int) -> float | None:
-        """Seconds since a stamp of any node, not below 0; None when it is not known."""
+    def here(self, stamp: int) -> float | None:
+        """When a stamp of any node was made, by this process's clock; not later than now; None when it is not known."""
         if not stamp or self._offset is None:
             return None
-        return max(0.0, self._now() + self._offset - stamp / 1e6)
+        return min(self._now(), stamp / 1e6 - self._offset)

@@ -23,6 +23,7 @@ Reply = Callable[[Any], None]
 Push = Callable[[list[Any]], None]
 
 _MORE: Final = object()
+_Push: Final = hiredis.PushNotification
 
 AT_ONCE: Final = 100
 """Replies and pushes that are handed out in one turn of the loop, some 10 µs each."""
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
                         self._reading_on = False
                         transport.resume_reading()
                     return
-                if type(reply) is hiredis.PushNotification:
+                if type(reply) is _Push:
                     self._on_push(reply)
                 else:
                     self._answered(reply)

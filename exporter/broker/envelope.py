@@ -14,7 +14,7 @@ from exporter.core.events import ConversationId, UserId
 P = TypeVar("P")
 
 
-class Envelope(msgspec.Struct, Generic[P], frozen=True):  # 1 µs less a frame than a frozen dataclass
+class Envelope(msgspec.Struct, Generic[P], frozen=True, gc=False):  # 1 µs less a frame than a frozen dataclass
     """A frame for everybody who joined a conversation, but one connection or one user.
 
     ``received`` is when the command that caused it arrived, for ``message`` frames; monotonic seconds of this node.

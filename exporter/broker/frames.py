@@ -36,14 +36,16 @@ class Kind(IntEnum):
     LOOK = 4  # messages up to this seq exist; perhaps they have been lost
     ASK = 5  # the user may be no longer a member: ask the database
     LASTING = 6  # handed out as it comes, and sent again after an outage
-    TYPING = 7  # of users who take part on the sending node only: ``typing_runs``; seq is the number of their frames
+    TYPING = 7  # the user, who takes part on the sending node only, types (seq 1) or no longer (0): what people get
     TYPISTS = 8  # frames of that kind may have been lost: ask the server who types
     WHERE = 9  # a question, seq is its number: which connections has the user there?
     DISCONNECT = 10  # the same, and they are to be ended
     HERE = 11  # the answer to the question of that seq; data: the node that asked, when they were opened
+    TYPING_RUN = 12  # several of TYPING: ``typing_run``; seq is how many
 
 
 _KNOWN: Final = frozenset(map(int, Kind))
+_TYPING_RUN: Final = int(Kind.TYPING_RUN)
 
 Outgoing = tuple[Kind, bytes, int, str, float | None]
 """A frame on its way out: kind, data, seq, user, and when its cause was received, None when that is not measured."""
@@ -87,23 +89,39 @@ def pack(kind: int, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> 
     return _pack(_AFTER_LENGTH + size + len(data), kind, seq, age if age < _FOREVER else _FOREVER, size) + name + data
 
 
-def unpack(payload: bytes) -> Iterator[RoadFrame | None]:
+def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:
+    """Frames, as ``pack`` makes them, in pieces: a message is not copied to be packed."""
+    add, before, name, size = parts.append, "", b"", 0
+    for kind, data, seq, user, received in turn:
+        if user is not before:  # one after the other they are often the same user's
+            before, name = user, user.encode()
+            size = len(name)
+        age = 0 if received is None else int((now - received) * 1e6)
+        add(_pack(_AFTER_LENGTH + size + len(data), kind, seq, age if age < _FOREVER else _FOREVER, size))
+        add(name)
+        add(data)
+
+
+def unpack(payload: bytes) -> list[RoadFrame | None]:
     """The frames of a node's payload; None for one that is not known here, or is not whole."""
-    position, end = HEAD_SIZE, len(payload)
+    found: list[RoadFrame | None] = []
+    position, end, before, user = HEAD_SIZE, len(payload), b"", ""
     while position < end:
         begin = position + _SIZE
         if begin > end:
-            yield None
-            return
+            found.append(None)
+            break
         length, kind, seq, age, name = _unpack(payload, position)
         position += 4 + length
         if kind not in _KNOWN or length < _AFTER_LENGTH + name or position > end:
-            yield None
-        elif name:
-            middle = begin + name
-            yield kind, payload[middle:position], seq, payload[begin:middle].decode(errors="replace"), age
+            found.append(None)
         else:
-            yield kind, payload[begin:position], seq, "", age
+            middle = begin + name
+            if before != payload[begin:middle]:
+                before = payload[begin:middle]
+                user = before.decode(errors="replace")
+            found.append((kind, payload[middle:position], seq, user, age))
+    return found
 
 
 class TypingRun(NamedTuple):
@@ -144,15 +162,14 @@ def typing_runs(told: Iterable[Outgoing]) -> Iterator[bytes]:
             words[place] ^= 1
         order.append(place)
         data.append(frame)
-    if data:
-        yield _run(places, words, order, data)
+    yield _run(places, words, order, data)
 
 
 def _run(places: Iterable[str], words: list[int], order: list[int], data: list[bytes]) -> bytes:
     names = "\n".join([f"{word}{user}" for word, user in zip(words, places, strict=True)]).encode()
     count = len(data)
     head = _RUN.pack(count, len(names)) + names + struct.pack(f">{count}I", *order)
-    return pack(Kind.TYPING, head + b"".join(data), count)
+    return pack(_TYPING_RUN, head + b"".join(data), count)
 
 
 def typing_run(data: bytes) -> TypingRun | None:

@@ -125,13 +125,6 @@ class Held(Generic[P]):
         insort(shown, user)
         return shown, len(self.told) + 1
 
-    def next(self, seq: int) -> bool:
-        """Is it this message's turn? Then it counts as handed out."""
-        if self.upto is not None and seq == self.upto + 1:
-            self.upto = seq
-            return True
-        return False
-
     def keep(self, envelope: Envelope[P]) -> bool:
         """An early message waits; one that has been here before is passed over: False then."""
         if self.upto is not None and envelope.seq <= self.upto:

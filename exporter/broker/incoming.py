@@ -20,7 +20,7 @@ from exporter.core import protocol
 P = TypeVar("P")
 
 # Looked up in the enumeration these would cost more than the comparison.
-_MESSAGE, _TYPING = int(Kind.MESSAGE), int(Kind.TYPING)
+_MESSAGE, _TYPING, _TYPING_RUN = int(Kind.MESSAGE), int(Kind.TYPING), int(Kind.TYPING_RUN)
 
 
 class Incoming(Generic[P]):
@@ -30,7 +30,8 @@ class Incoming(Generic[P]):
         self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P], inquiries: Inquiries
     ) -> None:
         self._by_channel, self._mine = context.by_channel, b"F" + context.node
-        self._side, self._ordering, self._announcements = context.side, ordering, announcements
+        self._hub, self._side = context.hub, context.side
+        self._ordering, self._announcements = ordering, announcements
         self._clock, self._meters, self._now = context.clock, context.meters, context.now
         self._inquiries = inquiries
 
@@ -40,9 +41,9 @@ class Incoming(Generic[P]):
             return  # subscriptions: what was asked behind them has an answer of its own
         payload = push[2]
         if payload.startswith(self._mine):
-            lag = self._clock.since(frames.published_at(payload))
-            if lag is not None:
-                self._meters.broker_lag.observe(lag)
+            published = self._clock.here(frames.published_at(payload))
+            if published is not None:
+                self._meters.broker_lag.observe(self._now() - published)
             return
         held = self._by_channel.get(push[1])
         if held is None:
@@ -63,9 +64,10 @@ class Incoming(Generic[P]):
             self._meters.broker_frames_dropped.value += 1
 
     def _frames(self, held: Held[P], payload: bytes) -> None:
-        now, count = self._now(), 0
-        lag = self._clock.since(frames.published_at(payload))
-        conversation, ordering = held.conversation, self._ordering
+        published: float | None = None
+        count = 0
+        conversation, ordering, typing = held.conversation, self._ordering, self._hub.typing
+        hand_out, delivery = ordering.message, protocol.Delivery
         for frame in frames.unpack(payload):
             if frame is None:
                 self._meters.broker_frames_dropped.value += 1
@@ -73,18 +75,23 @@ class Incoming(Generic[P]):
             count += 1
             kind, data, seq, user, age = frame
             if kind == _MESSAGE:
-                if user:
+                if typing:
                     self._side.said(conversation, user)
-                received = now - lag - age / 1e6 if age and lag is not None else None
-                data = protocol.Delivery(data)
-                ordering.message(held, Envelope(conversation, data, None, None, received, seq, True))
+                received = None
+                if age:
+                    if published is None:
+                        published = self._clock.here(frames.published_at(payload))
+                    received = None if published is None else published - age / 1e6
+                hand_out(held, Envelope(conversation, delivery(data), None, None, received, seq, True))
             elif kind == _TYPING:
+                self._announcements.types_afar(held, user, seq > 0, data)
+            elif kind == _TYPING_RUN:
                 run = frames.typing_run(data)
                 if run is None:
                     self._meters.broker_frames_dropped.value += 1
                     continue
                 count += seq - 1
-                self._announcements.types_afar(held, run)
+                self._announcements.many_type_afar(held, run)
             elif kind == Kind.TYPISTS:
                 self._announcements.ask_typists(held)
             elif kind == Kind.REMOVED:

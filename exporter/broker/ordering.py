@@ -40,7 +40,9 @@ class Ordering(Generic[P]):
 
     def message(self, held: Held[P], envelope: Envelope[P]) -> None:
         """A message, from here or from elsewhere."""
-        if held.next(envelope.seq):
+        seq = envelope.seq
+        if seq - 1 == held.upto:  # its turn: the usual case, hence not asked of ``held``
+            held.upto = seq
             self._side.deliver(envelope)
             if held.early:
                 self._hand_out(held, held.due())

@@ -26,6 +26,7 @@ MOST_OWED: Final = 100_000
 
 
 _kind = itemgetter(0)
+_TYPING: Final = Kind.TYPING
 
 
 def outgoing(kind: Kind, *, seq: int = 0, user: str = "") -> Outgoing:
@@ -72,13 +73,11 @@ class Postbox(Generic[P]):
         now, commands, sent = self._now(), [], 0
         for conversation, turn in waiting.items():
             parts = [head]
-            for of, alike in groupby(turn, _kind):
-                if of is Kind.TYPING:
+            for of, alike in groupby(turn, _kind) if len(turn) > 1 else ((None, turn),):
+                if of is _TYPING:
                     parts += frames.typing_runs(alike)
                     continue
-                for kind, data, seq, user, received in alike:
-                    age = 0 if received is None else int((now - received) * 1e6)
-                    parts.append(frames.pack(kind, data, seq, user, age))
+                frames.pack_all(alike, now, parts)
             sent += len(turn)
             held = self._holdings.get(conversation)
             channel = held.channel if held is not None else self._functions.channel(conversation).encode()

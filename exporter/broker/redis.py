@@ -39,6 +39,8 @@ from exporter.core.records import BrokerView, ClusterStats
 
 P = TypeVar("P")
 
+_MESSAGE: Final = Kind.MESSAGE  # looked up in the enumeration it would cost as much as its frame
+
 FAREWELL: Final = 2.0
 """Seconds that leaving the cluster may take; then the lease ends it."""
 
@@ -104,7 +106,7 @@ class RedisBroker(Generic[P]):
             lease,
             on_open=self._opened,
             on_closed=self._closed,
-            on_push=lambda push: self._incoming.pushed(push),
+            on_push=lambda push: None,  # as soon as there is somebody for it, below
             beat=self._presence.beat,
             now=now,
             name=f"messaging-exporter-{node.hex()}",
@@ -114,6 +116,7 @@ class RedisBroker(Generic[P]):
         self.holdings = Holdings(context, self.ordering, self._told)
         self.inquiries = Inquiries(context)
         self._incoming = Incoming(context, self.ordering, self._told, self.inquiries)
+        self._road.on_push = self._incoming.pushed
         self._postbox = Postbox(context)
         self.happenings = Happenings(context, self._presence, self._told, self.holdings, self._postbox)
         self._scheduled = False
@@ -205,11 +208,10 @@ class RedisBroker(Generic[P]):
         else:
             self.ordering.other(held, envelope)
         if seq:
-            frame = Kind.MESSAGE, envelope.frame, seq, envelope.sender or "", envelope.received
+            self._send(conversation, (_MESSAGE, envelope.frame, seq, envelope.sender or "", envelope.received))
         else:
             kind = Kind.LASTING if envelope.lasting else Kind.OTHER
-            frame = kind, envelope.frame, 0, envelope.exclude_user or "", None
-        self._send(conversation, frame)
+            self._send(conversation, (kind, envelope.frame, 0, envelope.exclude_user or "", None))
 
     def publish_removal(self, conversation: str, user: str) -> None:
         """The user is no longer a member; the other nodes are to let their connections leave."""
@@ -220,7 +222,8 @@ class RedisBroker(Generic[P]):
             self._postbox.drop(conversation, frame)
         else:
             self._postbox.put(conversation, frame)
-            self._schedule()
+            if not self._scheduled:
+                self._schedule()
 
     def _schedule(self) -> None:
         """The writes to people here are at the end of this turn, too, and go first."""

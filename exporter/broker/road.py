@@ -59,7 +59,7 @@ class Road:
         self._location = location
         self._functions = functions
         self._lease = lease
-        self._on_open, self._on_closed, self._on_push, self._beat = on_open, on_closed, on_push, beat
+        self._on_open, self._on_closed, self.on_push, self._beat = on_open, on_closed, on_push, beat
         self._now = now
         self._name = name
         self._interval = min(1.0, lease / 5)
@@ -134,7 +134,7 @@ class Road:
         async with asyncio.timeout(self._silence):
             host = self._redirected or await self._find()
             self._redirected = None
-            connection = await connect(self._location, host, self._on_push, self._lost, self._asleep, self._name)
+            connection = await connect(self._location, host, self.on_push, self._lost, self._asleep, self._name)
         try:
             async with asyncio.timeout(self._silence):
                 run_id = await self._check(connection)

@@ -12,8 +12,6 @@ import asyncio
 from functools import partial
 from typing import Any, Final
 
-import msgspec
-
 from exporter.broker import Envelope
 from exporter.broker.location import Location, locate
 from exporter.broker.redis import RedisBroker
@@ -32,11 +30,12 @@ from exporter.store import Store
 
 __all__ = ["ClusterNode", "locate"]
 
-_ANNOUNCED: Final[dict[str, Any]] = {
-    "J": protocol.SomebodyJoined,
-    "L": protocol.SomebodyLeft,
-    "T": lambda conversation, user: protocol.SomebodyTyping(conversation, user, True),
-    "U": lambda conversation, user: protocol.SomebodyTyping(conversation, user, False),
+# And what follows the user.
+_ANNOUNCED: Final[dict[str, tuple[Any, ...]]] = {
+    "J": (protocol.SomebodyJoined,),
+    "L": (protocol.SomebodyLeft,),
+    "T": (protocol.SomebodyTyping, True),
+    "U": (protocol.SomebodyTyping, False),
 }
 
 
@@ -179,8 +178,8 @@ class ClusterNode(Node):
 
     def announcement(self, word: str, conversation: str, user: str) -> bytes:
         """What people are sent."""
-        told: msgspec.Struct = _ANNOUNCED[word](conversation, user)
-        return text_frame(protocol.encode(told))
+        told, *rest = _ANNOUNCED[word]
+        return text_frame(protocol.encode(told(conversation, user, *rest)))
 
     def tell(self, conversation: str, user: str, frame: bytes) -> None:
         """To everybody here but the user."""

@@ -12,17 +12,20 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 import uvloop
 
+from exporter.broker.envelope import Envelope
+from exporter.broker.functions import Functions
 from tests.bench.load import NUMBER, Connection, frame, upgrade
 from tests.bench.machine import cores, cpu_seconds
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table
 from tests.bench.subjects import Ours, Peer, PythonSocketIo, SocketIo, Subject, commands, event
+from tests.broker.nodes import Ear, Node
 from tests.servers.valkey import Server
 
 SIZES = (10, 100)
@@ -308,13 +311,47 @@ def _delivered(server: Subject) -> tuple[float, float]:
 # --- the road by itself -----------------------------------------------------------------------------------------
 
 
-async def _road(options: Options) -> str:
-    from tests.broker.test_road import Node
+class Goal:
+    """Set when so many have come; nobody looks again and again, which would be a cost of its own."""
 
+    def __init__(self) -> None:
+        self._left = 0
+        self._reached: asyncio.Future[None] | None = None
+
+    def expect(self, count: int) -> None:
+        self._left = count
+        self._reached = asyncio.get_running_loop().create_future()
+
+    def came(self) -> None:
+        self._left -= 1
+        if not self._left and self._reached is not None:
+            self._reached.set_result(None)
+
+    async def reached(self) -> None:
+        """Not for ever: what is lost would hold up everybody who waits for the machine."""
+        assert self._reached is not None
+        async with asyncio.timeout(5):
+            await self._reached
+
+
+class Listener(Ear):
+    """A node's side that counts what comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goal = Goal()
+
+    def deliver(self, envelope: Envelope[str]) -> None:
+        self.goal.came()
+
+
+async def _road(options: Options) -> str:
     broker = Server("valkey").start()
     rows = []
     try:
-        nodes = [Node(broker.url, "bench", 60.0) for _ in range(2)]
+        # The end of a turn as a node's fan-out has it.
+        soon = asyncio.get_running_loop().call_soon
+        nodes = [Node(broker.url, "bench", 60.0, ear=Listener(), at_end_of_turn=soon) for _ in range(2)]
         for node in nodes:
             await node.broker.start(5.0)
             await node.up()
@@ -323,16 +360,15 @@ async def _road(options: Options) -> str:
         await asyncio.sleep(0.2)
         ours, theirs = Sample(), Sample()
         quick, slow = Sample(), Sample()
-        seq = [0]
-        for _ in range(max(3, options.rounds // 2)):
-            ours.values.append(await _frames(nodes, broker.pid, seq, options.window))
-            theirs.values.append(await _redis_py(broker, options.window))
-            quick.values.append(await _latency(nodes, seq))
-            slow.values.append(await _redis_py_latency(broker))
-        cost, wait = ratio(theirs.values, ours.values), ratio(quick.values, slow.values)
-        rows.append(["µs of CPU a frame, 32 a turn", ours.show(1), theirs.show(1), f"redis-py ≥ 6 ×: {cost.show(1)}"])
-        rows.append(["p50 node to node, µs", quick.show(0), slow.show(0), f"≤ 0.5 ×: {wait.show(2)}"])
-        rows.append(["read of all figures, µs", *await _figures(nodes[0], broker)])
+        async with _redis_py(broker) as publish:
+            for _ in range(options.rounds):
+                for publisher, cost, wait in ((_Ours(nodes), ours, quick), (publish, theirs, slow)):
+                    cost.values.append(await _frames(publisher, broker.pid, options.window))
+                    wait.values.append(await _latency(publisher))
+        costs, waits = ratio(theirs.values, ours.values), ratio(quick.values, slow.values)
+        rows.append(["µs of CPU a frame, 32 a turn", ours.show(1), theirs.show(1), f"redis-py ≥ 6 ×: {costs.show(1)}"])
+        rows.append(["p50 node to node, µs", quick.show(0), slow.show(0), f"≤ 0.5 ×: {waits.show(2)}"])
+        rows.append(["read of all figures, µs", *await _figures(broker, options.rounds)])
         rows.append(["broker's CPU a join in a storm, µs", f"{await _storm(broker):.1f}", "–", "≤ 15"])
         for node in nodes:
             await node.broker.close()
@@ -341,138 +377,109 @@ async def _road(options: Options) -> str:
     return "### The road by itself\n\n" + table(["", "ours", "redis-py", "goal"], rows)
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    """At once when it is so, and not for ever: what is lost would hold up everybody who waits for the machine."""
-    late = time.monotonic() + 5
-    while not condition():
-        if time.monotonic() > late:
-            raise RuntimeError("a frame was lost on the road")
-        await asyncio.sleep(0)
+Publish = Callable[[int], Awaitable[None]]
+"""So many frames are published in one turn, and have come to the subscriber."""
 
 
-async def _frames(nodes: Sequence[Any], pid: int, seq: list[int], seconds: float) -> float:
-    from exporter.broker.envelope import Envelope
+class _Ours:
+    """From one node to the other: a message for both."""
 
-    sender, receiver = nodes
-    before = time.process_time() + cpu_seconds(pid)
-    end, count = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        receiver.ear.heard.clear()
-        sender.ear.heard.clear()
-        for _ in range(32):
-            seq[0] += 1
-            sender.broker.publish(Envelope("room", b"x" * 256, seq=seq[0], sender="user0"))
-        await _until(lambda: len(receiver.ear.heard) >= 32)
-        count += 32
-    return (time.process_time() + cpu_seconds(pid) - before) / count * 1e6
+    seq = 0
 
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.sender, self.receiver = nodes
 
-async def _latency(nodes: Sequence[Any], seq: list[int], count: int = 300) -> float:
-    from exporter.broker.envelope import Envelope
-
-    sender, receiver = nodes
-    waits = []
-    for _ in range(count):
-        receiver.ear.heard.clear()
-        began = time.perf_counter()
-        seq[0] += 1
-        sender.broker.publish(Envelope("room", b"x" * 256, seq=seq[0], sender="user0"))
-        await _until(lambda: bool(receiver.ear.heard))
-        waits.append(time.perf_counter() - began)
-    return statistics.median(waits) * 1e6
+    async def __call__(self, count: int) -> None:
+        goal = self.receiver.ear.goal  # type: ignore[attr-defined]  # a Listener's
+        goal.expect(count)
+        for _ in range(count):
+            _Ours.seq += 1
+            self.sender.broker.publish(Envelope("room", b"x" * 256, seq=_Ours.seq, sender="user0"))
+        await goal.reached()
 
 
-async def _redis_py(broker: Server, seconds: float) -> float:
+@asynccontextmanager
+async def _redis_py(broker: Server) -> AsyncIterator[Publish]:
     import redis.asyncio
 
     client = redis.asyncio.Redis(port=broker.port)
     pubsub = client.pubsub()
     await pubsub.subscribe("bench")
-    got = [0]
-
-    async def listen() -> None:
-        async for message in pubsub.listen():
-            got[0] += message["type"] == "message"
-
-    task = asyncio.create_task(listen())
-    await asyncio.sleep(0.05)
-    before = time.process_time() + cpu_seconds(broker.pid)
-    end, count = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        got[0] = 0
-        pipeline = client.pipeline(transaction=False)
-        for _ in range(32):
-            pipeline.publish("bench", b"x" * 256)
-        await pipeline.execute()
-        await _until(lambda: got[0] >= 32)
-        count += 32
-    cost = (time.process_time() + cpu_seconds(broker.pid) - before) / count * 1e6
-    task.cancel()
-    await pubsub.aclose()
-    await client.aclose()
-    return cost
-
-
-async def _redis_py_latency(broker: Server, count: int = 300) -> float:
-    import redis.asyncio
-
-    client = redis.asyncio.Redis(port=broker.port)
-    pubsub = client.pubsub()
-    await pubsub.subscribe("bench")
-    heard = asyncio.Event()
+    goal = Goal()
 
     async def listen() -> None:
         async for message in pubsub.listen():
             if message["type"] == "message":
-                heard.set()
+                goal.came()
+
+    async def publish(count: int) -> None:
+        goal.expect(count)
+        if count == 1:
+            await client.publish("bench", b"x" * 256)
+        else:
+            pipeline = client.pipeline(transaction=False)
+            for _ in range(count):
+                pipeline.publish("bench", b"x" * 256)
+            await pipeline.execute()
+        await goal.reached()
 
     task = asyncio.create_task(listen())
     await asyncio.sleep(0.05)
+    try:
+        yield publish
+    finally:
+        task.cancel()
+        await pubsub.aclose()
+        await client.aclose()
+
+
+async def _frames(publish: Publish, pid: int, seconds: float) -> float:
+    before = time.process_time() + cpu_seconds(pid)
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        await publish(32)
+        count += 32
+    return (time.process_time() + cpu_seconds(pid) - before) / count * 1e6
+
+
+async def _latency(publish: Publish, count: int = 300) -> float:
     waits = []
     for _ in range(count):
-        heard.clear()
         began = time.perf_counter()
-        await client.publish("bench", b"x" * 256)
-        await heard.wait()
+        await publish(1)
         waits.append(time.perf_counter() - began)
-    task.cancel()
-    await pubsub.aclose()
-    await client.aclose()
     return statistics.median(waits) * 1e6
 
 
-async def _figures(node: Any, broker: Server) -> list[str]:
-    """A read with 100 conversations and with 100,000, by the server's CPU."""
-    functions = node.broker._functions
+async def _figures(broker: Server, rounds: int) -> list[str]:
+    """Reads of a cluster with 100 conversations and of one with 100,000, in turn, by the server's CPU."""
+    few, many = Functions("few"), Functions("many")
+    with broker.client() as client:
 
-    def read(count: int = 2_000) -> float:
-        with broker.client() as client:
-            words = ("FCALL_RO", functions._names["figures"], 1, functions.root)
-            before = cpu_seconds(broker.pid)
+        def read(functions: Functions, count: int = 2_000) -> float:
             pipeline = client.pipeline(transaction=False)
             for _ in range(count):
-                pipeline.execute_command(*words)
+                pipeline.execute_command("FCALL_RO", functions._names["figures"], 1, functions.root)
+            before = cpu_seconds(broker.pid)
             pipeline.execute()
             return (cpu_seconds(broker.pid) - before) / count * 1e6
 
-    def fill(first: int, last: int) -> None:
-        with broker.client() as client:
-            for start in range(first, last, 5_000):
-                rooms = {f"room{n}": 1 for n in range(start, min(last, start + 5_000))}
+        for functions, size in ((few, 100), (many, 100_000)):
+            for start in range(0, size, 5_000):
+                rooms = {f"room{n}": 1 for n in range(start, min(size, start + 5_000))}
                 client.hset(f"{functions.root}:c", mapping=rooms)
-
-    fill(0, 100)
-    few = [read() for _ in range(5)]
-    fill(100, 100_000)
-    many = [read() for _ in range(5)]
-    grown = statistics.median(many) / statistics.median(few)
-    return [f"{statistics.median(few):.1f} / {statistics.median(many):.1f}", "–", f"100,000 / 100 ≤ 1.1: {grown:.2f}"]
+        costs: dict[str, Sample] = {few.root: Sample(), many.root: Sample()}
+        for number in range(-1, 2 * rounds):
+            for functions in (few, many)[:: -1 if number % 2 else 1]:
+                cost = read(functions)
+                if number >= 0:
+                    costs[functions.root].values.append(cost)
+    grown = ratio(costs[many.root].values, costs[few.root].values)
+    return [f"{costs[few.root].show(1)} / {costs[many.root].show(1)}", "–", f"100,000 / 100 ≤ 1.1: {grown.show(2)}"]
 
 
 async def _storm(broker: Server, count: int = 10_000) -> float:
     """10,000 people join 10,000 conversations at once on a new node."""
-    from tests.broker.test_road import Node
-
     node = Node(broker.url, "storm", 60.0)
     await node.broker.start(5.0)
     await node.up()

@@ -54,12 +54,21 @@ class Ear:
 class Node:
     """A broker with a hub and an ear."""
 
-    def __init__(self, url: str, cluster: str, lease: float = 2.0, password_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        cluster: str,
+        lease: float = 2.0,
+        password_file: Path | None = None,
+        *,
+        ear: Ear | None = None,
+        **more: Any,
+    ) -> None:
         self.hub: Hub[str] = Hub()
-        self.ear = Ear()
+        self.ear = ear or Ear()
         self.metrics = Metrics()
         self.broker: RedisBroker[str] = RedisBroker(
-            locate(url, password_file), cluster, lease, hub=self.hub, side=self.ear, meters=self.metrics
+            locate(url, password_file), cluster, lease, hub=self.hub, side=self.ear, meters=self.metrics, **more
         )
 
     def join(self, connection: str, user: str, conversation: str) -> None:

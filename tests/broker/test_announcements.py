@@ -26,8 +26,11 @@ def typing(node: Node) -> list[bytes]:
 def late(server: Server, node: Node, *told: tuple[str, bool], kind: Kind = Kind.TYPING) -> None:
     """What a connection that has broken had sent, and a proxy delivers now: these type, or no longer."""
     channel = node.broker._functions.channel("room").encode()
-    typing = [(Kind.TYPING, f"{'T' if active else 'U'} {user}\n".encode(), active, user, None) for user, active in told]
-    packed = frames.typing_runs(typing) if kind is Kind.TYPING else [frames.pack(kind, b"")]
+    typing = [(kind, f"{'T' if active else 'U'} {user}\n".encode(), active, user, None) for user, active in told]
+    if kind is Kind.TYPING_RUN:
+        packed = list(frames.typing_runs(typing))
+    else:
+        packed = [frames.pack(kind, data, active, user) for kind, data, active, user, _ in typing]
     payload = frames.head(b"another1", 0) + b"".join(packed)
     with server.client() as client:
         client.execute_command("SPUBLISH", channel, payload)
@@ -105,9 +108,9 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
         assert first.ear.heard.count(b"L ann") == 1
 
 
-@pytest.mark.parametrize("news", ["a frame says so", "the server is asked"])
+@pytest.mark.parametrize("news", [Kind.TYPING, Kind.TYPING_RUN, Kind.TYPISTS])
 async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by_this_node(
-    server: Server, news: str
+    server: Server, news: Kind
 ) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
@@ -117,7 +120,7 @@ async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by
         await last.hears(b"T ann")
         last.join("a2", "ann", "room")  # her other tab has gone meanwhile, and the end of her typing comes after that
         await last.hears(b"J ann")
-        late(server, last, ("ann", False), kind=Kind.TYPING if news == "a frame says so" else Kind.TYPISTS)
+        late(server, last, ("ann", False), kind=news)
         await last.hears(b"U ann")
         late(server, last, ("ann", True))  # she takes part here only, and does not type
         late(server, last, ("bob", True))
@@ -220,13 +223,13 @@ async def test_typing_of_many_in_one_turn_is_told_in_one_piece_and_one_by_one_wh
         pieces: list[bytes] = []
         tell = last.ear.tell
         last.ear.tell = lambda room, user, frame: (pieces.append(frame), tell(room, user, frame))[1]  # type: ignore[method-assign]
-        late(server, last, ("ann", True), ("cat", True), ("ann", False), ("ann", True))
+        late(server, last, ("ann", True), ("cat", True), ("ann", False), ("ann", True), kind=Kind.TYPING_RUN)
         await last.hears(b"T cat")
         assert pieces == [b"T ann\nT cat\nU ann\nT ann\n"]
-        late(server, last, ("cat", True), ("ann", False), ("dan", True))  # of cat it is known
+        late(server, last, ("cat", True), ("ann", False), ("dan", True), kind=Kind.TYPING_RUN)  # of cat it is known
         await last.hears(b"T dan")
         assert pieces[1:] == [b"U ann\n", b"T dan\n"]
-        late(server, last, ("dan", False), ("bob", True))  # bob is here, and does not type
+        late(server, last, ("dan", False), ("bob", True), kind=Kind.TYPING_RUN)  # bob is here, and does not type
         await last.hears(b"U dan")
         assert pieces[3:] == [b"U dan\n"]
         assert last.metrics.broker_frames_received.value == 4 + 3 + 2
