@@ -6,8 +6,8 @@ Tested in ``tests/observe/test_engine.py``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -42,13 +42,19 @@ async def newest(snapshot: Snapshot, mapping: Mapping, *offsets: int) -> list[di
     """
     found: list[dict[str, int]] = [{} for _ in offsets]
     wanted = [(values, key, offset) for values, offset in zip(found, offsets, strict=True) for key in mapping.keys]
-    for start in range(0, len(wanted), AT_ONCE):
-        part = wanted[start : start + AT_ONCE]
-        columns = ", ".join(f"({key.newest(mapping.table, offset)})" for _, key, offset in part)
-        (row,) = await snapshot.fetch(f"SELECT {columns}")
-        for (values, key, _), raw in zip(part, row, strict=True):
-            if raw is not None:
-                values[key.name] = key_value(key, raw)
+    columns = [key.guarded(key.newest(mapping.table, offset)) for _, key, offset in wanted]
+    for (values, key, _), raw in zip(wanted, await _values(snapshot, columns), strict=True):
+        if raw is not None:
+            values[key.name] = key_value(key, raw)
+    return found
+
+
+async def _values(snapshot: Snapshot, columns: Sequence[str]) -> list[Any]:
+    """What these expressions give, in as few statements as may be."""
+    found: list[Any] = []
+    for start in range(0, len(columns), AT_ONCE):
+        (row,) = await snapshot.fetch(f"SELECT {', '.join(columns[start : start + AT_ONCE])}")
+        found += row
     return found
 
 
@@ -59,7 +65,10 @@ def key_value(key: Key, raw: Any) -> int:
             raise TypeError  # texts and UUIDs have another order than the numbers in them
         return key.value(raw)
     except (ValueError, TypeError, OverflowError) as error:
-        raise SourceError(f"the key {key.name} holds neither whole numbers nor times", lasting=True) from error
+        raise SourceError(
+            f"the key {key.name} holds neither whole numbers nor times: give a column that does, or the time",
+            lasting=True,
+        ) from error
 
 
 def bottom(mapping: Mapping) -> dict[str, int]:
@@ -67,18 +76,35 @@ def bottom(mapping: Mapping) -> dict[str, int]:
     return {key.name: key.lowest for key in mapping.keys}
 
 
-async def tail(snapshot: Snapshot, mapping: Mapping, cut: Cut, midnight: int, there: Container[str]) -> Facts:
-    """What lies above the cut, less what changes above it have undone below. ``there``: names of keys with rows."""
-    facts = Facts()
-    for key in (key for key in mapping.keys if key.name in there):
-        region = key.between(cut.lows[key.name], None, "e")
-        rows = await snapshot.fetch(statements.facts(mapping, region, midnight))
-        facts.take(rows, fingerprints=mapping.dialect.fingerprints)
-    if mapping.undone is not None:
-        target = statements.below(mapping, cut)
-        sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
-        facts.take_undone(await snapshot.fetch(sql), mapping.units, -1)
+async def tail(snapshot: Snapshot, mapping: Mapping, cut: Cut, midnight: int) -> Facts:
+    """What lies above the cut, less what changes above it have undone below."""
+    facts, sizes = Facts(), await _sizes(snapshot, mapping, cut)
+    if (rows := statements.tail(mapping, cut, sizes)) is not None:
+        told = replace(mapping, where=mapping.where_of_few or mapping.where)
+        found = await snapshot.fetch(statements.facts(told, f"{rows('e')} WHERE 1 = 1", midnight))
+        facts.take(found, fingerprints=mapping.dialect.fingerprints)
+    undone = await _undone(snapshot, mapping, statements.below(mapping, cut), cut, midnight, sizes)
+    facts.take_undone(undone, mapping.units, -1)
     return facts
+
+
+async def _sizes(snapshot: Snapshot, mapping: Mapping, cut: Cut) -> dict[str, int]:
+    """How much is new, as ``statements.sizes`` asks."""
+    wanted = statements.sizes(mapping, cut)
+    found = await _values(snapshot, [*wanted.values()])
+    return {name: size or 0 for name, size in zip(wanted, found, strict=True)}
+
+
+async def _undone(
+    snapshot: Snapshot, mapping: Mapping, target: Region, cut: Cut, midnight: int, sizes: dict[str, int] | None = None
+) -> Sequence[Row]:
+    """What changes above the cut have undone in ``target``."""
+    if mapping.undone is None:
+        return ()
+    changed = statements.changed(mapping, cut, sizes or await _sizes(snapshot, mapping, cut))
+    if changed is None:
+        return ()
+    return await snapshot.fetch(statements.undone(mapping, changed, target, cut, midnight))
 
 
 @dataclass(slots=True)
@@ -116,12 +142,11 @@ async def page(
 
     A lean count's weigh all the same: ``correct`` tells the rest.
     """
-    rows = await snapshot.fetch(statements.facts(mapping, key.between(low, high, "e"), midnight, writers=writers))
-    if not rows or mapping.undone is None:
+    chosen = statements.of_region(mapping, key.between(low, high, "e"))
+    rows = await snapshot.fetch(statements.facts(mapping, chosen, midnight, writers=writers))
+    if not rows:
         return Page(rows)
-    target: Region = lambda alias: key.between(low, high, alias)  # noqa: E731
-    sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
-    return Page(rows, await snapshot.fetch(sql))
+    return Page(rows, await _undone(snapshot, mapping, lambda alias: key.between(low, high, alias), cut, midnight))
 
 
 async def correct(
@@ -140,8 +165,7 @@ async def correct(
     there, sealed = mapping.identity, statements.below(mapping, cut)
     identified = chosen.replace(f"k.{key}", there)
     target: Region = lambda alias: f"{sealed(alias)} AND {identified.replace('{a}', alias)}"  # noqa: E731
-    sql = statements.undone(mapping, statements.above(mapping, cut), target, cut, midnight)
-    return high, Page(taken=taken, undone=await snapshot.fetch(sql))
+    return high, Page(taken=taken, undone=await _undone(snapshot, mapping, target, cut, midnight))
 
 
 async def writers(snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high: int | None, midnight: int) -> Page:
@@ -149,7 +173,9 @@ async def writers(snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high
 
     Who wrote above the cut is among them, which the tail says, too.
     """
-    return Page(writers=await snapshot.fetch(statements.writers(mapping, key.between(low, high, "e"), midnight)))
+    rows = statements.of_region(mapping, key.between(low, high, "e"))
+    await snapshot.expect_many()
+    return Page(writers=await snapshot.fetch(statements.writers(mapping, rows, midnight)))
 
 
 async def small(snapshot: Snapshot, mapping: Mapping) -> Small:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from exporter.core.errors import Misconfigured
 from exporter.core.redaction import mask
-from exporter.observe.mapping import Counter, Cut, Dialect, Key, Mapping, Region, Table, Time
+from exporter.observe import fitting
+from exporter.observe.mapping import Counter, Cut, Dialect, Key, Mapping, Region, Rows, Table, Time
 from exporter.observe.presets import Columns
 from exporter.settings import strict_yaml
 
 UNITS: Final = ("s", "ms", "us", "timestamptz", "timestamp", "text")
+PROBED: Final = 1_000
+"""Rows of which one must have a time, for what its times look like to be known."""
 _KEYS: Final = {
     "": {"messages": True, "users": False, "conversations": False},
     "messages": {
@@ -40,10 +43,11 @@ _KEYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the database says of itself that the file cannot: indexes, and how times are written in texts."""
+    """What the database says of itself that the file cannot: indexes, and what its times look like."""
 
     indexes: frozenset[tuple[str, str]] = frozenset()
-    separators: MappingOf[str, str] | None = None
+    values: MappingOf[str, Any] = field(default_factory=dict)
+    """Of the columns of time, what one of the newest rows holds."""
 
 
 class Document:
@@ -79,6 +83,11 @@ class Document:
         for key, needed in known.items():
             if needed and key not in value:
                 raise self._wrong(f"{key} is missing {where}")
+            if key == "key" and (parts := fitting.several(value[key])):
+                raise self._wrong(
+                    f"the key is one column that grows by itself, not several ({mask(', '.join(parts))[:80]})"
+                    f"{strict_yaml.place(value, key)}: give the column of time"
+                )
             if key in value and key not in _KEYS and (not isinstance(value[key], str) or not value[key].strip()):
                 raise self._wrong(f"expected text for {key} {where}{strict_yaml.place(value, key)}")
         condition = value.get("filter", "")
@@ -103,11 +112,12 @@ class Document:
         """The mapping for what is there. Raises Misconfigured when a table or column is not."""
         tables = self._tables(there)
         messages, users, conversations = self.messages, self.users, self.conversations
-        time = _time(self.time, dialect, facts)
         column = messages["key"]
+        self._check(there[messages["table"]], dialect, facts)
+        time = _time(self.time, dialect, facts)
         key = Key(column, f"{{a}}.{_name(column)}", time=time if column == self.time["column"] else None)
         where = f"({messages['filter']})" if "filter" in messages else "1 = 1"
-        weight, undone = self._deletions(dialect, facts, where)
+        weight, undone, change = self._deletions(dialect, facts, where)
         absent = {}
         if users is None:
             absent["registered_users"] = "no table of users is mapped"
@@ -122,7 +132,7 @@ class Document:
             schema="custom",
             dialect=dialect,
             tables=tables,
-            table=_name(messages["table"]),
+            table=_table(messages["table"]),
             keys=(key,),
             time=time,
             where=where,
@@ -133,44 +143,75 @@ class Document:
             else None,
             account=None
             if users is None
-            else f"SELECT 1 FROM {_name(users['table'])} u WHERE u.{_name(users['id'])} = {{w}}{_and(users)}",
+            else f"SELECT 1 FROM {_table(users['table'])} u WHERE u.{_name(users['id'])} = {{w}}{_and(users)}",
             conversation=f"e.{_name(messages['conversation'])}" if distinct else None,
             identity=f"CAST({{a}}.{_name(messages[identity] if identity else self.time['column'])} AS text)",
             users=None if users is None else _count(users),
             conversations=None if conversations is None else _count(conversations),
             undone=undone,
+            change=change,
             absent=absent,
             counter=self._counter(),
             meaning=self._meaning(),
             indexes=self._indexes(),
+            without_index=self._without_index(),
         )
 
-    def _deletions(self, dialect: Dialect, facts: Facts, where: str) -> tuple[str, Any]:
+    def _check(self, types: MappingOf[str, str], dialect: Dialect, facts: Facts) -> None:
+        """Raises Misconfigured for a column that cannot be what the file says: its type, or what it holds."""
+        reasons: list[str | None] = []
+        key, postgresql = self.messages["key"], dialect.name == "postgresql"
+        if postgresql and key != self.time["column"]:
+            reasons.append(fitting.key_reason(key, types[key], self.time["column"]))
+        for time in (self.time, self.deleted):
+            if time is None:
+                continue
+            column, unit = time["column"], time["unit"]
+            if postgresql:
+                reasons.append(fitting.unit_reason(column, types[column], unit))
+            elif unit in ("timestamp", "timestamptz"):
+                unit = "text"
+            if column in facts.values:
+                reasons.append(fitting.value_reason(column, facts.values[column], unit))
+        for reason in filter(None, reasons):
+            raise self._wrong(reason)
+
+    def probes(self, dialect: Dialect, facts: Facts) -> dict[str, str]:
+        """By column of time, a statement with what one of the newest rows holds."""
+        key, table = self.messages["key"], self.messages["table"]
+        order = f" ORDER BY {_name(key)} DESC" if (table, key) in facts.indexes else ""
+        return {
+            time["column"]: f"SELECT x.t FROM (SELECT {_name(time['column'])} AS t FROM {_table(table)}{order} "
+            f"LIMIT {PROBED}) x WHERE x.t IS NOT NULL LIMIT 1"
+            for time in (self.time, self.deleted)
+            if time is not None and time["unit"] != "flag"
+        }
+
+    def _deletions(self, dialect: Dialect, facts: Facts, where: str) -> tuple[str, Any, Key | None]:
         """What a row weighs, and how later deletions are seen: by an index on their time, or by recounts only."""
         if self.deleted is None:
-            return "1", None
+            return "1", None, None
         column, table = self.deleted["column"], self.messages["table"]
         gone = f"e.{_name(column)}"
         if self.deleted["unit"] == "flag":
             # A boolean, or a number as other frameworks write it: PostgreSQL takes no number for a condition.
-            return f"CASE WHEN CAST({gone} AS integer) <> 0 THEN 0 ELSE 1 END", None
+            return f"CASE WHEN CAST({gone} AS integer) <> 0 THEN 0 ELSE 1 END", None, None
         number = self.deleted["unit"] in ("s", "ms", "us")
         weight = f"CASE WHEN {gone} IS NULL{f' OR {gone} = 0' if number else ''} THEN 1 ELSE 0 END"
-        time = _time(self.deleted, dialect, facts)
         if (table, column) not in facts.indexes:
-            return weight, None
+            return weight, None, None
 
-        def undone(tail: Region, target: Region, cut: Cut) -> str:
-            return f"FROM {_name(table)} e WHERE {gone} > {time.line(cut.moment)} AND {target('e')} AND {where}"
+        def undone(changed: Rows, target: Region, cut: Cut) -> str:
+            return f"FROM {changed('e')} WHERE {target('e')} AND {where}"
 
-        return weight, undone
+        return weight, undone, Key(column, f"{{a}}.{_name(column)}", time=_time(self.deleted, dialect, facts))
 
     def _counter(self) -> Counter | None:
         conversations = self.conversations
         if conversations is None or "counter" not in conversations:
             return None
         return Counter(
-            table=_name(conversations["table"]),
+            table=_table(conversations["table"]),
             id=_name(conversations["id"]),
             column=_name(conversations["counter"]),
             message_conversation=_name(self.messages["conversation"]),
@@ -189,16 +230,18 @@ class Document:
                 continue
             name = part["table"]
             if name not in there:
-                raise self._wrong(f"the database has no table {name}")
+                raise self._wrong(f"the database has {fitting.name_reason(name, there, 'table')}")
             columns = [part[key] for key in named if key in part]
             if part is self.messages:
                 columns += [time["column"] for time in (self.time, self.deleted) if time is not None]
             words = set(re.findall(r"\w+", part.get("filter", "")))
-            columns += sorted(column for column in there[name] if column in words)
+            folded = {word.lower() for word in words}  # PostgreSQL takes capitals for small letters without quotes
+            columns += sorted(column for column in there[name] if column in words or column in folded)
             for column in columns:
                 if column not in there[name]:
-                    raise self._wrong(f"the table {name} has no column {column}")
-            tables.append(Table(name, tuple(dict.fromkeys(columns))))
+                    raise self._wrong(f"the table {name} has {fitting.name_reason(column, there[name], 'column')}")
+            schema, _, plain = name.rpartition(".")
+            tables.append(Table(plain, tuple(dict.fromkeys(columns)), schema or None))
         return tuple(tables)
 
     def _indexes(self) -> tuple[tuple[str, str], ...]:
@@ -211,6 +254,15 @@ class Document:
         if self.users is not None:
             wanted.append((self.users["table"], self.users["id"]))
         return tuple(wanted)
+
+    def _without_index(self) -> dict[tuple[str, str], str]:
+        table = self.messages["table"]
+        found = {}
+        if self.deleted is not None:
+            found[table, self.deleted["column"]] = "a deletion is seen by the next recount only"
+        if self._counter() is not None:
+            found[table, self.messages["conversation"]] = "comparing the counters is slow"
+        return found
 
     def _meaning(self) -> dict[str, str]:
         condition = self.messages.get("filter")
@@ -231,13 +283,18 @@ def _name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _table(name: str) -> str:
+    """A table's name for SQL, with its schema where it has one."""
+    return ".".join(_name(part) for part in name.split("."))
+
+
 def _and(part: MappingOf[str, Any]) -> str:
     return f" AND ({part['filter']})" if "filter" in part else ""
 
 
 def _count(part: MappingOf[str, Any]) -> str:
     condition = f" WHERE ({part['filter']})" if "filter" in part else ""
-    return f"SELECT COUNT(*) FROM {_name(part['table'])}{condition}"
+    return f"SELECT COUNT(*) FROM {_table(part['table'])}{condition}"
 
 
 def _time(time: MappingOf[str, Any], dialect: Dialect, facts: Facts) -> Time:
@@ -245,5 +302,5 @@ def _time(time: MappingOf[str, Any], dialect: Dialect, facts: Facts) -> Time:
     unit = time["unit"]
     if dialect.name == "sqlite" and unit in ("timestamp", "timestamptz"):
         unit = "text"
-    separator = (facts.separators or {}).get(time["column"], " ")
+    separator = "T" if str(facts.values.get(time["column"], ""))[10:11] == "T" else " "
     return Time(f"{{a}}.{_name(time['column'])}", unit, time.get("zone", "UTC"), separator)

@@ -246,16 +246,16 @@ class Engine:
             seen = Seen(
                 newest=newest,
                 horizon=await self.reader.horizon(snapshot),
-                facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day, newest),
+                facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
                 small=small or await self._small.read(snapshot, mapping, now),
             )
             if done and count is not None:
-                seen.counted = await counting.tail(snapshot, mapping, count.base.cut, day, newest)
+                seen.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
             elif base is not None:
                 seen.sealed = await self._sealing.next(snapshot, mapping, base, further, seen.horizon, now)
                 if seen.sealed is not None:
                     seen.samples = await identity.sample(snapshot, mapping, seen.sealed)
-                    seen.rest = await counting.tail(snapshot, mapping, seen.sealed, day, newest)
+                    seen.rest = await counting.tail(snapshot, mapping, seen.sealed, day)
             return seen
 
         seen = await self.reader.read(work, LIMIT)

@@ -110,6 +110,7 @@ class Key:
     time: Time | None = None
     sign: int = 1
     only: str = ""  # which rows belong to this key, where several share a table
+    there: str = ""  # SQL that is false where this key has no row, and quick, where ``only`` is slow to find that out
 
     def of(self, alias: str) -> str:
         """The column of the table with this alias."""
@@ -139,6 +140,14 @@ class Key:
     def lowest(self) -> int:
         """Below every value."""
         return 0 if self.sign < 0 else -(2**62)
+
+    def order(self, alias: str) -> str:
+        """SQL: from the lowest value on, as the key's index has them."""
+        return f"ORDER BY {self.of(alias)} {'ASC' if self.sign > 0 else 'DESC'}"
+
+    def guarded(self, statement: str) -> str:
+        """SQL: a statement's value, NULL where this key has no row."""
+        return f"CASE WHEN {self.there} THEN ({statement}) END" if self.there else f"({statement})"
 
     def next_above(self, low: int | None, table: str, offset: int = 0) -> str:
         """A statement: the lowest value above ``low`` (of all, when None)."""
@@ -177,6 +186,8 @@ class Cut:
 
 Region = Callable[[str], str]
 """SQL that chooses rows of the messages' table, given its alias."""
+Rows = Callable[[str], str]
+"""SQL to follow FROM: rows of the messages' table under this alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +195,8 @@ class Table:
     """What is read of a table, for rights and for telling schemas apart."""
 
     name: str
-    columns: tuple[str, ...]  # empty: the whole table
+    columns: tuple[str, ...]
+    schema: str | None = None  # where it is not the search path that finds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +244,7 @@ class Mapping:
     ``where`` chooses the rows of ``table`` (alias ``e``) that say anything at all; ``weight`` is what each adds to
     the messages in ``1/units``. ``doubtful`` is added only where ``domain`` turns out not to be one of rooms.
     ``writer`` and ``conversation`` are texts that tell people and conversations apart, NULL for none; those of rooms
-    begin with ``OF_ROOMS``.
+    begin with ``OF_ROOMS``. The first of ``tables`` is that of the messages.
     """
 
     kind: str
@@ -245,6 +257,8 @@ class Mapping:
     where: str
     weight: str
     meaning: MappingOf[str, str]
+    where_of_few: str | None = None
+    """The same as ``where``, where there is a form that is better for few rows."""
     units: int = 1
     steps: tuple[MappingOf[str, str], ...] = ()
     """Further columns of ``e`` by name, each worked out once per row, out of the table's columns and earlier steps."""
@@ -264,9 +278,11 @@ class Mapping:
     users: str | None = None  # a statement with one number
     conversations: str | None = None  # a statement with one number
     rooms: str | None = None  # a statement: (conversation, domain) of rooms that need not have messages
-    undone: Callable[[Region, Region, Cut], str] | None = None
-    """``undone(tail, target, cut)``: FROM and WHERE of the rows ``e`` of ``target`` that no longer count because of
+    undone: Callable[[Rows, Region, Cut], str] | None = None
+    """``undone(changed, target, cut)``: FROM and WHERE of the rows ``e`` of ``target`` that no longer count because of
     changes after the cut, and would count without them. A row may come several times."""
+    change: Key | None = None
+    """The time at which a row was changed, where that tells changes; else new rows do."""
     safe: MappingOf[str, str] = field(default_factory=dict)
     """Per key, a statement: the highest value below which nothing appears any more, or NULL."""
     opaque: str | None = None
@@ -276,6 +292,8 @@ class Mapping:
     counter: Counter | None = None
     indexes: tuple[tuple[str, str], ...] = ()
     """(table, first column) of the indexes that reading what is new relies on."""
+    without_index: MappingOf[tuple[str, str], str] = field(default_factory=dict)
+    """What the lack of one of them means, where it is not that what is new is found slowly."""
 
     def with_keys_of(self, other: Mapping) -> Mapping:
         """The same with the other's keys, by which counts were made: the last of several finds new hosts' rows, too."""

@@ -15,15 +15,23 @@ async def missing(reader: Reader, mapping: Mapping) -> list[str]:
     """``table.column`` of what may not be read. Raises SourceError."""
     if reader.dialect.name != "postgresql":
         return []  # a file is readable or not
-    wanted = [(table.name, column) for table in mapping.tables for column in table.columns]
     literal = reader.dialect.literal
-    values = ", ".join(f"({literal(table)}, {literal(column)})" for table, column in wanted)
+    values = ", ".join(
+        f"({literal(table.schema or '')}, {literal(table.name)}, {literal(column)})"
+        for table in mapping.tables
+        for column in table.columns
+    )
+    # A schema that may not be used hides its tables from everything but the catalog.
     sql = (
-        f"SELECT t, c FROM (VALUES {values}) AS need (t, c) "
-        "WHERE NOT has_column_privilege(quote_ident(t)::regclass, c, 'SELECT')"
+        f"SELECT n.nspname::text, t, c, has_schema_privilege(n.oid, 'USAGE') FROM (VALUES {values}) AS need (s, t, c) "
+        "JOIN pg_class k ON k.relname = t JOIN pg_namespace n ON n.oid = k.relnamespace "
+        "AND CASE s WHEN '' THEN pg_table_is_visible(k.oid) ELSE n.nspname = s END "
+        "JOIN pg_attribute a ON a.attrelid = k.oid AND a.attname = c "
+        "WHERE NOT (has_column_privilege(k.oid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))"
     )
     rows = await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS)
-    return [f"{table}.{column}" for table, column in rows]
+    schemas = {f"schema {schema}": None for schema, _, _, usable in rows if not usable}
+    return [*schemas, *(f"{table}.{column}" for _, table, column, _ in rows)]
 
 
 async def user(reader: Reader) -> str:
@@ -34,9 +42,14 @@ async def user(reader: Reader) -> str:
 
 def grants(mapping: Mapping, user: str) -> list[str]:
     """The statements that give exactly what is read: columns, never a table with passwords in it."""
+    schemas = dict.fromkeys(table.schema for table in mapping.tables if table.schema)
     return [
-        f"GRANT SELECT ({', '.join(_quoted(column) for column in table.columns)}) ON {_quoted(table.name)} TO {user};"
-        for table in mapping.tables
+        *(f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {user};" for schema in schemas),
+        *(
+            f"GRANT SELECT ({', '.join(_quoted(column) for column in table.columns)}) "
+            f"ON {f'{_quoted(table.schema)}.' if table.schema else ''}{_quoted(table.name)} TO {user};"
+            for table in mapping.tables
+        ),
     ]
 
 
@@ -52,20 +65,40 @@ async def missing_indexes(reader: Reader, mapping: Mapping) -> list[tuple[str, s
     return [index for index in mapping.indexes if index not in there]
 
 
-async def indexes(reader: Reader) -> set[tuple[str, str]]:
-    """(table, first column) of every index. Raises SourceError."""
+async def views(reader: Reader) -> set[str]:
+    """Names of what is no table of its own: which indexes serve it cannot be told. Raises SourceError."""
+    sql = "SELECT name, name FROM sqlite_master WHERE type = 'view'"
     if reader.dialect.name == "postgresql":
         sql = (
-            "SELECT c.relname::text, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid "
+            "SELECT c.relname::text, n.nspname || '.' || c.relname FROM pg_class c "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'f')"
+        )
+    rows = await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS)
+    return {str(name) for row in rows for name in row}
+
+
+async def indexes(reader: Reader) -> set[tuple[str, str]]:
+    """(table, first column) of every index that finds the values above another one. Raises SourceError.
+
+    That is no partial index, unless it leaves out nothing but NULL, and on PostgreSQL one in an order that has NULL
+    where ``ORDER BY`` has it.
+    """
+    if reader.dialect.name == "postgresql":
+        sql = (
+            "SELECT n.nspname || '.' || c.relname, a.attname::text, pg_table_is_visible(c.oid), c.relname::text "
+            "FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
             "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0] "
-            "WHERE i.indisvalid AND pg_table_is_visible(c.oid)"
+            "JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam "
+            "WHERE i.indisvalid AND m.amname = 'btree' AND i.indoption[0] IN (0, 3) AND (i.indpred IS NULL "
+            "OR pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', a.attname))"
         )
     else:
         sql = (
-            "SELECT m.name, i.name FROM sqlite_master m, pragma_index_list(m.name) l, pragma_index_info(l.name) i "
-            "WHERE m.type = 'table' AND i.seqno = 0 "
-            "UNION SELECT m.name, t.name FROM sqlite_master m, pragma_table_info(m.name) t "
+            "SELECT m.name, i.name, 0, '' FROM sqlite_master m, pragma_index_list(m.name) l, "
+            "pragma_index_info(l.name) i, sqlite_master x WHERE m.type = 'table' AND i.seqno = 0 "
+            "AND i.name IS NOT NULL AND x.name = l.name AND (l.partial = 0 OR upper(x.sql) LIKE '%IS NOT NULL') "
+            "UNION SELECT m.name, t.name, 0, '' FROM sqlite_master m, pragma_table_info(m.name) t "
             "WHERE m.type = 'table' AND t.pk = 1"
         )
     rows = await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS)
-    return {(str(table), str(column)) for table, column in rows}
+    return {(str(name), str(column)) for full, column, visible, short in rows for name in (full, *[short] * visible)}

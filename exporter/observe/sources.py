@@ -5,6 +5,7 @@ Tested in ``tests/observe/test_real_databases.py``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from exporter.core.errors import Misconfigured
@@ -64,16 +65,13 @@ async def mapping_of(source: Source, reader: Reader) -> Mapping:
 
 async def _custom(document: custom.Document, reader: Reader, there: Columns) -> Mapping:
     """The mapping of somebody's own tables, with what only the database knows of them."""
-    plain = document.mapping(there, reader.dialect, custom.Facts())
-    separators = {}
-    if reader.dialect.name == "sqlite":
-        for time in (document.time, document.deleted):
-            if time is not None and time["unit"] != "flag":
-                column = '"' + time["column"].replace('"', '""') + '"'
-                found = await _rows(reader, f"SELECT {column} FROM {plain.table} WHERE {column} IS NOT NULL LIMIT 1")
-                separators[time["column"]] = "T" if found and str(found[0])[10:11] == "T" else " "
-    indexes = frozenset(await rights.indexes(reader))
-    return document.mapping(there, reader.dialect, custom.Facts(indexes, separators))
+    document.mapping(there, reader.dialect, custom.Facts())  # what is not there needs no look at what it holds
+    facts = custom.Facts(frozenset(await rights.indexes(reader)))
+    values = {}
+    for column, probe in document.probes(reader.dialect, facts).items():
+        if found := await _readable(reader, probe):
+            values[column] = found[0]
+    return document.mapping(there, reader.dialect, replace(facts, values=values))
 
 
 async def _any(reader: Reader, table: str) -> bool:

@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 
-from exporter.observe.mapping import DAY, Correction, Cut, Dialect, Mapping, Region
+from exporter.observe.mapping import DAY, Correction, Cut, Dialect, Key, Mapping, Region, Rows
 from exporter.observe.records import WINDOWS
 
 AGES = 4
 """Before today; today; tomorrow; later. What is dated in the future counts as today's, as ``>= midnight`` would."""
 LONGEST = max(WINDOWS)
+MANY = 100_000
+"""Rows up to which the size of what is new is found out first."""
+CHANGES = ""
+"""In place of a key's name: the size of what was changed, where that is told by a time of its own."""
 
 
 def age(mapping: Mapping, midnight: int) -> str:
@@ -47,8 +51,10 @@ def day(mapping: Mapping, midnight: int) -> str:
     return f"CASE WHEN {column} < {oldest} THEN NULL {' '.join(branches)} END"
 
 
-def facts(mapping: Mapping, region: str, midnight: int, *, writers: bool = True) -> str:
+def facts(mapping: Mapping, rows: str, midnight: int, *, writers: bool = True) -> str:
     """Rows ``(conversation, domain, writer, age, last day, rows, weight, doubtful, opaque rows, registered)``.
+
+    ``rows``: what follows FROM, with the alias ``e`` and a WHERE.
 
     The writer is a fingerprint where the database makes them; nobody where they are not asked for.
     """
@@ -64,7 +70,7 @@ def facts(mapping: Mapping, region: str, midnight: int, *, writers: bool = True)
     inner = (
         f"SELECT {selected}, {age(mapping, midnight)} AS age, {last_day} AS day, COUNT(*) AS n, "
         f"SUM({mapping.weight}) AS weight, {_sum(mapping.doubtful)} AS doubtful, {_sum(mapping.opaque)} AS opaque "
-        f"FROM {_rows(mapping, region)} GROUP BY {', '.join(grouped)}"
+        f"FROM {_told(mapping, rows)} GROUP BY {', '.join(grouped)}"
     )
     registered = "1"
     if writer is not None and (known := _registered(mapping, many=False)) is not None:
@@ -76,14 +82,14 @@ def facts(mapping: Mapping, region: str, midnight: int, *, writers: bool = True)
     )
 
 
-def writers(mapping: Mapping, region: str, midnight: int) -> str:
+def writers(mapping: Mapping, rows: str, midnight: int) -> str:
     """Rows ``(day, writers, rows)``: registered users by the last day on which they wrote, out of the longest window.
 
     ``writers`` are fingerprints of 8 bytes each where the database makes them, else there is a row for each name.
     """
     inner = (
         f"SELECT {mapping.writer} AS w, MAX({day(mapping, midnight)}) AS day, COUNT(*) AS n "
-        f"FROM {_rows(mapping, region)} GROUP BY 1"
+        f"FROM {_told(mapping, rows)} GROUP BY 1"
     )
     known = _registered(mapping, many=True)
     people = f"SELECT g.day, g.w, g.n FROM ({inner}) g WHERE g.w IS NOT NULL AND g.day IS NOT NULL" + (
@@ -112,11 +118,57 @@ def _registered(mapping: Mapping, *, many: bool) -> str | None:
     return None if condition is None else condition.replace("{w}", "g.w")
 
 
-def _rows(mapping: Mapping, region: str) -> str:
-    """What follows FROM: the rows ``e`` of a region, with the columns of the mapping's steps."""
-    rows = f"{mapping.table} e WHERE {region} AND ({mapping.where})"
-    columns = next((table.columns for table in mapping.tables if table.name == mapping.table), ())
-    return stepped(columns, rows, mapping.steps, mapping.dialect)
+def _told(mapping: Mapping, rows: str) -> str:
+    """What follows FROM: those of these rows ``e`` that say anything, with the columns of the mapping's steps."""
+    return stepped(mapping.tables[0].columns, f"{rows} AND ({mapping.where})", mapping.steps, mapping.dialect)
+
+
+def of_region(mapping: Mapping, region: str) -> str:
+    """What follows FROM: the rows ``e`` of a region."""
+    return f"{mapping.table} e WHERE {region}"
+
+
+def sizes(mapping: Mapping, cut: Cut) -> dict[str, str]:
+    """Per key, a statement: how many rows are above the cut, up to ``MANY``; and how many were changed since."""
+    found = {key.name: key.guarded(_size(mapping, key, cut.lows[key.name])) for key in mapping.keys}
+    if mapping.change is not None:
+        found[CHANGES] = mapping.change.guarded(_size(mapping, mapping.change, cut.moment))
+    return found
+
+
+def _size(mapping: Mapping, key: Key, low: int) -> str:
+    rows = f"SELECT 1 FROM {mapping.table} k WHERE {key.between(low, None, 'k')} {key.order('k')} LIMIT {MANY}"
+    return f"SELECT COUNT(*) FROM ({rows}) c"
+
+
+def tail(mapping: Mapping, cut: Cut, sizes: MappingOf[str, int]) -> Rows | None:
+    """The rows above the cut, of which there are so many of each key; None where there are none."""
+    parts = [_above(mapping, key, cut.lows[key.name], sizes[key.name]) for key in mapping.keys if sizes[key.name]]
+    rows = " UNION ALL ".join(f"SELECT * FROM {part} p{i}" for i, part in enumerate(parts))
+    return (lambda alias: f"({rows}) {alias}") if parts else None
+
+
+def changed(mapping: Mapping, cut: Cut, sizes: MappingOf[str, int]) -> Rows | None:
+    """The rows that tell of changes: those of the tail, or those with a time of change after the cut's moment."""
+    if mapping.change is None:
+        return tail(mapping, cut, sizes)
+    part = _above(mapping, mapping.change, cut.moment, sizes[CHANGES])
+    return (lambda alias: f"{part} {alias}") if sizes[CHANGES] else None
+
+
+def _above(mapping: Mapping, key: Key, low: int, size: int) -> str:
+    """The rows of one key above ``low``, as a subquery.
+
+    PostgreSQL believes a LIMIT. Its own guess of what lies above a value is a part of the column's histogram, or a
+    third of a table that was never analysed: for some hundred rows it then read whole tables of edits and redactions,
+    and made hash tables of them. The order makes it use the key's index, whatever it guesses.
+    """
+    rows = f"SELECT {_columns(mapping)} FROM {mapping.table} k WHERE {key.between(low, None, 'k')}"
+    return f"({rows} {key.order('k')} LIMIT {size})" if size < MANY else f"({rows})"
+
+
+def _columns(mapping: Mapping) -> str:
+    return ", ".join(f'k."{name}"' for name in mapping.tables[0].columns)
 
 
 def stepped(
@@ -139,13 +191,13 @@ def _sum(expression: str | None) -> str:
     return "0" if expression is None else f"SUM({expression})"
 
 
-def undone(mapping: Mapping, tail: Region, target: Region, cut: Cut, midnight: int) -> str:
-    """Rows ``(age, rows)``: what was counted in ``target`` and is undone by changes in ``tail``."""
+def undone(mapping: Mapping, changed: Rows, target: Region, cut: Cut, midnight: int) -> str:
+    """Rows ``(age, rows)``: what was counted in ``target`` and is undone by what ``changed``."""
     assert mapping.undone is not None  # noqa: S101 - asked for only where there is one, which needs an identity
     assert mapping.identity is not None  # noqa: S101
     return (
         f"SELECT z.age, COUNT(*) FROM (SELECT DISTINCT {mapping.identity.replace('{a}', 'e')} AS id, "
-        f"{age(mapping, midnight)} AS age {mapping.undone(tail, target, cut)}) z GROUP BY z.age"
+        f"{age(mapping, midnight)} AS age {mapping.undone(changed, target, cut)}) z GROUP BY z.age"
     )
 
 
@@ -153,13 +205,6 @@ def corrections(mapping: Mapping, correction: Correction, chosen: str, cut: Cut,
     """Rows ``(age, rows)`` of what was counted too many, by the other table's rows ``k`` that are chosen."""
     found = correction.rows(chosen, below(mapping, cut)("e"))
     return f"SELECT z.age, COUNT(*) FROM (SELECT {age(mapping, midnight)} AS age {found}) z GROUP BY z.age"
-
-
-def above(mapping: Mapping, cut: Cut) -> Region:
-    """The tail: rows of every key above the cut."""
-    return lambda alias: (
-        "(" + " OR ".join(key.above(cut.lows[key.name], alias) + key.only_of(alias) for key in mapping.keys) + ")"
-    )
 
 
 def below(mapping: Mapping, cut: Cut) -> Region:

@@ -3,9 +3,10 @@
 A Synapse database of ten million events, a million users and a hundred thousand rooms on PostgreSQL (about 6 GiB in a
 temporary folder; ``--quick``: 200,000 events). The peers are Debian's ``prometheus-postgres-exporter`` and PyPI's
 ``query-exporter`` with the right statements of the same kind: those of ``docs/observe.md``, which give the same
-figures. All are scraped in turn, in the same rounds, while a writer adds events; the plain statements, before the first
-count and after each round, are at once what its cost is compared with and what the figures must equal. The database's
-work is the CPU time of its processes, which depends least on who else is busy.
+figures. All are scraped over HTTP in turn, in the same rounds; before each scrape a writer adds the events of half a
+minute, with the numbers that follow, edits and redactions among them. The plain statements, before the first count and
+after each round, are at once what its cost is compared with and what the figures must equal. The database's work is the
+CPU time of its processes, which depends least on who else is busy.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ ROOMS = 100_000
 DAYS = 365
 INTERVAL = 30.0
 """Seconds between scrapes that the hour is reckoned with."""
+BATCH = 20
+"""Events that half a minute brings at 20 million messages a year."""
+SCRAPES = 10
+"""Of ours in each round, for each of a peer: they cost a thousandth."""
+WINDOW = 2
+"""Intervals of a window in which ours is scraped as Prometheus would: what it does in between costs, too."""
 RECOUNTED = "messaging_source_recount_timestamp_seconds"
 QUERY_EXPORTER = "query-exporter==5.0.2"
 
@@ -69,7 +76,6 @@ def statements() -> dict[str, str]:
 
 def fill(server: Postgres, name: str, events: int, users: int) -> None:
     """A year of events; one in thirty an edit, one in fifty redacted, one in ten a change of state."""
-    span = DAYS * 86_400_000 // events
     server.psql(
         f"""
         SET synchronous_commit = off;
@@ -81,20 +87,7 @@ def fill(server: Postgres, name: str, events: int, users: int) -> None:
             CASE WHEN i % 40 = 0 THEN 'm.room.tombstone' ELSE 'm.room.create' END, ''
             FROM generate_series(1, {ROOMS}) i;
         DROP INDEX events_stream_ordering, events_event_id, events_ts;
-        INSERT INTO events (stream_ordering, event_id, type, room_id, sender, state_key, origin_server_ts, received_ts,
-            depth, instance_name) SELECT i, '$' || md5(i::text) || 'abcdefghijk',
-            CASE WHEN i % 10 = 0 THEN 'm.room.member' WHEN i % 50 = 7 THEN 'm.room.redaction' ELSE 'm.room.message' END,
-            '!room' || i % {ROOMS} + 1, '@user' || (i * 7919::bigint) % {users} + 1 || ':example.org',
-            CASE WHEN i % 10 = 0 THEN '@user:example.org' END,
-            (extract(epoch FROM now()) * 1000)::bigint - ({events} - i) * {span},
-            (extract(epoch FROM now()) * 1000)::bigint - ({events} - i) * {span}, i, 'master'
-            FROM generate_series(1::bigint, {events}) i;
-        INSERT INTO redactions SELECT '$' || md5(i::text) || 'abcdefghijk',
-            '$' || md5((i - 1)::text) || 'abcdefghijk', 1
-            FROM generate_series(7::bigint, {events}, 50) i;
-        INSERT INTO event_relations SELECT '$' || md5(i::text) || 'abcdefghijk',
-            '$' || md5((i - 1)::text) || 'abcdefghijk', 'm.replace', NULL
-            FROM generate_series(2::bigint, {events}, 30) i;
+        {_events(1, events, users, DAYS * 86_400_000 // events)}
         CREATE UNIQUE INDEX events_stream_ordering ON events (stream_ordering);
         CREATE UNIQUE INDEX events_event_id ON events (event_id);
         CREATE INDEX events_ts ON events (origin_server_ts, stream_ordering);
@@ -105,6 +98,35 @@ def fill(server: Postgres, name: str, events: int, users: int) -> None:
         timeout=3600,
     )
     server.psql("VACUUM ANALYZE", name, timeout=3600)
+
+
+def _events(first: int, last: int, users: int, span: int) -> str:
+    """Events of these numbers, ``span`` milliseconds apart up to now."""
+    id_, before = (f"'$' || md5(({number})::text) || 'abcdefghijk'" for number in ("i", "i - 1"))
+    at = f"(extract(epoch FROM now()) * 1000)::bigint - ({last} - i) * {span}"
+    numbers = f"generate_series({first}::bigint, {last}) i"
+    return f"""
+        INSERT INTO events (stream_ordering, event_id, type, room_id, sender, state_key, origin_server_ts, received_ts,
+            depth, instance_name) SELECT i, {id_},
+            CASE WHEN i % 10 = 0 THEN 'm.room.member' WHEN i % 50 = 7 THEN 'm.room.redaction' ELSE 'm.room.message' END,
+            '!room' || i % {ROOMS} + 1, '@user' || (i * 7919::bigint) % {users} + 1 || ':example.org',
+            CASE WHEN i % 10 = 0 THEN '@user:example.org' END, {at}, {at}, i, 'master' FROM {numbers};
+        INSERT INTO redactions SELECT {id_}, {before}, 1 FROM {numbers} WHERE i % 50 = 7;
+        INSERT INTO event_relations SELECT {id_}, {before}, 'm.replace', NULL FROM {numbers} WHERE i % 30 = 2;"""
+
+
+class Writer:
+    """Somebody who writes on: the next numbers, and the position with them, as the server does."""
+
+    def __init__(self, server: Postgres, name: str, events: int, users: int) -> None:
+        self._server, self._name, self._users = server, name, users
+        self._number = events
+
+    def write(self) -> None:
+        """What half a minute brings."""
+        first, self._number = self._number + 1, self._number + BATCH
+        script = _events(first, self._number, self._users, int(INTERVAL * 1_000) // BATCH)
+        self._server.psql(f"{script} UPDATE stream_positions SET stream_id = {self._number}", self._name)
 
 
 def cpu(server: Postgres) -> float:
@@ -257,28 +279,26 @@ def _measure(server: Postgres, name: str, events: int, users: int, folder: Path,
                 continue
             stack.enter_context(process(command, f"http://127.0.0.1:{peer}/", folder / f"{label}.log", environment))
             subjects.append(Subject(label, f"http://127.0.0.1:{peer}/metrics"))
-        number = events
+        writer, mine = Writer(server, name, events, users), subjects[0]
         agreed: list[str] = []
         for _ in range(max(1, options.rounds // 3)):
-            found = {}
             for subject in subjects:
-                for _ in range(5 if subject is subjects[0] else 1):
-                    number += 20  # what half a minute brings at 20 million messages a year
-                    server.psql(
-                        "INSERT INTO events (stream_ordering, event_id, type, room_id, sender, origin_server_ts) "
-                        f"SELECT i, '$n' || i, 'm.room.message', '!room1', '@user1:example.org', "
-                        "(extract(epoch FROM now()) * 1000)::bigint "
-                        f"FROM generate_series({number - 19}, {number}) i; "
-                        f"UPDATE stream_positions SET stream_id = {number}",
-                        name,
-                    )
+                for _ in range(SCRAPES if subject is mine else 1):
+                    writer.write()
                     time.sleep(1.1)  # longer than figures are shown again without a look
                     text = subject.scrape(server)
-                found[subject.name] = {n: figure(text, _shown(n, subject)) for n in statements()}
-            text = subjects[0].scrape(server)
-            found["observe"] = {n: figure(text, _shown(n, subjects[0])) for n in statements()}
+            writer.write()
+            time.sleep(1.1)
+            text = mine.scrape(server)
+            found = {n: figure(text, _shown(n, mine)) for n in statements()}
             truth = plain.run(server, name)
-            agreed.append("yes" if found["observe"] == truth else f"no: {found['observe']} is not {truth}")
+            agreed.append("yes" if found == truth else f"no: {found} is not {truth}")
+        before = cpu(server)
+        for _ in range(WINDOW if events == FULL[0] else 0):
+            writer.write()
+            time.sleep(INTERVAL)
+            mine.scrape(server)
+        hour = (cpu(server) - before) / WINDOW * 3600 / INTERVAL if events == FULL[0] else 0.0
         resident = most_memory(pid)
     again = [argument if argument != "1d" else "10s" for argument in ours]
     before, began = cpu(server), time.perf_counter()
@@ -289,10 +309,10 @@ def _measure(server: Postgres, name: str, events: int, users: int, folder: Path,
         recount_wall, recount_cpu = time.perf_counter() - began, cpu(server) - before
         resident = max(resident, most_memory(pid))
     print(f"  recount: {recount_wall:.1f} s, {recount_cpu:.1f} s of the database's CPU", flush=True)
-    rows, mine = [], subjects[0]
+    rows = []
+    own = (hour or mine.cpu.median * 3600 / INTERVAL) + recount_cpu
     for subject in subjects:
-        hourly = subject.cpu.median * 3600 / INTERVAL + (recount_cpu if subject is mine else 0)
-        own = mine.cpu.median * 3600 / INTERVAL + recount_cpu
+        hourly = own if subject is mine else subject.cpu.median * 3600 / INTERVAL
         rows.append([
             subject.name, subject.milliseconds.show(1), f"{subject.milliseconds.median / mine.milliseconds.median:.0f}",
             f"{subject.cpu.median * 1000:.0f}", f"{hourly:.0f}", f"{hourly / own:.1f}",

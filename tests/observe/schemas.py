@@ -36,10 +36,15 @@ def ejabberd(engine: str, *, new: bool = False) -> str:
     """ejabberd 23.01, the default schema or the new one."""
     host = "server_host text NOT NULL DEFAULT 'localhost'," if new else ""
     number = "integer PRIMARY KEY AUTOINCREMENT" if engine == "sqlite" else "bigserial"
+    first = "server_host, " if new else ""
+    indexes = "".join(
+        f"CREATE INDEX i_archive_{columns.replace(', ', '_')} ON archive ({first}{columns});"
+        for columns in ("username, timestamp", "username, peer", "username, bare_peer", "timestamp")
+    )
     return f"""
     CREATE TABLE archive (username text NOT NULL, {host} timestamp bigint NOT NULL, peer text NOT NULL,
         bare_peer text NOT NULL, xml text NOT NULL, txt text, id {number}, kind text, nick text);
-    CREATE INDEX i_archive_timestamp ON archive (timestamp);
+    {indexes}
     CREATE TABLE users (username text NOT NULL, {host} password text NOT NULL DEFAULT '');
     CREATE UNIQUE INDEX i_users ON users (username{", server_host" if new else ""});
     CREATE TABLE muc_room (name text NOT NULL, host text NOT NULL, opts text NOT NULL DEFAULT '');
@@ -55,6 +60,9 @@ def prosody(engine: str) -> str:
     CREATE TABLE prosodyarchive (sort_id {TEXT_KEY[engine]}, host text, "user" text, store text, key text,
         "when" integer, "with" text, type text, value text);
     CREATE UNIQUE INDEX prosodyarchive_index ON prosodyarchive (host, "user", store, key);
+    CREATE INDEX prosodyarchive_with_when ON prosodyarchive (host, "user", store, "with", "when");
+    CREATE INDEX prosodyarchive_when ON prosodyarchive (host, "user", store, "when");
+    CREATE INDEX prosodyarchive_sort ON prosodyarchive (host, "user", store, sort_id);
     """
 
 

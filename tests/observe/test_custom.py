@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from exporter.core.errors import Misconfigured
-from exporter.observe import count_once
-from exporter.observe.check import FINDINGS, check
+from exporter.observe import SourceTotals, count_once
+from exporter.observe.check import ALL_WELL, FINDINGS, UNCHECKED, check
 from exporter.observe.custom import Document
+from exporter.observe.engine import Engine
 from exporter.observe.records import SourceError
 from exporter.observe.sources import Source
+from exporter.observe.state import State
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, Server, SqliteServer
 from tests.servers.postgres import Postgres, postgres
@@ -93,6 +95,11 @@ def test_a_check_lists_the_conversations_whose_counter_is_wrong(server: Server, 
         (MAPPING.replace("zone: UTC", "zone: Europe/Atlantis"), "no zone of that name"),
         (MAPPING.replace("role <> 'bot'", "1=1; DROP TABLE message"), "one SQL condition"),
         (MAPPING + "users: {table: u, id: i}", "stands twice"),
+        (
+            MAPPING.replace("key: id", "key: [a, b]"),
+            r"the key is one column that grows by itself, not several \(a, b\)",
+        ),
+        (MAPPING.replace("key: id", '"key": "a, b"'), "the key is one column that grows by itself"),
     ],
 )
 def test_what_is_wrong_with_a_mapping_is_said_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
@@ -108,6 +115,10 @@ def test_what_is_wrong_with_a_mapping_is_said_in_one_line(tmp_path: Path, text: 
     ("wrong", "right", "reason"),
     [
         ("table: message", "table: messages", "no table messages"),
+        ("table: message", "table: Message", "no table Message; there is message"),
+        ("sender: sender_id", "sender: Sender_ID", "no column Sender_ID; there is sender_id"),
+        ("unit: timestamp, zone: UTC", "unit: s", "created_at"),
+        ("unit: timestamp, zone: UTC", "unit: ms", "created_at"),
         ("sender: sender_id", "sender: author", "the table message has no column author"),
     ],
 )
@@ -169,7 +180,9 @@ def test_a_key_of_texts_is_refused_in_one_line(server: Server, tmp_path: Path) -
     server.script(OTHERS.format(at=int(NOON), unit=1, number="bigint"))
     path = tmp_path / "mapping.yml"
     path.write_text("messages: {table: Chat Message, key: uid, time: {column: sentAt, unit: s}}")
-    with pytest.raises(SourceError, match="the key uid holds neither whole numbers nor times"):
+    with pytest.raises(
+        (SourceError, Misconfigured), match=r"the key uid .*give a column (of whole numbers|that does), or"
+    ):
         asyncio.run(count_once(server.url, "custom", now=NOON, config_file=path))
 
 
@@ -187,4 +200,169 @@ def test_ids_of_different_types_are_told_apart_from_missing_columns(postgres: Po
     )
     with pytest.raises(SourceError, match="columns that are compared are of different types"):
         asyncio.run(count_once(other.url, "custom", config_file=path))
+    other.close()
+
+
+def observed(server: Server, tmp_path: Path, mapping: str) -> SourceTotals:
+    """What one count with this mapping tells."""
+    path = tmp_path / "mapping.yml"
+    path.write_text(mapping)
+    return asyncio.run(count_once(server.url, "custom", now=NOON, config_file=path))
+
+
+FIVE = "(1, {at}), (2, {at}), (3, {at} - 86400 * {unit}), (4, {at}), (5, {at} - 200 * 86400 * {unit})"
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
+@pytest.mark.parametrize("wrong", ["s", "ms", "us", "text"])
+def test_numbers_in_another_unit_are_told(server: Server, tmp_path: Path, unit: str, factor: int, wrong: str) -> None:
+    factor_ = f"CAST({factor} AS bigint)"
+    rows = FIVE.format(at=f"{int(NOON) - 60} * {factor_}", unit=factor_)
+    server.script(f"CREATE TABLE posts (id bigint PRIMARY KEY, at bigint); INSERT INTO posts VALUES {rows}")
+    mapping = f"messages: {{table: posts, key: id, time: {{column: at, unit: {wrong}}}}}"
+    if wrong == unit:
+        totals = observed(server, tmp_path, mapping)
+        assert (totals.stored_messages, totals.messages_today) == (5, 3)
+        return
+    with pytest.raises(Misconfigured, match=rf"the column at .*(is {unit}|is s or ms or us or flag), not {wrong}"):
+        observed(server, tmp_path, mapping)
+
+
+def test_times_with_an_offset_in_texts_are_refused(server: Server, tmp_path: Path) -> None:
+    server.script(
+        "CREATE TABLE posts (id bigint PRIMARY KEY, at text);"
+        "INSERT INTO posts VALUES (1, '2026-03-10T00:00:00Z'), (2, '2026-03-09T23:59:59+00:00')"
+    )
+    mapping = "messages: {table: posts, key: id, time: {column: at, unit: text}}"
+    totals = observed(server, tmp_path, mapping)
+    assert (totals.stored_messages, totals.messages_today) == (2, 1)
+    server.script("INSERT INTO posts VALUES (3, '2026-03-10T00:30:00+02:00')")
+    server.script("CREATE INDEX posts_id ON posts (id)")
+    with pytest.raises(Misconfigured, match=r"times with an offset .*map a view that has them in UTC"):
+        observed(server, tmp_path, mapping)
+
+
+def test_a_filter_in_capitals_and_an_index_that_leaves_out_the_null(server: Server, tmp_path: Path) -> None:
+    """The columns of a filter are read, however it writes them; a usual partial index finds deletions at once."""
+    server.script("CREATE INDEX ix_gone ON message (deleted_at) WHERE deleted_at IS NOT NULL")
+    mapping = MAPPING.replace("deleted:", "filter: \"CONTENT <> 'a'\"\n  deleted:")
+    totals = observed(server, tmp_path, mapping)
+    assert (totals.stored_messages, totals.messages_today) == (4, 2)
+    said: list[str] = []
+    asyncio.run(check(Source(server.url, "custom", config_file=tmp_path / "mapping.yml"), out=said.append))
+    assert not any("no index" in line for line in said), said
+
+
+def test_an_index_that_is_missing_says_what_that_means_and_a_view_s_are_not_known(
+    server: Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "mapping.yml"
+    path.write_text(MAPPING)
+    said: list[str] = []
+    source = Source(server.url, "custom", config_file=path)
+    asyncio.run(check(source, out=said.append))
+    assert "  there is no index on message (deleted_at): a deletion is seen by the next recount only" in said
+    server.script("CREATE VIEW said AS SELECT * FROM message WHERE content <> 'zzz'")
+    path.write_text(MAPPING.replace("table: message", "table: said").replace(", counter: total_messages", ""))
+    said.clear()
+    assert asyncio.run(check(source, out=said.append)) == ALL_WELL, said
+    assert any(line.startswith("  said is a view: whether an index serves id is not known here") for line in said)
+
+
+SCHEMAS = """
+CREATE SCHEMA "Chat";
+CREATE TABLE "Chat"."Message" ("Id" bigint GENERATED ALWAYS AS IDENTITY, "Sender" uuid, "SentAt" timestamptz NOT NULL)
+    PARTITION BY RANGE ("SentAt");
+CREATE TABLE "Chat".old PARTITION OF "Chat"."Message" FOR VALUES FROM ('2020-01-01') TO ('2026-03-01');
+CREATE TABLE "Chat".new PARTITION OF "Chat"."Message" FOR VALUES FROM ('2026-03-01') TO ('2030-01-01');
+CREATE INDEX ON "Chat"."Message" ("Id");
+CREATE INDEX ON "Chat"."Message" ("SentAt");
+CREATE TABLE people (id uuid PRIMARY KEY);
+CREATE TABLE "Message" (id int);
+INSERT INTO people SELECT ('00000000-0000-0000-0000-00000000000' || i)::uuid FROM generate_series(1, 3) i;
+INSERT INTO "Chat"."Message" ("Sender", "SentAt") SELECT ('00000000-0000-0000-0000-00000000000' || i % 5)::uuid,
+    timestamptz '2026-03-10 11:00:00+00' - i * interval '1 day' FROM generate_series(0, 49) i;
+"""
+PARTITIONED = """
+messages: {table: Chat.Message, key: KEY, time: {column: SentAt, unit: timestamptz}, sender: Sender}
+users: {table: people, id: id}
+"""
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("key", ["Id", "SentAt"])
+async def test_a_partitioned_table_in_a_schema_of_its_own_with_names_in_capitals(
+    postgres: Postgres, tmp_path: Path, key: str
+) -> None:
+    """By a user who has nothing but the rights that a check prints."""
+    other = PostgresqlServer(postgres)
+    other.script(SCHEMAS)
+    path = tmp_path / "mapping.yml"
+    path.write_text(PARTITIONED.replace("KEY", key))
+    role = f"reader_{other.name}"
+    postgres.psql(f"CREATE ROLE {role} LOGIN")
+    source = Source(postgres.url(other.name, role), "custom", config_file=path)
+    said: list[str] = []
+    assert await check(source, out=said.append) == UNCHECKED
+    grants = [line.strip() for line in said if line.strip().startswith("GRANT ")]
+    assert grants, said
+    assert 'GRANT USAGE ON SCHEMA "Chat" TO ' in grants[0]
+    postgres.psql(" ".join(grants), other.name)
+    said.clear()
+    assert await check(source, out=said.append) == ALL_WELL, said
+    clock = NOON
+    engine = Engine(source, State(None), load=1.0, clock=lambda: clock, tail=5)
+    totals = await engine.count()
+    assert (totals.stored_messages, totals.messages_today, totals.registered_users) == (50, 1, 3)
+    assert totals.active_users == {1: 0, 7: 3, 30: 3}
+    for _ in range(3):
+        clock += 70
+        other.script('INSERT INTO "Chat"."Message" ("Sender", "SentAt") VALUES (NULL, \'2026-03-10 12:00:30+00\')')
+        await engine.look()
+    assert (await engine.look()).stored_messages == 53
+    await engine.close()
+    other.close()
+
+
+UNFIT = [
+    ("uuid", "timestamptz", "id", "timestamptz", r"the key id is of type uuid.*the column of time \(key: at\)"),
+    ("text", "timestamptz", "id", "timestamptz", "the key id is of type text"),
+    (
+        "bigint",
+        "timestamptz",
+        "id",
+        "timestamp",
+        "the column at is of type timestamp with time zone: its unit is timestamptz",
+    ),
+    ("bigint", "timestamp", "id", "timestamptz", "its unit is timestamp, with the zone that it is in, not timestamptz"),
+    ("bigint", "timestamp", "id", "ms", "its unit is timestamp, with the zone that it is in, not ms"),
+    ("bigint", "bigint", "id", "timestamptz", "the column at is of type bigint: its unit is s or ms or us"),
+    ("bigint", "uuid", "id", "text", "the column at is of type uuid, which holds no times"),
+]
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize(("id_", "at", "key", "unit", "reason"), UNFIT)
+def test_a_column_of_another_type_is_told_before_anything_is_counted(
+    postgres: Postgres, tmp_path: Path, id_: str, at: str, key: str, unit: str, reason: str
+) -> None:
+    other = PostgresqlServer(postgres)
+    other.script(f"CREATE TABLE posts (id {id_} PRIMARY KEY, at {at})")
+    with pytest.raises(Misconfigured, match=reason):
+        observed(other, tmp_path, f"messages: {{table: posts, key: {key}, time: {{column: at, unit: {unit}}}}}")
+    other.close()
+
+
+@pytest.mark.needs("postgres")
+def test_the_time_is_the_key_where_ids_do_not_grow(postgres: Postgres, tmp_path: Path) -> None:
+    """UUIDs, of whatever version, and keys of several columns."""
+    other = PostgresqlServer(postgres)
+    other.script(
+        "CREATE TABLE posts (room uuid, number int, at timestamptz DEFAULT now(), PRIMARY KEY (room, number));"
+        "CREATE INDEX ON posts (at); INSERT INTO posts SELECT gen_random_uuid(), i % 7, "
+        "timestamptz '2026-03-10 11:00:00+00' - i * interval '1 hour' FROM generate_series(0, 99) i"
+    )
+    mapping = "messages: {table: posts, key: at, time: {column: at, unit: timestamptz}, conversation: room}"
+    totals = observed(other, tmp_path, mapping)
+    assert (totals.stored_messages, totals.messages_today, totals.stored_conversations) == (100, 12, 100)
     other.close()

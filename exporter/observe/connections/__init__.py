@@ -23,6 +23,9 @@ class Snapshot(Protocol):
     async def fetch(self, sql: str) -> Sequence[Row]:
         """Run one statement and return all its rows. Raises SourceError."""
 
+    async def expect_many(self) -> None:
+        """The statements to come compare many rows with whole tables, whatever the database thinks of it."""
+
 
 class Reader(Protocol):
     """One source. At most one connection, at most one reading at a time."""
@@ -46,8 +49,11 @@ class Reader(Protocol):
     async def identity(self) -> dict[str, Any]:
         """What tells this database from another one and from its own restored copy. Raises SourceError."""
 
-    async def columns(self) -> dict[str, set[str]]:
-        """The columns of every table that can be seen. Raises SourceError."""
+    async def columns(self) -> dict[str, dict[str, str]]:
+        """The columns of every table, and their types. Raises SourceError.
+
+        A table goes by its name where that finds it, and by ``schema.name`` where there are schemas.
+        """
 
     async def horizon(self, snapshot: Snapshot) -> tuple[int, int] | None:
         """(oldest transaction that still runs, the next one to come), None where that cannot be told."""

@@ -81,6 +81,10 @@ class _Snapshot:
         rows: Sequence[Row] = await self._connection.fetch(sql, timeout=max(0.05, left))
         return rows
 
+    async def expect_many(self) -> None:
+        """Of a table that was never analysed, one row is expected, and each of a million was compared with each."""
+        await self._connection.execute("SET LOCAL enable_nestloop = off")
+
 
 class PostgresReader:
     """One database on one server."""
@@ -156,18 +160,22 @@ class PostgresReader:
 
         return await self.read(work, LONGEST)
 
-    async def columns(self) -> dict[str, set[str]]:
-        """By the catalog, which shows also what this user may not read; only what the search path finds."""
+    async def columns(self) -> dict[str, dict[str, str]]:
+        """By the catalog, which shows also what this user may not read. A domain's type is the one below it."""
 
-        async def work(snapshot: Snapshot) -> dict[str, set[str]]:
+        async def work(snapshot: Snapshot) -> dict[str, dict[str, str]]:
             rows = await snapshot.fetch(
-                "SELECT c.relname::text, a.attname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid "
+                "SELECT n.nspname::text, c.relname::text, pg_table_is_visible(c.oid), a.attname::text, "
+                "format_type(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END, NULL) "
+                "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid "
                 "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped "
-                "AND pg_table_is_visible(c.oid) AND c.relnamespace <> 'pg_catalog'::regnamespace"
+                "AND n.nspname !~ '^(pg_|information_schema$)'"
             )
-            found: dict[str, set[str]] = {}
-            for table, column in rows:
-                found.setdefault(table, set()).add(column)
+            found: dict[str, dict[str, str]] = {}
+            for schema, table, visible, column, type_ in rows:
+                for name in (f"{schema}.{table}", *([table] if visible else [])):
+                    found.setdefault(name, {})[column] = type_
             return found
 
         return await self.read(work, LONGEST)

@@ -11,7 +11,8 @@ from collections.abc import Mapping as MappingOf
 from exporter.core.errors import Misconfigured
 from exporter.observe.mapping import Table
 
-Columns = MappingOf[str, set[str]]
+Columns = MappingOf[str, MappingOf[str, str]]
+"""Types by column by table."""
 
 
 def require(kind: str, there: Columns, tables: tuple[Table, ...]) -> None:
@@ -19,7 +20,7 @@ def require(kind: str, there: Columns, tables: tuple[Table, ...]) -> None:
     for table in tables:
         if table.name not in there:
             raise Misconfigured(f"this is not a database of {kind} that is known: there is no table {table.name}")
-        missing = sorted(set(table.columns) - there[table.name])
+        missing = sorted(set(table.columns) - set(there[table.name]))
         if missing:
             raise Misconfigured(
                 f"this schema of {kind} is not known: the table {table.name} has no column {', '.join(missing)}"

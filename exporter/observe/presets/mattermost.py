@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from exporter.observe.mapping import Cut, Dialect, Key, Mapping, Region, Table, Time
+from exporter.observe.mapping import Cut, Dialect, Key, Mapping, Region, Rows, Table, Time
 from exporter.observe.presets import Columns, require
 
 TABLES: Final = (
@@ -56,12 +56,12 @@ def mapping(there: Columns, dialect: Dialect) -> Mapping:
         users=f"SELECT COUNT(*) FROM users u WHERE {PEOPLE}",
         conversations="SELECT COUNT(*) FROM channels WHERE deleteat = 0 AND type IN ('O', 'P', 'D', 'G')",
         undone=_deleted,
+        change=Key("updateat", "{a}.updateat", time=Time("{a}.updateat", "ms")),  # a deletion moves it
         meaning=MEANING,
         indexes=(("posts", "createat"), ("posts", "updateat"), ("users", "id"), ("bots", "userid")),
     )
 
 
-def _deleted(tail: Region, target: Region, cut: Cut) -> str:
-    """Posts deleted since; a deletion moves ``updateat``, which has an index."""
-    since = cut.moment // 1000
-    return f"FROM posts e WHERE e.updateat > {since} AND e.deleteat > {since} AND {target('e')} AND {POST}"
+def _deleted(changed: Rows, target: Region, cut: Cut) -> str:
+    """Posts deleted since."""
+    return f"FROM {changed('e')} WHERE e.deleteat > {cut.moment // 1000} AND {target('e')} AND {POST}"

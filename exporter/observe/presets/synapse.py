@@ -10,9 +10,10 @@ Tested in ``tests/observe/test_real_databases.py``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from exporter.observe.mapping import Correction, Cut, Dialect, Key, Lean, Mapping, Region, Table, Time
+from exporter.observe.mapping import Correction, Cut, Dialect, Key, Lean, Mapping, Region, Rows, Table, Time
 from exporter.observe.presets import Columns, require
 
 OLDEST: Final = 72
@@ -57,6 +58,8 @@ VISIBLE: Final = (
 OTHERS: Final = "relation_type IN ('m.replace', 'm.reference')"
 OWN: Final = f"NOT EXISTS (SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id AND r.{OTHERS})"
 """Messages of their own: no edits, no answers to polls."""
+OWN_OF_FEW: Final = f"(SELECT 1 FROM event_relations r WHERE r.event_id = e.event_id AND r.{OTHERS} LIMIT 1) IS NULL"
+"""The same, looked up for each message: PostgreSQL makes no join of it, whatever it thinks of how many there are."""
 SAFE: Final = (
     "SELECT MIN(stream_id) FROM stream_positions WHERE stream_name = 'events' AND stream_id > "
     "(SELECT MAX(stream_id) FROM stream_positions WHERE stream_name = 'events') - 10000"
@@ -85,14 +88,16 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
         ),
         time=time,
         where=f"{VISIBLE} AND {OWN}",
-        weight="CASE WHEN EXISTS (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id) THEN 0 ELSE 1 END",
+        where_of_few=f"{VISIBLE} AND {OWN_OF_FEW}",
+        # With a LIMIT it is looked up: of EXISTS, PostgreSQL may make a hash table of all redactions.
+        weight="CASE WHEN (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id LIMIT 1) = 1 THEN 0 ELSE 1 END",
         writer="e.sender",
         recent=Key("recent", "{a}.origin_server_ts", time=time),
         lean=Lean(
             VISIBLE,
             (
-                Correction("edits", "event_relations", "event_id", _edits, whole=True),
-                Correction("redactions", "redactions", "redacts", _redactions, whole=False),
+                Correction("edits", "event_relations", "event_id", partial(_edits, dialect), whole=True),
+                Correction("redactions", "redactions", "redacts", partial(_redactions, dialect), whole=False),
             ),
         ),
         account=f"SELECT 1 FROM users u WHERE u.name = {{w}} AND {PEOPLE.replace('{u}', 'u')}",
@@ -104,7 +109,7 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
             "SELECT 1 FROM current_state_events t WHERE t.room_id = c.room_id AND t.type = 'm.room.tombstone')"
         ),
         absent={} if statistics else {"stored_conversations": NO_STATISTICS},
-        undone=_redacted,
+        undone=partial(_redacted, dialect),
         safe={"stream_ordering": SAFE},
         meaning=MEANING,
         indexes=(
@@ -119,29 +124,44 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
     )
 
 
-def _edits(chosen: str, below: str) -> str:
-    """Edits and answers to polls. The cross join keeps SQLite's order."""
+def _looked_up(dialect: Dialect, by: str) -> str:
+    """SQL to follow FROM and some rows: their events ``e``, each by its id.
+
+    The cross join keeps SQLite's order, the fence PostgreSQL's: of a table that was never analysed, that expects one
+    row, and compared each event with each of the others.
+    """
+    if dialect.name == "sqlite":
+        return f"CROSS JOIN events e ON e.event_id = {by}"
+    columns = ", ".join(f"e.{name}" for name in TABLES[0].columns)
+    return f"CROSS JOIN LATERAL (SELECT {columns} FROM events e WHERE e.event_id = {by} {dialect.fence}) e"
+
+
+def _edits(dialect: Dialect, chosen: str, below: str) -> str:
+    """Edits and answers to polls."""
     return (
-        f"FROM event_relations k CROSS JOIN events e WHERE {chosen} AND k.{OTHERS} AND e.event_id = k.event_id "
-        f"AND {VISIBLE} AND {below}"
+        f"FROM event_relations k {_looked_up(dialect, 'k.event_id')} "
+        f"WHERE {chosen} AND k.{OTHERS} AND {VISIBLE} AND {below}"
     )
 
 
-def _redactions(chosen: str, below: str) -> str:
+def _redactions(dialect: Dialect, chosen: str, below: str) -> str:
     """Messages that were redacted, once or several times."""
     return (
-        f"FROM (SELECT DISTINCT k.redacts FROM redactions k WHERE {chosen}) d CROSS JOIN events e "
-        f"WHERE e.event_id = d.redacts AND {VISIBLE} AND {OWN} AND {below}"
+        f"FROM (SELECT DISTINCT k.redacts FROM redactions k WHERE {chosen}) d {_looked_up(dialect, 'd.redacts')} "
+        f"WHERE {VISIBLE} AND {OWN_OF_FEW} AND {below}"
     )
 
 
-def _redacted(tail: Region, target: Region, cut: Cut) -> str:
-    """Messages with a redaction in the tail and none among the sealed events. The cross joins keep SQLite's order."""
+def _redacted(dialect: Dialect, changed: Rows, target: Region, cut: Cut) -> str:
+    """Messages with a redaction in the tail and none among the sealed events.
+
+    With their LIMITs, the last subqueries are looked up for each message: never analysed, PostgreSQL would join all
+    redactions with all events instead.
+    """
     sealed = f"ry.stream_ordering <= {cut.lows['stream_ordering']} AND ry.stream_ordering >= {-cut.lows['backfill']}"
     return (
-        "FROM events rx CROSS JOIN redactions x CROSS JOIN events e "
-        f"WHERE {tail('rx')} AND x.event_id = rx.event_id AND e.event_id = x.redacts AND {target('e')} "
-        f"AND {VISIBLE} AND {OWN} "
-        "AND NOT EXISTS (SELECT 1 FROM redactions y JOIN events ry ON ry.event_id = y.event_id "
-        f"WHERE y.redacts = e.event_id AND {sealed})"
+        f"FROM {changed('rx')} CROSS JOIN redactions x {_looked_up(dialect, 'x.redacts')} "
+        f"WHERE x.event_id = rx.event_id AND {target('e')} AND {VISIBLE} "
+        f"AND {OWN_OF_FEW} AND (SELECT 1 FROM redactions y WHERE y.redacts = e.event_id AND "
+        f"(SELECT 1 FROM events ry WHERE ry.event_id = y.event_id AND {sealed} LIMIT 1) = 1 LIMIT 1) IS NULL"
     )

@@ -1,0 +1,96 @@
+"""Does a mapping of one's own fit the columns that are there? What does not gets one line that says what would.
+
+Knows types and values, no connection. Tested in ``tests/observe/test_custom.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+NUMBERS: Final = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+TEXTS: Final = ("text", "character varying", "character")
+_FITTING: Final = {
+    **dict.fromkeys(NUMBERS, ("s", "ms", "us", "flag")),
+    **dict.fromkeys(TEXTS, ("text",)),
+    "timestamp with time zone": ("timestamptz",),
+    "timestamp without time zone": ("timestamp",),
+    "date": ("timestamp",),
+    "boolean": ("flag",),
+    **dict.fromkeys(("uuid", "json", "jsonb", "bytea", "interval", "time without time zone", "inet"), ()),
+}
+"""PostgreSQL's types, and the units of a time in such a column. Of others nothing is known."""
+_UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_PLAUSIBLE: Final = (datetime(1990, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
+_OFFSET: Final = re.compile(r"[+-](?!00:?00$)\d\d(:?\d\d)?$")
+
+
+def key_reason(key: str, type_: str, time: str) -> str | None:
+    """Why a column of this type cannot be the key; None when it may."""
+    if type_ in NUMBERS or type_ not in _FITTING:
+        return None
+    return (
+        f"the key {key} is of type {type_}, which does not grow with the rows as whole numbers do: give a column of "
+        f"whole numbers, or the column of time (key: {time})"
+    )
+
+
+def unit_reason(column: str, type_: str, unit: str) -> str | None:
+    """Why a column of this type cannot hold times (or a flag) in this unit; None when it may."""
+    fitting = _FITTING.get(type_)
+    if fitting is None or unit in fitting:
+        return None
+    if not fitting:
+        return f"the column {column} is of type {type_}, which holds no times"
+    zone = ", with the zone that it is in" if fitting == ("timestamp",) else ""
+    return f"the column {column} is of type {type_}: its unit is {' or '.join(fitting)}{zone}, not {unit}"
+
+
+def value_reason(column: str, value: Any, unit: str) -> str | None:
+    """Why this value of the column is no time in this unit; None when it is one."""
+    numeric = isinstance(value, int | float) or type(value).__name__ == "Decimal"
+    if unit in _UNITS:
+        if not numeric:
+            return f"the column {column} holds {value!r:.40}, which is no number: its unit is text"
+        return None if _plausible(value, unit) else _other_unit(column, value, unit)
+    if unit == "text":
+        if numeric:
+            return _other_unit(column, value, unit) if value else None
+        if _OFFSET.search(str(value)[19:]):
+            return (
+                f"the column {column} holds times with an offset ({value!s:.40}), which do not compare as texts: "
+                "map a view that has them in UTC"
+            )
+    return None
+
+
+def _plausible(value: Any, unit: str) -> bool:
+    return _PLAUSIBLE[0] <= float(value) / _UNITS[unit] <= _PLAUSIBLE[1]
+
+
+def _other_unit(column: str, value: Any, unit: str) -> str | None:
+    """Which unit would make a likely time of it; a column whose times nobody knows is left alone."""
+    likely = [other for other in _UNITS if _plausible(value, other)]
+    return f"the column {column} holds {value}: its unit is {likely[0]}, not {unit}" if likely else None
+
+
+def name_reason(name: str, there: MappingOf[str, Any], kind: str) -> str:
+    """There is no table or column of that name; those that are nearly it."""
+    alike = sorted(other for other in there if _plain(other) == _plain(name))
+    if not alike and kind == "table":
+        alike = sorted(other for other in there if _plain(other).endswith(f".{_plain(name)}"))
+    hint = f"; there is {', '.join(alike[:5])}" if alike else ""
+    return f"no {kind} {name}{hint}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r'["`\[\]]', "", name).lower()
+
+
+def several(value: Any) -> Sequence[str]:
+    """The columns, where a key was given as several."""
+    parts = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else []
+    return [str(part).strip() for part in parts] if len(parts) > 1 else []
