@@ -35,4 +35,30 @@ CODES = {
     "/: bad_frame$/": "blue",
     "/: unknown_type$/": "dark-blue",
 }
+# What everybody does all day: without these, Grafana's fifth series is red.
+COMMANDS = {
+    "/: send$/": "blue",
+    "/: typing$/": "purple",
+    "/: read$/": "light-purple",
+    "/: join$/": "green",
+    "/: leave$/": "yellow",
+    "/: ping$/": "super-light-blue",
+    "/: unknown$/": "dark-orange",
+}
+TYPING = {
+    "/: started$/": "green",
+    "/: stopped: message$/": "blue",
+    "/: stopped: stop$/": "light-blue",
+    "/: stopped: leave$/": "yellow",
+    "/: stopped: disconnect$/": "dark-yellow",
+    "/: stopped: timeout$/": "orange",
+}
+FIGURES = {
+    "/: connections$/": "purple",
+    "/: users$/": "blue",
+    "/: conversations$/": "green",
+    "/: participants$/": "light-blue",
+    "/: typing$/": "yellow",
+    "/: not final$/": "orange",
+}
 HALF = {"/half/": "green", "/9[09] %/": "orange"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from grafana.source import promql as q
 from grafana.source.boards import Row
 from grafana.source.colors import CODES
-from grafana.source.panels import BELOW, NODE, Link, Query, above, lines, named
+from grafana.source.colors import COMMANDS as KINDS
+from grafana.source.panels import NODE, Link, Query, above, lines, named
 
 DATABASE = Link("Database & activity", "messaging-database")
 HEALTH = Link("Cluster & exporter health", "messaging-health")
@@ -21,7 +22,8 @@ COMMANDS = Row(
                 Query(q.speed("messaging_command_duration_seconds_count", "command"), named("{{command}}")),
                 "What clients ask, refused commands included. If one kind multiplies, a client version may be looping.",
                 stacked=True,
-                ranked=BELOW,
+                colors=KINDS,
+                ranked=True,
             ),
             12,
         ),
@@ -32,7 +34,8 @@ COMMANDS = Row(
                 Query(q.quantile(0.99, "messaging_command_duration_seconds", "command"), named("{{command}}")),
                 "From receipt to answer. send, join and read wait for the database; if typing and ping are "
                 "slow too, the event loop lags.",
-                ranked=BELOW,
+                colors=KINDS,
+                ranked=True,
                 link=HEALTH,
             ),
             12,
@@ -46,7 +49,7 @@ COMMANDS = Row(
                 "others are the clients' faults.",
                 stacked=True,
                 colors=CODES,
-                ranked=BELOW,
+                ranked=True,
                 link=DATABASE,
             ),
             12,
@@ -58,7 +61,8 @@ COMMANDS = Row(
                 Query(q.per_minute("messaging_commands_rejected_total", "command"), named("{{command}}")),
                 "unknown: the frame could not be read. If one kind stands out, compare with its codes to the left.",
                 stacked=True,
-                ranked=BELOW,
+                colors=KINDS,
+                ranked=True,
             ),
             12,
         ),

@@ -86,7 +86,13 @@ BOARD = Board(
                         "Active people by window",
                         "short",
                         [
-                            Query(q.database("messaging_active_users", "window"), named("{{window}}")),
+                            *(
+                                Query(
+                                    q.database("messaging_active_users", "window", matchers=f'window="{window}"'),
+                                    named("{{window}}"),
+                                )
+                                for window in ("1d", "7d", "30d")
+                            ),
                             Query(q.database("messaging_registered_users"), named("registered")),
                         ],
                         "Daily, weekly and monthly active people. If 30d falls while registered grows, newcomers do "
@@ -218,6 +224,7 @@ BOARD = Board(
                         "How long a scrape's collectors took; database is one query over some rows per day. If it "
                         "takes more than a second, the database is overloaded.",
                         steps=above((1, "orange")),
+                        ranked=True,
                     ),
                     12,
                 ),

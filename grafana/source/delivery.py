@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
-from grafana.source.colors import CLOSES, HALF, REFUSALS
+from grafana.source.colors import CLOSES, HALF, REFUSALS, TYPING
 from grafana.source.commands import COMMANDS, PRESSURE
-from grafana.source.panels import BELOW, IDLE, NODE, Link, Query, above, figure, judged, lines, named, warmth
+from grafana.source.panels import IDLE, NODE, Link, Query, above, figure, judged, lines, named, warmth
 
 UID = "messaging-delivery"
 DATABASE = Link("Database & activity", "messaging-database")
@@ -33,50 +33,24 @@ BOARD = Board(
                         "Open connections of each node. If one node has far more than the others, the load balancer "
                         "does not spread; how near each is to its limit is under 'Room used' in the overview.",
                     ),
-                    8,
+                    6,
                 ),
                 (
                     lines(
-                        "Opened and ended per second",
+                        "Opened and ended",
                         "cps",
                         [
                             Query(q.speed("messaging_connections_opened_total"), named("opened")),
                             Query(q.speed("messaging_connections_closed_total"), named("ended")),
                         ],
                         "Connections that came and went. When both rise together, clients are being cut off and come "
-                        "back (MessagingReconnectStorm): the reasons are to the right.",
+                        "back (MessagingReconnectStorm): the reasons are below.",
                     ),
-                    8,
+                    6,
                 ),
                 (
                     lines(
-                        "Why connections end",
-                        "cps",
-                        Query(q.speed("messaging_connections_closed_total", "reason"), named("{{reason}}")),
-                        "The server's reason for each end. If heartbeat grows, networks fail; slow_consumer: clients "
-                        "do not read; internal_error: a bug, read the log.",
-                        stacked=True,
-                        colors=CLOSES,
-                        ranked=BELOW,
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Refused connections per minute",
-                        "cpm",
-                        Query(q.per_minute("messaging_connections_rejected_total", "reason"), named("{{reason}}")),
-                        "Attempts refused before the upgrade. If capacity grows, add nodes; unauthenticated: expired "
-                        "or foreign tokens; origin: a web address is missing in --auth.allowed-origins.",
-                        stacked=True,
-                        colors=REFUSALS,
-                        ranked=BELOW,
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "How long connections last",
+                        "Lifetime",
                         "dthms",
                         [
                             Query(q.quantile(0.5, "messaging_connection_duration_seconds"), named("half end within")),
@@ -85,7 +59,7 @@ BOARD = Board(
                         "Lifetime of the connections that ended. If it gathers at one value, something in between has "
                         "a time-out: a proxy's idle limit shows as 60 s.",
                     ),
-                    8,
+                    6,
                 ),
                 (
                     lines(
@@ -101,7 +75,33 @@ BOARD = Board(
                         "health.",
                         link=HEALTH,
                     ),
-                    8,
+                    6,
+                ),
+                (
+                    lines(
+                        "Why connections end",
+                        "cps",
+                        Query(q.speed("messaging_connections_closed_total", "reason"), named("{{reason}}")),
+                        "The server's reason for each end. If heartbeat grows, networks fail; slow_consumer: clients "
+                        "do not read; internal_error: a bug, read the log.",
+                        stacked=True,
+                        colors=CLOSES,
+                        ranked=True,
+                    ),
+                    12,
+                ),
+                (
+                    lines(
+                        "Refused connections per minute",
+                        "cpm",
+                        Query(q.per_minute("messaging_connections_rejected_total", "reason"), named("{{reason}}")),
+                        "Attempts refused before the upgrade. If capacity grows, add nodes; unauthenticated: expired "
+                        "or foreign tokens; origin: a web address is missing in --auth.allowed-origins.",
+                        stacked=True,
+                        colors=REFUSALS,
+                        ranked=True,
+                    ),
+                    12,
                 ),
             ],
         ),
@@ -121,8 +121,8 @@ BOARD = Board(
                                 )
                             )
                         ),
-                        "The objective is 99 %. When it is lower, the two time panels to the right say whether it is "
-                        "becoming durable that takes long, or handing out. 'Idle' when nobody sends.",
+                        "The objective is 99 %. When it is lower, 'Time by path' and 'Becoming durable' say whether "
+                        "becoming durable takes long, or handing out. 'Idle' when nobody sends.",
                         steps=judged((0, "red"), (0.95, "orange"), (0.99, "green")),
                         words=IDLE,
                         decimals=1,
@@ -152,8 +152,26 @@ BOARD = Board(
                         "the broker's lag; if both are, look at 'Becoming durable'.",
                         steps=above((0.25, "red")),
                         link=HEALTH,
+                        ranked=True,
                     ),
-                    6,
+                    12,
+                ),
+                (
+                    lines(
+                        "Messages per second",
+                        "mps",
+                        [
+                            Query(q.speed("messaging_messages_accepted_total"), named("accepted")),
+                            Query(q.speed("messaging_deliveries_total"), named("delivered")),
+                            Query(q.speed("messaging_deliveries_dropped_total"), named("dropped")),
+                            Query(q.speed("messaging_read_receipts_total"), named("read")),
+                        ],
+                        "Stored, handed to recipients, dropped because the recipient was being cut off, marked as "
+                        "read. If dropped is more than 1 %, look at the slow consumers.",
+                        colors={"/: dropped$/": "red", "/: accepted$/": "blue", "/: delivered$/": "green"},
+                        ranked=True,
+                    ),
+                    12,
                 ),
                 (
                     lines(
@@ -169,23 +187,7 @@ BOARD = Board(
                         colors=HALF,
                         link=DATABASE,
                     ),
-                    6,
-                ),
-                (
-                    lines(
-                        "Messages per second",
-                        "mps",
-                        [
-                            Query(q.speed("messaging_messages_accepted_total"), named("accepted")),
-                            Query(q.speed("messaging_deliveries_total"), named("delivered")),
-                            Query(q.speed("messaging_deliveries_dropped_total"), named("dropped")),
-                            Query(q.speed("messaging_read_receipts_total"), named("read")),
-                        ],
-                        "Stored, handed to recipients, dropped because the recipient was being cut off, marked as "
-                        "read. If dropped is more than 1 %, look at the slow consumers.",
-                        colors={"/: dropped$/": "red", "/: accepted$/": "blue", "/: delivered$/": "green"},
-                    ),
-                    8,
+                    12,
                 ),
                 (
                     lines(
@@ -198,7 +200,7 @@ BOARD = Board(
                         "Connections on one node that a message went to. When it jumps, a very large conversation has "
                         "become busy: expect more deliveries and more memory.",
                     ),
-                    8,
+                    12,
                 ),
                 (
                     lines(
@@ -208,7 +210,7 @@ BOARD = Board(
                         "How long messages wait for their readers. It is about people; if it jumps at once, check "
                         "whether deliveries work.",
                     ),
-                    8,
+                    12,
                 ),
             ],
         ),
@@ -225,8 +227,9 @@ BOARD = Board(
                             Query(q.speed("messaging_leaves_total", "reason"), named("left: {{reason}}")),
                         ],
                         "Participants that came and went. If leaves by disconnect jump, look at why connections end.",
+                        ranked=True,
                     ),
-                    6,
+                    12,
                 ),
                 (
                     lines(
@@ -238,8 +241,10 @@ BOARD = Board(
                         ],
                         "Healthy typing ends with a message or a stop. If most ends by timeout, clients do not send "
                         "stop.",
+                        colors=TYPING,
+                        ranked=True,
                     ),
-                    6,
+                    12,
                 ),
                 (
                     lines(
@@ -252,7 +257,7 @@ BOARD = Board(
                         "goes on rising, follow the runbook of MessagingTypingStuck.",
                         steps=above((60, "red")),
                     ),
-                    6,
+                    12,
                 ),
                 (
                     lines(
@@ -261,7 +266,7 @@ BOARD = Board(
                         Query(q.total("messaging_typing_users", "instance"), NODE),
                         "People typing on each node. If it does not fall when traffic does, something is stuck.",
                     ),
-                    6,
+                    12,
                 ),
             ],
         ),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
-from grafana.source.panels import BELOW, NODE, Query, above, figure, judged, lines, named, states
+from grafana.source.colors import FIGURES
+from grafana.source.oncall import INSTANCE, JOB
+from grafana.source.panels import NODE, Query, above, figure, judged, lines, named, states
 from grafana.source.tables import Column, rows_of
 
 UID = "messaging-health"
@@ -50,10 +52,10 @@ BOARD = Board(
                         "Version of each node, and its Python. If versions differ for long, a deploy has stopped "
                         "half-way.",
                         [
-                            Column("Instance", label="instance"),
-                            Column("Version", label="version", expr=PYTHON),
-                            Column("Python", label="python"),
-                            Column("Job", label="job"),
+                            INSTANCE,
+                            Column("Version", label="version", expr=PYTHON, width=75),
+                            Column("Python", label="python", width=70),
+                            JOB,
                         ],
                         none="no nodes",
                         hidden=("major", "minor"),
@@ -78,6 +80,17 @@ BOARD = Board(
                 ),
                 (
                     lines(
+                        "Age of the figures",
+                        "dthms",
+                        Query(q.age("messaging_cluster_snapshot_timestamp_seconds"), NODE),
+                        "Since each node last saw the cluster: at most some seconds more than the scrape interval. If "
+                        "a node's grows, it is cut off: follow the runbook of MessagingClusterSnapshotStale.",
+                        steps=above((120, "red")),
+                    ),
+                    6,
+                ),
+                (
+                    lines(
                         "Distinct over all nodes",
                         "short",
                         [
@@ -91,19 +104,10 @@ BOARD = Board(
                         "Somebody on two nodes counts once. While 'not final' is above 0, nodes come, go or may be "
                         "missing: if it stays so, follow the runbook of MessagingClusterUnsettled. If there is no "
                         "data, no node knows: look at the broker.",
+                        colors=FIGURES,
+                        ranked=True,
                     ),
-                    6,
-                ),
-                (
-                    lines(
-                        "Age of the figures",
-                        "dthms",
-                        Query(q.age("messaging_cluster_snapshot_timestamp_seconds"), NODE),
-                        "Since each node last saw the cluster: at most some seconds more than the scrape interval. If "
-                        "a node's grows, it is cut off: follow the runbook of MessagingClusterSnapshotStale.",
-                        steps=above((120, "red")),
-                    ),
-                    6,
+                    12,
                 ),
                 (
                     states(
@@ -129,7 +133,7 @@ BOARD = Board(
                         "frames are dropped while the broker is up, follow the runbook of "
                         "MessagingBrokerFramesDropped.",
                     ),
-                    12,
+                    9,
                 ),
                 (
                     lines(
@@ -144,7 +148,7 @@ BOARD = Board(
                         "MessagingBrokerLag.",
                         steps=above((0.25, "red")),
                     ),
-                    12,
+                    9,
                 ),
             ],
             collapsed=True,
@@ -168,7 +172,7 @@ BOARD = Board(
                         steps=judged((0, "green"), (1, "red")),
                         stacked=True,
                     ),
-                    12,
+                    8,
                 ),
                 (
                     lines(
@@ -177,23 +181,23 @@ BOARD = Board(
                         [
                             Query(
                                 q.excess("messaging_typing_users", "messaging_participants"),
-                                f"{NODE}: typing above participants",
+                                f"{NODE}: typing > participants",
                             ),
                             Query(
                                 q.excess("messaging_connected_users", "messaging_active_connections"),
-                                f"{NODE}: users above connections",
+                                f"{NODE}: users > connections",
                             ),
                             Query(
                                 q.excess("messaging_active_conversations", "messaging_participants"),
-                                f"{NODE}: conversations above participants",
+                                f"{NODE}: conversations > participants",
                             ),
                         ],
                         "By how much figures of one scrape contradict each other: always 0. If not, follow the "
                         "runbook of MessagingInvariantBroken.",
                         steps=above((1, "red")),
-                        ranked=BELOW,
+                        ranked=True,
                     ),
-                    12,
+                    16,
                 ),
             ],
         ),
@@ -212,9 +216,31 @@ BOARD = Board(
                         "How late timers ran. If it rises together with the CPU, the node is full; without, something "
                         "blocks the loop.",
                         steps=above((0.25, "red")),
-                        ranked=BELOW,
+                        ranked=True,
                     ),
-                    6,
+                    12,
+                ),
+                (
+                    lines(
+                        "Failures",
+                        "cpm",
+                        [
+                            Query(
+                                q.per_minute("messaging_background_failures_total", "instance", "task"),
+                                f"{NODE}: {{{{task}}}}",
+                            ),
+                            Query(
+                                q.per_minute("messaging_worker_restarts_total", "instance"),
+                                f"{NODE}: worker",
+                            ),
+                        ],
+                        "Background tasks that ended with a defect of the server, and workers that died, each started "
+                        "again, per minute. If it is not 0, the log has the trace, the exit code or the signal: report "
+                        "it, or follow the runbook of MessagingRestartLoop.",
+                        colors={"/.*/": "red"},
+                        ranked=True,
+                    ),
+                    12,
                 ),
                 (
                     lines(
@@ -224,7 +250,7 @@ BOARD = Board(
                         "Share of one core. One event loop uses one core: if it nears 100 %, add a node.",
                         steps=above((0.7, "orange"), (0.9, "red")),
                     ),
-                    6,
+                    8,
                 ),
                 (
                     lines(
@@ -236,7 +262,7 @@ BOARD = Board(
                         "Resident memory: some 15 KiB per idle connection. If it rises while connections do not, "
                         "something leaks: compare with 'Drift'.",
                     ),
-                    6,
+                    8,
                 ),
                 (
                     lines(
@@ -246,7 +272,27 @@ BOARD = Board(
                         "Open files; each connection is one. If they near the process' limit ('Room used' in the "
                         "overview), raise LimitNOFILE.",
                     ),
-                    6,
+                    8,
+                ),
+                (
+                    lines(
+                        "Scrape time",
+                        "s",
+                        Query(q.ours(q.of("scrape_duration_seconds")), NODE),
+                        "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
+                        "slow or the loop lags.",
+                    ),
+                    12,
+                ),
+                (
+                    lines(
+                        "Samples",
+                        "short",
+                        Query(q.ours(q.of("scrape_samples_scraped")), NODE),
+                        "The number of series hardly ever changes: no label carries a user, conversation or address. "
+                        "If it grows, report a bug.",
+                    ),
+                    12,
                 ),
                 (
                     lines(
@@ -258,6 +304,7 @@ BOARD = Board(
                         ),
                         "Python's collector. If generation 2 runs often, pauses grow with the number of connections: "
                         "compare with the event loop lag.",
+                        ranked=True,
                     ),
                     12,
                 ),
@@ -278,50 +325,9 @@ BOARD = Board(
                             ),
                         ],
                         "Objects in reference cycles. If uncollectable is not 0, memory leaks.",
+                        ranked=True,
                     ),
                     12,
-                ),
-                (
-                    lines(
-                        "Scrape time",
-                        "s",
-                        Query(q.ours(q.of("scrape_duration_seconds")), NODE),
-                        "How long Prometheus waited for /metrics. If it nears the scrape time-out, the database is "
-                        "slow or the loop lags.",
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Samples",
-                        "short",
-                        Query(q.ours(q.of("scrape_samples_scraped")), NODE),
-                        "The number of series hardly ever changes: no label carries a user, conversation or address. "
-                        "If it grows, report a bug.",
-                    ),
-                    8,
-                ),
-                (
-                    lines(
-                        "Failures",
-                        "cpm",
-                        [
-                            Query(
-                                q.per_minute("messaging_background_failures_total", "instance", "task"),
-                                f"{NODE}: {{{{task}}}}",
-                            ),
-                            Query(
-                                q.per_minute("messaging_worker_restarts_total", "instance"),
-                                f"{NODE}: worker",
-                            ),
-                        ],
-                        "Background tasks that ended with a defect of the server, and workers that died, each started "
-                        "again, per minute. If it is not 0, the log has the trace, the exit code or the signal: report "
-                        "it, or follow the runbook of MessagingRestartLoop.",
-                        colors={"/.*/": "red"},
-                        ranked=BELOW,
-                    ),
-                    8,
                 ),
             ],
         ),

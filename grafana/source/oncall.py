@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from grafana.source import promql as q
@@ -16,6 +17,9 @@ ONE_NODE: Final = (
     "&var-job=${__data.fields.Job}&var-instance=${__value.raw}"
 )
 OURS: Final = 'alertname=~"Messaging.+"'
+# As wide as an IPv4 address with its port, and as "messaging".
+INSTANCE: Final = Column("Instance", label="instance", least=115)
+JOB: Final = Column("Job", label="job", least=85)
 _FIRING: Final = (
     f"{q.recorded('ALERTS_FOR_STATE')[:-1]}, {OURS}}} and ignoring (alertstate) "
     f'{q.recorded("ALERTS")[:-1]}, {OURS}, alertstate="firing"}}'
@@ -23,22 +27,22 @@ _FIRING: Final = (
 
 FIRING: Final = rows_of(
     "What fires",
-    "Alerts of this project that fire now, since when, and on what. If there is one, its name is the link to its "
-    "runbook: what it means, what to look at, what to do.",
+    "Alerts of this project that fire now, for how long, and on what; the newest first. If there is one, its name is "
+    "the link to its runbook: what it means, what to look at, what to do.",
     [
-        Column("Alert", label="alertname", url=f"{RUNBOOKS}/${{__value.raw}}.md", link="Runbook", width=215),
+        Column("Alert", label="alertname", url=f"{RUNBOOKS}/${{__value.raw}}.md", link="Runbook", width=225),
         Column(
             "Severity",
             label="severity",
             words={"critical": ("critical", "red"), "warning": ("warning", "orange"), "info": ("info", "blue")},
             width=75,
         ),
-        Column("Since", expr=f"1000 * ({_FIRING})", unit="dateTimeFromNow", width=140),
-        Column("Instance", label="instance"),
-        Column("Job", label="job"),
+        Column("Lasts", expr=f"time() - ({_FIRING})", unit="dthms", width=100),
+        INSTANCE,
+        JOB,
     ],
     none="Nothing fires.",
-    sort=("Since", True),
+    sort=("Lasts", False),
 )
 
 NODES: Final = rows_of(
@@ -47,19 +51,18 @@ NODES: Final = rows_of(
     "down, follow the runbook of MessagingDown; if 'Sees' is less than the nodes that there are, they do not know each "
     "other: see MessagingClusterNodesMismatch.",
     [
-        Column("Instance", label="instance", url=ONE_NODE, link="Choose this node"),
+        replace(INSTANCE, url=ONE_NODE, link="Choose this node"),
         Column("State", expr=q.up(), words={"0": ("down", "red"), "1": ("up", "green")}, width=65),
-        Column("Connections", expr=q.of("messaging_active_connections"), unit="locale", width=105),
-        Column("People", expr=q.of("messaging_connected_users"), unit="locale", width=75),
-        Column("Sees", expr=q.of("messaging_cluster_nodes"), unit="locale", width=60),
+        Column("Connections", expr=q.of("messaging_active_connections"), unit="locale", width=100),
+        Column("Sees", expr=q.of("messaging_cluster_nodes"), unit="locale", width=55),
         Column(
             "Uptime",
             expr=q.ours(f"(time() - {q.of('process_start_time_seconds')})"),
             unit="dthms",
             steps=judged((0, "orange"), (600, "green")),
-            width=110,
+            width=100,
         ),
-        Column("Job", label="job"),
+        JOB,
     ],
     none="not known",
     sort=("State", False),

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import common as c
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
 from grafana.source.oncall import FIRING, NODES
-from grafana.source.panels import BESIDE, IDLE, NEUTRAL, NODE, Link, Query, above, bars, figure, judged, lines, named
+from grafana.source.panels import IDLE, NEUTRAL, NODE, Link, Query, above, bars, figure, judged, lines, named
 
 DELIVERY = Link("Connections & delivery", "messaging-delivery")
 DATABASE = Link("Database & activity", "messaging-database")
@@ -27,7 +27,7 @@ _ACCEPTED = q.speed("messaging_messages_accepted_total", now=True)
 # word or two then, one of five for the longer ones. tests/grafana/test_titles.py reckons it.
 STATE = Row(
     "",
-    4,
+    3,
     [
         (
             figure(
@@ -53,8 +53,8 @@ STATE = Row(
                 "Down",
                 "none",
                 Query(q.down(), "{{cluster}} {{instance}}"),
-                "The nodes that do not answer, by name. If there is one, log in there, and follow the runbook of "
-                "MessagingDown.",
+                "The nodes that do not answer: up to three by name, more by number; all are in the table below. If "
+                "there is one, log in there, and follow the runbook of MessagingDown.",
                 steps=judged((0, "green"), (1, "red")),
                 link=HEALTH,
                 text=c.BigValueTextMode.NAME,
@@ -276,10 +276,10 @@ TROUBLE = Row(
                     "/: connections cut off$/": "dark-orange",
                     "/: deliveries dropped$/": "purple",
                 },
-                ranked=BESIDE,
+                ranked=True,
                 link=DELIVERY,
             ),
-            12,
+            11,
         ),
         (
             lines(
@@ -288,22 +288,22 @@ TROUBLE = Row(
                 [
                     Query(
                         f"{q.recorded(f'job:messaging_delivery_slow:ratio_rate{window}')} / {BUDGET}",
-                        named(words),
+                        named(window),
                     )
-                    for window, words in (("5m", "5 min"), ("1h", "1 h"), ("6h", "6 h"))
+                    for window in ("5m", "1h", "6h")
                 ],
                 "How fast the objective's budget is used: at 1 it lasts exactly its 30 days, at 14.4 an hour takes 2 % "
                 "of it. If the hour stays above 14.4, MessagingDeliverySlow fires; the six hours above 6, "
                 "MessagingDeliverySlowBurn.",
                 steps=above((1, "orange"), (14.4, "red")),
                 colors={
-                    "/: 5 min$/": NEUTRAL,
-                    "/: 1 h$/": "orange",
-                    "/: 6 h$/": "blue",
+                    "/: 5m$/": NEUTRAL,
+                    "/: 1h$/": "orange",
+                    "/: 6h$/": "blue",
                 },
                 link=DELIVERY,
             ),
-            6,
+            7,
         ),
         (
             bars(
@@ -338,5 +338,5 @@ BOARD = Board(
     "messaging-overview",
     "Messaging overview",
     "One screen for everyone, on call first: what fires, is it up, who is there, does it flow, does it fail.",
-    [STATE, LIVE, Row("", 5, [(FIRING, 12), (NODES, 12)]), FLOW, TROUBLE],
+    [STATE, LIVE, Row("", 6, [(FIRING, 13), (NODES, 11)]), FLOW, TROUBLE],
 )

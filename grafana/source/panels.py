@@ -37,8 +37,6 @@ NEUTRAL: Final = "#8e8e8e"
 """The colour of what is not known: grey, neither good nor bad. Grafana gives a tile without data its base step's."""
 GOOD: Final[Steps] = ((None, "green"),)
 PLAIN: Final[Steps] = ((None, NEUTRAL), (0, "blue"))
-BELOW: Final = c.LegendPlacement.BOTTOM
-BESIDE: Final = c.LegendPlacement.RIGHT
 # How far an axis goes at least, by unit: all zero is a flat line at the bottom of a small scale, not of 0 to 100.
 AT_LEAST: Final = {
     "short": 5, "locale": 5, "none": 5, "s": 0.01, "dthms": 60, "mps": 1, "ops": 1, "cps": 1, "opm": 1, "cpm": 1,
@@ -143,7 +141,7 @@ def figure(
     """One big number, as it is now; ``words`` replaces values by (word, colour).
 
     The number itself is the link: an icon for it would take a quarter of a narrow tile's title. Several series are
-    told with their names; ``stacked`` one below the other, where the names are long.
+    told with their names; ``stacked`` one below the other in a size that can be read, where the names are long.
     """
     queries = [queries] if isinstance(queries, Query) else queries
     panel = begun(stat.Panel(), title, unit, queries, description, steps, instant=True)
@@ -158,6 +156,9 @@ def figure(
             panel.override_by_query(letter, [d.DynamicConfigValue(id_val="unit", value=f"prefix:{query.prefix} ")])
     if stacked:
         panel.orientation(c.VizOrientation.HORIZONTAL)
+        # What Grafana chooses by itself leaves a name that is longer than its number some seven pixels.
+        name, number = (16, 16) if text == c.BigValueTextMode.NAME else (14, 18)
+        panel.text(common.VizTextDisplayOptions().title_size(name).value_size(number))
     if link is not None:
         panel.data_links([dashboard.DashboardLink(link.title).url(link.url)])
     if decimals is not None:
@@ -180,13 +181,13 @@ def lines(
     link: Link | None = None,
     colors: Mapping[str, str] | None = None,
     dashed: Sequence[str] = (),
-    ranked: c.LegendPlacement | None = None,
+    ranked: bool = False,
 ) -> AnyPanel:
     """A course over time. Thresholds are drawn when there are any.
 
     ``colors`` are patterns of series and what they mean; ``dashed`` patterns of series to compare with, drawn as such.
-    ``ranked``, below or beside the course: the legend is a table, the highest latest value first, for panels in which
-    one of many series may be the culprit.
+    ``ranked``: the legend is a table beside the course, the highest latest value first, for panels in which one of
+    many series may be the culprit.
     """
     queries = [queries] if isinstance(queries, Query) else queries
     panel = begun(timeseries.Panel(), title, unit, queries, description, steps, instant=False)
@@ -219,14 +220,14 @@ def lines(
     return panel
 
 
-def _legend(ranked: c.LegendPlacement | None) -> common.VizLegendOptions:
-    legend = common.VizLegendOptions().placement(ranked or BELOW).show_legend(True)
-    if ranked is None:
-        return legend.display_mode(c.LegendDisplayMode.LIST)
-    # Beside a course there is room for the names and one figure. "last" is empty where a course has ended;
-    # "lastNotNull" would say an old figure as if it were now.
-    calculations = ["last"] if ranked == BESIDE else ["last", "max"]
-    return legend.display_mode(c.LegendDisplayMode.TABLE).calcs(calculations).sort_by("Last").sort_desc(True)
+def _legend(ranked: bool) -> common.VizLegendOptions:
+    legend = common.VizLegendOptions().show_legend(True)
+    if not ranked:
+        return legend.placement(c.LegendPlacement.BOTTOM).display_mode(c.LegendDisplayMode.LIST)
+    # Below a course there is room for two rows of many. "last" is empty where a course has ended; "lastNotNull" would
+    # say an old figure as if it were now.
+    legend.placement(c.LegendPlacement.RIGHT).display_mode(c.LegendDisplayMode.TABLE)
+    return legend.calcs(["last"]).sort_by("Last").sort_desc(True)
 
 
 def warmth(title: str, unit: str, query: Query, description: str, link: Link | None = None) -> AnyPanel:
@@ -279,6 +280,7 @@ def bars(
     """How full something is, now."""
     panel = begun(bargauge.Panel(), title, unit, queries, description, steps, instant=True)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0).max(maximum).no_value(none)
+    panel.decimals(1)
     if link is not None:
         panel.data_links([dashboard.DashboardLink(link.title).url(link.url)])
     panel.orientation(c.VizOrientation.HORIZONTAL).display_mode(c.BarGaugeDisplayMode.BASIC)

@@ -21,6 +21,9 @@ NODE: Final = ("instance", "pod", "node", "host")
 # Two scrape intervals of a minute, the longest in common use: younger is fresh.
 FRESH_SECONDS: Final = 120
 
+NAMED: Final = 3
+"""How many names one below the other can be read in a tile."""
+
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "messaging_active_users": ("window",),
     "messaging_background_failures_total": ("task",),
@@ -224,11 +227,18 @@ def up_of_all() -> str:
 
 
 def down() -> str:
-    """1 for each node that is down; 0 called ``none`` for an installation without such a node."""
+    """1 for each node that is down, or for "4 nodes" where they are more than a tile has room for.
+
+    0 called ``none`` for an installation without such a node.
+    """
     drop = ", ".join(NODE)
+    dead = f"sum without ({drop}) (1 - {up()})"
+    few = f"1 - ({up()} == 0) unless ignoring ({drop}) ({dead} > {NAMED})"
+    number = _told(f'count_values without ({drop}) ("down", {dead} > {NAMED})', "of", "nodes")
+    many = f'label_join({number}, "instance", " ", "down", "of")'
     well = f"group without ({drop}) ({up()}) unless group without ({drop}) ({up()} == 0)"
     none = _told(f"0 * ({well})", "instance", "none")
-    return f"1 - ({up()} == 0) or {none} or {_told(f'-1 * absent({up()})', 'instance', 'not known')}"
+    return f"{few} or {many} or {none} or {_told(f'-1 * absent({up()})', 'instance', 'not known')}"
 
 
 def _told(series: str, label: str, text: str) -> str:

@@ -16,11 +16,11 @@ each = partial(figure, text=c.BigValueTextMode.VALUE_AND_NAME, stacked=True)
 NAMED = f"{NODE} {{{{source}}}}"
 
 
-def total(metric: str) -> str:
+def total(metric: str, matchers: str = "") -> str:
     """A figure of each source, by whoever observes it; who is not observed has no ``messaging_source_up``."""
     ignored = [label for label in q.own(metric) if label != "source"]
     ignoring = f" ignoring ({', '.join(ignored)})" if ignored else ""
-    return f"{q.of(metric)} and{ignoring} {q.of('messaging_source_up')}"
+    return f"{q.of(metric, matchers)} and{ignoring} {q.of('messaging_source_up')}"
 
 
 BOARD = Board(
@@ -41,7 +41,7 @@ BOARD = Board(
                         "Messages that exist, as the kind of the database defines them. 'Not known' when it is "
                         "counted for the first time, or cannot be read.",
                     ),
-                    6,
+                    12,
                 ),
                 (
                     each(
@@ -50,7 +50,7 @@ BOARD = Board(
                         Query(total("messaging_stored_conversations"), NAMED),
                         "Rooms, channels and pairs of people. If it jumps, some client makes them in a loop.",
                     ),
-                    6,
+                    12,
                 ),
                 (
                     each(
@@ -59,7 +59,7 @@ BOARD = Board(
                         Query(total("messaging_registered_users"), NAMED),
                         "Accounts. 'Not known' when they are kept outside of the database.",
                     ),
-                    6,
+                    12,
                 ),
                 (
                     each(
@@ -69,18 +69,29 @@ BOARD = Board(
                         "Messages that exist and were sent since 00:00 UTC. If it stands still in the day, look at the "
                         "server.",
                     ),
-                    6,
+                    12,
                 ),
+            ],
+        ),
+        Row(
+            "",
+            4,
+            [
                 (
                     each(
-                        "Active people",
+                        f"Active within {days}",
                         "locale",
-                        Query(total("messaging_active_users"), f"{NAMED} {{{{window}}}}"),
-                        "Registered people who wrote on one of the last 1, 7, 30 UTC days, today included. If 1d is "
-                        "low, it may be early in the UTC day.",
+                        Query(total("messaging_active_users", f'window="{window}"'), NAMED),
+                        f"Registered people who wrote on {when}, today included. If it is low, it may be early in the "
+                        "UTC day.",
                     ),
-                    24,
-                ),
+                    8,
+                )
+                for window, days, when in (
+                    ("1d", "a day", "this UTC day"),
+                    ("7d", "7 days", "one of the last 7 UTC days"),
+                    ("30d", "30 days", "one of the last 30 UTC days"),
+                )
             ],
         ),
         Row(
@@ -95,20 +106,7 @@ BOARD = Board(
                         "If it falls, somebody deletes, or messages expire.",
                         minimum=None,
                     ),
-                    8,
-                ),
-                (
-                    lines(
-                        "People by window",
-                        "short",
-                        [
-                            Query(total("messaging_active_users"), f"{NAMED} {{{{window}}}}"),
-                            Query(total("messaging_registered_users"), f"{NAMED} registered"),
-                        ],
-                        "Daily, weekly and monthly active people. If 30d falls while registered grows, newcomers do "
-                        "not stay.",
-                    ),
-                    8,
+                    12,
                 ),
                 (
                     lines(
@@ -117,7 +115,24 @@ BOARD = Board(
                         Query(total("messaging_messages_today"), NAMED),
                         "Rises through the UTC day and starts anew at midnight. If it falls before, somebody deletes.",
                     ),
-                    8,
+                    12,
+                ),
+                (
+                    lines(
+                        "People by window",
+                        "short",
+                        [
+                            *(
+                                Query(total("messaging_active_users", f'window="{window}"'), f"{NAMED} {{{{window}}}}")
+                                for window in ("1d", "7d", "30d")
+                            ),
+                            Query(total("messaging_registered_users"), f"{NAMED} registered"),
+                        ],
+                        "Daily, weekly and monthly active people. If 30d falls while registered grows, newcomers do "
+                        "not stay.",
+                        ranked=True,
+                    ),
+                    24,
                 ),
             ],
         ),
@@ -181,6 +196,12 @@ BOARD = Board(
                     ),
                     16,
                 ),
+            ],
+        ),
+        Row(
+            "",
+            4,
+            [
                 (
                     each(
                         "Last full count",
@@ -190,7 +211,7 @@ BOARD = Board(
                         "of MessagingSourceRecountOverdue.",
                         steps=judged((0, "green")),
                     ),
-                    6,
+                    12,
                 ),
                 (
                     each(
@@ -200,7 +221,7 @@ BOARD = Board(
                         "How often everything is to be counted again. If that is too seldom for what expires, set "
                         "--source.recount-interval.",
                     ),
-                    6,
+                    12,
                 ),
                 (
                     each(
@@ -209,7 +230,7 @@ BOARD = Board(
                         Query(q.least("messaging_source_count_progress_ratio", "instance", "source"), NAMED),
                         "How much of the full count is done; 100 % when none is under way.",
                     ),
-                    6,
+                    12,
                 ),
                 (
                     each(
@@ -221,7 +242,7 @@ BOARD = Board(
                         "MessagingSourceCountersInaccurate.",
                         steps=judged((0, "green"), (1, "orange")),
                     ),
-                    6,
+                    12,
                 ),
             ],
         ),

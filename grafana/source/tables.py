@@ -13,6 +13,8 @@ from grafana_foundation_sdk.models import prometheus as p
 from grafana.source.panels import GOOD, SOURCE, AnyPanel, Link, Steps, Words, begun, link_to
 from grafana.source.promql import nameless
 
+LEAST: Final = 80
+"""Pixels of a column that says nothing else: a label that tells installations apart. Grafana's own are 150."""
 # What Prometheus' discoveries add to every target, and tells nobody anything here.
 NOISE: Final = ("Time", "__name__", "alertstate", "container", "endpoint", "prometheus", "service")
 
@@ -32,6 +34,8 @@ class Column:
     link: str = ""
     """What that link is called."""
     width: int = 0
+    """In pixels; the columns without one share what is left, each having ``least`` of them."""
+    least: int = 0
     decimals: int | None = None
 
     def properties(self) -> list[d.DynamicConfigValue]:
@@ -56,6 +60,8 @@ class Column:
             found.append(("links", [{"title": self.link, "url": self.url, "targetBlank": self.url.startswith("http")}]))
         if self.width:
             found.append(("custom.width", self.width))
+        if self.least:
+            found.append(("custom.minWidth", self.least))
         return [d.DynamicConfigValue(id_val=name, value=value) for name, value in found]
 
 
@@ -75,7 +81,7 @@ def rows_of(
     Labels without a column of their own follow behind, so that what tells two installations apart is seen, whatever it
     is called; ``hidden`` ones do not. ``sort`` is a column's title, and whether the highest comes first.
     """
-    panel = begun(table.Panel(), title, "short", [], description, GOOD, instant=True).no_value(none)
+    panel = begun(table.Panel(), title, "short", [], description, GOOD, instant=True).no_value(none).min_width(LEAST)
     if link is not None:
         panel.links([link_to(link)])
     asked = [column for column in columns if column.expr]

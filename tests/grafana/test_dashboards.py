@@ -243,6 +243,14 @@ def test_where_one_of_many_may_be_the_culprit_the_legend_is_a_table_with_the_hig
             assert legend["calcs"][0] == "last", "of a course that has ended, the last figure is none, not an old one"
 
 
+@each_board
+def test_names_beside_numbers_are_large_enough_to_read(board: str) -> None:
+    """Grafana gives a name that is longer than its number a few pixels, unless it is told how many."""
+    for panel in numbers(board):
+        if panel["options"].get("orientation") == "horizontal":
+            assert panel["options"]["text"]["titleSize"] >= 12, panel["title"]
+
+
 def test_a_legend_that_does_not_fit_is_a_table_with_the_highest_first() -> None:
     """So that the node or task that fails is not below the fold."""
     health = {panel["title"]: panel for panel in panels("messaging-health")}

@@ -14,7 +14,8 @@ from tests.servers.prometheus import Prometheus, hurried, until
 
 pytestmark = pytest.mark.needs("prometheus")
 
-OF_THE_DATABASE = {"Messages", "Conversations", "Registered", "Sent today", "Active people", "Wrong counters"}
+ACTIVE = {"Active within a day", "Active within 7 days", "Active within 30 days"}
+OF_THE_DATABASE = {"Messages", "Conversations", "Registered", "Sent today", "Wrong counters"} | ACTIVE
 LATER = {"What the last recount corrected"}  # a first count has nothing to correct
 TILES = {panel["title"]: panel for panel in panels(OBSERVED) if panel["type"] in ("stat", "bargauge")}
 

@@ -14,7 +14,7 @@ import yaml
 from exporter.simulate import SimulateOptions, simulate
 from tests.grafana.boards import BOARDS, OBSERVED, panels, targets
 from tests.servers.exporter import WS, Exporter
-from tests.servers.prometheus import Prometheus, hurried, until
+from tests.servers.prometheus import Prometheus, free_port, hurried, until
 
 pytestmark = pytest.mark.needs("prometheus")
 
@@ -249,3 +249,21 @@ async def test_two_installations_with_equal_jobs_and_instances_stay_apart_everyw
             assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] == "err"} == {}
         finally:
             await prometheus.stop()
+
+
+async def test_nodes_that_are_down_are_named_as_long_as_their_names_can_be_read(tmp_path: Path) -> None:
+    few, many = ([f"127.0.0.1:{free_port()}" for _ in range(number)] for number in (3, 4))
+    prometheus = Prometheus(tmp_path / "prometheus", {"messaging": few, "messaging-exporter": many})
+    await prometheus.start()
+    try:
+
+        async def seen() -> bool:
+            return len(await prometheus.query("up == 0")) == len(few + many)
+
+        await until(seen, "nobody answered a scrape")
+        tile = tiles()["overview: Down"]
+        assert await shown(prometheus, tile, job="messaging") == dict.fromkeys(few, 1)
+        assert await shown(prometheus, tile, job="messaging-exporter") == {"4 nodes": 1}
+        assert await shown(prometheus, tile) == {**dict.fromkeys(few, 1), "4 nodes": 1}
+    finally:
+        await prometheus.stop()

@@ -1,4 +1,5 @@
-"""No title is clipped, in windows of 1280, 1440 and 1920 pixels, and of 1280 with Grafana's menu docked.
+"""No title is clipped, in windows of 1280, 1440 and 1920 pixels, and of 1280 with Grafana's menu docked; no column of a
+table is out of sight in the first three.
 
 ``make pictures`` measures it with Grafana's own components in a browser; this reckons with what was measured there:
 the widths of the letters of Inter, in which Grafana writes titles, and what icons and paddings take of a panel.
@@ -6,8 +7,11 @@ the widths of the letters of Inter, in which Grafana writes titles, and what ico
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from grafana.source.tables import LEAST
 from tests.grafana.boards import BOARDS, panels
 
 # Pixels of Inter's letters, medium, at the titles' 14 pixels; measured by Chromium. Others count as the widest.
@@ -22,6 +26,7 @@ WIDTH = {letter: width for width, letters in LETTERS.items() for letter in lette
 SPACING = 0.15
 DOCKED = 1050  # what a docked menu leaves of 1280
 MARGIN, GAP = 32, 8  # beside the grid together, and between its columns
+CELL, FRAME = 13.0, 20.0  # paddings and border of a table's cell; what a panel takes of its table's width
 CHROME, LINK = 90.5, 34.0  # paddings, the icon of the description and the menu's place; the icon of a link
 
 
@@ -57,3 +62,35 @@ def test_every_title_fits_its_panel(board: str, window: int) -> None:
         if width_of(panel["title"]) > room(window, panel["gridPos"]["w"], "links" in panel)
     }
     assert not clipped, "title: its width and its room in pixels"
+
+
+def columns(panel: dict[str, Any]) -> dict[str, int]:
+    """The width that each column of a table has at least, by its title."""
+    organised = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
+    shown = [name for name in organised["indexByName"] if not organised["excludeByName"].get(name)]
+    said = {
+        override["matcher"]["options"]: {change["id"]: change["value"] for change in override["properties"]}
+        for override in panel["fieldConfig"]["overrides"]
+        if override["matcher"]["id"] == "byName"
+    }
+    titles = [organised["renameByName"][name] for name in shown]
+    return {
+        title: said.get(title, {}).get("custom.width", said.get(title, {}).get("custom.minWidth", LEAST))
+        for title in titles
+    }
+
+
+TABLES = [(board, panel) for board in BOARDS for panel in panels(board) if panel["type"] == "table"]
+
+
+@pytest.mark.parametrize("window", [1280, 1440, 1920])
+@pytest.mark.parametrize(("board", "panel"), TABLES, ids=[panel["title"] for _, panel in TABLES])
+def test_every_column_of_a_table_is_in_sight(board: str, panel: dict[str, Any], window: int) -> None:
+    assert panel["fieldConfig"]["defaults"]["custom"]["minWidth"] == LEAST, "Grafana's own is wider"
+    wanted = columns(panel)
+    assert len(wanted) >= 4
+    for title, width in wanted.items():
+        assert width_of(title) + CELL <= width, f"the head {title} is clipped"
+    grid = (window - MARGIN - 23 * GAP) / 24
+    across = panel["gridPos"]["w"]
+    assert sum(wanted.values()) <= across * grid + (across - 1) * GAP - FRAME

@@ -117,7 +117,12 @@ def test_the_second_schema_shows_the_same_panels_and_its_cluster_row_only_where_
             assert spec["vizConfig"]["group"] == panel["type"]
             exprs = [query["spec"]["query"]["spec"]["expr"] for query in queries]
             assert exprs == [target["expr"] for target in panel["targets"]]
-            assert spec["vizConfig"]["spec"]["fieldConfig"]["defaults"]["unit"]
+            visualisation = spec["vizConfig"]["spec"]
+            fields = panel["fieldConfig"]
+            same = {**fields, "defaults": {"custom": {}, **fields["defaults"]}}
+            assert visualisation == {"options": panel.get("options", {}), "fieldConfig": same}
+            told = [transformation["spec"] for transformation in spec["data"]["spec"]["transformations"]]
+            assert told == panel.get("transformations", [])
         conditions = [row["spec"]["conditionalRendering"] for row in rows if "conditionalRendering" in row["spec"]]
         assert len(conditions) == (1 if name == "messaging-health" else 0)
         for condition in conditions:

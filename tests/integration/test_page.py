@@ -28,6 +28,7 @@ SIZES = {
     "phone": (390, 844),
     "tablet": (820, 1180),
     "desk": (1280, 800),
+    "hd": (1920, 1080),
     "wall": (2560, 1440),
     "4k": (3840, 2160),
 }
@@ -305,6 +306,7 @@ async def test_what_is_not_known_is_called_unknown_with_its_reason(browser: Brow
         page = await sign_in_by_link(seen, double)
         double.figures.update(dict.fromkeys(STORED), active_users=dict.fromkeys(("1d", "7d", "30d")))
         double.figures["database"] = {"up": False, "error": "the database does not answer"}
+        double.figures["inaccurate"] = dict.fromkeys(("conversations", "days", "triggers"))
         await told(page, r"Database down since \d\d:\d\d:\d\d: every send is refused\.")
         for name in STORED:
             await shows(figure(page, name), "unknown")
@@ -312,6 +314,7 @@ async def test_what_is_not_known_is_called_unknown_with_its_reason(browser: Brow
             await shows(page.locator(f"[data-active='{window}']"), "unknown")
         await shows(page.locator(".sums .note"), "Unknown: the database does not answer.")
         await shows(page.locator("[data-health=database]"), "down")
+        await shows(page.locator("[data-health=checked]"), "unknown")  # they may have been recounted
         await shows(page.locator(".well .note"), "The database does not answer.")
         await shows(figure(page, "active_connections"), "1,240")
 
@@ -459,6 +462,38 @@ async def test_days_on_which_nothing_happened_have_no_peak(browser: Browser, dou
             await shows(page.locator(f"[data-days={name}]"), "none yet")
 
 
+async def test_days_that_cannot_be_read_are_unknown_with_the_reason_and_come_back(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.failing = {"days"}
+    async with visit(browser) as seen:
+        await seen.page.clock.install()
+        page = await sign_in_by_link(seen, double)
+        note = page.locator("messaging-stats .days .note")
+        await shows(note, "Unknown: the database cannot be reached.")
+        for name in ("messages", "active_users"):
+            await shows(page.locator(f"[data-days={name}]"), "unknown")
+        double.failing = set()
+        await page.clock.fast_forward(31_000)
+        await shows(note, "UTC days; a gap is a day of which it is not known")
+        double.failing = {"days"}
+        await page.clock.fast_forward(301_000)
+        await note.filter(
+            has_text=re.compile(r"^Not read since \d\d:\d\d:\d\d: the database cannot be reached\.$")
+        ).wait_for()
+        assert "peak" in await page.locator("[data-days=messages]").inner_text(), "what was known stays to be seen"
+        assert await seen.shifts() == []
+
+
+async def test_an_hour_that_cannot_be_read_is_unknown_with_the_reason(browser: Browser, double: StatsDouble) -> None:
+    double.failing = {"history"}
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await shows(page.locator("[data-health=lines]"), "unknown")
+        await shows(page.locator("[data-rate=messages] .number"), "unknown")
+        await shows(page.locator("messaging-stats .well .note"), "History: The database cannot be reached.")
+
+
 @pytest.mark.parametrize("days", [30, 90])
 async def test_the_days_can_be_taken_along_as_csv(browser: Browser, double: StatsDouble, days: int) -> None:
     async with visit(browser) as seen:
@@ -597,6 +632,44 @@ async def test_the_largest_and_the_busiest_conversations_are_listed(browser: Bro
         assert await first.locator("td").all_inner_texts() == ["49", "90,000"]
         assert await page.locator("#busiest tbody tr").all_inner_texts() == ["deploys\t410", *["–\t–"] * 4]
         assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert await seen.shifts() == []
+
+
+async def test_conversations_that_cannot_be_listed_are_unknown_with_the_reason_and_old_ones_are_said_to_be_old(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.failing = {"top"}
+    async with visit(browser) as seen:
+        await seen.page.clock.install()
+        page = await sign_in_by_link(seen, double)
+        first = {table: page.locator(f"#{table} tbody tr").first for table in ("largest", "busiest")}
+        notes = {table: page.locator(f"#{table}-note") for table in first}
+        for table in first:
+            await shows(first[table].locator("th"), "unknown")
+            await shows(notes[table], "Unknown: the database cannot be reached.")
+
+        double.failing = set()
+        double.top.update(largest=None, error="the database cannot be reached", busiest=[], undercounted_by=3)
+        await page.clock.fast_forward(61_000)
+        await shows(first["busiest"].locator("th"), "none yet")
+        await shows(notes["busiest"], "Each may have up to 3 more.")
+        await shows(notes["largest"], "Unknown: the database cannot be reached.")
+
+        double.top.update(largest=[{"id": "room 1", "members": 4, "total_messages": 9}], error=None)
+        await page.clock.fast_forward(61_000)
+        await shows(notes["largest"], "Read once a minute.")
+        assert await first["largest"].locator("td").all_inner_texts() == ["4", "9"]
+
+        await double.stop()
+        old = re.compile(r"^Not read since \d\d:\d\d: the server does not answer\.$")
+        await page.clock.run_for(2_000)
+        await notes["largest"].filter(has_text=old).wait_for()
+        assert await page.locator("#largest[data-old]").count() == 1
+        assert await first["largest"].locator("td").all_inner_texts() == ["4", "9"], "what was known stays to be seen"
+        await double.start()
+        await page.clock.run_for(12_000)
+        await shows(notes["largest"], "Read once a minute.")
+        assert await page.locator("[data-old]").count() == 0
         assert await seen.shifts() == []
 
 
@@ -855,12 +928,21 @@ async def test_from_phone_to_wall_in_light_and_dark_everything_is_within_the_scr
         if size in ("wall", "4k"):
             assert height <= SIZES[size][1], "a wall screen has nobody to scroll it"
         assert await clipped(page) == []
+        beside = await page.evaluate(
+            """() => {
+              const edges = (nodes) => [...nodes].map((node) => node.getBoundingClientRect().left);
+              const panel = edges(document.querySelector('messaging-stats').shadowRoot.querySelectorAll('section'));
+              return edges(document.querySelectorAll('#tools section'))
+                .filter((edge) => !panel.some((other) => Math.abs(edge - other) < 1));
+            }"""
+        )
+        assert beside == [], "what is below the panel stands on its columns"
         background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
         assert seen.complaints == []
 
 
-@pytest.mark.parametrize("size", ["narrow", "tablet", "desk", "4k"])
+@pytest.mark.parametrize("size", ["narrow", "tablet", "desk", "hd", "4k"])
 async def test_counts_of_six_digits_stand_apart_and_no_age_leaves_its_place(
     browser: Browser, double: StatsDouble, size: str
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -57,6 +57,7 @@ class StatsDouble:
         self.history = History()
         self.figures: dict[str, Any] = {}
         self.fail: int | None = None  # the status to answer with
+        self.failing: set[str] = set()  # of "history", "days" and "top" those that are answered 503
         self.held = asyncio.Event()  # not set: an answer waits
         self.held.set()
         self.asked = 0
@@ -80,11 +81,13 @@ class StatsDouble:
             "largest": [{"id": f"room {n}", "members": 50 - n, "total_messages": 90_000 // n} for n in range(1, 6)],
             "busiest": [{"id": "deploys", "messages": 410}],
             "undercounted_by": 0,
+            "error": None,
         }
         self.disconnected = []
         self.fail = None
+        self.failing = set()
         self.held.set()
-        self.history = History()
+        self.history.record(0, Sample())  # so far from all others that it begins anew
         now = time.time()
         for i in range(360):
             at = now - 10 * (360 - i) + 5
@@ -121,7 +124,7 @@ class StatsDouble:
         return self.authenticator.sign("ada", role=role, ttl=ttl)
 
     async def start(self) -> None:
-        app = web.Application(middlewares=[problems()])
+        app = web.Application(middlewares=[problems(), self._refusing()])
         app.router.add_get("/v1/messaging/stats", self._stats)
         app.router.add_get("/v1/messaging/stats/days", self._days)
         app.router.add_get("/v1/messaging/conversations/top", self._top)
@@ -167,6 +170,17 @@ class StatsDouble:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def _refusing(self) -> Any:
+        @web.middleware
+        async def refuse(
+            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        ) -> web.StreamResponse:
+            if request.path.rpartition("/")[2] in self.failing:
+                raise Problem(503, "the database cannot be reached")
+            return await handler(request)
+
+        return refuse
 
     async def _stats(self, request: web.Request) -> web.Response:
         self.asked += 1

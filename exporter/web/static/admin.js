@@ -15,6 +15,7 @@ const TOP_EVERY = 60; // seconds
 let warnAt = Infinity; // Date.now() from which the end is announced
 let state = { brief: '', level: 'good' };
 let connected = null;
+let gone = false; // was there an answer, and is there none now
 
 /** A name inside a sentence: isolated where it is read from right to left, or would turn what follows around. */
 const quoted = (name) => (/[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/.test(name) ? `\u2068${name}\u2069` : name);
@@ -117,8 +118,13 @@ find('#panel').addEventListener('messaging-stats-update', (event) => {
 });
 
 find('#panel').addEventListener('messaging-stats-state', (event) => {
+  const away = gone;
   state = event.detail;
-  if (state.code === 'lost' || state.code === 'in_trouble') connected = null;
+  gone = state.code === 'lost' || state.code === 'in_trouble';
+  if (gone) {
+    connected = null;
+    topUnread(state.code === 'lost' ? 'the server does not answer' : 'the server is in trouble');
+  } else if (away) void showTop();
   entitle();
 });
 
@@ -137,6 +143,8 @@ find('#again').addEventListener('click', () => ask('Sign in again to go on.'));
 // --- conversations -------------------------------------------------------------------------------------------------
 
 const address = (path) => new URL(`${find('#tools').dataset.root}${path}`, document.baseURI);
+
+let topRead = null; // when the lists were read
 
 /** Fill a table with a fixed number of rows, so that nothing moves. */
 function fill(table, rows) {
@@ -161,16 +169,42 @@ function fill(table, rows) {
   );
 }
 
+/** The words below a table; `bad` when they say why something is not known. */
+function note(table, text, bad = false) {
+  find(`${table}-note`).textContent = text;
+  find(`${table}-note`).toggleAttribute('data-bad', bad);
+}
+
+/** What was known stays to be seen, and is said to be old. */
+function topUnread(reason) {
+  for (const table of ['#largest', '#busiest']) {
+    if (topRead === null) fill(table, [['unknown']]);
+    find(table).toggleAttribute('data-old', topRead !== null);
+    note(table, topRead === null ? sentence(`unknown: ${reason}`) : sentence(`not read since ${time.format(topRead)}: ${reason}`), true);
+  }
+}
+
+function topKnown({ largest, busiest, undercounted_by: missed, error }) {
+  topRead = new Date();
+  const none = [['none yet']];
+  const conversations = (largest ?? []).map(({ id, members, total_messages: messages }) => [id, members, messages ?? 'unknown']);
+  fill('#largest', largest === null ? [['unknown']] : conversations.length ? conversations : none);
+  fill('#busiest', busiest.length ? busiest.map(({ id, messages }) => [id, messages]) : none);
+  for (const table of ['#largest', '#busiest']) find(table).removeAttribute('data-old');
+  const reason = largest === null ? `unknown: ${error}` : error;
+  note('#largest', reason ? sentence(reason) : 'Read once a minute.', Boolean(reason));
+  note('#busiest', missed ? `Each may have up to ${count.format(missed)} more.` : 'Messages that this node stored.');
+}
+
 async function showTop() {
   if (page.dataset.view !== 'panel' || document.hidden || find('#tools').hidden) return;
   try {
     const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
-    if (!response.ok) return;
-    const { largest, busiest } = await response.json();
-    fill('#largest', (largest ?? [['unknown']]).map((c) => (Array.isArray(c) ? c : [c.id, c.members, c.total_messages ?? 'unknown'])));
-    fill('#busiest', busiest.map(({ id, messages }) => [id, messages]));
+    const said = await response.json();
+    if (response.ok) topKnown(said);
+    else topUnread((said.detail ?? `answer ${response.status}`).replace(/\.$/, ''));
   } catch {
-    // The panel says that the server is gone; what was last known stays.
+    topUnread('the server does not answer');
   }
 }
 

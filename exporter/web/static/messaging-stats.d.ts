@@ -107,8 +107,12 @@ export declare class StatsClient {
   readonly status: 'connecting' | 'live' | 'lost' | 'denied';
   readonly stats: Stats | null;
   readonly history: unknown;
-  readonly days: { days: Day[] } | false | null;
+  readonly days: { days: Day[]; error: string | null } | false | null;
   readonly failure: StatsFailure | null;
+  /** Why the latest look at the history or the days failed while the server was there. */
+  readonly detailFailures: { readonly history: StatsFailure | null; readonly days: StatsFailure | null };
+  /** The server's clock when the days were read, Unix seconds. */
+  readonly daysRead: number | null;
   start(): void;
   stop(): void;
   /** Ask at once instead of at the end of the pause. */
@@ -214,4 +218,4 @@ export type LabelKey =
   | 'last_span' | 'last_span_minute' | 'last_span_hour' | 'seconds' | 'minutes' | 'hours' | 'days_old' | 'as_of'
   | 'last_answer' | 'read' | 'from' | 'range' | 'highest' | 'lowest' | 'highest_day' | 'moment' | 'day' | 'unknown'
   | 'nothing_yet' | 'no_reason' | 'unknown_because' | 'two_samples' | 'cluster_not_seen' | 'stored_note'
-  | 'people_note' | 'days_note' | 'no_days';
+  | 'people_note' | 'days_note' | 'not_read_since' | 'no_days';

@@ -230,6 +230,7 @@ export const LABELS = Object.freeze({
   stored_note: 'Rows that exist now; today is since 00:00 UTC',
   people_note: 'Sent a message in the last 1, 7, 30 UTC days; share of the registered',
   days_note: 'UTC days; a gap is a day of which it is not known',
+  not_read_since: 'Not read since {time}: {reason}',
   no_days: 'This server keeps no record of days',
 });
 
@@ -301,8 +302,9 @@ svg .band { fill: var(--accent); fill-opacity: 0.2; }
 svg .curve { stroke: var(--accent); stroke-width: 1.5px; }
 svg .tip { stroke: var(--accent); stroke-width: 5px; }
 svg .cursor { stroke: var(--muted); stroke-width: 1px; }
+svg .bars { fill: var(--accent); }
 .aged svg .curve, .aged svg .tip { stroke: var(--muted); }
-.aged svg .area, .aged svg .band { fill: var(--muted); }
+.aged svg .area, .aged svg .band, .aged svg .bars { fill: var(--muted); }
 
 .rows { margin-block-start: 0.5em; }
 .rows > div { display: grid; align-items: center; padding-block: 0.36em; border-block-end: 1px solid var(--line); gap: 0 1em; }
@@ -311,7 +313,7 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .rates .number { white-space: nowrap; }
 .rates svg { block-size: 2.35em; }
 .rates .number { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.2; }
-.rates .unknown .number { font-size: 0.9375em; line-height: 1.76; block-size: auto; }
+.rates .unknown .number { font-size: 0.9375em; font-weight: 400; letter-spacing: 0; line-height: 1.76; block-size: auto; }
 .rates .long .number { font-size: 1em; line-height: 1.65; } /* as high as a short one */
 .rates dd { min-inline-size: 0; }
 .rates dd:last-child { display: grid; }
@@ -329,6 +331,7 @@ svg .cursor { stroke: var(--muted); stroke-width: 1px; }
 .health dt, .word { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .word.good { color: var(--good); }
 .word.bad { color: var(--bad); font-weight: 600; }
+.aged .word.good { color: var(--muted); }
 
 table { inline-size: 100%; border-collapse: collapse; margin-block-start: 0.5em; table-layout: fixed; }
 th, td { padding: 0.24em 0; border-block-end: 1px solid var(--line); font-weight: 400; text-align: start; vertical-align: baseline; }
@@ -378,7 +381,6 @@ svg { touch-action: pan-y; }
 .days .picture { grid-column: 1 / -1; }
 .days.none :is(.buttons, dl, input) { display: none; }
 .days svg { block-size: 4.6em; }
-.days svg .bars { fill: var(--accent); }
 .days svg .chosen { fill: var(--ink); }
 .buttons { display: flex; gap: 0.4em; }
 button {
@@ -432,6 +434,9 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.73cqi); gap: 1.2em 2em; }
   .panel > :not(.status, .now, .sources) { grid-column: auto; }
   .panel > .well { grid-column: span 2; }
+  th:not(:first-child) { inline-size: 5.3em; } /* the narrowest columns: six digits and the longest reason */
+  td { font-size: 0.875em; }
+  .rates .number { font-size: 1.25em; line-height: 1.32; }
 }
 @media (forced-colors: active) {
   .dot, .bar > div { forced-color-adjust: none; background: CanvasText; }
@@ -625,6 +630,8 @@ export class StatsClient {
   history = null;
   days = null; // null: not asked yet; false: this server has none
   failure = null; // the StatsFailure of 'lost' and 'denied'
+  detailFailures = { history: null, days: null }; // why the latest look at them failed while the server was there
+  daysRead = null; // the server's clock when the days were read, Unix seconds
   answered = null; // performance.now() of the latest answer
   serverTime = null; // the server's clock then, Unix seconds
   restarted = false; // the server is another process than it was at the answer before
@@ -712,12 +719,16 @@ export class StatsClient {
       const [history] = await this.#get('/history', signal);
       if (signal.aborted) return;
       this.history = history;
+      this.detailFailures.history = null;
       const latest = moment(history.as_of);
       const wait = latest === null ? 1 : latest + (known(history.step) ?? 10) + 0.25 - this.serverTime;
       this.#due.history = performance.now() + Math.min(Math.max(wait, 1), 60) * 1000;
       this.onChange('history');
     } catch (error) {
-      if (!signal.aborted) this.#due.history = performance.now() + (error.status === null ? 2000 : 30000);
+      if (signal.aborted) return;
+      this.#due.history = performance.now() + (error.status === null ? 2000 : 30000);
+      this.detailFailures.history = error;
+      this.onChange('history');
     }
   }
 
@@ -730,11 +741,17 @@ export class StatsClient {
     this.#due.days = performance.now() + DAYS_EVERY * 1000;
     try {
       const [days] = await this.#get('/days', signal, `days=${Math.max(...DAYS)}`);
-      if (!signal.aborted) this.days = days.days === null ? false : days; // null: an embedded server, which has no record
+      if (signal.aborted) return;
+      this.days = days.days === null ? false : days; // null: an embedded server, which has no record
+      this.daysRead = this.serverTime;
+      this.detailFailures.days = null;
     } catch (error) {
       if (signal.aborted) return;
       if (error.status === 404) this.days = false;
-      else this.#due.days = performance.now() + 30000;
+      else {
+        this.#due.days = performance.now() + 30000;
+        this.detailFailures.days = error;
+      }
     }
     this.onChange('days');
   }
@@ -1201,6 +1218,11 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     return (today ? this.#format.clock : this.#format.dayAndTime).format(at * 1000);
   }
 
+  /** What went wrong, in words: the server's own where it gave some. */
+  #reason({ kind, details, message }) {
+    return details?.reason ?? (kind in this.#labels ? this.#say(kind, details) : message);
+  }
+
   #nodesText(count) {
     const key = `nodes_${this.#format.plural.select(count)}`;
     return this.#say(key in this.#labels ? key : 'nodes_other', { n: this.#format.whole.format(count) });
@@ -1297,6 +1319,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       this.#renderTotals(client.stats);
     }
     if (client?.history) this.#renderHistory(client.history);
+    else if (client?.detailFailures.history) this.#renderRates({});
     this.#renderReasons();
     this.#renderCharts();
     this.#renderDays();
@@ -1415,14 +1438,18 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     n.totalsNote.classList.toggle('bad', unknown && typeof stats.database?.up === 'boolean'); // null: none is looked at
   }
 
+  #renderRates(rates) {
+    for (const name of RATES) {
+      const value = known(list(rates?.[name]).at(-1));
+      const node = this.#nodes[`speed_${name}`];
+      write(node, this.#rate(value));
+      node.closest('div').classList.toggle('unknown', value === null);
+    }
+  }
+
   #renderHistory(history) {
     const n = this.#nodes;
-    for (const name of RATES) {
-      const values = list(history.rates?.[name]);
-      const value = known(values[values.length - 1]);
-      write(n[`speed_${name}`], this.#rate(value));
-      n[`speed_${name}`].closest('div').classList.toggle('unknown', value === null);
-    }
+    this.#renderRates(history.rates);
     for (const name of FIGURES) {
       const here = known(this.#client.stats[name]);
       let value = known(history.peaks?.figures?.[name]?.value);
@@ -1508,7 +1535,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const share = name === 'delivered_in_time';
     const format = (value) => (kind === 'figures' ? this.#count(value) : share ? this.#share(value) : this.#rate(value));
     if (this.#pointed === null) {
-      if (all.length === 0) return kind === 'figures' || share ? '' : this.#say('two_samples');
+      if (all.length === 0) return kind === 'figures' || share || w.length > 1 ? '' : this.#say('two_samples');
       const [low, high] = [format(Math.min(...all)), format(Math.max(...all))];
       if (share) return this.#say('lowest', { value: low });
       return kind === 'figures' ? this.#say('range', { low, high }) : this.#say('highest', { value: high });
@@ -1533,11 +1560,22 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
 
   #renderDays() {
     const n = this.#nodes;
-    const answer = this.#client?.days;
-    write(n.daysNote, this.#say(answer === false ? 'no_days' : 'days_note'));
+    const { days: answer, daysRead, detailFailures } = this.#client ?? {};
+    const failure = detailFailures?.days ?? null;
+    let note = this.#say(answer === false ? 'no_days' : 'days_note');
+    if (answer?.error) note = sentence(answer.error);
+    if (failure !== null) {
+      const details = { reason: this.#reason(failure), time: daysRead === null ? '' : this.#time(daysRead) };
+      note = sentence(this.#say(answer ? 'not_read_since' : 'unknown_because', details));
+    }
+    write(n.daysNote, note);
+    n.daysNote.classList.toggle('bad', failure !== null || Boolean(answer?.error));
     n.daysNote.parentElement.classList.toggle('none', answer === false);
     n.dayButtons.forEach((button, i) => button.setAttribute('aria-pressed', String(DAYS[i] === this.#shown)));
-    if (!answer) return;
+    if (!answer) {
+      if (failure !== null) for (const { range } of this.#bars) write(range, this.#say('unknown'));
+      return;
+    }
     const days = list(answer.days).slice(-this.#shown);
     const chosen = this.#chosen === null ? null : Math.max(0, this.#chosen - (this.#shown - days.length));
     const name = (day) => this.#format.day.format(Date.parse(`${day}T00:00:00Z`));
@@ -1572,7 +1610,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const n = this.#nodes;
     const say = (key, text, mood = '') => {
       write(n[`${key}Word`], text);
-      n[`${key}Word`].className = `word ${mood}`;
+      n[`${key}Word`].className = `word ${mood ?? ''}`;
     };
     const { status = 'connecting', stats, history, failure } = this.#client ?? {};
     const version = typeof stats?.version === 'string' ? this.#say('answers_version', { version: stats.version }) : this.#say('answers');
@@ -1594,15 +1632,19 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     else if (database.up === true) say('database', this.#say('up'), 'good');
     else say('database', this.#say(database.up === false ? 'down' : 'unknown'), database.up === false ? 'bad' : '');
     const wrong = this.#inaccurate(stats);
-    if (wrong === null) say('checked', this.#say('not_recounted'));
+    // What the last recount found stands in the database: while that is down, nobody knows whether there was one.
+    if (wrong === null) say('checked', this.#say(database.up === false ? 'unknown' : 'not_recounted'));
     else say('checked', this.#say(wrong ? 'differ' : 'agree'), wrong ? 'bad' : 'good');
     const observed = stats.scope === 'source'; // what is wrong there is said beside each database
     const reasons = [observed ? null : trouble, observed ? null : database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
     const others = verdicts.slice(1).map(({ text }) => text);
+    const unread = status === 'live' ? this.#client.detailFailures.history : null;
+    if (unread !== null) others.push(`${this.#say('lines')}: ${sentence(this.#reason(unread))}`);
     write(n.healthNote, [...reasons, ...others].join(' '));
     n.healthNote.classList.toggle('bad', typeof database.up === 'boolean' || trouble !== null || others.length > 0);
     const since = moment(history?.since);
-    say('lines', since === null ? this.#say('none_yet') : this.#say('from', { time: this.#format.minute.format(since * 1000) }));
+    if (since !== null) say('lines', this.#say('from', { time: this.#format.minute.format(since * 1000) }), unread && 'bad');
+    else say('lines', this.#say(unread === null ? 'none_yet' : 'unknown'), unread && 'bad');
   }
 
   /** What the last verification found, '' when it found nothing, null when there was none. */

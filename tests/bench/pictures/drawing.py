@@ -26,8 +26,34 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>A dashboard</title><link r
 <link rel="stylesheet" href="/page.css">
 <script>window.__grafana_public_path__ = "/public/"; window.PICTURE = {picture};</script>
 <div id="root"></div><script src="/page.js"></script>"""
-CLIPPED = """() => [...document.querySelectorAll('[data-panel] h2')]
-  .filter((title) => title.scrollWidth > title.clientWidth).map((title) => title.textContent)"""
+# Each description's icon comes by itself; a title without it is wider than it will be.
+ICONS = """() => [...document.querySelectorAll('[data-panel] h2')]
+  .every((title) => title.parentElement.parentElement.querySelector('svg'))"""
+SMALLEST = 9  # pixels of a text
+# What nobody can read: clipped titles, columns and names of courses out of sight, and letters that are too small.
+FAULTS = """(smallest) => [...document.querySelectorAll('[data-panel]')].flatMap((panel) => {
+  const box = panel.getBoundingClientRect();
+  const title = panel.querySelector('h2');
+  const grid = panel.querySelector('[role=grid]');
+  const names = [...panel.querySelectorAll('[data-testid^="data-testid VizLegend series"]')]
+    .filter((name) => !name.closest('table') && name.getBoundingClientRect().bottom > box.bottom - 8)
+    .map((name) => `out of sight: ${name.textContent}`);
+  const cut = [...panel.querySelectorAll('table [data-testid^="data-testid VizLegend series"] *')]
+    .filter((name) => name.scrollWidth > name.clientWidth + 1 && getComputedStyle(name).textOverflow === 'ellipsis')
+    .map((name) => `cut off: ${name.textContent}`);
+  const own = (node) => [...node.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim());
+  const small = [...panel.querySelectorAll('*')]
+    .filter((node) => own(node) && parseFloat(getComputedStyle(node).fontSize) < smallest)
+    .map((node) => `small: ${node.textContent}`);
+  const found = [
+    ...(title.scrollWidth > title.clientWidth ? ['clipped title'] : []),
+    ...(grid && grid.scrollWidth > grid.clientWidth + 1 ? [`${grid.scrollWidth - grid.clientWidth} px of columns out of sight`] : []),
+    ...names,
+    ...cut,
+    ...small,
+  ];
+  return found.map((fault) => `${panel.dataset.panel}: ${fault}`);
+})"""  # noqa: E501 - lines of another language
 
 
 def installed(folder: Path) -> Path:
@@ -61,7 +87,7 @@ class Studio:
         self._url = url
 
     async def draw(self, picture: dict[str, Any], width: int, target: Path, *, height: int = 1080) -> list[str]:
-        """A picture of the whole dashboard in a window of this width; the titles that do not fit."""
+        """A picture of the whole dashboard in a window of this width; what of it cannot be read."""
         self._pictures["now"] = picture
         context = await self._browser.new_context(viewport={"width": width, "height": height}, timezone_id="UTC")
         try:
@@ -73,10 +99,11 @@ class Studio:
             await page.wait_for_function("window.DRAWN && document.querySelectorAll('[data-panel]').length > 0")
             await page.evaluate("document.fonts.ready")
             await page.wait_for_load_state("networkidle")
+            await page.wait_for_function(ICONS)
             assert not errors, errors
             await page.screenshot(path=target, full_page=True)
-            clipped: list[str] = await page.evaluate(CLIPPED)
-            return clipped
+            faults: list[str] = await page.evaluate(FAULTS, SMALLEST)
+            return faults
         finally:
             await context.close()
 

@@ -33,7 +33,7 @@ const settings = new Registry(() =>
     ...['drawStyle', 'lineInterpolation', 'lineWidth', 'fillOpacity', 'gradientMode', 'lineStyle', 'spanNulls',
       'showPoints', 'pointSize', 'stacking', 'axisPlacement', 'axisColorMode', 'axisSoftMax', 'axisSoftMin', 'axisLabel',
       'axisGridShow', 'axisBorderShow', 'axisCenteredZero', 'scaleDistribution', 'thresholdsStyle', 'hideFrom',
-      'cellOptions', 'width', 'align', 'inspect', 'filterable'].map((name) => `custom.${name}`),
+      'cellOptions', 'width', 'minWidth', 'align', 'inspect', 'filterable'].map((name) => `custom.${name}`),
   ].map((id) => ({
     id, name: id, isCustom: id.startsWith('custom.'), path: id.replace('custom.', ''),
     process: text, shouldApply: () => true, override: () => null, editor: () => null,
@@ -193,7 +193,7 @@ function Warmth({ frames, width, height }) {
     <svg width={width} height={height}>
       {buckets.map(([le, frame], i) => (
         <g key={le}>
-          <text y={height - (i + 0.2) * (height / buckets.length)} fill={theme.colors.text.secondary} fontSize="9">{le === Infinity ? '+Inf' : le}</text>
+          <text y={height - (i + 0.2) * (height / buckets.length)} fill={theme.colors.text.secondary} fontSize="10">{le === Infinity ? '+Inf' : le}</text>
           {frame.fields[0].values.map((time, t) => {
             const value = frame.fields[1].values[t] - (i ? buckets[i - 1][1].fields[1].values[t] : 0);
             return value > 0 && <rect key={t} x={at(time)} width={at(start + step) - 40 + 0.5} fill="orange"
