@@ -24,7 +24,7 @@ from exporter.observe.identity import Sizes
 from exporter.observe.logger import Logger
 from exporter.observe.mapping import DAY, Cut, Mapping
 from exporter.observe.paging import LIMIT, Pages, fits
-from exporter.observe.published import Published, difference, figures
+from exporter.observe.published import Published, by_name, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sealing import OVERLAP, Sealing
 from exporter.observe.small import SmallFigures
@@ -116,7 +116,7 @@ class Engine:
         """Go on with this mapping, unless its keys are not those of the counts: a host came or went."""
         counts = (self.base, self.counting.base if self.counting else None)
         if any(base and set(base.cut.lows) != {key.name for key in mapping.keys} for base in counts):
-            self._begin_anew("the database has other hosts now")
+            self._begin_anew("the database has other hosts now", deleted=True)
         if self.counting and not fits(self.counting, mapping):
             self.counting = None
         self.mapping = self.latest_mapping = mapping
@@ -125,10 +125,13 @@ class Engine:
         """After a failure: look again whether it is the same database, before anything is read of it."""
         self.mapping = None
 
-    def _begin_anew(self, reason: str) -> None:
+    def _begin_anew(self, reason: str, *, deleted: bool = False) -> None:
+        """``deleted``: it may be the same database, so what was published is what the new count is compared with."""
         log.warning("counting anew", source=self.source.name, reason=reason)
+        published = self.state.get("published") if deleted else None
         with self.state.step():
             self.state.forget()
+            self.state.put("published", published)
         self.base = self.counting = self.recounted_at = self._published = None
         self._small = SmallFigures(apart=self._apart)
         self.differences = {}
@@ -273,7 +276,7 @@ class Engine:
     def _keep_pass(self, seen: Seen, now: float) -> SourceTotals:
         mapping, small = self._known(), seen.small[0]
         if self.base is not None and identity.vanished(mapping, self.base.cut, seen.newest):
-            self._begin_anew("the newest rows are older than those that were counted: the database was restored")
+            self._begin_anew("the newest rows were deleted, or the database was restored", deleted=True)
             return figures(mapping, None, None, small, now)
         self._rows_passed += sum(
             facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None
@@ -294,8 +297,9 @@ class Engine:
                 base.cut = seen.sealed
                 samples = [*(self.state.get("samples") or []), *seen.samples]
                 self.state.put("samples", samples[-identity.SAMPLES :])
-            if self.base is not None:
+            if self.base is not None and totals is not None:
                 self.state.put("base", self.base)
+                self.state.put("published", by_name(totals))
         assert totals is not None  # noqa: S101 - there is a base, or one has just been completed
         self._sealing.note(now, seen.newest, seen.horizon)
         return totals
@@ -311,8 +315,9 @@ class Engine:
         self.comparison = Comparison() if mapping.counter is not None else None
         self._published = Published(self.state, count.base.generation)
         totals = figures(mapping, count.base.plus(facts), self._published, small, now)
-        if before is not None:
-            self.differences = difference(before, totals)
+        published = self.state.get("published") if before is None else by_name(before)
+        if published is not None:
+            self.differences = difference(published, by_name(totals))
         for key, value in (("count", None), ("recounted_at", now), ("differences", self.differences)):
             self.state.put(key, value)
         tell = log.debug if self.state.path is None else log.info  # without a file somebody waits for the figures

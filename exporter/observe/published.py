@@ -97,11 +97,9 @@ def figures(
     )
 
 
-def difference(before: SourceTotals, after: SourceTotals) -> dict[str, int]:
+def difference(before: MappingOf[str, int], after: MappingOf[str, int]) -> dict[str, int]:
     """After minus before, of the figures that both know."""
-    return {
-        name: value - old[name] for old in (by_name(before),) for name, value in by_name(after).items() if name in old
-    }
+    return {name: value - before[name] for name, value in after.items() if name in before}
 
 
 def by_name(totals: SourceTotals) -> dict[str, int]:

@@ -194,15 +194,52 @@ async def test_rows_that_are_others_now_are_another_database(server: Server, tmp
     await again.close()
 
 
-async def test_a_newest_row_below_the_sealed_ones_is_a_restored_database(server: Server) -> None:
+async def test_where_the_newest_rows_are_gone_nothing_is_known_until_the_recount_tells_what_vanished(
+    server: Server, tmp_path: Path
+) -> None:
+    """A purge, or a backup that was put back: the rows that were counted can no longer be told from others."""
     clock = Clock()
-    engine = engine_of(server, None, clock)
+    engine = engine_of(server, tmp_path / "state.db", clock)
     post(server, 1, 100)
     await sealed(engine, clock)
     server.script("DELETE FROM posts WHERE id NOT IN ('p1', 'p2')")
     assert (await engine.look()).stored_messages is None
-    assert (await engine.count()).stored_messages == 2
     await engine.close()
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    assert (await again.look()).stored_messages is None
+    assert (await again.count()).stored_messages == 2
+    assert again.differences["stored_messages"] == -98
+    assert again.differences["registered_users"] == 0
+    await again.close()
+
+
+async def test_archives_that_expired_on_a_quiet_server_are_told_as_what_vanished(tmp_path: Path) -> None:
+    """Prosody's after a week, all of them; its numbers go on where they were."""
+    server = SqliteServer(tmp_path / "prosody.db")
+    server.script(schemas.prosody("sqlite"))
+    columns = 'prosodyarchive (sort_id, host, "user", store, key, "when", "with", value)'
+    stanza = "<message to=''bob@x'' from=''ann@x/1'' id=''m''><body>hello</body></message>"
+
+    def say(first: int, last: int) -> None:
+        rows = ", ".join(
+            f"({i}, 'x', 'ann', 'archive', 'k{i}', {int(NOON)}, 'bob@x', '{stanza}')" for i in range(first, last + 1)
+        )
+        server.script(f"INSERT INTO {columns} VALUES {rows}")
+
+    say(1, 60)
+    clock = Clock()
+    engine = Engine(Source(server.url, "prosody"), State(None), load=1.0, clock=clock, tail=5)
+    assert (await engine.count()).stored_messages == 60
+    server.script("DELETE FROM prosodyarchive")
+    assert (await engine.look()).stored_messages is None
+    totals = await engine.count()
+    assert (totals.stored_messages, totals.stored_conversations) == (0, 0)
+    assert (engine.differences["stored_messages"], engine.differences["stored_conversations"]) == (-60, -1)
+    say(61, 63)
+    assert (await engine.look()).stored_messages == 3
+    await engine.close()
+    server.close()
 
 
 async def test_a_copy_in_the_place_of_a_file_is_another_database(tmp_path: Path) -> None:

@@ -305,6 +305,11 @@ class Prosody(Service):
     def command(self) -> Sequence[str]:
         return ("/usr/bin/prosody", "-F", "--config", str(self._config))
 
+    def expire_after(self, age: str) -> None:
+        """From the next start on, archives expire."""
+        text = self._config.read_text()
+        self._config.write_text(text.replace('expires_after = "never"', f'expires_after = "{age}"'))
+
     def control(self, *arguments: str) -> str:
         """Run ``prosodyctl``; its output."""
         done = subprocess.run(

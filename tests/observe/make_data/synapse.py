@@ -142,6 +142,17 @@ class Synapse(Service):
         )
         assert done.returncode == 0, done.stderr
 
+    def retain(self, age: str) -> None:
+        """From the next start on, messages are purged at this age, by a job that comes every few seconds."""
+        path = self.folder / "homeserver.yaml"
+        settings = json.loads(path.read_text())
+        settings["retention"] = {
+            "enabled": True,
+            "default_policy": {"min_lifetime": "1d", "max_lifetime": age},
+            "purge_jobs": [{"interval": "5s"}],
+        }
+        path.write_text(json.dumps(settings, indent=1))
+
     def promote(self, user: str) -> None:
         """Make an administrator of somebody."""
         statement = "UPDATE users SET admin = 1 WHERE name = ?"
