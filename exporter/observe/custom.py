@@ -48,6 +48,8 @@ class Facts:
     indexes: frozenset[tuple[str, str]] = frozenset()
     values: MappingOf[str, Any] = field(default_factory=dict)
     """Of the columns of time, what one of the newest rows holds."""
+    numbered_with: frozenset[str] = frozenset()
+    """Columns with which the key is unique, where it is not by itself: it comes several times."""
 
 
 class Document:
@@ -163,6 +165,12 @@ class Document:
         key, postgresql = self.messages["key"], dialect.name == "postgresql"
         if postgresql and key != self.time["column"]:
             reasons.append(fitting.key_reason(key, types[key], self.time["column"]))
+        if facts.numbered_with:
+            others = ", ".join(sorted(facts.numbered_with))
+            reasons.append(
+                f"the key {key} is unique only together with {others}: numbered anew for each, it does not grow with "
+                f"the rows. Give the column of time (key: {self.time['column']})"
+            )
         for time in (self.time, self.deleted):
             if time is None:
                 continue
@@ -175,6 +183,14 @@ class Document:
                 reasons.append(fitting.value_reason(column, facts.values[column], unit))
         for reason in filter(None, reasons):
             raise self._wrong(reason)
+
+    def repeated(self) -> str | None:
+        """A statement: how many of some rows have a key, and how many different ones; None where it is the time."""
+        key, table = self.messages["key"], self.messages["table"]
+        if key == self.time["column"]:
+            return None
+        rows = f"SELECT {_name(key)} AS k FROM {_table(table)} LIMIT {PROBED}"
+        return f"SELECT COUNT(x.k) - COUNT(DISTINCT x.k) FROM ({rows}) x"
 
     def probes(self, dialect: Dialect, facts: Facts) -> dict[str, str]:
         """By column of time, a statement with what one of the newest rows holds."""

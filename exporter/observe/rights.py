@@ -5,6 +5,8 @@ Tested in ``tests/observe/test_grants.py``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from exporter.observe.connections import Reader
 from exporter.observe.mapping import Mapping
 
@@ -63,6 +65,35 @@ async def missing_indexes(reader: Reader, mapping: Mapping) -> list[tuple[str, s
     """(table, column) of the indexes that are not there. Raises SourceError."""
     there = await indexes(reader)
     return [index for index in mapping.indexes if index not in there]
+
+
+async def unique_with(reader: Reader, table: str, column: str) -> set[str]:
+    """Columns with which this one is unique, where it neither is by itself nor is numbered by a sequence.
+
+    Raises SourceError.
+    """
+    literal = reader.dialect.literal
+    if reader.dialect.name == "postgresql":
+        sql = (
+            "SELECT i.indexrelid::bigint, b.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid "
+            f"AND a.attname = {literal(column)} AND a.attnum = ANY (i.indkey) "
+            "JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = ANY (i.indkey) "
+            "LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum "
+            f"WHERE i.indisunique AND (n.nspname || '.' || c.relname = {literal(table)} "
+            f"OR c.relname = {literal(table)} AND pg_table_is_visible(c.oid)) AND a.attidentity = '' "
+            "AND COALESCE(pg_get_expr(d.adbin, d.adrelid), '') NOT LIKE 'nextval(%'"
+        )
+    else:
+        sql = (
+            f"SELECT l.name, i.name FROM pragma_index_list({literal(table)}) l, pragma_index_info(l.name) i "
+            f'WHERE l."unique" AND EXISTS (SELECT 1 FROM pragma_index_info(l.name) o WHERE o.name = {literal(column)})'
+        )
+    together: dict[Any, set[str]] = {}
+    for index, name in await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS):
+        together.setdefault(index, set()).add(str(name))
+    alone = any(names == {column} for names in together.values())
+    return set() if alone else set().union(*together.values()) - {column}
 
 
 async def views(reader: Reader) -> set[str]:

@@ -71,6 +71,9 @@ async def _custom(document: custom.Document, reader: Reader, there: Columns) -> 
     for column, probe in document.probes(reader.dialect, facts).items():
         if found := await _readable(reader, probe):
             values[column] = found[0]
+    if (repeated := document.repeated()) and (await _readable(reader, repeated)) not in (None, [0]):
+        table, key = document.messages["table"], document.messages["key"]
+        facts = replace(facts, numbered_with=frozenset(await rights.unique_with(reader, table, key)))
     return document.mapping(there, reader.dialect, replace(facts, values=values))
 
 

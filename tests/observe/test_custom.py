@@ -362,7 +362,22 @@ def test_the_time_is_the_key_where_ids_do_not_grow(postgres: Postgres, tmp_path:
         "CREATE INDEX ON posts (at); INSERT INTO posts SELECT gen_random_uuid(), i % 7, "
         "timestamptz '2026-03-10 11:00:00+00' - i * interval '1 hour' FROM generate_series(0, 99) i"
     )
-    mapping = "messages: {table: posts, key: at, time: {column: at, unit: timestamptz}, conversation: room}"
+    mapping = "messages: {table: posts, key: number, time: {column: at, unit: timestamptz}, conversation: room}"
+    with pytest.raises(Misconfigured, match=r"the key number is unique only together with room: .*\(key: at\)"):
+        observed(other, tmp_path, mapping)
+    mapping = mapping.replace("key: number", "key: at")
     totals = observed(other, tmp_path, mapping)
     assert (totals.stored_messages, totals.messages_today, totals.stored_conversations) == (100, 12, 100)
     other.close()
+
+
+def test_a_key_that_is_numbered_anew_in_each_conversation_is_refused(server: Server, tmp_path: Path) -> None:
+    number = "bigint" if server.engine == "postgresql" else "integer"
+    server.script(
+        f"CREATE TABLE posts (room {number}, number {number}, at {number}, PRIMARY KEY (room, number));"
+        f"INSERT INTO posts VALUES (1, 1, {int(NOON)}), (1, 2, {int(NOON)}), (2, 1, {int(NOON)})"
+    )
+    mapping = "messages: {table: posts, key: number, time: {column: at, unit: s}, conversation: room}"
+    with pytest.raises(Misconfigured, match=r"the key number is unique only together with room: .*\(key: at\)"):
+        observed(server, tmp_path, mapping)
+    assert observed(server, tmp_path, mapping.replace("key: number", "key: at")).stored_messages == 3
