@@ -28,8 +28,11 @@ _SCHEMES: Final = {
     "rediss+sentinel": "sentinels",
     "valkeys+sentinel": "sentinels",
 }
-_TLS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-_SENTINEL: Final = ("sentinel_username", "sentinel_password")
+_TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS: Final = (*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname")
+_SENTINEL: Final = ("sentinel_username", "sentinel_password", "sentinel_ssl")
+_YES: Final = ("true", "yes", "1")
+_NO: Final = ("false", "no", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +49,23 @@ class Location:
     tls: dict[str, str] | None = None
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
+    sentinel_tls: dict[str, str] | None = None
+
+    def sentinel_options(self) -> dict[str, Any]:
+        """What redis-py needs to ask the Sentinels. Raises Misconfigured."""
+        options: dict[str, Any] = {}
+        if self.sentinel_password is not None:
+            options |= {"username": self.sentinel_username, "password": self.sentinel_password}
+        if self.sentinel_tls is not None:
+            checked = _context(self.sentinel_tls)
+            files = {key: path for key, path in self.sentinel_tls.items() if key in _TLS_FILES}
+            reqs = "none" if checked.verify_mode is ssl.CERT_NONE else "required"
+            options |= {"ssl": True, **files, "ssl_check_hostname": checked.check_hostname, "ssl_cert_reqs": reqs}
+        return options
 
     def tls_context(self) -> ssl.SSLContext | None:
         """For each connection anew, so that renewed certificates count. Raises Misconfigured."""
-        if self.tls is None:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.tls.get("ssl_ca_certs"))
-            if self.tls.get("ssl_certfile"):
-                context.load_cert_chain(self.tls["ssl_certfile"], self.tls.get("ssl_keyfile"))
-        except (OSError, ssl.SSLError) as error:
-            raise Misconfigured(f"the broker's TLS files cannot be used: {_words(error)}") from None
-        if self.tls.get("ssl_check_hostname", "true").lower() in ("false", "no", "0"):
-            context.check_hostname = False
-        if self.tls.get("ssl_cert_reqs", "required").lower() == "none":
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+        return None if self.tls is None else _context(self.tls)
 
     def secret(self) -> str | None:
         """The password, from its file when there is one: read for each connection. Raises Misconfigured."""
@@ -139,7 +142,10 @@ def _database(rest: str, parsed: Any) -> int:
 
 
 def _sentinels(rest: str, *, tls: bool) -> dict[str, Any]:
-    """``[user:password@]h1[:port],h2[:port]/master[/database][?sentinel_password=…]``; redis-py has no such URL."""
+    """``[user:password@]h1[:port],h2[:port]/master[/database][?sentinel_password=…]``; redis-py has no such URL.
+
+    ``tls``: the master speaks it; the Sentinels do with ``sentinel_ssl``.
+    """
     parts = urlsplit(f"redis://{rest}")
     userinfo, at, hosts = parts.netloc.rpartition("@")
     name, _, database = parts.path.strip("/").partition("/")
@@ -148,9 +154,19 @@ def _sentinels(rest: str, *, tls: bool) -> dict[str, Any]:
     options: dict[str, str] = {}
     for part in filter(None, parts.query.split("&")):
         key, _, value = part.partition("=")
-        if key not in (*_SENTINEL, *(_TLS if tls else ())):
+        if key not in (*_SENTINEL, *_TLS):
             raise Misconfigured(f"the broker's URL has an option that does not exist here: {_shown(key)}")
         options[key] = unquote(value)
+    said = options.get("sentinel_ssl", "no").lower()
+    if said not in (*_YES, *_NO):
+        raise Misconfigured("the broker's URL: sentinel_ssl is true or false")
+    sentinel_tls = said in _YES
+    files = {key: options[key] for key in _TLS if key in options}
+    if files and not tls and not sentinel_tls:
+        raise Misconfigured(
+            "the broker's URL has options of TLS, but nobody speaks it: write rediss+sentinel:// if the master does, "
+            "sentinel_ssl=true if the Sentinels do"
+        )
     username, _, password = userinfo.partition(":")
     return {
         "hosts": tuple(_host(text) for text in hosts.split(",")),
@@ -158,9 +174,10 @@ def _sentinels(rest: str, *, tls: bool) -> dict[str, Any]:
         "database": int(database or 0),
         "username": unquote(username) or None,
         "password": unquote(password) or None if at else None,
-        "tls": {key: options[key] for key in _TLS if key in options} if tls else None,
+        "tls": files if tls else None,
         "sentinel_username": options.get("sentinel_username"),
         "sentinel_password": options.get("sentinel_password"),
+        "sentinel_tls": files if sentinel_tls else None,
     }
 
 
@@ -173,6 +190,21 @@ def _host(text: str) -> tuple[str, int]:
     if not host:
         raise Misconfigured("a Sentinel URL has a host that cannot be read: redis+sentinel://HOST:PORT,HOST:PORT/NAME")
     return host, port
+
+
+def _context(tls: dict[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.get("ssl_ca_certs"))
+        if tls.get("ssl_certfile"):
+            context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile"))
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"the broker's TLS files cannot be used: {_words(error)}") from None
+    if tls.get("ssl_check_hostname", "true").lower() in _NO:
+        context.check_hostname = False
+    if tls.get("ssl_cert_reqs", "required").lower() == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _shown(name: str) -> str:

@@ -10,10 +10,11 @@ import asyncio
 import random
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
+from exporter.broker import sentinels
 from exporter.broker.connection import Connection, Push, Refused, connect
 from exporter.broker.functions import Functions
 from exporter.broker.location import Location
@@ -163,22 +164,9 @@ class Road:
 
     async def _find(self) -> tuple[str, int]:
         location = self._location
-        if location.master is None:
-            return location.hosts[0] if location.hosts else ("", 0)
-        from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
-
-        options: dict[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
-        if location.sentinel_password is not None:
-            options |= {"username": location.sentinel_username, "password": location.sentinel_password}
-        sentinel = Sentinel(location.hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # as it comes
-        try:
-            host, port = await sentinel.discover_master(location.master)
-        except MasterNotFoundError:
-            raise ConnectionError("no Sentinel knows a living master of that name") from None
-        finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
-        return str(host), int(port)
+        if location.master is not None:
+            return await sentinels.master(location)
+        return location.hosts[0] if location.hosts else ("", 0)
 
     async def _check(self, connection: Connection) -> str:
         """Is it what this needs? The server's run id. Raises Misconfigured, Refused, ConnectionError."""

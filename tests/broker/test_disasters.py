@@ -70,7 +70,8 @@ async def test_a_hundred_disasters(kind: str, postgres: Postgres, tmp_path: Path
 _HEAD = "from exporter.cli import main\n"
 DEFECTS = {
     "no order, no check of the numbers": (
-        "from exporter.broker.held import Held\nHeld.next = lambda self, seq: True\n",
+        "from exporter.broker.ordering import Ordering\n"
+        "Ordering.message = lambda self, held, envelope: self._side.deliver(envelope)\n",
         ("partition", "hang_up", "empty"),
     ),
     "gaps are not healed": (

@@ -90,6 +90,8 @@ def test_two_passwords_are_one_too_many(tmp_path: Path) -> None:
         ("redis+sentinel://h/main/x", "name of the master"),
         ("redis+sentinel://h,:5/main", "a host that cannot be read"),
         ("redis+sentinel://h/main?x=1", "an option that does not exist here: x"),
+        ("redis+sentinel://h/main?sentinel_ssl=perhaps", "sentinel_ssl is true or false"),
+        ("redis+sentinel://h/main?ssl_ca_certs=/x", "nobody speaks it"),
     ],
 )
 def test_a_wrong_url_is_one_clear_error_without_its_secret(url: str, words: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,30 +149,61 @@ async def test_a_server_that_evicts_is_refused(kind: str) -> None:
         await refused(server.url, "maxmemory-policy is allkeys-lru")
 
 
-@pytest.mark.needs("redis")
-async def test_tls_is_verified(tmp_path: Path) -> None:
-    certificates.CertificateAuthority().write(tmp_path)
-    authority = tmp_path / "ca.crt"
+@contextmanager
+def speaking_tls(folder: Path, *options: str) -> Iterator[Server]:
+    """A server with a certificate for this machine; there are ``client.crt`` and ``client.key`` for its clients."""
+    authority = certificates.CertificateAuthority()
+    authority.write(folder)
+    authority.write(folder, "client", client=True)
     server = Server(
         "redis",  # the wheel's Valkey is built without TLS
-        f"tls-cert-file {tmp_path}/server.crt",
-        f"tls-key-file {tmp_path}/server.key",
-        f"tls-ca-cert-file {authority}",
-        "tls-auth-clients no",
+        f"tls-cert-file {folder}/server.crt",
+        f"tls-key-file {folder}/server.key",
+        f"tls-ca-cert-file {folder}/ca.crt",
+        *options,
     )
     server.options += ["port 0", f"tls-port {server.port}"]
-    server.tls = {"ssl": True, "ssl_ca_certs": str(authority)}
+    server.tls = {
+        "ssl": True,
+        "ssl_ca_certs": f"{folder}/ca.crt",
+        "ssl_certfile": f"{folder}/client.crt",
+        "ssl_keyfile": f"{folder}/client.key",
+    }
     try:
-        server.start()
-        async with nodes(f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={authority}") as (first, last):
-            await talk(first, last)
-        node = Node(f"rediss://127.0.0.1:{server.port}", "messaging")
-        await node.broker.start(2.0)
-        assert not node.broker.up
-        assert "certificate" in str(node.broker.error).lower()
-        await node.broker.close()
+        yield server.start()
     finally:
         server.remove()
+
+
+async def absent(url: str) -> str:
+    """Why a broker cannot be used, which a node waits for all the same."""
+    node = Node(url, "messaging")
+    try:
+        await node.broker.start(2.0)
+        assert not node.broker.up
+        return str(node.broker.error)
+    finally:
+        await node.broker.close()
+
+
+@pytest.mark.needs("redis")
+async def test_tls_is_verified(tmp_path: Path) -> None:
+    with speaking_tls(tmp_path, "tls-auth-clients no") as server:
+        url = f"rediss://127.0.0.1:{server.port}"
+        async with nodes(f"{url}?ssl_ca_certs={tmp_path}/ca.crt") as (first, last):
+            await talk(first, last)
+        assert "certificate" in (await absent(url)).lower()
+
+
+@pytest.mark.needs("redis")
+async def test_a_server_that_wants_a_certificate_of_its_clients(tmp_path: Path) -> None:
+    with speaking_tls(tmp_path, "tls-auth-clients yes") as server:
+        url = f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={tmp_path}/ca.crt"
+        own = f"{url}&ssl_certfile={tmp_path}/client.crt&ssl_keyfile={tmp_path}/client.key"
+        async with nodes(own) as (first, last):
+            await talk(first, last)
+        assert "certificate" in (await absent(url)).lower()
+        await refused(f"{url}&ssl_certfile={tmp_path}/absent.crt", "TLS files cannot be used: no such file")
 
 
 @pytest.mark.needs("redis")
@@ -215,9 +247,18 @@ async def test_sentinel_names_the_master_and_the_one_after_a_failover() -> None:
             server.remove()
 
 
+def _shard(kind: str) -> AbstractContextManager[Server]:
+    """A server of a Redis Cluster; its second option names the port for the others."""
+    ports: set[int] = set()
+    while len(ports) < 2:
+        ports.add(free_port())
+    port, bus = ports
+    return _with(kind, "cluster-enabled yes", f"cluster-port {bus}", port=port)
+
+
 @pytest.mark.parametrize("kind", BOTH)
 async def test_a_cluster_of_one_shard_and_no_database_number_in_it(kind: str) -> None:
-    with _with(kind, "cluster-enabled yes", f"cluster-port {free_port()}") as server:
+    with _shard(kind) as server:
         with server.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 
@@ -231,6 +272,38 @@ async def test_a_cluster_of_one_shard_and_no_database_number_in_it(kind: str) ->
         await node.broker.start(2.0)
         assert not node.broker.up
         await node.broker.close()
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_cluster_of_several_shards_whichever_is_named(kind: str) -> None:
+    with ExitStack() as stack:
+        shards = [stack.enter_context(_shard(kind)) for _ in range(3)]
+        for shard, slots in zip(shards, ((0, 5460), (5461, 10922), (10923, 16383)), strict=True):
+            with shard.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+        with shards[0].client() as client:
+            for shard in shards[1:]:
+                bus = int(shard.options[1].split()[1])
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", shard.port, bus)
+
+        async def ready() -> bool:
+            answers = []
+            for shard in shards:
+                with shard.client() as client:
+                    answers.append("cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")))
+            return all(answers)
+
+        await until(ready, "the cluster is ready", 30)
+        cluster = uuid.uuid4().hex[:8]
+        async with AsyncExitStack() as closing:
+            made = [Node(shard.url, cluster, lease=10.0) for shard in shards]
+            for node in made:
+                closing.push_async_callback(node.broker.close)
+                await node.broker.start(5.0)
+            for node in made:
+                await node.up()
+            await talk(made[0], made[-1])
+            await counts(made[1], users=2, participants=2, nodes=3)
 
 
 @pytest.mark.parametrize("kind", BOTH)

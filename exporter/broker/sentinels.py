@@ -1,0 +1,67 @@
+"""Asking Sentinels where the master is. Knows no connection of the road.
+
+Tested in ``tests/broker/test_sentinels.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from exporter.broker.location import Location
+from exporter.core.errors import Misconfigured
+
+PATIENCE: Final = 0.5
+"""Seconds that one Sentinel may take; then the next is asked."""
+
+_UNKNOWN: Final = "no Sentinel knows a living master of that name"
+_ABSENT: Final = "no Sentinel can be reached"
+_CLOSED: Final = "the Sentinels end the connection: if they speak TLS, add sentinel_ssl=true to the URL"
+_CERTIFICATE: Final = "a Sentinel's certificate cannot be verified: see ssl_ca_certs in docs/cluster.md"
+_REFUSED: Final = (
+    "the Sentinels refuse the user or the password: sentinel_username and sentinel_password are for them, in the URL"
+)
+
+
+async def master(location: Location) -> tuple[str, int]:
+    """Where the master is, by the first Sentinel that knows one that lives.
+
+    Raises:
+        Misconfigured: they refuse to answer.
+        ConnectionError: nobody knows; with the reason.
+    """
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+    # By itself redis-py asks one that is not there for longer than all of them may take.
+    options: dict[str, Any] = {
+        "socket_timeout": PATIENCE,
+        "socket_connect_timeout": PATIENCE,
+        "retry": Retry(NoBackoff(), 0),
+        **location.sentinel_options(),
+    }
+    reasons = []
+    for host, port in location.hosts:
+        sentinel = Redis(host=host, port=port, **options)
+        try:
+            masters: Any = await sentinel.sentinel_masters()
+            known = masters.get(location.master)
+        except (AuthenticationError, NoPermissionError):
+            raise Misconfigured(_REFUSED) from None
+        except (RedisError, OSError) as error:
+            reasons.append(_reason(error))
+            continue
+        finally:
+            await sentinel.aclose()
+        if known and known["is_master"] and not known["is_sdown"] and not known["is_odown"]:
+            return str(known["ip"]), int(known["port"])
+        reasons.append(_UNKNOWN)
+    raise ConnectionError(_UNKNOWN if _UNKNOWN in reasons else reasons[0])
+
+
+def _reason(error: Exception) -> str:
+    words = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return _CERTIFICATE
+    return _CLOSED if "closed" in words.lower() or "reset" in words.lower() else _ABSENT

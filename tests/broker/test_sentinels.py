@@ -1,0 +1,96 @@
+"""Sentinels that are not there, that speak TLS, that refuse: the next is asked, or the reason is one clear line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from exporter.broker import sentinels
+from exporter.broker.location import locate
+from exporter.core.errors import Misconfigured
+from tests.broker.nodes import Node, nodes
+from tests.broker.test_road import talk
+from tests.servers import certificates
+from tests.servers.exporter import until
+from tests.servers.valkey import Sentinel, Server, free_port
+
+pytestmark = pytest.mark.needs("redis")
+
+
+@contextmanager
+def watched(*options: str, tls: Path | None = None) -> Iterator[Sentinel]:
+    """A server under the name ``main``, and its Sentinel; with ``tls`` both speak nothing else."""
+    server = Server("redis")
+    watcher = Sentinel("redis", server)
+    for one in (server, watcher):
+        if tls is not None:
+            one.options += [
+                f"tls-port {one.port}",
+                "port 0",
+                "tls-replication yes",
+                "tls-auth-clients no",
+                *(f"tls-{kind}-file {tls}/{name}" for kind, name in _FILES.items()),
+            ]
+            one.tls = {"ssl": True, "ssl_ca_certs": f"{tls}/ca.crt"}
+    watcher.options += options
+    try:
+        server.start()
+        watcher.start()
+        yield watcher
+    finally:
+        watcher.remove()
+        server.remove()
+
+
+_FILES = {"cert": "server.crt", "key": "server.key", "ca-cert": "ca.crt"}
+
+
+async def the_reason(url: str) -> str:
+    """Why there is no master."""
+    with pytest.raises((ConnectionError, Misconfigured)) as caught:
+        await sentinels.master(locate(url))
+    return str(caught.value)
+
+
+async def test_the_next_one_is_asked_when_the_first_is_not_there() -> None:
+    with watched() as watcher:
+        began = time.monotonic()
+        location = locate(f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{watcher.port}/main")
+        assert await sentinels.master(location) == ("127.0.0.1", int(watcher.options[0].split()[4]))
+        assert time.monotonic() - began < 2, "the deadline of opening a connection"
+        assert await the_reason(f"redis+sentinel://127.0.0.1:{watcher.port}/other") == sentinels._UNKNOWN
+    assert await the_reason(f"redis+sentinel://127.0.0.1:{free_port()}/main") == sentinels._ABSENT
+
+
+async def test_a_password_of_the_sentinels_own() -> None:
+    with watched("requirepass other-s3cret") as watcher:
+        url = f"redis+sentinel://127.0.0.1:{watcher.port}/main"
+        for wrong in ("", "?sentinel_password=wr0ng"):
+            assert "sentinel_password" in await the_reason(url + wrong)
+            node = Node(url + wrong, "messaging")
+            with pytest.raises(Misconfigured, match="the Sentinels refuse"):
+                await node.broker.start(5.0)
+            await node.broker.close()
+        async with nodes(f"{url}?sentinel_password=other-s3cret") as (first, last):
+            await talk(first, last)
+
+
+async def test_sentinels_that_speak_tls(tmp_path: Path) -> None:
+    certificates.CertificateAuthority().write(tmp_path)
+    with watched(tls=tmp_path) as watcher:
+        url = f"rediss+sentinel://127.0.0.1:{watcher.port}/main?ssl_ca_certs={tmp_path}/ca.crt"
+
+        async def known() -> bool:
+            with watcher.client() as client:
+                return not client.sentinel_masters()["main"]["is_sdown"]
+
+        await until(known, "the Sentinel has reached its master")
+        async with nodes(f"{url}&sentinel_ssl=true") as (first, last):
+            await talk(first, last)
+        assert "sentinel_ssl=true" in await the_reason(url)
+        assert "certificate" in await the_reason(f"rediss+sentinel://127.0.0.1:{watcher.port}/main?sentinel_ssl=yes")
+        assert "TLS files" in await the_reason(f"{url}x&sentinel_ssl=true")
