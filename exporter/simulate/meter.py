@@ -23,6 +23,7 @@ class Meter:
     reads: int = 0
     opened: int = 0
     resets: int = 0  # connections that a phone lost, by TCP reset
+    moved: int = 0  # connections that came back to another node than they had left
     caught_up: int = 0  # messages fetched after a gap
     online: int = 0  # connections now
     people: Counter[int] = field(default_factory=Counter)  # connections now, by person

@@ -41,6 +41,7 @@ class Summary:
     caught_up: int
     connections: int
     resets: int
+    moved: int
     closed: dict[str, int]
     rejected: dict[str, int]
     errors: dict[str, int]
@@ -73,7 +74,8 @@ class Summary:
             f"unanswered {self.unanswered}, delivered {self.delivered}",
             f"acknowledged in {spread(self.ack_seconds)}",
             f"delivered in {spread(self.delivery_seconds)}",
-            f"{self.connections} connections, {self.resets} of them reset by a lost network; "
+            f"{self.connections} connections, {self.resets} of them reset by a lost network"
+            f"{f', {self.moved} moved to another node' if self.moved else ''}; "
             f"{self.caught_up} messages caught up, {self.reads} read receipts, {self.typing} times typing",
         ]
         if self.own_lag_seconds > 0.1:
@@ -132,6 +134,7 @@ def summarise(ledger: Ledger, meter: Meter, **known: Any) -> Summary:
         caught_up=meter.caught_up,
         connections=meter.opened,
         resets=meter.resets,
+        moved=meter.moved,
         closed=dict(meter.closed),
         rejected={reason: count for reason, count in meter.rejected.items() if count},
         errors=dict(meter.errors),

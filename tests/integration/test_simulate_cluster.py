@@ -1,7 +1,8 @@
-"""``simulate`` with the URLs of several nodes: people are on all of them, and a hole between them is found."""
+"""``simulate`` with the URLs of several nodes: people are on all of them, move, and a hole between them is found."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from exporter.core.events import ClosedReason
 from exporter.simulate import SimulateOptions, simulate
+from exporter.simulate.console import Moment, View
 from exporter.simulate.summary import Summary
 from tests.servers.exporter import InProcess, in_process
 from tests.servers.valkey import running as broker
@@ -25,13 +28,28 @@ async def two_nodes(folder: Path) -> AsyncIterator[list[InProcess]]:
             yield [one, two]
 
 
-async def people(nodes: list[InProcess]) -> Summary:
+async def people(nodes: list[InProcess], view: View | None = None) -> Summary:
     urls = tuple(node.url for node in nodes)
-    return await simulate(
-        SimulateOptions(
-            urls=urls, users=12, conversations=4, rate=60, duration=6.0, settle=10.0, token_for=nodes[0].token
-        )
+    options = SimulateOptions(
+        urls=urls, users=12, conversations=4, rate=60, duration=6.0, settle=10.0, token_for=nodes[0].token
     )
+    return await simulate(options) if view is None else await simulate(options, view=view)
+
+
+class Cutter(View):
+    """Cuts all connections of one node after the other, now and then, as a network does."""
+
+    every = 1.0
+
+    def __init__(self, nodes: list[InProcess]) -> None:
+        self.turns = itertools.cycle(nodes)
+        self.cut = 0
+
+    def show(self, moment: Moment) -> None:
+        if moment.phase == "running":
+            for connection in next(self.turns).server.connections:
+                connection.abort(ClosedReason.CLIENT)
+                self.cut += 1
 
 
 async def test_nothing_is_missed_and_nobody_is_accused_between_nodes(tmp_path: Path) -> None:
@@ -44,16 +62,42 @@ async def test_nothing_is_missed_and_nobody_is_accused_between_nodes(tmp_path: P
             assert (await node.scrape())["messaging_broker_frames_received_total"] > 10
 
 
+async def test_whoever_loses_a_connection_moves_to_the_other_node_and_misses_nothing(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as nodes:
+        cutter = Cutter(nodes)
+        summary = await people(nodes, cutter)
+        assert cutter.cut > 10
+        assert summary.moved >= cutter.cut / 2, "with two nodes each way back is a move, but for those who went home"
+        assert summary.wrong == {}
+        assert summary.verified == summary.acknowledged > 200
+        for node in nodes:
+            assert (await node.scrape())["messaging_connections_opened_total"] > 12, "more than came at first"
+
+
+async def test_a_hole_of_the_node_that_people_move_to_is_found(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as nodes:
+        _make_lossy(nodes[-1])
+        summary = await people(nodes, Cutter(nodes))
+        assert summary.moved > 5
+        assert summary.wrong["undelivered"] > 5
+        assert summary.status == 1
+
+
+def _make_lossy(node: InProcess) -> None:
+    """Every fifth message of another node is kept from the people of this one."""
+    here: Any = node.server.node
+    deliver = here.deliver
+
+    def lossy(envelope: Any) -> None:
+        if not (envelope.remote and envelope.seq and envelope.seq % 5 == 0):
+            deliver(envelope)
+
+    here.deliver = lossy
+
+
 async def test_a_hole_that_is_made_between_the_nodes_is_found(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as nodes:
-        last: Any = nodes[-1].server.node
-        deliver = last.deliver
-
-        def lossy(envelope: Any) -> None:
-            if not (envelope.remote and envelope.seq and envelope.seq % 5 == 0):
-                deliver(envelope)
-
-        last.deliver = lossy
+        _make_lossy(nodes[-1])
         summary = await people(nodes)
         assert summary.wrong["undelivered"] > 5
         assert summary.status == 1

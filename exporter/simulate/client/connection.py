@@ -30,8 +30,9 @@ _LINGER_0 = struct.pack("ii", 1, 0)
 class ClientConnection:
     """A connection that writes without waiting: frames leave in order, by one task that lives while there are any."""
 
-    def __init__(self, ws: aiohttp.ClientWebSocketResponse[bool], number: int, spawn: Spawn) -> None:
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse[bool], url: URL, number: int, spawn: Spawn) -> None:
         self.number = number
+        self.url = url
         self._ws = ws
         self._spawn = spawn
         self._queue: deque[bytes] = deque()
@@ -51,7 +52,7 @@ class ClientConnection:
             decode_text=False,
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
         )
-        return cls(ws, number, spawn)
+        return cls(ws, url, number, spawn)
 
     @property
     def close_code(self) -> int | None:

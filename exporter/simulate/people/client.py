@@ -17,6 +17,7 @@ from random import Random
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from exporter.core.errors import ErrorCode
 from exporter.core.events import Join, Leave, Ping, Read, Send, Typing
@@ -44,10 +45,12 @@ class Client:
     starts_at: float
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     connection: ClientConnection | None = None
+    node: URL | None = None  # where it was connected last
     joined: set[int] = field(default_factory=set)
     latest: dict[int, int] = field(default_factory=dict)  # by conversation: the highest seq known
     drafts: dict[str, Draft] = field(default_factory=dict)
     allowance: Allowance = field(default_factory=Allowance)
+    _moves: bool = False  # it was connected to that node, and goes to another now
     _pause: float = 0.0
     _looking: bool = True
     _looked_again: float = -math.inf
@@ -71,9 +74,10 @@ class Client:
     async def _connect(self) -> float | None:
         """One connection from beginning to end. None: there was one; else how long the server says to wait."""
         meter = self.context.meter
+        left, self._moves = self.node if self._moves else None, False  # when the others do not answer: back to that one
         try:
             async with self.context.gate:
-                connection = await self.context.open(self.person)
+                connection = await self.context.open(self.person, left)
         except aiohttp.WSServerHandshakeError as error:
             meter.rejected[str(error.status)] += not self.context.closing
             retry_after = error.headers.get("Retry-After", "") if error.headers else ""
@@ -83,6 +87,8 @@ class Client:
             return 0.0
         self.connection, self._leaving, self._ending, self._looking = connection, False, False, True
         meter.connected(self.person)
+        meter.moved += self.node not in (None, connection.url)
+        self.node, self._moves = connection.url, True
         try:
             await self._read(connection)
         finally:

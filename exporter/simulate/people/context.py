@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import aiohttp
+from yarl import URL
 
 from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.client.api import FAILURES, Api
@@ -55,11 +56,14 @@ class SimulationContext(Generic[C]):
         self._numbers = itertools.count(1)
         self._index = {id: number for number, id in enumerate(self.organisation.conversations)}
 
-    async def open(self, person: int) -> ClientConnection:
-        """A new connection for somebody; several nodes take turns."""
+    async def open(self, person: int, left: URL | None = None) -> ClientConnection:
+        """A new connection for somebody; several nodes take turns. Whoever ``left`` one goes to another."""
         token = self.token_for(self.organisation.people[person].name)
+        url = next(self._urls)
+        if url == left:
+            url = next(self._urls)
         async with asyncio.timeout(OPEN_TIMEOUT):
-            return await ClientConnection.open(self.http, next(self._urls), token, next(self._numbers), self.spawn)
+            return await ClientConnection.open(self.http, url, token, next(self._numbers), self.spawn)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Does this beside everything else; a mistake in it ends the simulation instead of vanishing."""
