@@ -28,7 +28,7 @@ A batch alone costs the server 20 µs and more before its first change is looked
 """
 MOST_CHANGES: Final = 100_000
 """Changes that wait for the road: beyond it, all that is held is told anew instead."""
-PAUSE: Final = 0.01
+PAUSE: Final = 0.02
 """Seconds between two batches that are not full: others hear of a join that much later, in a storm.
 
 Each batch is a write, and its answer a turn of the loop and a read: without a pause they are as frequent as the server

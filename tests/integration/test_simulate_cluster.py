@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,19 +36,22 @@ async def people(nodes: list[InProcess], view: View | None = None) -> Summary:
 
 
 class Cutter(View):
-    """Cuts all connections of one node after the other, now and then, as a network does."""
+    """Cuts all connections of one node, and of the next one a second later, as a network does; then there is peace.
+
+    Of a connection that ends nobody can say what it should have got: what people get is checked after they have moved.
+    """
 
     every = 1.0
 
     def __init__(self, nodes: list[InProcess]) -> None:
-        self.turns = itertools.cycle(nodes)
+        self.turns = iter(nodes)
         self.cut = 0
 
     def show(self, moment: Moment) -> None:
-        if moment.phase == "running":
-            for connection in next(self.turns).server.connections:
-                connection.abort(ClosedReason.CLIENT)
-                self.cut += 1
+        node = next(self.turns, None) if moment.phase == "running" else None
+        for connection in node.server.connections if node is not None else ():
+            connection.abort(ClosedReason.CLIENT)
+            self.cut += 1
 
 
 async def test_nothing_is_missed_and_nobody_is_accused_between_nodes(tmp_path: Path) -> None:
@@ -66,12 +68,13 @@ async def test_whoever_loses_a_connection_moves_to_the_other_node_and_misses_not
     async with two_nodes(tmp_path) as nodes:
         cutter = Cutter(nodes)
         summary = await people(nodes, cutter)
-        assert cutter.cut > 10
+        assert cutter.cut > 6
         assert summary.moved >= cutter.cut / 2, "with two nodes each way back is a move, but for those who went home"
         assert summary.wrong == {}
         assert summary.verified == summary.acknowledged > 200
-        for node in nodes:
-            assert (await node.scrape())["messaging_connections_opened_total"] > 12, "more than came at first"
+        figures = [await node.scrape() for node in nodes]
+        assert all(figure["messaging_connections_opened_total"] > 6 for figure in figures)
+        assert all(figure["messaging_deliveries_total"] > 50 for figure in figures)
 
 
 async def test_a_hole_of_the_node_that_people_move_to_is_found(tmp_path: Path) -> None:
