@@ -59,9 +59,10 @@ class Meter:
         """How late this process was in this moment and the one before, seconds."""
         return max(self.recent_lag, self._older_lag)
 
-    def connected(self, person: int) -> None:
-        """One connection more."""
+    def connected(self, person: int, *, moved: bool = False) -> None:
+        """One connection more, by somebody who was on another node before or was not."""
         self.opened += 1
+        self.moved += moved
         self.online += 1
         self.people[person] += 1
 

@@ -45,12 +45,11 @@ class Client:
     starts_at: float
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     connection: ClientConnection | None = None
-    node: URL | None = None  # where it was connected last
     joined: set[int] = field(default_factory=set)
     latest: dict[int, int] = field(default_factory=dict)  # by conversation: the highest seq known
     drafts: dict[str, Draft] = field(default_factory=dict)
     allowance: Allowance = field(default_factory=Allowance)
-    _moves: bool = False  # it was connected to that node, and goes to another now
+    _left: URL | None = None  # the node where it was connected before
     _pause: float = 0.0
     _looking: bool = True
     _looked_again: float = -math.inf
@@ -74,7 +73,7 @@ class Client:
     async def _connect(self) -> float | None:
         """One connection from beginning to end. None: there was one; else how long the server says to wait."""
         meter = self.context.meter
-        left, self._moves = self.node if self._moves else None, False  # when the others do not answer: back to that one
+        left, self._left = self._left, None  # when another does not answer, that one will do, too
         try:
             async with self.context.gate:
                 connection = await self.context.open(self.person, left)
@@ -86,9 +85,8 @@ class Client:
             meter.rejected["unreachable"] += not self.context.closing
             return 0.0
         self.connection, self._leaving, self._ending, self._looking = connection, False, False, True
-        meter.connected(self.person)
-        meter.moved += self.node not in (None, connection.url)
-        self.node, self._moves = connection.url, True
+        meter.connected(self.person, moved=left not in (None, connection.url))
+        self._left = connection.url
         try:
             await self._read(connection)
         finally:
@@ -109,14 +107,12 @@ class Client:
     def _disconnected(self, connection: ClientConnection) -> None:
         context, now = self.context, self.context.clock()
         self.connection = None
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+        while self._timers:
+            self._timers.pop().cancel()
         code = connection.close_code
         context.ledger.closed(connection.number, now, too_slow=code == CloseCode.SLOW_CONSUMER)
-        for conversation in self.joined:
-            context.quit(self, conversation)
-        self.joined.clear()
+        while self.joined:
+            context.quit(self, self.joined.pop())
         context.meter.disconnected(self.person)
         if not self._ending and code not in (None, CloseCode.NORMAL):
             context.meter.closed[str(int(code))] += 1
