@@ -585,6 +585,23 @@ async def test_what_the_last_minute_says_is_told_with_since_when(browser: Browse
         await page.locator("messaging-stats .well .note", has_text="Deliveries are late since").wait_for()
 
 
+async def test_what_the_hour_says_of_the_process_before_a_restart_is_not_told_of_the_one_after(
+    browser: Browser, double: StatsDouble
+) -> None:
+    for i in range(3):
+        double.history.record(time.time() - 10 * (3 - i), Sample(active_connections=5, sends_failed=3 * i))
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(double.link().replace("/admin", "/admin?refresh=0.5"))
+        await told(page, r"Sends fail since [\d:]{8}\.")
+        await double.stop()
+        await told(page, r"Server lost since .*")
+        double.failing = {"history"}  # the page still has the hour of before
+        double.figures["started_at"] = moment(time.time())
+        await double.start()
+        await told(page, r"All is well\. Up since [\d:]{8}: the server has just started\.")
+
+
 async def test_of_observed_databases_the_first_line_names_the_one_that_is_not_seen(
     browser: Browser, double: StatsDouble
 ) -> None:

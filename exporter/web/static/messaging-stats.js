@@ -281,6 +281,7 @@ h2 { font-size: 0.9375em; font-weight: 650; letter-spacing: -0.005em; }
 header p, p.note { color: var(--muted); font-size: 0.8125em; }
 p.note { min-height: 2.8em; margin-block-start: 0.7em; overflow-wrap: anywhere; } /* two lines: a reason moves nothing */
 p.note.bad, header p.bad { color: var(--bad); }
+.well p.note { min-height: 4.2em; } /* two troubles at once */
 
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.5em; margin-block-start: 0.9em; }
 .figures > :first-child { grid-column: 1 / -1; }
@@ -434,6 +435,7 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.73cqi); gap: 1.2em 2em; }
   .panel > :not(.status, .now, .sources) { grid-column: auto; }
   .panel > .well { grid-column: span 2; }
+  .well p.note { min-height: 2.8em; }
   th:not(:first-child) { inline-size: 5.3em; } /* the narrowest columns: six digits and the longest reason */
   td { font-size: 0.875em; }
   .rates .number { font-size: 1.25em; line-height: 1.32; }
@@ -1251,7 +1253,9 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       }
     } else if (database.up === false) add('bad', 'database_down', moment(database.as_of));
     else if (database.writable === false) add('bad', 'database_read_only', null);
-    if (history !== null) this.#addHistory(history, add);
+    const begun = moment(stats.started_at);
+    // Until it is read again after a restart, it tells of the process before.
+    if (history !== null && (begun === null || moment(history.as_of) >= begun)) this.#addHistory(history, add);
     if (stats.cluster?.up === false) {
       add('bad', 'cluster_down', moment(stats.cluster.as_of), { reason: this.#liveError(stats) });
     }
