@@ -196,7 +196,7 @@ export const LABELS = Object.freeze({
   agree: 'recounted',
   differ: 'they differ',
   not_recounted: 'not recounted',
-  inaccurate: 'Totals differ from a recount: {conversations} conversations, {days} days, {triggers} triggers.',
+  inaccurate: 'Totals differ from a recount (conversations: {conversations}, days: {days}, triggers missing: {triggers}).',
   none_yet: 'none yet',
   never_seen: 'never seen',
   // Scopes, ages and the rest.

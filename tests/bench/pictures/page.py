@@ -45,13 +45,16 @@ class State:
     """What the page is told: other ``figures`` than those of a good day, made when it is drawn.
 
     ``course`` has other values of the hour's samples, and other growths of its counters, by how many seconds ago.
-    ``failing`` ends the addresses that are answered 503. ``gone``: the server is stopped once the page has been seen.
+    ``failing`` ends the addresses that are answered 503. ``gone``: the server is stopped once the page has been seen;
+    ``empty``: nobody ever wrote. The history has so many ``samples``.
     """
 
     figures: Callable[[], Mapping[str, Any]] = dict
     course: Course = _well
     failing: frozenset[str] = frozenset()
     gone: bool = False
+    empty: bool = False
+    samples: int = MAXLEN
 
 
 def _database(up: bool, error: str) -> Callable[[], Mapping[str, Any]]:
@@ -78,7 +81,7 @@ def _nothing_is_stored(ago: float) -> Mapping[str, int | None]:
 def _idle() -> Mapping[str, Any]:
     nothing = dict.fromkeys((*LIVE, *STORED), 0) | {"active_users": dict.fromkeys(("1d", "7d", "30d"), 0)}
     refused = {kind: dict.fromkeys(reasons, 0) for kind, reasons in FIGURES["refused"].items()}
-    return nothing | {"refused": refused, "delivered_in_time": None, "started_at": moment(time.time() - 20)}
+    return nothing | {"refused": refused, "delivered_in_time": None}
 
 
 def _alone() -> Mapping[str, Any]:
@@ -89,8 +92,8 @@ def _alone() -> Mapping[str, Any]:
 
 STATES: Mapping[str, State] = {
     "healthy": State(),
-    "idle": State(_idle, lambda ago: dict.fromkeys((*LIVE, *STORED, *GROWTH), 0)),
-    "restarted": State(lambda: {"started_at": moment(time.time() - 20)}),
+    "idle": State(_idle, lambda ago: dict.fromkeys((*LIVE, *STORED, *GROWTH), 0), empty=True),
+    "restarted": State(lambda: {"started_at": moment(time.time() - 20)}, samples=2),
     "database-down": State(_database(False, REACHED), _nothing_is_stored, frozenset({"days"})),
     "read-only": State(_database(True, "the database is read-only"), _nothing_is_stored),
     "broker-down": State(_alone, lambda ago: dict.fromkeys(LIVE) if ago < SINCE else {}),
@@ -110,8 +113,8 @@ GROWTH = {
 }  # fmt: skip
 
 
-def remember(history: History, course: Course) -> None:
-    """An hour of it up to now, in which people come, go and come back."""
+def remember(history: History, course: Course, samples: int) -> None:
+    """So many samples up to now, of an hour in which people come, go and come back."""
     history.record(0, Sample())  # so far from all others that it begins anew
     random = Random(1)
     counters: Counter[str] = Counter()
@@ -130,7 +133,8 @@ def remember(history: History, course: Course) -> None:
             connections_refused=_reasons(RejectedReason, unauthenticated=counters["unauthenticated"]),
             commands_refused=_reasons(ErrorCode, unavailable=counters["unavailable"]),
         )
-        history.record(time.time() - ago, sample)
+        if step >= MAXLEN - samples:
+            history.record(time.time() - ago, sample)
 
 
 def _reasons(kind: Iterable[ClosedReason | RejectedReason | ErrorCode], **counts: int) -> dict[str, int]:
@@ -166,7 +170,10 @@ async def page_pictures(output: Path) -> list[str]:
                     double.failing = set(state.failing)
                     if "days" in state.failing:
                         double.top.update(largest=None, error=REACHED)
-                    remember(double.history, state.course)
+                    if state.empty:
+                        double.days = lambda ago: (0, 0 if ago < 2 else None)
+                        double.top.update(largest=[], busiest=[])
+                    remember(double.history, state.course, state.samples)
                     return double.link()
 
                 end = double.stop if state.gone else None
