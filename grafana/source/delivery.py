@@ -6,7 +6,7 @@ from grafana.source import promql as q
 from grafana.source.boards import Board, Row
 from grafana.source.colors import CLOSES, HALF, REFUSALS, TYPING
 from grafana.source.commands import COMMANDS, PRESSURE
-from grafana.source.panels import IDLE, NODE, Link, Query, above, figure, judged, lines, named, warmth
+from grafana.source.panels import NODE, NOTHING, Link, Query, above, figure, judged, lines, named, warmth
 
 UID = "messaging-delivery"
 DATABASE = Link("Database & activity", "messaging-database")
@@ -122,9 +122,10 @@ BOARD = Board(
                             )
                         ),
                         "The objective is 99 %. When it is lower, 'Time by path' and 'Becoming durable' say whether "
-                        "becoming durable takes long, or handing out. 'Idle' when nobody sends.",
+                        "becoming durable takes long, or handing out. 'Nothing' when nothing is delivered: nobody "
+                        "sends, or sends fail.",
                         steps=judged((0, "red"), (0.95, "orange"), (0.99, "green")),
-                        words=IDLE,
+                        words=NOTHING,
                         decimals=1,
                     ),
                     5,

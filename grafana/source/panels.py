@@ -68,7 +68,8 @@ class Link:
 
 
 IDLE: Final[Words] = {"-1": ("idle", NEUTRAL)}
-"""The word for a share of nothing, as ``promql.or_idle`` gives it."""
+NOTHING: Final[Words] = {"-1": ("nothing", NEUTRAL)}
+"""Words for a share of nothing, as ``promql.or_idle`` gives it: nobody asks for anything; nothing came of it."""
 
 
 def named(text: str) -> str:
@@ -147,7 +148,7 @@ def figure(
     panel = begun(stat.Panel(), title, unit, queries, description, steps, instant=True)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).no_value(none)
     panel.graph_mode(c.BigValueGraphMode.NONE)
-    loud = words is not None and words is not IDLE
+    loud = words is not None and words not in (IDLE, NOTHING)
     panel.color_mode(c.BigValueColorMode.BACKGROUND if loud else c.BigValueColorMode.VALUE)
     panel.text_mode(text)
     for query in queries:

@@ -331,3 +331,14 @@ def test_the_user_s_own_runbooks_are_linked_from_the_dashboards_too(tmp_path: Pa
         text = (tmp_path / folder / "messaging-overview.json").read_text()
         assert "https://wiki.example/runbooks/${__value.raw}.md" in text
         assert RUNBOOKS not in text
+
+
+def test_that_nothing_is_delivered_is_not_called_idle() -> None:
+    """Nobody may be sending, or every send may fail: the overview's share of failing sends tells which."""
+    words = {
+        panel["title"]: panel["fieldConfig"]["defaults"]["mappings"][0]["options"]["-1"]["text"]
+        for board in BOARDS
+        for panel in panels(board)
+        if panel["title"] in ("Sends fail", "Within 250 ms")
+    }
+    assert words == {"Sends fail": "idle", "Within 250 ms": "nothing"}
