@@ -300,7 +300,7 @@ BOARD = Board(
                         "ops",
                         Query(
                             q.ours(q.rate("python_gc_collections_total"), "generation"),
-                            f"{NODE}: generation {{{{generation}}}}",
+                            f"{NODE}: gen {{{{generation}}}}",
                         ),
                         "Python's collector. If generation 2 runs often, pauses grow with the number of connections: "
                         "compare with the event loop lag.",
@@ -321,10 +321,11 @@ BOARD = Board(
                             Query(
                                 "sum without (generation)"
                                 f" ({q.ours(q.rate('python_gc_objects_uncollectable_total'), 'generation')})",
-                                f"{NODE}: uncollectable",
+                                f"{NODE}: leaked",
                             ),
                         ],
-                        "Objects in reference cycles. If uncollectable is not 0, memory leaks.",
+                        "Objects in reference cycles that the collector freed, and those it could not (leaked). If "
+                        "any leaked, memory grows.",
                         ranked=True,
                     ),
                     12,

@@ -38,8 +38,8 @@ FAULTS = """(smallest) => [...document.querySelectorAll('[data-panel]')].flatMap
   const names = [...panel.querySelectorAll('[data-testid^="data-testid VizLegend series"]')]
     .filter((name) => !name.closest('table') && name.getBoundingClientRect().bottom > box.bottom - 8)
     .map((name) => `out of sight: ${name.textContent}`);
-  const cut = [...panel.querySelectorAll('table [data-testid^="data-testid VizLegend series"] *')]
-    .filter((name) => name.scrollWidth > name.clientWidth + 1 && getComputedStyle(name).textOverflow === 'ellipsis')
+  const cut = [...panel.querySelectorAll('table button')]
+    .filter((name) => name.scrollWidth > name.clientWidth + 1)
     .map((name) => `cut off: ${name.textContent}`);
   const own = (node) => [...node.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim());
   const small = [...panel.querySelectorAll('*')]
