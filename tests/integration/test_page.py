@@ -422,6 +422,16 @@ async def test_refusals_failed_sends_and_the_share_in_time_are_told_by_reason(
         assert await clipped(page) == []
 
 
+async def test_counts_by_reason_and_lines_say_the_same_span(browser: Browser, double: StatsDouble) -> None:
+    double.history.record(0, Sample())  # so far from all others that it begins anew
+    for i in range(29):
+        double.history.record(time.time() - 10 * (28 - i), Sample(active_connections=5))
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await shows(page.locator("messaging-stats .now header p"), "this node · last 5 min")
+        assert await page.locator("messaging-stats .closed thead th").last.inner_text() == "5 min"
+
+
 # --- days ----------------------------------------------------------------------------------------------------------
 
 

@@ -1487,7 +1487,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
         row.classList.toggle('some', row.querySelector('td:not(.none)') !== null);
       }
       const held = (known(history?.length) ?? 360) * (known(history?.step) ?? 10); // seconds: less than an hour at first
-      write(n[`${kind}Hour`], held < 3590 ? this.#age(Math.max(held, 2 * MINUTE)) : this.#say('last_hour'));
+      write(n[`${kind}Hour`], held < 3590 ? this.#say('minutes', { n: this.#format.whole.format(Math.max(2, Math.round(held / MINUTE))) }) : this.#say('last_hour'));
     }
   }
 
