@@ -33,7 +33,7 @@ class Announcements(Generic[P]):
 
     def __init__(self, context: Context[P]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._holdings, self._hub, self._side = context.held, context.hub, context.side
+        self._conversations, self._hub, self._local = context.held, context.hub, context.local
         self._functions, self._figures = context.functions, context.figures
         self._connection, self._flush = context.connection, context.flush
         self._timer: asyncio.TimerHandle | None = None
@@ -66,7 +66,7 @@ class Announcements(Generic[P]):
             return True
         else:
             return False
-        self._side.announce(word, held.conversation, user)
+        self._local.announce(word, held.conversation, user)
         return True
 
     def heard_from_afar(self, held: Held[P], word: str, user: str) -> bool:
@@ -89,7 +89,7 @@ class Announcements(Generic[P]):
             self.heard_from_afar(held, "T" if active else "U", user)
         elif active is not (user in typing):
             (typing.add if active else typing.discard)(user)
-            self._side.tell(held.conversation, user, frame)
+            self._local.tell(held.conversation, user, frame)
 
     def many_type_afar(self, held: Held[P], run: TypingRun) -> None:
         """The same of several: told in one piece, unless some of it is known here, or better known."""
@@ -102,14 +102,14 @@ class Announcements(Generic[P]):
         if is_news:
             for user, ends in zip(run.users, run.ends, strict=True):
                 (typing.add if ends else typing.discard)(user)
-            self._side.tell(conversation, run.users[0], run.frames)  # none of them is here
+            self._local.tell(conversation, run.users[0], run.frames)  # none of them is here
         else:
             for user, active in run.each():
                 self.heard_from_afar(held, "T" if active else "U", user)
 
     def _ask_again(self, held: Held[P]) -> None:
         held.asking = False
-        if self._holdings.get(held.conversation) is held:
+        if self._conversations.get(held.conversation) is held:
             self.ask_typists(held)
 
     def _shares(self, held: Held[P], several: bool, user: str) -> None:
@@ -146,7 +146,7 @@ class Announcements(Generic[P]):
 
     def subscribe(self, connection: Connection, done: Callable[[], None]) -> None:
         """Subscribe to everything that is held, chunk by chunk, and compare; then ``done``."""
-        self._go_on(connection, iter(list(self._holdings.values())), True, done)
+        self._go_on(connection, iter(list(self._conversations.values())), True, done)
 
     def settled_in(self, seconds: float) -> None:
         """Then nobody's entries can be missing any more: to be compared."""
@@ -166,7 +166,7 @@ class Announcements(Generic[P]):
         if figures.unsettled or figures.syncing:
             self.settled_in(figures.unsettled / 1000 + AGAIN)
             return
-        self._go_on(connection, iter(list(self._holdings.values())), False, lambda: None)
+        self._go_on(connection, iter(list(self._conversations.values())), False, lambda: None)
 
     def _go_on(
         self,
@@ -178,7 +178,7 @@ class Announcements(Generic[P]):
     ) -> None:
         if not connection.open:
             return
-        chunk = [held for held in islice(rest, CHUNK) if self._holdings.get(held.conversation) is held]
+        chunk = [held for held in islice(rest, CHUNK) if self._conversations.get(held.conversation) is held]
         if not chunk:
             done()
             return
@@ -197,7 +197,7 @@ class Announcements(Generic[P]):
             if connection is not None:
                 connection.abort(str(reply))
             return
-        if self._holdings.get(held.conversation) is not held:
+        if self._conversations.get(held.conversation) is not held:
             return
         there = names(reply)
         unknown: Set[str] = frozenset()

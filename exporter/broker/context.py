@@ -13,7 +13,7 @@ from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection
 from exporter.broker.functions import Figures, Functions
 from exporter.broker.held import Held
-from exporter.broker.ports import Meters, Side
+from exporter.broker.ports import LocalNode, Meters
 from exporter.core.hub import Hub
 
 P = TypeVar("P")
@@ -26,7 +26,7 @@ class Context(Generic[P]):
     functions: Functions
     node: bytes
     hub: Hub[P]
-    side: Side[P]
+    local: LocalNode[P]
     meters: Meters
     clock: ServerClock
     now: Callable[[], float]

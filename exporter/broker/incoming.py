@@ -30,7 +30,7 @@ class Incoming(Generic[P]):
         self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P], inquiries: Inquiries
     ) -> None:
         self._by_channel, self._mine = context.by_channel, b"F" + context.node
-        self._hub, self._side = context.hub, context.side
+        self._hub, self._local = context.hub, context.local
         self._ordering, self._announcements = ordering, announcements
         self._clock, self._meters, self._now = context.clock, context.meters, context.now
         self._inquiries = inquiries
@@ -76,7 +76,7 @@ class Incoming(Generic[P]):
             kind, data, seq, user, age = frame
             if kind == _MESSAGE:
                 if typing:
-                    self._side.said(conversation, user)
+                    self._local.said(conversation, user)
                 received = None
                 if age:
                     if published is None:
@@ -95,11 +95,11 @@ class Incoming(Generic[P]):
             elif kind == Kind.TYPISTS:
                 self._announcements.ask_typists(held)
             elif kind == Kind.REMOVED:
-                self._side.removed(conversation, user)
+                self._local.removed(conversation, user)
             elif kind == Kind.LOOK:
                 ordering.look(held, seq)
             elif kind == Kind.ASK:
-                self._side.examine([(conversation, user)])
+                self._local.examine([(conversation, user)])
             else:
                 ordering.other(held, Envelope(conversation, data, exclude_user=user or None, remote=True))
         self._meters.broker_frames_received.value += count

@@ -56,7 +56,7 @@ class Inquiries:
     """
 
     def __init__(self, context: Context[Any]) -> None:
-        self._functions, self._node, self._answer = context.functions, context.node, context.side.connections_of
+        self._functions, self._node, self._answer = context.functions, context.node, context.local.connections_of
         self._connection, self._why_not = context.connection, context.error
         self._clock, self._meters = context.clock, context.meters
         self._questions: dict[int, Question] = {}

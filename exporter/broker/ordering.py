@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from exporter.broker.envelope import Envelope
 from exporter.broker.held import Held
-from exporter.broker.ports import Side
+from exporter.broker.ports import LocalNode
 
 P = TypeVar("P")
 
@@ -29,21 +29,21 @@ class Ordering(Generic[P]):
 
     def __init__(
         self,
-        holdings: dict[str, Held[P]],
-        side: Side[P],
+        held: dict[str, Held[P]],
+        local: LocalNode[P],
         lease: float,
         is_up: Callable[[], bool],
         now: Callable[[], float],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._holdings, self._side, self._lease, self._is_up, self._now = holdings, side, lease, is_up, now
+        self._conversations, self._local, self._lease, self._is_up, self._now = held, local, lease, is_up, now
 
     def message(self, held: Held[P], envelope: Envelope[P]) -> None:
         """A message, from here or from elsewhere."""
         seq = envelope.seq
         if seq - 1 == held.upto:  # its turn: the usual case, hence not asked of ``held``
             held.upto = seq
-            self._side.deliver(envelope)
+            self._local.deliver(envelope)
             if held.early:
                 self._hand_out(held, held.due())
             if held.catching_up:
@@ -56,7 +56,7 @@ class Ordering(Generic[P]):
     def other(self, held: Held[P], envelope: Envelope[P]) -> None:
         """A frame that is no message; it keeps its place behind those that wait."""
         if not held.behind(envelope):
-            self._side.deliver(envelope)
+            self._local.deliver(envelope)
 
     def look(self, held: Held[P], through: int) -> None:
         """Messages up to this number exist."""
@@ -80,7 +80,7 @@ class Ordering(Generic[P]):
 
     def _hand_out(self, held: Held[P], envelopes: Iterable[Envelope[P]]) -> None:
         for envelope in envelopes:
-            self._side.deliver(envelope)
+            self._local.deliver(envelope)
         if not held.has_hole:
             self.forget(held)
 
@@ -94,21 +94,21 @@ class Ordering(Generic[P]):
 
     def _missing(self, held: Held[P]) -> None:
         held.hole = None
-        if self._holdings.get(held.conversation) is held and held.upto is not None and held.has_hole:
+        if self._conversations.get(held.conversation) is held and held.upto is not None and held.has_hole:
             held.healing = True
-            self._side.heal(held.conversation, held.upto, held.target)
+            self._local.heal(held.conversation, held.upto, held.target)
 
     # --- the node has read ----------------------------------------------------------------------------------
 
     def fill(self, envelope: Envelope[P]) -> None:
         """A message that was read; whatever is here already stays as it is."""
-        held = self._holdings.get(envelope.conversation)
+        held = self._conversations.get(envelope.conversation)
         if held is not None:
             self.message(held, envelope)
 
     def healed(self, conversation: str, through: int) -> None:
         """All messages up to this number that exist have been filled in."""
-        held = self._holdings.get(conversation)
+        held = self._conversations.get(conversation)
         if held is not None and held.healing:
             held.healing = False
             if held.upto is not None and held.upto < through:
@@ -118,7 +118,7 @@ class Ordering(Generic[P]):
 
     def not_healed(self, conversation: str) -> None:
         """The database could not be asked. After one lease those that wait are handed out, and clients see the gap."""
-        held = self._holdings.get(conversation)
+        held = self._conversations.get(conversation)
         if held is None or not held.healing:
             return
         held.healing = False

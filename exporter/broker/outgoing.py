@@ -34,11 +34,11 @@ def outgoing(kind: Kind, *, seq: int = 0, user: str = "") -> Outgoing:
     return kind, b"", seq, user, None
 
 
-class Postbox(Generic[P]):
+class Outbox(Generic[P]):
     """What one node has to send."""
 
     def __init__(self, context: Context[P]) -> None:
-        self._holdings, self._functions, self._node = context.held, context.functions, context.node
+        self._conversations, self._functions, self._node = context.held, context.functions, context.node
         self._clock, self._meters, self._now = context.clock, context.meters, context.now
         self._waiting: dict[str, list[Outgoing]] = {}
         self._unanswered: deque[tuple[str, list[Outgoing]]] = deque()
@@ -79,7 +79,7 @@ class Postbox(Generic[P]):
                     continue
                 frames.pack_all(alike, now, parts)
             sent += len(turn)
-            held = self._holdings.get(conversation)
+            held = self._conversations.get(conversation)
             channel = held.channel if held is not None else self._functions.channel(conversation).encode()
             commands.append(frames.publish(channel, b"".join(parts)))
             self._unanswered.append((conversation, turn))

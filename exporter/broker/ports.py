@@ -45,7 +45,7 @@ class Meters(Protocol):
         """Seconds that a frame takes."""
 
 
-class Side(Protocol[P]):
+class LocalNode(Protocol[P]):
     """The node, as the road sees it."""
 
     def deliver(self, envelope: Envelope[P]) -> None:

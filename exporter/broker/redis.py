@@ -2,7 +2,7 @@
 
 Local delivery never waits for it: what happens here is handed out here first, and leaves at the end of the turn, in one
 write. The order of messages is that of their numbers, on every node; what is missing is read from the database by the
-node (``Side.heal``). The parts: ``road`` (the connection), ``presence`` (what the server knows of this node),
+node (``LocalNode.heal``). The parts: ``road`` (the connection), ``presence`` (what the server knows of this node),
 ``announcements`` (what people here know of the others), ``incoming``, ``ordering`` and ``outgoing`` (frames).
 
 Tested in ``tests/broker/test_road.py``.
@@ -22,18 +22,18 @@ from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection, Refused
 from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
+from exporter.broker.event_publisher import EventPublisher
 from exporter.broker.frames import Kind, Outgoing
 from exporter.broker.functions import Figures, Functions, pair
-from exporter.broker.happenings import Happenings
-from exporter.broker.holdings import Holdings
+from exporter.broker.held_conversations import HeldConversations
 from exporter.broker.incoming import Incoming
 from exporter.broker.inquiries import Inquiries
 from exporter.broker.location import Location
 from exporter.broker.ordering import Ordering
-from exporter.broker.outgoing import Postbox, outgoing
-from exporter.broker.ports import Meters, Side
+from exporter.broker.outgoing import Outbox, outgoing
+from exporter.broker.ports import LocalNode, Meters
 from exporter.broker.presence import Presence
-from exporter.broker.road import Road
+from exporter.broker.road import ReconnectingConnection
 from exporter.core.hub import Hub
 from exporter.core.records import BrokerView, ClusterStats
 
@@ -60,7 +60,7 @@ class RedisBroker(Generic[P]):
         lease: float,
         *,
         hub: Hub[P],
-        side: Side[P],
+        local: LocalNode[P],
         meters: Meters,
         at_end_of_turn: Callable[[Callable[[], object]], object] | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -69,14 +69,14 @@ class RedisBroker(Generic[P]):
         self._loop = loop = asyncio.get_running_loop()
         # Without anybody who writes to people here, after two steps: all of this turn has happened then.
         self._at_end_of_turn = at_end_of_turn or (lambda work: loop.call_soon(loop.call_soon, work))
-        self._hub, self._side, self._now, self._lease = hub, side, now, lease
+        self._hub, self._local, self._now, self._lease = hub, local, now, lease
         self._functions, self._node = functions, node = Functions(cluster), frames.new_node()
         self._clock = ServerClock(now)
         context = Context(
             functions,
             node,
             hub,
-            side,
+            local,
             meters,
             self._clock,
             now,
@@ -100,7 +100,7 @@ class RedisBroker(Generic[P]):
             now,
             f"{node.hex()} {name}",
         )
-        self._road = Road(
+        self._road = ReconnectingConnection(
             location,
             functions,
             lease,
@@ -111,14 +111,14 @@ class RedisBroker(Generic[P]):
             now=now,
             name=f"messaging-exporter-{node.hex()}",
         )
-        self.ordering = Ordering(self._held, side, lease, lambda: self.up, now)
+        self.ordering = Ordering(self._held, local, lease, lambda: self.up, now)
         self._told = Announcements(context)
-        self.holdings = Holdings(context, self.ordering, self._told)
+        self.conversations = HeldConversations(context, self.ordering, self._told)
         self.inquiries = Inquiries(context)
         self._incoming = Incoming(context, self.ordering, self._told, self.inquiries)
         self._road.on_push = self._incoming.pushed
-        self._postbox = Postbox(context)
-        self.happenings = Happenings(context, self._presence, self._told, self.holdings, self._postbox)
+        self._outbox = Outbox(context)
+        self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
         self._scheduled = False
         self._pause: asyncio.TimerHandle | None = None
         self._figures: Figures | None = None
@@ -150,7 +150,7 @@ class RedisBroker(Generic[P]):
             except (TimeoutError, Refused, ConnectionError):
                 pass  # then the lease ends it
         self._told.close()
-        self.happenings.close()
+        self.events.close()
         if self._pause is not None:
             self._pause.cancel()
         for held in self._held.values():
@@ -202,7 +202,7 @@ class RedisBroker(Generic[P]):
         conversation, seq = envelope.conversation, envelope.seq
         held = self._held.get(conversation)
         if held is None:
-            self._side.deliver(envelope)
+            self._local.deliver(envelope)
         elif seq:
             self.ordering.message(held, envelope)
         else:
@@ -219,9 +219,9 @@ class RedisBroker(Generic[P]):
 
     def _send(self, conversation: str, frame: Outgoing) -> None:
         if self._road.connection is None:
-            self._postbox.drop(conversation, frame)
+            self._outbox.drop(conversation, frame)
         else:
-            self._postbox.put(conversation, frame)
+            self._outbox.put(conversation, frame)
             if not self._scheduled:
                 self._schedule()
 
@@ -249,13 +249,13 @@ class RedisBroker(Generic[P]):
         if connection is not None:
             if self._presence.waiting:
                 self._tell_what_changed(connection)
-            self.holdings.subscribe(connection)
-            self._postbox.flush(connection)
+            self.conversations.subscribe(connection)
+            self._outbox.flush(connection)
             connection.flush()
 
     def _tell_what_changed(self, connection: Connection) -> None:
         pause = self._presence.pause
-        if pause <= 0 or self._postbox.waiting:  # who joins is announced before what they say
+        if pause <= 0 or self._outbox.waiting:  # who joins is announced before what they say
             self._presence.flush(connection)
         elif self._pause is None:
             self._pause = self._loop.call_later(pause, self._paused)
@@ -292,14 +292,14 @@ class RedisBroker(Generic[P]):
 
     def _subscribed(self) -> None:
         """Nothing is missed from here on; what was missed is looked for."""
-        self._side.examine(None)
-        self._postbox.opened()
+        self._local.examine(None)
+        self._outbox.opened()
         self._schedule()
 
     def _closed(self) -> None:
-        self._postbox.closed()
+        self._outbox.closed()
         self.inquiries.closed()
-        self.holdings.closed()
+        self.conversations.closed()
 
     def _refused(self, reason: str) -> None:
         connection = self._road.connection
@@ -309,7 +309,7 @@ class RedisBroker(Generic[P]):
     def _answered(self, figures: Figures, asked: float) -> None:
         self._road.answered()
         if self._figures is not None and figures.nodes < self._figures.nodes:
-            self._side.examine(None)  # a node that has died may have stored messages and not published them
+            self._local.examine(None)  # a node that has died may have stored messages and not published them
         self._figures = figures
         self._alive_until = max(self._alive_until, asked + self._lease)
         self._clock.measured(asked, figures.time)

@@ -37,7 +37,7 @@ _WRONG: Final = {
 _COMMAND: Final = re.compile(r"run the '([a-z_|]+)' command")  # that the user may not run, in the server's words
 
 
-class Road:
+class ReconnectingConnection:
     """Keeps a connection open. ``lease`` in seconds.
 
     ``on_open`` is called with each connection that is fit for use, and whether the server is another than it was;

@@ -23,9 +23,9 @@ async def examine(settings: Settings) -> list[Finding]:
         return [Finding("broker", Outcome.NONE, own)]
     from exporter.broker.functions import Functions  # needs the extra redis
     from exporter.broker.location import locate
-    from exporter.broker.road import Road
+    from exporter.broker.road import ReconnectingConnection
 
-    road = Road(
+    road = ReconnectingConnection(
         locate(settings.redis_url, settings.redis_password_file),
         Functions(settings.cluster_name),
         settings.cluster_lease,

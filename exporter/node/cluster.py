@@ -61,7 +61,7 @@ class ClusterNode(Node):
             cluster,
             lease,
             hub=self.hub,
-            side=self,
+            local=self,
             meters=metrics,
             at_end_of_turn=fan_out.at_end_of_turn,
             now=self._now,
@@ -71,7 +71,7 @@ class ClusterNode(Node):
         self.user_connections.elsewhere = self.road.inquiries.ask
         self._healing = Healing(store, self.hub, self.road, self.removed, self._sender)
         self.broker = self._publisher.broker = self.road
-        self._publisher.happened = self.road.happenings.happened
+        self._publisher.happened = self.road.events.happened
 
     async def start(self) -> None:
         """Join the cluster; an absent broker is waited for in the background. Raises Misconfigured."""
@@ -91,7 +91,7 @@ class ClusterNode(Node):
 
     def _ask_membership(self, conversation: ConversationId, user: UserId, known: Known) -> None:
         # First the subscription, then the question: what is durable before the answer is in it, the rest comes live.
-        self.road.holdings.hold(conversation, partial(self._held, conversation, user, known))
+        self.road.conversations.hold(conversation, partial(self._held, conversation, user, known))
 
     def _held(self, conversation: ConversationId, user: UserId, known: Known) -> None:
         try:
@@ -109,9 +109,9 @@ class ClusterNode(Node):
         answered: asyncio.Future[None],
         question: asyncio.Future[Membership],
     ) -> None:
-        conversation, holdings = command.conversation, self.road.holdings
+        conversation, held = command.conversation, self.road.conversations
         last_seq = question.result().last_seq if question.exception() is None else 0
-        if not holdings.lacks(conversation, last_seq):
+        if not held.lacks(conversation, last_seq):
             self._settle_join(connection, command, received, answered, question)
             return
 
@@ -123,21 +123,21 @@ class ClusterNode(Node):
                 self._settle_join(connection, command, received, answered, question)
 
         # A message that the database has and that is not here yet belongs to those who joined before.
-        holdings.catch_up(conversation, last_seq, go_on)
+        held.catch_up(conversation, last_seq, go_on)
 
     def _settle_join(self, connection: NodeConnection, command: Join, *rest: Any) -> None:
         try:
             super()._membership_known(connection, command, *rest)
         finally:
             self._publisher.catch_up(command.conversation)  # before it may be let go of
-            self.road.holdings.settle(command.conversation)
+            self.road.conversations.settle(command.conversation)
 
     def _let_in(self, connection: NodeConnection, command: Join, received: float, last_seq: int) -> None:
         conversation = command.conversation
-        upto = self.road.holdings.begin(conversation, last_seq)
+        upto = self.road.conversations.begin(conversation, last_seq)
         events = self.hub.join(connection, conversation)
         user = connection.user
-        participants, total = self.road.holdings.participants(conversation, user, protocol.MAX_LISTED)
+        participants, total = self.road.conversations.participants(conversation, user, protocol.MAX_LISTED)
         connection.put(text_frame(protocol.joined(conversation, participants, total, user, upto, command.id)))
         self._publisher.emit(events)
         self.metrics.command_duration["join"].observe(self._now() - received)
@@ -195,7 +195,7 @@ class ClusterNode(Node):
         self._remove_from_hub(conversation, user)
 
     def _remove_from_hub(self, conversation: ConversationId, user: UserId) -> None:
-        self.road.holdings.removed(conversation)
+        self.road.conversations.removed(conversation)
         super()._remove_from_hub(conversation, user)
 
     def connections_of(self, user: str, disconnect: bool) -> list[float]:

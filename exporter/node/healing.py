@@ -106,4 +106,4 @@ class Healing:
                     if (conversation, user) in self._hub.participants:
                         self._removed(conversation, user)
                 else:
-                    self._road.holdings.last_seq(conversation, membership.last_seq)
+                    self._road.conversations.last_seq(conversation, membership.last_seq)

@@ -48,17 +48,17 @@ class World:
 
     def join(self, connection: NodeConnection, room: str) -> None:
         """As the node does when the membership is known."""
-        holdings = self.node.road.holdings
+        held = self.node.road.conversations
 
         def known() -> None:
-            upto = holdings.begin(room, 0)
+            upto = held.begin(room, 0)
             events = self.node.hub.join(connection, room)
-            there, total = holdings.participants(room, connection.user, protocol.MAX_LISTED)
+            there, total = held.participants(room, connection.user, protocol.MAX_LISTED)
             connection.put(text_frame(protocol.joined(room, there, total, connection.user, upto)))
             self.node._publisher.emit(events)
-            holdings.settle(room)
+            held.settle(room)
 
-        holdings.hold(room, known)
+        held.hold(room, known)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tests.servers.exporter import until
 
 
 class Ear:
-    """A node's side that notes what comes."""
+    """A local node that notes what comes."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
@@ -68,20 +68,20 @@ class Node:
         self.ear = ear or Ear()
         self.metrics = Metrics()
         self.broker: RedisBroker[str] = RedisBroker(
-            locate(url, password_file), cluster, lease, hub=self.hub, side=self.ear, meters=self.metrics, **more
+            locate(url, password_file), cluster, lease, hub=self.hub, local=self.ear, meters=self.metrics, **more
         )
 
     def join(self, connection: str, user: str, conversation: str) -> None:
         for event in (*self.hub.open(connection, user),):
-            self.broker.happenings.happened(event)
+            self.broker.events.happened(event)
 
         def ready() -> None:
-            self.broker.holdings.begin(conversation, 0)
+            self.broker.conversations.begin(conversation, 0)
             for event in self.hub.join(connection, conversation):
-                self.broker.happenings.happened(event)
-            self.broker.holdings.settle(conversation)
+                self.broker.events.happened(event)
+            self.broker.conversations.settle(conversation)
 
-        self.broker.holdings.hold(conversation, ready)
+        self.broker.conversations.hold(conversation, ready)
 
     async def up(self) -> None:
         async def is_up() -> bool:

@@ -71,7 +71,7 @@ _HEAD = "from exporter.cli import main\n"
 DEFECTS = {
     "no order, no check of the numbers": (
         "from exporter.broker.ordering import Ordering\n"
-        "Ordering.message = lambda self, held, envelope: self._side.deliver(envelope)\n",
+        "Ordering.message = lambda self, held, envelope: self._local.deliver(envelope)\n",
         ("partition", "hang_up", "empty"),
     ),
     "gaps are not healed": (

@@ -14,7 +14,7 @@ from exporter.broker.ordering import LATE, MOST_EARLY, Ordering
 
 
 class Recorder:
-    """The node's side, and a database that has everything but what was deleted."""
+    """The local node, and a database that has everything but what was deleted."""
 
     def __init__(self) -> None:
         self.handed_out: list[int | bytes] = []
@@ -52,12 +52,12 @@ class Recorder:
 
 class Fixture:
     def __init__(self, *, upto: int | None = 0, lease: float = 100.0) -> None:
-        self.side = Recorder()
+        self.local = Recorder()
         self.held: Held[str] = Held("c", b"channel")
         self.held.upto = upto
         self.time = 0.0
-        self.ordering: Ordering[str] = Ordering({"c": self.held}, self.side, lease, lambda: True, lambda: self.time)
-        self.side.ordering = self.ordering
+        self.ordering: Ordering[str] = Ordering({"c": self.held}, self.local, lease, lambda: True, lambda: self.time)
+        self.local.ordering = self.ordering
         self.late: list[Callable[[], None]] = []
 
     def message(self, seq: int) -> None:
@@ -71,15 +71,15 @@ class Fixture:
 
     @property
     def handed_out(self) -> list[int | bytes]:
-        return self.side.handed_out
+        return self.local.handed_out
 
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_every_message_once_and_in_order_however_they_come(seed: int) -> None:
     dice = random.Random(seed)
     fixture = Fixture()
-    fixture.side.deleted = {seq for seq in range(1, 60) if dice.random() < 0.1}
-    road = [seq for seq in range(1, 61) if dice.random() < 0.8 and seq not in fixture.side.deleted]
+    fixture.local.deleted = {seq for seq in range(1, 60) if dice.random() < 0.1}
+    road = [seq for seq in range(1, 61) if dice.random() < 0.8 and seq not in fixture.local.deleted]
     road += [dice.choice(road) for _ in range(20)]
     road.sort(key=lambda seq: seq + dice.uniform(0, 8))
     for seq in road:
@@ -89,7 +89,7 @@ async def test_every_message_once_and_in_order_however_they_come(seed: int) -> N
     fixture.ordering.look(fixture.held, 60)
     while fixture.held.hole is not None:
         fixture.pass_time()
-    expected = [seq for seq in range(1, 61) if seq not in fixture.side.deleted]
+    expected = [seq for seq in range(1, 61) if seq not in fixture.local.deleted]
     assert [seq for seq in fixture.handed_out if seq in expected] == expected
     assert len(fixture.handed_out) == len(set(fixture.handed_out)) == len(expected)
     assert fixture.held.upto == 60
@@ -110,7 +110,7 @@ async def test_a_hole_that_closes_by_itself_is_not_read() -> None:
     fixture.message(1)
     assert fixture.handed_out == [1, 2]
     assert fixture.held.hole is None
-    assert fixture.side.asked == []
+    assert fixture.local.asked == []
 
 
 async def test_a_hole_is_read_in_time() -> None:
@@ -135,7 +135,7 @@ async def test_what_is_no_message_keeps_its_place_behind_those_that_wait() -> No
 
 async def test_without_a_database_those_that_wait_go_out_after_one_lease_and_the_gap_shows() -> None:
     fixture = Fixture(lease=10.0)
-    fixture.side.down = True
+    fixture.local.down = True
     fixture.message(3)
     fixture.pass_time()
     assert fixture.handed_out == []
@@ -148,13 +148,13 @@ async def test_without_a_database_those_that_wait_go_out_after_one_lease_and_the
 
 async def test_a_hole_that_could_not_be_read_is_read_again() -> None:
     fixture = Fixture()
-    fixture.side.down = True
+    fixture.local.down = True
     fixture.message(2)
     fixture.pass_time()
-    fixture.side.down = False
+    fixture.local.down = False
     fixture.pass_time()
     assert fixture.handed_out == [1, 2]
-    assert fixture.side.asked == [(0, 2), (0, 2)]
+    assert fixture.local.asked == [(0, 2), (0, 2)]
 
 
 async def test_before_the_first_join_nothing_is_handed_out_and_what_came_counts() -> None:

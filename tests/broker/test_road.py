@@ -336,7 +336,7 @@ async def test_an_absent_server_is_waited_for_and_nothing_here_waits() -> None:
 
 
 class Reader(Ear):
-    """A node's side with a database that holds what was published, as a node's own reads it after an outage."""
+    """A local node with a database that holds what was published, as a node's own reads it after an outage."""
 
     def __init__(self, broker: RedisBroker[str], stored: dict[int, bytes]) -> None:
         super().__init__()
@@ -352,14 +352,14 @@ class Reader(Ear):
         asyncio.get_running_loop().call_soon(read)
 
     def examine(self, pairs: list[tuple[str, str]] | None) -> None:
-        asyncio.get_running_loop().call_soon(self._broker.holdings.last_seq, "room", max(self._stored))
+        asyncio.get_running_loop().call_soon(self._broker.conversations.last_seq, "room", max(self._stored))
 
 
 async def test_a_frozen_server_delays_nothing_and_is_given_up(server: Server) -> None:
     async with nodes(server.url, lease=10.0) as (first, last):
         await talk(first, last)
         stored = {1: b"hello"}
-        last.broker._side = last.broker.ordering._side = last.broker._incoming._side = Reader(last.broker, stored)
+        last.broker._local = last.broker.ordering._local = last.broker._incoming._local = Reader(last.broker, stored)
         server.freeze()
         try:
             for seq in range(2, 2000):
@@ -376,7 +376,7 @@ async def test_a_frozen_server_delays_nothing_and_is_given_up(server: Server) ->
             server.thaw()
         await first.up()
         await last.up()
-        reader = last.broker._side
+        reader = last.broker._local
 
         async def complete() -> bool:
             # A thawed server may carry out a part of what had been given up; the rest is read from the database.
@@ -436,8 +436,8 @@ async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_no
         server.freeze()
         try:
             for _ in range(3):  # held, let go of and held anew, while no answer comes
-                first.broker.holdings.hold("room", lambda: None)
-                first.broker.holdings.settle("room")
+                first.broker.conversations.hold("room", lambda: None)
+                first.broker.conversations.settle("room")
             first.join("a", "ann", "room")
             await first.hears(b"J ann")  # without waiting for the broker
         finally:

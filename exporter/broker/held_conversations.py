@@ -29,7 +29,7 @@ PATIENCE: Final = 0.25
 """Seconds that a join waits for the subscription; then it goes on as without a broker."""
 
 
-class Holdings(Generic[P]):
+class HeldConversations(Generic[P]):
     """Holding a conversation on one node, and letting go of it."""
 
     def __init__(self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P]) -> None:

@@ -13,8 +13,8 @@ from exporter.broker.announcements import Announcements
 from exporter.broker.context import Context
 from exporter.broker.frames import Kind
 from exporter.broker.functions import pair
-from exporter.broker.holdings import Holdings
-from exporter.broker.outgoing import Postbox
+from exporter.broker.held_conversations import HeldConversations
+from exporter.broker.outgoing import Outbox
 from exporter.broker.presence import Presence
 from exporter.core.events import (
     ConnectionClosed,
@@ -38,7 +38,7 @@ A call of a function for each would be a third of what an event costs between tw
 _TYPING: Final = Kind.TYPING  # looked up in the enumeration it would cost more than the rest of its frame
 
 
-class Happenings(Generic[P]):
+class EventPublisher(Generic[P]):
     """What happens on one node; ``happened`` is told of it."""
 
     def __init__(
@@ -46,12 +46,12 @@ class Happenings(Generic[P]):
         context: Context[P],
         presence: Presence,
         announcements: Announcements[P],
-        holdings: Holdings[P],
-        postbox: Postbox[P],
+        conversations: HeldConversations[P],
+        outbox: Outbox[P],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._held, self._hub, self._side, self._presence = context.held, context.hub, context.side, presence
-        self._announcements, self._holdings, self._postbox = announcements, holdings, postbox
+        self._held, self._hub, self._local, self._presence = context.held, context.hub, context.local, presence
+        self._announcements, self._conversations, self._outbox = announcements, conversations, outbox
         self._connection, self._schedule, self._changed = context.connection, context.schedule, context.changed
         self._toggles: asyncio.TimerHandle | None = None
         self._told_of: dict[type[HubEvent], Callable[[Any], None]] = {
@@ -100,19 +100,19 @@ class Happenings(Generic[P]):
             held.counted = False
             self._presence.remove(f"c{held.conversation}")
         self._changed()
-        self._holdings.let_go(held)
+        self._conversations.let_go(held)
 
     def _types(self, conversation: str, user: str, active: bool) -> None:
         """Somebody types, or no longer does. Of who takes part here only, frames tell: functions cost more."""
         held, connection = self._held[conversation], self._connection()
         entry, typing = held.type_prefix + user, held.typing
         if held.only_here(user, connection):
-            frame = self._side.announcement("T" if active else "U", conversation, user)
+            frame = self._local.announcement("T" if active else "U", conversation, user)
             if active is not (user in typing):  # people here are told with what the others are sent
                 (typing.add if active else typing.discard)(user)
-                self._side.tell(conversation, user, frame)
+                self._local.tell(conversation, user, frame)
             self._presence.toggle(entry, active)
-            self._postbox.put(conversation, (_TYPING, frame, active, user, None))
+            self._outbox.put(conversation, (_TYPING, frame, active, user, None))
             if self._toggles is None:
                 self._toggles = self._loop.call_later(TOGGLES, self._toggles_are_due)
         else:
