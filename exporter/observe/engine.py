@@ -245,7 +245,7 @@ class Engine:
 
         async def work(snapshot: Snapshot) -> Seen:
             day = int(now // 86_400) * DAY
-            newest, further = await counting.newest(snapshot, mapping, 0, self._sealing.longest)
+            newest, further = await counting.newest(snapshot, mapping, 0, self._sealing.longest(mapping))
             seen = Seen(
                 newest=newest,
                 horizon=await self.reader.horizon(snapshot),

@@ -23,6 +23,8 @@ OVERLAP: Final = 60.0
 PATIENCE: Final = 900.0
 """Seconds that a transaction which stays open is waited for; what it brings later, a recount finds."""
 MARKS: Final = 256
+FEWEST: Final = 10
+"""Rows of a key that stay unsealed where many keys share the tail: hosts of one server, each with its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,19 @@ class Sealing:
 
     async def first(self, snapshot: Snapshot, mapping: Mapping, now: float) -> dict[str, int]:
         """Where the very first count may end: the tail is above, and so is the overlap where keys are times."""
-        (found,) = await counting.newest(snapshot, mapping, self._tail)
+        (found,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
         return {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
 
-    @property
-    def longest(self) -> int:
+    def _share(self, mapping: Mapping) -> int:
+        """Rows of each key that stay unsealed; the last of several is of hosts that are not known yet."""
+        share = self._tail // max(1, len(mapping.keys) - 1)
+        return min(self._tail, max(FEWEST, share))
+
+    def longest(self, mapping: Mapping) -> int:
         """Rows above the line with which it moves: a quarter more than the tail. Moving costs reading it twice."""
-        return self._tail + self._tail // 4
+        share = self._share(mapping)
+        return share + share // 4
 
     async def next(
         self,
@@ -78,7 +85,7 @@ class Sealing:
         if not ripe:
             return None
         mark = ripe[-1]
-        (room,) = await counting.newest(snapshot, mapping, self._tail)
+        (room,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {}
         for key in mapping.keys:
             low = min(mark.newest.get(key.name, key.lowest), room.get(key.name, key.lowest))

@@ -224,3 +224,20 @@ async def test_a_pass_reads_some_rows_for_each_new_one(
     assert totals.messages_today == again.messages_today
     assert totals.stored_messages is not None
     assert totals.stored_messages > ROWS // 3
+
+
+async def test_many_hosts_share_what_is_read_again(tmp_path: Path) -> None:
+    with closing(SqliteServer(tmp_path / "source.db")) as server:
+        server.script(schemas.ejabberd("sqlite", new=True))
+        hosts = 30
+        for number in range(hosts):
+            server.script(ejabberd("sqlite", 1, 200, 0, ("server_host,", f"'h{number:02}.example',")))
+        now = float(START + 3_600)
+        engine = Engine(Source(server.url, "ejabberd"), State(None), load=1.0, clock=lambda: now)
+        counted = (await engine.count()).stored_messages
+        now += 70
+        await engine.look()
+        before = engine.rows_read
+        assert (await engine.look()).stored_messages == counted
+        assert engine.rows_read - before <= 13 * hosts
+        await engine.close()
