@@ -56,7 +56,8 @@ async def _look(engine: Engine, out: Callable[[str], None]) -> bool:
     out(f"  schema {mapping.schema}, on {mapping.dialect.name}, read {engine.reader.manner}")
     refused = await rights.missing(engine.reader, mapping)
     for table in mapping.tables:
-        out(f"  reads {table.name} ({', '.join(table.columns)})")
+        name = f"{table.schema}.{table.name}" if table.schema else table.name
+        out(f"  reads {name} ({', '.join(table.columns)})")
     if refused:
         out(f"  rights are missing for {', '.join(refused)}; grant them with")
         for statement in rights.grants(mapping, await rights.user(engine.reader)):

@@ -57,7 +57,7 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         """Raises Misconfigured, with the file and the key."""
-        self._path = path
+        self.path = path
         document = self._mapping(strict_yaml.load(path), "")
         self.messages = self._mapping(document["messages"], "messages")
         self.users = self._mapping(document["users"], "users") if "users" in document else None
@@ -71,7 +71,7 @@ class Document:
             raise self._wrong("conversations.counter needs messages.conversation")
 
     def _wrong(self, reason: str) -> Misconfigured:
-        return Misconfigured(f"{self._path}: {reason}")
+        return Misconfigured(f"{self.path}: {reason}")
 
     def _mapping(self, value: Any, name: str) -> dict[str, Any]:
         where = f"under {name}" if name else "at the top"
@@ -115,7 +115,7 @@ class Document:
         tables = self._tables(there)
         messages, users, conversations = self.messages, self.users, self.conversations
         column = messages["key"]
-        self._check(there[messages["table"]], dialect, facts)
+        self._check(there, dialect, facts)
         time = _time(self.time, dialect, facts)
         key = Key(column, f"{{a}}.{_name(column)}", time=time if column == self.time["column"] else None)
         where = f"({messages['filter']})" if "filter" in messages else "1 = 1"
@@ -159,12 +159,25 @@ class Document:
             without_index=self._without_index(),
         )
 
-    def _check(self, types: MappingOf[str, str], dialect: Dialect, facts: Facts) -> None:
+    def _check(self, there: Columns, dialect: Dialect, facts: Facts) -> None:
         """Raises Misconfigured for a column that cannot be what the file says: its type, or what it holds."""
         reasons: list[str | None] = []
+        types = there[self.messages["table"]]
         key, postgresql = self.messages["key"], dialect.name == "postgresql"
         if postgresql and key != self.time["column"]:
             reasons.append(fitting.key_reason(key, types[key], self.time["column"]))
+        compared = [("sender", self.users), ("conversation", self.conversations if self._counter() else None)]
+        for name, part in compared if postgresql else ():
+            if part is not None and name in self.messages:
+                ours, theirs = self.messages[name], part["id"]
+                reasons.append(
+                    fitting.comparison_reason(
+                        [
+                            (self.messages["table"], ours, types[ours]),
+                            (part["table"], theirs, there[part["table"]][theirs]),
+                        ]
+                    )
+                )
         if facts.numbered_with:
             others = ", ".join(sorted(facts.numbered_with))
             reasons.append(
@@ -183,6 +196,20 @@ class Document:
                 reasons.append(fitting.value_reason(column, facts.values[column], unit))
         for reason in filter(None, reasons):
             raise self._wrong(reason)
+
+    def filters(self) -> dict[str, tuple[str, str]]:
+        """By part of the file, statements that read nothing: one with its filter, one without."""
+        parts = {
+            "messages": (self.messages, "e"),
+            "users": (self.users, "u"),
+            "conversations": (self.conversations, ""),
+        }
+        return {
+            name: (f"SELECT 1 FROM {rows} WHERE ({part['filter']}) LIMIT 0", f"SELECT 1 FROM {rows} LIMIT 0")
+            for name, (part, alias) in parts.items()
+            if part is not None and "filter" in part
+            for rows in (f"{_table(part['table'])} {alias}",)
+        }
 
     def repeated(self) -> str | None:
         """A statement: how many of some rows have a key, and how many different ones; None where it is the time."""

@@ -77,6 +77,19 @@ def _other_unit(column: str, value: Any, unit: str) -> str | None:
     return f"the column {column} holds {value}: its unit is {likely[0]}, not {unit}" if likely else None
 
 
+def comparison_reason(columns: Sequence[tuple[str, str, str]]) -> str | None:
+    """Why these columns, each ``(table, column, type)``, do not compare with each other; None when they may."""
+    kinds = {
+        "a number" if type_ in NUMBERS else "a text" if type_ in TEXTS else type_
+        for _, _, type_ in columns
+        if type_ in NUMBERS or type_ in TEXTS or type_ == "uuid"
+    }
+    if len(kinds) < 2:
+        return None
+    each = " and ".join(f"{column} of {table} ({type_})" for table, column, type_ in columns)
+    return f"columns that are compared are of different types: {each}; map a view that has one of them cast"
+
+
 def name_reason(name: str, there: MappingOf[str, Any], kind: str) -> str:
     """There is no table or column of that name; those that are nearly it."""
     alike = sorted(other for other in there if _plain(other) == _plain(name))

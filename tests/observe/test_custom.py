@@ -117,6 +117,8 @@ def test_what_is_wrong_with_a_mapping_is_said_in_one_line(tmp_path: Path, text: 
         ("table: message", "table: messages", "no table messages"),
         ("table: message", "table: Message", "no table Message; there is message"),
         ("sender: sender_id", "sender: Sender_ID", "no column Sender_ID; there is sender_id"),
+        ("role <> 'bot'", "nope <> 'bot'", "the filter under users is no SQL condition over the columns of its table"),
+        ("role <> 'bot'", "role <> <> 'bot'", "the filter under users is no SQL condition"),
         ("unit: timestamp, zone: UTC", "unit: s", "created_at"),
         ("unit: timestamp, zone: UTC", "unit: ms", "created_at"),
         ("sender: sender_id", "sender: author", "the table message has no column author"),
@@ -198,7 +200,9 @@ def test_ids_of_different_types_are_told_apart_from_missing_columns(postgres: Po
         "messages: {table: message, key: id, time: {column: at, unit: timestamptz}, sender: sender}\n"
         "users: {table: people, id: id}\n"
     )
-    with pytest.raises(SourceError, match="columns that are compared are of different types"):
+    with pytest.raises(
+        Misconfigured, match=r"of different types: sender of message \(text\) and id of people \(uuid\)"
+    ):
         asyncio.run(count_once(other.url, "custom", config_file=path))
     other.close()
 
