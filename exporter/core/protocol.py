@@ -196,7 +196,10 @@ class Delivery(bytes):
 
 
 class Welcome(msgspec.Struct, tag="welcome"):
-    """First frame of a connection; ``heartbeat`` in seconds."""
+    """First frame of a connection; ``heartbeat`` in seconds.
+
+    ``connection`` names it, and before the last hyphen the process that serves it.
+    """
 
     connection: str
     user: str

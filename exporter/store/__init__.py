@@ -286,8 +286,8 @@ class Store:
 
     async def totals(self, timeout: float) -> Totals:
         """All figures, in one round trip. Raises Unavailable within ``timeout`` seconds, the statement ended too."""
-        now = self._clock()
-        work: Work[Totals] = lambda session: totals.read(session, self._dialect, now)  # noqa: E731 — typed
+        self._writing()  # before the start nobody has looked whether there are tables to be counted
+        work: Work[Totals] = lambda session: totals.read(session, self._dialect, self._clock())  # noqa: E731 — typed
         try:
             found = await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
         except DatabaseError as failure:

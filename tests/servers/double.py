@@ -59,6 +59,8 @@ class Double:
         self.frames: list[dict[str, Any]] = []
         self.accepted = 0
         self.welcomed = 0
+        self.processes = 1
+        """That accept connections in turn, as their names tell."""
         self.held: dict[Peer, tuple[Room, dict[str, Any]]] = {}
         """By sender: a message whose delivery waits for a later one to overtake it."""
         self.refuse_tokens = False
@@ -184,7 +186,8 @@ class Double:
         writer = asyncio.ensure_future(self._write(peer))
         limits = {"frame_bytes": 65536, "frames_per_second": 50, "send_buffer_bytes": 1 << 20, "id_characters": 128}
         self.welcomed += 1
-        hello = {"connection": str(self.welcomed), "user": peer.user, "heartbeat": 30, "limits": limits}
+        name = f"{self.welcomed % self.processes}-{self.welcomed}"
+        hello = {"connection": name, "user": peer.user, "heartbeat": 30, "limits": limits}
         peer.queue.put_nowait({"type": "welcome", **hello})
         try:
             async for message in ws:

@@ -306,6 +306,15 @@ async def test_several_nodes_take_turns_and_one_that_does_not_answer_is_passed_o
     assert summary.rejected["unreachable"] > 0
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_several_processes_behind_one_url_are_asked_for_what_several_promise(processes: int) -> None:
+    async with Double() as double:
+        double.processes = processes
+        simulation, summary = await run(double, duration=1.0, rate=20.0, users=4)
+    assert summary.wrong == {}
+    assert simulation._ledger.several_nodes is (processes > 1)
+
+
 async def test_being_stopped_early_ends_with_a_verified_summary() -> None:
     async with Double() as double:
         stop = asyncio.Event()

@@ -404,6 +404,9 @@ async def test_before_it_has_started_a_store_is_unavailable(place: Place) -> Non
     assert await store.register("ann") is False
     with pytest.raises(Unavailable):
         await store.create_conversation("c", "ann", [])
+    with pytest.raises(Unavailable):  # a scrape that comes before the tables are made is no outage
+        await store.totals(5)
+    assert (store.up, store.error) == (False, None)
     await store.close()
 
 

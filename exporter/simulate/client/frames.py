@@ -14,8 +14,9 @@ import msgspec
 
 
 class Welcome(msgspec.Struct, tag="welcome"):
-    """First frame of a connection."""
+    """First frame of a connection, which it names."""
 
+    connection: str = ""
     limits: dict[str, float] = {}  # msgspec copies an empty default
 
 

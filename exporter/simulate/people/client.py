@@ -113,7 +113,7 @@ class Client:
         context.ledger.closed(connection.number, now, too_slow=code == CloseCode.SLOW_CONSUMER)
         while self.joined:
             context.quit(self, self.joined.pop())
-        context.meter.disconnected(self.person)
+        context.disconnected(self, self.person)
         if not self._ending and code not in (None, CloseCode.NORMAL):
             context.meter.closed[str(int(code))] += 1
 
@@ -123,13 +123,12 @@ class Client:
         if self.connection is None or self._leaving:
             return
         self._leaving = True
-        now = self.context.clock()
         if self.joined and self.random.random() < 0.5:
             for conversation in list(self.joined):
                 self._leave(self.connection, conversation)
             self._later(2.0, self._close)
         else:
-            self.context.ledger.closed(self.connection.number, now)
+            self.context.ledger.closed(self.connection.number, self.context.clock())
             self._close()
 
     def _close(self) -> None:
@@ -274,6 +273,7 @@ class Client:
                 pass
 
     def _on_welcome(self, frame: Welcome) -> None:
+        self.context.welcomed(self, frame.connection)
         self.allowance.limit(frame.limits.get("frames_per_second", 50))
         for position, conversation in enumerate(self.opens):
             self._later(position / self.allowance.per_second, partial(self._join, conversation))

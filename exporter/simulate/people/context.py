@@ -47,6 +47,7 @@ class SimulationContext(Generic[C]):
     calmed: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SIMULTANEOUS_CONNECTS))
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    processes: dict[C, str] = field(default_factory=dict)  # who of those who are connected is served by which
 
     def __post_init__(self) -> None:
         self.calm = self.options.steady  # no misfortunes (any more): what is on its way shall arrive
@@ -64,6 +65,20 @@ class SimulationContext(Generic[C]):
             url = next(self._urls)
         async with asyncio.timeout(OPEN_TIMEOUT):
             return await ClientConnection.open(self.http, url, token, next(self._numbers), self.spawn)
+
+    def welcomed(self, client: C, connection: str) -> None:
+        """The server has told this client what it calls the connection, beginning with a name of the process.
+
+        Behind one URL there may be several: workers, or the nodes behind a load balancer. They promise less of order.
+        """
+        process = self.processes[client] = connection.rpartition("-")[0]
+        if process != next(iter(self.processes.values())):
+            self.ledger.several_nodes = True
+
+    def disconnected(self, client: C, person: int) -> None:
+        """This client's connection is over."""
+        self.processes.pop(client, None)
+        self.meter.disconnected(person)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Does this beside everything else; a mistake in it ends the simulation instead of vanishing."""
