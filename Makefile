@@ -62,7 +62,7 @@ test-fast: $(VENV)/.test ## what needs no service, in less than a minute
 	@$(PYTEST) -n $(WORKERS) -q -m "not needs" tests/core tests/metrics tests/settings tests/auth tests/node tests/web $(ARGS)
 
 test-lowest: $(VENV)/.test services ## all tests on the lowest versions that setup.cfg promises
-	@$(BIN)/python -m tests.platforms.versions lowest -q $(ARGS)
+	@$(BIN)/python -m tests.platforms.versions lowest -n $(WORKERS) --dist loadfile -q $(ARGS)
 
 platforms: $(VENV)/.test ## as a new user in fresh Debian 12 and 13 roots; ARGS="--suite" with all tests; needs root
 	@$(BIN)/python -m tests.platforms $(ARGS)
