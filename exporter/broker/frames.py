@@ -91,13 +91,13 @@ def pack(kind: int, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> 
 
 def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:
     """Frames, as ``pack`` makes them, in pieces: a message is not copied to be packed."""
-    add, before, name, size = parts.append, "", b"", 0
+    add, after, before, name, size = parts.append, _AFTER_LENGTH, "", b"", 0
     for kind, data, seq, user, received in turn:
         if user is not before:  # one after the other they are often the same user's
             before, name = user, user.encode()
             size = len(name)
-        age = 0 if received is None else int((now - received) * 1e6)
-        add(_pack(_AFTER_LENGTH + size + len(data), kind, seq, age if age < _FOREVER else _FOREVER, size))
+        age = 0 if received is None else min(int((now - received) * 1e6), _FOREVER)
+        add(_pack(after + size + len(data), kind, seq, age, size))
         add(name)
         add(data)
 
@@ -105,15 +105,16 @@ def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:
 def unpack(payload: bytes) -> list[RoadFrame | None]:
     """The frames of a node's payload; None for one that is not known here, or is not whole."""
     found: list[RoadFrame | None] = []
+    known, after, size = _KNOWN, _AFTER_LENGTH, _SIZE
     position, end, before, user = HEAD_SIZE, len(payload), b"", ""
     while position < end:
-        begin = position + _SIZE
+        begin = position + size
         if begin > end:
             found.append(None)
             break
         length, kind, seq, age, name = _unpack(payload, position)
         position += 4 + length
-        if kind not in _KNOWN or length < _AFTER_LENGTH + name or position > end:
+        if kind not in known or length < after + name or position > end:
             found.append(None)
         else:
             middle = begin + name
