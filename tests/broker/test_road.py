@@ -7,13 +7,15 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exporter.broker.connection import AT_ONCE, Connection
+from exporter.broker.connection import AT_ONCE, Connection, Reply
 from exporter.broker.envelope import Envelope
+from exporter.broker.held_conversations import STORM
 from exporter.broker.redis import RedisBroker
 from exporter.core.errors import Misconfigured
 from tests.broker.conftest import BOTH
@@ -480,3 +482,48 @@ async def test_much_that_is_read_at_once_is_handed_out_in_slices_in_order() -> N
     assert (got, reading) == ([*range(count + 1)], ["paused", "resumed"])
     connection.data_received(b">2\r\n$1\r\nx\r\n:7\r\n")
     assert got[-1] == 7
+
+
+async def test_subscriptions_of_a_turn_share_a_command_and_in_a_storm_they_wait_for_each_other(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        connection = node.broker._road.connection
+        assert connection is not None
+        subscriptions: list[bytes] = []
+        queue, ready = connection.queue, []
+
+        def noted(data: bytes, replies: int, told: Reply) -> None:
+            if b"SSUBSCRIBE" in data:
+                subscriptions.append(data)
+            queue(data, replies, told)
+
+        connection.queue = noted  # type: ignore[method-assign]
+        held = node.broker.conversations
+
+        async def all_ready(count: int) -> None:
+            async def enough() -> bool:
+                return len(ready) == count
+
+            await until(enough, f"{count} ready")
+
+        first = [f"room{number}" for number in range(STORM)]
+        for name in first:
+            held.hold(name, partial(ready.append, name))
+        assert ready == []
+        await all_ready(STORM)
+        assert [command.count(b":c:room") for command in subscriptions] == [STORM]
+        # As many joins are under way: what is held within the pause leaves together.
+        held._subscribe_at = asyncio.get_running_loop().time() + 0.3
+        for name in ("later", "latest"):
+            held.hold(name, partial(ready.append, name))
+            await connection.call("PING")
+        assert len(subscriptions) == 1
+        await all_ready(STORM + 2)
+        assert [command.count(b":c:") for command in subscriptions] == [STORM, 2]
+        for name in (*first, "later", "latest"):
+            held.settle(name)
+        assert node.broker._held == {}
+        # Nobody joins any more: one who comes alone waits for nobody.
+        held.hold("quiet", partial(ready.append, "quiet"))
+        await all_ready(STORM + 3)
+        assert len(subscriptions) == 3
+        held.settle("quiet")
