@@ -128,6 +128,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy / name)
+    (copy / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "messaging-exporter.1", copy / "docs")  # the manual page, which an installation brings
     for name in ("exporter", "grafana"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(copy)]
