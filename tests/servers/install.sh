@@ -24,6 +24,7 @@ need pgbouncer pgbouncer
 need nginx nginx
 need haproxy haproxy
 need caddy caddy
+need cc gcc
 need_file() { # need_file PATTERN PACKAGE: the servers' drivers, which their packages only suggest
     # shellcheck disable=SC2086  # a pattern on purpose
     ls $1 >/dev/null 2>&1 || missing="$missing $2"
@@ -32,6 +33,7 @@ need ejabberdctl ejabberd
 need_file '/usr/lib/erlang/lib/p1_sqlite3-*/ebin' erlang-p1-sqlite3
 need prosody prosody
 need_file '/usr/lib/*/lua/5.4/dbd/sqlite3.so' lua-dbi-sqlite3
+need_file /usr/include/stdio.h libc6-dev # which gcc only recommends
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ "${1:-}" != bench ] || need prometheus-postgres-exporter prometheus-postgres-exporter
 [ -n "$missing" ] || exit 0
