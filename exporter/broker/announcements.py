@@ -52,7 +52,9 @@ class Announcements(Generic[P]):
             if user not in held.told or key in self._hub.participants:
                 return True
             held.untell(user)
-            held.typing.discard(user)  # people know that whoever has left does not type
+            if user in held.typing:  # what says the end of that may come behind
+                held.typing.discard(user)
+                self._local.announce("U", held.conversation, user)
         elif word == "T":
             if user in held.typing:
                 return True
