@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -79,29 +80,36 @@ class Disasters:
     # --- the stage ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Disasters:
+        async with AsyncExitStack() as stack:  # what has been started ends, too, when the next does not start
+            await self._start(stack)
+            self._stage = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stage.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
         self.server = Server(self.kind).start()
+        stack.callback(lambda: self.server.remove())  # it may be another one by then
         self.replica: Server | None = None
-        self.link = await CutProxy(self.server.port).__aenter__()  # between the server and its replica
-        self.proxies = [await CutProxy(self.server.port).__aenter__() for _ in range(NODES)]
+        self.link = await stack.enter_async_context(CutProxy(self.server.port))  # between the server and its replica
+        self.proxies = [await stack.enter_async_context(CutProxy(self.server.port)) for _ in range(NODES)]
         database = self.postgres.url(self.postgres.create_database())
         flags = ("--typing.timeout", "86400s", "--drain.timeout", "2s", "--limits.connections-per-user", "1000")
         self.cluster = Cluster(self.folder, database, "", *flags, lease=self.lease)
+        stack.push_async_callback(self.cluster.kill)
         self.nodes: list[Exporter] = [await self.start_node(0)]  # it makes the schema
         self.nodes += await asyncio.gather(*(self.start_node(number) for number in range(1, NODES)))
         for room, members in self.rooms.items():
             await self.nodes[0].conversation(room, *members)
-        return self
+        stack.push_async_callback(self._leave)
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop_acting()
-        for person in self.people:
-            person.reset()
-        await self.cluster.kill()
-        for proxy in (*self.proxies, self.link):
-            await proxy.__aexit__()
-        self.server.remove()
+    async def _leave(self) -> None:
         if self.replica is not None:
             self.replica.remove()
+        for person in self.people:
+            person.reset()
+        await self.stop_acting()
 
     async def start_node(self, number: int) -> Exporter:
         more: dict[str, Any] = {} if self.program is None else {"program": self.program}

@@ -323,8 +323,8 @@ class Exporter(Asking):
     ``inherit`` are descriptors of this process that it keeps.
     """
 
-    patience = PATIENCE
-    """Seconds that a start may take."""
+    patience = 3 * PATIENCE
+    """Seconds that a start may take: half of one of CPU, which several at once on a busy machine get late."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class Workers(Exporter):
     """A server. ``url`` is the shared port, ``workers`` are those behind it."""
 
     workers: list[Worker]
-    patience = 3 * PATIENCE  # they start one after the other
+    patience = 6 * PATIENCE  # they start one after the other
 
     def __init__(self, folder: Path, database: str, *flags: str, count: int = 2, **options: Any) -> None:
         more = ("--workers", str(count), "--database.url", database, "--cluster.lease", f"{LEASE:g}s")
