@@ -851,6 +851,8 @@ async def test_a_server_that_is_gone_is_said_to_be_gone_with_the_age_and_one_tha
 ) -> None:
     async with visit(browser, size=SIZES[size]) as seen:
         page = await sign_in_by_link(seen, double)
+        # Else the server may go while the days are read, and why they are not known takes lines of its own.
+        await page.locator("messaging-stats .days", has_text="UTC days").wait_for()
         await double.stop()
         said = page.locator("messaging-stats [role=status]", has_text="Server lost")
         await said.wait_for()
