@@ -17,6 +17,8 @@ settings.load_profile("unhurried")
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+pytest_plugins = ("tests.servers.postgres", "tests.servers.pgbouncer")  # their fixtures, for every test
+
 
 @pytest.fixture(autouse=True)
 def _log_as_nobody_configured_it() -> None:

@@ -11,7 +11,6 @@ import pytest
 from exporter.demo.sample_data import DAYS, backfill, invent
 from exporter.simulate.people.organisation import Organisation
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
 

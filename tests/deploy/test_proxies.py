@@ -17,9 +17,7 @@ from tests.conftest import SERVICES
 from tests.deploy.proxies import CONFIGURATIONS, command, configured, environment, proxy
 from tests.doubles import client_frame
 from tests.servers.exporter import Client, Exporter
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]  # a fixture, for this module too
+from tests.servers.postgres import Postgres
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 through_each = pytest.mark.parametrize(

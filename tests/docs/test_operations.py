@@ -12,9 +12,7 @@ import pytest
 
 from tests.integration.test_commands import typed
 from tests.servers.exporter import ROOT, running
-from tests.servers.postgres import Postgres, find_binaries, postgres
-
-__all__ = ["postgres"]  # a fixture, for this module too
+from tests.servers.postgres import Postgres, find_binaries
 
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE | re.DOTALL)
 SQLITE_BACKUP, SQLITE_RESTORE, PG_BACKUP, PG_RESTORE = BLOCKS

@@ -18,10 +18,8 @@ from exporter.doctor import machine as machine_of_doctor
 from exporter.settings.model import Settings
 from tests.deploy.proxies import command, environment, proxy
 from tests.servers.exporter import ROOT, Exporter, running
-from tests.servers.postgres import Postgres, postgres
+from tests.servers.postgres import Postgres
 from tests.servers.prometheus import free_port
-
-__all__ = ["postgres"]  # a fixture, for this module too
 
 Report = dict[str, tuple[str, str]]
 """Subject to outcome and text."""

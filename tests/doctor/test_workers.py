@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.doctor.test_doctor import doctor
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]  # a fixture, for this module too
+from tests.servers.postgres import Postgres
 
 
 def test_sqlite_fails_with_the_reason(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from exporter.demo.server_process import ServerProcess
 from exporter.settings.model import Address, Settings
 from tests.servers.exporter import PATIENCE, ROOT, Figures, figures_of, until
-from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.servers.postgres import Postgres
 
 LIVE = (
     "messaging_active_connections",
@@ -261,7 +261,7 @@ async def test_a_demo_that_is_killed_takes_its_server_with_it(tmp_path: Path) ->
 @pytest.mark.needs("postgres")
 async def test_on_postgresql_it_has_a_past_too_and_the_url_shows_nowhere(
     tmp_path: Path,
-    postgres: Postgres,  # noqa: F811 — the fixture
+    postgres: Postgres,
 ) -> None:
     url = postgres.url(postgres.create_database())
     async with demo(tmp_path, MESSAGING_DATABASE_URL=url) as running:

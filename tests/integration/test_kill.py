@@ -13,9 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.servers.exporter import CONVERSATIONS, Client, Exporter, running, until
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]  # a fixture, for this module too
+from tests.servers.postgres import Postgres
 
 SENDERS = 50
 ROOMS = 10

@@ -36,9 +36,7 @@ from tests.servers.exporter import (
     in_process,
     until,
 )
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]  # a fixture, for this module too
+from tests.servers.postgres import Postgres
 
 TIMEOUT = 1.5
 """Seconds: ``database.timeout`` of the servers here; anything that blocked the loop would do so for half of it."""

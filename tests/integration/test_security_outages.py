@@ -25,7 +25,6 @@ import pytest
 
 from tests.servers.exporter import Exporter, running, until
 from tests.servers.postgres import Postgres
-from tests.servers.postgres import postgres as postgres  # a fixture
 from tests.servers.wire import Wire, masked
 
 TIMEOUT = 1.0

@@ -16,7 +16,6 @@ from exporter import cli
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import CONVERSATIONS, STATS, Client, Exporter, running
 from tests.servers.postgres import Postgres
-from tests.servers.postgres import postgres as postgres  # a fixture
 from tests.servers.wire import Wire, handshake
 
 PARTS = ("hunter2", "s3cr3t")

@@ -21,9 +21,7 @@ from exporter.settings.model import Address, Settings, SourceSettings
 from exporter.web.source_server import SourceServer
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, SqliteServer
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]
+from tests.servers.postgres import Postgres
 
 
 def mattermost(tmp_path: Path, posts: int = 3, name: str = "chat") -> SqliteServer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ from exporter.observe.sources import Source
 from exporter.observe.state import State
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, Server, SqliteServer
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]
+from tests.servers.postgres import Postgres
 
 NOON = 1_773_144_000.0  # 2026-03-10T12:00:00Z
 MAPPING = """
@@ -46,18 +43,12 @@ INSERT INTO message (conversation_id, sender_id, content, created_at, deleted_at
 """
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    if request.param == "sqlite":
-        server: Server = SqliteServer(tmp_path / "own.db", "delete")
-    else:
-        shared: Postgres = request.getfixturevalue("postgres")
-        server = PostgresqlServer(shared)
-    try:
-        server.script(schemas.origin(server.engine) + ROWS)
-        yield server
-    finally:
-        server.close()
+@pytest.fixture
+def server(server: Server) -> Server:
+    if isinstance(server, SqliteServer):
+        server.script("PRAGMA journal_mode = DELETE;")
+    server.script(schemas.origin(server.engine) + ROWS)
+    return server
 
 
 @pytest.fixture

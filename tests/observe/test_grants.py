@@ -8,9 +8,7 @@ from exporter.observe import count_once
 from exporter.observe.check import ALL_WELL, UNCHECKED, check
 from exporter.observe.sources import Source
 from tests.observe.test_real_databases import TRUTHS, expected, figures, load, moment
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]
+from tests.servers.postgres import Postgres
 
 DATABASES = [("ejabberd", "default_schema"), ("ejabberd", "new_schema"), ("prosody", "hashed"), ("synapse", "alone")]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,7 @@ from exporter.observe.engine import Engine
 from exporter.observe.sources import Source
 from exporter.observe.state import State
 from tests.observe import schemas
-from tests.observe.databases import PostgresqlServer, Server, SqliteServer, closing
-from tests.servers.postgres import postgres
-
-__all__ = ["postgres"]
+from tests.observe.databases import Server, SqliteServer, closing
 
 ROWS, NEW, TAIL = 30_000, 20, 40
 LEAP = 1_000_000
@@ -140,16 +137,6 @@ KINDS: dict[str, tuple[str, Callable[[str], str], Fill, str]] = {
     "mattermost": ("mattermost", schemas.mattermost, mattermost, insert("users (id)", "'u' || i", 0, 98)),
     "custom": ("custom", origin, custom, insert('"user" (id, role)', "i, 'user'", 0, 98)),
 }
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    if request.param == "sqlite":
-        server: Server = SqliteServer(tmp_path / "source.db")
-    else:
-        server = PostgresqlServer(request.getfixturevalue("postgres"))
-    with closing(server):
-        yield server
 
 
 class Work:

@@ -21,9 +21,7 @@ from exporter.observe import SourceTotals, count_once
 from exporter.observe.engine import Engine
 from exporter.observe.sources import Source
 from exporter.observe.state import State
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]
+from tests.servers.postgres import Postgres
 
 DATA = Path(__file__).parent / "data"
 TRUTHS: dict[tuple[str, str, str], dict[str, Any]] = {

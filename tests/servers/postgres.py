@@ -237,25 +237,12 @@ class Postgres:
         return name
 
 
-_shared: list[Postgres] = []
-_users = 0
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A server for all tests of one process: each module that imports this has a fixture of its own, all one server."""
-    global _users
-    if not _shared:
-        _shared.append(Postgres(fsync="off"))  # the tests crash processes, not the machine
-        try:
-            _shared[0].start()
-        except BaseException:
-            _shared.pop().close()
-            raise
-    _users += 1
+    """One server for all tests of a process."""
+    server = Postgres(fsync="off")  # the tests crash processes, not the machine
     try:
-        yield _shared[0]
+        server.start()
+        yield server
     finally:
-        _users -= 1
-        if not _users:
-            _shared.pop().close()
+        server.close()

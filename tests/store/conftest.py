@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.databases import Place, Postgresql, Sqlite
-from tests.servers.pgbouncer import pgbouncer  # noqa: F401 — a fixture
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 PLACES = (
     "sqlite",

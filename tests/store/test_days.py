@@ -16,7 +16,6 @@ from exporter.store.days import KEPT
 from exporter.store.schema.migrate import revisions
 from exporter.store.verify import verify
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, make_as_of, opened, send
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 TODAY = date(2026, 3, 10)
 BEFORE = revisions()[revisions().index("0004") - 1]
@@ -94,7 +93,7 @@ async def test_a_user_who_is_erased_and_comes_back_on_the_same_day_counts_once(p
 
 
 @pytest.mark.needs("postgres")
-async def test_users_who_are_truncated_leave_the_days(postgres: Any) -> None:  # noqa: F811
+async def test_users_who_are_truncated_leave_the_days(postgres: Any) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     async with opened(place, clock=Clock()) as store:
         await place.execute(HISTORY, "TRUNCATE users CASCADE")

@@ -11,7 +11,6 @@ import pytest
 
 from exporter.core.records import Message
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, send_twice_told
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 SENDER = """
 import asyncio, sys

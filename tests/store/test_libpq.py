@@ -15,7 +15,7 @@ from exporter.store.dialects.libpq import target
 from tests.databases import Postgresql, eventually, opened, send
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.pgbouncer import Pgbouncer
-from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.servers.postgres import Postgres
 
 BASE = "postgresql://ann:hunter2@host/chat"
 
@@ -238,7 +238,7 @@ def test_what_is_wrong_is_named_where_it_was_said(variable: str, value: str, tmp
 
 @pytest.mark.needs("postgres")
 async def test_the_database_of_the_environment_or_a_service_is_the_one_that_is_used(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -257,7 +257,7 @@ async def test_the_database_of_the_environment_or_a_service_is_the_one_that_is_u
 
 
 @pytest.mark.needs("postgres")
-async def test_of_several_hosts_the_one_that_can_be_written_to_is_used(postgres: Postgres) -> None:  # noqa: F811
+async def test_of_several_hosts_the_one_that_can_be_written_to_is_used(postgres: Postgres) -> None:
     name = postgres.create_database()
     hosts = f"postgres@127.0.0.1:9,127.0.0.1:{postgres.port}"
     async with opened(Postgresql(f"postgresql://{hosts}/{name}?target_session_attrs=primary")) as store:
@@ -274,7 +274,7 @@ async def test_of_several_hosts_the_one_that_can_be_written_to_is_used(postgres:
 
 
 @pytest.mark.needs("postgres")
-async def test_beside_the_tables_of_an_application(postgres: Postgres) -> None:  # noqa: F811
+async def test_beside_the_tables_of_an_application(postgres: Postgres) -> None:
     theirs = Postgresql(postgres.url(postgres.create_database()))
     await theirs.execute(
         "CREATE TABLE users (email text); CREATE TABLE messages (subject text);"
@@ -300,7 +300,7 @@ def test_the_schemas_of_the_server_are_nobodys_else(schema: str) -> None:
 
 
 @pytest.mark.needs("postgres")
-async def test_a_search_path_that_begins_with_the_servers_own_schema_is_refused(postgres: Postgres) -> None:  # noqa: F811
+async def test_a_search_path_that_begins_with_the_servers_own_schema_is_refused(postgres: Postgres) -> None:
     store = Store(postgres.url(postgres.create_database()) + "?options=-csearch_path%3Dinformation_schema")
     with pytest.raises(Misconfigured, match="information_schema is PostgreSQL's own"):
         await store.migrate()
@@ -316,7 +316,7 @@ def test_an_sqlite_file_has_no_schemas() -> None:
 
 
 @pytest.mark.needs("postgres", "pgbouncer")
-async def test_pgbouncer_in_session_mode_and_a_second_process(postgres: Postgres) -> None:  # noqa: F811
+async def test_pgbouncer_in_session_mode_and_a_second_process(postgres: Postgres) -> None:
     direct = postgres.url(postgres.create_database())
     pooler = Pgbouncer(postgres, "session", size=20)
     try:
@@ -332,7 +332,7 @@ async def test_pgbouncer_in_session_mode_and_a_second_process(postgres: Postgres
 
 
 @pytest.mark.needs("postgres", "pgbouncer")
-async def test_what_pgbouncer_refuses_is_not_called_a_lost_connection(postgres: Postgres) -> None:  # noqa: F811
+async def test_what_pgbouncer_refuses_is_not_called_a_lost_connection(postgres: Postgres) -> None:
     pooler = Pgbouncer(postgres, "transaction", more="max_client_conn = 1")
     try:
         place = Postgresql(pooler.url(postgres.url(postgres.create_database())))
@@ -347,7 +347,7 @@ async def test_what_pgbouncer_refuses_is_not_called_a_lost_connection(postgres: 
 
 
 @pytest.mark.needs("postgres", "pgbouncer")
-async def test_statement_pooling_is_named(postgres: Postgres) -> None:  # noqa: F811
+async def test_statement_pooling_is_named(postgres: Postgres) -> None:
     pooler = Pgbouncer(postgres, "statement")
     try:
         store = Store(pooler.url(postgres.url(postgres.create_database())))
@@ -361,7 +361,7 @@ async def test_statement_pooling_is_named(postgres: Postgres) -> None:  # noqa: 
 
 @pytest.mark.needs("postgres", "pgbouncer")
 async def test_sessions_of_a_pooler_that_are_of_a_read_only_time_do_not_end_a_start(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
 ) -> None:
     name = postgres.create_database()
     place = Postgresql(postgres.url(name))
@@ -434,7 +434,7 @@ async def refusal(url: str) -> tuple[type[Exception], str]:
 @pytest.mark.needs("postgres")
 async def test_errors_of_tls_are_named_as_such(
     secured: tuple[Postgres, Path],
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -26,7 +26,7 @@ from exporter.store import Store
 from exporter.store.location import PostgresLocation, SqliteLocation, locate
 from exporter.store.schema.migrate import revisions
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, make_as_of, opened, send
-from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.servers.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
 TODAY = date(2026, 3, 10)
@@ -350,7 +350,7 @@ async def test_a_read_only_file_is_refused() -> None:
 
 
 @pytest.mark.needs("postgres")
-async def test_postgresql_places_that_cannot_be(postgres: Postgres) -> None:  # noqa: F811
+async def test_postgresql_places_that_cannot_be(postgres: Postgres) -> None:
     name = postgres.create_database()
     base = f"@127.0.0.1:{postgres.port}/"
     await refused(f"postgresql://postgres:hunter2{base}nowhere", Misconfigured, "does not exist")
@@ -363,7 +363,7 @@ async def test_postgresql_places_that_cannot_be(postgres: Postgres) -> None:  # 
 
 
 @pytest.mark.needs("postgres")
-async def test_postgresql_without_rights_is_refused_and_left_as_it_was(postgres: Postgres) -> None:  # noqa: F811
+async def test_postgresql_without_rights_is_refused_and_left_as_it_was(postgres: Postgres) -> None:
     name = postgres.create_database()
     role = "r" + name
     place = Postgresql(postgres.url(name, role))
@@ -396,7 +396,7 @@ async def test_postgresql_without_rights_is_refused_and_left_as_it_was(postgres:
 
 
 @pytest.mark.needs("postgres")
-async def test_postgresql_in_a_schema_of_its_own_beside_another(postgres: Postgres) -> None:  # noqa: F811
+async def test_postgresql_in_a_schema_of_its_own_beside_another(postgres: Postgres) -> None:
     admin = Postgresql(postgres.url(postgres.create_database()))
     await admin.execute('CREATE SCHEMA "One ""Two"; CREATE SCHEMA three')
     for path in ('"One ""Two"', "three"):
@@ -411,7 +411,7 @@ async def test_postgresql_in_a_schema_of_its_own_beside_another(postgres: Postgr
 
 
 @pytest.mark.needs("postgres")
-async def test_a_database_that_is_read_only_is_refused(postgres: Postgres) -> None:  # noqa: F811
+async def test_a_database_that_is_read_only_is_refused(postgres: Postgres) -> None:
     name = postgres.create_database()
     place = Postgresql(postgres.url(name))
     await migrate(place)

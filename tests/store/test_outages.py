@@ -38,7 +38,7 @@ from tests.databases import (
     send,
     send_twice_told,
 )
-from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.servers.postgres import Postgres
 from tests.servers.proxy import LossyProxy
 
 TIMEOUT = 1.0
@@ -605,7 +605,7 @@ async def test_a_slow_statement_of_a_scrape_is_ended_on_the_server_too(place_: P
 
 
 @pytest.fixture
-def place_(postgres: Postgres) -> Postgresql:  # noqa: F811
+def place_(postgres: Postgres) -> Postgresql:
     return Postgresql(postgres.url(postgres.create_database()))
 
 
@@ -652,7 +652,7 @@ async def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.needs("postgres")
 async def test_answers_of_commits_lost_on_the_network_lose_no_message_and_double_none(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
     place_: Postgresql,
 ) -> None:
     witness = Witness()

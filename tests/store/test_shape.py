@@ -19,7 +19,7 @@ from exporter.store.schema.shape import TABLES
 from exporter.store.verify import verify
 from exporter.store.verify.schema import watch_schema_forever
 from tests.databases import Clock, Place, Postgresql, Sqlite, eventually, opened, send
-from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.servers.postgres import Postgres
 from tests.store.test_verify import PARTITIONED
 
 
@@ -91,7 +91,7 @@ async def test_what_is_gone_is_named_by_everybody_with_what_to_do(place: Place, 
 
 @pytest.mark.needs("postgres")
 @pytest.mark.parametrize("what", LOST_ON_POSTGRESQL)
-async def test_what_postgresql_lets_people_change_is_named_too(postgres: Postgres, what: str) -> None:  # noqa: F811
+async def test_what_postgresql_lets_people_change_is_named_too(postgres: Postgres, what: str) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     await made(place)
     change, named = LOST_ON_POSTGRESQL[what]
@@ -160,7 +160,7 @@ REPAIRABLE = {
 @pytest.mark.needs("postgres")
 @pytest.mark.parametrize("what", REPAIRABLE)
 async def test_what_can_be_made_again_is_found_and_mended_by_repair_and_by_migrate(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
     what: str,
 ) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
@@ -204,7 +204,7 @@ async def test_a_key_of_sqlite_is_made_again_as_an_index(tmp_path: Path) -> None
 
 @pytest.mark.needs("postgres")
 async def test_rows_that_are_hidden_and_triggers_that_are_switched_off_for_all_are_found(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
 ) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     (name,) = (await place.fetch("SELECT current_database()"))[0]
@@ -241,7 +241,7 @@ ALTER TABLE messages ADD CONSTRAINT short CHECK (length(body) < 100000)
 
 
 @pytest.mark.needs("postgres")
-async def test_what_others_add_to_our_tables_is_no_difference(postgres: Postgres) -> None:  # noqa: F811
+async def test_what_others_add_to_our_tables_is_no_difference(postgres: Postgres) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     await made(place)
     await place.execute(WELCOME)
@@ -256,7 +256,7 @@ async def test_what_others_add_to_our_tables_is_no_difference(postgres: Postgres
 
 @pytest.mark.needs("postgres")
 async def test_row_security_is_a_difference_where_it_hides_rows_and_only_there(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
 ) -> None:
     database = postgres.create_database()
     role = f"owner_of_{database}"
@@ -281,7 +281,7 @@ async def test_row_security_is_a_difference_where_it_hides_rows_and_only_there(
 
 
 @pytest.mark.needs("postgres")
-async def test_the_right_that_is_lacking_is_named(postgres: Postgres) -> None:  # noqa: F811
+async def test_the_right_that_is_lacking_is_named(postgres: Postgres) -> None:
     database = postgres.create_database()
     admin = Postgresql(postgres.url(database))
     await made(admin)
@@ -298,7 +298,7 @@ async def test_the_right_that_is_lacking_is_named(postgres: Postgres) -> None:  
 
 @pytest.mark.needs("postgres")
 async def test_a_partition_that_was_detached_counts_no_more_and_one_that_was_attached_does(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
 ) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     await made(place)
@@ -324,7 +324,7 @@ async def test_a_partition_that_was_detached_counts_no_more_and_one_that_was_att
 
 @pytest.mark.needs("postgres")
 async def test_a_server_notices_by_itself_what_is_wrong_with_a_partition_and_when_it_is_mended(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
 ) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     await made(place)
@@ -370,7 +370,7 @@ IN_THE_WAY = {
 
 @pytest.mark.needs("postgres")
 @pytest.mark.parametrize("made", IN_THE_WAY)
-async def test_whatever_has_one_of_our_names_is_named_with_what_it_is(postgres: Postgres, made: str) -> None:  # noqa: F811
+async def test_whatever_has_one_of_our_names_is_named_with_what_it_is(postgres: Postgres, made: str) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     await place.execute(made)
     async with closing(place) as store:

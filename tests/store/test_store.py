@@ -14,7 +14,6 @@ from exporter.store import Store
 from exporter.store.dialects.base import Session
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from exporter.store.connections import Lane
 from exporter.store.dialects.base import Session
 from exporter.store.totals import STATEMENT
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, read, recount, send
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 
 TODAY = date(2026, 3, 10)
 

@@ -19,7 +19,6 @@ from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.verify import verify
 from tests.databases import Outcome, Place, Postgresql, Sqlite, assert_exact, opened
-from tests.servers.postgres import postgres  # noqa: F401 — a fixture
 from tests.writers import CONVERSATIONS, USERS
 
 MIDNIGHT = datetime(2026, 3, 11, tzinfo=UTC)

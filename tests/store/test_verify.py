@@ -21,7 +21,7 @@ from exporter.store.dialects import postgresql
 from exporter.store.dialects.base import Row, Session
 from exporter.store.verify import compare, queries, run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
-from tests.servers.postgres import Postgres, postgres  # noqa: F401 — a fixture
+from tests.servers.postgres import Postgres
 
 TODAY = date(2026, 3, 10)
 
@@ -381,7 +381,7 @@ async def test_triggers_that_are_gone_are_published_at_a_start(place: Place, sto
 
 @pytest.mark.needs("postgres")
 async def test_a_repair_leaves_what_others_hold_names_them_and_mends_the_rest(
-    postgres: Postgres,  # noqa: F811
+    postgres: Postgres,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
@@ -527,7 +527,7 @@ DROP TABLE plain;
 
 
 @pytest.mark.needs("postgres")
-async def test_who_writes_to_a_partition_or_empties_it_is_counted(postgres: Postgres) -> None:  # noqa: F811
+async def test_who_writes_to_a_partition_or_empties_it_is_counted(postgres: Postgres) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     async with opened(place, clock=Clock()) as store:
         names = [f"c{number}" for number in range(12)]
@@ -558,7 +558,7 @@ async def test_who_writes_to_a_partition_or_empties_it_is_counted(postgres: Post
 
 
 @pytest.mark.needs("postgres")
-async def test_a_schema_whose_name_needs_quoting_is_verified(postgres: Postgres) -> None:  # noqa: F811
+async def test_a_schema_whose_name_needs_quoting_is_verified(postgres: Postgres) -> None:
     direct = postgres.url(postgres.create_database())
     place = Postgresql(direct + "?options=-csearch_path%3D%22My%5C%20Chat%22")
     await Postgresql(direct).execute('CREATE SCHEMA "My Chat"')
@@ -571,7 +571,7 @@ async def test_a_schema_whose_name_needs_quoting_is_verified(postgres: Postgres)
 
 
 @pytest.mark.needs("postgres")
-async def test_a_restore_of_rows_alone_is_found_at_the_start(postgres: Postgres, tmp_path: Path) -> None:  # noqa: F811
+async def test_a_restore_of_rows_alone_is_found_at_the_start(postgres: Postgres, tmp_path: Path) -> None:
     """With PostgreSQL's own tools, into a database that ``migrate`` has been run on."""
     name = postgres.create_database()
     async with opened(Postgresql(postgres.url(name)), clock=Clock()) as store:

@@ -71,6 +71,15 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 """
 
 
+async def with_a_user_of_its_own(postgres: Postgres) -> tuple[Postgresql, Postgresql, str]:
+    """A database as an administrator, and as the user who owns it; that user's name."""
+    place = Postgresql(postgres.url(postgres.create_database()))
+    role = f"limited_{uuid4().hex}"
+    (name,) = (await place.fetch("SELECT current_database()"))[0]
+    await place.execute(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {name} OWNER TO {role}")
+    return place, Postgresql(place.url.replace("postgres@", f"{role}@"), place.url), role
+
+
 REFUSALS = {
     "a right that was revoked": ("REVOKE INSERT ON messages FROM {role}", "GRANT INSERT ON messages TO {role}", RIGHTS),
     "a trigger of somebody else": (
@@ -96,11 +105,7 @@ async def test_what_refuses_messages_is_not_overruled_by_a_probe_and_its_end_is_
     monkeypatch: pytest.MonkeyPatch,
     what: str,
 ) -> None:
-    place = Postgresql(postgres.url(postgres.create_database()))
-    role = f"limited_{uuid4().hex}"
-    (name,) = (await place.fetch("SELECT current_database()"))[0]
-    await place.execute(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {name} OWNER TO {role}")
-    limited = Postgresql(place.url.replace("postgres@", f"{role}@"), place.url)
+    place, limited, role = await with_a_user_of_its_own(postgres)
     refuse, allow, reason = REFUSALS[what]
     async with watched(limited, monkeypatch, timeout=2.0) as store:
         await store.create_conversation("c", "ann", [])
@@ -119,14 +124,8 @@ async def test_what_refuses_messages_is_not_overruled_by_a_probe_and_its_end_is_
 
 
 @pytest.mark.needs("postgres")
-async def test_one_kind_of_writing_that_works_hides_no_other_that_does_not(
-    postgres: Postgres,
-) -> None:
-    place = Postgresql(postgres.url(postgres.create_database()))
-    role = f"limited_{uuid4().hex}"
-    (name,) = (await place.fetch("SELECT current_database()"))[0]
-    await place.execute(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {name} OWNER TO {role}")
-    limited = Postgresql(place.url.replace("postgres@", f"{role}@"), place.url)
+async def test_one_kind_of_writing_that_works_hides_no_other_that_does_not(postgres: Postgres) -> None:
+    place, limited, role = await with_a_user_of_its_own(postgres)
     async with opened(
         limited, timeout=5.0
     ) as store:  # nobody probes: what is seen is what the commands themselves show

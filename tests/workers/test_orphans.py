@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers.exporter import until
-from tests.servers.postgres import Postgres, postgres
+from tests.servers.postgres import Postgres
 from tests.servers.workers import Workers, alive, running
-
-__all__ = ["postgres"]  # a fixture, for this module too
 
 pytestmark = [pytest.mark.needs("postgres", "valkey")]
 

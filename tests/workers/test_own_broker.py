@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.postgres import Postgres, postgres
+from tests.servers.postgres import Postgres
 from tests.servers.workers import alive, listens_on_a_port, running
-
-__all__ = ["postgres"]  # a fixture, for this module too
 
 pytestmark = [pytest.mark.needs("postgres", "valkey")]
 

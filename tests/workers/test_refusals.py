@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers.exporter import ROOT, until
-from tests.servers.postgres import Postgres, postgres
+from tests.servers.postgres import Postgres
 from tests.servers.workers import running
-
-__all__ = ["postgres"]  # a fixture, for this module too
 
 POSTGRES = "postgresql://nobody@127.0.0.1:1/none"
 

@@ -15,10 +15,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.servers.exporter import PATIENCE, Client, until
-from tests.servers.postgres import Postgres, postgres
+from tests.servers.postgres import Postgres
 from tests.servers.workers import LEASE, Worker, Workers, alive, running
-
-__all__ = ["postgres"]  # a fixture, for this module too
 
 pytestmark = [pytest.mark.needs("postgres", "valkey")]
 

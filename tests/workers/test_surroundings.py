@@ -15,11 +15,9 @@ import pytest
 
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import PATIENCE
-from tests.servers.postgres import Postgres, postgres
+from tests.servers.postgres import Postgres
 from tests.servers.workers import Workers
 from tests.web.test_systemd import ACTIVATED
-
-__all__ = ["postgres"]  # a fixture, for this module too
 
 pytestmark = [pytest.mark.needs("postgres", "valkey")]
 
