@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from exporter.observe.counting import Small
+from exporter.observe.counting import DirectFigures
 from exporter.observe.mapping import Cut
 from exporter.observe.tally import Facts, Tally
 
@@ -39,7 +39,7 @@ class Base:
 
 
 @dataclass(slots=True)
-class Walk:
+class KeyScan:
     """From ``bottom`` to ``top`` of a key in pages of ``span``: up to ``read`` they are read, up to ``done`` kept."""
 
     bottom: int
@@ -52,7 +52,7 @@ class Walk:
         self.read = self.done  # also out of the state: what was read and not kept is read again
 
     @classmethod
-    def between(cls, bottom: int, top: int, pages: int, least: int) -> Walk:
+    def between(cls, bottom: int, top: int, pages: int, least: int) -> KeyScan:
         """At its beginning; so many pages at first, which become larger or smaller."""
         return cls(bottom, top, bottom, max(least, (top - bottom) // pages))
 
@@ -73,8 +73,8 @@ class Walk:
 
 
 @dataclass(slots=True)
-class Sweep:
-    """Through a key of texts, ``span`` rows at a time; "" is the beginning, None the end."""
+class LookupScan:
+    """Rows of another table by a key of texts, ``span`` rows at a time; "" is the beginning, None the end."""
 
     done: str | None
     span: int
@@ -103,42 +103,42 @@ class Count:
 
     base: Base
     begun: float
-    walks: dict[str, Walk]
-    writers: Walk | None = None
-    sweeps: dict[str, Sweep] = field(default_factory=dict)
-    """By name, those of the corrections of a lean count."""
+    key_scans: dict[str, KeyScan]
+    writers: KeyScan | None = None
+    lookup_scans: dict[str, LookupScan] = field(default_factory=dict)
+    """By name, those of the corrections of a count with the relaxed filter."""
 
-    def all(self) -> list[Walk | Sweep]:
+    def all(self) -> list[KeyScan | LookupScan]:
         """Everything that is to be gone through, in this order."""
-        return [*self.walks.values(), *self.sweeps.values(), *([self.writers] if self.writers else [])]
+        return [*self.key_scans.values(), *self.lookup_scans.values(), *([self.writers] if self.writers else [])]
 
     @property
     def read(self) -> bool:
         """Is there no page left?"""
-        return all(walk.ended for walk in self.all())
+        return all(scan.ended for scan in self.all())
 
     @property
     def done(self) -> bool:
         """Is all that was read in the base?"""
-        return all(walk.kept for walk in self.all())
+        return all(scan.kept for scan in self.all())
 
     @property
     def share(self) -> float:
         """How much is done, from 0 to 1."""
-        walks = self.walks.values()
-        whole = sum(walk.top - walk.bottom for walk in walks)
-        share = sum(walk.done - walk.bottom for walk in walks) / whole if whole else 1.0
+        key_scans = self.key_scans.values()
+        whole = sum(scan.top - scan.bottom for scan in key_scans)
+        share = sum(scan.done - scan.bottom for scan in key_scans) / whole if whole else 1.0
         return share if self.writers is None else 0.8 * share + 0.2 * self.writers.share
 
 
 @dataclass(slots=True)
-class Seen:
+class PassResult:
     """What one pass read, all of one snapshot."""
 
     newest: dict[str, int]
     horizon: tuple[int, int] | None
     facts: Facts
-    small: tuple[Small, float, float]
+    direct: tuple[DirectFigures, float, float]
     sealed: Cut | None = None
     samples: Sequence[Sequence[Any]] = ()
     rest: Facts | None = None

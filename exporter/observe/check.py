@@ -53,7 +53,7 @@ async def _look(engine: Engine, out: Callable[[str], None]) -> bool:
     from exporter.observe import rights
 
     mapping = await engine.look_at_schema()
-    out(f"  schema {mapping.schema}, on {mapping.dialect.name}, read {engine.reader.manner}")
+    out(f"  schema {mapping.schema}, on {mapping.dialect.name}, read {engine.reader.read_mode}")
     refused = await rights.missing(engine.reader, mapping)
     for table in mapping.tables:
         name = f"{table.schema}.{table.name}" if table.schema else table.name

@@ -53,7 +53,7 @@ class SourceCollector:
         path = None if data_dir is None else data_dir / state_name(source.name)
         reader = reader_of(source.url, ours=ours)
         self.engine = Engine(
-            source, State(path), load=load, recount_interval=recount_interval, apart=True, reader=reader
+            source, State(path), load=load, recount_interval=recount_interval, background_refresh=True, reader=reader
         )
         self.latest: SourceTotals | None = None
         """The figures that were read last; kept while the database is down."""
@@ -107,11 +107,11 @@ class SourceCollector:
                 self._tell(None)
             except SourceError as error:
                 self._tell(error.text)
-                engine.suspect()
+                engine.require_recheck()
                 pause = RETRY_LASTING if error.lasting else RETRY
             except Misconfigured as error:  # at run time: a schema that changed, another file in its place
                 self._tell(str(error))
-                engine.suspect()
+                engine.require_recheck()
                 pause = RETRY_LASTING
             await asyncio.sleep(pause)
 
@@ -164,7 +164,7 @@ class SourceCollector:
             self._read_at = time.monotonic()
             self._cost = self._read_at - began
         except SourceError:
-            self.engine.suspect()
+            self.engine.require_recheck()
             raise
         return totals
 

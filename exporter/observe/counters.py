@@ -16,15 +16,15 @@ from exporter.observe.mapping import Counter, Mapping
 from exporter.observe.records import SourceError
 
 SECONDS: Final = 4.0
-AIM: Final = 0.25
+PAGE_SECONDS: Final = 0.25
 """Seconds for a page."""
-LISTED: Final = 1_000
+MAX_DETAILS: Final = 1_000
 """Wrong conversations whose details are kept; all are counted."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """One walk over all conversations; ``wrong`` holds (conversation, counter, messages)."""
+    """One pass over all conversations; ``wrong`` holds (conversation, counter, messages)."""
 
     after: Any = None
     page: int = 200
@@ -53,12 +53,12 @@ class Comparison:
         for conversation, said, counted in rows:
             if said != counted:
                 self.number += 1
-                if len(self.wrong) < LISTED:
+                if len(self.wrong) < MAX_DETAILS:
                     self.wrong.append((conversation, said, int(counted)))
         self.done = len(rows) < self.page
         if rows:
             self.after = rows[-1][0]
-        self.page = max(1, int(self.page * min(4.0, max(0.25, AIM / max(took, 0.001)))))
+        self.page = max(1, int(self.page * min(4.0, max(0.25, PAGE_SECONDS / max(took, 0.001)))))
         return took
 
 

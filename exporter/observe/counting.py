@@ -22,12 +22,12 @@ from exporter.observe.tally import Facts, fingerprint
 
 TAIL: Final = 250
 """Rows that stay unsealed and are read at every pass: what changes among them is seen at once."""
-AT_ONCE: Final = 500
+MAX_COLUMNS: Final = 500
 """Columns of a statement; SQLite and PostgreSQL allow 1,600 and more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Small:
+class DirectFigures:
     """Figures that a plain statement gives: numbers, or why there is none."""
 
     users: int | None = None
@@ -52,8 +52,8 @@ async def newest(snapshot: Snapshot, mapping: Mapping, *offsets: int) -> list[di
 async def _values(snapshot: Snapshot, columns: Sequence[str]) -> list[Any]:
     """What these expressions give, in as few statements as may be."""
     found: list[Any] = []
-    for start in range(0, len(columns), AT_ONCE):
-        (row,) = await snapshot.fetch(f"SELECT {', '.join(columns[start : start + AT_ONCE])}")
+    for start in range(0, len(columns), MAX_COLUMNS):
+        (row,) = await snapshot.fetch(f"SELECT {', '.join(columns[start : start + MAX_COLUMNS])}")
         found += row
     return found
 
@@ -115,8 +115,9 @@ class Page:
     undone: Sequence[Row] = ()
     writers: Sequence[Row] = ()
     taken: Sequence[Row] = ()
+    """Rows of ``statements.corrections``: what the relaxed filter counts too many."""
     whole: bool = False
-    """What a lean count has too many: rows of ``statements.corrections``."""
+    """Are these no messages at all, so that their rows go, too?"""
 
     @property
     def empty(self) -> bool:
@@ -140,7 +141,7 @@ async def page(
 ) -> Page:
     """Rows of one key above ``low`` up to ``high``, as they counted before the changes above the cut.
 
-    A lean count's weigh all the same: ``correct`` tells the rest.
+    With the relaxed filter each weighs 1: ``correct`` tells the rest.
     """
     chosen = statements.of_region(mapping, key.between(low, high, "e"))
     rows = await snapshot.fetch(statements.facts(mapping, chosen, midnight, writers=writers))
@@ -178,7 +179,7 @@ async def writers(snapshot: Snapshot, mapping: Mapping, key: Key, low: int, high
     return Page(writers=await snapshot.fetch(statements.writers(mapping, rows, midnight)))
 
 
-async def small(snapshot: Snapshot, mapping: Mapping) -> Small:
+async def direct(snapshot: Snapshot, mapping: Mapping) -> DirectFigures:
     """The figures that are statements of their own."""
     users = conversations = None
     rooms: dict[int, str] = {}
@@ -188,7 +189,7 @@ async def small(snapshot: Snapshot, mapping: Mapping) -> Small:
         conversations = int((await snapshot.fetch(mapping.conversations))[0][0])
     if mapping.rooms is not None:
         rooms = {fingerprint(name): domain for name, domain in await snapshot.fetch(mapping.rooms)}
-    return Small(users, conversations, rooms)
+    return DirectFigures(users, conversations, rooms)
 
 
 def midnight_of(now: float) -> int:

@@ -16,10 +16,11 @@ from dataclasses import replace
 from typing import Final
 
 from exporter.observe import counting, identity
-from exporter.observe.base import Base, Count, Seen
+from exporter.observe.base import Base, Count, PassResult
 from exporter.observe.connections import Reader, Snapshot, reader_of
 from exporter.observe.counters import Comparison
-from exporter.observe.counting import TAIL, Small
+from exporter.observe.counting import TAIL, DirectFigures
+from exporter.observe.direct_figures import DirectFiguresCache
 from exporter.observe.identity import Sizes
 from exporter.observe.logger import Logger
 from exporter.observe.mapping import DAY, Cut, Mapping
@@ -27,14 +28,13 @@ from exporter.observe.paging import LIMIT, Pages, fits
 from exporter.observe.published import Published, by_name, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sealing import OVERLAP, Sealing
-from exporter.observe.small import SmallFigures
 from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from exporter.observe.tally import Facts, Tally
 
 log = Logger(__name__)
 
-SOONER: Final = 12
+EARLY_RECOUNT_DIVISOR: Final = 12
 """When rows have vanished, a recount comes after this part of the interval."""
 
 
@@ -52,7 +52,7 @@ class Engine:
         reader: Reader | None = None,
         tail: int = TAIL,
         overlap: float = OVERLAP,
-        apart: bool = False,
+        background_refresh: bool = False,
     ) -> None:
         self.source = source
         self.state = state
@@ -76,10 +76,10 @@ class Engine:
         self._pages = Pages(self.reader, state)
         self._rows_passed = 0
         self._sizes = Sizes()
-        self._small = SmallFigures(apart=apart)
-        self._apart = apart
+        self._direct = DirectFiguresCache(background_refresh=background_refresh)
+        self._background_refresh = background_refresh
         self._published: Published | None = None
-        self._sooner = False
+        self._recount_early = False
 
     # --- opening ------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Engine:
         mapping = self.latest_mapping = await self.look_at_schema()
         here = {**await self.reader.identity(), "kind": mapping.kind, "schema": mapping.schema}
         there = self.state.get("identity")
-        if there is not None and not identity.same(there, here):
+        if there is not None and not identity.same_database(there, here):
             self._begin_anew("the state belongs to another database, or this one was restored")
         with self.state.step():
             self.state.put("identity", here)
@@ -108,7 +108,7 @@ class Engine:
         self.recounted_at = self.state.get("recounted_at")
         self.differences = self.state.get("differences") or {}
         self._published = None if self.base is None else Published(self.state, self.base.generation)
-        if not await identity.hold(self.reader, mapping, self.state.get("samples") or []):
+        if not await identity.samples_match(self.reader, mapping, self.state.get("samples") or []):
             self._begin_anew("rows that were counted are others now: the database was restored or replaced")
         self._take(mapping)
 
@@ -121,7 +121,7 @@ class Engine:
             self.counting = None
         self.mapping = self.latest_mapping = mapping
 
-    def suspect(self) -> None:
+    def require_recheck(self) -> None:
         """After a failure: look again whether it is the same database, before anything is read of it."""
         self.mapping = None
 
@@ -133,7 +133,7 @@ class Engine:
             self.state.forget()
             self.state.put("published", published)
         self.base = self.counting = self.recounted_at = self._published = None
-        self._small = SmallFigures(apart=self._apart)
+        self._direct = DirectFiguresCache(background_refresh=self._background_refresh)
         self.differences = {}
         self._sealing.forget()
         self._sizes = Sizes()
@@ -151,7 +151,7 @@ class Engine:
     # --- a full count -------------------------------------------------------------------------------------
 
     @property
-    def _hurry(self) -> bool:
+    def _full_speed(self) -> bool:
         """At full load, while there are no figures yet: nobody is kept waiting by long pages."""
         return self.load >= 1 and self.base is None
 
@@ -160,7 +160,7 @@ class Engine:
         """Is a full count under way, or its time come?"""
         if self.base is None or self.counting or self.comparison or self.recounted_at is None:
             return True
-        wait = self.recount_interval / SOONER if self._sooner else self.recount_interval
+        wait = self.recount_interval / EARLY_RECOUNT_DIVISOR if self._recount_early else self.recount_interval
         return not 0 <= self.clock() - self.recounted_at < wait
 
     async def count(self) -> SourceTotals:
@@ -182,13 +182,13 @@ class Engine:
             moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
             generation = (self.base.generation if self.base else 0) + 1
             base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
-            return await self._pages.begin(snapshot, mapping, base, now, hurry=self._hurry)
+            return await self._pages.begin(snapshot, mapping, base, now, full_speed=self._full_speed)
 
         async with self.lock:
             await self._pages.kept()
             self._take(mapping)
             self.counting = await self.reader.read(work, LIMIT)
-            self._sooner = False
+            self._recount_early = False
             with self.state.step():
                 self.state.forget_generation(self.counting.base.generation)
                 self.state.put("count", self.counting)
@@ -203,7 +203,7 @@ class Engine:
             if count.read:
                 await self._pass()
             else:
-                await self._pages.read(count, self._known(), self.clock(), hurry=self._hurry)
+                await self._pages.read(count, self._known(), self.clock(), full_speed=self._full_speed)
             return time.perf_counter() - started
 
     async def _compare(self) -> float:
@@ -228,7 +228,7 @@ class Engine:
 
     def _nothing_yet(self) -> SourceTotals:
         progress = 0.0 if self.counting is None else self.counting.share
-        return figures(self._known(), None, None, Small(), self.clock(), progress)
+        return figures(self._known(), None, None, DirectFigures(), self.clock(), progress)
 
     async def _pass(self) -> SourceTotals:
         await self._pages.kept()
@@ -241,71 +241,71 @@ class Engine:
         if base is None and not done:
             await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), LIMIT)
             return self._nothing_yet()
-        small = self._small.at_hand(now)
+        direct = self._direct.cached(now)
 
-        async def work(snapshot: Snapshot) -> Seen:
+        async def work(snapshot: Snapshot) -> PassResult:
             day = int(now // 86_400) * DAY
             newest, further = await counting.newest(snapshot, mapping, 0, self._sealing.longest(mapping))
-            seen = Seen(
+            found = PassResult(
                 newest=newest,
                 horizon=await self.reader.horizon(snapshot),
                 facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
-                small=small or await self._small.read(snapshot, mapping, now),
+                direct=direct or await self._direct.read(snapshot, mapping, now),
             )
             if done and count is not None:
-                seen.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
+                found.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
             elif base is not None:
-                seen.sealed = await self._sealing.next(snapshot, mapping, base, further, seen.horizon, now)
-                if seen.sealed is not None:
-                    seen.samples = await identity.sample(snapshot, mapping, seen.sealed)
-                    seen.rest = await counting.tail(snapshot, mapping, seen.sealed, day)
-            return seen
+                found.sealed = await self._sealing.next(snapshot, mapping, base, further, found.horizon, now)
+                if found.sealed is not None:
+                    found.samples = await identity.sample(snapshot, mapping, found.sealed)
+                    found.rest = await counting.tail(snapshot, mapping, found.sealed, day)
+            return found
 
-        seen = await self.reader.read(work, LIMIT)
-        self._small.keep(seen.small)
-        totals = await asyncio.to_thread(self._keep_pass, seen, now)
-        totals = replace(totals, as_of=min(now, seen.small[1]))
+        found = await self.reader.read(work, LIMIT)
+        self._direct.keep(found.direct)
+        totals = await asyncio.to_thread(self._keep_pass, found, now)
+        totals = replace(totals, as_of=min(now, found.direct[1]))
         return totals if self.inaccurate is None else replace(totals, inaccurate_conversations=self.inaccurate.number)
 
     async def refresh(self) -> None:
-        """Read the slow ones of the small figures, where it is time to. Raises SourceError."""
-        if self._small.due(self.clock()):
+        """Read the direct figures again, where they are slow and it is time to. Raises SourceError."""
+        if self._direct.due(self.clock()):
             async with self.lock:
-                await self._small.refresh(self.reader, self._known(), self.clock())
+                await self._direct.refresh(self.reader, self._known(), self.clock())
 
-    def _keep_pass(self, seen: Seen, now: float) -> SourceTotals:
-        mapping, small = self._known(), seen.small[0]
-        if self.base is not None and identity.vanished(mapping, self.base.cut, seen.newest):
+    def _keep_pass(self, found: PassResult, now: float) -> SourceTotals:
+        mapping, direct = self._known(), found.direct[0]
+        if self.base is not None and identity.vanished(mapping, self.base.cut, found.newest):
             self._begin_anew("the newest rows were deleted, or the database was restored", deleted=True)
-            return figures(mapping, None, None, small, now)
+            return figures(mapping, None, None, direct, now)
         self._rows_passed += sum(
-            facts.tally.rows for facts in (seen.facts, seen.rest, seen.counted) if facts is not None
+            facts.tally.rows for facts in (found.facts, found.rest, found.counted) if facts is not None
         )
         count, base, totals = self.counting, self.base, None
         with self.state.step():
             if base is not None and self._published is not None:
-                self._published.absorb(seen.facts)
-                whole = base.plus(seen.facts)
-                totals = figures(mapping, whole, self._published, small, now)
-                self._sooner |= self._sizes.fell(whole.tally.rows, small, seen.newest)
-            if seen.counted is not None and count is not None:
-                totals = self._complete(count, seen.counted, small, now, totals)
-            elif seen.sealed is not None and seen.rest is not None and base is not None:
-                base.tally.add(seen.facts.tally)
-                base.tally.add(seen.rest.tally, -1)
-                base.rooms |= seen.facts.rooms
-                base.cut = seen.sealed
-                samples = [*(self.state.get("samples") or []), *seen.samples]
+                self._published.absorb(found.facts)
+                whole = base.plus(found.facts)
+                totals = figures(mapping, whole, self._published, direct, now)
+                self._recount_early |= self._sizes.shrank(whole.tally.rows, direct, found.newest)
+            if found.counted is not None and count is not None:
+                totals = self._complete(count, found.counted, direct, now, totals)
+            elif found.sealed is not None and found.rest is not None and base is not None:
+                base.tally.add(found.facts.tally)
+                base.tally.add(found.rest.tally, -1)
+                base.rooms |= found.facts.rooms
+                base.cut = found.sealed
+                samples = [*(self.state.get("samples") or []), *found.samples]
                 self.state.put("samples", samples[-identity.SAMPLES :])
             if self.base is not None and totals is not None:
                 self.state.put("base", self.base)
                 self.state.put("published", by_name(totals))
         assert totals is not None  # noqa: S101 - there is a base, or one has just been completed
-        self._sealing.note(now, seen.newest, seen.horizon)
+        self._sealing.note(now, found.newest, found.horizon)
         return totals
 
     def _complete(
-        self, count: Count, facts: Facts, small: Small, now: float, before: SourceTotals | None
+        self, count: Count, facts: Facts, direct: DirectFigures, now: float, before: SourceTotals | None
     ) -> SourceTotals:
         """The new count takes the old one's place; both are of this snapshot, so their difference is what was wrong."""
         mapping = self._known()
@@ -314,7 +314,7 @@ class Engine:
         self.base, self.counting, self.recounted_at = count.base, None, now
         self.comparison = Comparison() if mapping.counter is not None else None
         self._published = Published(self.state, count.base.generation)
-        totals = figures(mapping, count.base.plus(facts), self._published, small, now)
+        totals = figures(mapping, count.base.plus(facts), self._published, direct, now)
         published = self.state.get("published") if before is None else by_name(before)
         if published is not None:
             self.differences = difference(published, by_name(totals))

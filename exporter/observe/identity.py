@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from exporter.observe.connections import Reader, Snapshot
-from exporter.observe.counting import Small
+from exporter.observe.counting import DirectFigures
 from exporter.observe.mapping import Cut, Key, Mapping
 
 SECONDS: Final = 4.0
@@ -24,14 +24,14 @@ Samples = Sequence[Sequence[Any]]
 """(name of the key, value, identity of the row there)."""
 
 
-def same(there: MappingOf[str, Any], here: MappingOf[str, Any]) -> bool:
+def same_database(there: MappingOf[str, Any], here: MappingOf[str, Any]) -> bool:
     """Is it the database of the state? A file's change counter never goes back but by being replaced."""
     if here.get("changes", 0) < there.get("changes", 0):
         return False
     return all(there.get(name) == value for name, value in here.items() if name != "changes")
 
 
-async def hold(reader: Reader, mapping: Mapping, samples: Samples) -> bool:
+async def samples_match(reader: Reader, mapping: Mapping, samples: Samples) -> bool:
     """Are these rows still themselves? One that is gone says nothing. Raises SourceError."""
     keys = {key.name: key for key in mapping.keys}
 
@@ -67,9 +67,12 @@ class Sizes:
     def __init__(self) -> None:
         self._last: tuple[int, ...] = ()
 
-    def fell(self, rows: int, small: Small, newest: MappingOf[str, int]) -> bool:
+    def shrank(self, rows: int, direct: DirectFigures, newest: MappingOf[str, int]) -> bool:
         """Is anything less than it was?"""
-        last, now = self._last, (rows, small.users or 0, small.conversations or 0, len(small.rooms), *newest.values())
+        last, now = (
+            self._last,
+            (rows, direct.users or 0, direct.conversations or 0, len(direct.rooms), *newest.values()),
+        )
         self._last = now
         return len(last) == len(now) and any(after < before for before, after in zip(last, now, strict=True))
 

@@ -212,7 +212,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Rows that ``Lean`` counts too many, found in pages of another table by a key of texts that has an index."""
+    """Rows that ``RelaxedFilter`` counts too many, found in pages of another table by a key of texts with an index."""
 
     name: str
     table: str
@@ -226,7 +226,7 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
-class Lean:
+class RelaxedFilter:
     """A cheaper ``where`` for a full count, in which every row weighs 1, and what it counts too many.
 
     A count that compares each of ten million rows with two small tables takes five times as long as one that does not,
@@ -268,7 +268,7 @@ class Mapping:
     recent: Key | None = None
     """The time as a key, where it has an index of its own: who wrote lately is then read by it, and not by every page
     of a full count."""
-    lean: Lean | None = None
+    relaxed: RelaxedFilter | None = None
     """Used where who wrote is read apart."""
     account: str | None = None
     """A statement with {w} that has a row when this writer is a registered user; ``registered`` is a condition."""

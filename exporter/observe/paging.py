@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from exporter.observe import counting
-from exporter.observe.base import Base, Count, Sweep, Walk
+from exporter.observe.base import Base, Count, KeyScan, LookupScan
 from exporter.observe.connections import Reader, Snapshot
 from exporter.observe.counting import Page
 from exporter.observe.mapping import DAY, Correction, Key, Mapping
@@ -24,8 +24,8 @@ from exporter.observe.tally import Facts
 LIMIT: Final = 4.0
 """Seconds for a pass, or for a page of a count; pages are made larger and smaller to take what is aimed at."""
 
-SWEPT: Final = 20_000
-"""Rows of another table in the first page of a sweep."""
+FIRST_LOOKUP: Final = 20_000
+"""Rows of another table in the first page of a lookup scan."""
 
 
 class Pages:
@@ -37,37 +37,37 @@ class Pages:
         self._keeping: asyncio.Task[None] | None = None
         self.rows_read = 0
 
-    async def begin(self, snapshot: Snapshot, mapping: Mapping, base: Base, now: float, *, hurry: bool) -> Count:
+    async def begin(self, snapshot: Snapshot, mapping: Mapping, base: Base, now: float, *, full_speed: bool) -> Count:
         """A count from the lowest row of each key to the base's cut, and over the longest window where its people are
         read apart."""
-        pages, walks, lows = 100 if hurry else 200, {}, base.cut.lows
+        pages, key_scans, lows = 100 if full_speed else 200, {}, base.cut.lows
         for key in mapping.keys:
             rows = await snapshot.fetch(key.next_above(None, mapping.table))
             lowest = counting.key_value(key, rows[0][0]) - 1 if rows else lows[key.name]
-            walks[key.name] = Walk.between(min(lowest, lows[key.name]), lows[key.name], pages, 1_000)
-        writers, sweeps = None, {}
-        if apart(mapping):
+            key_scans[key.name] = KeyScan.between(min(lowest, lows[key.name]), lows[key.name], pages, 1_000)
+        writers, lookup_scans = None, {}
+        if reads_writers_separately(mapping):
             oldest = counting.midnight_of(now) - (max(WINDOWS) - 1) * DAY - 1
-            writers = Walk.between(oldest, int(now * 1_000_000), pages // 5, 1)
-            sweeps = {each.name: Sweep("", SWEPT) for each in _corrections(mapping)}
-        return Count(base, now, walks, writers, sweeps)
+            writers = KeyScan.between(oldest, int(now * 1_000_000), pages // 5, 1)
+            lookup_scans = {each.name: LookupScan("", FIRST_LOOKUP) for each in _corrections(mapping)}
+        return Count(base, now, key_scans, writers, lookup_scans)
 
-    async def read(self, count: Count, mapping: Mapping, now: float, *, hurry: bool) -> None:
+    async def read(self, count: Count, mapping: Mapping, now: float, *, full_speed: bool) -> None:
         """Read the next page; one that takes too long is tried again smaller. Raises SourceError."""
         base, today = count.base, int(now // 86_400)
         if today > base.day:
             await self.kept()  # its ages are reckoned from the day before
             base.turn(today)
         mark = next(each for each in count.all() if not each.ended)
-        messages = isinstance(mark, Walk) and mark is not count.writers
+        messages = isinstance(mark, KeyScan) and mark is not count.writers
         grouped = messages and (count.writers is None or mapping.conversation is not None)
-        aim = self._reader.hurried_aim if hurry and not grouped else self._reader.aim
+        page_seconds = self._reader.full_speed_page_seconds if full_speed and not grouped else self._reader.page_seconds
         started = time.perf_counter()
 
         async def work(snapshot: Snapshot) -> tuple[Any, Page]:
-            if isinstance(mark, Walk):
-                return await _walk(snapshot, mapping, count, mark)
-            correction = next(each for each in _corrections(mapping) if count.sweeps[each.name] is mark)
+            if isinstance(mark, KeyScan):
+                return await _scan(snapshot, mapping, count, mark)
+            correction = next(each for each in _corrections(mapping) if count.lookup_scans[each.name] is mark)
             return await counting.correct(
                 snapshot, mapping, correction, mark.read or "", mark.span, base.cut, base.day * DAY
             )
@@ -79,13 +79,13 @@ class Pages:
                 raise
             mark.span = max(1, mark.span // 3)
             return
-        growth = aim / max(time.perf_counter() - started, 0.001)
-        mark.span = max(1, int(mark.span * min(8.0 if hurry else 3.0, max(0.5, growth))))
+        growth = page_seconds / max(time.perf_counter() - started, 0.001)
+        mark.span = max(1, int(mark.span * min(8.0 if full_speed else 3.0, max(0.5, growth))))
         mark.read = high
         await self.kept()
         self._keeping = asyncio.create_task(self._keep(count, mark, high, page, mapping))
 
-    async def _keep(self, count: Count, mark: Walk | Sweep, high: Any, page: Page, mapping: Mapping) -> None:
+    async def _keep(self, count: Count, mark: KeyScan | LookupScan, high: Any, page: Page, mapping: Mapping) -> None:
         facts = await asyncio.to_thread(page.digest, mapping)
         count.base.tally.add(facts.tally)
         count.base.rooms |= facts.rooms
@@ -106,42 +106,42 @@ class Pages:
             keeping.result()
 
 
-def apart(mapping: Mapping) -> bool:
+def reads_writers_separately(mapping: Mapping) -> bool:
     """Are those who wrote lately read apart from the messages?"""
     return mapping.recent is not None and mapping.writer is not None
 
 
 def fits(count: Count, mapping: Mapping) -> bool:
     """Can this count go on? Not when an index has come or gone since."""
-    names = {each.name for each in _corrections(mapping)} if apart(mapping) else set()
-    return (count.writers is not None) == apart(mapping) and set(count.sweeps) == names
+    names = {each.name for each in _corrections(mapping)} if reads_writers_separately(mapping) else set()
+    return (count.writers is not None) == reads_writers_separately(mapping) and set(count.lookup_scans) == names
 
 
 def _corrections(mapping: Mapping) -> tuple[Correction, ...]:
-    return () if mapping.lean is None else mapping.lean.corrections
+    return () if mapping.relaxed is None else mapping.relaxed.corrections
 
 
-async def _walk(snapshot: Snapshot, mapping: Mapping, count: Count, walk: Walk) -> tuple[int, Page]:
+async def _scan(snapshot: Snapshot, mapping: Mapping, count: Count, scan: KeyScan) -> tuple[int, Page]:
     """The next page of the messages, or of those who wrote lately."""
-    low, high, midnight = walk.read, min(walk.top, walk.read + walk.span), count.base.day * DAY
-    key = mapping.recent if walk is count.writers else _key(mapping, count, walk)
+    low, high, midnight = scan.read, min(scan.top, scan.read + scan.span), count.base.day * DAY
+    key = mapping.recent if scan is count.writers else _key(mapping, count, scan)
     assert key is not None  # noqa: S101 - the count would not fit the mapping
-    if walk is count.writers:
-        last = None if high == walk.top else high  # some are dated in the future
+    if scan is count.writers:
+        last = None if high == scan.top else high  # some are dated in the future
         page = await counting.writers(snapshot, mapping, key, low, last, midnight)
     else:
-        if count.sweeps and mapping.lean is not None:
-            counted = replace(mapping, where=mapping.lean.where, weight="1", undone=None)
+        if count.lookup_scans and mapping.relaxed is not None:
+            counted = replace(mapping, where=mapping.relaxed.where, weight="1", undone=None)
         else:
             counted = mapping
         page = await counting.page(
             snapshot, counted, key, low, high, count.base.cut, midnight, writers=count.writers is None
         )
-    if page.empty and high < walk.top:  # a gap: on to the next row
+    if page.empty and high < scan.top:  # a gap: on to the next row
         rows = await snapshot.fetch(key.next_above(high, mapping.table))
-        high = min(walk.top, counting.key_value(key, rows[0][0]) - 1) if rows else walk.top
+        high = min(scan.top, counting.key_value(key, rows[0][0]) - 1) if rows else scan.top
     return high, page
 
 
-def _key(mapping: Mapping, count: Count, walk: Walk) -> Key:
-    return next(key for key in mapping.keys if count.walks[key.name] is walk)
+def _key(mapping: Mapping, count: Count, scan: KeyScan) -> Key:
+    return next(key for key in mapping.keys if count.key_scans[key.name] is scan)

@@ -9,7 +9,7 @@ from collections.abc import Mapping as MappingOf
 from typing import Final
 
 from exporter.observe.base import Base
-from exporter.observe.counting import Small
+from exporter.observe.counting import DirectFigures
 from exporter.observe.mapping import Mapping
 from exporter.observe.records import FIGURES, WINDOWS, SourceTotals
 from exporter.observe.state import State
@@ -61,13 +61,18 @@ class Published:
 
 
 def figures(
-    mapping: Mapping, whole: Base | None, published: Published | None, small: Small, now: float, progress: float = 0.0
+    mapping: Mapping,
+    whole: Base | None,
+    published: Published | None,
+    direct: DirectFigures,
+    now: float,
+    progress: float = 0.0,
 ) -> SourceTotals:
     """What is known, and why the rest is not. Without a complete count: nothing."""
     if whole is None or published is None:
         reason = f"counting for the first time: {progress:.0%}"
         return SourceTotals(None, None, None, None, dict.fromkeys(WINDOWS), now, unknown=dict.fromkeys(FIGURES, reason))
-    rooms = whole.rooms | set(small.rooms.values())
+    rooms = whole.rooms | set(direct.rooms.values())
     unknown = dict(mapping.absent)
     if whole.tally.opaque:
         unknown |= dict.fromkeys(
@@ -76,10 +81,10 @@ def figures(
     numbers: dict[str, int | None] = {
         "stored_messages": whole.tally.weight(rooms) // mapping.units,
         "messages_today": whole.tally.weight(rooms, youngest=1) // mapping.units,
-        "registered_users": small.users,
-        "stored_conversations": small.conversations
+        "registered_users": direct.users,
+        "stored_conversations": direct.conversations
         if mapping.conversations is not None
-        else published.conversations(small.rooms, rooms),
+        else published.conversations(direct.rooms, rooms),
     }
     for name, number in numbers.items():
         if number is not None and number < 0:

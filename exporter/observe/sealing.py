@@ -20,10 +20,10 @@ from exporter.observe.mapping import Cut, Key, Mapping
 
 OVERLAP: Final = 60.0
 """Seconds after which no row appears below the highest key of a moment, as far as servers were seen."""
-PATIENCE: Final = 900.0
+MAX_TRANSACTION_AGE: Final = 900.0
 """Seconds that a transaction which stays open is waited for; what it brings later, a recount finds."""
-MARKS: Final = 256
-FEWEST: Final = 10
+MAX_MARKS: Final = 256
+MIN_TAIL: Final = 10
 """Rows of a key that stay unsealed where many keys share the tail: hosts of one server, each with its own."""
 
 
@@ -47,7 +47,7 @@ class Sealing:
     def note(self, now: float, newest: dict[str, int], horizon: tuple[int, int] | None) -> None:
         """Remember what was newest, and which transaction was the next."""
         if not self._marks or now - self._marks[-1].at >= self._overlap / 16:
-            self._marks = [*self._marks[-MARKS:], _Mark(now, newest, None if horizon is None else horizon[1])]
+            self._marks = [*self._marks[-MAX_MARKS:], _Mark(now, newest, None if horizon is None else horizon[1])]
 
     def forget(self) -> None:
         """Of another database."""
@@ -62,7 +62,7 @@ class Sealing:
     def _share(self, mapping: Mapping) -> int:
         """Rows of each key that stay unsealed; the last of several is of hosts that are not known yet."""
         share = self._tail // max(1, len(mapping.keys) - 1)
-        return min(self._tail, max(FEWEST, share))
+        return min(self._tail, max(MIN_TAIL, share))
 
     def longest(self, mapping: Mapping) -> int:
         """Rows above the line with which it moves: a quarter more than the tail. Moving costs reading it twice."""
@@ -81,23 +81,23 @@ class Sealing:
         """A cut above the base's, None when it stays. ``further``: the keys with ``longest`` rows above them."""
         if all(further.get(key.name, key.lowest) <= base.cut.lows[key.name] for key in mapping.keys):
             return None
-        ripe = self._ripe(horizon, now)
-        if not ripe:
+        settled = self._settled_marks(horizon, now)
+        if not settled:
             return None
-        mark = ripe[-1]
+        mark = settled[-1]
         (room,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {}
         for key in mapping.keys:
             low = min(mark.newest.get(key.name, key.lowest), room.get(key.name, key.lowest))
             low = _capped(key, low, mark.at)
-            if now - mark.at < PATIENCE:
+            if now - mark.at < MAX_TRANSACTION_AGE:
                 low = await _safe(snapshot, mapping, key.name, low)
             lows[key.name] = max(low, base.cut.lows[key.name])
         self._marks = [other for other in self._marks if other.at >= mark.at]
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
         return Cut(lows, max(base.cut.moment, int(mark.at * 1_000_000))) if moved else None
 
-    def _ripe(self, horizon: tuple[int, int] | None, now: float) -> list[_Mark]:
+    def _settled_marks(self, horizon: tuple[int, int] | None, now: float) -> list[_Mark]:
         """Marks below which nothing appears any more.
 
         A key is taken at most ``overlap`` seconds before its transaction begins to write. So all that lies below a mark
@@ -108,7 +108,7 @@ class Sealing:
         else:
             ends = [mark.at for mark in self._marks if (mark.next_transaction or 0) <= horizon[0]]
             ended = max(ends, default=float("-inf"))
-        latest = max(ended - self._overlap, now - PATIENCE)
+        latest = max(ended - self._overlap, now - MAX_TRANSACTION_AGE)
         return [mark for mark in self._marks if mark.at <= latest]
 
 

@@ -23,7 +23,7 @@ from exporter.core.errors import Misconfigured
 from exporter.observe.records import SourceError
 from exporter.observe.tally import Facts
 
-VERSION: Final = 3
+VERSION: Final = 4
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS writers (

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,26 +21,16 @@ from exporter.observe.sources import Source
 from exporter.observe.state import State
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, Server, SqliteServer
-from tests.servers.postgres import Postgres, postgres
-
-__all__ = ["postgres"]
+from tests.servers.postgres import Postgres
 
 NOON = 1_773_144_000.0  # 2026-03-10T12:00:00Z
 MS = int(NOON * 1000)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    if request.param == "sqlite":
-        server: Server = SqliteServer(tmp_path / "mattermost.db")
-    else:
-        shared: Postgres = request.getfixturevalue("postgres")
-        server = PostgresqlServer(shared)
-    try:
-        server.script(schemas.mattermost(server.engine) + "INSERT INTO users (id) VALUES ('u1'), ('u2');")
-        yield server
-    finally:
-        server.close()
+@pytest.fixture
+def server(server: Server) -> Server:
+    server.script(schemas.mattermost(server.engine) + "INSERT INTO users (id) VALUES ('u1'), ('u2');")
+    return server
 
 
 def post(server: Server, first: int, last: int, *, user: str = "u1", prefix: str = "p") -> None:
@@ -323,7 +312,7 @@ async def test_a_state_that_cannot_be_written_is_told_and_counting_goes_on_from_
     with pytest.raises(SourceError, match="cannot write the state file"):
         await engine.count()
     state._connection.execute("PRAGMA query_only = OFF")
-    engine.suspect()
+    engine.require_recheck()
     assert (await engine.count()).stored_messages == 100
     await engine.close()
 

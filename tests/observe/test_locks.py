@@ -63,13 +63,13 @@ async def test_a_reading_keeps_its_locks_while_the_file_is_looked_at(file: Path)
         await snapshot.fetch("SELECT * FROM posts")
         seen.append(locks(file))
         await other.identity()
-        assert other.manner
+        assert other.read_mode
         await reader.identity()
         seen.append(locks(file))
 
     await reader.read(work, 5)
     assert seen[0] == seen[1]
-    assert bool(seen[0]) == ("log" in reader.manner), "a write-ahead log is read with a lock, the other without"
+    assert bool(seen[0]) == ("log" in reader.read_mode), "a write-ahead log is read with a lock, the other without"
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
@@ -82,7 +82,7 @@ async def test_the_host_s_own_locks_outlive_every_reading_of_its_totals(tmp_path
     assert not another_process_may_write(path)
     assert (await reader.read(lambda snapshot: snapshot.fetch("SELECT COUNT(*) FROM posts"), 5))[0][0] == 1
     await reader.identity()
-    assert reader.manner.startswith("in short read transactions")
+    assert reader.read_mode.startswith("in short read transactions")
     assert not another_process_may_write(path)
     host.execute("COMMIT")
     assert another_process_may_write(path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,7 @@ from exporter.observe.published import by_name
 from exporter.observe.sources import Source
 from exporter.observe.state import State
 from tests.observe import schemas
-from tests.observe.databases import PostgresqlServer, Server, SqliteServer, closing
-from tests.servers.postgres import postgres
-
-__all__ = ["postgres"]
+from tests.observe.databases import Server
 
 EXAMPLES = 20
 PHASES = (Phase.explicit, Phase.generate)
@@ -49,7 +46,7 @@ WHERE = """e.type IN ('m.room.message', 'm.room.encrypted', 'm.sticker', 'm.poll
         WHERE r.event_id = e.event_id AND r.relation_type IN ('m.replace', 'm.reference'))"""
 STANDS = "AND NOT EXISTS (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id)"
 PEOPLE = "is_guest = 0 AND deactivated = 0 AND appservice_id IS NULL AND user_type IS NULL"
-LONGEST_TRANSACTION = sealing.PATIENCE - 60
+LONGEST_TRANSACTION = sealing.MAX_TRANSACTION_AGE - 60
 SENDERS = [f"@{name}:x" for name in "abcdefg"]
 
 
@@ -364,29 +361,19 @@ def run(server: Server) -> None:
     )
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    if request.param == "sqlite":
-        server: Server = SqliteServer(tmp_path / "synapse.db")
-    else:
-        server = PostgresqlServer(request.getfixturevalue("postgres"))
-    with closing(server):
-        yield server
-
-
 def test_every_figure_is_the_truth(server: Server) -> None:
     run(server)
 
 
-RIPE = sealing.Sealing._ripe
+SETTLED_MARKS = sealing.Sealing._settled_marks
 
 
-def _every_mark_is_ripe(self: sealing.Sealing, horizon: tuple[int, int] | None, now: float) -> list[Any]:
+def _every_mark_is_settled(self: sealing.Sealing, horizon: tuple[int, int] | None, now: float) -> list[Any]:
     return list(self._marks)
 
 
 def _horizon_ignored(self: sealing.Sealing, horizon: tuple[int, int] | None, now: float) -> list[Any]:
-    return RIPE(self, None, now)
+    return SETTLED_MARKS(self, None, now)
 
 
 async def _the_limit_is_ignored(snapshot: Snapshot, mapping: Mapping, name: str, low: int) -> int:
@@ -394,9 +381,14 @@ async def _the_limit_is_ignored(snapshot: Snapshot, mapping: Mapping, name: str,
 
 
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], bool, int, int]] = {
-    "every mark is ripe": (lambda at: at.setattr(sealing.Sealing, "_ripe", _every_mark_is_ripe), False, 20, 20),
+    "every mark is settled": (
+        lambda at: at.setattr(sealing.Sealing, "_settled_marks", _every_mark_is_settled),
+        False,
+        20,
+        20,
+    ),
     "the horizon is ignored": (
-        lambda at: at.setattr(sealing.Sealing, "_ripe", _horizon_ignored),
+        lambda at: at.setattr(sealing.Sealing, "_settled_marks", _horizon_ignored),
         False,
         20,
         300,

@@ -31,13 +31,13 @@ class Reader(Protocol):
     """One source. At most one connection, at most one reading at a time."""
 
     dialect: Dialect
-    aim: float
+    page_seconds: float
     """Seconds that a page of a count should take: worth its plan, and in nobody's way."""
-    hurried_aim: float
+    full_speed_page_seconds: float
     """The same at full load, while nobody has figures to wait for."""
 
     @property
-    def manner(self) -> str:
+    def read_mode(self) -> str:
         """How it is read, in a few words for people. Raises SourceError."""
 
     async def read(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:

@@ -90,10 +90,12 @@ class PostgresReader:
     """One database on one server."""
 
     dialect = Dialect("postgresql")
-    aim = 1.0  # each page hashes the tables that it is compared with: at 0.25 s that was nearly all of the work
-    hurried_aim = 2.6
+    page_seconds = (
+        1.0  # each page hashes the tables that it is compared with: at 0.25 s that was nearly all of the work
+    )
+    full_speed_page_seconds = 2.6
 
-    manner = f"in read-only transactions of at most {LONGEST:g} s, on one connection"
+    read_mode = f"in read-only transactions of at most {LONGEST:g} s, on one connection"
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

@@ -76,8 +76,10 @@ class SqliteReader:
     """One file. ``mode=ro`` where locks do no harm, ``immutable`` where they would."""
 
     dialect = Dialect("sqlite")
-    aim = 0.1  # a longer one finds no quiet moment on a busy file, and keeps a write-ahead log from being put away
-    hurried_aim = aim
+    page_seconds = (
+        0.1  # a longer one finds no quiet moment on a busy file, and keeps a write-ahead log from being put away
+    )
+    full_speed_page_seconds = page_seconds
 
     def __init__(self, path: Path, *, ours: bool = False) -> None:
         """``ours``: this process writes the file, too, so it is read with locks in any case.
@@ -89,7 +91,7 @@ class SqliteReader:
         self._lock = asyncio.Lock()
 
     @property
-    def manner(self) -> str:
+    def read_mode(self) -> str:
         """By the file's header."""
         try:
             wal = self._state().wal

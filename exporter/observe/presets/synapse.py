@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from exporter.observe.mapping import Correction, Cut, Dialect, Key, Lean, Mapping, Region, Rows, Table, Time
+from exporter.observe.mapping import Correction, Cut, Dialect, Key, Mapping, Region, RelaxedFilter, Rows, Table, Time
 from exporter.observe.presets import Columns, require
 
 OLDEST: Final = 72
@@ -93,7 +93,7 @@ def mapping(there: Columns, dialect: Dialect, version: str, statistics: bool = T
         weight="CASE WHEN (SELECT 1 FROM redactions x WHERE x.redacts = e.event_id LIMIT 1) = 1 THEN 0 ELSE 1 END",
         writer="e.sender",
         recent=Key("recent", "{a}.origin_server_ts", time=time),
-        lean=Lean(
+        relaxed=RelaxedFilter(
             VISIBLE,
             (
                 Correction("edits", "event_relations", "event_id", partial(_edits, dialect), whole=True),

@@ -91,7 +91,7 @@ class Watch:
                 try:
                     return by_name(await step())
                 except SourceError:
-                    self.engine.suspect()
+                    self.engine.require_recheck()
                     await self.engine.open()
 
     async def told(self, before: dict[str, int], truth: dict[str, Any], active: str) -> str:

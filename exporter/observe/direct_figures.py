@@ -13,7 +13,7 @@ from typing import Final
 
 from exporter.observe import counting
 from exporter.observe.connections import Reader, Snapshot
-from exporter.observe.counting import Small
+from exporter.observe.counting import DirectFigures
 from exporter.observe.mapping import Mapping
 
 QUICK: Final = 0.02
@@ -24,27 +24,27 @@ OLDEST: Final = 300.0
 SECONDS: Final = 4.0
 
 
-class SmallFigures:
-    """The latest; ``apart``: somebody calls ``refresh`` when it is ``due``."""
+class DirectFiguresCache:
+    """The latest; with ``background_refresh`` somebody calls ``refresh`` when it is ``due``."""
 
-    def __init__(self, *, apart: bool) -> None:
-        self._apart = apart
-        self._latest: tuple[Small, float, float] | None = None
+    def __init__(self, *, background_refresh: bool) -> None:
+        self._background_refresh = background_refresh
+        self._latest: tuple[DirectFigures, float, float] | None = None
         self._wanted = False
 
-    async def read(self, snapshot: Snapshot, mapping: Mapping, now: float) -> tuple[Small, float, float]:
+    async def read(self, snapshot: Snapshot, mapping: Mapping, now: float) -> tuple[DirectFigures, float, float]:
         """(the figures, their moment, how long they took), of a snapshot."""
         started = time.perf_counter()
-        small = await counting.small(snapshot, mapping)
-        return small, now, time.perf_counter() - started
+        direct = await counting.direct(snapshot, mapping)
+        return direct, now, time.perf_counter() - started
 
-    def keep(self, read: tuple[Small, float, float]) -> None:
+    def keep(self, read: tuple[DirectFigures, float, float]) -> None:
         """They were read."""
         self._latest = read
 
-    def at_hand(self, now: float) -> tuple[Small, float, float] | None:
+    def cached(self, now: float) -> tuple[DirectFigures, float, float] | None:
         """Those read last, where a pass is to do without reading them."""
-        if not self._apart or self._latest is None:
+        if not self._background_refresh or self._latest is None:
             return None
         _, at, took = self._latest
         self._wanted = True
