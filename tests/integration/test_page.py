@@ -50,6 +50,7 @@ HEADINGS = [
     "A user",
 ]
 STORED = ("total_messages", "messages_today", "total_conversations", "registered_users")
+LONG = " ".join(f"reason {n}," for n in range(60)) + " and that is all"  # as a driver's message may be
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -630,6 +631,32 @@ async def test_of_observed_databases_the_first_line_names_the_one_that_is_not_se
         assert seen.complaints == []
 
 
+@pytest.mark.parametrize("size", ["narrow", "tablet", "desk"])
+async def test_of_observed_databases_one_that_is_lost_moves_none_of_the_others(
+    browser: Browser, double: StatsDouble, size: str
+) -> None:
+    for name in ("version", "started_at", "refused", "sends_failed", "delivered_in_time", "inaccurate"):
+        double.figures.pop(name)
+    good = {"up": True, "as_of": moment(time.time()), "error": None, **{name: FIGURES[name] for name in STORED}}
+    sources = [{"name": f"chat-{n}.example.org", "kind": "synapse", **good} for n in range(3)]
+    double.figures.update(dict.fromkeys(LIVE), scope="source", nodes=None, sources=sources)
+    async with visit(browser, size=SIZES[size]) as seen:
+        page = await sign_in_by_link(seen, double)
+        await page.locator("messaging-stats .sources .age", has_text="as of ").last.wait_for()
+        before = len(await seen.shifts())  # what is not of such a server has gone
+        unknown = dict.fromkeys(STORED)
+        sources[0] |= {"up": False, "error": "there is no database file at that path", **unknown}
+        sources[1] |= {"up": False, "error": LONG, "as_of": moment(time.time() - 200_000), **unknown}
+        double.figures["database"] = {"up": False, "error": LONG}
+        notes = page.locator("messaging-stats .sources .note")
+        await shows(notes.first, "There is no database file at that path.")
+        await told(page, r"The database of chat-0\.example\.org is not seen since .*")
+        sources[0] |= good
+        await told(page, rf"The database of chat-1\.example\.org is not seen since .*{LONG}\.")
+        assert (await seen.shifts())[before:] == []
+        assert await opens(notes.nth(1))
+
+
 async def test_a_restart_is_told(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)
@@ -791,10 +818,11 @@ async def test_what_is_shown_of_a_user_goes_when_another_is_typed_or_none(
 # --- the end of a sign-in ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("width", [360, 704, 820, 1280])
 async def test_before_the_sign_in_ends_the_page_warns_and_a_new_token_goes_on(
-    browser: Browser, double: StatsDouble
+    browser: Browser, double: StatsDouble, width: int
 ) -> None:
-    async with visit(browser) as seen:
+    async with visit(browser, size=(width, 800)) as seen:
         page = await sign_in_by_link(seen, double)
         assert await page.locator("#ending").inner_text() == ""
         assert await page.get_by_role("button", name="Sign in again").is_hidden()
@@ -803,6 +831,12 @@ async def test_before_the_sign_in_ends_the_page_warns_and_a_new_token_goes_on(
         await page.keyboard.press("Enter")
         await page.locator("#ending", has_text=re.compile(r"^Your sign-in ends at \d\d:\d\d\.$")).wait_for()
         assert await page.locator("messaging-stats").count() == 1, "it has not ended yet"
+        assert await seen.shifts() == []
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        box, heading = await page.locator("#ending").bounding_box(), await page.locator("h1").bounding_box()
+        assert box is not None
+        assert heading is not None
+        assert box["height"] < heading["height"], "it is one line"
         await page.get_by_role("button", name="Sign in again").click()
         await page.get_by_label("Admin token").fill(f"Bearer {double.token()}")
         await page.keyboard.press("Enter")
@@ -845,15 +879,22 @@ async def test_two_installations_on_one_host_do_not_sign_each_other_out(
 # --- losing the server ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", ["phone", "desk"])
+@pytest.mark.parametrize(
+    ("size", "asked"), [("phone", "all"), ("desk", "all"), ("narrow", "history"), ("phone", "days"), ("narrow", "top")]
+)
 async def test_a_server_that_is_gone_is_said_to_be_gone_with_the_age_and_one_that_is_back_is_live_again(
-    browser: Browser, double: StatsDouble, size: str
+    browser: Browser, double: StatsDouble, size: str, asked: str
 ) -> None:
+    """It goes when ``all`` was read, or while the page reads one of the rest."""
+    double.hanging = {asked} - {"all"}
     async with visit(browser, size=SIZES[size]) as seen:
         page = await sign_in_by_link(seen, double)
-        # Else the server may go while the days are read, and why they are not known takes lines of its own.
-        await page.locator("messaging-stats .days", has_text="UTC days").wait_for()
+        if asked == "all":
+            await page.wait_for_load_state("networkidle")
+        else:
+            await double.hangs.wait()
         await double.stop()
+        double.hanging = set()
         said = page.locator("messaging-stats [role=status]", has_text="Server lost")
         await said.wait_for()
         assert re.fullmatch(r"Server lost since \d\d:\d\d:\d\d\. Figures of then\.", await said.inner_text())
@@ -865,7 +906,67 @@ async def test_a_server_that_is_gone_is_said_to_be_gone_with_the_age_and_one_tha
         await double.start()
         await well(page, within=15)
         await shows(figure(page, "active_connections"), "5")
+        await shows(page.locator("messaging-stats .days .note"), "UTC days; a gap is a day of which it is not known")
+        await shows(page.locator("#largest-note"), "Read once a minute.")
         assert await seen.shifts() == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_reason_of_any_length_moves_nothing_and_can_be_read_whole(
+    browser: Browser, double: StatsDouble, size: str
+) -> None:
+    good = {**FIGURES, "scope": "cluster", "nodes": 2, "cluster": {"up": True, "error": None}}
+    good["database"] = {"up": True, "error": None}
+    bad = dict.fromkeys((*LIVE, *STORED)) | {"active_users": dict.fromkeys(("1d", "7d", "30d"))}
+    bad |= {name: {"up": False, "error": LONG} for name in ("cluster", "database")}
+    double.unread = double.detail = LONG
+    double.figures.update(good)
+    async with visit(browser, size=SIZES[size]) as seen:
+        await seen.page.clock.install()
+        page = await sign_in_by_link(seen, double)
+        line = page.locator("messaging-stats [role=status]")
+        places = (".now header p", ".days .note", ".sums .note", ".well .note")
+        texts = [*(page.locator(f"messaging-stats {place}") for place in places), page.locator("#largest-note")]
+
+        async def everything_fails() -> None:
+            double.failing = {"history", "days", "top"}
+            double.figures.update(bad)
+            await page.clock.fast_forward(301_000)
+            for text in texts:
+                await text.filter(has_text="and that is all").wait_for()
+
+        await everything_fails()
+        double.fail = 503
+        await told(page, rf"Server in trouble since [\d:]{{8}}: {LONG}\.")
+        double.fail = None
+        double.failing = set()
+        double.figures.update(good)
+        await page.clock.fast_forward(301_000)
+        await well(page)
+        await shows(page.locator("#largest-note"), "Read once a minute.")
+        await eventually(lambda: _no_stops(page), "what is whole is no stop of the keyboard")
+        assert await seen.shifts() == []
+
+        await everything_fails()
+        for text in texts:
+            assert await opens(text)
+        double.fail = 503
+        await told(page, rf"Server in trouble since [\d:]{{8}}: {LONG}\.")
+        assert await opens(line)
+
+
+async def opens(text: Any) -> bool:
+    """Is it cut where it stands, and whole once somebody goes to it by the keyboard?"""
+    fits = "node => node.scrollHeight <= node.clientHeight + 1 && node.scrollWidth <= node.clientWidth + 1"
+    assert not await text.evaluate(fits)
+    assert await text.get_attribute("tabindex") == "0"
+    assert await text.get_attribute("title") == await text.text_content()
+    await text.focus()
+    return bool(await text.evaluate(fits))
+
+
+async def _no_stops(page: Page) -> bool:
+    return await page.locator("messaging-stats .fold[tabindex], #tools .note[tabindex]").count() == 0
 
 
 async def test_a_server_in_trouble_is_told_from_one_that_is_gone(browser: Browser, double: StatsDouble) -> None:

@@ -44,6 +44,8 @@ FIGURES: dict[str, Any] = {
     "inaccurate": {"conversations": 0, "days": 0, "triggers": 0},
 }
 
+REACHED = "the database cannot be reached"
+
 
 def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
@@ -58,6 +60,10 @@ class StatsDouble:
         self.figures: dict[str, Any] = {}
         self.fail: int | None = None  # the status to answer with
         self.failing: set[str] = set()  # of "history", "days" and "top" those that are answered 503
+        self.hanging: set[str] = set()  # of them those that are never answered
+        self.hangs = asyncio.Event()  # set: one of them has been asked for
+        self.detail = "the tests want it so"  # the reason of ``fail``
+        self.unread = REACHED  # that of ``failing``
         self.held = asyncio.Event()  # not set: an answer waits
         self.held.set()
         self.asked = 0
@@ -85,7 +91,8 @@ class StatsDouble:
         }
         self.disconnected = []
         self.fail = None
-        self.failing = set()
+        self.failing, self.hanging = set(), set()
+        self.detail, self.unread = "the tests want it so", REACHED
         self.held.set()
         self.history.record(0, Sample())  # so far from all others that it begins anew
         now = time.time()
@@ -176,8 +183,12 @@ class StatsDouble:
         async def refuse(
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
-            if request.path.rpartition("/")[2] in self.failing:
-                raise Problem(503, "the database cannot be reached")
+            name = request.path.rpartition("/")[2]
+            if name in self.hanging:
+                self.hangs.set()
+                await asyncio.Event().wait()
+            if name in self.failing:
+                raise Problem(503, self.unread)
             return await handler(request)
 
         return refuse
@@ -185,7 +196,7 @@ class StatsDouble:
     async def _stats(self, request: web.Request) -> web.Response:
         self.asked += 1
         if self.fail is not None:
-            raise Problem(self.fail, "the tests want it so")
+            raise Problem(self.fail, self.detail)
         access.require_admin(request, self.authenticator)
         await self.held.wait()
         now = time.time()

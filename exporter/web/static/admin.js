@@ -1,7 +1,7 @@
 // The admin page around <messaging-stats>: signing in and out, the warning before that ends, the tab's title, the
 // largest and busiest conversations, and one user's connections.
 
-import './messaging-stats.js';
+import { fold } from './messaging-stats.js';
 
 const page = document.documentElement;
 const find = (selector) => document.querySelector(selector);
@@ -171,9 +171,14 @@ function fill(table, rows) {
 
 /** The words below a table; `bad` when they say why something is not known. */
 function note(table, text, bad = false) {
-  find(`${table}-note`).textContent = text;
-  find(`${table}-note`).toggleAttribute('data-bad', bad);
+  const node = find(`${table}-note`);
+  node.textContent = text;
+  node.toggleAttribute('data-bad', bad);
+  fold(node);
 }
+
+const widths = new ResizeObserver(() => document.querySelectorAll('#tools .note').forEach(fold));
+widths.observe(find('#tools'));
 
 /** What was known stays to be seen, and is said to be old. */
 function topUnread(reason) {

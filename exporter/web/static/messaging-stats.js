@@ -265,7 +265,7 @@ const CSS = `
   margin-block-end: -0.8em; color: var(--muted); font-size: 0.875em;
 }
 .status > p:last-child { min-height: 1.4em; }
-.state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; font-size: 1.15em; font-weight: 600; min-height: 4.2em; }
+.state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; font-size: 1.15em; font-weight: 600; min-height: calc(var(--lines) * 1.4em); }
 .state span { min-inline-size: 0; overflow-wrap: anywhere; }
 .dot { flex: none; inline-size: 0.6em; block-size: 0.6em; border-radius: 50%; background: var(--muted); }
 .good .dot { background: var(--good); }
@@ -279,9 +279,15 @@ h2 { white-space: nowrap; }
 header p { flex: 1; min-inline-size: 0; text-align: end; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 h2 { font-size: 0.9375em; font-weight: 650; letter-spacing: -0.005em; }
 header p, p.note { color: var(--muted); font-size: 0.8125em; }
-p.note { min-height: 2.8em; margin-block-start: 0.7em; overflow-wrap: anywhere; } /* two lines: a reason moves nothing */
+p.note { min-height: calc(var(--lines) * 1.4em); margin-block-start: 0.7em; overflow-wrap: anywhere; }
+/* A reason of any length has its lines from the start and no more until somebody opens it: see fold(). */
+.panel { --lines: 2; }
+.status, .well { --lines: 3; } /* two troubles at once */
+p.note.fold, :is(.live, .aged) .state .fold { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: var(--lines); overflow: hidden; }
+.fold[tabindex] { cursor: pointer; }
+.panel .fold:focus { -webkit-line-clamp: none; white-space: normal; overflow: visible; }
+.fold:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 p.note.bad, header p.bad { color: var(--bad); }
-.well p.note { min-height: 4.2em; } /* two troubles at once */
 
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.5em; margin-block-start: 0.9em; }
 .figures > :first-child { grid-column: 1 / -1; }
@@ -351,13 +357,13 @@ tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .sources article { padding-block: 0.8em; border-block-end: 1px solid var(--line); }
 .sources article:last-child { border-block-end: 0; }
 .sources header { flex-wrap: wrap; }
+.sources header p { flex: 1 0 11em; } /* "down" and the longest time take the same place */
 .sources h3 { font-size: 1em; font-weight: 650; overflow-wrap: anywhere; min-inline-size: 0; }
 .sources h3 span { color: var(--muted); font-weight: 400; }
 .sources dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8em, 1fr)); gap: 0.8em 1em; margin-block-start: 0.6em; }
 .sources dl > div { display: flex; flex-direction: column; justify-content: space-between; }
 .sources dd { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.3; }
 .sources .unknown dd { font-size: 0.9375em; font-weight: 400; letter-spacing: 0; line-height: 1.9; color: var(--muted); }
-.sources p.note { min-height: 0; }
 .aged .sources dd { color: var(--muted); }
 .quiet { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
@@ -407,7 +413,8 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @container (min-width: 44rem) {
   .now .moment { inline-size: 16em; }
   .status { grid-template-columns: minmax(0, 1fr) 14em; }
-  .state { min-height: 2.8em; }
+  .status { --lines: 2; }
+  .sources { --lines: 1; }
   th:not(:first-child), td { inline-size: 5.9em; }
   .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
@@ -429,13 +436,13 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 }
 @container (min-width: 68rem) {
   .panel > :not(.status, .now, .sources) { grid-column: span 2; }
-  .state { min-height: 1.4em; }
 }
 @container (min-width: 104rem) { /* a wall screen, which nobody scrolls: two rows below the figures */
   .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.73cqi); gap: 1.2em 2em; }
   .panel > :not(.status, .now, .sources) { grid-column: auto; }
   .panel > .well { grid-column: span 2; }
-  .well p.note { min-height: 2.8em; }
+  .status { --lines: 1; }
+  .well { --lines: 2; }
   th:not(:first-child) { inline-size: 5.3em; } /* the narrowest columns: six digits and the longest reason */
   td { font-size: 0.875em; }
   .rates .number { font-size: 1.25em; line-height: 1.32; }
@@ -460,7 +467,21 @@ function el(name, attributes = {}, ...children) {
 
 /** Change a text only when it differs: an unchanged node costs no layout and is not read out again. */
 function write(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  if (node.textContent === text) return;
+  node.textContent = text;
+  if (node.classList.contains('fold')) fold(node);
+}
+
+/**
+ * For a text that its style keeps within some lines, so that none of any length moves what is below: where it is longer
+ * than they are, it can be chosen by a click or the keyboard, and is whole while it is. To be called when it changes.
+ */
+export function fold(node) {
+  if (node.matches(':focus')) return; // it is open, and would seem to fit
+  const cut = node.scrollHeight > node.clientHeight + 1 || node.scrollWidth > node.clientWidth + 1;
+  if (cut) node.tabIndex = 0;
+  else node.removeAttribute('tabindex');
+  node.title = cut ? node.textContent : '';
 }
 
 /** A text with its {words in braces} filled in. */
@@ -687,6 +708,7 @@ export class StatsClient {
         if (signal.aborted) return;
         failures += 1;
         this.#due.history = 0; // whoever comes back may be another process with another past
+        if (this.detailFailures.days !== null) this.#due.days = 0;
         this.failure = error instanceof StatsFailure ? error : new StatsFailure('in_trouble', { reason: error.message });
         this.status = this.failure.kind === 'denied' ? 'denied' : 'lost';
         this.onChange(this.status);
@@ -881,12 +903,14 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   #pointed = null; // where on the charts the pointer is: 0…1 of the width
   #chosen = null; // the bar that is pointed at, counted from the oldest
   #ticker = 0;
+  #widths = null; // a text that fits may no longer do so, and the other way
 
   constructor() {
     super();
     const root = this.attachShadow({ mode: 'open' });
     root.adoptedStyleSheets = [theSheet()];
     root.append(this.#build());
+    this.#widths = new ResizeObserver(() => root.querySelectorAll('.fold').forEach(fold));
   }
 
   /** The address of the figures; their history lies at `/history` below it, their days at `/days`. */
@@ -925,11 +949,13 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       this[name] = given;
     }
     this.#ticker = setInterval(() => this.#renderAges(), 1000);
+    this.#widths.observe(this);
     this.#restart();
   }
 
   disconnectedCallback() {
     clearInterval(this.#ticker);
+    this.#widths.disconnect();
     this.#client?.stop();
     this.#client = null;
   }
@@ -1002,7 +1028,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   #build() {
     const n = this.#nodes;
     n.dot = el('span', { class: 'dot', 'aria-hidden': 'true' });
-    n.state = el('span', { role: 'status' }, LABELS.connecting);
+    n.state = el('span', { class: 'fold', role: 'status' }, LABELS.connecting);
     n.updated = el('span', {}, '\u00a0'); // a line of its own height from the start
     n.status = el('div', { class: 'status' }, el('p', { class: 'state' }, n.dot, n.state), el('p', {}, n.updated));
     n.panel = el(
@@ -1058,7 +1084,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   }
 
   #buildSource() {
-    const one = { name: el('bdi'), kind: el('span'), age: el('p', { class: 'age' }), note: el('p', { class: 'note bad' }), figures: {} };
+    const one = { name: el('bdi'), kind: el('span'), age: el('p', { class: 'age' }), note: el('p', { class: 'note bad fold' }), figures: {} };
     const rows = el('dl');
     for (const name of [...TOTALS, ...ACTIVE]) {
       const term = ACTIVE.includes(name) ? el('dt', {}, `${this.#say('people')}, ${this.#say(name)}`) : el('dt', {}, this.#say(name));
@@ -1071,7 +1097,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
 
   #buildNow() {
     const n = this.#nodes;
-    n.scope = el('p', {}, '');
+    n.scope = el('p', { class: 'fold' }, '');
     n.moment = this.#slider('moment', BINS, (value) => this.#point(value === null ? null : value / BINS));
     const rows = el('dl', { class: 'figures' });
     for (const name of FIGURES) {
@@ -1119,7 +1145,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       this.#bars.push({ name, bars, range });
       rows.append(el('div', {}, this.#term(`day_${name}`), range, el('dd', { class: 'picture' }, bars.svg)));
     }
-    n.daysNote = el('p', { class: 'note' }, LABELS.days_note);
+    n.daysNote = el('p', { class: 'note fold' }, LABELS.days_note);
     return this.#section('days', 'days', el('div', { class: 'buttons' }, ...n.dayButtons, download), n.day, rows, n.daysNote);
   }
 
@@ -1149,7 +1175,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   #buildTotals() {
     const n = this.#nodes;
     n.totalsAge = el('p', { class: 'age' }, '');
-    n.totalsNote = el('p', { class: 'note' });
+    n.totalsNote = el('p', { class: 'note fold' });
     const rows = el('dl', { class: 'rows totals' });
     for (const name of TOTALS) {
       n[name] = el('dd', { class: 'value', 'data-figure': name }, '–');
@@ -1181,7 +1207,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       n[`${key}Age`] = el('dd', { class: 'age', 'data-age': key }, '');
       rows.append(el('div', {}, this.#text(el('dt'), key), n[`${key}Word`], n[`${key}Age`]));
     }
-    n.healthNote = el('p', { class: 'note bad' });
+    n.healthNote = el('p', { class: 'note bad fold' });
     return this.#section('well', 'health', this.#text(el('p'), 'ages'), rows, n.healthNote);
   }
 
@@ -1220,9 +1246,9 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     return (today ? this.#format.clock : this.#format.dayAndTime).format(at * 1000);
   }
 
-  /** What went wrong, in words: the server's own where it gave some. */
-  #reason({ kind, details, message }) {
-    return details?.reason ?? (kind in this.#labels ? this.#say(kind, details) : message);
+  /** Why the hour or the days could not be read: what the server says; without an answer, the first line says why. */
+  #reason({ details, message }) {
+    return details === undefined ? message : (details.reason ?? this.#say('no_answer'));
   }
 
   #nodesText(count) {
