@@ -121,7 +121,10 @@ def _pristine_size() -> str:
 
 
 def _run(stage: Stage) -> str:
-    """As ``docker run --read-only --cap-drop ALL`` would: bubblewrap makes the sandbox."""
+    """As ``docker run --read-only --cap-drop ALL`` would: bubblewrap makes the sandbox.
+
+    It is made by root, who may enter the folder of the roots, and the user is taken on inside.
+    """
     user, group = stage.user.split(":")
     data = stage.root.path.parent / "image-data"
     shutil.rmtree(data, ignore_errors=True)
@@ -131,29 +134,23 @@ def _run(stage: Stage) -> str:
         *("bwrap", "--ro-bind", str(stage.root.path), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),
         *("--bind", str(data), "/data", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--die-with-parent"),
         *("--clearenv", "--chdir", stage.folder, "--cap-drop", "ALL"),
+        *(word for needed in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{needed}")),
         *(word for name, value in stage.environment.items() for word in ("--setenv", name, value)),
     ]
+    become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--bounding-set=-all"]
     # Serve and be asked in one sandbox, because its network is its own: the health check, then an order to stop.
     health = " ".join(map(shlex.quote, stage.healthcheck))
     program = " ".join(map(shlex.quote, [*stage.entrypoint, *stage.command]))
     script = (
         f"{program} & server=$!; n=0; until {health} 2>/dev/null; "
         "do n=$((n+1)); [ $n -lt 100 ] || exit 9; sleep 0.1; done; "
-        "id -u; messaging-exporter --version; touch /opt/forbidden 2>/dev/null && exit 8; "
+        "id -u; messaging-exporter --version; touch /var/tmp/forbidden 2>/dev/null && exit 8; "
+        "grep ^Cap /proc/self/status | grep -v '\\b0*$' && exit 7; "
         "kill -TERM $server; wait $server"
     )
     begun = time.monotonic()
-    become = [
-        "setpriv",
-        f"--reuid={user}",
-        f"--regid={group}",
-        "--clear-groups",
-        "--no-new-privs",
-        "--bounding-set=-all",
-    ]
-    done = subprocess.run(
-        [*become, *sandbox, "bash", "-c", script], capture_output=True, text=True, timeout=120, check=False
-    )
+    words = [*sandbox, *become, "--no-new-privs", "bash", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode or done.stdout.split()[0] != user or f"(revision {REVISION[:12]})" not in done.stdout:
         raise Failed(f"the image does not run: status {done.returncode}\n{done.stdout}{done.stderr}")
     return f"as user {user}, read-only, without capabilities: healthy and stopped in {time.monotonic() - begun:.1f} s"
