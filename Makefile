@@ -10,11 +10,15 @@ ARGS ?=
 # pytest-xdist workers: the tests wait for real servers more than they compute.
 WORKERS ?= 2
 
+# What a release needs, the quick ones first: each can be made by itself.
+RELEASE = committed lint generated wheel test test-lowest platforms bench compare committed
+
 # A temporary folder of its own for each run: pytest clears the older ones of the same user, also of runs under way.
 PYTEST = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp" $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run observe test test-fast test-lowest platforms release-check constraints soak docs lint types coverage bench pictures dashboards dist services clean
+.PHONY: help run observe test test-fast test-lowest platforms release-check constraints soak docs lint types coverage bench pictures dashboards dist services clean \
+	committed generated wheel compare
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -67,15 +71,31 @@ test-lowest: $(VENV)/.test services ## all tests on the lowest versions that set
 platforms: $(VENV)/.test ## as a new user in fresh Debian 12 and 13 roots; ARGS="--suite" with all tests; needs root
 	@$(BIN)/python -m tests.platforms $(ARGS)
 
-release-check: ## everything that a release needs, in one command; BASELINE=v0.1.0 compares the bench with it
-	@$(MAKE) lint test
-	@$(MAKE) test-lowest platforms
-	@$(MAKE) dashboards docs && git diff --exit-code -- docs grafana deploy
-	@$(MAKE) dist bench ARGS=
-	@[ -z "$(BASELINE)" ] || $(BIN)/python -m tests.bench.compare $(BASELINE)
+release-check: ## everything that a release needs, in one command; BASELINE=v0.1.0 in the place of the last tag
+	@for step in $(RELEASE); do \
+		echo "release-check: make $$step"; \
+		CI=true $(MAKE) --no-print-directory $$step ARGS= || { \
+			echo "release-check: make $$step failed; nothing after it was tried" >&2; exit 1; }; \
+	done; \
+	echo "release-check: $$(git rev-parse --short HEAD) may be released"
+
+committed: # what is released is what is committed
+	@[ -z "$$(git status --porcelain)" ] || { git status --short; echo "commit these or put them away" >&2; exit 1; }
+
+generated: dashboards docs
+	@git diff --stat --exit-code || { echo "these were not in step with the code: commit them as they are now" >&2; exit 1; }
+
+wheel: dist # what was just built, in an environment without anything else
+	@rm -rf build/wheel && $(BIN)/python -m venv --without-pip build/wheel
+	@$(BIN)/python -m pip --python build/wheel/bin/python install --quiet --disable-pip-version-check dist/*.whl
+	@cd build/wheel && bin/messaging-exporter --version | grep "$$(git rev-parse --short=12 HEAD)" && bin/messaging-exporter doctor
+
+compare: $(VENV)/.bench
+	@baseline=$${BASELINE:-$$(git describe --tags --abbrev=0 HEAD~1 2>/dev/null)}; if [ -n "$$baseline" ]; \
+	then $(BIN)/python -m tests.bench.compare "$$baseline"; else echo "no release has a tag: there is nothing to compare with"; fi
 
 dist: $(VENV)/.test ## a source distribution and a wheel in dist/
-	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@rm -rf dist && $(BIN)/python -m build --outdir dist . >/dev/null
 
 clean: ## everything that was made here, data/ excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage*
