@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 from collections.abc import AsyncIterator
 from importlib import resources
 from pathlib import Path
@@ -448,6 +450,72 @@ async def test_on_a_page_that_is_read_from_right_to_left_the_panel_is_whole(
                    .filter((box) => box.left < -0.5 || box.right > innerWidth + 0.5).length"""
             )
             assert outside == 0
+
+
+async def read(page: Page, selector: str, pattern: str, *, to_the_left: bool = False) -> bool:
+    """Do the groups of ``pattern`` stand one beside the other on the screen, in the order in which they are read?"""
+    node = page.locator(f"messaging-stats {selector}").first
+    text = ""
+
+    async def said() -> bool:
+        nonlocal text
+        text = await node.text_content() or ""
+        return re.search(pattern, text) is not None
+
+    await eventually(said, f"{selector} matches {pattern}")
+    match = re.search(pattern, text)
+    assert match is not None
+    places: list[tuple[float, float]] = await node.evaluate(
+        """(node, spans) => spans.map(([from, to]) => {
+             const range = document.createRange();
+             range.setStart(node.firstChild, from);
+             range.setEnd(node.firstChild, to);
+             const { left, right } = range.getBoundingClientRect();
+             return [left, right];
+           })""",
+        [match.span(number) for number in range(1, len(match.groups()) + 1)],
+    )
+    if to_the_left:
+        places.reverse()
+    return all(earlier[1] <= later[0] + 0.5 for earlier, later in itertools.pairwise(places))
+
+
+# Arabic digits that stand beside each other are read from right to left, whatever is around: each is isolated.
+NUMBER, CLOCK, DAY = (f"\u2068({it})\u2069" for it in ("[٠-٩٬]+", "[٠-٩:]{5,8}", "[٠-٩]+ [\u0621-\u064a]+"))
+
+
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+async def test_arabic_numbers_and_times_stand_where_english_labels_read_them(
+    browser: Browser, double: StatsDouble, direction: str
+) -> None:
+    double.pages["/plain.html"] = (PLAIN % double.token()).replace('lang="en"', f'lang="ar-EG" dir="{direction}"')
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(f"{double.url}/plain.html")
+        await shows(figure(page), "١٬٢٤٠")
+        moment_of_another_day = "\u2068([٠-٩].*[٠-٩])\u2069"
+        assert await read(page, "[role=status]", rf"(Up since) {moment_of_another_day}")
+        assert await read(page, ".quality header p", rf"(this node) · \u2068?(since) {moment_of_another_day}")
+        assert await read(page, "[data-peak=active_connections]", f"(top) {NUMBER}, {CLOCK}")
+        assert await read(page, "[data-days=messages]", f"(peak) {NUMBER} (on) {DAY}")
+        await page.get_by_role("slider", name="Moment on the lines").focus()
+        assert await read(page, "[data-figure=typing_users] .range", f"{CLOCK} (·) {NUMBER}")
+        await page.get_by_role("slider", name="Day on the bars").focus()
+        assert await read(page, "[data-days=messages]", f"{DAY} (·) {NUMBER}")
+
+
+async def test_arabic_labels_are_read_from_right_to_left_and_so_is_what_has_no_letters(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.pages["/plain.html"] = (PLAIN % double.token()).replace('lang="en"', 'lang="ar-EG" dir="rtl"')
+    labels = {"now": "الآن", "moment": "اللحظة", "peak": "الذروة {value}، {time}"}
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(f"{double.url}/plain.html")
+        await page.locator("messaging-stats").evaluate("(node, labels) => { node.labels = labels }", labels)
+        assert await read(page, "[data-peak=active_connections]", f"(الذروة) {NUMBER}، {CLOCK}", to_the_left=True)
+        await page.get_by_role("slider", name="اللحظة").focus()
+        assert await read(page, "[data-figure=typing_users] .range", f"{CLOCK} (·) {NUMBER}", to_the_left=True)
 
 
 async def _quiet(double: StatsDouble) -> bool:

@@ -1,7 +1,7 @@
 // The admin page around <messaging-stats>: signing in and out, the warning before that ends, the tab's title, the
 // largest and busiest conversations, and one user's connections.
 
-import { fold } from './messaging-stats.js';
+import { fold, isolated } from './messaging-stats.js';
 
 const page = document.documentElement;
 const find = (selector) => document.querySelector(selector);
@@ -17,9 +17,6 @@ let state = { brief: '', level: 'good' };
 let connected = null;
 let gone = false; // was there an answer, and is there none now
 
-/** A name inside a sentence: isolated where it is read from right to left, or would turn what follows around. */
-const quoted = (name) => (/[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/.test(name) ? `\u2068${name}\u2069` : name);
-
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /** Show the figures to `user` until `expires` (RFC 3339). */
@@ -30,7 +27,7 @@ function enter({ user, expires_at: expires }) {
   warnAt = Date.now() + left - Math.min(WARN * 1000, left / 2);
   warn();
   forget();
-  find('#who').textContent = `${quoted(user)}, until ${time.format(new Date(expires))}`;
+  find('#who').textContent = `${isolated(user)}, until ${time.format(new Date(expires))}`;
   find('#token').value = '';
   const stats = document.createElement('messaging-stats');
   stats.src = new URL(find('#panel').dataset.src, document.baseURI).pathname;
@@ -247,14 +244,14 @@ async function lookUp(user, before = '') {
   const known = said.opened_at.length;
   const unsure = said.error === null ? '' : ` ${sentence(said.error)}`;
   if (!known) {
-    forget(`${before}${quoted(user)} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
+    forget(`${before}${isolated(user)} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
   } else {
     const since = new Date(said.opened_at[0]);
     const when = since.toDateString() === new Date().toDateString() ? time.format(since) : `${day.format(since)}, ${time.format(since)}`;
     const devices = known === 1 ? 'one device' : `${count.format(known)} devices`;
     const places = (said.nodes ?? []).filter((node) => node.connections).map((node) => `${node.name}: ${count.format(node.connections)}`);
     const where = places.length > 1 ? ` (${places.join(', ')})` : '';
-    forget(`${before}${quoted(user)} is connected since ${when}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
+    forget(`${before}${isolated(user)} is connected since ${when}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
   }
   if (!known && !unsure) return;
   offerToDisconnect(user);

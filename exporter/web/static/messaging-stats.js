@@ -484,8 +484,14 @@ export function fold(node) {
   node.title = cut ? node.textContent : '';
 }
 
+/** Letters and digits that are read from right to left, and what turns the reading around. */
+const TURNED = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/;
+
+/** A name, a number or a time inside a text that may be in another language: it turns nothing around but itself. */
+export const isolated = (value) => (TURNED.test(value) ? `\u2068${value}\u2069` : value);
+
 /** A text with its {words in braces} filled in. */
-const fill = (text, values = {}) => String(text).replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
+const fill = (text, values = {}) => String(text).replace(/\{(\w+)\}/g, (all, name) => isolated(values[name] ?? all));
 
 /** A number, or null for whatever else the JSON may hold. */
 const known = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : null);
@@ -1008,6 +1014,12 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     return fill(this.#labels[key], values);
   }
 
+  /** "12:03:10 · 1,240": in the order in which the labels are read, also where neither has a letter that tells it. */
+  #beside(...parts) {
+    const mark = TURNED.test(this.#labels.now) ? '\u200f' : '';
+    return mark + parts.filter(Boolean).map(isolated).join(' · ');
+  }
+
   // --- building: once ----------------------------------------------------------------------------------------------
 
   /** The node with a text that follows the labels; with `attribute`, the text is that attribute's. */
@@ -1394,7 +1406,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       n[name].closest('div').classList.toggle('long', value !== null && text.length > 7);
     }
     const window = this.#window();
-    const seen = this.#scope(stats) + (window === null ? '' : ` · ${this.#span(window.seconds)}`);
+    const seen = this.#beside(this.#scope(stats), window === null ? '' : this.#span(window.seconds));
     write(n.scope, unknown ? this.#say('unknown_because', { reason: this.#liveError(stats) ?? this.#say('no_reason') }) : seen);
     n.scope.classList.toggle('bad', unknown);
   }
@@ -1442,8 +1454,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       ['commands_refused', sum(stats.refused?.commands)],
     ]) put(name, value, this.#count(value));
     const started = moment(stats.started_at);
-    const since = started === null ? '' : ` · ${this.#say('from', { time: this.#time(started) })}`;
-    write(n.qualityScope, this.#say('this_node') + since);
+    const since = started === null ? '' : this.#say('from', { time: this.#time(started) });
+    write(n.qualityScope, this.#beside(this.#say('this_node'), since));
   }
 
   #renderTotals(stats) {
@@ -1557,7 +1569,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       write(range, this.#rangeText(kind, name, points, all, w));
     }
     if (this.#pointed !== null) this.#nodes.moment.setAttribute('aria-valuetext', this.#charts[0].range.textContent);
-    write(this.#nodes.speedScope, `${this.#say('this_node')} · ${this.#span(w.seconds)}`);
+    write(this.#nodes.speedScope, this.#beside(this.#say('this_node'), this.#span(w.seconds)));
   }
 
   /** Under a chart: lowest and highest of the window, or the value under the pointer. */
@@ -1573,7 +1585,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const at = w.from + this.#pointed * w.seconds;
     const near = points.reduce((best, p) => (Math.abs(p[0] - at) < Math.abs(best[0] - at) ? p : best), [-Infinity, null]);
     const there = Math.abs(near[0] - at) <= w.step ? format(near[1]) : this.#say('unknown');
-    return `${this.#format.clock.format(at * 1000)} · ${there}`;
+    return this.#beside(this.#format.clock.format(at * 1000), there);
   }
 
   #point(share) {
@@ -1614,7 +1626,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       bars.draw(values, chosen);
       const top = values.reduce((best, value, i) => (value !== null && (best === null || value > values[best]) ? i : best), null);
       let text = this.#say('unknown');
-      if (chosen !== null && days[chosen]) text = `${name(days[chosen].day)} · ${this.#count(values[chosen])}`;
+      if (chosen !== null && days[chosen]) text = this.#beside(name(days[chosen].day), this.#count(values[chosen]));
       else if (top !== null && values[top] === 0) text = this.#say('nothing_yet');
       else if (top !== null) text = this.#say('highest_day', { value: this.#count(values[top]), day: name(days[top].day) });
       write(range, text);
