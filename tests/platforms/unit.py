@@ -12,14 +12,18 @@ from pathlib import Path
 from tests.platforms.roots import Failed, Root
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
-# What a person would do after "systemctl enable --now": ask, look at the sandbox, restart while somebody asks, stop.
+DOCUMENT = UNITS.parents[1] / "docs" / "deploy.md"
+# What a person does by the document, and then: ask, look at the sandbox, restart while somebody asks, stop.
 CHECK = r"""#!/bin/bash
 exec > /result 2>&1
 ask() {
     /opt/messaging-exporter/bin/python -c "import sys, urllib.request as u
 print(u.urlopen(sys.argv[1], timeout=20).read().decode())" "http://127.0.0.1:8765$1"
 }
-systemctl start messaging-exporter.socket messaging-exporter.service
+trap "systemctl poweroff" EXIT
+set -e
+@commands@
+set +e
 echo "ready: $(ask /-/ready)"
 ask /metrics | grep -E '^(messaging_active_connections|process_start_time_seconds|process_max_fds) '
 pid=$(systemctl show -p MainPID --value messaging-exporter.service)
@@ -31,18 +35,23 @@ echo "during a restart: $(ask /-/healthy)"
 systemctl stop messaging-exporter.service
 echo "stopped: $(systemctl show -p Result --value messaging-exporter.service)"
 journalctl -u messaging-exporter.service --no-pager -o cat | tail -n 30
-systemd-analyze security messaging-exporter.service --no-pager | tail -n 1
-systemctl poweroff
+for asked in messaging-exporter.service "--offline=true /etc/systemd/system/messaging-exporter.service"; do
+    systemd-analyze security --threshold=20 --no-pager $asked > /exposure
+    echo "exposure $?: $(tail -n 1 /exposure)"
+done
+systemctl --version | head -n 1
 """
 
 
 def check(root: Root) -> str:
-    """Install, boot, look; a sentence about what was seen. Raises Failed. The wheel is in /opt/messaging-exporter."""
+    """Install as the document says, boot, look; a sentence about what was seen. Raises Failed."""
     root.run("apt-get install --yes --quiet --no-install-recommends systemd systemd-sysv dbus util-linux")
-    for unit in UNITS.iterdir():
-        root.copy_in(unit, f"/etc/systemd/system/{unit.name}")
+    root.run("rm -rf /opt/messaging-exporter /srv/clone && git clone --quiet /srv/repository.bundle /srv/clone")
+    install, start = _documented()
+    for command in install:
+        root.run(command, folder="/srv/clone")
     script = root.path / "check.sh"
-    script.write_text(CHECK)
+    script.write_text(CHECK.replace("@commands@", "\n".join(start)))
     script.chmod(0o755)
     service = root.path / "etc" / "systemd" / "system" / "check.service"
     service.write_text("[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n")
@@ -80,12 +89,24 @@ def check(root: Root) -> str:
         r"^Seccomp:\s+2$",
         r"^during a restart: healthy$",
         r"^stopped: success$",
+        r"^exposure 0: [^\n]*\nexposure 0: ",
     ):
         if not re.search(wanted, said, re.MULTILINE):
             raise Failed(f"the unit: nothing like {wanted}\n{said}")
     if "wrote to /usr" in said or re.search(r"^Uid:\s+0\b", said, re.MULTILINE):
         raise Failed(f"the unit's sandbox has a hole\n{said}")
-    exposure = re.search(r"Overall exposure level.*: ([\d.]+)", said)
+    exposure = re.findall(r"Overall exposure level.*: ([\d.]+)", said)
+    version = re.search(r"^systemd \d+", said, re.MULTILINE)
     return (
-        f"booted, served on systemd's socket, nobody refused by a restart; exposure {exposure[1] if exposure else '?'}"
+        f"{version[0] if version else 'systemd ?'}: booted by the document, served on systemd's socket, nobody refused "
+        f"by a restart; exposure {' and, of the file alone, '.join(exposure)}"
     )
+
+
+def _documented() -> tuple[list[str], list[str]]:
+    """The commands of the document: what works before there is a systemd, and what is said to it."""
+    _, _, text = DOCUMENT.read_text().partition("\n## systemd\n")
+    block = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
+    commands = block.splitlines()
+    said = [command for command in commands if command.startswith("systemctl ")]
+    return [command for command in commands if command not in said], said
