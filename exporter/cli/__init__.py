@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 from exporter.cli import checking, examining, observing, serving
-from exporter.cli.flags import ALL, FAILED, NAMES, USAGE, say
+from exporter.cli.flags import ALL, FAILED, NAMES, USAGE, print_error
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
 from exporter.core.errors import Misconfigured, Unavailable, os_reason
@@ -40,29 +40,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo(error.ctx.get_help(), err=True)
         sys.exit(USAGE)
     except click.NoSuchOption as error:
-        say(_of_another_command(error) or error.format_message())
+        print_error(_of_another_command(error) or error.format_message())
         sys.exit(USAGE)
     except click.ClickException as error:
-        say(error.format_message())
+        print_error(error.format_message())
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except Misconfigured as error:
-        say(str(error))
+        print_error(str(error))
         sys.exit(FAILED)
     except Unavailable as error:
-        say(f"{error.message}; try again")
+        print_error(f"{error.message}; try again")
         sys.exit(FAILED)
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name not in EXTRAS:
             raise
-        say(f"this needs {name}, which is not installed: pip install 'messaging-exporter[{EXTRAS[name]}]'")
+        print_error(f"this needs {name}, which is not installed: pip install 'messaging-exporter[{EXTRAS[name]}]'")
         sys.exit(FAILED)
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
         if not isinstance(error, BrokenPipeError):  # a full disk behind stdout
-            say(os_reason(error))
+            print_error(os_reason(error))
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 

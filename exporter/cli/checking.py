@@ -19,7 +19,7 @@ from exporter.settings.model import Settings
 
 @click.command(cls=CheckingCommand)
 @flags(*SHARED)
-@click.option("--repair", is_flag=True, help="mend what differs, while the server goes on")
+@click.option("--repair", is_flag=True, help="repair what differs, while the server goes on")
 def verify(settings: Settings, repair: bool) -> int:
     """Recount everything the slow way and print what differs.
 
@@ -44,7 +44,7 @@ async def _verify(settings: Settings, repair: bool) -> int:
         f"{report.inaccurate_conversations} conversations, {report.inaccurate_days} days and "
         f"{report.missing_triggers} triggers or other parts of the schema were wrong"
     )
-    left = "; not all of it could be repaired" if repair else "; mend them with --repair"
+    left = "; not all of it could be repaired" if repair else "; repair them with --repair"
     click.echo(f"{found}{', and are repaired' if report.repaired else left}: {counted}")
     return 0 if report.repaired else DIFFERENCES
 

@@ -35,7 +35,7 @@ OBSERVE: Final = tuple(
 )
 
 
-def say(message: str) -> None:
+def print_error(message: str) -> None:
     """One line on stderr, whatever is in it."""
     line = " ".join(printable(mask(message)).split())
     with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ class CheckingCommand(SettingsCommand):
         try:
             return super().invoke(ctx)
         except (Misconfigured, Unavailable) as error:
-            say(f"could not verify: {error}")
+            print_error(f"could not verify: {error}")
             return UNCHECKED
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from exporter.cli.flags import OBSERVE, UNCHECKED, ServerCommand, flags, say
+from exporter.cli.flags import OBSERVE, UNCHECKED, ServerCommand, flags, print_error
 from exporter.cli.process import configure_logs, make_folder, no_client_certificates, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
@@ -25,7 +25,7 @@ class _Observe(ServerCommand):
         except Misconfigured as error:
             if not checking:
                 raise
-            say(f"could not check: {error}")
+            print_error(f"could not check: {error}")
             return UNCHECKED
 
 

@@ -168,7 +168,7 @@ class Hub(Generic[C]):
         """The connections that a fan-out goes to, as they are now: a live view, not to be kept over an await."""
         return self.conversations.get(conversation) or _NONE
 
-    def tabs(self, conversation: ConversationId, user: UserId) -> Set[C]:
+    def connections_in(self, conversation: ConversationId, user: UserId) -> Set[C]:
         """The connections with which a user takes part there: a live view, too."""
         return self.participants.get((conversation, user)) or _NONE
 

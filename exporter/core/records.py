@@ -106,7 +106,7 @@ class NodeConnections:
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class UserPresence:
     """A user's connections, node by node, this one first. ``error``: why these may not be all."""
 
     nodes: tuple[NodeConnections, ...]

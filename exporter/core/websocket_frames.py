@@ -76,20 +76,20 @@ class FrameReader:
         self.error: tuple[int, str] | None = None
 
     @property
-    def is_blind(self) -> bool:
+    def is_failed(self) -> bool:
         """Nothing behind a broken frame can be read, not even the peer's close frame."""
         return self._skip >= _ENDLESS
 
     @property
-    def is_passing_over(self) -> bool:
+    def is_skipping(self) -> bool:
         """More of the message that failed is still to come, as far as its frames say."""
-        return not self.is_blind and (self._skip > 0 or self._unfinished)
+        return not self.is_failed and (self._skip > 0 or self._unfinished)
 
     def feed(self, data: bytes) -> list[Incoming]:
         """Everything that these bytes complete."""
         if self._skip:
             skipped = min(self._skip, len(data))
-            self._skip -= 0 if self.is_blind else skipped
+            self._skip -= 0 if self.is_failed else skipped
             data = data[skipped:]
         if self._buffer is not None:
             self._buffer += data
@@ -142,7 +142,7 @@ class FrameReader:
         if opcode in _CONTROL and (size > _MAX_CONTROL or not first & 0x80):
             return self._violation("control frame is fragmented or too long")
         if opcode in _DATA and size + (len(self._fragments) if self._fragments is not None else 0) > self._limit:
-            return self._pass_over(first, head + size - start, head + size - end)
+            return self._skip_frame(first, head + size - start, head + size - end)
         stop = head + size
         if end < stop:
             return self._wait(data, start, stop - start)
@@ -170,10 +170,10 @@ class FrameReader:
         started += payload
         self._pieces += 1
         if self._pieces > MAX_FRAGMENTS:
-            self._pass_over(first, 0, 0, f"message has more than {MAX_FRAGMENTS} fragments")
+            self._skip_frame(first, 0, 0, f"message has more than {MAX_FRAGMENTS} fragments")
         elif self._opcode == TEXT and not self._is_utf8(started, final):
             self.error = self.error or (Violation.INVALID_DATA, NOT_UTF8)
-            self._pass_over(first, 0, 0)
+            self._skip_frame(first, 0, 0)
         elif final:
             messages.append((self._opcode, bytes(started)))
             self._fragments = None
@@ -198,7 +198,7 @@ class FrameReader:
         self._skip = _ENDLESS
         return -1
 
-    def _pass_over(self, first: int, length: int, missing: int, words: str = "frame is larger than {} bytes") -> int:
+    def _skip_frame(self, first: int, length: int, missing: int, words: str = "frame is larger than {} bytes") -> int:
         """Pass over this frame and every data frame after it, so that the peer's close frame is still seen."""
         self.error = self.error or (Violation.TOO_LARGE, words.format(self._limit))
         self._fragments = None

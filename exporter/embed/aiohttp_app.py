@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from exporter.core.events import ClosedReason, RejectedReason
-from exporter.embed.connection import Connection, chosen, reason_of
+from exporter.embed.connection import Connection, explicit_reason, reason_of
 from exporter.embed.middleware import REASONS, accepted
 from exporter.embed.service import Service
 
@@ -58,12 +58,12 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
             response = await handler(request)
         except BaseException as error:
             if (connection := request.get(CONNECTION)) is not None:
-                live.close_unasked(connection, chosen(connection.reason) or reason_of(error))
+                live.close_without_caller(connection, explicit_reason(connection.reason) or reason_of(error))
             elif isinstance(error, web.HTTPException) and _is_upgrade(request):
                 live.reject(REASONS.get(error.status, RejectedReason.HANDSHAKE))
             raise
         if (connection := request.get(CONNECTION)) is not None:
-            live.close_unasked(connection, chosen(connection.reason) or ClosedReason.CLIENT)
+            live.close_without_caller(connection, explicit_reason(connection.reason) or ClosedReason.CLIENT)
         elif _is_upgrade(request) and response.status >= 400:
             live.reject(REASONS.get(response.status, RejectedReason.HANDSHAKE))
         return response

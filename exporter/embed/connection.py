@@ -77,10 +77,10 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.close_unasked(self, chosen(self.reason) or reason_of(error))
+        self._live.close_without_caller(self, explicit_reason(self.reason) or reason_of(error))
 
 
-def chosen(reason: ClosedReason | str | None) -> ClosedReason | None:
+def explicit_reason(reason: ClosedReason | str | None) -> ClosedReason | None:
     """The reason that a handler set; None for none, and for a word that is no reason: an end must not fail for it."""
     try:
         return None if reason is None else ClosedReason(reason)

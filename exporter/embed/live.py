@@ -141,7 +141,7 @@ class Live(Observations):
         self.metrics.connection_duration.observe(self._now() - connection.opened_at)
         return events
 
-    def close_unasked(self, connection: Connection, reason: ClosedReason) -> None:
+    def close_without_caller(self, connection: Connection, reason: ClosedReason) -> None:
         """Close it where no caller gets the events; ``on_events`` does."""
         events = self._close(connection, reason)
         if events and self._on_events is not None:
@@ -198,7 +198,7 @@ class Live(Observations):
                 kind = type(handle).__name__
                 raise TypeError(f"a handle has to be hashable, and {kind} is not: give id(…) of it, say") from None
             if replaced is not None:
-                self.close_unasked(replaced, ClosedReason.CLIENT)
+                self.close_without_caller(replaced, ClosedReason.CLIENT)
             self.by_handle[handle] = connection
         return connection
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.events import ClosedReason, RejectedReason
-from exporter.embed.connection import Connection, chosen, reason_of
+from exporter.embed.connection import Connection, explicit_reason, reason_of
 from exporter.embed.live import Live
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class _Watched:
             self._open()
             return
         if kind == "websocket.close" and self._connection is not None:
-            self.end(chosen(self._connection.reason) or reason_of_code(message.get("code", 1000)))
+            self.end(explicit_reason(self._connection.reason) or reason_of_code(message.get("code", 1000)))
         elif kind in ("websocket.close", "websocket.http.response.start") and self._connection is None:
             self._refuse(message.get("status", 403))
         await self._send(message)
@@ -103,7 +103,7 @@ class _Watched:
 
     def end(self, reason: ClosedReason) -> None:
         if self._connection is not None:
-            self._live.close_unasked(self._connection, chosen(self._connection.reason) or reason)
+            self._live.close_without_caller(self._connection, explicit_reason(self._connection.reason) or reason)
 
 
 def accepted(live: Live, user: Callable[[Any], Any] | None, subject: Any) -> Connection:

@@ -81,7 +81,7 @@ class Buckets:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def observe_alike(self, value: float, count: int) -> None:
+    def observe_many(self, value: float, count: int) -> None:
         """Add that many observations of one value."""
         self.counts[bisect_left(self.bounds, value)] += count
         self.sum += value * count

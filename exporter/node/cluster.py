@@ -172,7 +172,7 @@ class ClusterNode(Node):
     def announce(self, word: str, conversation: str, user: str) -> None:
         """Tell everybody here but the user: joined, left, types, no longer types."""
         audience = self.hub.audience(conversation)
-        if len(audience) == len(self.hub.tabs(conversation, user)):
+        if len(audience) == len(self.hub.connections_in(conversation, user)):
             return  # nobody else is here
         self._publisher.tell(conversation, user, self.announcement(word, conversation, user))
 
@@ -200,7 +200,7 @@ class ClusterNode(Node):
 
     def connections_of(self, user: str, disconnect: bool) -> list[float]:
         """When the user's connections here were opened; ``disconnect``: they are ended."""
-        return self.user_connections.here(user, disconnect)
+        return self.user_connections.on_this_node(user, disconnect)
 
     def heal(self, conversation: str, after: int, through: int) -> None:
         """Read the messages that are missing."""

@@ -76,13 +76,13 @@ class Node:
         self._wall = wall
         self.user_connections = UserConnections(self.hub, now, wall)
         self._typed = Cell()  # typing commands carried out and not observed yet
-        self._observe_typing = metrics.command_duration["typing"].observe_alike
+        self._observe_typing = metrics.command_duration["typing"].observe_many
         self._under_way: set[asyncio.Future[None]] = set()
         self._typing_timer: asyncio.TimerHandle | None = None
         self._refused_sends: dict[tuple[ConversationId, UserId, str], NodeConnection] = {}
         self._join_consistency = JoinConsistency(store)
         self.busiest: HeavyHitters[ConversationId] = HeavyHitters()  # conversations of the last hour, by messages
-        self._verbs: dict[type[Command], Callable[[NodeConnection, Any, float], asyncio.Future[None] | None]] = {
+        self._handlers: dict[type[Command], Callable[[NodeConnection, Any, float], asyncio.Future[None] | None]] = {
             Join: self._join,
             Leave: self._leave,
             Typing: self._typing,
@@ -107,7 +107,7 @@ class Node:
         Never raises: a refusal is answered and counted, and a defect costs this command only.
         """
         try:
-            return self._verbs[type(command)](connection, command, received)
+            return self._handlers[type(command)](connection, command, received)
         except Refusal as refusal:
             self._refuse_command(connection, command, refusal, received)
         except Exception:  # a defect here must not end the connection, let alone the process

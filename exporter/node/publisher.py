@@ -130,7 +130,7 @@ class Publisher:
 
     def _tell(self, conversation: ConversationId, event: HubEvent) -> None:
         hub, user = self._hub, event.user
-        if len(hub.audience(conversation)) == len(hub.tabs(conversation, user)):
+        if len(hub.audience(conversation)) == len(hub.connections_in(conversation, user)):
             return  # nobody else is there: no frame is made, which is half of such an event's cost
         frame = text_frame(protocol.encode(_TOLD[type(event)](event)))
         self.broker.publish(Envelope(conversation, frame, exclude_user=user))
@@ -139,7 +139,7 @@ class Publisher:
         """Hand a frame to everybody here but one user."""
         if conversation in self._untold:
             self.catch_up(conversation)
-        audience, tabs = self._hub.audience(conversation), self._hub.tabs(conversation, user)
+        audience, tabs = self._hub.audience(conversation), self._hub.connections_in(conversation, user)
         if len(audience) > len(tabs):
             self._fan_out.send(conversation, audience, frame, tabs)
 
@@ -151,7 +151,7 @@ class Publisher:
         audience = self._hub.audience(conversation)
         exclude: Set[SendQueue] = NOBODY
         if envelope.exclude_user is not None:
-            exclude = self._hub.tabs(conversation, envelope.exclude_user)
+            exclude = self._hub.connections_in(conversation, envelope.exclude_user)
         elif connection is not None and connection in audience:
             exclude = {connection}
         sent = len(audience) - len(exclude)

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from exporter.core.events import ClosedReason, UserId
 from exporter.core.hub import Hub
-from exporter.core.records import NodeConnections, Whereabouts
+from exporter.core.records import NodeConnections, UserPresence
 from exporter.node.publisher import NodeConnection
 
 
-class Elsewhere(Protocol):
+class RemoteLookup(Protocol):
     """Asks the other nodes: what each answers, and why that may not be all."""
 
     def __call__(self, user: UserId, disconnect: bool) -> Awaitable[tuple[list[NodeConnections], str | None]]:
@@ -27,9 +27,9 @@ class UserConnections:
     def __init__(self, hub: Hub[NodeConnection], now: Callable[[], float], wall: Callable[[], float]) -> None:
         self._hub, self._now, self._wall = hub, now, wall
         self.name = ""
-        self.elsewhere: Elsewhere | None = None
+        self.elsewhere: RemoteLookup | None = None
 
-    def here(self, user: UserId, disconnect: bool) -> list[float]:
+    def on_this_node(self, user: UserId, disconnect: bool) -> list[float]:
         """When the user's connections to this node were opened, Unix seconds; ``disconnect``: they end with 4003."""
         found = list(self._hub.users.get(user, ()))  # a copy: whoever ends one changes the set
         age = self._wall() - self._now()
@@ -39,10 +39,10 @@ class UserConnections:
                 connection.close(ClosedReason.ADMIN)
         return opened_at
 
-    async def everywhere(self, user: UserId, *, disconnect: bool = False) -> Whereabouts:
+    async def on_all_nodes(self, user: UserId, *, disconnect: bool = False) -> UserPresence:
         """The user's connections on all nodes, as far as these answer; they have a second for it."""
-        mine = NodeConnections(self.name, tuple(self.here(user, disconnect)))
+        mine = NodeConnections(self.name, tuple(self.on_this_node(user, disconnect)))
         if self.elsewhere is None:
-            return Whereabouts((mine,))
+            return UserPresence((mine,))
         others, error = await self.elsewhere(user, disconnect)
-        return Whereabouts((mine, *sorted(others, key=lambda node: node.name)), error)
+        return UserPresence((mine, *sorted(others, key=lambda node: node.name)), error)

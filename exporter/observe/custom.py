@@ -42,7 +42,7 @@ _KEYS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DatabaseFacts:
     """What the database says of itself that the file cannot: indexes, and what its times look like."""
 
     indexes: frozenset[tuple[str, str]] = frozenset()
@@ -88,29 +88,29 @@ class Document:
             if key == "key" and (parts := fitting.several(value[key])):
                 raise self._wrong(
                     f"the key is one column that grows by itself, not several ({mask(', '.join(parts))[:80]})"
-                    f"{strict_yaml.place(value, key)}: give the column of time"
+                    f"{strict_yaml.key_line(value, key)}: give the column of time"
                 )
             if key in value and key not in _KEYS and (not isinstance(value[key], str) or not value[key].strip()):
-                raise self._wrong(f"expected text for {key} {where}{strict_yaml.place(value, key)}")
+                raise self._wrong(f"expected text for {key} {where}{strict_yaml.key_line(value, key)}")
         condition = value.get("filter", "")
         if re.search(r";|--|/\*|\0", condition):
-            line = strict_yaml.place(value, "filter")
+            line = strict_yaml.key_line(value, "filter")
             raise self._wrong(f"a filter {where}{line} is one SQL condition, without ; and comments")
         return value
 
     def _time(self, value: Any, name: str, units: tuple[str, ...]) -> dict[str, Any]:
         checked = self._mapping(value, name)
         if checked["unit"] not in units:
-            line = strict_yaml.place(checked, "unit")
+            line = strict_yaml.key_line(checked, "unit")
             raise self._wrong(f"expected {', '.join(units[:-1])} or {units[-1]} for unit under {name}{line}")
         try:
             ZoneInfo(checked.get("zone", "UTC"))
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            line = strict_yaml.place(checked, "zone")
+            line = strict_yaml.key_line(checked, "zone")
             raise self._wrong(f"there is no zone of that name under {name}{line}") from None
         return checked
 
-    def mapping(self, there: Columns, dialect: Dialect, facts: Facts) -> Mapping:
+    def mapping(self, there: Columns, dialect: Dialect, facts: DatabaseFacts) -> Mapping:
         """The mapping for what is there. Raises Misconfigured when a table or column is not."""
         tables = self._tables(there)
         messages, users, conversations = self.messages, self.users, self.conversations
@@ -159,7 +159,7 @@ class Document:
             without_index=self._without_index(),
         )
 
-    def _check(self, there: Columns, dialect: Dialect, facts: Facts) -> None:
+    def _check(self, there: Columns, dialect: Dialect, facts: DatabaseFacts) -> None:
         """Raises Misconfigured for a column that cannot be what the file says: its type, or what it holds."""
         reasons: list[str | None] = []
         types = there[self.messages["table"]]
@@ -219,7 +219,7 @@ class Document:
         rows = f"SELECT {_name(key)} AS k FROM {_table(table)} LIMIT {PROBED}"
         return f"SELECT COUNT(x.k) - COUNT(DISTINCT x.k) FROM ({rows}) x"
 
-    def probes(self, dialect: Dialect, facts: Facts) -> dict[str, str]:
+    def probes(self, dialect: Dialect, facts: DatabaseFacts) -> dict[str, str]:
         """By column of time, a statement with what one of the newest rows holds."""
         key, table = self.messages["key"], self.messages["table"]
         order = f" ORDER BY {_name(key)} DESC" if (table, key) in facts.indexes else ""
@@ -230,7 +230,7 @@ class Document:
             if time is not None and time["unit"] != "flag"
         }
 
-    def _deletions(self, dialect: Dialect, facts: Facts, where: str) -> tuple[str, Any, Key | None]:
+    def _deletions(self, dialect: Dialect, facts: DatabaseFacts, where: str) -> tuple[str, Any, Key | None]:
         """What a row weighs, and how later deletions are seen: by an index on their time, or by recounts only."""
         if self.deleted is None:
             return "1", None, None
@@ -340,7 +340,7 @@ def _count(part: MappingOf[str, Any]) -> str:
     return f"SELECT COUNT(*) FROM {_table(part['table'])}{condition}"
 
 
-def _time(time: MappingOf[str, Any], dialect: Dialect, facts: Facts) -> Time:
+def _time(time: MappingOf[str, Any], dialect: Dialect, facts: DatabaseFacts) -> Time:
     """SQLite has no times but texts and numbers."""
     unit = time["unit"]
     if dialect.name == "sqlite" and unit in ("timestamp", "timestamptz"):

@@ -65,7 +65,7 @@ async def mapping_of(source: Source, reader: Reader) -> Mapping:
 
 async def _custom(document: custom.Document, reader: Reader, there: Columns) -> Mapping:
     """The mapping of somebody's own tables, with what only the database knows of them."""
-    document.mapping(there, reader.dialect, custom.Facts())  # what is not there needs no look at what it holds
+    document.mapping(there, reader.dialect, custom.DatabaseFacts())  # what is not there needs no look at what it holds
     for name, (filtered, plain) in document.filters().items():
         try:
             await _rows(reader, filtered)
@@ -75,7 +75,7 @@ async def _custom(document: custom.Document, reader: Reader, there: Columns) -> 
             raise Misconfigured(
                 f"{document.path}: the filter under {name} is no SQL condition over the columns of its table"
             ) from None
-    facts = custom.Facts(frozenset(await rights.indexes(reader)))
+    facts = custom.DatabaseFacts(frozenset(await rights.indexes(reader)))
     values = {}
     for column, probe in document.probes(reader.dialect, facts).items():
         if found := await _readable(reader, probe):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 # A change within the clock tick of the last look may leave no trace in the times (git calls it "racily clean"),
-# and a broken file may be mended by a file that is not looked at yet: seconds after which it is read all the same.
+# and a broken file may be repaired by a file that is not looked at yet: seconds after which it is read all the same.
 _TICK: Final = 1.0
 
 _Signature = tuple[tuple[int, ...] | None, ...]

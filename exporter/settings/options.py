@@ -90,7 +90,7 @@ def _take_flag(reading: _Reading, option: Option, given: Given) -> None:
 def _take_file(reading: _Reading, path: Path) -> None:
     document = strict_yaml.load(path)
     if isinstance(document, dict) and SOURCES in document:
-        where = f"{SOURCES} in {path}{strict_yaml.place(document, SOURCES)}"
+        where = f"{SOURCES} in {path}{strict_yaml.key_line(document, SOURCES)}"
         reading.found[SOURCES] = source_list.read(document.pop(SOURCES), where)
     for name, value in _flat(document, path).items():
         option = BY_NAME.get(name)

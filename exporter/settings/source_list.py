@@ -43,10 +43,10 @@ def _source(entry: Any, where: str) -> SourceSettings:
         if key not in entry:
             raise Misconfigured(f"{where}: {key} is missing")
     if not isinstance(entry["name"], str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", entry["name"]):
-        line = strict_yaml.place(entry, "name")
+        line = strict_yaml.key_line(entry, "name")
         raise Misconfigured(f"{where}: name{line}: expected letters, digits, dots, dashes and underscores")
     hosts = entry.get("host", [])
-    keys = {key: f"{where}: {key}{strict_yaml.place(entry, key)}" for key in ("host", *_KEYS)}
+    keys = {key: f"{where}: {key}{strict_yaml.key_line(entry, key)}" for key in ("host", *_KEYS)}
     values = {key: _parsed(entry[key], parse, keys[key]) for key, parse in _KEYS.items() if key in entry}
     return SourceSettings(
         url=values["url"],

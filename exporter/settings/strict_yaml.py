@@ -45,7 +45,7 @@ def line_of(key: object) -> str:
     return f" (line {key.line})" if isinstance(key, Key) else ""
 
 
-def place(section: Mapping[Any, Any], name: str) -> str:
+def key_line(section: Mapping[Any, Any], name: str) -> str:
     """`` (line 7)`` of the key of that name in a mapping out of a document."""
     return next((line_of(key) for key in section if key == name), "")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exporter.settings import parsers
-from exporter.settings.model import LOG_FORMATS, LOG_LEVELS, MOST_WORKERS, SOURCE_KINDS, Settings
+from exporter.settings.model import LOG_FORMATS, LOG_LEVELS, MAX_WORKERS, SOURCE_KINDS, Settings
 
 PREFIX: Final = "MESSAGING_"
 DEFAULTS: Final = Settings()
@@ -188,7 +188,7 @@ OPTIONS: Final = (
     Option("limits.send-buffer-bytes", _BYTES, "1048576", "what may wait for a slow reader before it is cut off"),
     Option(
         "workers",
-        parsers.number(1, MOST_WORKERS),
+        parsers.number(1, MAX_WORKERS),
         "1",
         "processes on one port; metrics on ports of their own: from the listen port + 1, or web.metrics-listen-address",
     ),

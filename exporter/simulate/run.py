@@ -100,7 +100,7 @@ class Simulation:
             await crowd.run(self._stop)
             seconds = time.monotonic() - crowd.started
             self._phase = "waiting for answers"
-            await crowd.drain(self._patience())
+            await crowd.drain(self._delivery_timeout())
             self._phase = "going home"
         finally:
             await crowd.disperse()
@@ -118,7 +118,7 @@ class Simulation:
             stopped=self._stop.is_set(),
         )
 
-    def _patience(self) -> float:
+    def _delivery_timeout(self) -> float:
         """How long a step of the end may take: not long once somebody has asked to stop."""
         return min(HURRIED, self._options.settle) if self._stop.is_set() else self._options.settle
 
@@ -193,7 +193,7 @@ class Simulation:
         latest, step = after, 1 / self._options.conversations
         while True:
             attempt = partial(self._api.messages, name, member, latest)
-            page = await persist(attempt, time.monotonic() + self._patience(), time.monotonic)
+            page = await persist(attempt, time.monotonic() + self._delivery_timeout(), time.monotonic)
             audit.feed((message.seq, message.id, message.sender, message.body) for message in page.messages)
             highest = max((message.seq for message in page.messages), default=latest)
             if highest <= latest:  # nothing new; a server that repeats itself does not keep us here

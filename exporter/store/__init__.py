@@ -1,7 +1,7 @@
 """The database: messages, members, read marks, and totals that are exact after every commit.
 
 ``Store`` is all that others import. Behind it: ``writer`` (queue, group commit), ``transaction`` (one commit),
-``pending`` and ``held`` (who waits, and for whose row), ``queries`` and ``conversations`` (SQL, once for both
+``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and ``conversations`` (SQL, once for both
 databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window, shared time-outs), ``totals`` (the
 collector's statement), ``verify`` (the slow recount), ``connections`` (pools, time limits), ``dialects`` (SQLite,
 PostgreSQL), ``schema`` (migrations, triggers).
@@ -30,7 +30,7 @@ from exporter.store.errors import DatabaseError
 from exporter.store.location import dialect_of
 from exporter.store.memberships import MembershipLookups
 from exporter.store.queries import Queries
-from exporter.store.registrations import MOST
+from exporter.store.registrations import MAX_WAITING
 from exporter.store.schema import migrate
 from exporter.store.storable import number, require_storable
 from exporter.store.transaction import MarkItem, OperationItem, SendItem
@@ -125,7 +125,7 @@ class Store:
             await self._database.run(Lane.READ, self._check)
         except DatabaseError as failure:
             raise errors.at_start(failure) from failure
-        self._dialect.adopt()
+        self._dialect.remember_identity()
         self._database.start_writing()
         if self._writer is None:
             self._writer = Writer(self._database, self._queries, self._clock, self._on_resolved, self._on_failed)
@@ -134,7 +134,7 @@ class Store:
             self._unregistered.clear()
 
     async def _check(self, session: Session) -> None:
-        async with self._dialect.looking(session):
+        async with self._dialect.read_transaction(session):
             await migrate.require_current(self._dialect, session, compare=not self._compared)
         await self._dialect.check_rights(session)
 
@@ -232,7 +232,7 @@ class Store:
         except BadFrame:
             return False
         if writer is None:
-            if len(self._unregistered) < MOST:
+            if len(self._unregistered) < MAX_WAITING:
                 self._unregistered.add(user)
             return False
         asked = None if (known := writer.is_known(user)) else writer.ask(user)

@@ -35,7 +35,7 @@ _ANOTHER_SERVER = (ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
 TRY_AGAIN = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY)
 """With these another connection may do what this one could not."""
 DEFECT = "an error of the server's, not of yours: its log says more"
-_MADE_IN = "messaging_age"
+_GENERATION = "messaging_age"
 
 
 class Lane(Enum):
@@ -177,7 +177,7 @@ class Database:
         self._refused = False
         self.wrote_at = float("-inf")
         """When something was last written, on ``time.monotonic``."""
-        self._age = 0
+        self._generation = 0
         self._defect_at = float("-inf")
         self._quiet = engine is not None
         self._logged: dict[str, str | None] = {}
@@ -235,7 +235,7 @@ class Database:
             async with self._engine.connect() as connection:
                 session = await self.dialect.session(connection, job.deadline)
                 # The server restarted, or another one may have its address: the pool may hold several such.
-                while session.closed or connection.info.setdefault(_MADE_IN, self._age) != self._age:
+                while session.closed or connection.info.setdefault(_GENERATION, self._generation) != self._generation:
                     await connection.invalidate()
                     session = await self.dialect.session(connection, job.deadline)
                 try:
@@ -248,7 +248,9 @@ class Database:
                     if not isinstance(error, DatabaseError) or job.aborted or error.kind in errors.USELESS:
                         await connection.invalidate()
                     if isinstance(error, DatabaseError) and error.kind in _ANOTHER_SERVER:
-                        self._age += 1  # nor are the others of use: they are asked for again, at the same address
+                        self._generation += (
+                            1  # nor are the others of use: they are asked for again, at the same address
+                        )
                     if isinstance(error, Exception) and not isinstance(error, (DatabaseError, Misconfigured)):
                         raise self._defect(error) from error
                     raise

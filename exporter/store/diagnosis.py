@@ -67,7 +67,7 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
         return f"{name} {str(version).split()[0]}", min(trips), ahead, max_connections
 
     async def fits(session: Session) -> tuple[str | None, bool]:
-        async with dialect.looking(session):
+        async with dialect.read_transaction(session):
             found = await migrate.require_current(dialect, session)
         await dialect.check_rights(session)
         if not found:

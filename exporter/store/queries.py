@@ -46,7 +46,7 @@ class Queries:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
         d = dialect
-        self._hold = f"""
+        self._lock = f"""
             SELECT id FROM conversations
             WHERE id IN (SELECT id FROM ({d.source(id="text")}) AS w) ORDER BY id{d.lock}
         """
@@ -111,7 +111,7 @@ class Queries:
             ORDER BY w.pos
         """
 
-        self._held = {
+        self._locked = {
             kind: f"""
             WITH wanted AS ({d.source(**dict.fromkeys(key, "text"))}),
             free AS (
@@ -129,9 +129,9 @@ class Queries:
             )
         }
 
-    async def hold(self, session: Session, conversations: Sequence[str]) -> None:
+    async def lock(self, session: Session, conversations: Sequence[str]) -> None:
         """Wait until no other transaction is at work on these conversations, and keep them."""
-        await session.fetch(self._hold, *self.dialect.pack([(name,) for name in conversations]))
+        await session.fetch(self._lock, *self.dialect.pack([(name,) for name in conversations]))
 
     async def look_up(self, session: Session, keys: Sequence[Key]) -> list[Stored]:
         """For each key: its conversation, held from now on, and the message if it is there."""
@@ -179,6 +179,6 @@ class Queries:
         rows: Sequence[Any] = await session.fetch(self._memberships, *self.dialect.pack(wanted))
         return [(last_seq, bool(member), bool(registered)) for last_seq, member, registered in rows]
 
-    async def held(self, session: Session, kind: str, keys: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Which rows that are there somebody else holds: ``conversation``, ``user`` or ``member``."""
-        return [tuple(row) for row in await session.fetch(self._held[kind], *self.dialect.pack(keys))]
+    async def locked(self, session: Session, kind: str, keys: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Which rows that are there somebody else has locked: ``conversation``, ``user`` or ``member``."""
+        return [tuple(row) for row in await session.fetch(self._locked[kind], *self.dialect.pack(keys))]

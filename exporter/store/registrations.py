@@ -12,7 +12,7 @@ from typing import Final
 
 from exporter.store.coalescing import SharedTimeout
 
-MOST: Final = 100_000
+MAX_WAITING: Final = 100_000
 """Users waiting to be registered at most; who is beyond that is registered by their next connection."""
 WAIT: Final = 0.25
 """Seconds that a new connection waits for its user's row; a transaction takes some milliseconds."""
@@ -43,7 +43,7 @@ class Registrations:
         """True when it is done; False when the next try failed, takes longer than ``WAIT``, or none is to come."""
         future = self._shared_timeout.future()
         asked = self._asked.pop(user, [])
-        if closed or (len(self._users) >= MOST and user not in self._users):
+        if closed or (len(self._users) >= MAX_WAITING and user not in self._users):
             _tell([future, *asked], False)
         else:
             self._users.setdefault(user, []).extend([future, *asked])

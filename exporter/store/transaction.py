@@ -147,7 +147,7 @@ class Transaction:
     async def _resolve(self, session: Session) -> None:
         # The lost transaction held its conversations until it ended: having them, we know that it has. Only a
         # statement that begins after that is sure to see what it left.
-        await self._queries.hold(session, sorted({message.conversation for message in self._in_doubt}))
+        await self._queries.lock(session, sorted({message.conversation for message in self._in_doubt}))
         found = await self._queries.look_up(session, [(m.conversation, m.sender, m.id) for m in self._in_doubt])
         self.looked_up = list(self._in_doubt)
         for message, stored in zip(self._in_doubt, found, strict=True):

@@ -21,7 +21,7 @@ from exporter.core.records import Message
 from exporter.store.coalescing import KnownUsers, batching_window
 from exporter.store.connections import Database, Lane
 from exporter.store.errors import DatabaseError, ErrorKind
-from exporter.store.held import LOOK_EVERY, Held, rows_of
+from exporter.store.locked_rows import POLL_INTERVAL, LockedRows, rows_of
 from exporter.store.pending import Pending
 from exporter.store.queries import Key, Queries
 from exporter.store.registrations import Registrations
@@ -68,11 +68,11 @@ class Writer:
         self._register_at = 0.0  # not before, unless something else is to be stored anyway
         self._in_doubt: dict[Key, Message] = {}
         self._known = KnownUsers()
-        self._held = Held(database, queries)
+        self._locked_rows = LockedRows(database, queries)
         self._search_until = 0.0  # for what it is that others hold
         self._wake = asyncio.Event()
         self._closing = False
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         running = keep_running("writer", self._run, on_failed, pause=AGAIN, longest=RETRY)
         self._task = self._loop.create_task(running, name="store-writer")
 
@@ -122,8 +122,8 @@ class Writer:
         await asyncio.wait({self._task}, timeout=timeout)
         self._task.cancel()
         await asyncio.wait({self._task})
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._pending.close()
         self._unregistered.close()
 
@@ -135,24 +135,24 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while True:
-                if self._held.due:
-                    await self._look_at_held()
-                users = self._users()
-                if not (self._queue or users or self._doubts()):
+                if self._locked_rows.due:
+                    await self._retry_waiting()
+                users = self._next_users()
+                if not (self._queue or users or self._resolvable()):
                     if self._unregistered:
-                        self._set_alarm(RETRY)
+                        self._wake_in(RETRY)
                     break
                 early = self._register_at - self._loop.time()
-                if early > 0 and not (self._queue or self._doubts() or self._closing):
-                    self._set_alarm(early)
+                if early > 0 and not (self._queue or self._resolvable() or self._closing):
+                    self._wake_in(early)
                     break
                 useful = await self._commit(self._take(), users)
                 if not useful and not self._queue:
-                    self._set_alarm(RETRY)
+                    self._wake_in(RETRY)
                     break
                 self._register_at = self._loop.time() + batching_window(len(users), ENOUGH)
-            if self._held:
-                self._set_alarm(LOOK_EVERY)
+            if self._locked_rows:
+                self._wake_in(POLL_INTERVAL)
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []
@@ -165,21 +165,21 @@ class Writer:
             if not item.answered:
                 batch.append(item)
                 characters += item.size
-        return self._free(batch)
+        return self._without_locked(batch)
 
-    def _doubts(self) -> list[Message]:
-        return [m for m in self._in_doubt.values() if ("conversation", m.conversation) not in self._held]
+    def _resolvable(self) -> list[Message]:
+        return [m for m in self._in_doubt.values() if ("conversation", m.conversation) not in self._locked_rows]
 
-    def _users(self) -> list[str]:
-        return self._unregistered.next(BATCH_ITEMS, self._held.users())
+    def _next_users(self) -> list[str]:
+        return self._unregistered.next(BATCH_ITEMS, self._locked_rows.users())
 
-    def _set_alarm(self, seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_later(seconds, self._ring)
+    def _wake_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._on_timer)
 
-    def _ring(self) -> None:
-        self._alarm = None
+    def _on_timer(self) -> None:
+        self._timer = None
         self._wake.set()
 
     async def _commit(self, items: Sequence[Item], users: Sequence[str]) -> bool:
@@ -188,13 +188,13 @@ class Writer:
         while True:
             items = [item for item in items if not item.answered]
             users = [user for user in users if user in self._unregistered]
-            if not items and not users and not self._doubts():
+            if not items and not users and not self._resolvable():
                 return True
             transaction = Transaction(
                 self._queries,
                 items,
                 users=users,
-                in_doubt=self._doubts(),
+                in_doubt=self._resolvable(),
                 now=self._now(),
             )
             job = self._database.job(Lane.WRITE, transaction.run, self._database.timeout, transaction.kinds)
@@ -207,7 +207,7 @@ class Writer:
             if in_doubt_now:
                 self._mark_in_doubt(transaction)
             if isinstance(failure, Internal):
-                return await self._divide(items, users, failure)
+                return await self._bisect(items, users, failure)
             match failure.kind:
                 case ErrorKind.SERIALIZATION if races < RACES:
                     races += 1
@@ -221,7 +221,7 @@ class Writer:
                 case ErrorKind.CONFLICT if not races:
                     races += 1  # another node stored the same message meanwhile: now it will be found
                 case ErrorKind.CONFLICT | ErrorKind.DATA | ErrorKind.REFUSED:
-                    return await self._divide(items, users, failure)
+                    return await self._bisect(items, users, failure)
                 case _ if items and users and not in_doubt_now:  # what keeps one from being written may spare the other
                     await self._commit([], users)
                     return await self._commit(items, [])
@@ -239,9 +239,11 @@ class Writer:
     async def _set_aside(self, items: Sequence[Item], users: Sequence[str]) -> bool:
         """Another program holds something of what these need: set that aside, and store the rest."""
         needed = {row for item in items for row in rows_of(item)} | {("user", user) for user in users}
-        held = await self._held.find(needed | {("conversation", m.conversation) for m in self._doubts()})
-        if held:
-            return await self._commit(self._free(items), [user for user in users if ("user", user) not in held])
+        locked = await self._locked_rows.find(needed | {("conversation", m.conversation) for m in self._resolvable()})
+        if locked:
+            return await self._commit(
+                self._without_locked(items), [user for user in users if ("user", user) not in locked]
+            )
         now = self._loop.time()
         if now > self._search_until + SEARCH:
             self._search_until = now + SEARCH
@@ -249,40 +251,40 @@ class Writer:
             for item in items:
                 # Most likely somebody is about to make the sender's row; so much for what else they send, too.
                 row = ("user", item.draft.sender) if len(items) == 1 and isinstance(item, SendItem) else None
-                self._held.set_aside(item, row)
+                self._locked_rows.set_aside(item, row)
                 if row is not None:
-                    self._held.keep(row)
+                    self._locked_rows.back_off(row)
             for user in users:
-                self._held.keep(("user", user))
+                self._locked_rows.back_off(("user", user))
                 self._unregistered.tell(user, False)
             return True
         if items and users:
             return await self._commit(items, []) and await self._commit([], users)
         half = max(len(items), len(users)) // 2
         done = await self._commit(items[:half], users[:half])
-        return done and await self._commit(self._free(items[half:]), users[half:])
+        return done and await self._commit(self._without_locked(items[half:]), users[half:])
 
-    def _free(self, items: Sequence[Item]) -> list[Item]:
-        """Those that need nothing that is held; the others are set aside."""
+    def _without_locked(self, items: Sequence[Item]) -> list[Item]:
+        """Those that need nothing that is locked; the others are set aside."""
         free = []
         for item in items:
-            row = self._held.needs(item)
+            row = self._locked_rows.blocked_by(item)
             if row is None:
                 free.append(item)
             else:
-                self._held.set_aside(item, row)
+                self._locked_rows.set_aside(item, row)
         return free
 
-    async def _look_at_held(self) -> None:
+    async def _retry_waiting(self) -> None:
         """Take back what is free, to its place before what came later."""
-        self._queue.extendleft(reversed(await self._held.free()))
-        tried = self._held.try_one()
+        self._queue.extendleft(reversed(await self._locked_rows.take_unlocked()))
+        tried = self._locked_rows.take_one()
         if tried is not None:
             await self._commit([tried], [])
             if tried.answered:
-                self._queue.extendleft(reversed(self._held.release()))
+                self._queue.extendleft(reversed(self._locked_rows.take_rest()))
 
-    async def _divide(self, items: Sequence[Item], users: Sequence[str], failure: DatabaseError | Internal) -> bool:
+    async def _bisect(self, items: Sequence[Item], users: Sequence[str], failure: DatabaseError | Internal) -> bool:
         """Something in there cannot be stored: find it, and store the rest, in order."""
         if items and users:
             return await self._commit([], users) and await self._commit(items, [])

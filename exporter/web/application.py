@@ -20,15 +20,15 @@ from exporter.settings.model import Settings
 from exporter.web.cors import cors
 from exporter.web.origins import Origins
 from exporter.web.problems import problems
-from exporter.web.proxies import believing
+from exporter.web.proxies import trust_proxies
 from exporter.web.routes.admin import AdminPage
 from exporter.web.routes.conversations import Conversations
 from exporter.web.routes.days import Days
 from exporter.web.routes.health import healthy, ready
-from exporter.web.routes.landing import landing, options, to
+from exporter.web.routes.landing import landing, options, redirect
 from exporter.web.routes.metrics import Scrape, elsewhere
 from exporter.web.routes.openapi import openapi
-from exporter.web.routes.request import arrived
+from exporter.web.routes.request import show_request
 from exporter.web.routes.stats import Stats
 from exporter.web.routes.top import Top
 from exporter.web.routes.users import Users
@@ -65,7 +65,7 @@ class Application:
         guard = self.web_config.middleware(lambda request: request.path in guarded and request.method != "OPTIONS")
         middlewares = [cors(settings.cors_origins, prefix), problems(), guard]
         if settings.trusted_proxies:
-            middlewares.insert(0, believing(settings.trusted_proxies))
+            middlewares.insert(0, trust_proxies(settings.trusted_proxies))
         app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
         app.on_response_prepare.append(self.web_config.on_response_prepare)
         routes = [
@@ -88,14 +88,14 @@ class Application:
             routes.append(web.get(settings.telemetry_path, elsewhere))
         app.add_routes([web.RouteDef(r.method, prefix + r.path, r.handler, r.kwargs) for r in routes])
         if prefix:
-            app.router.add_get("/", to(f"{prefix[1:]}/"))
-            app.router.add_get(prefix, to(f"{prefix.rpartition('/')[2]}/"))
+            app.router.add_get("/", redirect(f"{prefix[1:]}/"))
+            app.router.add_get(prefix, redirect(f"{prefix.rpartition('/')[2]}/"))
         return app
 
     def _public(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/messaging/ws", self.upgrade_handler.upgrade, allow_head=False),
-            web.get("/v1/messaging/request", arrived(self.authenticator, self.origins.may_connect)),
+            web.get("/v1/messaging/request", show_request(self.authenticator, self.origins.may_connect)),
             *Conversations(self.node, self.authenticator).routes(),
         ]
 

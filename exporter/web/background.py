@@ -15,7 +15,7 @@ from exporter.metrics.instruments import LabelledCounter
 from exporter.store.supervision import PAUSE, keep_running
 
 
-class Background:
+class BackgroundTasks:
     """The tasks of one server; ``failures`` counts by task."""
 
     def __init__(self, failures: LabelledCounter[BackgroundTask], *, pause: float = PAUSE) -> None:

@@ -45,7 +45,7 @@ class Listeners:
     async def serve(self, app: web.Application, sockets: Iterable[socket.socket], *, shared: bool = False) -> list[str]:
         """Serve ``app`` on sockets that are bound; the URLs, ``unix:PATH`` for a Unix socket.
 
-        ``shared``: other processes accept on these sockets, too; see ``accept``.
+        ``shared``: other processes accept on these sockets, too; see ``set_accepting``.
         """
         context = self._web_config.ssl_context()
         runner = ProblemRunner(
@@ -69,20 +69,20 @@ class Listeners:
             urls.append(url)
         return urls
 
-    async def accept(self, wanted: bool) -> None:
+    async def set_accepting(self, wanted: bool) -> None:
         """Take new connections on the shared sockets, or leave them to the other processes. What is open stays."""
         for site in self._sites:
             if site.shared:
                 await (site.start() if wanted else site.stop())
 
-    async def leave(self) -> None:
+    async def stop_accepting(self) -> None:
         """No new connections on any socket; what is open stays until ``close``."""
         for site in self._sites:
             await site.stop(for_good=True)
 
     async def close(self) -> None:
         """Stop listening; requests under way get a second."""
-        await self.leave()
+        await self.stop_accepting()
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
@@ -95,11 +95,11 @@ class _Site:
         self.shared = shared
         self._runner, self._listening, self._tls = runner, listening, tls
         self._site: web.SockSite | None = None
-        self._left = False
+        self._closed = False
 
     async def start(self) -> None:
-        """Accept, unless it does so already or has left for good."""
-        if self._site is None and not self._left:
+        """Accept, unless it does so already or was closed for good."""
+        if self._site is None and not self._closed:
             taken = self._listening.dup() if self.shared else self._listening
             self._site = web.SockSite(self._runner, taken, ssl_context=self._tls, backlog=BACKLOG)
             await self._site.start()
@@ -109,8 +109,8 @@ class _Site:
         site, self._site = self._site, None
         if site is not None:
             await site.stop()
-        if for_good and not self._left:
-            self._left = True
+        if for_good and not self._closed:
+            self._closed = True
             self._listening.close()
 
 

@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 _SHOWN: Final = 100  # characters of a header in the log
 
 
-def believing(trusted: Sequence[Proxy]) -> Middleware:
+def trust_proxies(trusted: Sequence[Proxy]) -> Middleware:
     """The middleware that gives handlers the request as the outermost trusted proxy received it."""
     said: set[tuple[str, str]] = set()
 

@@ -35,7 +35,7 @@ from exporter.store import Store
 from exporter.web import notify, systemd
 from exporter.web.aiohttp_seams import self_check
 from exporter.web.application import Application
-from exporter.web.background import Background
+from exporter.web.background import BackgroundTasks
 from exporter.web.listeners import Listeners, allow_open_files
 from exporter.web.origins import Origins
 from exporter.web.routes.stats import look, sample
@@ -81,7 +81,7 @@ class Server:
         self.history = History()
         self.conditions = Conditions()
         self.ready = False
-        self.background = Background(self.metrics.background_failures)
+        self.background = BackgroundTasks(self.metrics.background_failures)
         self.listeners = Listeners(self.web_config)
         self.urls: list[str] = []
         self.metrics_urls: list[str] = []

@@ -15,31 +15,33 @@ from typing import Any, Final, cast
 LIMIT: Final = 1 << 20
 """Bytes that may wait for a side that does not read: it is frozen, and needs none of it but the last."""
 
-Said = dict[str, Any]
+ChannelMessage = dict[str, Any]
 
 
 class Channel(asyncio.Protocol):
-    """One end. ``on_said`` is called with each object, ``on_end`` once when the other side is gone."""
+    """One end. ``on_message`` is called with each object, ``on_end`` once when the other side is gone."""
 
-    def __init__(self, on_said: Callable[[Said], None], on_end: Callable[[], None]) -> None:
-        self._on_said, self._on_end = on_said, on_end
+    def __init__(self, on_message: Callable[[ChannelMessage], None], on_end: Callable[[], None]) -> None:
+        self._on_message, self._on_end = on_message, on_end
         self._transport: asyncio.Transport | None = None
         self._unread = b""
 
     @classmethod
-    async def open(cls, end: socket.socket, on_said: Callable[[Said], None], on_end: Callable[[], None]) -> Channel:
+    async def open(
+        cls, end: socket.socket, on_message: Callable[[ChannelMessage], None], on_end: Callable[[], None]
+    ) -> Channel:
         """Begin to read and write."""
         end.setblocking(False)
         loop = asyncio.get_running_loop()
-        channel = cls(on_said, on_end)
+        channel = cls(on_message, on_end)
         await loop.create_connection(lambda: channel, sock=end)
         return channel
 
-    def say(self, **said: Any) -> None:
-        """Say it, unless the other side is gone or has long stopped to listen."""
+    def send(self, **message: Any) -> None:
+        """Send an object, unless the other side is gone or has long stopped to read."""
         transport = self._transport
         if transport is not None and not transport.is_closing() and transport.get_write_buffer_size() < LIMIT:
-            transport.write(json.dumps(said).encode() + b"\n")
+            transport.write(json.dumps(message).encode() + b"\n")
 
     def close(self) -> None:
         """Hang up."""
@@ -54,7 +56,7 @@ class Channel(asyncio.Protocol):
         """asyncio: read."""
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            self._on_said(json.loads(line))
+            self._on_message(json.loads(line))
 
     def connection_lost(self, error: Exception | None) -> None:
         """asyncio: the other side is gone."""

@@ -52,7 +52,7 @@ class OwnBroker:
         self._process: subprocess.Popen[bytes] | None = None
         self._gone: asyncio.Future[int] | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self._said = b""
+        self._output = b""
 
     @property
     def url(self) -> str:
@@ -127,7 +127,7 @@ class OwnBroker:
         except OSError as error:
             raise Misconfigured(f"cannot start the Valkey of the extra local: {os_reason(error)}") from None
         self._gone = asyncio.get_running_loop().create_future()
-        self._said = b""
+        self._output = b""
         out = self._process.stdout
         assert out is not None  # noqa: S101 - asked for above
         os.set_blocking(out.fileno(), False)
@@ -138,7 +138,7 @@ class OwnBroker:
             data = os.read(descriptor, 65_536)
         except BlockingIOError:
             return
-        self._said = (self._said + data)[-_KEPT:]
+        self._output = (self._output + data)[-_KEPT:]
         if not data:
             asyncio.get_running_loop().remove_reader(descriptor)
 
@@ -170,7 +170,7 @@ class OwnBroker:
             return False
 
     def _last_words(self) -> str:
-        lines = [line for line in self._said.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in self._output.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1].partition("# ")[2] or lines[-1] if lines else ""
 
     async def _keep(self) -> None:

@@ -14,9 +14,9 @@ import structlog
 
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
-from exporter.workers.channel import Said
+from exporter.workers.channel import ChannelMessage
 from exporter.workers.plan import Sockets
-from exporter.workers.process import SILENCE, Backoff, WorkerProcess, exit_fields
+from exporter.workers.process import BEAT_TIMEOUT, Backoff, WorkerProcess, exit_fields
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Pool:
 
     # --- starting -------------------------------------------------------------------------------------------
 
-    async def start(self) -> list[Said]:
+    async def start(self) -> list[ChannelMessage]:
         """Start all; what each says when it listens.
 
         The first one alone: what is wrong with the settings is said once, and one process makes schema and secret. When
@@ -86,7 +86,7 @@ class Pool:
         self._keeping = [asyncio.create_task(self._keep(slot), name=f"worker-{slot.number}") for slot in self._slots]
         return [await self._listening(slot) for slot in self._slots]
 
-    async def _listening(self, slot: Slot) -> Said:
+    async def _listening(self, slot: Slot) -> ChannelMessage:
         """What the worker of this place says when it listens; or its next one, if it dies before."""
         while True:
             worker = slot.worker
@@ -105,7 +105,7 @@ class Pool:
             restarts=slot.restarts,
             predecessor="" if standby else slot.predecessor,
             standby=standby,
-            changed=self._direct,
+            changed=self._balance,
         )
         if standby:
             slot.successor = worker
@@ -161,9 +161,9 @@ class Pool:
         for worker in self.workers:
             worker.reap()
         self._replaced = [worker for worker in self._replaced if not worker.exited.done()]
-        self._direct()
+        self._balance()
 
-    def _direct(self) -> None:
+    def _balance(self) -> None:
         """A worker without room leaves new connections to the others, unless nobody has room: then all refuse them."""
         running = [w for w in self.workers if w.listening.done() and not (w.leaving or w.silent or w.exited.done())]
         room = any(not worker.full for worker in running)
@@ -179,14 +179,14 @@ class Pool:
             now, before = time.monotonic(), self._ticked
             self._ticked = now
             for worker in self.workers:
-                if now - before > SILENCE:  # this process itself was asleep
-                    worker.heard = now
-                silent = worker.listening.done() and not worker.exited.done() and now - worker.heard > SILENCE
+                if now - before > BEAT_TIMEOUT:  # this process itself was asleep
+                    worker.last_beat = now
+                silent = worker.listening.done() and not worker.exited.done() and now - worker.last_beat > BEAT_TIMEOUT
                 if silent != worker.silent:
                     worker.silent = silent
                     words = "a worker does not answer; the others serve" if silent else "the worker answers again"
                     log.warning(words, worker=worker.number, pid=worker.pid)
-            self._direct()
+            self._balance()
 
     # --- replacing ------------------------------------------------------------------------------------------
 

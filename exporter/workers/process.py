@@ -14,13 +14,13 @@ from typing import Any, Final
 from exporter.child_process import between_fork_and_exec, own_environment
 from exporter.settings.model import Settings
 from exporter.settings.options import environment
-from exporter.workers.channel import Channel, Said
+from exporter.workers.channel import Channel, ChannelMessage
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 30.0
-LIVED: Final = 30.0
+STABLE_AFTER: Final = 30.0
 """Seconds: whoever lived so long did not die at once, and the next pause is the first again."""
-SILENCE: Final = 3.0
+BEAT_TIMEOUT: Final = 3.0
 """Seconds without a beat, of which there is one per second: a worker that is stopped, or that hangs."""
 
 
@@ -38,7 +38,7 @@ class Backoff:
 
     def next(self) -> float:
         """It has died: seconds to wait."""
-        if self._now() - self._began >= LIVED:
+        if self._now() - self._began >= STABLE_AFTER:
             self._next = FIRST_PAUSE
         pause, self._next = self._next, min(LONGEST_PAUSE, self._next * 2)
         return pause
@@ -64,7 +64,7 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         self.number = number
         self.prepared: asyncio.Future[None] = loop.create_future()
-        self.listening: asyncio.Future[Said] = loop.create_future()
+        self.listening: asyncio.Future[ChannelMessage] = loop.create_future()
         self.exited: asyncio.Future[int] = loop.create_future()
         self.full = False
         self.incarnation = ""
@@ -72,7 +72,7 @@ class WorkerProcess:
         self.accepting = True
         self.leaving = False
         """It was told to go, or says that it does."""
-        self.heard = time.monotonic()
+        self.last_beat = time.monotonic()
         self.silent = False
         self._changed = changed
         self._process: subprocess.Popen[bytes]
@@ -111,8 +111,8 @@ class WorkerProcess:
             except BaseException:
                 ours.close()
                 raise
-        worker._channel = await Channel.open(ours, worker._said, lambda: None)
-        worker._channel.say(
+        worker._channel = await Channel.open(ours, worker._on_message, lambda: None)
+        worker._channel.send(
             settings=environment(settings),
             shared=[one.fileno() for one in shared],
             own=[one.fileno() for one in own],
@@ -138,7 +138,7 @@ class WorkerProcess:
             self.leaving = True
         elif word in ("accept", "pause"):
             self.accepting = word == "accept"
-        self._channel.say(do=word)
+        self._channel.send(do=word)
 
     def reap(self) -> None:
         """A child has ended: was it this?"""
@@ -154,16 +154,16 @@ class WorkerProcess:
         if self._process.poll() is None:
             self._process.kill()
 
-    def _said(self, said: Said) -> None:
-        self.heard = time.monotonic()
-        if "prepared" in said and not self.prepared.done():
+    def _on_message(self, message: ChannelMessage) -> None:
+        self.last_beat = time.monotonic()
+        if "prepared" in message and not self.prepared.done():
             self.prepared.set_result(None)
-        if "listening" in said and not self.listening.done():
-            self.listening.set_result(said["listening"])
-        if "leaving" in said:
+        if "listening" in message and not self.listening.done():
+            self.listening.set_result(message["listening"])
+        if "leaving" in message:
             self.leaving = True
-        if "full" in said:
-            self.full = bool(said["full"])
-        if said.get("incarnation"):
-            self.incarnation = str(said["incarnation"])
+        if "full" in message:
+            self.full = bool(message["full"])
+        if message.get("incarnation"):
+            self.incarnation = str(message["incarnation"])
         self._changed()

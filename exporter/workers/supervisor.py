@@ -83,8 +83,8 @@ class _Supervisor:
         if self._broker is not None:
             await self._broker.start()
         self._pool.settings = self._for_workers()
-        said = await self._pool.start()
-        urls, metrics = said[0]["urls"], [url for one in said for url in one["metrics_urls"]]
+        listening = await self._pool.start()
+        urls, metrics = listening[0]["urls"], [url for one in listening for url in one["metrics_urls"]]
         notify.ready(urls, metrics)
         log.info("listening", urls=urls, metrics=metrics, version=__version__, workers=len(self._pool))
 

@@ -24,16 +24,16 @@ from exporter.node.cluster import ClusterNode
 from exporter.settings.model import Settings
 from exporter.settings.options import resolve
 from exporter.web.server import Server, end_at_once, first
-from exporter.workers.channel import Channel, Said
+from exporter.workers.channel import Channel, ChannelMessage
 
 log = structlog.get_logger(__name__)
 
-BEAT: Final = 1.0  # seconds
-FAREWELL: Final = 1.0
+BEAT_INTERVAL: Final = 1.0  # seconds
+ORPHAN_DRAIN: Final = 1.0
 """Seconds to say goodbye when the supervisor is gone: the next one wants the port, and the broker may be gone too."""
-ORPHANED: Final = 5.0
+ORPHAN_EXIT: Final = 5.0
 """Seconds until a worker without a supervisor is ended, whatever it hangs in."""
-_HANDOVER: Final = 10.0  # seconds until the supervisor has said what to do
+_HANDOVER: Final = 10.0  # seconds until the supervisor has sent what to do
 _NEARLY: Final = 0.9  # of the connections: above this it looks more often
 _ROOM: Final = 0.98  # of the connections: a worker that was full has room again below this
 
@@ -43,7 +43,7 @@ async def serve(number: int, descriptor: int, configure_logs: Callable[[Settings
     worker = _Worker(number)
     try:
         line = socket.socket(fileno=descriptor)
-        worker.channel = await Channel.open(line, worker.said, worker.orphaned)
+        worker.channel = await Channel.open(line, worker.received, worker.orphaned)
     except OSError:
         raise Misconfigured("this command is for serve --workers, which starts it") from None
     threading.Thread(target=_end_without, args=(descriptor,), daemon=True, name="supervisor-watch").start()
@@ -58,7 +58,7 @@ class _Worker:
         loop = asyncio.get_running_loop()
         self.number = number
         self.channel: Channel
-        self.handed: asyncio.Future[Said] = loop.create_future()
+        self.handed: asyncio.Future[ChannelMessage] = loop.create_future()
         self._may_listen = asyncio.Event()
         self._ends: asyncio.Queue[str] = asyncio.Queue()
         self._accepting: asyncio.Queue[bool] = asyncio.Queue()
@@ -69,11 +69,11 @@ class _Worker:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._reload())
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # it is for the supervisor
 
-    def said(self, said: Said) -> None:
-        """The supervisor speaks."""
-        if "settings" in said:
-            self.handed.set_result(said)
-        match said.get("do"):
+    def received(self, message: ChannelMessage) -> None:
+        """What the supervisor sends."""
+        if "settings" in message:
+            self.handed.set_result(message)
+        match message.get("do"):
             case "listen":
                 self._may_listen.set()
             case "accept" | "pause" as word:
@@ -87,7 +87,7 @@ class _Worker:
         """The supervisor is gone."""
         self._ends.put_nowait("orphaned")
 
-    async def run(self, settings: Settings, handed: Said) -> None:
+    async def run(self, settings: Settings, handed: ChannelMessage) -> None:
         """Serve until the end."""
         ending = asyncio.ensure_future(self._ends.get())
         server = Server(settings)
@@ -105,7 +105,7 @@ class _Worker:
             if not ending.done():
                 shared, own = ([_socket(descriptor) for descriptor in handed[which]] for which in ("shared", "own"))
                 await server.listen_with_others(shared, own)
-                self.channel.say(listening={"urls": server.urls, "metrics_urls": server.metrics_urls})
+                self.channel.send(listening={"urls": server.urls, "metrics_urls": server.metrics_urls})
                 log.info("worker listening", metrics=server.metrics_urls, pid=os.getpid())
                 await first(asyncio.shield(ending), server.failed(), self._accept(server))
             how = ending.result()
@@ -117,30 +117,30 @@ class _Worker:
 
     async def _prepared(self, server: Server) -> None:
         await server.opened()
-        self.channel.say(prepared=True)
+        self.channel.send(prepared=True)
         await self._may_listen.wait()
 
     async def _end(self, server: Server, how: str) -> None:
-        self.channel.say(leaving=True)
+        self.channel.send(leaving=True)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end_at_once)
         if how == "orphaned":
             log.error("the supervisor is gone; this worker ends")
         if how != "drain":  # the others serve whoever comes now; when all drain, all refuse in words
-            await server.listeners.leave()
-        await server.drain(min(FAREWELL, server.settings.drain_timeout) if how == "orphaned" else None)
+            await server.listeners.stop_accepting()
+        await server.drain(min(ORPHAN_DRAIN, server.settings.drain_timeout) if how == "orphaned" else None)
 
     async def _accept(self, server: Server) -> None:
         while True:
-            await server.listeners.accept(await self._accepting.get())
+            await server.listeners.set_accepting(await self._accepting.get())
 
     async def _beat(self, server: Server, road: RedisBroker[Any] | None) -> None:
         limit = server.settings.limits.connections
         while True:
             self._full = len(server.connections) >= (limit * _ROOM if self._full else limit)
-            self.channel.say(full=self._full, incarnation=None if road is None else road.incarnation)
-            await asyncio.sleep(BEAT if len(server.connections) < limit * _NEARLY else BEAT / 20)
+            self.channel.send(full=self._full, incarnation=None if road is None else road.incarnation)
+            await asyncio.sleep(BEAT_INTERVAL if len(server.connections) < limit * _NEARLY else BEAT_INTERVAL / 20)
 
 
 def _socket(descriptor: int) -> socket.socket:
@@ -156,5 +156,5 @@ def _end_without(descriptor: int) -> None:
         line = poll()
         line.register(os.dup(descriptor), POLLHUP)
         line.poll()
-    time.sleep(ORPHANED)
+    time.sleep(ORPHAN_EXIT)
     os._exit(1)

@@ -154,6 +154,6 @@ def test_observations_of_one_value_may_be_added_together() -> None:
     one_by_one, together = Buckets((0.5, 1.0)), Buckets((0.5, 1.0))
     for _ in range(3):
         one_by_one.observe(0.75)
-    together.observe_alike(0.75, 3)
+    together.observe_many(0.75, 3)
     assert together.counts == one_by_one.counts == [0, 3, 0]
     assert together.sum == one_by_one.sum

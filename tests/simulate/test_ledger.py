@@ -13,12 +13,12 @@ from exporter.simulate.checker.findings import Kind
 from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.checker.membership import MOST_SEEN, Membership
 
-GRACE, PATIENCE = 2.0, 15.0
+GRACE, DELIVERY_TIMEOUT = 2.0, 15.0
 
 
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger("run", grace=GRACE, patience=PATIENCE)
+    return Ledger("run", grace=GRACE, delivery_timeout=DELIVERY_TIMEOUT)
 
 
 def content(n: int) -> tuple[str, str]:
@@ -314,7 +314,7 @@ class Honest:
 
     def __init__(self, random: Random) -> None:
         self.random = random
-        self.ledger = Ledger("run", grace=GRACE, patience=PATIENCE)
+        self.ledger = Ledger("run", grace=GRACE, delivery_timeout=DELIVERY_TIMEOUT)
         self.now = 1.0
         self.stored: list[int] = []
         self.seqs: dict[int, int] = {}

@@ -9,7 +9,7 @@ import pytest
 
 from exporter.metrics.counters import BackgroundTask, Metrics
 from exporter.store import supervision as background_module
-from exporter.web.background import Background
+from exporter.web.background import BackgroundTasks
 from tests.logged import logged
 
 
@@ -18,7 +18,7 @@ class World:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.background = Background(self.metrics.background_failures, pause=0.001)
+        self.background = BackgroundTasks(self.metrics.background_failures, pause=0.001)
         self.runs = 0
         self.failures = 0
         self.sound = asyncio.Event()

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from exporter.settings.parsers import network, proxy
 from exporter.web import proxies
 from exporter.web.forwarded import MAX_HOPS
-from exporter.web.proxies import Proxy, believing, is_trusted
+from exporter.web.proxies import Proxy, is_trusted, trust_proxies
 from tests.logged import logged
 
 MAPPED = {
@@ -58,7 +58,7 @@ async def seen(
     given = [("Host", "upstream:8765"), *(headers.items() if isinstance(headers, Mapping) else headers)]
     request = make_mocked_request("GET", "/", headers=CIMultiDict(given))
     request = request.clone(remote=peer)
-    await (middleware or believing(TRUSTED))(request, handler)
+    await (middleware or trust_proxies(TRUSTED))(request, handler)
     return found[0]
 
 
@@ -160,7 +160,7 @@ async def test_a_header_of_blanks_or_backslashes_is_read_at_once() -> None:
 
 
 async def test_what_is_not_believed_is_said_once() -> None:
-    middleware = believing(TRUSTED)
+    middleware = trust_proxies(TRUSTED)
     with logged(proxies) as lines:
         for _ in range(3):
             await seen({"Forwarded": 'for="x, host=evil.com', "X-Forwarded-Proto": "gopher"}, middleware=middleware)
@@ -232,7 +232,7 @@ async def test_whoever_comes_by_a_unix_socket_is_trusted_when_that_is_said(
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(text=f"{request.scheme} {request.host}")
 
-    app = web.Application(middlewares=[believing(trusted)])
+    app = web.Application(middlewares=[trust_proxies(trusted)])
     app.add_routes([web.get("/", handler)])
     runner = web.AppRunner(app)
     await runner.setup()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from exporter.workers.process import FIRST_PAUSE, LIVED, LONGEST_PAUSE, Backoff, exit_fields
+from exporter.workers.process import FIRST_PAUSE, LONGEST_PAUSE, STABLE_AFTER, Backoff, exit_fields
 
 
 def test_a_pause_doubles_while_it_dies_at_once_up_to_a_bound() -> None:
@@ -26,7 +26,7 @@ def test_whoever_lived_is_started_again_soon() -> None:
         backoff.begun()
         backoff.next()
     backoff.begun()
-    now += LIVED
+    now += STABLE_AFTER
     assert backoff.next() == FIRST_PAUSE
 
 

@@ -49,10 +49,12 @@ class Pending:
 class Ledger:
     """The books of one simulation. ``run`` makes its message ids its own; messages are numbered 0, 1, 2…"""
 
-    def __init__(self, run: str, *, grace: float = 2.0, patience: float = 15.0, several_nodes: bool = False) -> None:
+    def __init__(
+        self, run: str, *, grace: float = 2.0, delivery_timeout: float = 15.0, several_nodes: bool = False
+    ) -> None:
         self.run = run
         self.grace = grace
-        self.patience = patience
+        self.delivery_timeout = delivery_timeout
         self.several_nodes = several_nodes
         self.findings = Findings()
         self.acknowledged = 0
@@ -241,7 +243,7 @@ class Ledger:
         """Look at what was acknowledged the grace ago or earlier: who should have it by now, and has not?
 
         ``lag`` is how late this very process has lately been: frames that it has not come round to reading
-        are no fault of the server's. ``final``: there will be no other look, so that patience is over.
+        are no fault of the server's. ``final``: there will be no other look, so the time-out is over.
         """
         grace = max(self.grace, 3 * lag)
         waiting: deque[Pending] = deque()
@@ -252,7 +254,7 @@ class Ledger:
         while waiting:
             self._settling.appendleft(waiting.pop())
         for audience in self._audience.values():
-            for membership in [m for m in audience if m.until is not None and m.until < now - self.patience]:
+            for membership in [m for m in audience if m.until is not None and m.until < now - self.delivery_timeout]:
                 del audience[membership]
 
     def _still_owed(self, pending: Pending, now: float, grace: float, final: bool) -> bool:
@@ -267,7 +269,7 @@ class Ledger:
             ]
         until = pending.acknowledged + grace
         missing = [m for m in pending.owed if not m.has(seq) and (m.until is None or m.until > until)]
-        overdue = final or now > pending.acknowledged + max(self.patience, grace)
+        overdue = final or now > pending.acknowledged + max(self.delivery_timeout, grace)
         if not missing or (overdue and all(m.reading and m.resumed + grace < now for m in missing)):
             self._close_book(pending, missing)
             return False

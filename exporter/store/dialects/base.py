@@ -28,7 +28,7 @@ _IN_THE_WAY = (ErrorKind.CONFIGURATION, ErrorKind.CONFLICT, ErrorKind.DATA)
 """Rows or rights do not let something be made."""
 
 
-_REHEARSED = (
+_DRY_RUN = (
     "INSERT INTO users (id) VALUES ($1)",
     "INSERT INTO conversations (id) VALUES ($1)",
     "INSERT INTO conversation_members (conversation_id, user_id) VALUES ($1, $1)",
@@ -114,7 +114,7 @@ class Dialect(ABC):
         """Wait until no other process migrates, and keep them out until the transaction ends."""
 
     @contextlib.asynccontextmanager
-    async def looking(self, session: Session) -> AsyncIterator[None]:
+    async def read_transaction(self, session: Session) -> AsyncIterator[None]:
         """A transaction that writes nothing.
 
         It is left open by a refusal for which the connection is cut: so a pooler closes its session, too. That one may
@@ -137,12 +137,12 @@ class Dialect(ABC):
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """Does it take writes at this moment? Raises DatabaseError. ``doubtful``: the last write failed."""
 
-    async def rehearse(self, session: Session) -> None:
+    async def dry_run(self, session: Session) -> None:
         """Do all that is ever written, and take it back: what refuses a command refuses this. Raises DatabaseError."""
         name = f"rehearsal-{uuid4().hex}"
         await session.execute(self.begin_writing)
         try:
-            for statement in _REHEARSED:
+            for statement in _DRY_RUN:
                 await session.fetch(statement, name)
         except DatabaseError:
             with contextlib.suppress(DatabaseError):
@@ -174,7 +174,7 @@ class Dialect(ABC):
             await session.execute("RELEASE SAVEPOINT repairing")
 
     @abstractmethod
-    async def holders(self, ask: Ask) -> list[str]:
+    async def lock_holders(self, ask: Ask) -> list[str]:
         """Who holds what this program has been waiting for: "process 4711 (psql, idle in transaction)".
 
         ``ask`` runs a statement on another connection, where one is needed. Raises DatabaseError.
@@ -193,7 +193,7 @@ class Dialect(ABC):
         """Is the place still what it was when it was first opened? Cheap; raises DatabaseError."""
 
     @abstractmethod
-    def adopt(self) -> None:
+    def remember_identity(self) -> None:
         """From now on the place is what it is at this moment."""
 
     @abstractmethod

@@ -58,7 +58,7 @@ OLD = 1.0
 """Seconds of age by which a pooler's session was opened for somebody else, with the defaults of that time."""
 
 
-_HOLDERS = """
+_LOCK_HOLDERS = """
 SELECT DISTINCT 'process ' || h.pid || ' (' || concat_ws(
     ', ', nullif(h.application_name, ''), h.usename, h.state, 'since ' || to_char(h.xact_start, 'HH24:MI:SS TZ')
 ) || ')'
@@ -149,7 +149,7 @@ class PostgresDialect(Dialect):
     async def prepare_migration(self, connection: AsyncConnection) -> None:
         """Is it a server that this works with? Makes the schema, if one was named."""
         session = await self.session(connection, None)
-        async with self.looking(session):
+        async with self.read_transaction(session):
             rows = await session.fetch(
                 "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
                 f"current_schema(), {_STATE}"
@@ -183,7 +183,7 @@ class PostgresDialect(Dialect):
 
     async def check_rights(self, session: Session) -> None:
         """Does the user have every right that the statements need?"""
-        async with self.looking(session):
+        async with self.read_transaction(session):
             await self._require_rights(session)
 
     async def _require_rights(self, session: Session) -> None:
@@ -217,11 +217,11 @@ class PostgresDialect(Dialect):
             else:
                 await session.execute("COMMIT")
         except DatabaseError as failure:
-            if failure.kind not in errors.USELESS:  # those are cut off within the transaction, see ``looking``
+            if failure.kind not in errors.USELESS:  # those are cut off within the transaction, see ``read_transaction``
                 await session.execute("ROLLBACK")
             raise
         if doubtful:
-            await self.rehearse(session)
+            await self.dry_run(session)
 
     async def named(self, session: Session, names: Sequence[str]) -> list[str]:
         """Relations and types: each kind is in the way of a table."""
@@ -231,9 +231,9 @@ class PostgresDialect(Dialect):
         """Also triggers that are switched off, functions that were made for another schema or changed, partitions."""
         return await catalogue_postgresql.differences(session, revision)
 
-    async def holders(self, ask: Ask) -> list[str]:
+    async def lock_holders(self, ask: Ask) -> list[str]:
         """As the server knows them; of other users' sessions only the process may be seen."""
-        return [row[0] for row in await ask(_HOLDERS, self._connector.application)]
+        return [row[0] for row in await ask(_LOCK_HOLDERS, self._connector.application)]
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""
@@ -249,7 +249,7 @@ class PostgresDialect(Dialect):
     def check(self) -> None:
         """A server is asked by asking."""
 
-    def adopt(self) -> None:
+    def remember_identity(self) -> None:
         """Nothing to remember."""
 
     def source(self, **columns: str) -> str:

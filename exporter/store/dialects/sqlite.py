@@ -146,7 +146,7 @@ def _numbered(sql: str) -> str:
     return found
 
 
-def _holders(path: Path) -> list[str]:
+def _lock_holders(path: Path) -> list[str]:
     files = (path, path.with_name(path.name + "-shm"))
     inodes = {file.stat().st_ino for file in files if file.exists()}
     found = set()
@@ -221,7 +221,7 @@ class SqliteDialect(Dialect):
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """Takes the lock and writes; to the disk only where a write has failed, so an idle server writes nothing."""
         if doubtful:
-            await self.rehearse(session)
+            await self.dry_run(session)
         await session.fetch(COLUMNS)
         await session.execute(self.begin)
         try:
@@ -269,9 +269,9 @@ class SqliteDialect(Dialect):
         """A key that is gone can be made again as an index; a default cannot."""
         return await catalogue_sqlite.differences(session, revision)
 
-    async def holders(self, ask: Ask) -> list[str]:
+    async def lock_holders(self, ask: Ask) -> list[str]:
         """Other processes of this machine that have locked the file, where the kernel tells (Linux)."""
-        return await asyncio.to_thread(_holders, self.path)
+        return await asyncio.to_thread(_lock_holders, self.path)
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The aiosqlite connection behind the pool's; who waits for it interrupts it."""
@@ -304,7 +304,7 @@ class SqliteDialect(Dialect):
         if self._identity is not None and self._stat() != self._identity:
             raise DatabaseError(ErrorKind.DISCONNECTED, errors.MOVED)
 
-    def adopt(self) -> None:
+    def remember_identity(self) -> None:
         """Remember which file it is."""
         self._identity = self._stat()
 

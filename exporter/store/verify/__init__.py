@@ -34,7 +34,7 @@ BACKGROUND_PACE = 9.0
 
 LOCKED_TRIES = 2  # before what is held is left to whoever holds it
 
-LOOK_FOR_HOLDERS = 0.7  # seconds of waiting after which is asked for whom
+LOOK_FOR_LOCK_HOLDERS = 0.7  # seconds of waiting after which is asked for whom
 _PASSING = (
     *(ErrorKind.SERIALIZATION, ErrorKind.TIMEOUT, ErrorKind.LOCKED, ErrorKind.CONFLICT),
     ErrorKind.READ_ONLY,  # a pooler's session of another time
@@ -178,7 +178,7 @@ class _Verification:
     progress: Callable[[int, int], None]
     out: Callable[[str], None]
     pace: float
-    _holders: str = ""
+    _lock_holders: str = ""
 
     def __post_init__(self) -> None:
         self.dialect: Dialect = self.database.dialect
@@ -207,14 +207,14 @@ class _Verification:
         locked = 0
         for attempt in range(8):
             began = time.monotonic()
-            self._holders = ""
-            watcher = asyncio.create_task(self._look_for_holders())
+            self._lock_holders = ""
+            watcher = asyncio.create_task(self._look_for_lock_holders())
             try:
                 result = await self.database.job(Lane.VERIFY, work, None).result()
             except DatabaseError as failure:
                 locked += failure.text == errors.LOCKED
                 if failure.kind not in _PASSING or attempt == 7 or locked == LOCKED_TRIES:
-                    raise DatabaseError(failure.kind, failure.text + self._holders) from failure
+                    raise DatabaseError(failure.kind, failure.text + self._lock_holders) from failure
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
                 continue
             finally:
@@ -224,17 +224,17 @@ class _Verification:
             return result
         raise AssertionError("unreachable")
 
-    async def _look_for_holders(self) -> None:
+    async def _look_for_lock_holders(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_FOR_HOLDERS)
+            await asyncio.sleep(LOOK_FOR_LOCK_HOLDERS)
             with suppress(DatabaseError):
-                if holders := await self.dialect.holders(self._ask_beside):
-                    self._holders = ": " + ", ".join(holders)
+                if lock_holders := await self.dialect.lock_holders(self._ask_beside):
+                    self._lock_holders = ": " + ", ".join(lock_holders)
 
     async def _ask_beside(self, sql: str, *args: Any) -> Sequence[Row]:
         beside = self.store.maintenance()
         try:
-            return await beside.run(Lane.VERIFY, lambda session: session.fetch(sql, *args), LOOK_FOR_HOLDERS * 2)
+            return await beside.run(Lane.VERIFY, lambda session: session.fetch(sql, *args), LOOK_FOR_LOCK_HOLDERS * 2)
         finally:
             await beside.close(1.0)
 

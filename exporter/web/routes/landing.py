@@ -64,7 +64,7 @@ def options(check: Callable[[], web.Response]) -> Handler:
     return handle
 
 
-def to(location: str) -> Handler:
+def redirect(location: str) -> Handler:
     """The handler of what lies outside of ``--web.route-prefix``: on to the landing page, by a relative address."""
 
     async def handle(request: web.Request) -> web.Response:

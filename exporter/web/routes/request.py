@@ -27,7 +27,7 @@ TOLD: Final = (
 )
 
 
-def arrived(authenticator: Authenticator, is_allowed: Callable[[web.Request], bool]) -> Handler:
+def show_request(authenticator: Authenticator, is_allowed: Callable[[web.Request], bool]) -> Handler:
     """The handler: 200 with what the server sees of an admin's request; raises a Problem of status 401 or 403."""
 
     async def handle(request: web.Request) -> web.Response:

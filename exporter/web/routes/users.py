@@ -14,7 +14,7 @@ from msgspec import UNSET
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Unavailable
 from exporter.core.events import UserId
-from exporter.core.records import NodeConnections, Whereabouts
+from exporter.core.records import NodeConnections, UserPresence
 from exporter.node.node import Node
 from exporter.web.access import require_admin
 from exporter.web.origins import Origins
@@ -39,7 +39,7 @@ class Users:
         """200, also for a user who is not connected or whom nobody knows: then there are no connections."""
         require_admin(request, self._authenticator)
         user = identifier(request, "id")
-        found = await self._node.user_connections.everywhere(user)
+        found = await self._node.user_connections.on_all_nodes(user)
         return answer(_shape(user, found, self._node.broker.alone))
 
     async def disconnect(self, request: web.Request) -> web.Response:
@@ -48,7 +48,7 @@ class Users:
         503 when a node has not said that it did so; those that answered have.
         """
         require_admin(request, self._authenticator, change=self._origins.may_sign_in(request))
-        found = await self._node.user_connections.everywhere(identifier(request, "id"), disconnect=True)
+        found = await self._node.user_connections.on_all_nodes(identifier(request, "id"), disconnect=True)
         if found.error is not None:
             ended = len(found.opened_at)
             raise Unavailable(
@@ -58,7 +58,7 @@ class Users:
         return web.Response(status=204, headers=NO_STORE)
 
 
-def _shape(user: UserId, found: Whereabouts, alone: bool) -> schemas.UserConnections:
+def _shape(user: UserId, found: UserPresence, alone: bool) -> schemas.UserConnections:
     opened_at = _moments(found.opened_at)
     complete = found.error is None
     return schemas.UserConnections(

@@ -2,7 +2,7 @@
 
 The file is looked at on every request and every new TLS connection, and read when it, or a certificate that
 it names, has changed. A file that is broken opens nothing: everything but ``/-/healthy`` answers 500 until it
-is mended, and TLS goes on with the last good certificate, so that there is somebody to say so.
+is repaired, and TLS goes on with the last good certificate, so that there is somebody to say so.
 
 Tested in ``tests/web/test_toolkit.py``.
 """

@@ -75,7 +75,7 @@ def read(path: Path) -> WebSettings:
 
 def _wrong(where: str, section: Mapping[Any, Any], name: str, problem: str) -> Misconfigured:
     """``where.name (line 7): problem``; the name is one of those that are known."""
-    return Misconfigured(f"{where}.{name}{strict_yaml.place(section, name)}: {problem}")
+    return Misconfigured(f"{where}.{name}{strict_yaml.key_line(section, name)}: {problem}")
 
 
 def _tls(section: Mapping[str, Any], folder: Path) -> tuple[TlsSettings | None, ssl.SSLContext | None]:
@@ -99,7 +99,7 @@ def _tls(section: Mapping[str, Any], folder: Path) -> tuple[TlsSettings | None, 
         return None, None
     try:
         return settings, tls.build(settings)
-    except tls.Unfit as unfit:
+    except tls.InvalidSetting as unfit:
         if not unfit.name:
             raise Misconfigured(f"{where}: {unfit}") from unfit
         raise _wrong(where, section, unfit.name, str(unfit)) from unfit
@@ -159,7 +159,7 @@ def _section(document: Mapping[str, Any], name: str, prefix: str = "") -> Mappin
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Misconfigured(f"{prefix}{name}{strict_yaml.place(document, name)}: expected a mapping")
+        raise Misconfigured(f"{prefix}{name}{strict_yaml.key_line(document, name)}: expected a mapping")
     return value
 
 

@@ -60,7 +60,7 @@ _UNVERIFIED: Final = ("RequireAnyClientCert", "RequireClientCert")
 _SAN_KINDS: Final = ("DNS", "email", "IP Address", "URI")
 
 
-class Unfit(Misconfigured):
+class InvalidSetting(Misconfigured):
     """One of the settings cannot be used; ``name`` is its key."""
 
     def __init__(self, name: str, problem: str) -> None:
@@ -95,7 +95,7 @@ class TlsSettings:
 def build(settings: TlsSettings) -> ssl.SSLContext:
     """A server's context; raises Misconfigured when anything named in ``settings`` is missing, unknown or unfit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslobject_class = _Telling
+    context.sslobject_class = _LoggingSSLObject
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     _versions(context, settings)
@@ -125,10 +125,10 @@ class ReloadingContext(ssl.SSLContext):
 def _versions(context: ssl.SSLContext, settings: TlsSettings) -> None:
     for name in ("min_version", "max_version"):
         if getattr(settings, name) not in VERSIONS:
-            raise Unfit(name, f"unknown TLS version; known are {', '.join(sorted(VERSIONS))}")
+            raise InvalidSetting(name, f"unknown TLS version; known are {', '.join(sorted(VERSIONS))}")
     least, most = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
     if least > most:
-        raise Unfit("min_version", "is above max_version")
+        raise InvalidSetting("min_version", "is above max_version")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # who asks for TLS 1.0 has been told by the file's docs
         context.minimum_version, context.maximum_version = least, most
@@ -141,9 +141,9 @@ def _certificate(context: ssl.SSLContext, settings: TlsSettings) -> None:
         (settings.client_ca, settings.client_ca_file, "client_ca"),
     ):
         if text and file:
-            raise Unfit(what, f"is given, and {what}_file, too; one of them is enough")
+            raise InvalidSetting(what, f"is given, and {what}_file, too; one of them is enough")
         if not text and not file and what != "client_ca":
-            raise Unfit("", f"missing one of {what} or {what}_file")
+            raise InvalidSetting("", f"missing one of {what} or {what}_file")
     for name in ("cert_file", "key_file", "client_ca_file"):
         _readable(getattr(settings, name), name)
     try:
@@ -158,7 +158,7 @@ def _certificate(context: ssl.SSLContext, settings: TlsSettings) -> None:
             context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, OSError, ValueError, TypeError) as error:
         name = "cert_file" if settings.cert_file is not None else "cert"
-        raise Unfit(name, f"the certificate and its key cannot be used: {_reason(error)}") from error
+        raise InvalidSetting(name, f"the certificate and its key cannot be used: {_reason(error)}") from error
 
 
 def _no_password() -> str:
@@ -169,19 +169,19 @@ def _no_password() -> str:
 def _ciphers(context: ssl.SSLContext, settings: TlsSettings) -> None:
     unknown = [name for name in settings.cipher_suites if name not in CIPHERS]
     if unknown:
-        raise Unfit("cipher_suites", "names an unknown or insecure suite; see Go's crypto/tls CipherSuites")
+        raise InvalidSetting("cipher_suites", "names an unknown or insecure suite; see Go's crypto/tls CipherSuites")
     chosen = [name for name in (CIPHERS[suite] for suite in settings.cipher_suites) if name]
     if chosen:
         try:
             context.set_ciphers(":".join(chosen))
         except ssl.SSLError as error:
-            raise Unfit("cipher_suites", "OpenSSL has none of them") from error
+            raise InvalidSetting("cipher_suites", "OpenSSL has none of them") from error
     if settings.prefer_server_cipher_suites:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     else:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     if any(name not in CURVES for name in settings.curve_preferences):
-        raise Unfit("curve_preferences", f"unknown curve; known are {', '.join(CURVES)}")
+        raise InvalidSetting("curve_preferences", f"unknown curve; known are {', '.join(CURVES)}")
     if settings.curve_preferences:
         _curve(context, settings.curve_preferences)
 
@@ -195,24 +195,26 @@ def _curve(context: ssl.SSLContext, preferences: tuple[str, ...]) -> None:
         with contextlib.suppress(ssl.SSLError):
             context.set_ecdh_curve(CURVES[name])
             return
-    raise Unfit("curve_preferences", "this Python's OpenSSL takes none of these")
+    raise InvalidSetting("curve_preferences", "this Python's OpenSSL takes none of these")
 
 
 def _clients(context: ssl.SSLContext, settings: TlsSettings) -> None:
     if settings.client_auth_type in _UNVERIFIED:
-        raise Unfit(
+        raise InvalidSetting(
             "client_auth_type",
             f"{settings.client_auth_type} would take any certificate unseen, which Python's TLS "
             "does not offer and nobody should want: use RequireAndVerifyClientCert",
         )
     if settings.client_auth_type not in _CLIENT_AUTH:
-        raise Unfit("client_auth_type", f"unknown; known are {', '.join(name for name in _CLIENT_AUTH if name)}")
+        raise InvalidSetting(
+            "client_auth_type", f"unknown; known are {', '.join(name for name in _CLIENT_AUTH if name)}"
+        )
     mode = _CLIENT_AUTH[settings.client_auth_type]
     if (settings.client_ca or settings.client_ca_file) and settings.client_auth_type in ("", "NoClientCert"):
         name = "client_ca" if settings.client_ca else "client_ca_file"
-        raise Unfit(name, "a client CA is given without a client_auth_type")
+        raise InvalidSetting(name, "a client CA is given without a client_auth_type")
     if settings.client_allowed_sans and mode != ssl.CERT_REQUIRED:
-        raise Unfit("client_allowed_sans", "needs client_auth_type RequireAndVerifyClientCert")
+        raise InvalidSetting("client_allowed_sans", "needs client_auth_type RequireAndVerifyClientCert")
     context.verify_mode = mode
     if mode == ssl.CERT_NONE:
         return
@@ -225,7 +227,7 @@ def _clients(context: ssl.SSLContext, settings: TlsSettings) -> None:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)  # as Go does without ClientCAs
     except (ssl.SSLError, OSError, ValueError) as error:
         name = "client_ca" if settings.client_ca else "client_ca_file"
-        raise Unfit(name, f"the client CA cannot be used: {_reason(error)}") from error
+        raise InvalidSetting(name, f"the client CA cannot be used: {_reason(error)}") from error
     if settings.client_allowed_sans:
         context.sslobject_class = _checking(frozenset(settings.client_allowed_sans))
 
@@ -242,7 +244,7 @@ _NO_TLS: Final = {
 _said: Final[set[str]] = set()
 
 
-class _Telling(ssl.SSLObject):
+class _LoggingSSLObject(ssl.SSLObject):
     """Says once of each kind what arrives that is no TLS."""
 
     def do_handshake(self) -> None:
@@ -257,7 +259,7 @@ class _Telling(ssl.SSLObject):
 
 
 def _checking(allowed: frozenset[str]) -> type[ssl.SSLObject]:
-    class Checking(_Telling):
+    class Checking(_LoggingSSLObject):
         """Ends the handshake of a client whose certificate has none of the allowed names."""
 
         def do_handshake(self) -> None:
@@ -284,7 +286,7 @@ def _readable(path: Path | None, what: str) -> None:
         with path.open("rb") if path is not None else contextlib.nullcontext():
             pass
     except OSError as error:
-        raise Unfit(what, f"cannot read {path}: {os_reason(error)}") from error
+        raise InvalidSetting(what, f"cannot read {path}: {os_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

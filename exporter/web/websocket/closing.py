@@ -12,7 +12,7 @@ from exporter.core.events import ClosedReason
 from exporter.core.protocol import CloseCode
 
 # Close code and words; what is not here is a normal end.
-GOODBYES: Final = {
+CLOSE_FRAMES: Final = {
     ClosedReason.SHUTDOWN: (CloseCode.GOING_AWAY, "server going away"),
     ClosedReason.SLOW_CONSUMER: (CloseCode.SLOW_CONSUMER, "slow consumer"),
     ClosedReason.RATE_LIMITED: (CloseCode.RATE_LIMITED, "rate limited"),

@@ -30,7 +30,7 @@ from exporter.metrics.counters import Metrics
 from exporter.node.node import Node
 from exporter.node.publisher import NodeConnection
 from exporter.settings.model import Limits
-from exporter.web.websocket.closing import GOODBYES, State
+from exporter.web.websocket.closing import CLOSE_FRAMES, State
 
 __all__ = ["MAX_WAITING", "ConnectionContext", "State", "WebSocketConnection"]
 
@@ -246,7 +246,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         """End it, with a close frame; the first reason counts."""
         if not self._leave_hub(reason):
             return
-        usual = GOODBYES.get(reason, (CloseCode.NORMAL, ""))
+        usual = CLOSE_FRAMES.get(reason, (CloseCode.NORMAL, ""))
         self.write_last(
             websocket_frames.close_frame(usual[0] if code is None else code, usual[1] if words is None else words)
         )
@@ -260,7 +260,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         Over TLS, which has no half-closed state, closing does the same: what comes is read until the peer agrees.
         """
         silent = self._context.now() - self.last_seen >= SILENCE
-        if self._fin_sent or self._socket.is_closing() or (self._reader.is_passing_over and not silent):
+        if self._fin_sent or self._socket.is_closing() or (self._reader.is_skipping and not silent):
             return
         self._fin_sent = True
         if self._socket.can_write_eof():
@@ -290,7 +290,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         """The send buffer is full: the peer gets what is in it and the reason, if it reads on in time."""
         if self._leave_hub(ClosedReason.SLOW_CONSUMER):
             self._discard_pending()
-            last = websocket_frames.close_frame(*GOODBYES[ClosedReason.SLOW_CONSUMER])
+            last = websocket_frames.close_frame(*CLOSE_FRAMES[ClosedReason.SLOW_CONSUMER])
             self._context.metrics.sent_bytes.value += len(last)
             self._socket.write(last)
             self._start_lingering()
@@ -325,7 +325,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
             self._socket.abort()
             return
         delay = LINGER if self._linger is None else until - now
-        if self._reader.is_passing_over and not self._fin_sent:
+        if self._reader.is_skipping and not self._fin_sent:
             self._send_fin_in_time()
             delay = min(delay, SILENCE)
         self._linger = asyncio.get_running_loop().call_later(delay, self._linger_on)

@@ -68,7 +68,7 @@ async def soon(waiting: Any) -> Any:
         return await waiting
 
 
-HELD = {
+LOCKED = {
     "one conversation": ("SELECT 1 FROM conversations WHERE id = 'held' FOR UPDATE", ("held", "bob")),
     "one user": ("SELECT 1 FROM users WHERE id = 'eve' FOR UPDATE", ("free", "eve")),
     "a user who is being deleted": ("DELETE FROM users WHERE id = 'eve'", ("free", "eve")),
@@ -80,11 +80,11 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize("what", HELD)
+@pytest.mark.parametrize("what", LOCKED)
 async def test_what_needs_a_held_row_waits_and_the_rest_commits_at_once(
     place: Postgresql, store: Store, what: str
 ) -> None:
-    statement, (conversation, sender) = HELD[what]
+    statement, (conversation, sender) = LOCKED[what]
     await place.execute("INSERT INTO users (id) VALUES ('eve') ON CONFLICT DO NOTHING")
     async with holding(place, statement):
         began = time.monotonic()

@@ -1,7 +1,7 @@
-"""Rows that another program holds, and whatever waits for them: set aside, so that the rest commits at once.
+"""Rows that another program has locked, and whatever waits for them: set aside, so that the rest commits at once.
 
-A row is known by what an item needs of it: its conversation, its sender's row, its membership. What is held is found by
-asking for the rows and skipping those that are locked, which waits for nobody. What an item needs beside those (a day's
+A row is known by what an item needs of it: its conversation, its sender's row, its membership. What is locked is found
+by asking for the rows and skipping those that are, which waits for nobody. What an item needs beside those (a day's
 totals, a name that somebody else is about to insert) cannot be asked for: such an item is tried alone, now and
 then; when one gets through, all others of that kind are tried with it, at once.
 
@@ -20,16 +20,16 @@ from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.queries import Queries
 from exporter.store.transaction import Item, MarkItem, OperationItem, SendItem
 
-Row = tuple[str, ...]
+RowKey = tuple[str, ...]
 """("conversation", id), ("user", id) or ("member", conversation, user)."""
 
-LOOK_EVERY: Final = 0.1
-"""Seconds between two looks whether what is held is free."""
-TRY_EVERY: Final = 0.5
+POLL_INTERVAL: Final = 0.1
+"""Seconds between two looks whether what is locked is free."""
+RETRY_INTERVAL: Final = 0.5
 """Seconds between two tries of an item that waits for nobody knows what; each may take a lock's time limit."""
 
 
-def rows_of(item: Item) -> tuple[Row, ...]:
+def rows_of(item: Item) -> tuple[RowKey, ...]:
     """The rows that an item needs for itself."""
     match item:
         case SendItem(draft=draft):
@@ -42,60 +42,60 @@ def rows_of(item: Item) -> tuple[Row, ...]:
             return ()
 
 
-class Held:
-    """What was found held, and the items that were set aside for it, oldest first."""
+class LockedRows:
+    """What was found locked, and the items that were set aside for it, oldest first."""
 
     def __init__(self, database: Database, queries: Queries) -> None:
         self._database = database
         self._queries = queries
-        self._rows: dict[Row, float] = {}  # 0, or the time before which nobody need try what cannot be asked for
-        self._aside: dict[Item, Row | None] = {}
-        self._look_at = 0.0
-        self._try_at = 0.0
+        self._rows: dict[RowKey, float] = {}  # 0, or the time before which nobody need try what cannot be asked for
+        self._waiting: dict[Item, RowKey | None] = {}
+        self._poll_at = 0.0
+        self._retry_at = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._rows or self._aside)
+        return bool(self._rows or self._waiting)
 
-    def __contains__(self, row: Row) -> bool:
+    def __contains__(self, row: RowKey) -> bool:
         return row in self._rows
 
     def users(self) -> list[str]:
-        """Whose rows are held."""
+        """Whose rows are locked."""
         return [row[1] for row in self._rows if row[0] == "user"]
 
-    def needs(self, item: Item) -> Row | None:
-        """The held row that an item needs; None where it needs none that is known to be held."""
+    def blocked_by(self, item: Item) -> RowKey | None:
+        """The locked row that an item needs; None where it needs none that is known to be locked."""
         return next((row for row in rows_of(item) if row in self._rows), None) if self._rows else None
 
-    def set_aside(self, item: Item, row: Row | None) -> None:
+    def set_aside(self, item: Item, row: RowKey | None) -> None:
         """Keep an item until its row is free; None: nobody knows what it waits for."""
-        self._aside[item] = row
+        self._waiting[item] = row
 
-    def keep(self, row: Row) -> None:
-        """This row could not be had, although nobody holds it: somebody may be about to make it."""
-        self._rows[row] = asyncio.get_running_loop().time() + TRY_EVERY
+    def back_off(self, row: RowKey) -> None:
+        """This row could not be had, although nobody has locked it: somebody may be about to make it."""
+        self._rows[row] = asyncio.get_running_loop().time() + RETRY_INTERVAL
 
-    async def find(self, rows: Iterable[Row]) -> set[Row]:
-        """Which of these rows somebody else holds at this moment; they are remembered."""
+    async def find(self, rows: Iterable[RowKey]) -> set[RowKey]:
+        """Which of these rows somebody else has locked at this moment; they are remembered."""
         wanted = set(rows)
-        found: set[Row] = set()
+        found: set[RowKey] = set()
         # A user's row is needed by the first message of a day only: it is no reason where there is another one.
         for kinds in (("conversation", "member"), ("user",)):
             for kind in kinds:
                 keys = sorted(row[1:] for row in wanted if row[0] == kind)
                 if keys:
-                    found |= {(kind, *key) for key in await self._held(kind, keys)}
+                    found |= {(kind, *key) for key in await self._find_locked(kind, keys)}
             if found:
                 break
         self._rows.update(dict.fromkeys(found, 0.0))
         return found
 
-    async def _held(self, kind: str, keys: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+    async def _find_locked(self, kind: str, keys: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
         async def look(session: Session) -> Sequence[tuple[str, ...]]:
             dialect = self._queries.dialect
             await session.execute(dialect.begin_writing)
             try:
-                return await self._queries.held(session, kind, keys)
+                return await self._queries.locked(session, kind, keys)
             finally:
                 await session.execute("ROLLBACK")
 
@@ -108,14 +108,14 @@ class Held:
     @property
     def due(self) -> bool:
         """Is it time to look again?"""
-        return bool(self) and asyncio.get_running_loop().time() >= self._look_at
+        return bool(self) and asyncio.get_running_loop().time() >= self._poll_at
 
-    async def free(self) -> list[Item]:
+    async def take_unlocked(self) -> list[Item]:
         """Look again; the items whose rows are free now, oldest first. Those that were answered meanwhile are gone."""
         now = asyncio.get_running_loop().time()
-        self._look_at = now + LOOK_EVERY
-        self._aside = {item: row for item, row in self._aside.items() if not item.answered}
-        waited_for = set(self._aside.values())
+        self._poll_at = now + POLL_INTERVAL
+        self._waiting = {item: row for item, row in self._waiting.items() if not item.answered}
+        waited_for = set(self._waiting.values())
         kept, self._rows = self._rows, {}
         for row, until in kept.items():
             if until > now or (until and row in waited_for):
@@ -124,19 +124,19 @@ class Held:
             await self.find(row for row in kept if row[0] == kind and not kept[row])
         return self._take([row for row in waited_for if row is not None and row not in self._rows])
 
-    def try_one(self) -> Item | None:
+    def take_one(self) -> Item | None:
         """An item that waits for what cannot be asked for, when it is time to try one; it is no longer set aside."""
         now = asyncio.get_running_loop().time()
-        if now < self._try_at:
+        if now < self._retry_at:
             return None
-        for item, row in self._aside.items():
+        for item, row in self._waiting.items():
             if not item.answered and (row is None or 0.0 < self._rows.get(row, 0.0) <= now):
-                self._try_at = now + TRY_EVERY
-                del self._aside[item]
+                self._retry_at = now + RETRY_INTERVAL
+                del self._waiting[item]
                 return item
         return None
 
-    def release(self) -> list[Item]:
+    def take_rest(self) -> list[Item]:
         """All items that wait for what cannot be asked for: one of them has got through, and nobody knows that the
         others wait for something else.
         """
@@ -145,8 +145,8 @@ class Held:
             del self._rows[row]
         return self._take({None, *tried})
 
-    def _take(self, rows: Collection[Row | None]) -> list[Item]:
-        taken = [item for item, row in self._aside.items() if row in rows]
+    def _take(self, rows: Collection[RowKey | None]) -> list[Item]:
+        taken = [item for item, row in self._waiting.items() if row in rows]
         for item in taken:
-            del self._aside[item]
+            del self._waiting[item]
         return taken
