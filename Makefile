@@ -2,7 +2,7 @@
 # Everything is installed into .venv; nothing else on the machine is changed, but for `make test` on Debian as root
 # (or with sudo that asks for no password), which installs the services that the tests start.
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -14,7 +14,8 @@ WORKERS ?= 2
 RELEASE = committed lint generated wheel test test-lowest platforms bench compare committed
 
 # A temporary folder of its own for each run: pytest clears the older ones of the same user, also of runs under way.
-PYTEST = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp" $(BIN)/python -m pytest
+OWN_TEMPORARY = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp"
+PYTEST = $(OWN_TEMPORARY) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help run observe test test-fast test-lowest platforms release-check constraints soak docs lint types coverage bench pictures dashboards dist services clean \
@@ -66,7 +67,7 @@ test-fast: $(VENV)/.test ## what needs no service, in less than a minute
 	@$(PYTEST) -n $(WORKERS) -q -m "not needs" tests/core tests/metrics tests/settings tests/auth tests/node tests/web $(ARGS)
 
 test-lowest: $(VENV)/.test services ## all tests on the lowest versions that setup.cfg promises
-	@$(BIN)/python -m tests.platforms.versions lowest -n $(WORKERS) --dist loadfile -q $(ARGS)
+	@$(OWN_TEMPORARY) $(BIN)/python -m tests.platforms.versions lowest -n $(WORKERS) --dist loadfile -q $(ARGS)
 
 platforms: $(VENV)/.test ## as a new user in fresh Debian 12 and 13 roots; ARGS="--suite" with all tests; needs root
 	@$(BIN)/python -m tests.platforms $(ARGS)

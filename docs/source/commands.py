@@ -43,6 +43,8 @@ def options(command: click.Command) -> Iterator[tuple[str, str]]:
     """Flag (with what stands for its value) and text of every option of a command."""
     context = click.Context(command, info_name=command.name)
     for parameter in command.get_params(context):
+        if not isinstance(parameter, click.Option):
+            continue  # the usage line has the arguments; click 8.5 lists them without a word about them
         record = parameter.get_help_record(context)
         if record is not None:
             yield record[0], re.sub(r"\s+", " ", record[1])
