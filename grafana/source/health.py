@@ -40,11 +40,11 @@ BOARD = Board(
                     lines(
                         "Uptime",
                         "dthms",
-                        Query(q.ours(f"(time() - {q.of('process_start_time_seconds')})"), NODE),
+                        Query(q.uptime(), NODE),
                         "Since each process started; a saw-tooth is a node that restarts. If it has many teeth, "
                         "follow the runbook of MessagingRestartLoop.",
                     ),
-                    8,
+                    7,
                 ),
                 (
                     rows_of(
@@ -53,14 +53,14 @@ BOARD = Board(
                         "half-way.",
                         [
                             INSTANCE,
-                            Column("Version", label="version", expr=PYTHON, width=75),
-                            Column("Python", label="python", width=70),
+                            Column("Version", label="version", expr=PYTHON, width=72),
+                            Column("Python", label="python", width=63),
                             JOB,
                         ],
                         none="no nodes",
                         hidden=("major", "minor"),
                     ),
-                    8,
+                    9,
                 ),
             ],
         ),

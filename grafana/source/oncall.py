@@ -18,7 +18,7 @@ ONE_NODE: Final = (
 )
 OURS: Final = 'alertname=~"Messaging.+"'
 # As wide as an IPv4 address with its port, and as "messaging".
-INSTANCE: Final = Column("Instance", label="instance", least=115)
+INSTANCE: Final = Column("Instance", label="instance", least=110)
 JOB: Final = Column("Job", label="job", least=85)
 _FIRING: Final = (
     f"{q.recorded('ALERTS_FOR_STATE')[:-1]}, {OURS}}} and ignoring (alertstate) "
@@ -27,17 +27,24 @@ _FIRING: Final = (
 
 FIRING: Final = rows_of(
     "What fires",
-    "Alerts of this project that fire now, for how long, and on what; the newest first. If there is one, its name is "
-    "the link to its runbook: what it means, what to look at, what to do.",
+    "Alerts of this project that fire now, for how long, and on what; the newest first. If there is one, its name "
+    "(without the word Messaging) is the link to its runbook: what it means, what to look at, what to do.",
     [
-        Column("Alert", label="alertname", url=f"{RUNBOOKS}/${{__value.raw}}.md", link="Runbook", width=225),
+        Column(
+            "Alert",
+            label="alertname",
+            url=f"{RUNBOOKS}/${{__value.raw}}.md",
+            link="Runbook",
+            prefix="Messaging",
+            width=155,
+        ),
         Column(
             "Severity",
             label="severity",
             words={"critical": ("critical", "red"), "warning": ("warning", "orange"), "info": ("info", "blue")},
-            width=75,
+            width=70,
         ),
-        Column("Lasts", expr=f"time() - ({_FIRING})", unit="dthms", width=100),
+        Column("Lasts", expr=f"time() - ({_FIRING})", unit="dthms", width=83),
         INSTANCE,
         JOB,
     ],
@@ -52,18 +59,18 @@ NODES: Final = rows_of(
     "other: see MessagingClusterNodesMismatch.",
     [
         replace(INSTANCE, url=ONE_NODE, link="Choose this node"),
-        Column("State", expr=q.up(), words={"0": ("down", "red"), "1": ("up", "green")}, width=65),
-        Column("Connections", expr=q.of("messaging_active_connections"), unit="locale", width=100),
-        Column("Sees", expr=q.of("messaging_cluster_nodes"), unit="locale", width=55),
         Column(
             "Uptime",
-            expr=q.ours(f"(time() - {q.of('process_start_time_seconds')})"),
+            expr=f"{q.uptime()} or ({q.up()} == 0) - 1",
             unit="dthms",
+            words={"-1": ("down", "red")},
             steps=judged((0, "orange"), (600, "green")),
-            width=100,
+            width=90,
         ),
+        Column("Conns", expr=q.of("messaging_active_connections"), unit="locale", width=70),
+        Column("Sees", expr=q.of("messaging_cluster_nodes"), unit="locale", width=50),
         JOB,
     ],
     none="not known",
-    sort=("State", False),
+    sort=("Uptime", False),
 )

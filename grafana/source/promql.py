@@ -206,6 +206,11 @@ def ours(series: str, *labels: str) -> str:
     return f"{series} and ignoring ({ignored}) {of('messaging_build_info')}"
 
 
+def uptime() -> str:
+    """Seconds since the start of each node that answers."""
+    return ours(f"(time() - {of('process_start_time_seconds')})")
+
+
 def up() -> str:
     """1 or 0 for each of our targets, as the alert MessagingDown knows them.
 

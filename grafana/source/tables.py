@@ -34,9 +34,11 @@ class Column:
     link: str = ""
     """What that link is called."""
     width: int = 0
-    """In pixels; the columns without one share what is left, each having ``least`` of them."""
+    """In pixels; the columns without one share what is left alike, so there must be the highest ``least`` for each."""
     least: int = 0
     decimals: int | None = None
+    prefix: str = ""
+    """What every cell begins with: it is not shown, and links have it all the same."""
 
     def properties(self) -> list[d.DynamicConfigValue]:
         """What makes its cells differ from the others."""
@@ -54,6 +56,9 @@ class Column:
                 for index, (value, (text, color)) in enumerate(self.words.items())
             }
             found.append(("mappings", [{"type": "value", "options": options}]))
+        if self.prefix:
+            rest = {"pattern": f"^{self.prefix}(.+)$", "result": {"text": "$1", "index": 0}}
+            found.append(("mappings", [{"type": "regex", "options": rest}]))
         if self.steps or self.words:
             found.append(("custom.cellOptions", {"type": "color-text"}))
         if self.url:

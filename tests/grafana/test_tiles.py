@@ -99,6 +99,23 @@ async def two_nodes(folder: Path) -> AsyncIterator[tuple[Exporter, Exporter]]:
                 await node.kill()
 
 
+async def table_of_nodes(prometheus: Prometheus) -> dict[str, str]:
+    """By instance, what its row says: Grafana makes one of the answers whose labels are equal."""
+    panel = next(panel for panel in panels("messaging-overview") if panel["title"] == "Nodes")
+    rows: dict[str, str] = {}
+    seen: set[tuple[tuple[str, str], ...]] = set()
+    for target in panel["targets"]:
+        for labels, values in await prometheus.query(plain(target["expr"])):
+            seen.add(tuple(sorted((name, label) for name, label in labels.items() if name != "__name__")))
+            if target is panel["targets"][0]:
+                rows[labels["instance"]] = "down" if values == [-1.0] else "up" if values[0] > 0 else f"{values[0]}"
+    assert len(seen) == len(rows), "one row for each"
+    (override,) = (one for one in panel["fieldConfig"]["overrides"] if one["matcher"]["options"] == "Uptime")
+    (mappings,) = (change["value"] for change in override["properties"] if change["id"] == "mappings")
+    assert mappings[0]["options"]["-1"] == {"text": "down", "color": "red", "index": 0}
+    return rows
+
+
 async def test_one_scrape_after_a_database_or_a_node_has_gone_no_tile_states_what_was(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as (one, two):
         addresses = [node.url.removeprefix("http://") for node in (one, two)]
@@ -131,6 +148,7 @@ async def alive(prometheus: Prometheus) -> None:
         "the number is the dead ones, by which it has its colour"
     )
     assert await shown(prometheus, tiles()["overview: Down"]) == {"none": 0}
+    assert list((await table_of_nodes(prometheus)).values()) == ["up", "up"]
     # A tile of names would be empty without a series: it is told what it is then.
     for title, word, number in (("Nodes up", "no nodes", 1), ("Down", "not known", -1)):
         assert await shown(prometheus, tiles()[f"overview: {title}"], job="nobody") == {word: number}
@@ -191,6 +209,7 @@ async def nodes_go(prometheus: Prometheus, one: Exporter, two: Exporter) -> None
     await down(1)
     assert await shown(prometheus, nodes) == {"1 / 2 messaging": 1}
     assert await shown(prometheus, tiles()["overview: Down"]) == {addresses[1]: 1}
+    assert await table_of_nodes(prometheus) == {addresses[0]: "up", addresses[1]: "down"}
     people = await shown(prometheus, tiles()["overview: People online"])
     assert isinstance(people, dict)
     assert list(people) == ["messaging"], "the one that is left knows all there are"
@@ -202,6 +221,7 @@ async def nodes_go(prometheus: Prometheus, one: Exporter, two: Exporter) -> None
             assert await shown(prometheus, panel) == words(panel), name
     assert await shown(prometheus, nodes) == {"0 / 2 messaging": 2}
     assert await shown(prometheus, tiles()["overview: Down"]) == dict.fromkeys(addresses, 1)
+    assert await table_of_nodes(prometheus) == dict.fromkeys(addresses, "down")
 
     async def fires() -> bool:
         alerts = await shown(prometheus, tiles()["overview: Alerts"])

@@ -1,5 +1,5 @@
-"""No title is clipped, in windows of 1280, 1440 and 1920 pixels, and of 1280 with Grafana's menu docked; no column of a
-table is out of sight in the first three.
+"""No title is clipped, in windows of 1280, 1440 and 1920 pixels, and of 1280 with Grafana's menu docked, and no column
+of a table is out of sight.
 
 ``make pictures`` measures it with Grafana's own components in a browser; this reckons with what was measured there:
 the widths of the letters of Inter, in which Grafana writes titles, and what icons and paddings take of a panel.
@@ -26,7 +26,7 @@ WIDTH = {letter: width for width, letters in LETTERS.items() for letter in lette
 SPACING = 0.15
 DOCKED = 1050  # what a docked menu leaves of 1280
 MARGIN, GAP = 32, 8  # beside the grid together, and between its columns
-CELL, FRAME = 13.0, 20.0  # paddings and border of a table's cell; what a panel takes of its table's width
+CELL, FRAME = 13.0, 18.0  # paddings and border of a table's cell; what a panel takes of its table's width
 CHROME, LINK = 90.5, 34.0  # paddings, the icon of the description and the menu's place; the icon of a link
 
 
@@ -64,8 +64,8 @@ def test_every_title_fits_its_panel(board: str, window: int) -> None:
     assert not clipped, "title: its width and its room in pixels"
 
 
-def columns(panel: dict[str, Any]) -> dict[str, int]:
-    """The width that each column of a table has at least, by its title."""
+def columns(panel: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """By their titles, the columns that have a width, and the least width of those that share what is left."""
     organised = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
     shown = [name for name in organised["indexByName"] if not organised["excludeByName"].get(name)]
     said = {
@@ -74,23 +74,23 @@ def columns(panel: dict[str, Any]) -> dict[str, int]:
         if override["matcher"]["id"] == "byName"
     }
     titles = [organised["renameByName"][name] for name in shown]
-    return {
-        title: said.get(title, {}).get("custom.width", said.get(title, {}).get("custom.minWidth", LEAST))
-        for title in titles
-    }
+    fixed = {title: said[title]["custom.width"] for title in titles if "custom.width" in said.get(title, {})}
+    return fixed, {title: said.get(title, {}).get("custom.minWidth", LEAST) for title in titles if title not in fixed}
 
 
 TABLES = [(board, panel) for board in BOARDS for panel in panels(board) if panel["type"] == "table"]
 
 
-@pytest.mark.parametrize("window", [1280, 1440, 1920])
+@pytest.mark.parametrize("window", [DOCKED, 1280, 1440, 1920])
 @pytest.mark.parametrize(("board", "panel"), TABLES, ids=[panel["title"] for _, panel in TABLES])
 def test_every_column_of_a_table_is_in_sight(board: str, panel: dict[str, Any], window: int) -> None:
     assert panel["fieldConfig"]["defaults"]["custom"]["minWidth"] == LEAST, "Grafana's own is wider"
-    wanted = columns(panel)
-    assert len(wanted) >= 4
-    for title, width in wanted.items():
+    fixed, sharing = columns(panel)
+    assert len(fixed | sharing) >= 4
+    for title, width in (fixed | sharing).items():
         assert width_of(title) + CELL <= width, f"the head {title} is clipped"
     grid = (window - MARGIN - 23 * GAP) / 24
     across = panel["gridPos"]["w"]
-    assert sum(wanted.values()) <= across * grid + (across - 1) * GAP - FRAME
+    left = across * grid + (across - 1) * GAP - FRAME - sum(fixed.values())
+    # Grafana gives them alike: one that needs more gets it, and the others' part is not made smaller.
+    assert left / len(sharing) >= max(sharing.values())
