@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,8 +34,7 @@ _MARKER: Final = re.compile(rb"-----(?:BEGIN|END)|-----(?:BEGI?|BE?|EN?)\s*\Z") 
 _PRIVATE_MEMBERS: Final = frozenset("dpqk")  # of a JWK: RSA's and EC's private numbers, and a symmetric key
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """What verifies tokens of one algorithm; ``id`` is its ``kid`` in a JWKS."""
 
     algorithm: str

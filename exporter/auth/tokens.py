@@ -14,10 +14,10 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import jwt
+import msgspec
 from jwt.algorithms import HMACAlgorithm
 
 from exporter.auth import keys
@@ -53,8 +53,7 @@ _JWS.unregister_algorithm("HS256")
 _JWS.register_algorithm("HS256", _HS256(HMACAlgorithm.SHA256))
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True):
     """What a verified token says. ``expires_at`` is Unix seconds; the leeway is not in it."""
 
     user: str

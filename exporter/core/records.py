@@ -7,7 +7,6 @@ Tested in ``tests/core/test_recount.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
 
@@ -68,8 +67,7 @@ WINDOWS: Final = (1, 7, 30)
 """The windows of active users, in UTC days, today included."""
 
 
-@dataclass(frozen=True, slots=True)
-class HubStats:
+class HubStats(msgspec.Struct, frozen=True):
     """Live figures of one node, each the length of one dictionary."""
 
     active_connections: int = 0
@@ -79,8 +77,7 @@ class HubStats:
     typing_users: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterStats:
+class ClusterStats(msgspec.Struct, frozen=True):
     """Distinct live figures over all live nodes, as this node last saw them; ``as_of`` is Unix seconds.
 
     ``settling`` above 0: something may still be counted that has gone, or is not counted yet.
@@ -96,8 +93,7 @@ class ClusterStats:
     settling: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NodeConnections:
+class NodeConnections(msgspec.Struct, frozen=True):
     """A user's connections on one node: when they were opened, Unix seconds; None when not known, and ``error`` why."""
 
     name: str
@@ -105,8 +101,7 @@ class NodeConnections:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UserPresence:
+class UserPresence(msgspec.Struct, frozen=True):
     """A user's connections, node by node, this one first. ``error``: why these may not be all."""
 
     nodes: tuple[NodeConnections, ...]
@@ -118,8 +113,7 @@ class UserPresence:
         return sorted(at for node in self.nodes for at in node.opened_at or ())
 
 
-@dataclass(frozen=True, slots=True)
-class KnownTotals:
+class KnownTotals(msgspec.Struct, frozen=True):
     """Figures of a database, the product's own or somebody else's, of one moment; None is not known.
 
     ``active_users`` is keyed by window in days: 1, 7, 30; ``as_of`` is Unix seconds. ``inaccurate_conversations`` were
@@ -135,8 +129,7 @@ class KnownTotals:
     inaccurate_conversations: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Totals(KnownTotals):
+class Totals(KnownTotals, frozen=True):
     """Figures read from the database in one consistent statement.
 
     A figure that cannot be (below 0) is None, and ``error`` says so. ``verified_at`` is None before the first
@@ -149,8 +142,7 @@ class Totals(KnownTotals):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DayTotals:
+class DayTotals(msgspec.Struct, frozen=True):
     """One UTC day: messages that were sent on it and exist, and users who sent one.
 
     None is "not known", for the reason in ``error``.
@@ -162,16 +154,14 @@ class DayTotals:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PoolStats:
+class PoolStats(msgspec.Struct, frozen=True):
     """Database connections of this node."""
 
     in_use: int = 0
     idle: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Saturation:
+class Saturation(msgspec.Struct, frozen=True):
     """How near this node is to its limits; sizes in bytes, times in seconds."""
 
     send_buffer_max: int = 0
@@ -180,8 +170,7 @@ class Saturation:
     typing_oldest_age: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseView:
+class DatabaseView(msgspec.Struct, frozen=True):
     """What one scrape came to know of the database; ``up``: it answered, a defect of ours is not its own.
 
     ``totals`` is None when they are not known now; ``error`` says why, or why some of them are not, or why writing
@@ -198,8 +187,7 @@ class DatabaseView:
     writable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerView:
+class BrokerView(msgspec.Struct, frozen=True):
     """This node's view of the broker.
 
     ``error`` is None while it is up; ``last_seen`` is when the figures were, Unix seconds of the broker's clock.
@@ -209,8 +197,7 @@ class BrokerView:
     last_seen: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """Everything that a scrape, the JSON and the page show of one moment; ``as_of`` is Unix seconds.
 
     ``drift`` holds hub minus recount per live figure, ``cluster`` None when this node has no view of it,

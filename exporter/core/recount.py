@@ -10,8 +10,9 @@ that is not is a ghost when the hub still has its connection some turns later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
+
+from msgspec.structs import astuple
 
 from exporter.core.events import ConversationId, UserId
 from exporter.core.hub import C, Connection, Hub
@@ -31,8 +32,7 @@ def _always(connection: object) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Drift(HubStats):
+class Drift(HubStats, frozen=True):
     """Hub minus recount, per figure; 0 is healthy."""
 
 

@@ -5,24 +5,22 @@ Tested in ``tests/observe/test_engine.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from exporter.core.records import KnownTotals
 
 
-@dataclass(frozen=True, slots=True)
-class SourceTotals(KnownTotals):
+class SourceTotals(KnownTotals, frozen=True):
     """The figures of one source, of one snapshot of its database.
 
     ``unknown`` says by the figure's name why it is not known. ``inaccurate_conversations`` is None also where no
     counter is mapped.
     """
 
-    unknown: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceView:
+class SourceView(msgspec.Struct, frozen=True):
     """A source as it was seen at one scrape.
 
     ``up``: its database answered. ``totals`` is None when it did not, and ``error`` says why; with totals, ``error``
@@ -39,7 +37,7 @@ class SourceView:
     error: str | None = None
     last_success: float | None = None
     recounted_at: float | None = None
-    differences: dict[str, int] = field(default_factory=dict)
+    differences: dict[str, int] = msgspec.field(default_factory=dict)
     rows_read: int = 0
     progress: float = 0.0
     duration: float = 0.0

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec.structs import asdict
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 

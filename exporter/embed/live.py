@@ -15,9 +15,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from exporter.core.errors import Refusal
 from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, RejectedReason, TypingStoppedReason

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from exporter.core.errors import ErrorCode
 from exporter.metrics.counters import Metrics
@@ -14,8 +15,7 @@ IN_TIME: Final = 0.25  # seconds; a bound of the histogram, and the delivery obj
 FAILURES: Final = (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(msgspec.Struct, frozen=True):
     """Counts since the start of this node. Connections and commands are keyed by reason, all reasons from 0."""
 
     refused_connections: Mapping[str, int]

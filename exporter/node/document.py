@@ -5,9 +5,10 @@ Tested in ``tests/integration/test_http.py``.
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import astuple
 
 from exporter.core.records import WINDOWS, ClusterStats, HubStats, Totals
 from exporter.core.source_records import SourceTotals

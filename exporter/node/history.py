@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,8 +63,7 @@ _SUMS = {"connections_refused": "refused_connections", "commands_refused": "refu
 _PLAIN = [name for name in RATES.values() if name not in _SUMS.values()]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """What was true at one moment; None is "not known then" and never 0.
 
     The first nine are figures as ``/v1/messaging/stats`` shows them, of the same scope (cluster or node). The others
@@ -88,9 +86,9 @@ class Sample:
     sends_failed: int | None = None
     delivered: int | None = None
     delivered_in_time: int | None = None
-    connections_closed: Mapping[str, int] = field(default_factory=dict)
-    connections_refused: Mapping[str, int] = field(default_factory=dict)
-    commands_refused: Mapping[str, int] = field(default_factory=dict)
+    connections_closed: Mapping[str, int] = msgspec.field(default_factory=dict)
+    connections_refused: Mapping[str, int] = msgspec.field(default_factory=dict)
+    commands_refused: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 class History:

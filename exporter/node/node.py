@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import astuple
 from functools import partial
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import astuple
 
 from exporter.broker import Envelope
 from exporter.core import protocol

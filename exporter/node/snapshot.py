@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from operator import attrgetter
 from typing import Final, Protocol
+
+from msgspec.structs import asdict
 
 from exporter.core.records import DatabaseView, Saturation, Snapshot
 from exporter.core.recount import SLICE, Drift, Recount

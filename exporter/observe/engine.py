@@ -12,8 +12,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from exporter.observe import counting, identity
 from exporter.observe.base import Base, Count, PassResult

@@ -6,8 +6,8 @@ Tested in ``tests/integration/test_http.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator
@@ -38,8 +38,7 @@ from exporter.web.websocket.handshake import UpgradeHandler
 MAX_BODY = 1024**2  # bytes; the largest body that is read is a list of 1,000 names
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(msgspec.Struct, frozen=True):
     """What the routes need of a server; ``not_ready`` says why no connections are wanted, or None."""
 
     settings: Settings

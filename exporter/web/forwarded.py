@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
+
+import msgspec
 
 MAX_HOPS: Final = 20
 """Of a chain of proxies: more than any real one has, and a bound on what a header makes us do."""
@@ -35,8 +36,7 @@ class Malformed(ValueError):
     """A header that cannot be believed; the message says why and holds nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(msgspec.Struct, frozen=True):
     """What one proxy says of the request that it received; None where it says nothing.
 
     ``address`` is who sent it the request, ``host`` and ``scheme`` are what was asked for, not checked yet.

@@ -630,7 +630,7 @@ class HubMachine(RuleBasedStateMachine):
         for _ in recount.count():
             pass
         assert recount.drift is not None
-        assert not any(getattr(recount.drift, name) for name in HubStats.__dataclass_fields__)
+        assert not any(getattr(recount.drift, name) for name in HubStats.__struct_fields__)
 
 
 TestHubAgainstARecount = HubMachine.TestCase

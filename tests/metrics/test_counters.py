@@ -9,9 +9,9 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
 
 import pytest
+from msgspec.structs import asdict, fields, replace
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from exporter.core.events import RejectedReason
 from exporter.core.records import BrokerView, DatabaseView, HubStats, PoolStats, Saturation, Snapshot, Totals

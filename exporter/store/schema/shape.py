@@ -8,8 +8,9 @@ tables changes this, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 Kind = str
 """``text``, ``time``, ``day``, ``integer`` or ``real``."""
@@ -18,8 +19,7 @@ NOW: Final = "now"
 NAME: Final = "a name of its own"
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """One column; ``default`` is a number, a text, ``NOW`` or ``NAME``, None where there is none."""
 
     kind: Kind
@@ -29,8 +29,7 @@ class Column:
     """The revision that made it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """One table. ``keys``: the primary key, then what else is unique."""
 
     columns: Mapping[str, Column]
@@ -132,8 +131,7 @@ COLUMNS: Final = " UNION ALL ".join(
 """Reads nothing, and fails where a column is gone that is read or written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """Something that is not as this program made it: "trigger NAME: missing or disabled"."""
 
     subject: str
@@ -147,8 +145,7 @@ class Difference:
         return f"{self.subject}: {self.problem}"
 
 
-@dataclass(frozen=True, slots=True)
-class FoundColumn:
+class FoundColumn(msgspec.Struct, frozen=True):
     """One column that is there; ``default``: has it one?"""
 
     kind: Kind

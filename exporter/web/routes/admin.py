@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import html
 import re
-from dataclasses import dataclass
 from importlib import resources
 from string import Template
 from typing import Final
 from urllib.parse import parse_qs
 
+import msgspec
 from aiohttp import web
 
 from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
@@ -66,8 +66,7 @@ PAGE_HEADERS: Final = {
 _PASTED: Final = re.compile(r"^\s*(authorization\s*:\s*)?(bearer\s+)?", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(msgspec.Struct, frozen=True):
     """A static file, read once at start; ``etag`` changes with its contents."""
 
     body: bytes

@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, cast
 
+import msgspec
 import structlog
 
 from exporter.core import websocket_frames
@@ -49,8 +49,7 @@ _SAYS_1002: Final = CloseCode.PROTOCOL_ERROR.to_bytes(2, "big")
 _RATE_LIMITED: Final = RateLimited("too many frames; slow down")
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionContext:
+class ConnectionContext(msgspec.Struct, frozen=True):
     """What all connections of a process share; ``now`` is monotonic seconds."""
 
     node: Node
