@@ -61,4 +61,4 @@ FIGURES = {
     "/: typing$/": "yellow",
     "/: not final$/": "orange",
 }
-HALF = {"/half/": "green", "/9[09] %/": "orange"}
+HALF = {"/: half within$/": "green", "/: 99 % within$/": "orange"}

@@ -6,24 +6,21 @@ from grafana.source import promql as q
 from grafana.source.boards import Row
 from grafana.source.colors import CODES
 from grafana.source.colors import COMMANDS as KINDS
-from grafana.source.panels import NODE, Link, Query, above, lines, named
-
-DATABASE = Link("Database & activity", "messaging-database")
-HEALTH = Link("Cluster & exporter health", "messaging-health")
+from grafana.source.courses import parted
+from grafana.source.panels import DATABASE, HEALTH, NODE, Query, above, lines, named
 
 COMMANDS = Row(
     "Commands",
     8,
     [
         (
-            lines(
+            parted(
                 "Commands per second",
                 "ops",
-                Query(q.speed("messaging_command_duration_seconds_count", "command"), named("{{command}}")),
+                "messaging_command_duration_seconds_count",
+                "command",
                 "What clients ask, refused commands included. If one kind multiplies, a client version may be looping.",
-                stacked=True,
-                colors=KINDS,
-                ranked=True,
+                KINDS,
             ),
             12,
         ),
@@ -41,28 +38,26 @@ COMMANDS = Row(
             12,
         ),
         (
-            lines(
+            parted(
                 "Refused commands by code, per minute",
                 "opm",
-                Query(q.per_minute("messaging_commands_rejected_total", "code"), named("{{code}}")),
+                "messaging_commands_rejected_total",
+                "code",
                 "If unavailable grows, the database is down or slow; internal: a bug, read the log; the "
                 "others are the clients' faults.",
-                stacked=True,
-                colors=CODES,
-                ranked=True,
-                link=DATABASE,
+                CODES,
+                DATABASE,
             ),
             12,
         ),
         (
-            lines(
+            parted(
                 "Refused commands by kind, per minute",
                 "opm",
-                Query(q.per_minute("messaging_commands_rejected_total", "command"), named("{{command}}")),
+                "messaging_commands_rejected_total",
+                "command",
                 "unknown: the frame could not be read. If one kind stands out, compare with its codes to the left.",
-                stacked=True,
-                colors=KINDS,
-                ranked=True,
+                KINDS,
             ),
             12,
         ),

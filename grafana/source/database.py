@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
-from grafana.source.panels import INSTALLATION, NODE, Link, Query, above, figure, judged, lines, named, states
+from grafana.source.panels import DELIVERY, INSTALLATION, NODE, Query, above, figure, judged, lines, named, states
 
 UID = "messaging-database"
-DELIVERY = Link("Connections & delivery", "messaging-delivery")
 UP = {"0": ("down", "red"), "1": ("up", "green")}
 
 BOARD = Board(

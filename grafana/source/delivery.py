@@ -6,11 +6,10 @@ from grafana.source import promql as q
 from grafana.source.boards import Board, Row
 from grafana.source.colors import CLOSES, HALF, REFUSALS, TYPING
 from grafana.source.commands import COMMANDS, PRESSURE
-from grafana.source.panels import NODE, NOTHING, Link, Query, above, figure, judged, lines, named, warmth
+from grafana.source.courses import halves, parted
+from grafana.source.panels import DATABASE, HEALTH, NODE, NOTHING, Query, above, figure, judged, lines, named, warmth
 
 UID = "messaging-delivery"
-DATABASE = Link("Database & activity", "messaging-database")
-HEALTH = Link("Cluster & exporter health", "messaging-health")
 
 DELIVERY = "messaging_message_delivery_duration_seconds"
 
@@ -78,28 +77,26 @@ BOARD = Board(
                     6,
                 ),
                 (
-                    lines(
+                    parted(
                         "Why connections end",
                         "cps",
-                        Query(q.speed("messaging_connections_closed_total", "reason"), named("{{reason}}")),
+                        "messaging_connections_closed_total",
+                        "reason",
                         "The server's reason for each end. If heartbeat grows, networks fail; slow_consumer: clients "
                         "do not read; internal_error: a bug, read the log.",
-                        stacked=True,
-                        colors=CLOSES,
-                        ranked=True,
+                        CLOSES,
                     ),
                     12,
                 ),
                 (
-                    lines(
+                    parted(
                         "Refused connections per minute",
                         "cpm",
-                        Query(q.per_minute("messaging_connections_rejected_total", "reason"), named("{{reason}}")),
+                        "messaging_connections_rejected_total",
+                        "reason",
                         "Attempts refused before the upgrade. If capacity grows, add nodes; unauthenticated: expired "
                         "or foreign tokens; origin: a web address is missing in --auth.allowed-origins.",
-                        stacked=True,
-                        colors=REFUSALS,
-                        ranked=True,
+                        REFUSALS,
                     ),
                     12,
                 ),
@@ -145,10 +142,7 @@ BOARD = Board(
                     lines(
                         "Time by path",
                         "s",
-                        [
-                            Query(q.quantile(0.5, DELIVERY, "path"), named("{{path}}, half within")),
-                            Query(q.quantile(0.99, DELIVERY, "path"), named("{{path}}, 99 % within")),
-                        ],
+                        halves(DELIVERY, "path"),
                         "local: on the sender's node; cluster: through the broker. If only cluster is slow, look at "
                         "the broker's lag; if both are, look at 'Becoming durable'.",
                         steps=above((0.25, "red")),
@@ -178,10 +172,7 @@ BOARD = Board(
                     lines(
                         "Becoming durable",
                         "s",
-                        [
-                            Query(q.quantile(0.5, "messaging_message_persist_duration_seconds"), named("half within")),
-                            Query(q.quantile(0.99, "messaging_message_persist_duration_seconds"), named("99 % within")),
-                        ],
+                        halves("messaging_message_persist_duration_seconds"),
                         "From receipt to durable; the sender's ack waits for it. If it stays above 0.5 s, follow the "
                         "runbook of MessagingPersistSlow: the database is at its limit.",
                         steps=above((0.5, "red")),
@@ -194,10 +185,7 @@ BOARD = Board(
                     lines(
                         "Recipients of a message",
                         "short",
-                        [
-                            Query(q.quantile(0.5, "messaging_fanout_recipients"), named("half have at most")),
-                            Query(q.quantile(0.99, "messaging_fanout_recipients"), named("99 % have at most")),
-                        ],
+                        halves("messaging_fanout_recipients", words="have at most"),
                         "Connections on one node that a message went to. When it jumps, a very large conversation has "
                         "become busy: expect more deliveries and more memory.",
                     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
 from grafana.source.colors import FIGURES
+from grafana.source.courses import halves
 from grafana.source.oncall import INSTANCE, JOB
 from grafana.source.panels import NODE, Query, above, figure, judged, lines, named, states
 from grafana.source.tables import Column, rows_of
@@ -139,10 +140,7 @@ BOARD = Board(
                     lines(
                         "Broker lag",
                         "s",
-                        [
-                            Query(q.quantile(0.5, "messaging_broker_lag_seconds"), named("half within")),
-                            Query(q.quantile(0.99, "messaging_broker_lag_seconds"), named("99 % within")),
-                        ],
+                        halves("messaging_broker_lag_seconds"),
                         "From publishing a frame to receiving it back from the broker, on one node and by one clock; "
                         "no data where a node is alone. If it stays above 250 ms, follow the runbook of "
                         "MessagingBrokerLag.",

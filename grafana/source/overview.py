@@ -6,12 +6,16 @@ from grafana_foundation_sdk.models import common as c
 
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
+from grafana.source.colors import HALF
+from grafana.source.courses import halves
 from grafana.source.oncall import FIRING, NODES
 from grafana.source.panels import (
+    DATABASE,
+    DELIVERY,
+    HEALTH,
     IDLE,
     INSTALLATION,
     NODE,
-    Link,
     Query,
     above,
     bars,
@@ -20,10 +24,6 @@ from grafana.source.panels import (
     lines,
     named,
 )
-
-DELIVERY = Link("Connections & delivery", "messaging-delivery")
-DATABASE = Link("Database & activity", "messaging-database")
-HEALTH = Link("Cluster & exporter health", "messaging-health")
 
 ABNORMAL = 'reason=~"heartbeat|slow_consumer|protocol_error|rate_limited|internal_error"'
 FAILED = 'code=~"unavailable|internal"'
@@ -243,14 +243,11 @@ FLOW = Row(
             lines(
                 "Delivery time",
                 "s",
-                [
-                    Query(q.quantile(0.5, "messaging_message_delivery_duration_seconds"), named("half within")),
-                    Query(q.quantile(0.99, "messaging_message_delivery_duration_seconds"), named("99 % within")),
-                ],
+                halves("messaging_message_delivery_duration_seconds"),
                 "From a message's receipt to its being handed to the recipients' socket buffers. The objective is "
                 "99 % within 250 ms. If the upper line stays above it, follow the runbook of MessagingDeliverySlow.",
                 steps=above((0.25, "red")),
-                colors={"/: half within$/": "green", "/: 99 % within$/": "orange"},
+                colors=HALF,
                 link=DELIVERY,
             ),
             8,

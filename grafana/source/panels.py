@@ -67,6 +67,10 @@ class Link:
         return f"/d/{self.uid}?${{__url_time_range}}&${{__all_variables}}"
 
 
+DATABASE: Final = Link("Database & activity", "messaging-database")
+DELIVERY: Final = Link("Connections & delivery", "messaging-delivery")
+HEALTH: Final = Link("Cluster & exporter health", "messaging-health")
+
 IDLE: Final[Words] = {"-1": ("idle", NEUTRAL)}
 NOTHING: Final[Words] = {"-1": ("nothing", NEUTRAL)}
 """Words for a share of nothing, as ``promql.or_idle`` gives it: nobody asks for anything; nothing came of it."""
