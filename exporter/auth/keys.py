@@ -73,7 +73,11 @@ class KeyFile:
         except (Misconfigured, FileNotFoundError) as error:
             self._error = str(error) if isinstance(error, Misconfigured) else "the file is gone"
             if self._error != before:  # once per state: every request comes by here
-                log.error("the keys of tokens cannot be read again; the old ones go on", error=self._error)
+                log.error(
+                    "the keys of tokens cannot be read again; the old ones go on",
+                    path=str(self._path),
+                    error=self._error,
+                )
             return
         self._error = None
         if keys != self._keys:

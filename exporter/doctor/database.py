@@ -9,6 +9,7 @@ from exporter.core.errors import Misconfigured, Unavailable
 from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
 from exporter.settings.model import Settings
+from exporter.store import errors
 from exporter.store.diagnosis import Diagnosis, diagnose
 
 SLOW = 0.1
@@ -23,7 +24,7 @@ async def examine(settings: Settings) -> list[Finding]:
         found = await diagnose(settings.effective_database_url, settings.database_timeout, settings.database_schema)
     except (Misconfigured, Unavailable) as error:
         text = error.message if isinstance(error, Unavailable) else str(error)
-        if text.endswith("run migrate") and settings.database_migrate:
+        if text == errors.NO_FILE_YET and settings.database_migrate:
             return [Finding("database", Outcome.OK, "is not there yet: the first start makes it")]
         return [Finding("database", Outcome.FAILED, text)]
     findings = [_reached(found)]

@@ -124,14 +124,14 @@ class Service:
 
     async def _metrics(self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]]) -> Answer:
         until = time.monotonic() + budget(headers.get("x-prometheus-scrape-timeout-seconds"), TIMEOUT)
-        process = await asyncio.get_running_loop().run_in_executor(None, self._process.collect)
+        process = await self._process.collect_in_time()
         view = await self._database(until - time.monotonic())
         kind = content_type(headers.get("accept", ""))
         async with self._work:  # one rendering at a time: each gives way, and together they would hold up a message
             drift = figures.Drift(self._live)
             for _ in drift.count():
                 await asyncio.sleep(0)
-            families: list[Family] = [*figures.families(self._live, drift.found), *process]
+            families: list[Family] = [*figures.families(self._live, drift.found), *(process or ())]
             if view is not None:
                 families += figures.totals_of(view)
             text = await render(restricted(families, set(query.get("name[]", ()))), kind)
@@ -149,7 +149,7 @@ class Service:
 
     def _start(self) -> None:
         """With the first request, because a mounted application is told of no beginning."""
-        if self._sampling is None:
+        if self._sampling is None or self._sampling.done():  # a defect ended it: the loop has said so
             self._sampling = asyncio.create_task(self._sample(), name="messaging-history")
         if self._live.totals is not None:
             self._live.totals.start_soon()

@@ -63,4 +63,4 @@ class Conditions:
         if value > counted.value:
             counted.grew_at = now
         counted.value = value
-        self._note(name, now - counted.grew_at < QUIET, now)
+        self._note(name, 0 <= now - counted.grew_at < QUIET, now)  # a clock that was set back makes no condition last

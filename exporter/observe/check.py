@@ -60,7 +60,7 @@ async def _look(engine: Engine, out: Callable[[str], None]) -> bool:
         out(f"  reads {name} ({', '.join(table.columns)})")
     if refused:
         out(f"  rights are missing for {', '.join(refused)}; grant them with")
-        for statement in rights.grants(mapping, await rights.user(engine.reader)):
+        for statement in await rights.grants(engine.reader, mapping):
             out(f"    {statement}")
         raise SourceError("the source may not be read")
     views = await rights.views(engine.reader)

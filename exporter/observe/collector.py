@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import traceback
 from pathlib import Path
 from typing import Final
 
@@ -89,6 +90,10 @@ class SourceCollector:
             if error.lasting:
                 raise Misconfigured(error.text) from error
             self._tell(error.text)
+        except Misconfigured:
+            raise
+        except Exception as error:  # a defect, perhaps of what is in the database now: it is tried again
+            self._tell(defect(error))
 
     async def _run(self, opening: asyncio.Task[None]) -> None:
         await asyncio.gather(opening, return_exceptions=True)
@@ -111,6 +116,10 @@ class SourceCollector:
                 pause = RETRY_LASTING if error.lasting else RETRY
             except Misconfigured as error:  # at run time: a schema that changed, another file in its place
                 self._tell(str(error))
+                engine.require_recheck()
+                pause = RETRY_LASTING
+            except Exception as error:  # a defect: counting goes on, or the figures would stay as they are for ever
+                self._tell(defect(error))
                 engine.require_recheck()
                 pause = RETRY_LASTING
             await asyncio.sleep(pause)
@@ -143,6 +152,10 @@ class SourceCollector:
             totals = looking.result()
         except (SourceError, Misconfigured) as error:
             self.up, self.error = False, str(error)
+            return None
+        except Exception as error:  # a defect costs this source only, and is no reason to show old figures
+            self.up, self.error = False, defect(error)
+            self.engine.require_recheck()
             return None
         else:
             self.up, self.latest = True, totals
@@ -200,6 +213,12 @@ class SourceCollector:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.engine.close()
+
+
+def defect(error: Exception) -> str:
+    """What is said of an error of this program: its kind and its place. Its words may hold what somebody wrote."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"an error of messaging-exporter: {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
 
 
 def state_name(name: str) -> str:

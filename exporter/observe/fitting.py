@@ -25,6 +25,7 @@ _FITTING: Final = {
 """PostgreSQL's types, and the units of a time in such a column. Of others nothing is known."""
 _UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _PLAUSIBLE: Final = (datetime(1990, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _OFFSET: Final = re.compile(r"[+-](?!00:?00$)\d\d(:?\d\d)?$")
 
 
@@ -54,17 +55,24 @@ def value_reason(column: str, value: Any, unit: str) -> str | None:
     numeric = isinstance(value, int | float) or type(value).__name__ == "Decimal"
     if unit in _UNITS:
         if not numeric:
-            return f"the column {column} holds {value!r:.40}, which is no number: its unit is text"
+            return f"the column {column} holds {_shown(value)}, which is no number: its unit is text"
         return None if _plausible(value, unit) else _other_unit(column, value, unit)
     if unit == "text":
         if numeric:
             return _other_unit(column, value, unit) if value else None
+        if not _DATE.match(str(value)):
+            return f"the column {column} holds {_shown(value)}, which is no time such as 2026-01-31 12:00:00"
         if _OFFSET.search(str(value)[19:]):
             return (
-                f"the column {column} holds times with an offset ({value!s:.40}), which do not compare as texts: "
+                f"the column {column} holds times with an offset ({_shown(value)}), which do not compare as texts: "
                 "map a view that has them in UTC"
             )
     return None
+
+
+def _shown(value: Any) -> str:
+    """A value that looks like a time; whatever else is in a column may be somebody's message."""
+    return repr(value) if re.fullmatch(r"[\d\sTZ:.,/+-]{1,40}", str(value)) else "a text"
 
 
 def _plausible(value: Any, unit: str) -> bool:

@@ -21,8 +21,8 @@ DAY: Final = 86_400_000_000
 """Microseconds; every moment here is whole microseconds since 1970, UTC."""
 _UNITS: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST: Final = -62_135_596_800_000_000  # of the calendar, and the latest
-_LATEST: Final = 253_402_300_799_000_000
+_EARLIEST: Final = -62_135_424_000_000_000  # 0001-01-03 and 9999-12-29: in every zone they are in Python's calendar
+_LATEST: Final = 253_402_041_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,24 @@ class Time:
         unit = _UNITS.get(self.unit)
         if unit is not None:
             return str(-(-moment // unit))
-        when = _EPOCH + timedelta(microseconds=min(max(moment, _EARLIEST), _LATEST))
+        if not _EARLIEST <= moment <= _LATEST:
+            infinite = "-infinity" if moment < _EARLIEST else "infinity"
+            return (
+                f"{self.unit} '{infinite}'" if self.unit != "text" else "''" if moment < _EARLIEST else "'9999-12-31'"
+            )
+        when = _EPOCH + timedelta(microseconds=moment)
         if self.unit == "timestamptz":
             return f"timestamptz '{when.isoformat(sep=' ')}'"
         local = when.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
         if self.unit == "timestamp":
             return f"timestamp '{local.isoformat(sep=' ')}'"
         return f"'{local.isoformat(sep=self.separator)}'"
+
+    def readable(self, expression: str) -> str:
+        """SQL: a value of the column within the years 1 to 9999, beyond which PostgreSQL has times and Python none."""
+        if self.unit not in ("timestamp", "timestamptz"):
+            return expression
+        return f"LEAST(GREATEST({expression}, {self.unit} '0001-01-01'), {self.unit} '9999-12-30')"
 
     def line(self, moment: int) -> str:
         """The last value at or before a moment: rows are above this line or not."""
@@ -165,8 +176,8 @@ class Key:
     def _ordered(self, table: str, where: list[str], order: str, offset: int) -> str:
         column = self.of("k")
         where = [*where, f"{column} IS NOT NULL"]
-        chosen = " AND ".join(where)
-        return f"SELECT {column} FROM {table} k WHERE {chosen} ORDER BY {column} {order} LIMIT 1 OFFSET {offset}"
+        chosen, value = " AND ".join(where), self.time.readable(column) if self.time is not None else column
+        return f"SELECT {value} FROM {table} k WHERE {chosen} ORDER BY {column} {order} LIMIT 1 OFFSET {offset}"
 
     def value(self, raw: Any) -> int:
         """What the driver gave, as a whole number that grows. Raises ValueError."""

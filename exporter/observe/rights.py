@@ -11,6 +11,7 @@ from exporter.observe.connections import Reader
 from exporter.observe.mapping import Mapping
 
 SECONDS = 4.0
+"""For each look at the catalogue."""
 
 
 async def missing(reader: Reader, mapping: Mapping) -> list[str]:
@@ -36,29 +37,25 @@ async def missing(reader: Reader, mapping: Mapping) -> list[str]:
     return [*schemas, *(f"{table}.{column}" for _, table, column, _ in rows)]
 
 
-async def user(reader: Reader) -> str:
-    """The name of the user that reads, quoted for SQL."""
-    rows = await reader.read(lambda snapshot: snapshot.fetch("SELECT quote_ident(current_user::text)"), SECONDS)
-    return str(rows[0][0])
+async def grants(reader: Reader, mapping: Mapping) -> list[str]:
+    """The statements that give exactly what is read: columns, never a table with passwords in it. Raises SourceError.
 
-
-def grants(mapping: Mapping, user: str) -> list[str]:
-    """The statements that give exactly what is read: columns, never a table with passwords in it."""
-    schemas = dict.fromkeys(table.schema for table in mapping.tables if table.schema)
+    The server itself quotes the names, which may be words of its SQL.
+    """
+    schemas = [table.schema for table in mapping.tables if table.schema]
+    names = {*schemas, *(name for table in mapping.tables for name in (table.name, *table.columns))}
+    columns = ", ".join(f"quote_ident({reader.dialect.literal(name)})" for name in names)
+    sql = f"SELECT quote_ident(current_user::text), {columns}"
+    ((user, *found),) = await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS)
+    quoted: dict[str, str] = dict(zip(names, map(str, found), strict=True))
     return [
-        *(f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {user};" for schema in schemas),
+        *(f"GRANT USAGE ON SCHEMA {quoted[schema]} TO {user};" for schema in dict.fromkeys(schemas)),
         *(
-            f"GRANT SELECT ({', '.join(_quoted(column) for column in table.columns)}) "
-            f"ON {f'{_quoted(table.schema)}.' if table.schema else ''}{_quoted(table.name)} TO {user};"
+            f"GRANT SELECT ({', '.join(quoted[column] for column in table.columns)}) "
+            f"ON {f'{quoted[table.schema]}.' if table.schema else ''}{quoted[table.name]} TO {user};"
             for table in mapping.tables
         ),
     ]
-
-
-def _quoted(name: str) -> str:
-    """An identifier, in quotes where it is a word of SQL or has capitals."""
-    plain = name.isidentifier() and name == name.lower() and name not in {"user", "when", "with", "key", "type"}
-    return name if plain else '"' + name.replace('"', '""') + '"'
 
 
 async def missing_indexes(reader: Reader, mapping: Mapping) -> list[tuple[str, str]]:

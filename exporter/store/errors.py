@@ -96,6 +96,7 @@ STARTING = "the database is starting up or shutting down"
 RACED = "the database took the transaction back: others were in its way"
 KEY_TAKEN = "the database has something else in that place"
 REJECTED = "the database rejected the data"
+BEYOND_TIME = "a row has a time before the year 1 or after 9999, which cannot be read: correct it"
 FOREIGN = (
     "the database has tables or other objects of this program's names that it did not make, or whose table "
     "messaging_schema_version is gone: give it a database of its own, or on PostgreSQL a schema with --database.schema"

@@ -19,6 +19,7 @@ from exporter.core.errors import Misconfigured
 from exporter.node.history import History
 from exporter.observe.collector import SourceCollector
 from exporter.settings.model import Settings, SourceSettings
+from exporter.store.supervision import keep_running
 from exporter.web.application import MAX_BODY
 from exporter.web.listeners import Listeners
 from exporter.web.problems import problems
@@ -83,7 +84,7 @@ class SourceServer:
         except BaseException:
             await self.close()
             raise
-        self._sampling = asyncio.create_task(self._sample())
+        self._sampling = asyncio.create_task(keep_running("history", self._sample, lambda name: None))
         log.info("listening", urls=self.urls, sources=[c.source.kind for c in self.collectors], version=__version__)
 
     def _application(self) -> web.Application:

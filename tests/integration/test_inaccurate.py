@@ -90,6 +90,9 @@ async def test_lists_say_why_something_in_them_is_not_known(tmp_path: Path) -> N
         top, days = "/v1/messaging/conversations/top", "/v1/messaging/stats/days?days=2"
         _, body, _ = await exporter.request("GET", days, headers=headers)
         assert body["error"] is None
+        mine = {"Authorization": f"Bearer {exporter.token('ann')}"}
+        _, body, _ = await exporter.request("GET", "/v1/messaging/conversations", headers=mine)
+        assert "error" not in body["conversations"][0]
         spoil(
             exporter,
             "UPDATE conversations SET total_messages = -3",
@@ -99,6 +102,10 @@ async def test_lists_say_why_something_in_them_is_not_known(tmp_path: Path) -> N
         _, body, _ = await exporter.request("GET", top, headers=headers)
         assert body["largest"] == [{"id": "room", "total_messages": None, "members": 1}]
         assert "verify --repair" in body["error"]
+        _, body, _ = await exporter.request("GET", "/v1/messaging/conversations", headers=mine)
+        (listed,) = body["conversations"]
+        assert listed["total_messages"] is None
+        assert "verify --repair" in listed["error"]
         _, body, _ = await exporter.request("GET", days, headers=headers)
         assert [day["messages"] for day in body["days"]] == [None, 10]
         assert "verify --repair" in body["error"]

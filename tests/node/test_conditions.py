@@ -78,3 +78,10 @@ def test_what_a_counter_tells_of_is_over_after_a_minute_without_more() -> None:
     assert world.look(150.0 + QUIET) == {}
     refused.value += 1
     assert world.look(300.0) == {"at_capacity": 300.0}
+
+
+def test_a_clock_that_was_set_back_makes_nothing_last() -> None:
+    world = World()
+    world.metrics.connections_rejected[RejectedReason.CAPACITY].value += 1
+    assert world.look(10_000.0) == {"at_capacity": 10_000.0}
+    assert world.look(6_400.0) == {}

@@ -13,7 +13,7 @@ import pytest
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
 from exporter.observe.check import ALL_WELL, UNCHECKED, check
-from exporter.observe.collector import SourceCollector
+from exporter.observe.collector import IDLE, SourceCollector
 from exporter.observe.connections import reader_of
 from exporter.observe.records import SourceTotals
 from exporter.observe.sources import Source
@@ -67,6 +67,38 @@ async def test_a_file_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     view = await collector.view(5)
     assert (view.up, view.totals, view.error) == (False, None, "there is no database file at that path")
     moved.rename(server.path)
+    assert (await known(collector)).stored_messages == 3
+    await collector.close()
+    server.close()
+
+
+async def test_a_defect_is_told_by_its_place_shows_no_old_figures_and_ends_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = mattermost(tmp_path)
+    collector = SourceCollector(Source(server.url, "mattermost"), tmp_path, load=1.0)
+
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("somebody's message")
+
+    with monkeypatch.context() as defect:
+        defect.setattr(collector.engine, "open", broken)
+        await collector.start()  # it begins all the same
+        assert await collector.collect(5) is None
+    assert (await known(collector)).stored_messages == 3
+    with monkeypatch.context() as defect:
+        for step in ("look", "refresh"):  # of a scrape, and of the counting in the background
+            defect.setattr(collector.engine, step, broken)
+        collector._read_at = float("-inf")
+        view = await collector.view(5)
+        assert (view.up, view.totals) == (False, None)
+        assert view.error is not None
+        assert view.error.startswith("an error of messaging-exporter: RuntimeError in test_collector.py, line ")
+        steps = collector._background  # which goes on in spite of it
+        assert steps is not None
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(steps), 1.5 * IDLE)
+        assert collector._told == view.error
     assert (await known(collector)).stored_messages == 3
     await collector.close()
     server.close()

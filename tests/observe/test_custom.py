@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -345,6 +346,51 @@ def test_a_column_of_another_type_is_told_before_anything_is_counted(
     other.script(f"CREATE TABLE posts (id {id_} PRIMARY KEY, at {at})")
     with pytest.raises(Misconfigured, match=reason):
         observed(other, tmp_path, f"messages: {{table: posts, key: {key}, time: {{column: at, unit: {unit}}}}}")
+    other.close()
+
+
+@pytest.mark.parametrize(("unit", "reason"), [("ms", "which is no number"), ("text", "which is no time such as")])
+def test_a_column_without_times_is_told_and_nothing_of_it_is_repeated(tmp_path: Path, unit: str, reason: str) -> None:
+    """Compared as texts, letters come after every midnight: each such row would be one of today."""
+    with closing(SqliteServer(tmp_path / "letters.db")) as other:
+        other.script(
+            "CREATE TABLE letters (id integer PRIMARY KEY, body text); INSERT INTO letters VALUES (1, 'secret')"
+        )
+        with pytest.raises(Misconfigured, match=reason) as refused:
+            observed(other, tmp_path, f"messages: {{table: letters, key: id, time: {{column: body, unit: {unit}}}}}")
+        assert "secret" not in str(refused.value)
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("type_", ["timestamptz", "timestamp"])
+def test_times_that_python_does_not_have_are_early_and_late_ones(
+    postgres: Postgres, tmp_path: Path, type_: str
+) -> None:
+    other = PostgresqlServer(postgres)
+    other.script(
+        f"CREATE TABLE posts (id int, at {type_}); CREATE INDEX ON posts (at);"
+        "INSERT INTO posts VALUES (1, '0044-03-15 BC'), (2, '2026-03-10 11:00:00'), (3, '20000-01-01'), (4, 'infinity')"
+    )
+    zone = ", zone: America/New_York" if type_ == "timestamp" else ""
+    text = f"messages: {{table: posts, key: at, time: {{column: at, unit: {type_}{zone}}}}}"
+    totals = observed(other, tmp_path, text)
+    assert (totals.stored_messages, totals.messages_today) == (4, 3)
+    other.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_names_that_are_words_of_sql_are_granted_as_such(postgres: Postgres, tmp_path: Path) -> None:
+    other = PostgresqlServer(postgres)
+    other.script('CREATE TABLE "order" ("group" bigserial PRIMARY KEY, "end" timestamptz)')
+    role = f"reader_{other.name}"
+    postgres.psql(f"CREATE ROLE {role} LOGIN")
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: order, key: group, time: {column: end, unit: timestamptz}}")
+    source = Source(postgres.url(other.name, role), "custom", config_file=path)
+    said: list[str] = []
+    assert await check(source, out=said.append) == UNCHECKED
+    postgres.psql(" ".join(line for line in said if line.strip().startswith("GRANT ")), other.name)
+    assert await check(source, out=said.append) == ALL_WELL, said
     other.close()
 
 

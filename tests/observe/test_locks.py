@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -87,3 +88,18 @@ async def test_the_host_s_own_locks_outlive_every_reading_of_its_totals(tmp_path
     host.execute("COMMIT")
     assert another_process_may_write(path)
     host.close()
+
+
+async def test_a_reading_that_is_cancelled_ends_its_statement(file: Path) -> None:
+    reader, begun = reader_of(f"sqlite:///{file}", ours=True), asyncio.Event()
+
+    async def work(snapshot: Snapshot) -> None:
+        begun.set()
+        await snapshot.fetch("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+
+    reading = asyncio.create_task(reader.read(work, 600))
+    await begun.wait()
+    reading.cancel()
+    async with asyncio.timeout(30):
+        await asyncio.wait({reading})
+    assert reading.cancelled()

@@ -62,9 +62,9 @@ def source_error(error: BaseException) -> SourceError:
         return SourceError(errors.UNKNOWN)
     if isinstance(error, TimeoutError):
         return SourceError(errors.TIMEOUT, slow=True)
-    if isinstance(error, asyncpg.exceptions.ClientConfigurationError | ValueError):
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return SourceError(errors.BAD_URL, lasting=True)
-    if isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return SourceError(errors.LOST)
     if isinstance(error, OSError):
         return SourceError(errors.UNREACHABLE)
@@ -116,7 +116,9 @@ class PostgresReader:
                 await connection.execute("ROLLBACK", timeout=1.0)
                 ended = True
                 return result
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
+            except OverflowError as error:  # of the driver: Python has no later times
+                raise SourceError(errors.BEYOND_TIME, lasting=True) from error
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 raise source_error(error) from error
             finally:
                 if not ended:
@@ -124,12 +126,15 @@ class PostgresReader:
 
     async def _connected(self, seconds: float) -> Any:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
-                self._dsn,
-                timeout=min(seconds, CONNECT),
-                statement_cache_size=0,  # nothing prepared by name: a pooler may give the next one another server
-                server_settings={"application_name": "messaging-exporter observe"},
-            )
+            try:
+                self._connection = await asyncpg.connect(
+                    self._dsn,
+                    timeout=min(seconds, CONNECT),
+                    statement_cache_size=0,  # nothing prepared by name: a pooler may give the next one another server
+                    server_settings={"application_name": "messaging-exporter observe"},
+                )
+            except ValueError as error:  # whose words would repeat parts of the URL
+                raise SourceError(errors.BAD_URL, lasting=True) from error
         return self._connection
 
     async def _end(self) -> None:

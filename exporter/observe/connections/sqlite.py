@@ -142,6 +142,7 @@ class SqliteReader:
             return await asyncio.shield(work(_Snapshot(connection)))
         finally:
             timer.cancel()
+            connection.interrupt()  # of a caller who is cancelled, a statement is under way, and closing waits for it
             await asyncio.shield(asyncio.to_thread(connection.close))
 
     def _open(self, options: str) -> sqlite3.Connection:

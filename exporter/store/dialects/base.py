@@ -1,4 +1,4 @@
-"""What the two databases do differently, as one interface. Knows no statement: those are in ``statements``.
+"""What the two databases do differently, as one interface. Knows no statement: those are in ``queries``.
 
 A statement is written once, with ``$1`` … for parameters and with the rows that it is about in a source that the
 dialect makes: ``json_each`` of one JSON text on SQLite (it runs in C, without the interpreter's lock), ``unnest`` of

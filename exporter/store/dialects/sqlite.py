@@ -147,10 +147,10 @@ def _numbered(sql: str) -> str:
 
 
 def _lock_holders(path: Path) -> list[str]:
-    files = (path, path.with_name(path.name + "-shm"))
-    inodes = {file.stat().st_ino for file in files if file.exists()}
     found = set()
     with contextlib.suppress(OSError, ValueError, IndexError):
+        files = (path, path.with_name(path.name + "-shm"))
+        inodes = {file.stat().st_ino for file in files if file.exists()}
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()  # "1: POSIX ADVISORY WRITE 4711 08:01:5678 120 120"
             if "WRITE" in words and int(words[words.index("WRITE") + 2].rpartition(":")[2]) in inodes:

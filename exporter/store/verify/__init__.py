@@ -105,7 +105,7 @@ async def compare(store: Store) -> bool:
     """Is there reason to doubt the totals? A cheap look at a start, without the messages; what it finds is published.
 
     It finds rows that were loaded behind the triggers or beside them, as by a restore of data alone into a database
-    that had been migrated, and triggers that are missing or changed. Logs one warning. Never raises.
+    that had been migrated, and triggers that are missing or changed. Logs one warning. Raises Internal (a defect).
     """
     database = store.maintenance()
     dialect = database.dialect

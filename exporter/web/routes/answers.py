@@ -16,6 +16,7 @@ from exporter.web.problems import Problem
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 JSON: Final = NO_STORE | {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+IMPOSSIBLE_TOTAL: Final = "a conversation's total is below 0, which cannot be: run 'messaging-exporter verify --repair'"
 
 
 def answer(document: Any, status: int = 200) -> web.Response:

@@ -20,7 +20,7 @@ from exporter.node.node import Node
 from exporter.web.access import ADMIN, claims_of
 from exporter.web.problems import Problem
 from exporter.web.routes import schemas
-from exporter.web.routes.answers import answer, by_path_and_query, identifier
+from exporter.web.routes.answers import IMPOSSIBLE_TOTAL, answer, by_path_and_query, identifier
 from exporter.web.routes.schemas import NewConversation, NewParticipants
 
 DEFAULT_LIMIT = 100
@@ -151,9 +151,14 @@ def _name(request: web.Request, name: str) -> str:
 
 
 def _shape(found: Conversation) -> schemas.Conversation:
-    truncated = found.participants_total is not None
     return schemas.Conversation(
-        found.id, found.total_messages, found.last_seq, found.participants, truncated, found.participants_total
+        found.id,
+        found.total_messages,
+        found.last_seq,
+        found.participants,
+        truncated=found.participants_total is not None,
+        participants_total=found.participants_total,
+        error=IMPOSSIBLE_TOTAL if found.total_messages is None else None,
     )
 
 

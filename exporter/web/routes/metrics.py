@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 from aiohttp import web
@@ -29,8 +29,6 @@ log = structlog.get_logger(__name__)
 
 G = TypeVar("G")
 """What a scrape gathers before its families are made."""
-
-_PROCESS_TIMEOUT: Final = 0.5  # seconds; /proc answers in 0.2 ms, and a scrape does not wait for a sick kernel
 
 
 class Exposition(Generic[G]):
@@ -56,13 +54,15 @@ class Exposition(Generic[G]):
     async def _answer(self, request: web.Request) -> web.Response:
         seconds = budget(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds"), self._timeout)
         until = time.monotonic() + seconds
-        process = await self._process_families()
+        process = await self._process.collect_in_time()
+        if process is None:
+            log.warning("the process figures could not be read")
         gathered = await self._gather(until - time.monotonic())
         kind = content_type(",".join(request.headers.getall("Accept", ())))
         # Scrapes that waited for the same query go on in the same turn of the loop: one after the other, because forty
         # of them, each giving way after a millisecond, would hold up a message for forty milliseconds and more.
         async with self._work:
-            families = [*await self._families(gathered), *process]
+            families = [*await self._families(gathered), *(process or ())]
             text = await render(restricted(families, set(request.query.getall("name[]", []))), kind)
         body, headers = await encoded(text, kind, ",".join(request.headers.getall("Accept-Encoding", ())))
         return web.Response(body=body, headers=headers)
@@ -74,15 +74,6 @@ class Exposition(Generic[G]):
     async def _families(self, gathered: G) -> list[Family]:
         """The families, of one moment."""
         raise NotImplementedError
-
-    async def _process_families(self) -> list[Family]:
-        """In a thread: old kernels have to list 10,000 open files. Absent when it fails or takes too long."""
-        work = asyncio.get_running_loop().run_in_executor(None, self._process.collect)
-        try:
-            return await asyncio.wait_for(work, _PROCESS_TIMEOUT)
-        except (TimeoutError, OSError, ValueError):
-            log.warning("the process figures could not be read")
-            return []
 
 
 class Scrape(Exposition[DatabaseView]):

@@ -68,7 +68,8 @@ class NewParticipants(Struct):
 class Conversation(Struct, omit_defaults=True):
     """A conversation; ``participants`` are its members, sorted.
 
-    In a list they are 100 at most; then ``truncated`` says so, and ``participants_total`` how many there are.
+    In a list they are 100 at most; then ``truncated`` says so, and ``participants_total`` how many there are. ``error``
+    is there where ``total_messages`` is null: the kept number cannot be.
     """
 
     id: Identifier
@@ -77,6 +78,7 @@ class Conversation(Struct, omit_defaults=True):
     participants: tuple[Identifier, ...]
     truncated: bool = False
     participants_total: Count | None = None
+    error: str | None = None
 
 
 class Participants(Struct):

@@ -16,13 +16,12 @@ from exporter.core.errors import Unavailable
 from exporter.node.node import Node
 from exporter.web.access import require_admin
 from exporter.web.routes import schemas
-from exporter.web.routes.answers import answer, number
+from exporter.web.routes.answers import IMPOSSIBLE_TOTAL, answer, number
 
 DEFAULT: Final = 10
 MAX: Final = 100
 # The largest are found by reading all conversations, 0.2 s for a million: once a minute, however many ask.
 KEPT: Final = 60.0  # seconds
-IMPOSSIBLE: Final = "a conversation's total is below 0, which cannot be: run 'messaging-exporter verify --repair'"
 
 
 class Top:
@@ -45,7 +44,7 @@ class Top:
         except Unavailable as unavailable:
             error = unavailable.message
         if any(conversation.total_messages is None for conversation in largest or ()):
-            error = IMPOSSIBLE
+            error = IMPOSSIBLE_TOTAL
         busiest, missed = self._node.busiest.top(limit, time.monotonic())
         shape = schemas.TopConversations(
             largest=largest,
