@@ -1,4 +1,4 @@
-"""The road between nodes. Carries frames, not events; knows no state and no sockets.
+"""What carries frames between nodes. Carries frames, not events; knows no state and no sockets.
 
 Whatever goes to the people in a conversation goes through the broker, also when this node is alone: then it
 comes straight back. So there is one path for one node and for many.
@@ -18,7 +18,7 @@ P = TypeVar("P")
 
 
 class Broker(Protocol[P]):
-    """What a node needs of the road."""
+    """What a node needs of its broker."""
 
     @property
     def up(self) -> bool:
@@ -30,10 +30,10 @@ class Broker(Protocol[P]):
 
     @property
     def view(self) -> BrokerView | None:
-        """How this node sees the road; None when there is none."""
+        """How this node sees its broker; None when there is none."""
 
     def publish(self, envelope: Envelope[P]) -> None:
-        """To everybody on every node; returns at once and never raises for a reason of the road."""
+        """To everybody on every node; returns at once and never raises for a reason of the broker's."""
 
 
 class LocalBroker(Generic[P]):

@@ -1,4 +1,4 @@
-"""Who joined, left, types, no longer types: said once to the people here, whatever is repeated or lost on the road.
+"""Who joined, left, types, no longer types: said once to the people here, whatever is repeated or lost on the way.
 
 The server's functions publish each change of the whole cluster; what is announced here is a change of what people here
 have been told. After an outage, and when nobody's entries can be missing at the server any more, the two are compared.
@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.context import Context
 from exporter.broker.frames import TypingRun
-from exporter.broker.held import FRESH, Held
+from exporter.broker.held_conversation import FRESH, HeldConversation
 
 P = TypeVar("P")
 
@@ -38,7 +38,7 @@ class Announcements(Generic[P]):
         self._connection, self._flush = context.connection, context.flush
         self._timer: asyncio.TimerHandle | None = None
 
-    def heard(self, held: Held[P], word: str, user: str) -> bool:
+    def heard(self, held: HeldConversation[P], word: str, user: str) -> bool:
         """Announce it if it changes what people here have been told. What is so here, nobody elsewhere can deny.
 
         False: a newer release's word.
@@ -71,19 +71,19 @@ class Announcements(Generic[P]):
         self._local.announce(word, held.conversation, user)
         return True
 
-    def heard_from_afar(self, held: Held[P], word: str, user: str) -> bool:
-        """From the road. Of a user who takes part here and nowhere else this node knows better whether they type."""
+    def heard_from_afar(self, held: HeldConversation[P], word: str, user: str) -> bool:
+        """From the broker. Of a user who takes part here and nowhere else this node knows better whether they type."""
         if word in ("T", "U") and self._only_here(held, user):
             word = self._types_here(held, user)
         return self.heard(held, word, user)
 
-    def _only_here(self, held: Held[P], user: str) -> bool:
+    def _only_here(self, held: HeldConversation[P], user: str) -> bool:
         return held.only_here(user, self._connection()) and (held.conversation, user) in self._hub.participants
 
-    def _types_here(self, held: Held[P], user: str) -> str:
+    def _types_here(self, held: HeldConversation[P], user: str) -> str:
         return "T" if (held.conversation, user) in self._hub.typing else "U"
 
-    def types_afar(self, held: Held[P], user: str, active: bool, frame: bytes) -> None:
+    def types_afar(self, held: HeldConversation[P], user: str, active: bool, frame: bytes) -> None:
         """A user of another node types, or no longer; of one who takes part here this node may know better."""
         held.hears_typing(user, self._loop.time())
         typing = held.typing
@@ -93,7 +93,7 @@ class Announcements(Generic[P]):
             (typing.add if active else typing.discard)(user)
             self._local.tell(held.conversation, user, frame)
 
-    def many_type_afar(self, held: Held[P], run: TypingRun) -> None:
+    def many_type_afar(self, held: HeldConversation[P], run: TypingRun) -> None:
         """The same of several: told in one piece, unless some of it is known here, or better known."""
         typing, participants, conversation = held.typing, self._hub.participants, held.conversation
         now, is_news = self._loop.time(), True
@@ -109,14 +109,14 @@ class Announcements(Generic[P]):
             for user, active in run.each():
                 self.heard_from_afar(held, "T" if active else "U", user)
 
-    def _ask_again(self, held: Held[P]) -> None:
+    def _ask_again(self, held: HeldConversation[P]) -> None:
         held.asking = False
         if self._conversations.get(held.conversation) is held:
             self.ask_typists(held)
 
-    def _shares(self, held: Held[P], several: bool, user: str) -> None:
+    def _shares(self, held: HeldConversation[P], several: bool, user: str) -> None:
         """A user takes part on several nodes, or on one only again."""
-        if held.road is not self._connection():
+        if held.connection is not self._connection():
             return
         (held.shared.add if several else held.shared.discard)(user)
         if several and (held.conversation, user) in self._hub.participants:
@@ -126,7 +126,7 @@ class Announcements(Generic[P]):
         elif self._only_here(held, user):
             self.heard(held, self._types_here(held, user), user)  # what is still to come of it is passed over
 
-    def ask_typists(self, held: Held[P]) -> None:
+    def ask_typists(self, held: HeldConversation[P]) -> None:
         """What people here know of who types may be wrong: ask the server."""
         connection = self._connection()
         if connection is not None:
@@ -134,7 +134,7 @@ class Announcements(Generic[P]):
             connection.queue(self._functions.typists(held.conversation), 1, told)
             connection.flush()
 
-    def seeded(self, held: Held[P], reply: Any) -> None:
+    def seeded(self, held: HeldConversation[P], reply: Any) -> None:
         """The users who take part, read behind the subscription."""
         users = names(reply)
         if held.conversation in self._hub.conversations:  # it took longer than a join waits
@@ -173,7 +173,7 @@ class Announcements(Generic[P]):
     def _go_on(
         self,
         connection: Connection,
-        rest: Iterator[Held[P]],
+        rest: Iterator[HeldConversation[P]],
         subscribing: bool,
         done: Callable[[], None],
         reply: Any = None,
@@ -193,7 +193,7 @@ class Announcements(Generic[P]):
         connection.queue(command("PING"), 1, partial(self._go_on, connection, rest, subscribing, done))
         connection.flush()
 
-    def _compared(self, held: Held[P], words: str, told: set[str], reply: Any) -> None:
+    def _compared(self, held: HeldConversation[P], words: str, told: set[str], reply: Any) -> None:
         if isinstance(reply, Refused):
             connection = self._connection()
             if connection is not None:

@@ -2,7 +2,7 @@
 
 Measured by the quickest beat of the last minutes; the error is at most half of that beat's round trip.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations

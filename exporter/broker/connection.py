@@ -4,7 +4,7 @@ redis-py's ways cost 15 to 20 times as much per frame, repeat commands on their 
 subscription (docs/cluster.md). Here nothing is repeated and nothing is hidden: a connection that is lost says so, once,
 and whatever had no answer then is the caller's to judge.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations

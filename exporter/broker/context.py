@@ -1,6 +1,6 @@
 """What the parts of one node's broker have in common. Knows none of them.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection
 from exporter.broker.functions import Figures, Functions
-from exporter.broker.held import Held
+from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.ports import LocalNode, Meters
 from exporter.core.hub import Hub
 
@@ -21,7 +21,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, slots=True)
 class Context(Generic[P]):
-    """One node: its name on the road (``node``), what it holds (``by_channel`` has the same as ``held``), its road."""
+    """One node: its name to others (``node``), its connection, what it holds (in ``held`` and in ``by_channel``)."""
 
     functions: Functions
     node: bytes
@@ -30,12 +30,12 @@ class Context(Generic[P]):
     meters: Meters
     clock: ServerClock
     now: Callable[[], float]
-    connection: Callable[[], Connection | None]  # None while there is no road
+    connection: Callable[[], Connection | None]  # None while there is none
     error: Callable[[], str | None]  # why the broker is not up
     figures: Callable[[], Figures | None]  # the latest answer of the server
     schedule: Callable[[], None]  # what is queued leaves at the end of the turn
     changed: Callable[[], None]  # the same for presence, which may wait a moment for more
     flush: Callable[[], None]  # at once, also what the server need not know at once
     refused: Callable[[str], None]  # the server answered what it should not: the connection is of no use then
-    held: dict[str, Held[P]] = field(default_factory=dict)
-    by_channel: dict[bytes, Held[P]] = field(default_factory=dict)
+    held: dict[str, HeldConversation[P]] = field(default_factory=dict)
+    by_channel: dict[bytes, HeldConversation[P]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""A frame on its way to the people in a conversation. Knows nothing of the road that it takes.
+"""A frame on its way to the people in a conversation. Knows nothing of the way that it takes.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes over the road: the frames of one turn for one conversation, packed into one payload. Pure.
+"""What nodes send each other: the frames of one turn for one conversation, packed into one payload. Pure.
 
 A payload begins with its kind. ``F``: a node's frames: 8 bytes that name the node, 8 bytes when it was published
 (microseconds of the server's clock), then the frames, each with its length before it. ``A``: announcements of the
@@ -50,7 +50,7 @@ _TYPING_RUN: Final = int(Kind.TYPING_RUN)
 Outgoing = tuple[Kind, bytes, int, str, float | None]
 """A frame on its way out: kind, data, seq, user, and when its cause was received, None when that is not measured."""
 
-RoadFrame = tuple[int, bytes, int, str, int]
+IncomingFrame = tuple[int, bytes, int, str, int]
 """Kind, data, seq, user, and microseconds from its receipt to its publishing (0: not measured).
 
 A tuple: an object would cost 0.4 µs, a tenth of all that a frame costs here.
@@ -63,7 +63,7 @@ def head(node: bytes, now: int) -> bytes:
 
 
 def new_node() -> bytes:
-    """A name for a node on the road."""
+    """A name for a node, as others see it."""
     return secrets.token_bytes(NODE_BYTES)
 
 
@@ -102,9 +102,9 @@ def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:
         add(data)
 
 
-def unpack(payload: bytes) -> list[RoadFrame | None]:
+def unpack(payload: bytes) -> list[IncomingFrame | None]:
     """The frames of a node's payload; None for one that is not known here, or is not whole."""
-    found: list[RoadFrame | None] = []
+    found: list[IncomingFrame | None] = []
     known, after, size = _KNOWN, _AFTER_LENGTH, _SIZE
     position, end, before, user = HEAD_SIZE, len(payload), b"", ""
     while position < end:

@@ -1,9 +1,9 @@
 """The conversations that a node holds: that somebody here has joined, or is about to. Knows no frame.
 
 A conversation is held from before the first join's question to the database, so that nothing falls between its answer
-and what comes over the road, until the last one has left.
+and what comes of it from other nodes, until the last one has left.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 from exporter.broker.announcements import Announcements, ignore
 from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.context import Context
-from exporter.broker.held import Held
+from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.ordering import Ordering
 
 P = TypeVar("P")
@@ -25,7 +25,7 @@ STORM: Final = 8
 """So many joins under way here at once: then subscriptions wait for each other, too."""
 PAUSE: Final = 0.005
 """Seconds between two subscriptions in a storm: each is a write that wakes the server, and an answer that wakes us."""
-PATIENCE: Final = 0.25
+SUBSCRIBE_TIMEOUT: Final = 0.25
 """Seconds that a join waits for the subscription; then it goes on as without a broker."""
 
 
@@ -37,10 +37,10 @@ class HeldConversations(Generic[P]):
         self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
         self._functions, self._ordering, self._announcements = context.functions, ordering, announcements
         self._connection, self._schedule, self._refused = context.connection, context.schedule, context.refused
-        self._new: list[Held[P]] = []  # to be subscribed to
+        self._new: list[HeldConversation[P]] = []  # to be subscribed to
         self._subscribe_at = 0.0  # not before, in a storm
         self._joins = 0  # under way
-        self._awaited: set[Held[P]] = set()  # whose subscription is waited for
+        self._awaited: set[HeldConversation[P]] = set()  # whose subscription is waited for
 
     def hold(self, conversation: str, ready: Callable[[], object]) -> None:
         """Somebody is about to join: ``ready`` is called when nothing of the conversation can be missed any more."""
@@ -48,7 +48,8 @@ class HeldConversations(Generic[P]):
         if held is None:
             channel = self._functions.channel(conversation).encode()
             connection = self._connection()
-            held = self._held[conversation] = self._by_channel[channel] = Held(conversation, channel, connection)
+            held = HeldConversation(conversation, channel, connection)
+            self._held[conversation] = self._by_channel[channel] = held
             if connection is None:
                 held.waiting = None
             else:
@@ -77,9 +78,9 @@ class HeldConversations(Generic[P]):
             connection.queue(command("SSUBSCRIBE", *(held.channel for held in new)), 0, ignore)
             connection.queue(b"".join(asked), len(new), partial(self._seeded, iter(new)))
             self._subscribe_at = self._loop.time() + PAUSE
-            self._loop.call_later(PATIENCE, self._are_ready, new)
+            self._loop.call_later(SUBSCRIBE_TIMEOUT, self._are_ready, new)
 
-    def _seeded(self, asked: Iterator[Held[P]], reply: Any) -> None:
+    def _seeded(self, asked: Iterator[HeldConversation[P]], reply: Any) -> None:
         held = next(asked)
         if isinstance(reply, Refused):
             self._refused(str(reply))
@@ -88,21 +89,21 @@ class HeldConversations(Generic[P]):
                 self._announcements.seeded(held, reply)
             self._is_ready(held)
 
-    def _is_ready(self, held: Held[P]) -> None:
+    def _is_ready(self, held: HeldConversation[P]) -> None:
         self._awaited.discard(held)
         held.is_ready()
 
-    def _are_ready(self, those: Iterable[Held[P]]) -> None:
+    def _are_ready(self, those: Iterable[HeldConversation[P]]) -> None:
         for held in those:
             self._is_ready(held)
 
     def closed(self) -> None:
-        """There is no road: whoever waits for it goes on without."""
+        """There is no connection: whoever waits for it goes on without."""
         self._new.clear()
         self._are_ready(list(self._awaited))
 
     def lacks(self, conversation: str, seq: int) -> bool:
-        """Is a message up to this number still on the road?"""
+        """Is a message up to this number still on its way?"""
         upto = self._held[conversation].upto
         return upto is not None and seq > upto
 
@@ -122,7 +123,7 @@ class HeldConversations(Generic[P]):
                 go_on(held.removals != removals)
 
         held.catching_up.append((seq, once))
-        self._loop.call_later(2 * PATIENCE, once)
+        self._loop.call_later(2 * SUBSCRIBE_TIMEOUT, once)
 
     def removed(self, conversation: str) -> None:
         """A member was removed."""
@@ -159,7 +160,7 @@ class HeldConversations(Generic[P]):
         if held is not None and held.upto is not None and seq > held.upto:
             self._ordering.look(held, seq)
 
-    def let_go(self, held: Held[P]) -> None:
+    def let_go(self, held: HeldConversation[P]) -> None:
         """If nobody here has joined it, or is about to."""
         if held.joins or held.conversation in self._hub.conversations:
             return

@@ -1,6 +1,6 @@
-"""What comes over the road: frames of other nodes, announcements of the server's functions. Knows no connection.
+"""What the broker brings: frames of other nodes, announcements of the server's functions. Knows no connection.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from exporter.broker.announcements import Announcements
 from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
-from exporter.broker.held import Held
+from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.inquiries import Inquiries
 from exporter.broker.ordering import Ordering
 from exporter.core import protocol
@@ -24,7 +24,7 @@ _MESSAGE, _TYPING, _TYPING_RUN = int(Kind.MESSAGE), int(Kind.TYPING), int(Kind.T
 
 
 class Incoming(Generic[P]):
-    """A node's own frames come back, and say how long the road takes."""
+    """A node's own frames come back, and say how long the way takes."""
 
     def __init__(
         self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P], inquiries: Inquiries
@@ -63,7 +63,7 @@ class Incoming(Generic[P]):
         else:
             self._meters.broker_frames_dropped.value += 1
 
-    def _frames(self, held: Held[P], payload: bytes) -> None:
+    def _frames(self, held: HeldConversation[P], payload: bytes) -> None:
         published: float | None = None
         count = 0
         conversation, ordering, typing = held.conversation, self._ordering, self._hub.typing

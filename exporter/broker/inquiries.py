@@ -15,14 +15,14 @@ import msgspec
 from exporter.broker import frames
 from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.context import Context
-from exporter.broker.frames import NODE_BYTES, Kind, RoadFrame
+from exporter.broker.frames import NODE_BYTES, IncomingFrame, Kind
 from exporter.core.records import NodeConnections
 
-PATIENCE: Final = 1.0
+ANSWER_TIMEOUT: Final = 1.0
 """Seconds that a node has for its answer, which takes a millisecond."""
 
 ABSENT: Final = "the broker was lost before it answered"
-LATE: Final = f"it did not answer within {PATIENCE:g} s"
+LATE: Final = f"it did not answer within {ANSWER_TIMEOUT:g} s"
 OLDER: Final = "it is of a release that cannot say"
 UNSETTLED: Final = "the broker came back without what it knew: nodes that have not returned yet are not known"
 
@@ -74,7 +74,7 @@ class Inquiries:
         connection.queue(self._functions.nodes(), 1, partial(self._listed, question))
         self._publish(connection, Kind.DISCONNECT if disconnect else Kind.WHERE, number, user)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 await question.done
         except TimeoutError:
             pass  # whoever has not answered is named
@@ -85,7 +85,7 @@ class Inquiries:
     @staticmethod
     def _found(question: Question) -> tuple[list[NodeConnections], str | None]:
         if question.expected is None:
-            return [], question.error or f"the broker did not answer within {PATIENCE:g} s"
+            return [], question.error or f"the broker did not answer within {ANSWER_TIMEOUT:g} s"
         late = ABSENT if question.error == ABSENT else LATE
         found = [
             NodeConnections(name, question.answers.get(node), None if node in question.answers else late)
@@ -112,14 +112,14 @@ class Inquiries:
                 question.expected[bytes.fromhex(node)] = name
         question.look()
 
-    # --- the road -------------------------------------------------------------------------------------------
+    # --- the connection -------------------------------------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
         """Listen, before the server counts this node among those who answer."""
         connection.queue(command("SSUBSCRIBE", self.channel), 0, lambda reply: None)
 
     def closed(self) -> None:
-        """The road has broken: nobody answers any more."""
+        """The connection is lost: nobody answers any more."""
         for question in self._questions.values():
             question.end(ABSENT)
 
@@ -136,14 +136,14 @@ class Inquiries:
             else:
                 self._reply(node, frame)
 
-    def _reply(self, asker: bytes, frame: RoadFrame) -> None:
+    def _reply(self, asker: bytes, frame: IncomingFrame) -> None:
         kind, _, seq, user, _ = frame
         opened_at = self._answer(user, kind == Kind.DISCONNECT)
         connection = self._connection()
         if connection is not None:
             self._publish(connection, Kind.HERE, seq, "", asker + msgspec.json.encode(opened_at))
 
-    def _answered(self, node: bytes, frame: RoadFrame) -> None:
+    def _answered(self, node: bytes, frame: IncomingFrame) -> None:
         _, data, seq, _, _ = frame
         question = self._questions.get(seq) if data[:NODE_BYTES] == self._node else None
         if question is None:

@@ -1,7 +1,7 @@
 """Messages are handed out in the order of their numbers, each once; a hole that stays is read from the database.
 
 Numbers are given in the order of the commits, so whoever has seen a number knows that all below it are durable, and a
-read of the database settles what a hole was: messages that the road has lost, or messages that were deleted.
+read of the database settles what a hole was: messages that the broker has lost, or messages that were deleted.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
 from exporter.broker.envelope import Envelope
-from exporter.broker.held import Held
+from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.ports import LocalNode
 
 P = TypeVar("P")
 
 LATE: Final = 0.25
-"""Seconds that a message may be late before it is read: a thousand times what the road takes."""
+"""Seconds that a message may be late before it is read: a thousand times what the way takes."""
 RETRY: Final = 0.5
 """Seconds until a hole is read again that could not be."""
 MOST_EARLY: Final = 10_000
@@ -29,7 +29,7 @@ class Ordering(Generic[P]):
 
     def __init__(
         self,
-        held: dict[str, Held[P]],
+        held: dict[str, HeldConversation[P]],
         local: LocalNode[P],
         lease: float,
         is_up: Callable[[], bool],
@@ -38,7 +38,7 @@ class Ordering(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._conversations, self._local, self._lease, self._is_up, self._now = held, local, lease, is_up, now
 
-    def message(self, held: Held[P], envelope: Envelope[P]) -> None:
+    def message(self, held: HeldConversation[P], envelope: Envelope[P]) -> None:
         """A message, from here or from elsewhere."""
         seq = envelope.seq
         if seq - 1 == held.upto:  # its turn: the usual case, hence not asked of ``held``
@@ -53,38 +53,38 @@ class Ordering(Generic[P]):
                 self._overflow(held)
             self.watch(held)
 
-    def other(self, held: Held[P], envelope: Envelope[P]) -> None:
+    def other(self, held: HeldConversation[P], envelope: Envelope[P]) -> None:
         """A frame that is no message; it keeps its place behind those that wait."""
         if not held.behind(envelope):
             self._local.deliver(envelope)
 
-    def look(self, held: Held[P], through: int) -> None:
+    def look(self, held: HeldConversation[P], through: int) -> None:
         """Messages up to this number exist."""
         if through > held.through:
             held.through = through
             self.watch(held)
 
-    def watch(self, held: Held[P]) -> None:
+    def watch(self, held: HeldConversation[P]) -> None:
         """If there is a hole, it is read when it stays."""
         if held.hole is None and not held.healing and held.has_hole:
             held.hole_since = self._now()
-            # Without a road nothing comes late: it does not come.
+            # Without a connection nothing comes late: it does not come.
             held.hole = self._loop.call_later(LATE if self._is_up() else 0.0, self._missing, held)
 
     @staticmethod
-    def forget(held: Held[P]) -> None:
+    def forget(held: HeldConversation[P]) -> None:
         """No hole is waited for any more."""
         if held.hole is not None:
             held.hole.cancel()
             held.hole = None
 
-    def _hand_out(self, held: Held[P], envelopes: Iterable[Envelope[P]]) -> None:
+    def _hand_out(self, held: HeldConversation[P], envelopes: Iterable[Envelope[P]]) -> None:
         for envelope in envelopes:
             self._local.deliver(envelope)
         if not held.has_hole:
             self.forget(held)
 
-    def _overflow(self, held: Held[P]) -> None:
+    def _overflow(self, held: HeldConversation[P]) -> None:
         """Too many wait: before the first join is answered they are read again; else the gap is the clients' to see."""
         if held.upto is None:
             held.through = held.target
@@ -92,7 +92,7 @@ class Ordering(Generic[P]):
         else:
             self._hand_out(held, held.skip_to(min(held.early) - 1))
 
-    def _missing(self, held: Held[P]) -> None:
+    def _missing(self, held: HeldConversation[P]) -> None:
         held.hole = None
         if self._conversations.get(held.conversation) is held and held.upto is not None and held.has_hole:
             held.healing = True

@@ -1,10 +1,10 @@
 """What goes to other nodes: gathered during one turn of the loop, one publish for each conversation.
 
-What could not leave, or had no answer when the road broke, is remembered in short: up to which number other nodes
-should look, who is no longer a member, which message was deleted, where it is to be asked who types. They are told when
-the road is there again. The rest is dropped, and counted.
+What could not leave, or had no answer when the connection was lost, is remembered in short: up to which number other
+nodes should look, who is no longer a member, which message was deleted, where it is to be asked who types. They are
+told when there is a connection again. The rest is dropped, and counted.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Outbox(Generic[P]):
             waiting.append(frame)
 
     def drop(self, conversation: str, frame: Outgoing) -> None:
-        """There is no road."""
+        """There is no connection."""
         self._meters.broker_frames_dropped.value += 1
         self._owe(conversation, frame)
 
@@ -91,7 +91,7 @@ class Outbox(Generic[P]):
             self._unanswered.popleft()
 
     def closed(self) -> None:
-        """The road has broken."""
+        """The connection is lost."""
         for conversation, turn in self._unanswered:
             for frame in turn:
                 self._owe(conversation, frame)
@@ -102,7 +102,7 @@ class Outbox(Generic[P]):
                 self.drop(conversation, frame)
 
     def opened(self) -> None:
-        """The road is there again: tell what is owed."""
+        """There is a connection again: tell what is owed."""
         look, self._look = self._look, {}
         for conversation, seq in look.items():
             self.put(conversation, outgoing(Kind.LOOK, seq=seq))

@@ -1,6 +1,6 @@
-"""What the road needs of its node: where frames go, and what is counted. Protocols only.
+"""What the broker needs of its node: where frames go, and what is counted. Protocols only.
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Meters(Protocol):
 
 
 class LocalNode(Protocol[P]):
-    """The node, as the road sees it."""
+    """The node, as its broker sees it."""
 
     def deliver(self, envelope: Envelope[P]) -> None:
         """Hand a frame to everybody here whom it is for."""

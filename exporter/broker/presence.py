@@ -1,9 +1,9 @@
 """What this node holds, told to the server batch by batch, with a number on each. Knows no socket.
 
 An incarnation is the node's name at the server: it has a lease there, and a set of what it holds. Each batch of changes
-has a number. When the road breaks, what had no answer is sent again under its number, and the server passes over what
-it has; when the server does not know the incarnation any more, or a batch is missing there (it came back empty, or a
-replica without the last writes was promoted), the node begins a new incarnation with all that it holds. What it held
+has a number. When the connection breaks, what had no answer is sent again under its number, and the server passes over
+what it has; when the server does not know the incarnation any more, or a batch is missing there (it came back empty, or
+a replica without the last writes was promoted), the node begins a new incarnation with all that it holds. What it held
 under the old one stays until the new one is complete, so no figure dips.
 
 Tested in ``tests/broker/test_presence.py`` and ``tests/broker/test_disasters.py``.
@@ -28,7 +28,7 @@ A batch alone costs the server 20 µs and more before its first change is looked
 are made in one turn at most, each in some 0.4 ms.
 """
 MOST_CHANGES: Final = 100_000
-"""Changes that wait for the road: beyond it, all that is held is told anew instead."""
+"""Changes that wait for a connection: beyond it, all that is held is told anew instead."""
 PAUSE: Final = 0.02
 """Seconds between two batches that are not full: others hear of a join that much later, in a storm.
 
@@ -145,10 +145,10 @@ class Presence:
             return 0.0
         return self._sent_at + PAUSE - self._now()
 
-    # --- the road -----------------------------------------------------------------------------------------
+    # --- the connection -----------------------------------------------------------------------------------
 
     def connected(self, connection: Connection, unsure: bool) -> None:
-        """The road is there (again). ``unsure``: the server is not the one it was; others may be missing there."""
+        """There is a connection (again). ``unsure``: the server is not the one it was; others may be missing there."""
         if self.incarnation is None or not self.registered:
             self._register(connection, unsure)
             return

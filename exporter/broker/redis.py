@@ -1,11 +1,11 @@
-"""The road between nodes over Valkey or Redis: frames to those who hold a conversation, presence, announcements.
+"""What joins nodes over Valkey or Redis: frames to those who hold a conversation, presence, announcements.
 
 Local delivery never waits for it: what happens here is handed out here first, and leaves at the end of the turn, in one
 write. The order of messages is that of their numbers, on every node; what is missing is read from the database by the
-node (``LocalNode.heal``). The parts: ``road`` (the connection), ``presence`` (what the server knows of this node),
-``announcements`` (what people here know of the others), ``incoming``, ``ordering`` and ``outgoing`` (frames).
+node (``LocalNode.heal``). The parts: ``reconnecting`` (the connection), ``presence`` (what the server knows of this
+node), ``announcements`` (what people here know of the others), ``incoming``, ``ordering`` and ``outgoing`` (frames).
 
-Tested in ``tests/broker/test_road.py``.
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from exporter.broker.ordering import Ordering
 from exporter.broker.outgoing import Outbox, outgoing
 from exporter.broker.ports import LocalNode, Meters
 from exporter.broker.presence import Presence
-from exporter.broker.road import ReconnectingConnection
+from exporter.broker.reconnecting import ReconnectingConnection
 from exporter.core.hub import Hub
 from exporter.core.records import BrokerView, ClusterStats
 
@@ -48,7 +48,7 @@ FAREWELL: Final = 2.0
 class RedisBroker(Generic[P]):
     """One node of a cluster, which operators know by ``name``. ``lease`` in seconds; ``now`` monotonic seconds.
 
-    Never raises for a reason of the road.
+    Never raises for a reason of the broker's.
     """
 
     alone = False
@@ -80,7 +80,7 @@ class RedisBroker(Generic[P]):
             meters,
             self._clock,
             now,
-            connection=lambda: self._road.connection,
+            connection=lambda: self._reconnecting.connection,
             error=lambda: self.error,
             figures=lambda: self._figures,
             schedule=self._schedule,
@@ -100,7 +100,7 @@ class RedisBroker(Generic[P]):
             now,
             f"{node.hex()} {name}",
         )
-        self._road = ReconnectingConnection(
+        self._reconnecting = ReconnectingConnection(
             location,
             functions,
             lease,
@@ -116,7 +116,7 @@ class RedisBroker(Generic[P]):
         self.conversations = HeldConversations(context, self.ordering, self._told)
         self.inquiries = Inquiries(context)
         self._incoming = Incoming(context, self.ordering, self._told, self.inquiries)
-        self._road.on_push = self._incoming.pushed
+        self._reconnecting.on_push = self._incoming.pushed
         self._outbox = Outbox(context)
         self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
         self._scheduled = False
@@ -126,9 +126,9 @@ class RedisBroker(Generic[P]):
 
     # --- life ---------------------------------------------------------------------------------------------
 
-    async def start(self, patience: float = 1.0) -> None:
+    async def start(self, timeout: float = 1.0) -> None:
         """Begin; an absent server is waited for in the background. Raises Misconfigured for what a setting causes."""
-        await self._road.start(patience)
+        await self._reconnecting.start(timeout)
 
     @property
     def incarnation(self) -> str | None:
@@ -142,7 +142,7 @@ class RedisBroker(Generic[P]):
     async def close(self) -> None:
         """Leave the cluster at once instead of when the lease is over, and close."""
         self._flush()
-        connection = self._road.connection
+        connection = self._reconnecting.connection
         if connection is not None:
             try:
                 async with asyncio.timeout(FAREWELL):
@@ -155,7 +155,7 @@ class RedisBroker(Generic[P]):
             self._pause.cancel()
         for held in self._held.values():
             self.ordering.forget(held)
-        await self._road.close()
+        await self._reconnecting.close()
 
     async def _retire(self, connection: Connection) -> None:
         """Until nothing is left of this node, and of others that died meanwhile: perhaps nobody else is there."""
@@ -167,12 +167,12 @@ class RedisBroker(Generic[P]):
     @property
     def up(self) -> bool:
         """Connected, complete at the server, and the last answered beat not older than the lease."""
-        return self._road.connection is not None and self._presence.complete and self._now() < self._alive_until
+        return self._reconnecting.connection is not None and self._presence.complete and self._now() < self._alive_until
 
     @property
     def error(self) -> str | None:
         """Why it is not up: one sentence, nothing secret."""
-        return None if self.up else self._road.error or "the broker does not know yet all that this node holds"
+        return None if self.up else self._reconnecting.error or "the broker does not know yet all that this node holds"
 
     @property
     def view(self) -> BrokerView:
@@ -218,7 +218,7 @@ class RedisBroker(Generic[P]):
         self._send(conversation, outgoing(Kind.REMOVED, user=user))
 
     def _send(self, conversation: str, frame: Outgoing) -> None:
-        if self._road.connection is None:
+        if self._reconnecting.connection is None:
             self._outbox.drop(conversation, frame)
         else:
             self._outbox.put(conversation, frame)
@@ -238,14 +238,14 @@ class RedisBroker(Generic[P]):
 
     def _flush_all(self) -> None:
         self._presence.toggles_are_due()
-        connection = self._road.connection
+        connection = self._reconnecting.connection
         if connection is not None:
             self._presence.flush(connection)
         self._flush()
 
     def _flush(self) -> None:
         self._scheduled = False
-        connection = self._road.connection
+        connection = self._reconnecting.connection
         if connection is not None:
             if self._presence.waiting:
                 self._tell_what_changed(connection)
@@ -282,7 +282,7 @@ class RedisBroker(Generic[P]):
         )
         return len(users) + len(conversations) + len(participants) + len(typing), entries
 
-    # --- the road comes and goes --------------------------------------------------------------------------
+    # --- the connection comes and goes --------------------------------------------------------------------------
 
     def _opened(self, connection: Connection, another: bool) -> None:
         self._clock.forget()
@@ -302,18 +302,18 @@ class RedisBroker(Generic[P]):
         self.conversations.closed()
 
     def _refused(self, reason: str) -> None:
-        connection = self._road.connection
+        connection = self._reconnecting.connection
         if connection is not None:
             connection.abort(reason)
 
     def _answered(self, figures: Figures, asked: float) -> None:
-        self._road.answered()
+        self._reconnecting.answered()
         if self._figures is not None and figures.nodes < self._figures.nodes:
             self._local.examine(None)  # a node that has died may have stored messages and not published them
         self._figures = figures
         self._alive_until = max(self._alive_until, asked + self._lease)
         self._clock.measured(asked, figures.time)
-        connection = self._road.connection
+        connection = self._reconnecting.connection
         if figures.purged and connection is not None:
             self._presence.beat(connection)
             connection.flush()

@@ -1,4 +1,4 @@
-"""Asking Sentinels where the master is. Knows no connection of the road.
+"""Asking Sentinels where the master is. Knows no connection of the broker.
 
 Tested in ``tests/broker/test_sentinels.py``.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 from exporter.broker.location import Location
 from exporter.core.errors import Misconfigured
 
-PATIENCE: Final = 0.5
+TIMEOUT: Final = 0.5
 """Seconds that one Sentinel may take; then the next is asked."""
 
 _UNKNOWN: Final = "no Sentinel knows a living master of that name"
@@ -36,8 +36,8 @@ async def master(location: Location) -> tuple[str, int]:
 
     # By itself redis-py asks one that is not there for longer than all of them may take.
     options: dict[str, Any] = {
-        "socket_timeout": PATIENCE,
-        "socket_connect_timeout": PATIENCE,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
         "retry": Retry(NoBackoff(), 0),
         **location.sentinel_options(),
     }

@@ -77,7 +77,7 @@ class Hub(Generic[C]):
         self.max_joined = max_joined
         self.before_audience_change: Callable[[ConversationId, C, bool], object] | None = None
         """Called with a conversation, the connection that is about to join its audience or to leave it, and whether it
-        joins. So whoever gathers frames for an audience knows who may have which, and no road to a change can miss it.
+        joins. So whoever gathers frames for an audience knows who may have which, and no way to a change can miss it.
         """
 
     # --- connections --------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ async def examine(settings: Settings) -> list[Finding]:
         return [Finding("broker", Outcome.NONE, own)]
     from exporter.broker.functions import Functions  # needs the extra redis
     from exporter.broker.location import locate
-    from exporter.broker.road import ReconnectingConnection
+    from exporter.broker.reconnecting import ReconnectingConnection
 
-    road = ReconnectingConnection(
+    reconnecting = ReconnectingConnection(
         locate(settings.redis_url, settings.redis_password_file),
         Functions(settings.cluster_name),
         settings.cluster_lease,
@@ -37,11 +37,11 @@ async def examine(settings: Settings) -> list[Finding]:
         name="messaging-exporter-doctor",
     )
     try:
-        await road.start(WAIT)
-        if road.connection is None:
-            return [Finding("broker", Outcome.FAILED, road.error or "it cannot be reached")]
+        await reconnecting.start(WAIT)
+        if reconnecting.connection is None:
+            return [Finding("broker", Outcome.FAILED, reconnecting.error or "it cannot be reached")]
         begun = time.time()
-        seconds, micros = await road.connection.call("TIME")
+        seconds, micros = await reconnecting.connection.call("TIME")
         now = time.time()
         text = f"answers in {1000 * (now - begun):.1f} ms, evicts nothing, gives every right that is needed"
         ahead = int(seconds) + int(micros) / 1e6 - (begun + now) / 2
@@ -49,4 +49,4 @@ async def examine(settings: Settings) -> list[Finding]:
     except Misconfigured as error:
         return [Finding("broker", Outcome.FAILED, str(error))]
     finally:
-        await road.close()
+        await reconnecting.close()

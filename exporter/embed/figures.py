@@ -111,7 +111,7 @@ def _counters(live: Live) -> Iterator[Metric]:
     )
     for name in (name for names in REPORTS.values() for name in names if name in shown):
         family = getattr(metrics, name).family()
-        # A host has no other road than its own.
+        # A host has no other broker than its own.
         family.samples = [sample for sample in family.samples if sample.labels.get("path") != "cluster"]
         yield family
 

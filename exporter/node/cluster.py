@@ -1,6 +1,6 @@
-"""A node of several: what differs from one that is alone. Knows the road's interface, not its wire.
+"""A node of several: what differs from one that is alone. Knows the broker's interface, not its wire.
 
-Messages are handed out in the order of their numbers, also those of other nodes; what the road has lost is read from
+Messages are handed out in the order of their numbers, also those of other nodes; what the broker has lost is read from
 the database (``healing``). Who joined, left or types is announced as the cluster's truth, not this node's.
 
 Tested in ``tests/broker/test_disasters.py``.
@@ -56,7 +56,7 @@ class ClusterNode(Node):
     ) -> None:
         super().__init__(store, metrics, fan_out, **options)
         self._sending: dict[tuple[ConversationId, UserId, str], NodeConnection] = {}
-        self.road: RedisBroker[NodeConnection] = RedisBroker(
+        self.redis: RedisBroker[NodeConnection] = RedisBroker(
             location,
             cluster,
             lease,
@@ -68,30 +68,30 @@ class ClusterNode(Node):
             name=name,
         )
         self.user_connections.name = name
-        self.user_connections.elsewhere = self.road.inquiries.ask
-        self._healing = Healing(store, self.hub, self.road, self.removed, self._sender)
-        self.broker = self._publisher.broker = self.road
-        self._publisher.happened = self.road.events.happened
+        self.user_connections.elsewhere = self.redis.inquiries.ask
+        self._healing = Healing(store, self.hub, self.redis, self.removed, self._sender)
+        self.broker = self._publisher.broker = self.redis
+        self._publisher.happened = self.redis.events.happened
 
     async def start(self) -> None:
         """Join the cluster; an absent broker is waited for in the background. Raises Misconfigured."""
-        await self.road.start()
+        await self.redis.start()
 
     async def close_all(self) -> None:
         """As alone; then leave the cluster: this node's part of the figures is gone at once."""
         self._healing.close()
         await super().close_all()
-        await self.road.close()
+        await self.redis.close()
 
     def cluster(self) -> ClusterStats | None:
         """The cluster's figures, as of the last beat; None while they are not known."""
-        return self.road.cluster()
+        return self.redis.cluster()
 
     # --- what differs ---------------------------------------------------------------------------------------
 
     def _ask_membership(self, conversation: ConversationId, user: UserId, known: Known) -> None:
         # First the subscription, then the question: what is durable before the answer is in it, the rest comes live.
-        self.road.conversations.hold(conversation, partial(self._held, conversation, user, known))
+        self.redis.conversations.hold(conversation, partial(self._held, conversation, user, known))
 
     def _held(self, conversation: ConversationId, user: UserId, known: Known) -> None:
         try:
@@ -109,7 +109,7 @@ class ClusterNode(Node):
         answered: asyncio.Future[None],
         question: asyncio.Future[Membership],
     ) -> None:
-        conversation, held = command.conversation, self.road.conversations
+        conversation, held = command.conversation, self.redis.conversations
         last_seq = question.result().last_seq if question.exception() is None else 0
         if not held.lacks(conversation, last_seq):
             self._settle_join(connection, command, received, answered, question)
@@ -130,14 +130,14 @@ class ClusterNode(Node):
             super()._membership_known(connection, command, *rest)
         finally:
             self._publisher.catch_up(command.conversation)  # before it may be let go of
-            self.road.conversations.settle(command.conversation)
+            self.redis.conversations.settle(command.conversation)
 
     def _let_in(self, connection: NodeConnection, command: Join, received: float, last_seq: int) -> None:
         conversation = command.conversation
-        upto = self.road.conversations.begin(conversation, last_seq)
+        upto = self.redis.conversations.begin(conversation, last_seq)
         events = self.hub.join(connection, conversation)
         user = connection.user
-        participants, total = self.road.conversations.participants(conversation, user, protocol.MAX_LISTED)
+        participants, total = self.redis.conversations.participants(conversation, user, protocol.MAX_LISTED)
         connection.put(text_frame(protocol.joined(conversation, participants, total, user, upto, command.id)))
         self._publisher.emit(events)
         self.metrics.command_duration["join"].observe(self._now() - received)
@@ -159,11 +159,11 @@ class ClusterNode(Node):
         try:
             await super()._remove(conversation, by, user)
         except NotFound:
-            self.road.publish_removal(conversation, user)
+            self.redis.publish_removal(conversation, user)
             raise
-        self.road.publish_removal(conversation, user)
+        self.redis.publish_removal(conversation, user)
 
-    # --- what the road asks -----------------------------------------------------------------------------------
+    # --- what the broker asks -----------------------------------------------------------------------------------
 
     def deliver(self, envelope: Envelope[NodeConnection]) -> None:
         """Hand a frame to everybody here whom it is for."""
@@ -195,7 +195,7 @@ class ClusterNode(Node):
         self._remove_from_hub(conversation, user)
 
     def _remove_from_hub(self, conversation: ConversationId, user: UserId) -> None:
-        self.road.conversations.removed(conversation)
+        self.redis.conversations.removed(conversation)
         super()._remove_from_hub(conversation, user)
 
     def connections_of(self, user: str, disconnect: bool) -> list[float]:

@@ -1,6 +1,6 @@
-"""What an outage of the road has hidden is read from the database: messages, and who is no longer a member.
+"""What an outage of the broker has hidden is read from the database: messages, and who is no longer a member.
 
-Knows no wire of the road. While the database cannot be asked, it is asked again; nobody waits for it in the meantime.
+Knows no wire of the broker. While the database cannot be asked, it is asked again; nobody waits for it in the meantime.
 
 Tested in ``tests/broker/test_disasters.py``.
 """
@@ -40,17 +40,17 @@ class Healing:
         self,
         store: Store,
         hub: Hub[NodeConnection],
-        road: RedisBroker[NodeConnection],
+        broker: RedisBroker[NodeConnection],
         removed: Callable[[str, str], None],
         sender: Callable[[Message], NodeConnection | None],
     ) -> None:
-        self._store, self._hub, self._road, self._removed, self._sender = store, hub, road, removed, sender
+        self._store, self._hub, self._broker, self._removed, self._sender = store, hub, broker, removed, sender
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._examination: asyncio.Task[None] | None = None
 
     def heal(self, conversation: str, after: int, through: int) -> None:
-        """Hand the messages in between to the road, in order."""
+        """Hand the messages in between to the broker, in order."""
         self._spawn(self._heal(conversation, after, through))
 
     def examine(self, pairs: list[tuple[str, str]] | None) -> None:
@@ -73,7 +73,7 @@ class Healing:
         return task
 
     async def _heal(self, conversation: str, after: int, through: int) -> None:
-        ordering = self._road.ordering
+        ordering = self._broker.ordering
         try:
             async with self._slots:
                 while after < through:
@@ -86,7 +86,7 @@ class Healing:
         except Refusal:
             ordering.not_healed(conversation)
         except Exception:
-            log.exception("messages that the road has lost could not be read")
+            log.exception("messages that the broker has lost could not be read")
             ordering.not_healed(conversation)
         else:
             ordering.healed(conversation, through)
@@ -106,4 +106,4 @@ class Healing:
                     if (conversation, user) in self._hub.participants:
                         self._removed(conversation, user)
                 else:
-                    self._road.conversations.last_seq(conversation, membership.last_seq)
+                    self._broker.conversations.last_seq(conversation, membership.last_seq)

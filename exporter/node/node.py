@@ -1,4 +1,4 @@
-"""Hub, store, broker and metrics together: the only road from a command to its consequences.
+"""Hub, store, broker and metrics together: the only way from a command to its consequences.
 
 Orchestration only. It knows no HTTP and no sockets, and it decides nothing about state: what may happen is the
 hub's and the store's business, what it looks like on the wire is the protocol's. After every await it asks the

@@ -1,7 +1,7 @@
 """The consequences of events: what is counted, who is told, and handing frames to those who are here.
 
 Knows no command and no store. Whatever goes to the people in a conversation goes through the broker, also when this
-node is alone, so there is one road.
+node is alone, so there is one way.
 
 Tested in ``tests/node/test_node.py``.
 """

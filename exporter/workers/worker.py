@@ -93,11 +93,11 @@ class _Worker:
         server = Server(settings)
         server.metrics.worker_restarts.value = handed["restarts"]
         self._reload = server.reload
-        road = server.node.road if isinstance(server.node, ClusterNode) else None
-        if road is not None and handed.get("predecessor"):
-            road.take_the_place_of(handed["predecessor"])
+        broker = server.node.redis if isinstance(server.node, ClusterNode) else None
+        if broker is not None and handed.get("predecessor"):
+            broker.take_the_place_of(handed["predecessor"])
         await server.prepare()
-        beating = asyncio.create_task(self._beat(server, road))
+        beating = asyncio.create_task(self._beat(server, broker))
         how = "drain"
         try:
             if handed["standby"]:
@@ -135,11 +135,11 @@ class _Worker:
         while True:
             await server.listeners.set_accepting(await self._accepting.get())
 
-    async def _beat(self, server: Server, road: RedisBroker[Any] | None) -> None:
+    async def _beat(self, server: Server, broker: RedisBroker[Any] | None) -> None:
         limit = server.settings.limits.connections
         while True:
             self._full = len(server.connections) >= (limit * _ROOM if self._full else limit)
-            self.channel.send(full=self._full, incarnation=None if road is None else road.incarnation)
+            self.channel.send(full=self._full, incarnation=None if broker is None else broker.incarnation)
             await asyncio.sleep(BEAT_INTERVAL if len(server.connections) < limit * _NEARLY else BEAT_INTERVAL / 20)
 
 

@@ -27,7 +27,7 @@ EXPERIMENTS = {
     "page": "the admin page's addresses with 10,000 connections, and what the last hour takes",
     "totals": "a scrape at ten million messages, what triggers cost, durable sends against the usual way",
     "embed": "what Live costs a host, beside stepped gauges; the stall of a scrape with 10,000 connections",
-    "cluster": "two servers that share a room over a broker, with peers; the road by itself",
+    "cluster": "two servers that share a room over a broker, with peers; the broker by itself",
     "workers": "two workers on one port against one process: CPU per delivery, per connect + join",
     "observe": "observing another server's database of ten million messages, beside exporters of queries",
     "durable": "durable sends per second on SQLite and PostgreSQL",

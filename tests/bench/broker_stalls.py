@@ -48,7 +48,7 @@ class World:
 
     def join(self, connection: NodeConnection, room: str) -> None:
         """As the node does when the membership is known."""
-        held = self.node.road.conversations
+        held = self.node.redis.conversations
 
         def known() -> None:
             upto = held.begin(room, 0)
@@ -124,8 +124,8 @@ async def _cases(server: Server, longest: Callable[[], float]) -> list[tuple[str
         if number == TABS:
             await participants(2 * JOINED)
             found.append((f"the last of {TABS} tabs ends, {JOINED:,} conversations joined", longest()))
-    await here.node.road.close()
-    await there.node.road.close()
+    await here.node.redis.close()
+    await there.node.redis.close()
     return found
 
 

@@ -1,4 +1,4 @@
-"""Two processes that share a room over a broker, beside their peers; and what the road costs by itself.
+"""Two processes that share a room over a broker, beside their peers; and what the broker costs by itself.
 
 Typing events need no database, so servers can be compared: one at a time, or 32 of one sender who does not wait. A
 delivery's cost is the CPU time of both servers and of the broker, whoever else is busy. The people are light
@@ -197,7 +197,7 @@ def run(options: Options) -> str:
     """The tables."""
     os.sched_setaffinity(0, {cores()[1]})
     parts = [*(uvloop.run(_peers(size, options)) for size in SIZES), uvloop.run(_local(options))]
-    return "\n\n".join([*parts, uvloop.run(_road(options))])
+    return "\n\n".join([*parts, uvloop.run(_broker_alone(options))])
 
 
 async def _peers(size: int, options: Options) -> str:
@@ -308,7 +308,7 @@ def _delivered(server: Subject) -> tuple[float, float]:
     return found[f'{name}_sum{{path="local"}}'], found[f'{name}_count{{path="local"}}']
 
 
-# --- the road by itself -----------------------------------------------------------------------------------------
+# --- the broker by itself -----------------------------------------------------------------------------------------
 
 
 class Goal:
@@ -342,13 +342,13 @@ class Listener(Ear):
 
 
 class Sender(Ear):
-    """The side of the node that publishes: handing out to its own people is not the road."""
+    """The side of the node that publishes: handing out to its own people is not the broker's."""
 
     def deliver(self, envelope: Envelope[str]) -> None:
         """Not counted."""
 
 
-async def _road(options: Options) -> str:
+async def _broker_alone(options: Options) -> str:
     broker = Server("valkey").start()
     rows = []
     try:
@@ -377,7 +377,7 @@ async def _road(options: Options) -> str:
             await node.broker.close()
     finally:
         broker.remove()
-    return "### The road by itself\n\n" + table(["", "ours", "redis-py", "goal"], rows)
+    return "### The broker by itself\n\n" + table(["", "ours", "redis-py", "goal"], rows)
 
 
 Publish = Callable[[int], Awaitable[None]]

@@ -1,4 +1,4 @@
-"""A node's broker with a hub and without a database, for tests of the road: what it hears is noted."""
+"""A node's broker with a hub and without a database, for tests of the broker: what it hears is noted."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.broker import frames
 from exporter.broker.frames import Kind
-from exporter.broker.held import Held
+from exporter.broker.held_conversation import HeldConversation
 from tests.broker.nodes import Node, counts, nodes
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import until
@@ -98,7 +98,7 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
             client.execute_command(
                 "FCALL", name, 1, first.broker._functions.root, first.broker._presence.incarnation, 300
             )
-        connection = first.broker._road.connection
+        connection = first.broker._reconnecting.connection
         assert connection is not None
         await connection.call("PING")  # what the server said of it has come: of whom is here, nobody else knows better
         for event in first.hub.leave("a", "room"):  # before a beat tells the node
@@ -139,7 +139,7 @@ async def test_a_stop_waits_behind_a_start_that_waits(server: Server) -> None:
         last.join("b", "bob", "room")
         await first.hears(b"J bob")
         presence, entry = first.broker._presence, "troom\nann"
-        connection = first.broker._road.connection
+        connection = first.broker._reconnecting.connection
         assert connection is not None
         presence.add(entry)  # as long as another node has a tab of theirs
         presence.toggle(entry, False)  # and then no longer
@@ -184,11 +184,11 @@ async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_k
             types(first, "a", active)
             await last.hears(word)
             last.broker._told.ask_typists(held)
-            assert last.broker._road.connection is not None
-            await last.broker._road.connection.call("PING")
+            assert last.broker._reconnecting.connection is not None
+            await last.broker._reconnecting.connection.call("PING")
             await counts(last, typing_users=int(active))
 
-            async def asked_again(known: Held[str] = held) -> bool:
+            async def asked_again(known: HeldConversation[str] = held) -> bool:
                 return not known.asking
 
             await until(asked_again, "asked again")

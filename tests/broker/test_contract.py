@@ -1,4 +1,4 @@
-"""One contract for every road: what two people see of each other, on one node, or on two over Valkey or Redis.
+"""One contract for every broker: what two people see of each other, on one node, or on two over Valkey or Redis.
 
 The same tests run for a node that is alone and for two nodes; ``ann`` is on the first, ``bob`` on the last.
 """
@@ -80,7 +80,7 @@ async def place(broker: valkey.Server | None, tmp_path: Path) -> AsyncIterator[P
 
 async def quiet(*clients: Client) -> None:
     """Nothing more comes: each one's ping is answered, after whatever was on its way to them."""
-    await asyncio.sleep(0.05)  # what the road may still carry; a frame too many is then seen by the barrier
+    await asyncio.sleep(0.05)  # what may still be on its way; a frame too many is then seen by the barrier
     for client in clients:
         await client.barrier()
 

@@ -1,4 +1,4 @@
-"""What goes over the road, packed and read again; what a newer release sends is passed over."""
+"""What nodes send each other, packed and read again; what a newer release sends is passed over."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.broker import frames
-from exporter.broker.frames import Kind, RoadFrame
+from exporter.broker.frames import IncomingFrame, Kind
 
 NODE = b"12345678"
 
-ROAD_FRAMES = st.tuples(
+INCOMING_FRAMES = st.tuples(
     st.sampled_from(list(map(int, Kind))),
     st.binary(max_size=300),
     st.integers(0, 2**63),
@@ -21,12 +21,12 @@ ROAD_FRAMES = st.tuples(
 )
 
 
-def packed(frame: RoadFrame) -> bytes:
+def packed(frame: IncomingFrame) -> bytes:
     return frames.pack(*frame)
 
 
-@given(st.lists(ROAD_FRAMES, max_size=5), st.integers(0, 2**63))
-def test_what_is_packed_is_read_again(given_frames: list[RoadFrame], now: int) -> None:
+@given(st.lists(INCOMING_FRAMES, max_size=5), st.integers(0, 2**63))
+def test_what_is_packed_is_read_again(given_frames: list[IncomingFrame], now: int) -> None:
     payload = frames.head(NODE, now) + b"".join(map(packed, given_frames))
     assert payload.startswith(b"F" + NODE)
     assert frames.published_at(payload) == now
@@ -40,8 +40,8 @@ def test_an_unknown_kind_is_passed_over_and_what_follows_is_read() -> None:
     assert list(frames.unpack(payload)) == [None, known]
 
 
-@given(ROAD_FRAMES, st.integers(1, 60))
-def test_a_frame_that_is_not_whole_is_no_frame(frame: RoadFrame, cut: int) -> None:
+@given(INCOMING_FRAMES, st.integers(1, 60))
+def test_a_frame_that_is_not_whole_is_no_frame(frame: IncomingFrame, cut: int) -> None:
     payload = frames.head(NODE, 0) + packed(frame)
     shortened = payload[: max(len(frames.head(NODE, 0)) + 1, len(payload) - cut)]
     assert list(frames.unpack(shortened)) == [None]

@@ -1,4 +1,4 @@
-"""The road of a node that is alone: straight back, in order, at once."""
+"""The broker of a node that is alone: straight back, in order, at once."""
 
 from __future__ import annotations
 

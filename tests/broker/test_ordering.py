@@ -1,4 +1,4 @@
-"""Messages in the order of their numbers, each once, whatever the road does with them."""
+"""Messages in the order of their numbers, each once, whatever happens to them on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from exporter.broker.envelope import Envelope
-from exporter.broker.held import Held
+from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.ordering import LATE, MOST_EARLY, Ordering
 
 
@@ -53,7 +53,7 @@ class Recorder:
 class Fixture:
     def __init__(self, *, upto: int | None = 0, lease: float = 100.0) -> None:
         self.local = Recorder()
-        self.held: Held[str] = Held("c", b"channel")
+        self.held: HeldConversation[str] = HeldConversation("c", b"channel")
         self.held.upto = upto
         self.time = 0.0
         self.ordering: Ordering[str] = Ordering({"c": self.held}, self.local, lease, lambda: True, lambda: self.time)
@@ -79,10 +79,10 @@ async def test_every_message_once_and_in_order_however_they_come(seed: int) -> N
     dice = random.Random(seed)
     fixture = Fixture()
     fixture.local.deleted = {seq for seq in range(1, 60) if dice.random() < 0.1}
-    road = [seq for seq in range(1, 61) if dice.random() < 0.8 and seq not in fixture.local.deleted]
-    road += [dice.choice(road) for _ in range(20)]
-    road.sort(key=lambda seq: seq + dice.uniform(0, 8))
-    for seq in road:
+    way = [seq for seq in range(1, 61) if dice.random() < 0.8 and seq not in fixture.local.deleted]
+    way += [dice.choice(way) for _ in range(20)]
+    way.sort(key=lambda seq: seq + dice.uniform(0, 8))
+    for seq in way:
         fixture.message(seq)
         if fixture.held.hole is not None and dice.random() < 0.2:
             fixture.pass_time()
@@ -167,7 +167,7 @@ async def test_before_the_first_join_nothing_is_handed_out_and_what_came_counts(
     assert fixture.handed_out == [8]
 
 
-async def test_a_later_join_that_knows_more_than_the_road_makes_the_node_look() -> None:
+async def test_a_later_join_that_knows_more_than_the_broker_makes_the_node_look() -> None:
     fixture = Fixture(upto=5)
     assert fixture.held.begin(7) == 5
     fixture.ordering.watch(fixture.held)
@@ -184,7 +184,7 @@ async def test_what_waits_is_bounded() -> None:
 
 
 def test_participants_are_sorted_whoever_comes_and_goes_and_at_most_so_many_are_listed() -> None:
-    held: Held[str] = Held("c", b"channel")
+    held: HeldConversation[str] = HeldConversation("c", b"channel")
     for user in "dbca":
         held.tell(user)
     assert held.participants("e", 10) == (["a", "b", "c", "d", "e"], 5)

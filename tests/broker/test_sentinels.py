@@ -13,7 +13,7 @@ from exporter.broker import sentinels
 from exporter.broker.location import locate
 from exporter.core.errors import Misconfigured
 from tests.broker.nodes import Node, nodes
-from tests.broker.test_road import talk
+from tests.broker.test_redis import talk
 from tests.servers import certificates
 from tests.servers.exporter import until
 from tests.servers.valkey import Sentinel, Server, free_port

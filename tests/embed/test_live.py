@@ -250,7 +250,7 @@ def test_what_the_host_does_not_report_is_absent_and_what_it_announces_stands_at
     live.command_rejected("another", "forbidden")
     series = shown(live)
     assert series["messaging_commands_rejected_total{forbidden}{unknown}"] == 1
-    assert not any("{cluster}" in name for name in series)  # a host has no other road than its own
+    assert not any("{cluster}" in name for name in series)  # a host has no other broker than its own
     assert set(optional) <= set(series)
     assert series["messaging_deliveries_total"] == 3
     assert series["messaging_message_delivery_duration_seconds_count{local}"] == 1

@@ -134,7 +134,7 @@ async def test_who_is_no_member_changes_no_members(exporter: Exporter, room: str
     is_problem(await exporter.request("DELETE", f"{nowhere}/ann", user="ann"), 404, "not_found")
 
 
-async def test_a_removed_member_is_out_on_every_road(exporter: Exporter, room: str) -> None:
+async def test_a_removed_member_is_out_on_every_way(exporter: Exporter, room: str) -> None:
     await exporter.conversation(room, "ann", "bob")
     bob = await exporter.connect("bob")
     await bob.join(room)

@@ -27,7 +27,7 @@ _PASSED: Final = {
     *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword"),
     *("ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib"),
 }
-# Of the road to the server, which asyncpg and the time limits of this program look after.
+# Of the way to the server, which asyncpg and the time limits of this program look after.
 _DROPPED: Final = {
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
     *("sslcompression", "sslsni", "gssdelegation", "max_protocol_version", "authtype", "tty"),

@@ -126,7 +126,7 @@ def _of_the_network(error: OSError) -> DatabaseError:
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]
-    """asyncpg's, and what is known of the road to the server."""
+    """asyncpg's, and what is known of the way to the server."""
 
     local: str | None = None
     """What to set in each transaction; None where it was set for the session, which nobody else uses."""
@@ -174,7 +174,7 @@ class Connector:
         return connection
 
     async def _prepare(self, connection: Connection, settings: Mapping[str, str]) -> bool:
-        """Set what is to be set; False when the connection was made for another kind of road, and is closed."""
+        """Set what is to be set; False when the connection was made for another kind of way, and is closed."""
         try:
             await connection.execute("BEGIN")  # so that a pooler keeps to one session for these statements
             pooled = connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()")

@@ -146,7 +146,7 @@ class SynapseDrive:
             self.first = await self.say(self[name], self.team)
 
     async def make_admin(self, name: str) -> None:
-        """By the shared secret there is no road for an account that exists, so the database is told."""
+        """By the shared secret there is no way for an account that exists, so the database is told."""
         self.server.promote(self[name].id)
 
     async def today(self) -> None:

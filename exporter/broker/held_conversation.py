@@ -1,7 +1,7 @@
 """What a node knows of one conversation that somebody here has joined, or is about to. Knows no socket and no clock.
 
 Messages are handed out in the order of their numbers, each once: ``upto`` is the last. One that comes early, because
-those before it are still on the road, waits; a number that is not above ``upto`` has been here before.
+those before it are still on its way, waits; a number that is not above ``upto`` has been here before.
 
 ``told`` and ``typing`` are the users whom the people here have been told of. Only changes of them are announced, so
 nothing is said twice, whatever is repeated.
@@ -24,13 +24,14 @@ FRESH: Final = 0.25
 """Seconds after which the server knows what frames have said of typing: five times what a node may keep it back."""
 
 
-class Held(Generic[P]):
+class HeldConversation(Generic[P]):
     """One conversation. ``upto`` is None until the first join here has asked the database."""
 
     __slots__ = (
         "asking",
         "catching_up",
         "channel",
+        "connection",
         "conversation",
         "counted",
         "early",
@@ -43,7 +44,6 @@ class Held(Generic[P]):
         "joins",
         "listed",
         "removals",
-        "road",
         "shared",
         "through",
         "told",
@@ -53,10 +53,10 @@ class Held(Generic[P]):
         "waiting",
     )
 
-    def __init__(self, conversation: str, channel: bytes, road: object = None) -> None:
+    def __init__(self, conversation: str, channel: bytes, connection: object = None) -> None:
         self.conversation = conversation
         self.channel = channel
-        self.road = road  # the connection by which it was subscribed to
+        self.connection = connection  # the connection by which it was subscribed to
         self.type_prefix = f"t{conversation}\n"  # of entries: who types there
         self.upto: int | None = None
         self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
@@ -69,10 +69,10 @@ class Held(Generic[P]):
         self.fading: set[str] = set()
         self.fresh_until = 0.0
         self.asking = False  # it will be asked who types, when it knows that
-        self.shared: set[str] = set()  # users who take part on several nodes: not known by any other road
+        self.shared: set[str] = set()  # users who take part on several nodes: not known by any other way
         self.joins = 0  # under way here
         self.removals = 0  # members who were removed meanwhile
-        self.catching_up: list[tuple[int, Callable[[], object]]] = []  # joins that wait for messages on the road
+        self.catching_up: list[tuple[int, Callable[[], object]]] = []  # joins that wait for messages on their way
         self.counted = False  # the server knows that this node holds it
         self.waiting: (
             list[Callable[[], Any]] | None
@@ -81,10 +81,10 @@ class Held(Generic[P]):
         self.hole: asyncio.TimerHandle | None = None
         self.hole_since = 0.0
 
-    def only_here(self, user: str, road: object) -> bool:
-        """Is it known, by this road, that a user who takes part on this node does so on no other?"""
-        # What is said of it between two roads is missed.
-        return road is not None and self.road is road and user not in self.shared
+    def only_here(self, user: str, connection: object) -> bool:
+        """Is it known, by this connection, that a user who takes part on this node does so on no other?"""
+        # What is said of it between two connections is missed.
+        return connection is not None and self.connection is connection and user not in self.shared
 
     def is_ready(self) -> None:
         """Whoever waits to join goes on."""

@@ -77,10 +77,10 @@ class ReconnectingConnection:
         self.connection: Connection | None = None
         self.error: str | None = "not connected yet"
 
-    async def start(self, patience: float) -> None:
-        """Begin. Waits ``patience`` seconds for the first connection; raises Misconfigured if a setting prevents it."""
-        self._task = asyncio.create_task(self._run(), name="broker-road")
-        await asyncio.wait({self._first}, timeout=patience)
+    async def start(self, timeout: float) -> None:
+        """Begin. Waits ``timeout`` seconds for the first connection; raises Misconfigured if a setting prevents it."""
+        self._task = asyncio.create_task(self._run(), name="broker-connection")
+        await asyncio.wait({self._first}, timeout=timeout)
         if self._first.done():
             self._first.result()
 

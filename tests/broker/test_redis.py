@@ -486,7 +486,7 @@ async def test_much_that_is_read_at_once_is_handed_out_in_slices_in_order() -> N
 
 async def test_subscriptions_of_a_turn_share_a_command_and_in_a_storm_they_wait_for_each_other(server: Server) -> None:
     async with nodes(server.url, 1) as (node,):
-        connection = node.broker._road.connection
+        connection = node.broker._reconnecting.connection
         assert connection is not None
         subscriptions: list[bytes] = []
         queue, ready = connection.queue, []
