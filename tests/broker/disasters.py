@@ -282,8 +282,16 @@ class Disasters:
             self.finding(
                 f"{person.user} on node {person.node} in {room} was told wrongly: "
                 f"too many {known.participants - there[room]}, too few {there[room] - known.participants}, "
-                f"typing {known.typing}"
+                f"typing {known.typing}, of whom do not {self._not_typing(room, known.typing)}"
             )
+
+    def _not_typing(self, room: str, users: set[str]) -> dict[str, list[int]]:
+        """Users who do not type there, and the nodes on which they have joined."""
+        typists = {person.user for person in self.people if room in person.typing}
+        return {
+            user: [person.node for person in self.people if person.user == user and room in person.joined]
+            for user in users - typists
+        }
 
     async def _answered(self) -> None:
         await asyncio.gather(*(person.barrier() for person in self.people))
