@@ -1013,8 +1013,9 @@ async def test_axe_finds_nothing_on_the_form_on_the_panel_and_in_an_outage(
         assert await violations(page, axe) == []
 
         double.figures.update(dict.fromkeys((*LIVE, *STORED)), active_users={})
-        double.figures["database"] = {"up": False, "error": "the database does not answer"}
+        double.figures["database"] = {"up": False, "error": LONG}
         await shows(figure(page, "total_messages"), "unknown")
+        await page.locator("messaging-stats .sums .note[tabindex]").focus()
         assert await violations(page, axe) == []
 
         await double.stop()

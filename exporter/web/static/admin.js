@@ -1,7 +1,7 @@
 // The admin page around <messaging-stats>: signing in and out, the warning before that ends, the tab's title, the
 // largest and busiest conversations, and one user's connections.
 
-import { fold, isolated } from './messaging-stats.js';
+import { fold, isolated, sentence } from './messaging-stats.js';
 
 const page = document.documentElement;
 const find = (selector) => document.querySelector(selector);
@@ -16,8 +16,6 @@ let warnAt = Infinity; // Date.now() from which the end is announced
 let state = { brief: '', level: 'good' };
 let connected = null;
 let gone = false; // was there an answer, and is there none now
-
-const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /** Show the figures to `user` until `expires` (RFC 3339). */
 function enter({ user, expires_at: expires }) {
@@ -204,7 +202,7 @@ async function showTop() {
     const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
     const said = await response.json();
     if (response.ok) topKnown(said);
-    else topUnread((said.detail ?? `answer ${response.status}`).replace(/\.$/, ''));
+    else topUnread(said.detail ?? `answer ${response.status}`);
   } catch {
     topUnread('the server does not answer');
   }

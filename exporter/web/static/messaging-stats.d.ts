@@ -192,7 +192,7 @@ export type LabelKey =
   | 'connecting' | 'all_is_well' | 'all_is_well_up' | 'restarted' | 'denied' | 'lost' | 'in_trouble' | 'unreachable'
   | 'blocked' | 'policy' | 'mixed' | 'timed_out' | 'not_json' | 'not_found' | 'database_down' | 'source_down'
   | 'database_read_only' | 'cluster_down' | 'totals_wrong' | 'internal_errors' | 'sends_failing' | 'at_capacity'
-  | 'deliveries_late' | 'since' | 'brief_connecting' | 'brief_denied' | 'brief_lost' | 'brief_in_trouble'
+  | 'deliveries_late' | 'since' | 'brief_denied' | 'brief_lost' | 'brief_in_trouble'
   | 'brief_restarted' | 'brief_database_down' | 'brief_source_down' | 'brief_database_read_only'
   | 'brief_cluster_down' | 'brief_totals_wrong' | 'brief_internal_errors' | 'brief_sends_failing'
   | 'brief_at_capacity' | 'brief_deliveries_late' | 'now' | 'speed' | 'quality' | 'days' | 'closed'

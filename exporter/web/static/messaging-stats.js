@@ -76,7 +76,6 @@ export const LABELS = Object.freeze({
   deliveries_late: 'Deliveries are late{since}: less than {share} within 0.25 s.',
   since: ' since {time}',
   // The same in a few words, for a title.
-  brief_connecting: 'Connecting',
   brief_denied: 'Not allowed',
   brief_lost: 'Server lost',
   brief_in_trouble: 'Server in trouble',
@@ -365,7 +364,6 @@ tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .sources dd { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.3; }
 .sources .unknown dd { font-size: 0.9375em; font-weight: 400; letter-spacing: 0; line-height: 1.9; color: var(--muted); }
 .aged .sources dd { color: var(--muted); }
-.quiet { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 svg { touch-action: pan-y; }
 .now, .days { position: relative; }
@@ -506,7 +504,7 @@ function moment(text) {
 }
 
 /** "The database is down." of whatever reason a server gave. */
-function sentence(reason) {
+export function sentence(reason) {
   const text = `${String(reason).replace(/\.$/, '')}.`;
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
@@ -559,21 +557,36 @@ function runs(points, from, width) {
   return found;
 }
 
-// --- a chart: one line over the window, from nought up -----------------------------------------------------------
+// --- pictures: from nought up, over the whole width ---------------------------------------------------------------
 
-class Chart {
-  constructor() {
+class Picture {
+  #paths = {};
+
+  /** Paths of these names; `point` is told at which share (0…1) of the width a pointer is, null when it leaves. */
+  constructor(names, point) {
     this.svg = document.createElementNS(SVG, 'svg');
     this.svg.setAttribute('viewBox', '0 0 100 100');
     this.svg.setAttribute('preserveAspectRatio', 'none');
     this.svg.setAttribute('aria-hidden', 'true'); // what it shows is said in words beside it
-    this.paths = {};
-    for (const name of ['base', 'area', 'band', 'curve', 'tip', 'cursor']) {
-      this.paths[name] = document.createElementNS(SVG, 'path');
-      this.paths[name].setAttribute('class', name);
-      this.svg.append(this.paths[name]);
+    for (const name of ['base', ...names]) {
+      this.#paths[name] = document.createElementNS(SVG, 'path');
+      this.#paths[name].setAttribute('class', name);
+      this.svg.append(this.#paths[name]);
     }
-    this.paths.base.setAttribute('d', 'M0 100H100');
+    this.set('base', 'M0 100H100');
+    this.svg.addEventListener('pointermove', (event) => point(share(event, this.svg)));
+    this.svg.addEventListener('pointerleave', () => point(null));
+  }
+
+  set(name, path) {
+    if (this.#paths[name].getAttribute('d') !== path) this.#paths[name].setAttribute('d', path);
+  }
+}
+
+/** One line over the window. */
+class Chart extends Picture {
+  constructor(point) {
+    super(['area', 'band', 'curve', 'tip', 'cursor'], point);
   }
 
   /**
@@ -594,33 +607,19 @@ class Chart {
     }
     const last = points[points.length - 1];
     if (last && last[1] !== null) paths.tip = `M${x(last[0])} ${y(last[1])}h0`;
-    for (const [name, path] of Object.entries(paths)) this.#set(name, path);
+    for (const [name, path] of Object.entries(paths)) this.set(name, path);
   }
 
   /** A line at a share (0…1) of the width, none for null. */
   point(share) {
-    this.#set('cursor', share === null ? '' : `M${(share * 100).toFixed(2)} 0V100`);
-  }
-
-  #set(name, path) {
-    if (this.paths[name].getAttribute('d') !== path) this.paths[name].setAttribute('d', path);
+    this.set('cursor', share === null ? '' : `M${(share * 100).toFixed(2)} 0V100`);
   }
 }
 
-/** The bars of days, from nought up; a day that is not known is a gap. */
-class Bars {
-  constructor() {
-    this.svg = document.createElementNS(SVG, 'svg');
-    for (const [name, value] of [['viewBox', '0 0 100 100'], ['preserveAspectRatio', 'none'], ['aria-hidden', 'true']]) {
-      this.svg.setAttribute(name, value);
-    }
-    this.paths = {};
-    for (const name of ['base', 'bars', 'chosen']) {
-      this.paths[name] = document.createElementNS(SVG, 'path');
-      this.paths[name].setAttribute('class', name);
-      this.svg.append(this.paths[name]);
-    }
-    this.paths.base.setAttribute('d', 'M0 100H100');
+/** The bars of days; a day that is not known is a gap. */
+class Bars extends Picture {
+  constructor(point) {
+    super(['bars', 'chosen'], point);
   }
 
   /** Draw [value or null…]; the bar at `chosen` stands out. */
@@ -629,8 +628,8 @@ class Bars {
     const width = 100 / Math.max(1, values.length);
     const bar = (value, i) =>
       value === null ? '' : `M${(i * width + width * 0.12).toFixed(3)} 100V${(100 - (value / peak) * 96).toFixed(2)}h${(width * 0.76).toFixed(3)}V100Z`;
-    this.paths.bars.setAttribute('d', values.map((value, i) => (i === chosen ? '' : bar(value, i))).join(''));
-    this.paths.chosen.setAttribute('d', chosen === null ? '' : bar(values[chosen] ?? null, chosen));
+    this.set('bars', values.map((value, i) => (i === chosen ? '' : bar(value, i))).join(''));
+    this.set('chosen', chosen === null ? '' : bar(values[chosen] ?? null, chosen));
   }
 }
 
@@ -1072,11 +1071,9 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   }
 
   #chart(kind, name) {
-    const chart = new Chart();
+    const chart = new Chart((at) => this.#point(at));
     const range = el('span', { class: 'range' });
     this.#charts.push({ kind, name, chart, range });
-    chart.svg.addEventListener('pointermove', (event) => this.#point(share(event, chart.svg)));
-    chart.svg.addEventListener('pointerleave', () => this.#point(null));
     return [chart.svg, range];
   }
 
@@ -1150,10 +1147,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     n.day = this.#slider('day', DAYS[0] - 1, (value) => this.#choose(value));
     const rows = el('dl');
     for (const name of PER_DAY) {
-      const bars = new Bars();
+      const bars = new Bars((at) => this.#choose(at === null ? null : Math.floor(at * this.#shown * 0.9999)));
       const range = el('dd', { class: 'range', 'data-days': name }, '\u00a0');
-      bars.svg.addEventListener('pointermove', (event) => this.#choose(Math.floor(share(event, bars.svg) * this.#shown * 0.9999)));
-      bars.svg.addEventListener('pointerleave', () => this.#choose(null));
       this.#bars.push({ name, bars, range });
       rows.append(el('div', {}, this.#term(`day_${name}`), range, el('dd', { class: 'picture' }, bars.svg)));
     }
@@ -1347,6 +1342,15 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
 
   // --- showing: only texts and paths change ---------------------------------------------------------------------------
 
+  /** A figure; its row is told whether it is known, and how much room it takes. */
+  #put(node, value, text = this.#count(value)) {
+    write(node, text);
+    const { classList } = node.closest('dl > div');
+    classList.toggle('unknown', value === null);
+    classList.toggle('six', value !== null && text.length === 7);
+    classList.toggle('long', value !== null && text.length > 7);
+  }
+
   #render() {
     const lang = this.#language();
     if (lang !== this.#format.lang) this.#format = formats(lang);
@@ -1399,11 +1403,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     for (const name of FIGURES) {
       const value = known(stats[name]);
       unknown ||= value === null;
-      const text = this.#count(value);
-      write(n[name], text);
-      n[name].closest('div').classList.toggle('unknown', value === null);
-      n[name].closest('div').classList.toggle('six', value !== null && text.length === 7);
-      n[name].closest('div').classList.toggle('long', value !== null && text.length > 7);
+      this.#put(n[name], value);
     }
     const window = this.#window();
     const seen = this.#beside(this.#scope(stats), window === null ? '' : this.#span(window.seconds));
@@ -1431,8 +1431,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       age.classList.toggle('old', source.up === false);
       for (const figure of [...TOTALS, ...ACTIVE]) {
         const value = known(ACTIVE.includes(figure) ? source.active_users?.[figure] : source[figure]);
-        write(figures[figure], this.#count(value));
-        figures[figure].parentElement.classList.toggle('unknown', value === null);
+        this.#put(figures[figure], value);
       }
       write(note, source.error ? sentence(source.error) : '');
     });
@@ -1441,18 +1440,11 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   #renderQuality(stats) {
     const n = this.#nodes;
     const sum = (counts) => (counts && typeof counts === 'object' ? Object.values(counts).reduce((all, count) => all + (known(count) ?? 0), 0) : null);
-    const put = (name, value, text) => {
-      write(n[`quality_${name}`], text);
-      n[`quality_${name}`].closest('div').classList.toggle('unknown', value === null);
-      n[`quality_${name}`].closest('div').classList.toggle('long', value !== null && text.length > 7);
-    };
     const share = known(stats.delivered_in_time);
-    put('delivered_in_time', share, share === null && stats.delivered_in_time === null ? this.#say('nothing_yet') : this.#share(share));
-    for (const [name, value] of [
-      ['sends_failed', known(stats.sends_failed)],
-      ['connections_refused', sum(stats.refused?.connections)],
-      ['commands_refused', sum(stats.refused?.commands)],
-    ]) put(name, value, this.#count(value));
+    this.#put(n.quality_delivered_in_time, share, stats.delivered_in_time === null ? this.#say('nothing_yet') : this.#share(share));
+    this.#put(n.quality_sends_failed, known(stats.sends_failed));
+    this.#put(n.quality_connections_refused, sum(stats.refused?.connections));
+    this.#put(n.quality_commands_refused, sum(stats.refused?.commands));
     const started = moment(stats.started_at);
     const since = started === null ? '' : this.#say('from', { time: this.#time(started) });
     write(n.qualityScope, this.#beside(this.#say('this_node'), since));
@@ -1464,8 +1456,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     let unknown = false;
     const put = (node, value) => {
       unknown ||= value === null;
-      write(node, this.#count(value));
-      node.parentElement.classList.toggle('unknown', value === null);
+      this.#put(node, value);
     };
     for (const name of TOTALS) put(n[name], known(stats[name]));
     for (const window of ACTIVE) {
@@ -1483,9 +1474,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   #renderRates(rates) {
     for (const name of RATES) {
       const value = known(list(rates?.[name]).at(-1));
-      const node = this.#nodes[`speed_${name}`];
-      write(node, this.#rate(value));
-      node.closest('div').classList.toggle('unknown', value === null);
+      this.#put(this.#nodes[`speed_${name}`], value, this.#rate(value));
     }
   }
 
