@@ -2,6 +2,8 @@
 
 Between two connections there are 50 ms at first and 2 s at most, with full jitter, so that the nodes of a cluster do
 not all come back in one moment. A server that does not answer a beat for two seconds is not there.
+
+Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
