@@ -434,12 +434,13 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 }
 @container (min-width: 68rem) {
   .panel > :not(.status, .now, .sources) { grid-column: span 2; }
+  .status { margin-block-end: -1.4em; } /* its second line, which is mostly empty, is the gap */
 }
 @container (min-width: 104rem) { /* a wall screen, which nobody scrolls: two rows below the figures */
   .panel { grid-template-columns: repeat(5, minmax(0, 1fr)); font-size: max(0.9375rem, 0.73cqi); gap: 1.2em 2em; }
   .panel > :not(.status, .now, .sources) { grid-column: auto; }
   .panel > .well { grid-column: span 2; }
-  .status { --lines: 1; }
+  .status { --lines: 1; margin-block-end: -0.8em; }
   .well { --lines: 2; }
   th:not(:first-child) { inline-size: 5.3em; } /* the narrowest columns: six digits and the longest reason */
   td { font-size: 0.875em; }
