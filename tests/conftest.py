@@ -89,11 +89,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: object) -> None:
     """List what was skipped and why."""
-    skipped = terminalreporter.stats.get("skipped", [])  # type: ignore[attr-defined]
+    skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
-        terminalreporter.section("skipped: not shown by this run")  # type: ignore[attr-defined]
+        terminalreporter.section("skipped: not shown by this run")
         for report in skipped:
-            terminalreporter.line(f"{report.nodeid}: {report.longrepr[2]}")  # type: ignore[attr-defined]
+            terminalreporter.line(f"{report.nodeid}: {report.longrepr[2]}")
 
 
 @pytest.hookimpl(trylast=True)

@@ -158,10 +158,10 @@ class FakeStore:
         await self._ask("delete", conversation, str(seq), by)
 
     async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
-        return await self._ask("create", id or "", creator)  # type: ignore[no-any-return]
+        return await self._ask("create", id or "", creator)
 
     async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
-        return await self._ask("add", conversation, by)  # type: ignore[no-any-return]
+        return await self._ask("add", conversation, by)
 
     async def register(self, user: str) -> bool:
         return True

@@ -82,7 +82,7 @@ def no_client_certificates() -> Iterator[None]:
     """
     import ssl
 
-    ssl.SSLContext.set_default_verify_paths = lambda context: None  # type: ignore[method-assign,assignment]
+    ssl.SSLContext.set_default_verify_paths = lambda context: None  # type: ignore[method-assign,assignment]  # hides it
     try:
         yield
     finally:

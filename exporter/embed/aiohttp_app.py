@@ -56,7 +56,7 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             response = await handler(request)
-        except BaseException as error:
+        except BaseException as error:  # cancelled, too: however the handler ends, the connection has ended
             if (connection := request.get(CONNECTION)) is not None:
                 live.close_without_caller(connection, explicit_reason(connection.reason) or reason_of(error))
             elif isinstance(error, web.HTTPException) and _is_upgrade(request):

@@ -51,7 +51,7 @@ class LiveMiddleware:
         token = live_connection.set(None)
         try:
             await self._app(scope, watched.receive, watched.send)
-        except BaseException as error:
+        except BaseException as error:  # cancelled, too: however the host ends, the connection has ended
             watched.end(reason_of(error))
             raise
         else:

@@ -88,7 +88,7 @@ class Source:
         self._collector = collector
         try:
             await collector.start()
-        except BaseException:
+        except BaseException:  # cancelled, too: what did not start may be started again
             self._collector = None
             raise
         self._refreshing = asyncio.create_task(self._keep_looking(), name="messaging-source")

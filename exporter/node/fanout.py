@@ -38,7 +38,7 @@ class Writer(Protocol):
     """The part of asyncio's transport that is used here."""
 
     def write(self, data: bytes) -> None: ...  # noqa: D102  # asyncio documents it
-    def get_write_buffer_size(self) -> int: ...  # noqa: D102
+    def get_write_buffer_size(self) -> int: ...  # noqa: D102  # as above
 
 
 LARGE: Final = 1_000

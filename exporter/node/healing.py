@@ -85,7 +85,7 @@ class Healing:
                     after = messages[-1].seq if len(messages) == PAGE else through
         except Refusal:
             ordering.not_healed(conversation)
-        except Exception:
+        except Exception:  # a defect: the order of what follows must not wait for these messages for ever
             log.exception("messages that the broker has lost could not be read")
             ordering.not_healed(conversation)
         else:

@@ -165,7 +165,7 @@ async def correct(
         return high, Page(taken=taken, whole=correction.whole)
     there, sealed = mapping.identity, statements.below(mapping, cut)
     identified = chosen.replace(f"k.{key}", there)
-    target: Region = lambda alias: f"{sealed(alias)} AND {identified.replace('{a}', alias)}"  # noqa: E731
+    target: Region = lambda alias: f"{sealed(alias)} AND {identified.replace('{a}', alias)}"  # noqa: E731  # typed
     return high, Page(taken=taken, undone=await _undone(snapshot, mapping, target, cut, midnight))
 
 
@@ -216,7 +216,7 @@ async def count_once(
     clock: Callable[[], float] = time.time
     if now is not None:
         moment = now.timestamp() if isinstance(now, datetime) else now
-        clock = lambda: moment  # noqa: E731
+        clock = lambda: moment  # noqa: E731  # typed
     engine = Engine(Source(url, kind, config_file=config_file, hosts=hosts), State(None), load=1.0, clock=clock)
     try:
         return await engine.count()

@@ -72,7 +72,7 @@ class State:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # interrupted, too: the file must not stay locked
             connection.close()
             raise
         return connection
@@ -85,7 +85,7 @@ class State:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
                 self._connection.execute("COMMIT")
-            except BaseException as error:
+            except BaseException as error:  # interrupted, too: all of a step is kept or nothing
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):

@@ -194,7 +194,7 @@ def _sum(expression: str | None) -> str:
 def undone(mapping: Mapping, changed: Rows, target: Region, cut: Cut, midnight: int) -> str:
     """Rows ``(age, rows)``: what was counted in ``target`` and is undone by what ``changed``."""
     assert mapping.undone is not None  # noqa: S101 - asked for only where there is one, which needs an identity
-    assert mapping.identity is not None  # noqa: S101
+    assert mapping.identity is not None  # noqa: S101 - as above
     return (
         f"SELECT z.age, COUNT(*) FROM (SELECT DISTINCT {mapping.identity.replace('{a}', 'e')} AS id, "
         f"{age(mapping, midnight)} AS age {mapping.undone(changed, target, cut)}) z GROUP BY z.age"

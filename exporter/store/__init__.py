@@ -172,7 +172,7 @@ class Store:
                 await self._probe()
 
     async def _probe(self) -> None:
-        work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self._database.doubtful)  # noqa: E731
+        work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self._database.doubtful)  # noqa: E731 — typed
         with contextlib.suppress(DatabaseError):
             await self._database.run(Lane.PROBE, work, min(self._timeout, PROBE_EVERY))
 

@@ -244,13 +244,11 @@ class Database:
                     return result
                 except Refusal:
                     raise  # the work has put the connection in order
-                except BaseException as error:
+                except BaseException as error:  # cancelled, too: a connection is given back in order or not at all
                     if not isinstance(error, DatabaseError) or job.aborted or error.kind in errors.USELESS:
                         await connection.invalidate()
                     if isinstance(error, DatabaseError) and error.kind in _ANOTHER_SERVER:
-                        self._generation += (
-                            1  # nor are the others of use: they are asked for again, at the same address
-                        )
+                        self._generation += 1  # nor are the others of use: the same address is asked again
                     if isinstance(error, Exception) and not isinstance(error, (DatabaseError, Misconfigured)):
                         raise self._defect(error) from error
                     raise

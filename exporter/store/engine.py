@@ -56,7 +56,7 @@ class AsyncConnection:
         transaction = await greenlet_spawn(self.sync_connection.begin)
         try:
             yield
-        except BaseException:
+        except BaseException:  # cancelled, too: nothing is committed in halves
             if transaction.is_active:
                 await _to_its_end(greenlet_spawn(transaction.rollback))
             raise

@@ -89,7 +89,7 @@ class MembershipLookups:
         except DatabaseError as failure:
             self._refuse(asked, Unavailable(failure.text))
             return
-        except Exception as error:
+        except Exception as error:  # a defect: who asks is told, and then it is logged where the task is kept running
             self._refuse(asked, error if isinstance(error, Internal) else Internal(DEFECT))
             if not isinstance(error, Internal):  # whose trace is in the log already
                 raise

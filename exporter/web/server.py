@@ -161,7 +161,7 @@ class Server:
     async def _closed_by_a_failure(self) -> AsyncIterator[None]:
         try:
             yield
-        except BaseException:
+        except BaseException:  # cancelled, too: nothing stays open
             if self._opening is not None:
                 self._opening.cancel()
             await self.listeners.close()

@@ -81,7 +81,7 @@ class SourceServer:
         try:
             await asyncio.gather(*(collector.start() for collector in self.collectors))
             self.urls = await self.listeners.open(self._application(), self.settings.listen)
-        except BaseException:
+        except BaseException:  # cancelled, too: nothing stays open
             await self.close()
             raise
         self._sampling = asyncio.create_task(keep_running("history", self._sample, lambda name: None))

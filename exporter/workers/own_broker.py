@@ -65,7 +65,7 @@ class OwnBroker:
         try:
             self._launch()
             await self._answers()
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody is left behind
             await self.stop()
             raise
         self._keeping = asyncio.create_task(self._keep(), name="own-broker")

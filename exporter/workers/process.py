@@ -108,7 +108,7 @@ class WorkerProcess:
                     # A stopped worker wakes up to notice that the line has ended.
                     preexec_fn=between_fork_and_exec(signal.SIGCONT),
                 )
-            except BaseException:
+            except BaseException:  # interrupted, too: nobody else would close it
                 ours.close()
                 raise
         worker._channel = await Channel.open(ours, worker._on_message, lambda: None)

@@ -31,7 +31,7 @@ class World:
         metrics = Metrics()
         self.fan_out = FanOut(asyncio.get_running_loop().call_soon, metrics.sent_bytes, time.monotonic)
         self.node = ClusterNode(
-            FakeStore(),  # type: ignore[arg-type]
+            FakeStore(),
             metrics,
             self.fan_out,
             location=locate(server.url),
@@ -78,11 +78,11 @@ def callbacks_timed() -> Iterator[Callable[[], float]]:
         found, worst = worst, 0.0
         return found * 1_000
 
-    asyncio.events.Handle._run = timed  # type: ignore[method-assign]
+    asyncio.events.Handle._run = timed
     try:
         yield longest
     finally:
-        asyncio.events.Handle._run = run  # type: ignore[method-assign]
+        asyncio.events.Handle._run = run
 
 
 async def _cases(server: Server, longest: Callable[[], float]) -> list[tuple[str, float]]:

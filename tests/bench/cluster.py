@@ -112,7 +112,7 @@ class Person(asyncio.Protocol):
         self.turn = self.number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         if self.waits is None:
@@ -393,7 +393,7 @@ class _Ours:
         self.sender, self.receiver = nodes
 
     async def __call__(self, count: int) -> None:
-        reached = self.receiver.ear.goal.expect(count)  # type: ignore[attr-defined]  # a Listener's
+        reached = self.receiver.ear.goal.expect(count)
         for _ in range(count):
             _Ours.seq += 1
             self.sender.broker.publish(Envelope("room", b"x" * 256, seq=_Ours.seq, sender="user0"))
@@ -490,7 +490,7 @@ async def _storm(broker: Server, count: int = 10_000) -> float:
     before = cpu_seconds(broker.pid)
     for number in range(count):
         node.join(f"c{number}", f"user{number}", f"room{number}")
-    while (cluster := node.broker.cluster()) is None or cluster.participants < count:  # noqa: ASYNC110
+    while (cluster := node.broker.cluster()) is None or cluster.participants < count:  # noqa: ASYNC110  # a beat tells
         await asyncio.sleep(0.01)
     cost = (cpu_seconds(broker.pid) - before) / count * 1e6
     await node.broker.close()

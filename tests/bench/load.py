@@ -100,7 +100,7 @@ class Load:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the load client ended with {self._process.wait()}")
-        return json.loads(line)  # type: ignore[no-any-return]
+        return json.loads(line)
 
     def start(self, command: str, **arguments: object) -> None:
         """Begin a command without waiting for its end."""

@@ -148,7 +148,7 @@ def process(command: list[str], ready: str, log: Path, environment: dict[str, st
         try:
             deadline = time.monotonic() + 1_800
             while True:
-                with contextlib.suppress(OSError), urllib.request.urlopen(ready, timeout=300) as answer:  # noqa: S310
+                with contextlib.suppress(OSError), urllib.request.urlopen(ready, timeout=300) as answer:  # noqa: S310  # ours
                     if answer.status == 200:
                         break
                 if started.poll() is not None or time.monotonic() > deadline:

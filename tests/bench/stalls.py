@@ -52,7 +52,7 @@ class World:
         self._soon: list[Callable[[], None]] = []
         metrics = Metrics()
         self.fan_out = FanOut(self._soon.append, metrics.sent_bytes, time.monotonic)
-        self.node = Node(FakeStore(), metrics, self.fan_out)  # type: ignore[arg-type]
+        self.node = Node(FakeStore(), metrics, self.fan_out)
 
     def connection(self, user: str) -> NodeConnection:
         made = NodeConnection(user, Sink(), self.fan_out, 1 << 20)
@@ -94,7 +94,7 @@ def ends() -> Iterable[tuple[str, float]]:
     settle()
     yield f"{TABS} tabs of {JOINED:,} conversations are recounted", _recounted(world)
     for number, tab in enumerate(tabs, 1):
-        spent = world.longest(lambda tab=tab: world.node.close(tab, ClosedReason.CLIENT))  # type: ignore[misc]
+        spent = world.longest(lambda tab=tab: world.node.close(tab, ClosedReason.CLIENT))
         if number in (1, TABS):
             which = "last" if number == TABS else "first"
             yield f"the {which} of {TABS} tabs ends, {JOINED:,} conversations joined", spent

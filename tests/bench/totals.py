@@ -254,14 +254,14 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
         names = {}
         for size in sizes:
             path = folder / f"{size}.db"
-            took = timed(lambda path=path, size=size: fill_sqlite(path, size))  # type: ignore[misc]
-            adopted = timed(lambda path=path: asyncio.run(_migrate(f"sqlite:///{path}")))  # type: ignore[misc]
+            took = timed(lambda path=path, size=size: fill_sqlite(path, size))
+            adopted = timed(lambda path=path: asyncio.run(_migrate(f"sqlite:///{path}")))
             urls["SQLite", size] = f"sqlite:///{path}"
             print(f"  SQLite, {size:,} messages: filled in {took:.0f} s, adopted in {adopted:.1f} s", flush=True)
             if server is not None:
                 name = names[size] = server.create_database()
-                took = timed(lambda name=name, size=size: fill_postgresql(server, name, size))  # type: ignore[misc]
-                adopted = timed(lambda name=name: asyncio.run(_migrate(server.url(name))))  # type: ignore[misc]
+                took = timed(lambda name=name, size=size: fill_postgresql(server, name, size))
+                adopted = timed(lambda name=name: asyncio.run(_migrate(server.url(name))))
                 server.psql(SPLIT, name)
                 server.psql("VACUUM ANALYZE", name, timeout=1800)
                 urls["PostgreSQL", size] = server.url(name)
@@ -269,7 +269,7 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
         samples = scrapes(urls, rounds)
         for kind, size in urls:
             if size == sizes[-1]:
-                took = timed(lambda url=urls[kind, size]: asyncio.run(_verify(url)))  # type: ignore[misc]
+                took = timed(lambda url=urls[kind, size]: asyncio.run(_verify(url)))
                 print(f"  {kind}, {size:,}: verified in {took:.1f} s", flush=True)
         rows = []
         for kind in dict.fromkeys(kind for kind, _ in samples):
@@ -302,7 +302,7 @@ def bench_scrape(folder: Path, sizes: tuple[int, ...], rounds: int) -> str:
                         or True
                     )
                     for _ in range(max(3, rounds // 2)):
-                        cell.values.append(timed(lambda url=url: get(url)) * 1000)  # type: ignore[misc]
+                        cell.values.append(timed(lambda url=url: get(url)) * 1000)
             if counts[-1].values:
                 growth = counts[-1].median / counts[0].median
                 rows.append(["prometheus-postgres-exporter, `COUNT(*)`", *(c.show(1) for c in counts), f"{growth:.2f}"])
@@ -323,7 +323,7 @@ def pgbench(server: Postgres, name: str, script: Path, clients: int, seconds: fl
     assert find_binaries() is not None
     done = subprocess.run(
         [
-            str(find_binaries() / "pgbench"), "-n", "-M", "prepared", "-f", str(script), "-c", str(clients), "-j", "1",  # type: ignore[operator]
+            str(find_binaries() / "pgbench"), "-n", "-M", "prepared", "-f", str(script), "-c", str(clients), "-j", "1",
             "-T", str(max(1, round(seconds))), "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", name,
         ],
         capture_output=True, text=True, check=True,
@@ -334,7 +334,7 @@ def pgbench(server: Postgres, name: str, script: Path, clients: int, seconds: fl
 
 def bench_triggers_postgresql(folder: Path, rounds: int, seconds: float) -> list[list[str]]:
     """Inserts of one and of fifty rows, by one and by eight writers, with the triggers and without them."""
-    if find_binaries() is None or not (find_binaries() / "pgbench").exists():  # type: ignore[operator]
+    if find_binaries() is None or not (find_binaries() / "pgbench").exists():
         return []
     rows = []
     server = Postgres(shared_buffers="256MB", max_wal_size="2GB")

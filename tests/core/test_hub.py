@@ -368,7 +368,7 @@ def test_those_who_expire_together_do_so_in_the_order_in_which_they_typed() -> N
     hub.set_typing("b1", "x", True, 0.0)
     hub.set_typing("a1", "y", True, 0.0)
     hub.set_typing("a1", "x", True, 1.0)
-    expired = [(event.conversation, event.user) for event in hub.expire_typing(100.0)]  # type: ignore[union-attr]
+    expired = [(event.conversation, event.user) for event in hub.expire_typing(100.0)]
     assert expired == [("x", "bob"), ("y", "ann"), ("x", "ann")]
 
 
@@ -448,10 +448,10 @@ class HubMachine(RuleBasedStateMachine):
         self.came_and_went: dict[str, int] = {"connections": 0, "participants": 0, "typing": 0}
 
     def refused(self, command: Callable[[], object], refusal: type[Exception]) -> None:
-        before = state(self.hub)  # type: ignore[arg-type]
+        before = state(self.hub)
         with pytest.raises(refusal):
             command()
-        assert state(self.hub) == before  # type: ignore[arg-type]
+        assert state(self.hub) == before
 
     def note(self, events: list[HubEvent], expected: list[HubEvent]) -> None:
         key = repr
@@ -581,7 +581,7 @@ class HubMachine(RuleBasedStateMachine):
     def everybody_goes(self) -> None:
         for who in list(self.hub.connections):
             self.note_all(self.hub.close(who, ClosedReason.SHUTDOWN))
-        assert state(self.hub) == state(Hub())  # type: ignore[arg-type]
+        assert state(self.hub) == state(Hub())
         # those who are gone stay in the bundle: opened again, so that the rules may go on
         for who, user in self.log.opened.items():
             self.note_all(self.hub.open(who, user))
@@ -674,5 +674,5 @@ def test_after_ten_thousand_random_operations_everybody_goes_and_every_figure_is
             assert hub.stats() == log.stats()
     for who in list(log.opened):
         hub.close(who, ClosedReason.SHUTDOWN)
-    assert state(hub) == state(Hub())  # type: ignore[arg-type]
+    assert state(hub) == state(Hub())
     assert hub.stats() == EMPTY

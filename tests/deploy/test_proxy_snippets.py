@@ -147,7 +147,7 @@ class Browser:
             host="127.0.0.1",
             port=address.port,
             ssl=self.tls,
-            origin=origin,  # type: ignore[arg-type]  # a NewType of str
+            origin=origin,
             subprotocols=[Subprotocol("messaging.v1"), Subprotocol("bearer." + self.exporter.token("ann"))],
             compression=None,
             proxy=None,

@@ -186,7 +186,7 @@ async def test_the_snippets_of_the_document_run() -> None:
     exec(compile(middleware, "embed.md", "exec"), names)  # noqa: S102  # as above
     names["live"] = live = Live()
     collector = live.collector()
-    live.collector = lambda: collector  # type: ignore[method-assign]  # to be taken out of everybody's registry
+    live.collector = lambda: collector
     try:
         await asyncio.to_thread(exec, compile(workers, "embed.md", "exec"), names)
         async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{names['port']}/metrics") as response:

@@ -21,7 +21,7 @@ from exporter.embed.aiohttp_app import CONNECTION, watch
 from tests.embed.hosts import HOSTS, Churn, on_aiohttp, on_uvicorn, reset, until
 from tests.servers.exporter import Figures, figures_of
 
-LIVE = tuple(name for name in Churn(None, "", 0).model.figures())  # type: ignore[arg-type]  # only its names
+LIVE = tuple(name for name in Churn(None, "", 0).model.figures())
 ROOT = Path(__file__).parents[2]
 
 
@@ -388,15 +388,15 @@ def test_a_threaded_server_uses_the_locked_form() -> None:
 
     @socketio.on("connect")
     def connect(auth: dict[str, str]) -> None:
-        connections[request.sid] = live.open(auth["user"], handle=request.sid)  # type: ignore[attr-defined]
+        connections[request.sid] = live.open(auth["user"], handle=request.sid)
 
     @socketio.on("join")
     def join(room: str) -> None:
-        connections[request.sid].join(room)  # type: ignore[attr-defined]
+        connections[request.sid].join(room)
 
     @socketio.on("disconnect")
     def disconnect() -> None:
-        connections.pop(request.sid).close()  # type: ignore[attr-defined]
+        connections.pop(request.sid).close()
 
     clients = [socketio.test_client(app, auth={"user": f"user{number % 3}"}) for number in range(9)]
     for number, client in enumerate(clients):

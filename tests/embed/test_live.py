@@ -125,7 +125,7 @@ def test_numbers_and_uuids_are_kept_as_their_text() -> None:
 def test_a_handle_that_cannot_be_one_is_named() -> None:
     live = Live()
     with pytest.raises(TypeError, match="handle has to be hashable, and dict is not"):
-        live.open("ann", handle={})  # type: ignore[arg-type]  # aiohttp's WebSocketResponse is such a mapping
+        live.open("ann", handle={})
     assert live.stats() == HubStats(0, 0, 0, 0, 0)
 
 

@@ -76,7 +76,7 @@ class Demo:
         async def printed() -> tuple[str, str, str] | None:
             assert self.process.returncode is None, self.said() + self.errors.read_text()
             found = [re.search(rf"{name} +(\S+)", self.said()) for name in ("Metrics", "Admin page", "WebSocket")]
-            return tuple(match[1] for match in found if match) if all(found) else None  # type: ignore[return-value]
+            return tuple(match[1] for match in found if match) if all(found) else None
 
         found = await until(printed, "the three URLs")
         assert found is not None

@@ -841,7 +841,7 @@ async def play(exporter: Asking, scene: Scene, expected: Figures) -> None:
         assert difference(before, after) == expected
         is_consistent(after)
     finally:
-        await steps.aclose()  # type: ignore[attr-defined]  # a scene is an async generator
+        await steps.aclose()
         await world.end()
 
 

@@ -438,7 +438,7 @@ async def test_a_database_that_is_locked_at_the_start_is_waited_for(tmp_path: Pa
             await refused(ann, "join", conversation="room")
             assert (await exporter.get(CONVERSATIONS, user="ann"))[0] == 503
             assert (await exporter.scrape())["messaging_active_connections"] == 1
-        except BaseException:
+        except BaseException:  # cancelled, too: no process stays
             await exporter.kill()
             raise
     try:

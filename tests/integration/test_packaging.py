@@ -151,6 +151,7 @@ import asyncio, importlib.util, json, sys
 import exporter
 assert not {"msgspec", "prometheus_client"} & set(sys.modules), "import exporter loads nothing"
 from exporter import Live, LiveMiddleware, LockedLive, Source
+from exporter.core.errors import Misconfigured
 for name in ("aiohttp", "sqlalchemy", "uvloop", "structlog", "yaml", "click"):
     assert importlib.util.find_spec(name) is None
 
@@ -182,7 +183,7 @@ asyncio.run(main())
 try:
     Live(totals=Source("sqlite:///there.db", "mapping.yml"))
     asyncio.run(Source("sqlite:///there.db", "mapping.yml").start())
-except Exception as error:
+except Misconfigured as error:
     assert "sqlalchemy is missing: pip install messaging-exporter" in str(error), repr(error)
 else:
     raise AssertionError("nothing reads a database here")

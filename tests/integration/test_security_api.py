@@ -150,7 +150,7 @@ async def test_scrapes_beyond_the_limit_are_turned_away_and_the_permit_comes_bac
             await go.wait()
             return await collect(deadline)
 
-        here.server.collector.collect = slowly  # type: ignore[method-assign]
+        here.server.collector.collect = slowly
         waiting = [asyncio.ensure_future(here.get("/metrics")) for _ in range(2)]
         status = 200
         while status != 503:

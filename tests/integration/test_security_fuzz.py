@@ -203,7 +203,7 @@ async def workers(total: int, work: Callable[[random.Random], Awaitable[None]]) 
         for seed in seeds:
             try:
                 await asyncio.wait_for(work(random.Random(seed)), 60)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its seed must be told
                 raise AssertionError(f"the piece of seed {seed} failed: {error!r}") from error
 
     async with asyncio.TaskGroup() as group:

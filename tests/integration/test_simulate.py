@@ -21,7 +21,7 @@ class Recorder(View):
         self.acknowledged = 0
 
     def show(self, moment: object) -> None:
-        self.acknowledged = moment.ledger.acknowledged  # type: ignore[attr-defined]
+        self.acknowledged = moment.ledger.acknowledged
 
     async def reaches(self, count: int) -> None:
         async with asyncio.timeout(60):

@@ -61,7 +61,7 @@ def admin(node: Exporter) -> dict[str, str]:
 async def look(node: Exporter) -> dict[str, Any]:
     status, body, _ = await node.get(PATH, headers=admin(node))
     assert status == 200
-    return body  # type: ignore[no-any-return]
+    return body
 
 
 async def disconnect(node: Exporter) -> tuple[int, Any]:

@@ -159,7 +159,7 @@ def test_without_the_database_what_is_read_from_it_is_absent_and_everything_else
     expected['messaging_scrape_collector_success{collector="database"}'] = 0
     assert found == expected
     assert len(FIGURES) - len(found) == 11
-    assert "it is down" not in generate_latest(Registry(state_families(replace(SNAPSHOT, database=down)))).decode()  # type: ignore[arg-type]
+    assert "it is down" not in generate_latest(Registry(state_families(replace(SNAPSHOT, database=down)))).decode()
 
 
 def test_before_the_first_verification_its_figures_are_absent() -> None:
@@ -235,7 +235,7 @@ def test_each_event_raises_its_counter_by_one_and_no_other(event: HubEvent, seri
 
 def test_there_is_no_event_of_the_hub_that_is_not_counted() -> None:
     counted = {type(event) for event, _ in EVENTS}
-    assert counted == set(HubEvent.__args__)  # type: ignore[attr-defined]
+    assert counted == set(HubEvent.__args__)
 
 
 def test_every_series_that_is_known_beforehand_stands_at_0_from_the_start() -> None:
@@ -286,7 +286,7 @@ def test_every_instrument_is_exposed() -> None:
 
 
 def test_the_strict_parser_reads_it() -> None:
-    text = generate_openmetrics(Registry(everything())).decode()  # type: ignore[arg-type]
+    text = generate_openmetrics(Registry(everything())).decode()
     parsed = list(parse_strictly(text))
     assert sorted(family.name for family in parsed) == sorted(family.name for family in everything())
 
@@ -296,7 +296,7 @@ PROMTOOL_TAKES_FOR_A_DURATION = b'messaging_inaccurate_days use base unit "secon
 
 @pytest.mark.needs("promtool")
 def test_promtool_has_no_complaint() -> None:
-    exposition = generate_latest(Registry(everything()))  # type: ignore[arg-type]
+    exposition = generate_latest(Registry(everything()))
     result = subprocess.run(["promtool", "check", "metrics"], input=exposition, capture_output=True, check=False)
     # The contract's name; promtool takes a count of days for a duration.
     assert (result.stdout, result.stderr.splitlines()) == (b"", [PROMTOOL_TAKES_FOR_A_DURATION])

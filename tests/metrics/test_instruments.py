@@ -46,8 +46,8 @@ def _no_created_series() -> None:
 
 def same(family: Metric, theirs: CollectorRegistry) -> None:
     """In both formats, to the byte."""
-    assert text(One(family)) == text(theirs)  # type: ignore[arg-type]
-    assert openmetrics(One(family)) == openmetrics(theirs)  # type: ignore[arg-type]
+    assert text(One(family)) == text(theirs)
+    assert openmetrics(One(family)) == openmetrics(theirs)
 
 
 @given(st.lists(st.integers(0, 10**12), max_size=10))
@@ -135,7 +135,7 @@ def test_a_family_is_a_copy_of_the_moment() -> None:
 
 def test_a_label_value_that_was_not_known_beforehand_is_a_mistake() -> None:
     with pytest.raises(KeyError):
-        LabelledCounter("a", "A.", "reason", Reason)["unheard of"]  # type: ignore[index]
+        LabelledCounter("a", "A.", "reason", Reason)["unheard of"]
     with pytest.raises(KeyError):
         LabelledHistogram("a", "A.", "path", ("local",), BOUNDS)["unheard of"]
 

@@ -47,7 +47,7 @@ def test_open_files_are_counted_one_by_one() -> None:
 def test_an_older_kernel_has_them_listed(tmp_path: Path) -> None:
     """Before Linux 6.2 the folder's size was 0; one entry is the listing's own descriptor."""
 
-    class OldFolder(type(tmp_path)):  # type: ignore[misc]
+    class OldFolder(type(tmp_path)):
         def stat(self, **_: object) -> os.stat_result:
             return os.stat_result((0,) * 10)
 

@@ -16,7 +16,7 @@ T = 1_795_352_400.0  # an hour's start, hence the start of a slot
 
 
 def sample(n: int | None, **others: object) -> Sample:
-    return Sample(active_connections=n, **others)  # type: ignore[arg-type]
+    return Sample(active_connections=n, **others)
 
 
 def test_before_the_first_sample_everything_is_empty_and_the_times_are_null() -> None:

@@ -18,7 +18,7 @@ class World:
 
     def __init__(self) -> None:
         self.store = FakeStore()
-        self.joining = JoinConsistency(self.store)  # type: ignore[arg-type]
+        self.joining = JoinConsistency(self.store)
         self.known: list[Any] = []
 
     def ask(self, conversation: str = "c", user: str = "ann") -> None:
@@ -93,7 +93,7 @@ async def test_a_question_that_cannot_be_asked_leaves_no_trace(world: World) -> 
     def refuse(conversation: str, user: str) -> asyncio.Future[Membership]:
         raise NotFound("not to be asked")
 
-    world.store.membership = refuse  # type: ignore[method-assign]
+    world.store.membership = refuse
     with pytest.raises(NotFound):
         world.ask()
     assert len(world.joining) == 0

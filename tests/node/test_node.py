@@ -76,7 +76,7 @@ class World:
         self.clock = Clock()
         self.wall = Clock(SENT_AT.timestamp() + 5.0)
         self.fan_out = FanOut(lambda flush: None, self.metrics.sent_bytes, self.clock)
-        self.node = Node(self.store, self.metrics, self.fan_out, now=self.clock, wall=self.wall)  # type: ignore[arg-type]
+        self.node = Node(self.store, self.metrics, self.fan_out, now=self.clock, wall=self.wall)
 
     def tab(self, user: str) -> Tab:
         tab = Tab(user, self.fan_out)
@@ -636,7 +636,7 @@ async def test_the_timer_starts_again_after_it_has_run_out(world: World) -> None
     for count in (1, 2):
         world.do(ann, Typing("c", True))
         async with asyncio.timeout(10):
-            while world.metrics.typing_stopped[TypingStoppedReason.TIMEOUT].value < count:  # noqa: ASYNC110
+            while world.metrics.typing_stopped[TypingStoppedReason.TIMEOUT].value < count:  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.001)
 
 

@@ -53,7 +53,8 @@ SENDERS = [f"@{name}:x" for name in "abcdefg"]
 def truth(server: Server, now: float) -> dict[str, int]:
     """The figures by the plain statements."""
     midnight = int(now // 86_400) * 86_400_000
-    writers = f"SELECT COUNT(DISTINCT e.sender) FROM events e WHERE {WHERE} AND e.sender IN (SELECT name FROM users WHERE {PEOPLE})"  # noqa: E501
+    people = f"SELECT name FROM users WHERE {PEOPLE}"
+    writers = f"SELECT COUNT(DISTINCT e.sender) FROM events e WHERE {WHERE} AND e.sender IN ({people})"
     statements = {
         "stored_messages": f"SELECT COUNT(*) FROM events e WHERE {WHERE} {STANDS}",
         "messages_today": f"SELECT COUNT(*) FROM events e WHERE {WHERE} {STANDS} AND e.origin_server_ts >= {midnight}",

@@ -87,7 +87,7 @@ async def visit(
     """A page in a context of its own: no cookie and no cache is shared with another test."""
     context = await browser.new_context(
         viewport={"width": size[0], "height": size[1]},
-        color_scheme=scheme,  # type: ignore[arg-type]  # playwright wants a literal
+        color_scheme=scheme,
         device_scale_factor=scale,
         locale="en-US",
         timezone_id="UTC",

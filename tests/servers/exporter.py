@@ -139,7 +139,7 @@ class Client:
                 while True:
                     frame = json.loads(await self.connection.recv())
                     if frame["type"] == type and fields.items() <= frame.items():
-                        return frame  # type: ignore[no-any-return]  # JSON
+                        return frame
                     self.passed_over.append(frame)
         except TimeoutError:
             raise AssertionError(f"no {type} {fields} within {within} s; passed over: {self.passed_over}") from None
@@ -289,7 +289,7 @@ class Asking:
         """``/metrics`` as text 0.0.4."""
         status, body, _ = await self.get("/metrics", headers=headers)
         assert status == 200, (status, body)
-        return body.decode()  # type: ignore[no-any-return]  # bytes, as it is no JSON
+        return body.decode()
 
     async def scrape(self, **headers: str) -> Figures:
         """``/metrics`` as figures."""
@@ -299,7 +299,7 @@ class Asking:
         """The JSON for admins."""
         status, body, _ = await self.get(STATS, user="admin", role="admin")
         assert status == 200, (status, body)
-        return body  # type: ignore[no-any-return]  # JSON
+        return body
 
     async def scraped(self, condition: Callable[[Figures], bool], what: str, within: float = PATIENCE) -> Figures:
         """Scrape until a condition holds; those figures."""
@@ -383,7 +383,7 @@ class Exporter(Asking):
             self.url = await until(lambda: self._listening(begins_at), "listening", self.patience)
             if ready:
                 await until(self.ready, "ready")
-        except BaseException:
+        except BaseException:  # cancelled, too: no process stays
             await self.kill()
             raise
         return self

@@ -69,7 +69,7 @@ class Pgbouncer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self._folder,
-            **become,  # type: ignore[call-overload]
+            **become,
         )
         deadline = time.monotonic() + 30
         while not self._answers():

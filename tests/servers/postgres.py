@@ -89,7 +89,7 @@ class Postgres:
             cwd=self._folder,
             env=self._environment(),
             timeout=timeout,
-            **self._become(),  # type: ignore[call-overload]
+            **self._become(),
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
         return str(done.stdout)
@@ -113,7 +113,7 @@ class Postgres:
                 stderr=log,
                 cwd=self._folder,
                 env=self._environment(),
-                **self._become(),  # type: ignore[call-overload]
+                **self._become(),
             )
         deadline = time.monotonic() + 60
         while not self._answers():

@@ -71,7 +71,7 @@ class Process:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
         try:
             await until(self._ready, f"{command[0]} is ready")
-        except BaseException:
+        except BaseException:  # cancelled, too: no process stays
             await self.stop()
             raise
 

@@ -36,5 +36,5 @@ def _slowed_future(method: Any) -> Any:
 if __name__ == "__main__":
     for name in ("register", "totals"):
         setattr(Store, name, _slowed(getattr(Store, name)))
-    Store.membership = _slowed_future(Store.membership)  # type: ignore[method-assign]
+    Store.membership = _slowed_future(Store.membership)
     main()

@@ -158,6 +158,6 @@ def running(kind: str, *options: str, **more: Any) -> Iterator[Server]:
     """A server for the length of a block."""
     server = Server(kind, *options, **more)
     try:
-        yield server.start()  # type: ignore[misc]  # start returns itself
+        yield server.start()
     finally:
         server.remove()

@@ -39,7 +39,7 @@ def options(double: Double, **changes: object) -> SimulateOptions:
         "steady": True,
         "token_for": lambda user: user,
     }
-    return SimulateOptions(**{**chosen, **changes})  # type: ignore[arg-type]
+    return SimulateOptions(**{**chosen, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ class Recorder(View):
         self.at = at
 
     def show(self, moment: object) -> None:
-        if moment.ledger.acknowledged >= self.at:  # type: ignore[attr-defined]
+        if moment.ledger.acknowledged >= self.at:
             self.reached.set()
 
 
@@ -149,7 +149,7 @@ async def test_phones_that_lose_their_network_slow_readers_and_people_who_come_a
     person = people._person
 
     def unlucky(random: object, index: int, tag: str, names: tuple[str, ...]) -> people.Person:
-        made = person(random, index, tag, names)  # type: ignore[arg-type]
+        made = person(random, index, tag, names)
         changes = {"abort_every": 0.7 if index % 3 == 0 else 0.0, "pause_every": 1.0 if index % 4 == 1 else 0.0}
         return people.Person(**{**{name: getattr(made, name) for name in made.__slots__}, **changes})
 
@@ -370,7 +370,7 @@ async def test_tokens_that_are_refused_are_one_clear_line() -> None:
 def test_options_that_make_no_sense_are_refused(changes: dict[str, object], words: str) -> None:
     chosen = {"token_for": str, **changes}
     with pytest.raises(Misconfigured, match=words):
-        SimulateOptions(**chosen).checked()  # type: ignore[arg-type]
+        SimulateOptions(**chosen).checked()
 
 
 @pytest.mark.parametrize(

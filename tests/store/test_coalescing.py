@@ -28,7 +28,7 @@ async def test_each_gives_up_in_the_order_of_coming() -> None:
     shared_timeout = SharedTimeout(0.02, _false)
     futures = [shared_timeout.future() for _ in range(3)]
     for number, future in enumerate(futures):
-        future.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
+        future.add_done_callback(lambda _, number=number: order.append(number))
     assert await asyncio.gather(*futures) == [False] * 3
     assert order == [0, 1, 2]
 

@@ -323,8 +323,8 @@ async def test_pgbouncer_in_session_mode_and_a_second_process(postgres: Postgres
         place = Postgresql(pooler.url(direct), direct)
         async with opened(place, schema="chat") as store, opened(place, schema="chat") as second:
             await store.create_conversation("c", "ann", [])
-            assert (await send(store, "c", "ann", "m1")).seq == 1  # type: ignore[union-attr]
-            assert (await send(second, "c", "ann", "m2")).seq == 2  # type: ignore[union-attr]
+            assert (await send(store, "c", "ann", "m1")).seq == 1
+            assert (await send(second, "c", "ann", "m2")).seq == 2
             assert (await second.totals(5)).stored_messages == 2
         assert await place.fetch("SELECT count(*) FROM chat.messages") == [(2,)]
     finally:

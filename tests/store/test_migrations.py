@@ -76,7 +76,7 @@ async def test_a_database_of_an_earlier_revision_is_adopted_with_its_rows(place:
         assert (found.stored_messages, found.stored_conversations, found.registered_users) == (5000, 30, 40)
         assert found.active_users[30] == 40
         stored = await send(store, "c1", "u1", "new")
-        assert stored.seq == 168  # type: ignore[union-attr]
+        assert stored.seq == 168
         await assert_exact(place, store, TODAY)
 
 
@@ -390,7 +390,7 @@ async def test_postgresql_without_rights_is_refused_and_left_as_it_was(postgres:
     )
     await store.start()
     await store.create_conversation("c", "ann", [])
-    assert (await send(store, "c", "ann", "m")).seq == 1  # type: ignore[union-attr]
+    assert (await send(store, "c", "ann", "m")).seq == 1
     await store.close()
     await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 

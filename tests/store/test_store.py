@@ -208,7 +208,7 @@ async def test_a_storm_of_joins_is_a_handful_of_statements(store: Store, monkeyp
     calls: list[int] = []
     original = store._queries.memberships
 
-    async def counted(session, pairs):  # type: ignore[no-untyped-def]
+    async def counted(session, pairs):
         calls.append(len(pairs))
         return await original(session, pairs)
 

@@ -140,7 +140,7 @@ async def test_every_figure_is_exact_after_eight_writers(place: Place, programs:
         assert (await place.fetch("SELECT count(*) FROM messages WHERE client_id LIKE 'w%'"))[0][0] > 0
         for day in (MIDNIGHT - timedelta(days=1), MIDNIGHT, MIDNIGHT + timedelta(days=29)):
             for one in (store, second):
-                one._clock = lambda day=day: day  # type: ignore[method-assign]
+                one._clock = lambda day=day: day
                 await assert_exact(place, one, day.date())
         report = await verify(store)
         assert report.agrees, report

@@ -107,7 +107,7 @@ class World:
         self.metrics = Metrics()
         self.limits = limits = limits or Limits()
         self.node = Node(
-            self.store,  # type: ignore[arg-type]
+            self.store,
             self.metrics,
             FanOut(loop.call_soon, self.metrics.sent_bytes, now),
             now=now,
@@ -502,7 +502,7 @@ async def test_the_fin_follows_the_close_frame_of_a_violation_whose_peer_waits()
             assert connection.state is State.CLOSING, name  # it reads on
             await client.send(client_frame(TEXT, b"what was under way"))
             client.raw.shutdown(socket.SHUT_WR)
-            await until(lambda: connection.state is State.LOST, f"the socket is gone: {name}")  # noqa: B023
+            await until(lambda: connection.state is State.LOST, f"the socket is gone: {name}")  # noqa: B023  # at once
             assert w.closed() == {"protocol_error": 1}, name
 
 
@@ -641,10 +641,10 @@ async def test_a_defect_costs_the_connection_with_1011_and_nobody_else() -> None
         def defect(*_: object) -> None:
             raise ZeroDivisionError
 
-        handle, w.node.handle = w.node.handle, defect  # type: ignore[method-assign]
+        handle, w.node.handle = w.node.handle, defect
         await client.say({"type": "ping"})
         assert await client.closed() == (1011, "internal error")
-        w.node.handle = handle  # type: ignore[method-assign]
+        w.node.handle = handle
         await other.say({"type": "ping"})
         assert await other.frames(1) == [{"type": "pong"}]
         assert w.closed() == {"internal_error": 1}
@@ -889,7 +889,7 @@ async def test_a_silent_peer_is_pinged_within_an_interval_and_cut_within_one_and
     assert min(cut[connection] - pinged[connection] for connection in cut) >= 0.25 * heartbeat  # time to answer
     reasons = ring.world.metrics.connections_closed
     assert reasons[ClosedReason.HEARTBEAT].value == len(fell_silent) == reasons[ClosedReason.HEARTBEAT].value
-    assert all(connection.transport.written == [websocket_frames.frame(PING, b"")] for connection in cut)  # type: ignore[attr-defined]
+    assert all(connection.transport.written == [websocket_frames.frame(PING, b"")] for connection in cut)
     assert len(ring.connections) == 0
     ring.close()
 

@@ -62,7 +62,7 @@ class Running:
         self.config.close()
 
     async def get(self, path: str = "/", **kwargs: object) -> aiohttp.ClientResponse:
-        async with aiohttp.ClientSession() as session, session.get(self.url + path, **kwargs) as response:  # type: ignore[arg-type]
+        async with aiohttp.ClientSession() as session, session.get(self.url + path, **kwargs) as response:
             await response.read()
             return response
 
@@ -82,7 +82,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         await one.start()
         return one
 
-    yield begin  # type: ignore[misc]
+    yield begin
     for one in running:
         await one.stop()
 

@@ -134,7 +134,7 @@ async def test_the_server_ends_when_every_worker_ends_by_itself(postgres: Postgr
     async with running(tmp_path, database) as server:
         postgres.psql("UPDATE messaging_schema_version SET version_num = '9999'", name)
         for worker in server.workers:
-            worker.signal(9)  # type: ignore[arg-type]  # SIGKILL
+            worker.signal(9)  # SIGKILL
         assert await server.ended() == 1
         assert server.said("a worker ended by itself and no other serves, so the server ends")
         texts = [line["text"] for line in server.lines() if "text" in line]

@@ -54,7 +54,7 @@ async def on_each(server: Workers) -> list[tuple[Client, str]]:
         number = await worker_of(server, before)
         if number in found:
             await client.close()
-            await until(lambda n=before: _equal(server, n), "closed")  # type: ignore[misc]
+            await until(lambda n=before: _equal(server, n), "closed")
         else:
             found[number] = client, user
     return [found[number] for number in sorted(found)]

@@ -21,6 +21,6 @@ async def open_connection(*args: Any, **options: Any) -> aiosqlite.Connection:
     connection._thread.daemon = True  # as SQLAlchemy does it: a file that hangs must not keep the process
     try:
         return await connection
-    except BaseException:
+    except BaseException:  # cancelled, too
         await asyncio.to_thread(connection._thread.join, 1.0)
         raise

@@ -217,7 +217,7 @@ def _service(name: str, file: str | None, environ: Mapping[str, str]) -> dict[st
         files.append(Path(environ["PGSYSCONFDIR"]) / "pg_service.conf")
     for path in files:
         parser = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#",))
-        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        parser.optionxform = str  # type: ignore[assignment, method-assign]  # as documented
         try:
             parser.read_string(path.read_text())
         except FileNotFoundError:

@@ -125,7 +125,7 @@ def _of_the_network(error: OSError) -> DatabaseError:
     return DatabaseError(ErrorKind.DISCONNECTED, errors.UNREACHABLE)
 
 
-class Connection(asyncpg.Connection):  # type: ignore[misc]
+class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """asyncpg's, and what is known of the way to the server."""
 
     local: str | None = None
@@ -185,7 +185,7 @@ class Connector:
                 else:
                     await connection.execute(f"SELECT {_configs(settings, local=False)}")
             await connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # cancelled, too: half prepared it is of no use
             connection.terminate()
             raise
         if pooled is not expected:
@@ -236,7 +236,7 @@ class PostgresSession:
     async def _fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         try:
             rows: Sequence[Row] = await self._driver.fetch(sql, *args, timeout=self._limit())
-        except Exception as error:
+        except Exception as error:  # a connection that dies breaks the driver in any way: see _meant
             raise self._meant(error) from error
         return rows
 
@@ -251,7 +251,7 @@ class PostgresSession:
                 await self._driver.execute(begin, timeout=self._limit())
             else:
                 await self._driver.execute(sql, timeout=self._limit())
-        except Exception as error:
+        except Exception as error:  # a connection that dies breaks the driver in any way: see _meant
             raise self._meant(error) from error
 
     def _meant(self, error: Exception) -> Exception:

@@ -143,8 +143,8 @@ RefusedCommands = msgspec.defstruct("RefusedCommands", [(code.value, Count) for 
 class Refused(Struct):
     """What this node refused since its start, by reason."""
 
-    connections: RefusedConnections  # type: ignore[valid-type]
-    commands: RefusedCommands  # type: ignore[valid-type]
+    connections: RefusedConnections  # type: ignore[valid-type]  # made above
+    commands: RefusedCommands  # type: ignore[valid-type]  # made above
 
 
 class Cluster(Struct):
@@ -200,7 +200,7 @@ class Stats(Struct):
     refused: Refused
     sends_failed: Count
     delivered_in_time: Share | None
-    since: Since  # type: ignore[valid-type]
+    since: Since  # type: ignore[valid-type]  # made above
     cluster: Cluster | msgspec.UnsetType = msgspec.UNSET
     node: Live | msgspec.UnsetType = msgspec.UNSET
 
@@ -224,8 +224,8 @@ RefusedCommandsByReason = msgspec.defstruct("RefusedCommandsByReason", [(code.va
 class RefusedByReason(Struct):
     """What this node refused, by reason."""
 
-    connections: RefusedConnectionsByReason  # type: ignore[valid-type]
-    commands: RefusedCommandsByReason  # type: ignore[valid-type]
+    connections: RefusedConnectionsByReason  # type: ignore[valid-type]  # made above
+    commands: RefusedCommandsByReason  # type: ignore[valid-type]  # made above
 
 
 class Peak(Struct):
@@ -242,7 +242,7 @@ class Peaks(Struct):
     """The highest samples since midnight (UTC), or since the first sample."""
 
     since: datetime | None
-    figures: PeaksByFigure  # type: ignore[valid-type]
+    figures: PeaksByFigure  # type: ignore[valid-type]  # made above
 
 
 class History(Struct):
@@ -253,10 +253,10 @@ class History(Struct):
     start: float | None
     since: datetime | None
     as_of: datetime | None
-    figures: Figures  # type: ignore[valid-type]
-    rates: Rates  # type: ignore[valid-type]
+    figures: Figures  # type: ignore[valid-type]  # made above
+    rates: Rates  # type: ignore[valid-type]  # made above
     delivered_in_time: list[Share | None]
-    closed: ClosedByReason  # type: ignore[valid-type]
+    closed: ClosedByReason  # type: ignore[valid-type]  # made above
     refused: RefusedByReason
     peaks: Peaks
 

@@ -146,5 +146,5 @@ def _each(connections: Iterable[WebSocketConnection], action: Callable[[WebSocke
     for connection in connections:
         try:
             action(connection)
-        except Exception:
+        except Exception:  # as this function promises
             log.exception("connection failed")

@@ -24,14 +24,14 @@ class Connection(asyncio.Protocol):
     others: list[Callable[[bytes], object]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.WriteTransport = transport  # type: ignore[assignment]  # uvloop registers no ABC
+        self.transport: asyncio.WriteTransport = transport
 
     def data_received(self, data: bytes) -> None:
         if not self.upgraded:
             key = next(
                 x.split(b":", 1)[1].strip() for x in data.split(b"\r\n") if x.lower().startswith(b"sec-websocket-key")
             )
-            accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324
+            accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324  # RFC 6455
             self.transport.write(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n\x81\x06joined"

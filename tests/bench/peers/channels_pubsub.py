@@ -23,11 +23,11 @@ settings.configure(
 django.setup()
 
 from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402  # wants the settings
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from django.urls import path  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402  # as above
+from django.urls import path  # noqa: E402  # as above
 
 
-class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # untyped
+class Consumer(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         self.room = self.scope["url_route"]["kwargs"]["room"]
         await self.channel_layer.group_add(self.room, self.channel_name)

@@ -7,12 +7,12 @@ import sys
 from socketify import App, CompressOptions
 
 
-def opened(ws) -> None:  # type: ignore[no-untyped-def]
+def opened(ws) -> None:
     ws.subscribe("room")
     ws.send("joined")
 
 
-def message(ws, data, opcode) -> None:  # type: ignore[no-untyped-def]
+def message(ws, data, opcode) -> None:
     ws.publish("room", data, opcode)
 
 

@@ -419,7 +419,7 @@ class FederatedDrive(SynapseDrive):
             unseen = await rem.create(preset="private_chat", invite=[lou.id])
             await rem.send(unseen, text())
             async with asyncio.timeout(30):
-                while unseen not in str(await lou.call("GET", "/sync", timeout=0)):  # noqa: ASYNC110
+                while unseen not in str(await lou.call("GET", "/sync", timeout=0)):  # noqa: ASYNC110  # its server
                     await asyncio.sleep(0.1)  # the server is asked, nothing tells
             self.ledger.note("an invitation from another server that nobody accepted: no conversation, 0 messages")
             private = await self.room(ann, lou)

@@ -231,7 +231,7 @@ async def main() -> None:
             there = None if engine == "sqlite" else postgres
 
             def place() -> tuple[int, str] | None:
-                return None if there is None else (postgres.port, postgres.create_database())  # noqa: B023
+                return None if there is None else (postgres.port, postgres.create_database())  # noqa: B023  # called at once
 
             print(f"prosody, {engine}: {await prosody(Prosody(place()), there)}", flush=True)
             for new in (False, True):

@@ -127,7 +127,7 @@ async def synapse(server: Synapse) -> str:
                 await watch.begin()
             await on(when, what)
 
-        drive.on = watched  # type: ignore[method-assign]
+        drive.on = watched
         await drive.run()
         assert watch is not None
         return await watch.end(drive.ledger.truth(NOW))
