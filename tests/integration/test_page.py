@@ -505,6 +505,26 @@ async def test_an_hour_that_cannot_be_read_is_unknown_with_the_reason(browser: B
         await shows(page.locator("messaging-stats .well .note"), "History: The database cannot be reached.")
 
 
+async def test_what_a_proxy_answers_in_the_place_of_the_server_is_told_as_such(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        for path in ("stats/history", "stats/days*"):
+            await seen.page.route(f"**/v1/messaging/{path}", lambda route: route.fulfill(body="<p>Sign in"))
+        for path in ("conversations/top*", "users/connections*"):
+            await seen.page.route(f"**/v1/messaging/{path}", lambda route: route.fulfill(status=502, body="<p>Bad"))
+        page = await sign_in_by_link(seen, double)
+        no_json = (
+            rf"The answer from {double.url}/\S+ is no JSON: a proxy or the page itself answers there \(status 200\)\."
+        )
+        for place, pattern in ((".days .note", f"Unknown: {no_json}"), (".well .note", f"History: {no_json}")):
+            await page.locator(f"messaging-stats {place}", has_text=re.compile(f"^{pattern}$")).wait_for()
+        await shows(page.locator("#largest-note"), "Unknown: answer 502.")
+        await page.get_by_label("User", exact=True).fill("ann")
+        await page.keyboard.press("Enter")
+        await shows(page.locator("#user-state"), "Answer 502.")
+
+
 @pytest.mark.parametrize("days", [30, 90])
 async def test_the_days_can_be_taken_along_as_csv(browser: Browser, double: StatsDouble, days: int) -> None:
     async with visit(browser) as seen:

@@ -200,9 +200,9 @@ async function showTop() {
   if (page.dataset.view !== 'panel' || document.hidden || find('#tools').hidden) return;
   try {
     const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
-    const said = await response.json();
-    if (response.ok) topKnown(said);
-    else topUnread(said.detail ?? `answer ${response.status}`);
+    const said = await response.json().catch(() => null); // a proxy answers in its own words
+    if (response.ok && said !== null) topKnown(said);
+    else topUnread(said?.detail ?? `answer ${response.status}`);
   } catch {
     topUnread('the server does not answer');
   }
@@ -227,9 +227,9 @@ function forget(text = '', bad = false) {
 async function about(user, method) {
   try {
     const response = await fetch(address(`users/connections?id=${encodeURIComponent(user)}`), { method, headers: { Accept: 'application/json' } });
-    const said = response.status === 204 ? {} : await response.json();
-    if (response.ok) return said;
-    forget(sentence(said.detail ?? `answer ${response.status}`), true);
+    const said = response.status === 204 ? {} : await response.json().catch(() => null);
+    if (response.ok && said !== null) return said;
+    forget(sentence(said?.detail ?? `answer ${response.status}`), true);
   } catch {
     forget('The server does not answer. Try again.', true);
   }

@@ -1255,8 +1255,10 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   }
 
   /** Why the hour or the days could not be read: what the server says; without an answer, the first line says why. */
-  #reason({ details, message }) {
-    return details === undefined ? message : (details.reason ?? this.#say('no_answer'));
+  #reason({ kind, details, message }) {
+    if (details === undefined) return message;
+    if (kind === 'not_json' || kind === 'not_found') return this.#say(kind, details); // it is not the server that answers
+    return details.reason ?? this.#say('no_answer');
   }
 
   #nodesText(count) {
