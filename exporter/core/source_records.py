@@ -27,6 +27,7 @@ class SourceView(msgspec.Struct, frozen=True):
     says what is missing of them. ``kind`` and ``schema`` are empty before the first look at the database; ``progress``
     is the share of a count under way that is done, 1 when there is none; times are Unix seconds; ``differences`` are
     what the latest recount corrected, by figure; ``recount_interval`` is in seconds, None where nothing is recounted.
+    ``down_since`` is when it was last read, or first not reached; None while it is up.
     """
 
     name: str
@@ -42,3 +43,4 @@ class SourceView(msgspec.Struct, frozen=True):
     progress: float = 0.0
     duration: float = 0.0
     recount_interval: float | None = None
+    down_since: float | None = None

@@ -1,4 +1,4 @@
-"""True gauges in servers that others wrote: ``Live`` and what shows it. Imports core, metrics and node.history.
+"""True gauges in servers that others wrote: ``Live`` and what shows it. Imports core, metrics, some of node.
 
 Nothing here needs aiohttp, SQLAlchemy or uvloop until it is used: prometheus-client and msgspec are enough.
 """

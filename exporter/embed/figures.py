@@ -14,6 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from exporter import __version__
+from exporter.core.events import ClosedReason
 from exporter.core.recount import Recount
 from exporter.core.source_records import SourceView
 from exporter.embed.observations import REPORTS
@@ -156,6 +157,7 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
         **dict(zip(LIVE, known, strict=True)),
         **totals_figures(database.totals if database else None),
         **_of_this_process(live),
+        "since": _since(live),
         "scope": "node",
         "nodes": 1 if live.is_alone() else None,
         "as_of": utc(time.time()),
@@ -188,6 +190,19 @@ def _of_this_process(live: Live) -> dict[str, Any]:
     return known
 
 
+def _since(live: Live) -> dict[str, str | None]:
+    """Since when something is wrong, as far as the host's reports tell; null while it is not."""
+    counters = live.metrics
+    internal_errors = counters.connections_closed.cells[ClosedReason.INTERNAL_ERROR].value
+    live.conditions.count(time.time(), quality(counters), internal_errors)
+    told = {"at_capacity": "connections_rejected", "sends_failing": "commands_rejected"}
+    since = live.conditions.since
+    return {
+        "internal_errors": utc(since["internal_errors"]),
+        **{name: utc(since[name]) for name, counter in told.items() if counter in live.reported},
+    }
+
+
 def _source(view: SourceView) -> dict[str, Any]:
     """For the page's first line: is the host's database seen? Null before the first look."""
     return {
@@ -195,4 +210,5 @@ def _source(view: SourceView) -> dict[str, Any]:
         "up": None if view.error == UNREAD else view.up,
         "as_of": utc(view.last_success),
         "error": view.error,
+        "since": utc(view.down_since),
     }

@@ -28,6 +28,7 @@ from exporter.embed.connection import Connection
 from exporter.embed.observations import REPORTS, Observations
 from exporter.embed.workers import WorkerGroup
 from exporter.metrics.counters import COMMAND_NAMES
+from exporter.node.conditions import Conditions
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -79,6 +80,7 @@ class Live(Observations):
         self.by_middleware = False  # a middleware opened connections: what it cannot know is then unknown
         self.by_handle: dict[Hashable, Connection] = {}
         self.worker_group = WorkerGroup()
+        self.conditions = Conditions()
         self.started_at = time.time()  # what is counted since the start is counted since then
         self._begun = False
         self._on_events = on_events

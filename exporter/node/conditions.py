@@ -48,6 +48,10 @@ class Conditions:
             self._note("totals_wrong", any(found), now)
         seen = snapshot.broker.last_seen if snapshot.broker is not None else None
         self._note("cluster_down", not snapshot.broker_up, now, seen)
+        self.count(now, quality, internal_errors)
+
+    def count(self, now: float, quality: Quality, internal_errors: int) -> None:
+        """Take in what was counted until ``now`` (Unix seconds)."""
         self._count("at_capacity", quality.refused_connections["capacity"], now)
         self._count("sends_failing", quality.sends_failed, now)
         self._count("internal_errors", internal_errors, now)

@@ -64,6 +64,8 @@ class SourceCollector:
         """Why the latest collection has no figures, or not all; None when it has."""
         self.last_success: float | None = None
         """The moment of the latest figures, in Unix seconds."""
+        self.down_since: float | None = None
+        """Since when the database does not answer, in Unix seconds: since the latest figures; None while it does."""
         self.duration = 0.0
         """Seconds that the latest collection took, successful or not."""
         self._pass: asyncio.Task[SourceTotals] | None = None
@@ -164,6 +166,10 @@ class SourceCollector:
             return totals
         finally:
             self.duration = time.monotonic() - began
+            if self.up:
+                self.down_since = None
+            elif self.down_since is None:
+                self.down_since = self.last_success or time.time()
 
     def _lasting(self) -> float:
         return max(FRESH, self._cost / self.engine.load)
@@ -204,6 +210,7 @@ class SourceCollector:
             rows_read=engine.rows_read,
             progress=engine.counting.share if engine.counting else 0.0 if engine.base is None else 1.0,
             duration=self.duration,
+            down_since=self.down_since,
         )
 
     async def close(self) -> None:

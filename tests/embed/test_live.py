@@ -487,3 +487,14 @@ def test_it_works_where_prometheus_client_and_msgspec_are_all_there_is() -> None
     )
     outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert outcome.stdout == "fine\n", outcome.stderr
+
+
+def test_the_json_says_since_when_something_is_wrong_as_far_as_the_host_tells() -> None:
+    live = Live(reports=["rejections"])
+    assert live.get_stats()["since"] == {"internal_errors": None, "at_capacity": None}
+    live.reject("capacity")
+    live.command_rejected("send", "unavailable")
+    since = live.get_stats()["since"]
+    assert since["internal_errors"] is None
+    assert since["at_capacity"] is not None
+    assert since["sends_failing"] is not None

@@ -66,8 +66,10 @@ async def test_a_file_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     assert await collector.collect(5) is None
     view = await collector.view(5)
     assert (view.up, view.totals, view.error) == (False, None, "there is no database file at that path")
+    assert view.down_since == view.last_success is not None
     moved.rename(server.path)
     assert (await known(collector)).stored_messages == 3
+    assert (await collector.view(5)).down_since is None
     await collector.close()
     server.close()
 

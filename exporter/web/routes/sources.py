@@ -79,6 +79,7 @@ def payload(views: Sequence[SourceView], *, several: bool, now: float) -> dict[s
                 "up": view.up,
                 "as_of": utc(view.last_success),
                 "error": view.error,
+                "since": utc(view.down_since),
                 "unknown": dict(view.totals.unknown) if view.totals else {},
                 "recounted_at": utc(view.recounted_at),
                 "recount_difference": view.differences,

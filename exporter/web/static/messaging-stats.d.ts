@@ -51,6 +51,8 @@ export interface Source {
   up: boolean;
   as_of: string | null;
   error: string | null;
+  /** Since when it is not seen; null while it is. */
+  since?: string | null;
 }
 
 /** One UTC day of `/v1/messaging/stats/days`. */

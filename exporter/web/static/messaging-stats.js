@@ -1284,8 +1284,8 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const { stats, history } = client;
     const database = stats.database ?? {};
     if (stats.scope === 'source' || stats.sources) { // databases that are observed: who sends there is not known here
-      for (const { name, up, as_of: at, error } of list(stats.sources)) {
-        if (up === false) add('bad', 'source_down', moment(at), { name, reason: error ?? this.#say('no_reason') });
+      for (const { name, up, as_of: at, since, error } of list(stats.sources)) {
+        if (up === false) add('bad', 'source_down', moment(since ?? at), { name, reason: error ?? this.#say('no_reason') });
       }
     } else if (database.up === false) add('bad', 'database_down', moment(database.as_of));
     else if (database.writable === false) add('bad', 'database_read_only', null);
