@@ -10,6 +10,7 @@ import time
 from exporter.core.errors import Misconfigured
 from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
+from exporter.doctor.reaching import unreached
 from exporter.settings.model import Settings
 
 WAIT = 3.0
@@ -25,8 +26,9 @@ async def examine(settings: Settings) -> list[Finding]:
     from exporter.broker.location import locate
     from exporter.broker.reconnecting import ReconnectingConnection
 
+    location = locate(settings.redis_url, settings.redis_password_file)
     reconnecting = ReconnectingConnection(
-        locate(settings.redis_url, settings.redis_password_file),
+        location,
         Functions(settings.cluster_name),
         settings.cluster_lease,
         on_open=lambda connection, another: None,
@@ -39,7 +41,7 @@ async def examine(settings: Settings) -> list[Finding]:
     try:
         await reconnecting.start(WAIT)
         if reconnecting.connection is None:
-            return [Finding("broker", Outcome.FAILED, reconnecting.error or "it cannot be reached")]
+            return [await _unreached(location.hosts, reconnecting.error or "it cannot be reached")]
         begun = time.time()
         seconds, micros = await reconnecting.connection.call("TIME")
         now = time.time()
@@ -50,3 +52,12 @@ async def examine(settings: Settings) -> list[Finding]:
         return [Finding("broker", Outcome.FAILED, str(error))]
     finally:
         await reconnecting.close()
+
+
+async def _unreached(hosts: tuple[tuple[str, int], ...], text: str) -> Finding:
+    if where := await unreached(hosts):
+        advice = "check host and port of --redis.url, and that server's bind and protected-mode"
+        return Finding("broker", Outcome.FAILED, f"it cannot be reached: {where}", advice)
+    named = ", ".join(f"{host}:{port}" for host, port in hosts)
+    advice = "its port is open: is it Redis or Valkey, and does it speak TLS where the URL says so (rediss, valkeys)?"
+    return Finding("broker", Outcome.FAILED, f"{named}: {text}" if named else text, advice if named else "")

@@ -5,13 +5,27 @@ Tested in ``tests/doctor/test_doctor.py``.
 
 from __future__ import annotations
 
+import os
+from urllib.parse import parse_qsl, urlsplit
+
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
+from exporter.doctor.reaching import unreached
 from exporter.settings.model import Settings
 from exporter.store import errors
 from exporter.store.diagnosis import Diagnosis, diagnose
+from exporter.store.dialects.libpq import target
+from exporter.store.location import PostgresLocation, locate
 
+ADVICE = {
+    errors.UNREACHABLE: "check host and port of --database.url, and PostgreSQL's listen_addresses",
+    errors.PASSWORD: "a password comes from MESSAGING_DATABASE_URL, PGPASSWORD or ~/.pgpass",
+    errors.NO_DATABASE: "createdb makes it, or name another in --database.url",
+    errors.NO_TLS: "have the server speak TLS (ssl = on), or say sslmode=prefer",
+}
+"""What to do, where the words of the store do not say it."""
+GRANT = "whoever owns the tables gives them: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA … TO …"
 SLOW = 0.1
 """Seconds of a round trip that every send waits for at least."""
 
@@ -26,17 +40,41 @@ async def examine(settings: Settings) -> list[Finding]:
         text = error.message if isinstance(error, Unavailable) else str(error)
         if text == errors.NO_FILE_YET and settings.database_migrate:
             return [Finding("database", Outcome.OK, "is not there yet: the first start makes it")]
-        return [Finding("database", Outcome.FAILED, text)]
+        return [await _unreached(settings.effective_database_url, text)]
     findings = [_reached(found)]
     if found.problem is None:
         findings.append(Finding("schema, rights", Outcome.OK, f"revision {found.revision}, may read and write"))
     elif found.behind and settings.database_migrate:
         findings.append(Finding("schema, rights", Outcome.OK, f"{found.problem}; the next start does it"))
     else:
-        findings.append(Finding("schema, rights", Outcome.FAILED, found.problem))
+        advice = GRANT if "INSERT on " in found.problem else ""
+        findings.append(Finding("schema, rights", Outcome.FAILED, found.problem, advice))
     if found.clock is not None:
         findings.append(clock("the database", found.clock))
     return findings
+
+
+async def _unreached(url: str, text: str) -> Finding:
+    """What a start would say, and where it was tried or what to do."""
+    if text in (errors.UNREACHABLE, errors.TIMEOUT) and (where := await unreached(_addresses(url))):
+        return Finding("database", Outcome.FAILED, f"{text}: {where}", ADVICE[errors.UNREACHABLE])
+    return Finding("database", Outcome.FAILED, text, ADVICE.get(text, ""))
+
+
+def _addresses(url: str) -> list[tuple[str, int]]:
+    """Hosts and ports out of URL, service and environment; none of a Unix socket."""
+    place = locate(url)
+    if not isinstance(place, PostgresLocation):
+        return []
+    parts = urlsplit(target(place.dsn).dsn)
+    given = dict(parse_qsl(parts.query))
+    hosts = parts.netloc.rpartition("@")[2] or given.get("host") or os.environ.get("PGHOST", "")
+    split = [urlsplit(f"//{host}") for host in hosts.split(",") if host and not host.lower().startswith(("/", "%2f"))]
+    try:
+        default = int(given.get("port") or os.environ.get("PGPORT") or 5432)
+        return [(part.hostname, part.port or default) for part in split if part.hostname]
+    except ValueError:  # a port for each of them: rare, and more than a hint is worth
+        return []
 
 
 def _reached(found: Diagnosis) -> Finding:

@@ -6,11 +6,14 @@ Tested in ``tests/doctor/test_doctor.py``.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 
@@ -63,7 +66,7 @@ async def _request(http: aiohttp.ClientSession, base: str, scheme: str, host: st
             return [Finding("proxy", Outcome.FAILED, text, _hint(response))]
         seen: dict[str, Any] = await response.json()
         dated = response.headers.get("Date")
-    findings = [_names(seen, scheme, host), _origin(seen), _sender(seen)]
+    findings = [_names(seen, scheme, host), _origin(seen), _sender(seen, await _own(urlsplit(base)))]
     if dated is not None:  # whole seconds, of whoever answered last
         ahead = parsedate_to_datetime(dated).timestamp() + 0.5 - moment
         findings.append(clock("the server", ahead if abs(ahead) > 1 else 0.0))
@@ -85,10 +88,30 @@ def _origin(seen: dict[str, Any]) -> Finding:
     return Finding("proxy: origin", Outcome.FAILED, "pages of this address get 403", advice)
 
 
-def _sender(seen: dict[str, Any]) -> Finding:
+def _sender(seen: dict[str, Any], own: Sequence[str]) -> Finding:
     told = "; ".join(f"{name}: {', '.join(values)}" for name, values in seen["headers"].items() if name != "Host")
     text = f"the server sees {seen['remote']}, HTTP/{seen['http_version']}" + (f", {told}" if told else "")
+    senders = " ".join(value for name in ("Forwarded", "X-Forwarded-For") for value in seen["headers"].get(name, ()))
+    if senders and seen["remote"] not in senders:
+        advice = f"they are not believed: name the proxy in --web.trusted-proxies ({seen['remote'] or 'unix'})"
+        return Finding("proxy: headers", Outcome.WARNING, text, advice)
+    alike = [address for address in own if (":" in address) == (":" in seen["remote"])]
+    if not senders and alike and seen["remote"] not in alike:
+        text += f", and not {alike[0]}, where this asks from: the proxy does not tell it, and nothing here needs it"
     return Finding("proxy: headers", Outcome.OK, text)
+
+
+async def _own(url: SplitResult) -> list[str]:
+    """Addresses of this machine from which that server would be asked; a datagram's socket sends nothing for it."""
+    found = []
+    with suppress(OSError):
+        port = url.port or (443 if url.scheme == "https" else 80)
+        loop = asyncio.get_running_loop()
+        for family, kind, _, _, address in await loop.getaddrinfo(url.hostname, port, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, kind) as probe:
+                probe.connect(address)
+                found.append(probe.getsockname()[0])
+    return found
 
 
 async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding:
@@ -96,9 +119,9 @@ async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding
     try:
         async with (
             asyncio.timeout(WAIT),
-            http.ws_connect(f"{base}/v1/messaging/ws", protocols=("messaging.v1", f"bearer.{token}")) as socket,
+            http.ws_connect(f"{base}/v1/messaging/ws", protocols=("messaging.v1", f"bearer.{token}")) as websocket,
         ):
-            welcome = await socket.receive_json()
+            welcome = await websocket.receive_json()
     except aiohttp.WSServerHandshakeError as error:
         advice = "the proxy must pass Upgrade, Connection and Sec-WebSocket-Protocol on (deploy/)"
         return Finding("proxy: WebSocket", Outcome.FAILED, f"the upgrade is answered with {error.status}", advice)

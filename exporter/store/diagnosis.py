@@ -13,7 +13,7 @@ from typing import Final
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.connections import Database, Lane
-from exporter.store.dialects.base import Session
+from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError
 from exporter.store.location import SqliteLocation, dialect_of, locate
 from exporter.store.schema import migrate
@@ -42,6 +42,15 @@ class Diagnosis:
     max_connections: int | None = None
 
 
+async def _lacking(database: Database, dialect: Dialect) -> str | None:
+    """Which rights on the tables the user lacks, in a sentence; None where that is not known."""
+    try:
+        await database.run(Lane.READ, dialect.check_rights)
+    except DatabaseError as failure:
+        return failure.text if failure.text.startswith(errors.RIGHTS) else None
+    return None
+
+
 async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagnosis:
     """Look, within ``timeout`` seconds for each statement. Raises Misconfigured, Unavailable as a start would."""
     dialect = dialect_of(url, schema)
@@ -68,6 +77,8 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
 
     async def fits(session: Session) -> tuple[str | None, bool]:
         async with dialect.read_transaction(session):
+            if (await migrate.current_revision(dialect, session))[0] is None:
+                await dialect.check_creation(session)
             found = await migrate.require_current(dialect, session)
         await dialect.check_rights(session)
         if not found:
@@ -92,6 +103,8 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             problem, behind = str(error), migrate.RUN_MIGRATE in str(error)
         except DatabaseError as failure:
             problem = failure.text
+            if problem == errors.RIGHTS:  # on what says which revision it is: on what else?
+                problem = await _lacking(database, dialect) or problem
         return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, max_connections)
     finally:
         await database.close(1.0)

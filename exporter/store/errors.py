@@ -89,6 +89,10 @@ NO_NEW_FILE = "the database's file cannot be made"
 NO_FOLDER = "the folder of the database's file does not exist"
 RIGHTS = "the database refuses: the user lacks a right"
 PASSWORD = "the database refuses the user or the password"
+NOT_ADMITTED = (
+    "the database does not admit the user: it does not know them, they may not log in, or its pg_hba.conf has no line "
+    "for them, the database, this address and whether there is TLS"
+)
 NO_DATABASE = "the database that the URL names does not exist"
 BAD_URL = "the database's URL cannot be read"
 CROWDED = "the database has no connection or memory to spare"

@@ -6,6 +6,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -137,13 +139,70 @@ def test_postgresql_is_asked_for_its_schema_its_rights_and_its_time(tmp_path: Pa
     looker = {"MESSAGING_DATABASE_URL": postgres.url(name, user="looker")}
     code, found, said = doctor(tmp_path, environment=looker)
     assert (code, found["schema, rights"][0]) == (1, "failed"), said
+    assert "INSERT on messages" in found["schema, rights"][1]
+    grant = found["schema, rights"][1].partition("gives them: ")[2].replace("SCHEMA …", "SCHEMA public")
+    postgres.psql(grant.replace("TO …", "TO looker"), database=name)
+    assert doctor(tmp_path, environment=looker)[0] == 0
+    postgres.psql("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM looker", database=name)
+    code, found, said = doctor(tmp_path, environment=looker)
+    assert "SELECT on messages" in found["schema, rights"][1], said
     postgres.psql("DROP OWNED BY looker; DROP ROLE looker", database=name)
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize(
+    ("flags", "grant"),
+    [
+        ((), "GRANT CREATE ON SCHEMA public TO newcomer"),
+        (("--database.schema", "Chat"), "GRANT CREATE ON DATABASE {name} TO newcomer"),
+        (("--database.schema", "closed"), 'GRANT USAGE, CREATE ON SCHEMA "closed" TO newcomer'),
+    ],
+)
+def test_who_may_make_no_tables_is_told_the_grant_and_with_it_a_start_makes_them(
+    tmp_path: Path, postgres: Postgres, flags: tuple[str, ...], grant: str
+) -> None:
+    """Since PostgreSQL 15 a user who is not the database's owner may not, in an empty database of somebody else's."""
+    name = postgres.create_database()
+    postgres.psql("CREATE ROLE newcomer LOGIN; CREATE SCHEMA closed", database=name)
+    url = {"MESSAGING_DATABASE_URL": postgres.url(name, user="newcomer")}
+    migrate = [sys.executable, "-m", "exporter", "migrate", *flags]
+    kept = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT), **url}, "timeout": 60}
+    try:
+        code, found, said = doctor(tmp_path, *flags, environment=url)
+        assert (code, found["schema, rights"][0]) == (1, "failed"), said
+        assert grant.format(name=name) in found["schema, rights"][1]
+        refused = subprocess.run(migrate, capture_output=True, text=True, check=False, **kept)  # type: ignore[call-overload]
+        assert (refused.returncode, found["schema, rights"][1] in refused.stderr) == (1, True), refused.stderr
+        postgres.psql(grant.format(name=name), database=name)
+        code, _, said = doctor(tmp_path, *flags, environment=url)
+        assert code == 0, said
+        subprocess.run(migrate, check=True, **kept)  # type: ignore[call-overload]
+    finally:
+        postgres.psql("DROP OWNED BY newcomer CASCADE; DROP ROLE newcomer", database=name)
+
+
+@pytest.mark.needs("postgres")
+def test_a_database_that_lets_nobody_in_is_told_by_the_reason(tmp_path: Path, postgres: Postgres) -> None:
+    def told(url: str) -> str:
+        code, found, said = doctor(tmp_path, environment={"MESSAGING_DATABASE_URL": url})
+        assert (code, found["database"][0]) == (1, "failed"), said
+        return found["database"][1]
+
+    postgres.psql("CREATE ROLE outsider")
+    try:
+        assert "pg_hba.conf" in told(postgres.url(user="outsider"))
+    finally:
+        postgres.psql("DROP ROLE outsider")
+    assert "createdb" in told(postgres.url("nowhere"))
+    assert "sslmode=prefer" in told(f"{postgres.url()}?sslmode=require")
+    assert "no.such.invalid:5432: the name is unknown" in told("postgresql://ann@no.such.invalid/chat")
 
 
 def test_a_database_that_is_not_there_fails_and_its_password_is_nowhere(tmp_path: Path) -> None:
     url = {"MESSAGING_DATABASE_URL": f"postgresql://ann:hunter2@127.0.0.1:{free_port()}/nowhere"}
     code, found, said = doctor(tmp_path, environment=url)
     assert (code, found["database"][0]) == (1, "failed")
+    assert "nothing listens there" in found["database"][1]
     assert "hunter2" not in said
 
 
@@ -170,10 +229,56 @@ async def test_a_broker_that_would_evict_is_found_and_one_that_does_not_tells_it
         await server.wait()
     code, found, _ = await asyncio.to_thread(doctor, tmp_path, *url)
     assert (code, found["broker"][0]) == (1, "failed")
+    assert f"127.0.0.1:{port}: nothing listens there" in found["broker"][1]
 
 
-BARE = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {node}; }} }}\n"
+async def test_what_is_no_broker_is_named_with_its_address(tmp_path: Path) -> None:
+    async with running(tmp_path / "server") as exporter:
+        address = exporter.url.removeprefix("http://")
+        code, found, said = await asyncio.to_thread(doctor, tmp_path, "--redis.url", f"redis://{address}")
+    assert (code, found["broker"][0]) == (1, "failed"), said
+    assert found["broker"][1].startswith(f"{address}: ")
+    assert "is it Redis or Valkey" in found["broker"][1]
+
+
+BARE = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_bind 127.0.0.3; proxy_pass {node}; {more} }} }}\n"
 """What people write first: no Upgrade, and the node's own name as Host."""
+
+
+@asynccontextmanager
+async def bare(folder: Path, node: str, more: str = "") -> AsyncIterator[str]:
+    """Such an nginx before a node; its address."""
+    port = free_port()
+    os.mkdir(folder)
+    configuration = folder / "bare.conf"
+    configuration.write_text(BARE.format(port=port, node=node, more=more))
+    nginx = await asyncio.create_subprocess_exec(
+        *command("nginx", configuration, folder), env=environment(folder), stderr=subprocess.DEVNULL
+    )
+    try:
+        yield f"http://localhost:{port}"
+    finally:
+        nginx.terminate()
+        await nginx.wait()
+
+
+@pytest.mark.needs("nginx")
+@pytest.mark.parametrize(
+    ("more", "trusted", "outcome", "wanted"),
+    [
+        ("", (), "ok", "the server sees 127.0.0.3, HTTP/1.0, and not 127.0.0.1, where this asks from"),
+        ("proxy_set_header X-Forwarded-For $remote_addr;", (), "warning", "name the proxy in --web.trusted-proxies"),
+        ("proxy_set_header X-Forwarded-For $remote_addr;", ("127.0.0.3",), "ok", "the server sees 127.0.0.1, "),
+    ],
+)
+async def test_a_proxy_that_hides_who_asks_is_told(
+    tmp_path: Path, more: str, trusted: tuple[str, ...], outcome: str, wanted: str
+) -> None:
+    flags = [word for address in trusted for word in ("--web.trusted-proxies", address)]
+    async with running(tmp_path, *flags) as exporter, bare(tmp_path / "bare", exporter.url, more) as url:
+        _, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url)
+    assert found["proxy: headers"][0] == outcome, said
+    assert wanted in found["proxy: headers"][1]
 
 
 @pytest.mark.needs("nginx")
@@ -181,26 +286,15 @@ async def test_what_a_bare_proxy_spoils_is_named_and_with_ours_it_is_well(tmp_pa
     node = Exporter(tmp_path)
     try:
         await node.start()
-        port = free_port()
-        folder = tmp_path / "bare"
-        folder.mkdir()
-        (folder / "bare.conf").write_text(BARE.format(port=port, node=node.url))
-        bare = await asyncio.create_subprocess_exec(
-            *command("nginx", folder / "bare.conf", folder), env=environment(folder), stderr=subprocess.DEVNULL
-        )
-        try:
-            flags = ("--url", f"http://localhost:{port}")
-            code, found, said = await asyncio.to_thread(doctor, tmp_path, *flags)
+        async with bare(tmp_path / "bare", node.url) as url:
+            code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url)
             assert code == 1, said
             assert found["proxy: name"] == (
                 "warning",
-                f"http://localhost:{port} arrives as {node.url}; let the proxy pass the Host on, or set "
+                f"{url} arrives as {node.url}; let the proxy pass the Host on, or set "
                 "X-Forwarded-Host and -Proto and name it in --web.trusted-proxies",
             )
             assert found["proxy: origin"][0] == found["proxy: WebSocket"][0] == "failed"
-        finally:
-            bare.terminate()
-            await bare.wait()
         addresses = [node.url.removeprefix("http://"), f"127.0.0.1:{free_port()}"]
         async with proxy("nginx", tmp_path / "ours", addresses) as url:
             code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url)

@@ -354,7 +354,7 @@ async def test_postgresql_places_that_cannot_be(postgres: Postgres) -> None:
     name = postgres.create_database()
     base = f"@127.0.0.1:{postgres.port}/"
     await refused(f"postgresql://postgres:hunter2{base}nowhere", Misconfigured, "does not exist")
-    await refused(f"postgresql://nobody_such:hunter2{base}{name}", Misconfigured, "refuses the user")
+    await refused(f"postgresql://nobody_such:hunter2{base}{name}", Misconfigured, "does not admit the user")
     with pytest.raises(Misconfigured, match="sslmode") as caught:  # seen before there is anything to begin
         Store(f"postgresql://postgres:hunter2{base}{name}?sslmode=hunter2")
     assert "hunter2" not in str(caught.value)

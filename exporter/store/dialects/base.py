@@ -109,6 +109,10 @@ class Dialect(ABC):
     async def prepare_migration(self, connection: AsyncConnection) -> None:
         """What must be set outside of a transaction, and what must be found wrong before anything is made."""
 
+    async def check_creation(self, session: Session) -> None:
+        """May the user make the tables, where there are none? Raises DatabaseError, which says what to grant."""
+        return  # whoever may write to the folder of a file may
+
     @abstractmethod
     async def lock_migration(self, connection: AsyncConnection) -> None:
         """Wait until no other process migrates, and keep them out until the transaction ends."""

@@ -161,11 +161,30 @@ class PostgresDialect(Dialect):
                 raise Misconfigured(f"the database's encoding is {encoding}: UTF8 is needed")
             _require_writable(session, *state)
             if schema is None and self._schema is not None:
+                await self.check_creation(session)
                 await session.execute(f"CREATE SCHEMA IF NOT EXISTS {triggers_postgresql.quoted(self._schema)}")
             elif schema is None:
                 raise Misconfigured("the database user's search path names no schema that exists")
             elif is_of_the_server(schema):
                 raise Misconfigured(f"the schema {schema} is PostgreSQL's own: the search path must begin with another")
+
+    async def check_creation(self, session: Session) -> None:
+        """Since PostgreSQL 15 only the database's owner may make tables in ``public``."""
+        named = None if self._schema is None else triggers_postgresql.quoted(self._schema)
+        [[user, database, schema, there, may_make, may_use]] = await session.fetch(
+            """
+            SELECT quote_ident(current_user), quote_ident(current_database()), quote_ident(current_schema()),
+                to_regnamespace($1) IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
+                has_schema_privilege(current_schema(), 'CREATE')
+            """,
+            named,
+        )
+        if may_use or (schema is None and may_make and not there):
+            return
+        needed = f"CREATE ON SCHEMA {schema}" if schema else f"CREATE ON DATABASE {database}"
+        if schema is None and there:
+            needed = f"USAGE, CREATE ON SCHEMA {named}"
+        raise DatabaseError(ErrorKind.CONFIGURATION, f"{errors.RIGHTS}: GRANT {needed} TO {user} gives it")
 
     async def lock_migration(self, connection: AsyncConnection) -> None:
         """An advisory lock per schema, held until the transaction ends; behind a pooler, its settings too.

@@ -136,7 +136,9 @@ async def _migrate(dialect: Dialect, revision: str) -> list[Difference]:
                 await dialect.lock_migration(connection)
                 session = await dialect.session(connection, None)
                 current, stands_in = await current_revision(dialect, session)
-                if current is not None:
+                if current is None:
+                    await dialect.check_creation(session)
+                else:
                     _require_complete(await dialect.differences(session, current))
                 await connection.run_sync(upgrade, revision, current, stands_in)
                 return await _repair(dialect, session, current) if revision == "head" else []
