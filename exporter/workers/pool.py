@@ -1,14 +1,11 @@
-"""The workers: a place for each, filled, kept filled, and filled anew. Knows no signal and no setting's meaning.
-
-Tested in ``tests/workers/test_supervisor.py``.
-"""
+"""The workers: a place for each, filled, kept filled, and filled anew. Knows no signal and no setting's meaning."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import structlog
 
@@ -40,7 +37,7 @@ class Pool:
     """``settings`` are what the next worker is started with. ``on_last`` hears that none serves, and a status.
 
     That is when one ended by itself, with an error: whoever started the server decides what to do about it, as with a
-    server of one process.
+    server of one process. So it is after a defect here: a server whose workers nobody starts again ends in order.
     """
 
     def __init__(self, settings: Settings, count: int, sockets: Sockets, on_last: Callable[[int], None]) -> None:
@@ -83,7 +80,7 @@ class Pool:
             await asyncio.Event().wait()
         for slot in self._slots[1:]:
             await self._fill_again(slot, 0.0)
-        self._keeping = [asyncio.create_task(self._keep(slot), name=f"worker-{slot.number}") for slot in self._slots]
+        self._keeping = [self._begin(self._keep(slot), f"worker-{slot.number}") for slot in self._slots]
         return [await self._listening(slot) for slot in self._slots]
 
     async def _listening(self, slot: Slot) -> ChannelMessage:
@@ -117,6 +114,16 @@ class Pool:
         return worker
 
     # --- keeping --------------------------------------------------------------------------------------------
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended_by_a_defect)
+        return task
+
+    def _ended_by_a_defect(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a defect in the supervisor: the server ends", task=task.get_name(), exc_info=error)
+            self._on_last(1)
 
     async def _keep(self, slot: Slot) -> None:
         """Whoever dies is started again."""
@@ -172,8 +179,11 @@ class Pool:
             if wanted != worker.accepting:
                 worker.tell("accept" if wanted else "pause")
 
-    async def watch(self) -> None:
+    def watch(self) -> asyncio.Task[None]:
         """Notice who does not answer any more. It is not killed: whoever stopped it may want to look at it."""
+        return self._begin(self._watch(), "watch")
+
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             now, before = time.monotonic(), self._ticked

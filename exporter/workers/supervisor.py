@@ -67,7 +67,7 @@ class _Supervisor:
     async def run(self) -> int:
         """Until the end; nobody is left behind, however it ends."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
-        watching = asyncio.create_task(self._pool.watch())
+        watching = self._pool.watch()
         starting = asyncio.create_task(self._start())
         try:
             return await self._serve(starting)
