@@ -195,7 +195,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.pictures", description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--part", choices=("boards", "page"), help="only the dashboards, or only the admin page")
-    parser.add_argument("--link", help="draw page.png and page-dark.png of a server, by the link of 'make run', only")
+    parser.add_argument(
+        "--link",
+        help="draw page.png and page-dark.png of a server, by the link of 'make run', only; for its first ten minutes "
+        "the page says that it has just started",
+    )
     parser.add_argument("--before", type=Path, help="a folder of other dashboards, drawn from the same answers")
     parser.add_argument("--only", action="append", default=[], help="one dashboard's name; may be repeated")
     parser.add_argument("--width", type=int, action="append", help="one width of the dashboards; may be repeated")
