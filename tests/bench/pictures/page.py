@@ -200,7 +200,7 @@ async def page_of(link: str, output: Path) -> None:
     """``page.png`` and ``page-dark.png`` of a real server, by the link that ``make run`` prints: the documents' own."""
     async with chromium() as browser:
         for scheme, name, scale in (("light", "page.png", 1.5), ("dark", "page-dark.png", 1.0)):
-            await draw(browser, link, (1280, 958), scheme, output / name, scale=scale, whole=False)
+            await draw(browser, link, (1280, 970), scheme, output / name, scale=scale, whole=False)
 
 
 async def _drawn(
