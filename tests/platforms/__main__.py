@@ -207,12 +207,13 @@ def _document(way: str) -> str:
 
 def _observe(root: Root) -> str:
     """The custom mapping of docs/observe.md, on a database of that form: checked, served, looked at."""
-    _, _, custom = _document("observe").partition("\n## A back end of your own")
+    text, _, custom = _document("observe").partition("\n## A back end of your own")
+    install = _blocks("sh", text)[0].partition("export ")[0]  # what follows names a server of somebody's
     mapping, commands = _blocks("yaml", custom)[0], _blocks("sh", custom)[0]
     check, serve, look = map(_typed, commands.splitlines())
     make = 'python3 -c \'import sqlite3; sqlite3.connect("app.db").executescript(open("app.sql").read())\''
     lines = [
-        *map(_typed, ("python3 -m venv .venv", ". .venv/bin/activate", "pip install './messaging-exporter[observe]'")),
+        *map(_typed, install.splitlines()),
         f"cat > app.sql <<'END_OF_FILE'\n{APPLICATION}END_OF_FILE\n{make}",
         f"cat > mapping.yml <<'END_OF_FILE'\n{mapping}END_OF_FILE",
         f"{check} && exit 1 || [ $? = 1 ]",  # the counter is wrong
