@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from exporter.observe import counting, identity
@@ -103,7 +104,10 @@ class Engine:
             self._begin_anew("the state belongs to another database, or this one was restored")
         with self.state.step():
             self.state.put("identity", here)
-        self.base, self.counting = self.state.get("base", Base), self.state.get("count", Count)
+        try:
+            self.base, self.counting = self.state.get("base", Base), self.state.get("count", Count)
+        except msgspec.MsgspecError:
+            self._begin_anew("the state was written by another version")
         inaccurate = self.state.get("inaccurate")
         self.inaccurate = None if inaccurate is None else Comparison(number=inaccurate)
         self.recounted_at = self.state.get("recounted_at")
@@ -129,10 +133,11 @@ class Engine:
     def _begin_anew(self, reason: str, *, deleted: bool = False) -> None:
         """``deleted``: it may be the same database, so what was published is what the new count is compared with."""
         log.warning("counting anew", source=self.source.name, reason=reason)
-        published = self.state.get("published") if deleted else None
+        kept = {key: self.state.get(key) for key in ("identity", *(["published"] if deleted else []))}
         with self.state.step():
             self.state.forget()
-            self.state.put("published", published)
+            for key, value in kept.items():
+                self.state.put(key, value)
         self.base = self.counting = self.recounted_at = self._published = None
         self._direct = DirectFiguresCache(background_refresh=self._background_refresh)
         self.differences = {}

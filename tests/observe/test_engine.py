@@ -317,6 +317,34 @@ async def test_a_state_that_cannot_be_written_is_told_and_counting_goes_on_from_
     await engine.close()
 
 
+async def test_what_is_begun_anew_still_knows_its_database(server: Server, tmp_path: Path) -> None:
+    """Else the next start would go on with the counts of one database in another one."""
+    post(server, 1, 100)
+    state = State(tmp_path / "state.db")
+    engine = Engine(Source(server.url, "mattermost"), state, load=1.0, clock=Clock(), tail=10)
+    await engine.count()
+    identity = state.get("identity")
+    with state.step():
+        state.put("samples", [("createat", (MS - 50_000) * 1_000, "another row")])
+    engine.require_recheck()
+    await engine.open()
+    assert engine.base is None
+    assert state.get("identity") == identity is not None
+    await engine.close()
+
+
+async def test_a_state_of_another_form_is_counted_anew(server: Server, tmp_path: Path) -> None:
+    post(server, 1, 100)
+    state = State(tmp_path / "state.db")
+    engine = Engine(Source(server.url, "mattermost"), state, load=1.0, clock=Clock(), tail=10)
+    await engine.count()
+    with state.step():
+        state.put("base", {"generation": "first"})
+    engine.require_recheck()
+    assert (await engine.count()).stored_messages == 100
+    await engine.close()
+
+
 def test_two_processes_do_not_share_a_state(tmp_path: Path) -> None:
     first = State(tmp_path / "state.db")
     with pytest.raises(Misconfigured, match="another process observes"):
