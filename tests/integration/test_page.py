@@ -139,6 +139,20 @@ async def test_a_wrong_token_is_refused_with_its_reason_and_a_right_one_shows_th
         assert await seen.shifts() == []
 
 
+@pytest.mark.parametrize("size", ["narrow", "phone", "desk"])
+async def test_the_longest_reason_against_a_token_moves_nothing_in_the_form(
+    browser: Browser, double: StatsDouble, size: str
+) -> None:
+    reason = "the token names a key (kid) that is not known here, or is not for RS256 or ES256 signatures"
+    async with visit(browser, size=SIZES[size]) as seen:
+        await seen.page.route("**/admin/sign-in", lambda route: route.fulfill(status=401, json={"detail": reason}))
+        await seen.page.goto(f"{double.url}/admin")
+        await seen.page.get_by_label("Admin token").fill("another's")
+        await seen.page.keyboard.press("Enter")
+        await shows(seen.page.get_by_role("alert"), f"{reason[0].upper()}{reason[1:]}.")
+        assert await seen.shifts() == []
+
+
 async def test_a_link_signs_in_by_itself_and_its_token_is_gone_from_the_address_and_from_going_back(
     browser: Browser, double: StatsDouble
 ) -> None:
