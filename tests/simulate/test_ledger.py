@@ -139,7 +139,7 @@ def test_a_connection_that_gets_a_message_twice_is_found_however_late(ledger: Le
     assert ledger.findings.messages[Kind.REDELIVERED] == {ledger.id_of(messages[1])}
 
 
-def test_one_who_had_joined_and_got_nothing_is_found_after_the_patience(ledger: Ledger) -> None:
+def test_one_who_had_joined_and_got_nothing_is_found_after_the_timeout(ledger: Ledger) -> None:
     for connection in (1, 2, 3):
         ledger.joined(connection, 0, 0, 0.5)
     partly, unheard = send(ledger), send(ledger)
@@ -249,6 +249,26 @@ def test_a_message_that_overtakes_one_of_the_same_sender_is_misordered_of_anothe
     deliver(ledger, 9, 3, other)
     assert found(ledger) == {"misordered": 1}
     assert ledger.reordered == 2
+
+
+@pytest.mark.parametrize("several_nodes", [False, True])
+def test_between_nodes_a_message_is_on_its_way_for_longer(ledger: Ledger, several_nodes: bool) -> None:
+    ledger.several_nodes = several_nodes  # whose broker may be out of reach for a while
+    ended, there = 2, 3
+    for connection in (1, ended, there):
+        ledger.joined(connection, 0, 0, 0.5)
+    n = send(ledger)
+    acknowledge(ledger, 1, n)
+    deliver(ledger, 4, 1, n)
+    ledger.closed(ended, 5.0)  # after the grace, and before what comes late could be missed
+    deliver(ledger, there, 1, n, 9.0)
+    ledger.settle(20.0)
+    assert found(ledger) == ({} if several_nodes else {"undelivered": 1})
+    n = send(ledger, now=20.0)
+    acknowledge(ledger, 2, n, 20.1)
+    deliver(ledger, 4, 2, n, 20.2)
+    ledger.settle(40.0)  # who is still there after that time is owed it, on however many nodes
+    assert found(ledger)["undelivered"] == (1 if several_nodes else 2)
 
 
 @pytest.mark.parametrize("several_nodes", [False, True])

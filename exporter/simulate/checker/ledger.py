@@ -7,7 +7,8 @@ monotonic clock. Nothing is claimed that the contract does not promise:
   acknowledgement says the same ``seq``. The ``Audit`` of a conversation checks this against what the server gives back.
 * A connection that had joined before the message was first sent, and went on reading for the grace after the
   acknowledgement, got it exactly once. A connection that ended earlier, or a slow one that was not reading, is owed
-  nothing: the message may have been on its way. What it missed it finds by catching up.
+  nothing: the message may have been on its way. What it missed it finds by catching up. Between several nodes it may
+  be on its way for ``delivery_timeout``: while their broker is out of reach nothing comes, and then all of it.
 * Messages of one sending connection, each sent once, arrive in the order of their ``seq``, and in that of their
   acknowledgements where they went to several conversations (of one node's: nodes of a cluster keep the order within
   a conversation, and ``several_nodes`` asks for no more). Between senders no order is promised; what came out of
@@ -267,9 +268,10 @@ class Ledger:
                 for membership, connection in self._audience.get(self._conversations[pending.n], {}).items()
                 if membership.joined < pending.first_sent and connection not in pending.senders
             ]
-        until = pending.acknowledged + grace
+        timeout = max(self.delivery_timeout, grace)
+        until = pending.acknowledged + (timeout if self.several_nodes else grace)
         missing = [m for m in pending.owed if not m.has(seq) and (m.until is None or m.until > until)]
-        overdue = final or now > pending.acknowledged + max(self.delivery_timeout, grace)
+        overdue = final or now > pending.acknowledged + timeout
         if not missing or (overdue and all(m.reading and m.resumed + grace < now for m in missing)):
             self._close_book(pending, missing)
             return False
