@@ -68,7 +68,7 @@ class ClusterNode(Node):
             name=name,
         )
         self.user_connections.name = name
-        self.user_connections.elsewhere = self.redis.inquiries.ask
+        self.user_connections.ask_other_nodes = self.redis.inquiries.ask
         self._healing = Healing(store, self.hub, self.redis, self.removed, self._sender)
         self.broker = self._publisher.broker = self.redis
         self._publisher.happened = self.redis.events.happened

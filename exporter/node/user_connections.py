@@ -22,12 +22,12 @@ class RemoteLookup(Protocol):
 
 
 class UserConnections:
-    """``now`` is monotonic, ``wall`` Unix seconds. In a cluster a node has a ``name``, and asks ``elsewhere``."""
+    """``now`` is monotonic, ``wall`` Unix seconds. In a cluster a node has a ``name``, and ``ask_other_nodes``."""
 
     def __init__(self, hub: Hub[NodeConnection], now: Callable[[], float], wall: Callable[[], float]) -> None:
         self._hub, self._now, self._wall = hub, now, wall
         self.name = ""
-        self.elsewhere: RemoteLookup | None = None
+        self.ask_other_nodes: RemoteLookup | None = None
 
     def on_this_node(self, user: UserId, disconnect: bool) -> list[float]:
         """When the user's connections to this node were opened, Unix seconds; ``disconnect``: they end with 4003."""
@@ -42,7 +42,7 @@ class UserConnections:
     async def on_all_nodes(self, user: UserId, *, disconnect: bool = False) -> UserPresence:
         """The user's connections on all nodes, as far as these answer; they have a second for it."""
         mine = NodeConnections(self.name, tuple(self.on_this_node(user, disconnect)))
-        if self.elsewhere is None:
+        if self.ask_other_nodes is None:
             return UserPresence((mine,))
-        others, error = await self.elsewhere(user, disconnect)
+        others, error = await self.ask_other_nodes(user, disconnect)
         return UserPresence((mine, *sorted(others, key=lambda node: node.name)), error)
