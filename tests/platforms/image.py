@@ -151,6 +151,7 @@ def _run(stage: Stage) -> str:
     begun = time.monotonic()
     words = [*sandbox, *become, "--no-new-privs", "bash", "-c", script]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    shutil.rmtree(data)
     if done.returncode or done.stdout.split()[0] != user or f"(revision {REVISION[:12]})" not in done.stdout:
         raise Failed(f"the image does not run: status {done.returncode}\n{done.stdout}{done.stderr}")
     return f"as user {user}, read-only, without capabilities: healthy and stopped in {time.monotonic() - begun:.1f} s"
