@@ -10,7 +10,6 @@ Tested in ``tests/broker/test_redis.py``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -217,9 +216,8 @@ async def connect(
         await connection.call(*hello, "SETNAME", name)
         if location.database:
             await connection.call("SELECT", location.database)
-    except BaseException:
+    except BaseException:  # a start that is cancelled leaves no connection behind either
         connection._on_lost = None
-        with contextlib.suppress(Exception):
-            connection.abort("refused")
+        connection.abort("refused")
         raise
     return connection

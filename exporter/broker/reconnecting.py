@@ -146,7 +146,7 @@ class ReconnectingConnection:
             if error.word == "MOVED":
                 self._redirect(str(error))
             raise
-        except BaseException:
+        except BaseException:  # a start that is cancelled leaves no connection behind either
             connection.abort("not fit for use")
             raise
         if not connection.open:

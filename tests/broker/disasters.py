@@ -136,7 +136,7 @@ class Disasters:
             self._acting.cancel()
             await asyncio.wait({self._acting})
             if not self._acting.cancelled() and self._acting.exception() is not None:
-                raise self._acting.exception()  # type: ignore[misc]
+                raise self._acting.exception()
             self._acting = None
         if self._connects:
             await asyncio.wait(self._connects)

@@ -78,7 +78,7 @@ class Person(asyncio.Protocol):
             self.connecting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = transport
         self._buffer, self._upgraded = b"", False
 
     def connection_lost(self, exc: Exception | None) -> None:

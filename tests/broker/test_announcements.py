@@ -222,7 +222,7 @@ async def test_typing_of_many_in_one_turn_is_told_in_one_piece_and_one_by_one_wh
         await last.hears(b"J bob")
         pieces: list[bytes] = []
         tell = last.ear.tell
-        last.ear.tell = lambda room, user, frame: (pieces.append(frame), tell(room, user, frame))[1]  # type: ignore[method-assign]
+        last.ear.tell = lambda room, user, frame: (pieces.append(frame), tell(room, user, frame))[1]
         late(server, last, ("ann", True), ("cat", True), ("ann", False), ("ann", True), kind=Kind.TYPING_RUN)
         await last.hears(b"T cat")
         assert pieces == [b"T ann\nT cat\nU ann\nT ann\n"]

@@ -60,7 +60,7 @@ class Model:
 
     def register(self, inc: str, *old: str) -> None:
         reply = self.call("register", inc, LEASE, 1, 0, "a label", *old)
-        assert isinstance(figures(reply), Figures)  # type: ignore[arg-type]
+        assert isinstance(figures(reply), Figures)
         taken = []
         for one in old:
             if one in self.seq:

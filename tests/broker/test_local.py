@@ -40,4 +40,4 @@ def test_an_envelope_is_for_everybody_unless_it_says_otherwise_and_does_not_chan
     envelope: Envelope[str] = Envelope("c", b"x")
     assert (envelope.exclude, envelope.exclude_user, envelope.received) == (None, None, None)
     with pytest.raises(AttributeError):
-        envelope.frame = b"y"  # type: ignore[misc]
+        envelope.frame = b"y"

@@ -496,7 +496,7 @@ async def test_subscriptions_of_a_turn_share_a_command_and_in_a_storm_they_wait_
                 subscriptions.append(data)
             queue(data, replies, told)
 
-        connection.queue = noted  # type: ignore[method-assign]
+        connection.queue = noted
         held = node.broker.conversations
 
         async def all_ready(count: int) -> None:

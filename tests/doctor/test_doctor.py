@@ -171,12 +171,12 @@ def test_who_may_make_no_tables_is_told_the_grant_and_with_it_a_start_makes_them
         code, found, said = doctor(tmp_path, *flags, environment=url)
         assert (code, found["schema, rights"][0]) == (1, "failed"), said
         assert grant.format(name=name) in found["schema, rights"][1]
-        refused = subprocess.run(migrate, capture_output=True, text=True, check=False, **kept)  # type: ignore[call-overload]
+        refused = subprocess.run(migrate, capture_output=True, text=True, check=False, **kept)
         assert (refused.returncode, found["schema, rights"][1] in refused.stderr) == (1, True), refused.stderr
         postgres.psql(grant.format(name=name), database=name)
         code, _, said = doctor(tmp_path, *flags, environment=url)
         assert code == 0, said
-        subprocess.run(migrate, check=True, **kept)  # type: ignore[call-overload]
+        subprocess.run(migrate, check=True, **kept)
     finally:
         postgres.psql("DROP OWNED BY newcomer CASCADE; DROP ROLE newcomer", database=name)
 
