@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from exporter.observe.connections import Snapshot, reader_of
+from exporter.observe.records import SourceError
+from exporter.store.errors import TIMEOUT
 
 SERVER = (
     "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM posts').fetchall();"
@@ -90,16 +92,34 @@ async def test_the_host_s_own_locks_outlive_every_reading_of_its_totals(tmp_path
     host.close()
 
 
-async def test_a_reading_that_is_cancelled_ends_its_statement(file: Path) -> None:
-    reader, begun = reader_of(f"sqlite:///{file}", ours=True), asyncio.Event()
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["in a statement", "before a statement"])
+async def test_a_reading_that_is_cancelled_ends_its_statement(file: Path, between: bool) -> None:
+    reader, begun, go = reader_of(f"sqlite:///{file}", ours=True), asyncio.Event(), asyncio.Event()
 
     async def work(snapshot: Snapshot) -> None:
         begun.set()
-        await snapshot.fetch("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+        if between:
+            await go.wait()
+        await snapshot.fetch(ENDLESS)
 
     reading = asyncio.create_task(reader.read(work, 600))
     await begun.wait()
     reading.cancel()
+    await asyncio.sleep(0)  # it is told
+    go.set()
     async with asyncio.timeout(30):
         await asyncio.wait({reading})
     assert reading.cancelled()
+
+
+async def test_a_reading_that_is_too_long_ends_whatever_it_does(file: Path) -> None:
+    async def work(snapshot: Snapshot) -> None:
+        await asyncio.sleep(0.2)  # the time is over before the statement begins
+        await snapshot.fetch(ENDLESS)
+
+    with pytest.raises(SourceError, match=TIMEOUT):
+        async with asyncio.timeout(30):
+            await reader_of(f"sqlite:///{file}", ours=True).read(work, 0.1)

@@ -18,6 +18,7 @@ import os
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ HEADER: Final = 100
 WAL: Final = 2
 PAUSE: Final = 0.02
 """Seconds between attempts, on the average: a server's write takes some milliseconds."""
+STEPS: Final = 10_000
+"""Instructions of SQLite's between two looks at whether a reading is over: less than a millisecond."""
 _MAGIC: Final = b"SQLite format 3\x00"
 _TORN: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR", "SQLITE_SCHEMA", "SQLITE_CANTOPEN")
 MOVING: Final = "the file was being written to during every attempt to read it"
@@ -135,17 +138,17 @@ class SqliteReader:
         return result
 
     async def _run(self, work: Callable[[Snapshot], Awaitable[T]], options: str, seconds: float) -> T:
-        connection = await asyncio.to_thread(self._open, options)
-        timer = asyncio.get_running_loop().call_later(seconds, connection.interrupt)
+        ended, until = threading.Event(), time.monotonic() + seconds
+        # Asked while a statement runs. ``interrupt`` is lost when it comes between two statements.
+        connection = await asyncio.to_thread(self._open, options, lambda: ended.is_set() or time.monotonic() > until)
         try:
             await asyncio.to_thread(connection.execute, "BEGIN")
             return await asyncio.shield(work(_Snapshot(connection)))
         finally:
-            timer.cancel()
-            connection.interrupt()  # of a caller who is cancelled, a statement is under way, and closing waits for it
+            ended.set()  # of a caller who is cancelled, a statement may be under way, and closing waits for it
             await asyncio.shield(asyncio.to_thread(connection.close))
 
-    def _open(self, options: str) -> sqlite3.Connection:
+    def _open(self, options: str, is_over: Callable[[], bool]) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"file:{quote(str(self._path.absolute()))}?{options}",
             uri=True,
@@ -154,6 +157,7 @@ class SqliteReader:
             check_same_thread=False,
         )
         connection.execute("PRAGMA query_only = ON")
+        connection.set_progress_handler(is_over, STEPS)
         connection.text_factory = lambda data: data.decode(errors="replace")
         return connection
 
