@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,8 @@ SERVER = (
     "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM posts').fetchall();"
     "print('open', flush=True); input()"
 )
+# Half a minute or so: whatever does not end it lets a test fail in place of hanging.
+LONG = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000) SELECT count(*) FROM n"
 WRITE = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')"
 
 
@@ -123,3 +128,81 @@ async def test_a_reading_that_is_too_long_ends_whatever_it_does(file: Path) -> N
     with pytest.raises(SourceError, match=TIMEOUT):
         async with asyncio.timeout(30):
             await reader_of(f"sqlite:///{file}", ours=True).read(work, 0.1)
+
+
+class Late(sqlite3.Connection):
+    """Its long statement begins when an interrupt has been told already, which therefore interrupts nothing."""
+
+    told = threading.Event()
+    ran_to_its_end = False
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        self.told.set()
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql != LONG:
+            return super().execute(sql, *parameters)
+        assert self.told.wait(60)
+        cursor = super().execute(sql, *parameters)
+        type(self).ran_to_its_end = True
+        return cursor
+
+
+@pytest.mark.parametrize("by", ["a cancellation", "its time"])
+async def test_a_statement_that_begins_after_the_interrupt_is_ended_too(
+    by: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Late, "told", threading.Event())
+    monkeypatch.setattr(Late, "ran_to_its_end", False)
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Late))
+    reader, begun = reader_of(f"sqlite:///{file}", ours=True), asyncio.Event()
+
+    async def work(snapshot: Snapshot) -> None:
+        begun.set()
+        await snapshot.fetch(LONG)
+
+    if by == "its time":
+        with pytest.raises(SourceError, match=TIMEOUT):
+            await reader.read(work, 0.2)
+    else:
+        reading = asyncio.create_task(reader.read(work, 600))
+        await begun.wait()
+        reading.cancel()
+        await asyncio.wait({reading})
+        assert reading.cancelled()
+    assert not Late.ran_to_its_end
+
+
+CANCELLED = f"""
+import asyncio, sys
+from exporter.observe.connections import reader_of
+
+async def main():
+    for attempt in range(60):
+        begun = asyncio.Event()
+
+        async def work(snapshot):
+            begun.set()
+            await snapshot.fetch({ENDLESS!r})
+
+        reading = asyncio.create_task(reader_of(sys.argv[1], ours=True).read(work, 600))
+        await begun.wait()
+        await asyncio.sleep(attempt % 6 / 1000)
+        reading.cancel()
+        await asyncio.wait({{reading}})
+
+asyncio.run(main())
+"""
+
+
+def test_readings_that_are_cancelled_early_and_late_leave_the_process_whole(file: Path) -> None:
+    """In a process of its own: closing a connection beside its statement crashes or stops all of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", CANCELLED, f"sqlite:///{file}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

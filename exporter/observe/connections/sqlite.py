@@ -18,7 +18,6 @@ import os
 import random
 import sqlite3
 import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +37,6 @@ HEADER: Final = 100
 WAL: Final = 2
 PAUSE: Final = 0.02
 """Seconds between attempts, on the average: a server's write takes some milliseconds."""
-STEPS: Final = 10_000
-"""Instructions of SQLite's between two looks at whether a reading is over: less than a millisecond."""
 _MAGIC: Final = b"SQLite format 3\x00"
 _TORN: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR", "SQLITE_SCHEMA", "SQLITE_CANTOPEN")
 MOVING: Final = "the file was being written to during every attempt to read it"
@@ -65,14 +62,39 @@ class _Moved(Exception):
 
 
 class _Snapshot:
+    """The connection of one reading, which may end at any moment."""
+
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._statement = threading.Lock()
+        self._ended = False
 
     async def fetch(self, sql: str) -> Sequence[Row]:
-        return await asyncio.to_thread(lambda: self._connection.execute(sql).fetchall())
+        return await asyncio.to_thread(self._rows, sql)
+
+    def _rows(self, sql: str) -> Sequence[Row]:
+        with self._statement:
+            if self._ended:
+                raise SourceError(errors.TIMEOUT, slow=True)
+            return self._connection.execute(sql).fetchall()
 
     async def expect_many(self) -> None:
         """It looks each row up by an index in any case."""
+
+    def end(self) -> None:
+        """Let no statement begin, interrupt the one under way, then close. Waits for it: not for the loop's thread.
+
+        A statement that its thread is only about to begin hears no interrupt, so it is told until it has ended. A
+        progress handler would not do: SQLite counts a table's rows in one instruction. Closing beside a statement
+        crashes the process, or stops all of it until the statement has ended.
+        """
+        self._ended = True
+        while not self._statement.acquire(timeout=0.01):
+            self._connection.interrupt()
+        try:
+            self._connection.close()
+        finally:
+            self._statement.release()
 
 
 class SqliteReader:
@@ -138,17 +160,18 @@ class SqliteReader:
         return result
 
     async def _run(self, work: Callable[[Snapshot], Awaitable[T]], options: str, seconds: float) -> T:
-        ended, until = threading.Event(), time.monotonic() + seconds
-        # Asked while a statement runs. ``interrupt`` is lost when it comes between two statements.
-        connection = await asyncio.to_thread(self._open, options, lambda: ended.is_set() or time.monotonic() > until)
+        snapshot, loop = _Snapshot(await asyncio.to_thread(self._open, options)), asyncio.get_running_loop()
+        timer = loop.call_later(seconds, loop.run_in_executor, None, snapshot.end)
         try:
-            await asyncio.to_thread(connection.execute, "BEGIN")
-            return await asyncio.shield(work(_Snapshot(connection)))
+            await snapshot.fetch("BEGIN")
+            working = asyncio.ensure_future(work(snapshot))
+            working.add_done_callback(_heard)
+            return await asyncio.shield(working)
         finally:
-            ended.set()  # of a caller who is cancelled, a statement may be under way, and closing waits for it
-            await asyncio.shield(asyncio.to_thread(connection.close))
+            timer.cancel()
+            await asyncio.shield(asyncio.to_thread(snapshot.end))
 
-    def _open(self, options: str, is_over: Callable[[], bool]) -> sqlite3.Connection:
+    def _open(self, options: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"file:{quote(str(self._path.absolute()))}?{options}",
             uri=True,
@@ -157,7 +180,6 @@ class SqliteReader:
             check_same_thread=False,
         )
         connection.execute("PRAGMA query_only = ON")
-        connection.set_progress_handler(is_over, STEPS)
         connection.text_factory = lambda data: data.decode(errors="replace")
         return connection
 
@@ -236,6 +258,12 @@ def _descriptor(path: Path, status: os.stat_result) -> int:
             opened = os.fstat(found)  # it may have been replaced since
             found = _descriptors.setdefault((opened.st_dev, opened.st_ino), found)
         return found
+
+
+def _heard(working: asyncio.Future[Any]) -> None:
+    """Who was cancelled does not ask how the work ended, and asyncio would log that nobody did."""
+    if not working.cancelled():
+        working.exception()
 
 
 def _source_error(error: BaseException) -> SourceError:
