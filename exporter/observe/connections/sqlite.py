@@ -166,7 +166,8 @@ class SqliteReader:
             await snapshot.fetch("BEGIN")
             working = asyncio.ensure_future(work(snapshot))
             working.add_done_callback(_heard)
-            return await asyncio.shield(working)
+            await asyncio.wait({working})  # ``shield`` of Python 3.14 logs how it ends for who was cancelled
+            return working.result()
         finally:
             timer.cancel()
             await asyncio.shield(asyncio.to_thread(snapshot.end))
