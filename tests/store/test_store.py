@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime
 
@@ -10,7 +11,7 @@ import pytest
 
 from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.core.records import Draft, Membership, Message, ReadMark
-from exporter.store import Store
+from exporter.store import Store, engine
 from exporter.store.dialects.base import Session
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
@@ -471,3 +472,26 @@ async def test_conversations_and_members_come_in_pages_by_name_with_the_first_me
         many = [f"more {number:04}" for number in range(1_000)]
         added = await store.add_participants("a", "ann", many)
         assert (len(added.participants), added.participants_total) == (1_000, 1_002)
+
+
+async def test_a_connection_that_cannot_be_given_back_to_who_was_cancelled_says_nothing_in_the_log() -> None:
+    """The reason goes to nobody: asyncio would log that, of each version in its own words."""
+    begun, go, said = asyncio.Event(), asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+
+    async def close() -> None:
+        begun.set()
+        await go.wait()
+        raise OSError("the network is gone")
+
+    waiting = asyncio.create_task(engine._to_its_end(close()))
+    await begun.wait()
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done(), "it waits all the same"
+    go.set()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    del waiting
+    gc.collect()
+    assert said == []
