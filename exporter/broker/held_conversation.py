@@ -1,7 +1,7 @@
 """What a node knows of one conversation that somebody here has joined, or is about to. Knows no socket and no clock.
 
 Messages are handed out in the order of their numbers, each once: ``upto`` is the last. One that comes early, because
-those before it are still on its way, waits; a number that is not above ``upto`` has been here before.
+those before it are still on their way, waits; a number that is not above ``upto`` has been here before.
 
 ``told`` and ``typing`` are the users whom the people here have been told of. Only changes of them are announced, so
 nothing is said twice, whatever is repeated.
