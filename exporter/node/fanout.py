@@ -1,9 +1,9 @@
 """What leaves: frames gathered during one turn of the loop, one write per connection. Knows no protocol and no state.
 
 Measured (docs/benchmarks.md): one ``transport.write`` per frame and receiver costs 5–9 µs, nearly all of it the
-system call. So a frame is built once for everybody, and what has been gathered when the loop has run its other
-callbacks leaves in one write per connection. With a single frame that is as quick as writing at once, because the
-loop would have written then, too.
+system call. So a frame is built once for everybody, and what has been gathered at the end of a turn (``Turn``)
+leaves in one write per connection. With a single frame that is as quick as writing at once, because the loop would have
+written then, too.
 
 A frame for a conversation is not noted by each of its connections (0.1 µs per receiver and frame) but once, in the
 conversation's *batch*: at the end of the turn the batch is joined once, and the same bytes are written to everybody.
@@ -28,6 +28,7 @@ from operator import itemgetter
 from typing import Final, Protocol
 
 from exporter.metrics.instruments import Buckets, Cell
+from exporter.node.turn import Turn
 
 NOBODY: Set[SendQueue] = frozenset()
 
@@ -58,7 +59,7 @@ class FanOut:
         self._call_soon = call_soon
         self._sent_bytes = sent_bytes
         self._now = now
-        self._scheduled = False
+        self._turn = Turn(call_soon, now, lambda: self.position // 2, self.flush)
         self._batches: dict[str, Batch] = {}
         self._waiting: list[SendQueue] = []  # who has something of their own
         self._timed: list[tuple[Buckets, float]] = []
@@ -73,16 +74,14 @@ class FanOut:
 
     def at_end_of_turn(self, work: Callable[[], object]) -> None:
         """Do this when what has been gathered in this turn is written."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self.flush)
+        if not self._turn.begun:
+            self._turn.begin()
         self._last.append(work)
 
     def add(self, queue: SendQueue) -> None:
         """This connection has its first frame of its own."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self.flush)
+        if not self._turn.begun:
+            self._turn.begin()
         self._waiting.append(queue)
 
     def send(self, conversation: str, audience: Set[SendQueue], frame: bytes, exclude: Set[SendQueue] = NOBODY) -> None:
@@ -94,9 +93,8 @@ class FanOut:
             batch[1].append(entry)
             return
         self._batches[conversation] = (audience, [entry], {})
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self.flush)
+        if not self._turn.begun:
+            self._turn.begin()
 
     def audience_changes(self, conversation: str, queue: SendQueue, joins: bool) -> None:
         """A connection is about to join or to leave: it gets what is gathered while it is there, and nothing else."""
@@ -115,7 +113,7 @@ class FanOut:
 
     def flush(self) -> None:
         """Write for everybody who has something to be written."""
-        self._scheduled = False
+        self._turn.ended(self.position // 2)
         batches, self._batches = self._batches, {}
         written = 0
         # Several batches: a connection may be in more than one, and then their frames meet in its queue.
@@ -126,8 +124,7 @@ class FanOut:
         if len(waiting) > LARGE:
             self._waiting = waiting[SLICE:]
             del waiting[SLICE:]
-            self._scheduled = True
-            self._call_soon(self.flush)
+            self._turn.go_on()
         for queue in waiting:
             try:
                 written += queue.flush()

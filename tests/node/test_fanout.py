@@ -10,6 +10,7 @@ import pytest
 
 from exporter.metrics.instruments import Buckets, Cell
 from exporter.node.fanout import LARGE, SLICE, FanOut, SendQueue
+from exporter.node.turn import GATHERING, SEVERAL
 
 
 class Wire:
@@ -45,7 +46,8 @@ class Loop:
     def __init__(self) -> None:
         self.soon: list[Callable[[], None]] = []
         self.sent = Cell()
-        self.fan_out = FanOut(self.soon.append, self.sent, lambda: 0.0)
+        self.now = 0.0
+        self.fan_out = FanOut(self.soon.append, self.sent, lambda: self.now)
         self.buckets = Buckets((1.0,))
 
     def end_turn(self) -> None:
@@ -71,6 +73,69 @@ def test_a_turn_is_one_call_and_one_write_per_connection(loop: Loop) -> None:
     assert bob.wire.writes == [b"23"]
     assert loop.sent.value == 5
     assert not loop.soon
+
+
+def come(loop: Loop, box: Box, *in_a_turn: int) -> None:
+    """So many frames in each turn; all of them are written."""
+    for count in in_a_turn:
+        for _ in range(count):
+            loop.fan_out.send("room", {box}, b"x")
+        while loop.soon:
+            loop.end_turn()
+    box.wire.writes.clear()
+
+
+@pytest.mark.parametrize("in_a_turn", [(2,) * SEVERAL, (2 * SEVERAL,), (5, 1, 1, 1), (0, 3, 4, 1)])
+def test_while_frames_come_together_they_are_gathered_until_nothing_comes(
+    loop: Loop, in_a_turn: tuple[int, ...]
+) -> None:
+    ann = Box("ann", loop.fan_out)
+    for count in in_a_turn:
+        ann.put(b"o")
+        come(loop, ann, count)
+    ended: list[int] = []
+    loop.fan_out.send("room", {ann}, b"4;")
+    loop.fan_out.at_end_of_turn(lambda: ended.append(len(ann.wire.writes)))
+    loop.end_turn()
+    loop.fan_out.send("room", {ann}, b"5;")
+    loop.end_turn()
+    assert (ann.wire.writes, ended) == ([], [])
+    loop.end_turn()
+    assert (ann.wire.writes, ended) == ([b"4;5;"], [1])
+    come(loop, ann, *[1] * (SEVERAL - 1))
+    loop.fan_out.send("room", {ann}, b"6;")
+    loop.end_turn()
+    assert ann.wire.writes == [b"6;"]
+    assert not loop.soon
+
+
+@pytest.mark.parametrize("in_a_turn", [(1,) * SEVERAL, (2, 2, 2, 1), (0, 2, 2, 2)])
+def test_where_they_do_not_nothing_more_is_looked_for_however_quickly_they_come(
+    loop: Loop, in_a_turn: tuple[int, ...]
+) -> None:
+    ann = Box("ann", loop.fan_out)
+    for count in in_a_turn:
+        ann.put(b"o")
+        come(loop, ann, count)
+    for turn in range(3 * SEVERAL):
+        loop.fan_out.send("room", {ann}, b"x")
+        loop.end_turn()
+        assert len(ann.wire.writes) == turn + 1
+    assert not loop.soon
+
+
+def test_what_is_gathered_is_written_in_time_whatever_comes(loop: Loop) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, 2 * SEVERAL)
+    step = GATHERING / 4
+    for turn in range(7):
+        loop.now = turn * step
+        loop.fan_out.send("room", {ann}, b"%d" % turn)
+        assert not ann.wire.writes, f"written {turn} steps after the first came"
+        loop.end_turn()
+        if ann.wire.writes:
+            break
+    assert ann.wire.writes == [b"012345"]
 
 
 def test_the_end_of_a_turn_is_after_its_writes(loop: Loop) -> None:
@@ -269,6 +334,8 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
         writes = {box: len(box.wire.writes) for box in boxes}
         loop.end_turn()
         assert all(len(box.wire.writes) <= writes[box] + 1 for box in boxes), "more than one write in a turn"
+    while loop.soon:
+        loop.end_turn()
     for box in boxes:
         got = b"".join(box.wire.writes).decode().split(";")[:-1]
         wanted = [frame[:-1] for frame in expected[box]]

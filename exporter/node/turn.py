@@ -1,0 +1,74 @@
+"""When what has been gathered leaves: at the end of a turn of the loop. Knows nothing of what is gathered.
+
+Usually that is when the loop has run its other callbacks. While frames come together, two and more in a turn, it ends
+when nothing more comes: the loop looks at its sockets again, and again, but no longer than ``GATHERING``. Where 32
+people send that saves half of the writes, and each delivery comes sooner than behind those. Where one sends, and waits,
+there is never more: a second look would be 4 µs of some 90, hence none is taken.
+
+Tested in ``tests/node/test_fanout.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+SEVERAL: Final = 4
+"""Turns after which it is judged whether frames come together; or twice as many frames, if they come before."""
+GATHERING: Final = 0.001
+"""Seconds from the first look at the sockets until a turn ends, whatever comes."""
+
+
+class Turn:
+    """``end`` is called at the end of each turn that was begun, and tells ``ended``.
+
+    ``frames`` answers how many there have been until now; ``now`` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object],
+        now: Callable[[], float],
+        frames: Callable[[], int],
+        end: Callable[[], None],
+    ) -> None:
+        self._call_soon, self._now, self._frames, self._end = call_soon, now, frames, end
+        self._next: Callable[[], None] = end
+        self._counted = self._turns = 0  # frames until the latest judgement, and turns since then
+        self._seen = 0  # frames, when the loop looked at its sockets again
+        self._until = 0.0
+        self.begun = False
+
+    def begin(self) -> None:
+        """Something is to leave at the end of this turn."""
+        self.begun = True
+        self._call_soon(self._next)
+
+    def go_on(self) -> None:
+        """Something has been left for a turn that ends without waiting for more."""
+        self.begun = True
+        self._call_soon(self._end)
+
+    def ended(self, frames: int) -> None:
+        """What has been gathered leaves now."""
+        self.begun = False
+        self._turns += 1
+        fresh = frames - self._counted
+        if self._turns == SEVERAL or fresh >= 2 * SEVERAL:
+            self._next = self._gather if fresh >= 2 * self._turns else self._end
+            self._counted, self._turns = frames, 0
+
+    def _gather(self) -> None:
+        self._until = self._now() + GATHERING
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._seen = self._frames()
+        self._call_soon(self._looked)
+
+    def _looked(self) -> None:
+        """The loop has looked at its sockets since."""
+        if self._frames() == self._seen or self._now() > self._until:
+            self._end()
+        else:
+            self._look_again()
