@@ -8,7 +8,7 @@ import time
 import pytest
 
 from exporter.metrics.instruments import Buckets
-from exporter.metrics.loop_lag import INTERVAL, LoopLagMonitor
+from exporter.metrics.loop_lag import EARLY, INTERVAL, LoopLagMonitor
 from tests.doubles import Clock
 
 BOUNDS = (0.005, 0.05, 0.25, 0.5, 1.0, 2.5)
@@ -70,6 +70,17 @@ async def test_there_are_ten_beats_a_second_however_late_they_come(loop: Stallin
     for stall in (0.05, 0.31, 0.12, 3.0, 0.02, 0.53):
         loop.stalls(stall)
     assert loop.observed == int((0.05 + 0.31 + 0.12 + 3.0 + 0.02 + 0.53) / INTERVAL)
+
+
+async def test_a_timer_that_comes_early_is_in_time_and_the_next_is_a_whole_interval_away(loop: Stalling) -> None:
+    """uvloop rounds to milliseconds: to wait for the rest would be many timers in a row."""
+    for early in (EARLY / 2, 0.0):
+        loop.stalls(INTERVAL - early)
+        timer = loop.monitor._timer
+        assert timer is not None
+        assert timer.when() - asyncio.get_running_loop().time() > INTERVAL / 2
+    assert loop.observed == 2
+    assert loop.lag.sum == 0
 
 
 async def test_a_real_loop_that_is_blocked_shows_it() -> None:
