@@ -35,7 +35,7 @@ class Announcements(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._conversations, self._hub, self._local = context.held, context.hub, context.local
         self._functions, self._figures = context.functions, context.figures
-        self._connection, self._flush = context.connection, context.flush
+        self._reconnecting, self._flush = context.reconnecting, context.flush
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, held: HeldConversation[P], word: str, user: str) -> bool:
@@ -78,7 +78,8 @@ class Announcements(Generic[P]):
         return self.heard(held, word, user)
 
     def _only_here(self, held: HeldConversation[P], user: str) -> bool:
-        return held.only_here(user, self._connection()) and (held.conversation, user) in self._hub.participants
+        here = held.only_here(user, self._reconnecting.connection)
+        return here and (held.conversation, user) in self._hub.participants
 
     def _types_here(self, held: HeldConversation[P], user: str) -> str:
         return "T" if (held.conversation, user) in self._hub.typing else "U"
@@ -116,7 +117,7 @@ class Announcements(Generic[P]):
 
     def _shares(self, held: HeldConversation[P], several: bool, user: str) -> None:
         """A user takes part on several nodes, or on one only again."""
-        if held.connection is not self._connection():
+        if held.connection is not self._reconnecting.connection:
             return
         (held.shared.add if several else held.shared.discard)(user)
         if several and (held.conversation, user) in self._hub.participants:
@@ -128,7 +129,7 @@ class Announcements(Generic[P]):
 
     def ask_typists(self, held: HeldConversation[P]) -> None:
         """What people here know of who types may be wrong: ask the server."""
-        connection = self._connection()
+        connection = self._reconnecting.connection
         if connection is not None:
             told = partial(self._compared, held, "TU", held.typing)
             connection.queue(self._functions.typists(held.conversation), 1, told)
@@ -162,7 +163,7 @@ class Announcements(Generic[P]):
 
     def _compare(self) -> None:
         self._timer = None
-        connection, figures = self._connection(), self._figures()
+        connection, figures = self._reconnecting.connection, self._figures()
         if connection is None or figures is None:
             return  # the next connection begins with a comparison
         if figures.unsettled or figures.syncing:
@@ -195,7 +196,7 @@ class Announcements(Generic[P]):
 
     def _compared(self, held: HeldConversation[P], words: str, told: set[str], reply: Any) -> None:
         if isinstance(reply, Refused):
-            connection = self._connection()
+            connection = self._reconnecting.connection
             if connection is not None:
                 connection.abort(str(reply))
             return

@@ -34,9 +34,9 @@ class ServerClock:
         else:
             self._error *= _FADING
 
-    def stamp(self) -> int:
-        """Now, in Unix microseconds of the server; 0 when it is not known."""
-        return 0 if self._offset is None else int((self._now() + self._offset) * 1e6)
+    def stamp(self, now: float) -> int:
+        """A moment of this process's clock, in Unix microseconds of the server; 0 when it is not known."""
+        return 0 if self._offset is None else int((now + self._offset) * 1e6)
 
     def here(self, stamp: int) -> float | None:
         """When a stamp of any node was made, by this process's clock; not later than now; None when it is not known."""

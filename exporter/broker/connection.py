@@ -3,13 +3,12 @@
 redis-py's ways cost 15 to 20 times as much per frame, repeat commands on their own, and hide the gaps of a
 subscription (docs/cluster.md). Here nothing is repeated and nothing is hidden: a connection that is lost says so, once,
 and whatever had no answer then is the caller's to judge.
-
-Tested in ``tests/broker/test_redis.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -51,14 +50,21 @@ class Refused(Exception):
 class Connection(asyncio.Protocol):
     """An open connection.
 
-    ``on_push`` is called for each push, ``on_lost`` once with the reason. ``stale`` is asked before anything is read:
-    what had been waiting is thrown away when it says so.
+    ``on_push`` is called for each push, ``on_lost`` once with the reason. After ``stale_after``, by ``now``, what had
+    been waiting is thrown away instead of handed out: whoever uses the connection puts it off as long as it is awake.
     """
 
-    def __init__(self, on_push: Push, on_lost: Callable[[str], None], stale: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        on_push: Push,
+        on_lost: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+        stale_after: float = float("inf"),
+    ) -> None:
         self._on_push = on_push
         self._on_lost: Callable[[str], None] | None = on_lost
-        self._stale = stale
+        self._now = now
+        self.stale_after = stale_after
         self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=Refused, notEnoughData=_MORE)
         self._expected: deque[list[Any]] = deque()  # how many replies, who is told, bytes
         self._out: list[bytes] = []
@@ -125,7 +131,7 @@ class Connection(asyncio.Protocol):
         transport, reader = self._transport, self._reader
         if transport is None:
             return
-        if self._stale():
+        if self._now() > self.stale_after:
             self.abort("this process had been asleep")
             return
         try:
@@ -196,19 +202,20 @@ async def connect(
     host: tuple[str, int],
     on_push: Push,
     on_lost: Callable[[str], None],
-    stale: Callable[[], bool],
+    now: Callable[[], float],
+    stale_after: float,
     name: str,
 ) -> Connection:
     """Open a connection and say who we are. Raises OSError, ConnectionError, Refused; ``on_lost`` only later."""
     loop = asyncio.get_running_loop()
-    connection = Connection(on_push, on_lost, stale)
-    if location.path is not None:
-        await loop.create_unix_connection(lambda: connection, location.path)
-    else:
-        context = location.tls_context()
-        server = host[0] if context is not None else None
-        await loop.create_connection(lambda: connection, *host, ssl=context, server_hostname=server)
+    connection = Connection(on_push, on_lost, now, stale_after)
     try:
+        if location.path is not None:
+            await loop.create_unix_connection(lambda: connection, location.path)
+        else:
+            context = location.tls_context()
+            server = host[0] if context is not None else None
+            await loop.create_connection(lambda: connection, *host, ssl=context, server_hostname=server)
         hello: list[str] = ["HELLO", "3"]
         password = location.secret()
         if password is not None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from exporter.broker.clock import ServerClock
-from exporter.broker.connection import Connection
 from exporter.broker.functions import Figures, Functions
 from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.ports import LocalNode, Meters
+from exporter.broker.reconnecting import ReconnectingConnection
 from exporter.core.hub import Hub
 
 P = TypeVar("P")
@@ -30,7 +30,7 @@ class Context(Generic[P]):
     meters: Meters
     clock: ServerClock
     now: Callable[[], float]
-    connection: Callable[[], Connection | None]  # None while there is none
+    reconnecting: ReconnectingConnection
     error: Callable[[], str | None]  # why the broker is not up
     figures: Callable[[], Figures | None]  # the latest answer of the server
     schedule: Callable[[], None]  # what is queued leaves at the end of the turn

@@ -52,11 +52,11 @@ class EventPublisher(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._held, self._hub, self._local, self._presence = context.held, context.hub, context.local, presence
         self._announcements, self._conversations, self._outbox = announcements, conversations, outbox
-        self._connection, self._schedule, self._changed = context.connection, context.schedule, context.changed
+        self._reconnecting, self._schedule, self._changed = context.reconnecting, context.schedule, context.changed
         self._toggles: asyncio.TimerHandle | None = None
         self._told_of: dict[type[HubEvent], Callable[[Any], None]] = {
-            TypingStarted: lambda event: self._types(event.conversation, event.user, True),
-            TypingStopped: lambda event: self._types(event.conversation, event.user, False),
+            TypingStarted: self._types,
+            TypingStopped: self._types,
             ConnectionOpened: self._opened,
             ConnectionClosed: self._closed,
             ParticipantJoined: self._joined,
@@ -94,7 +94,7 @@ class EventPublisher(Generic[P]):
     def _left(self, event: ParticipantLeft) -> None:
         held, user = self._held[event.conversation], event.user
         self._presence.remove(f"p{pair(held.conversation, user)}")
-        if self._connection() is None:  # else the server says it, unless another node's tab goes on
+        if self._reconnecting.connection is None:  # else the server says it, unless another node's tab goes on
             self._announcements.heard(held, "L", user)
         if held.counted and held.conversation not in self._hub.conversations:
             held.counted = False
@@ -102,11 +102,12 @@ class EventPublisher(Generic[P]):
         self._changed()
         self._conversations.let_go(held)
 
-    def _types(self, conversation: str, user: str, active: bool) -> None:
+    def _types(self, event: TypingStarted | TypingStopped) -> None:
         """Somebody types, or no longer does. Of who takes part here only, frames tell: functions cost more."""
-        held, connection = self._held[conversation], self._connection()
+        conversation, user, active = event.conversation, event.user, type(event) is TypingStarted
+        held, connection = self._held[conversation], self._reconnecting.connection
         entry, typing = held.type_prefix + user, held.typing
-        if held.only_here(user, connection):
+        if connection is not None and held.connection is connection and user not in held.shared:  # ``only_here``
             frame = self._local.announcement("T" if active else "U", conversation, user)
             if active is not (user in typing):  # people here are told with what the others are sent
                 (typing.add if active else typing.discard)(user)

@@ -36,8 +36,8 @@ class HeldConversations(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
         self._functions, self._ordering, self._announcements = context.functions, ordering, announcements
-        self._connection, self._schedule, self._refused = context.connection, context.schedule, context.refused
-        self._new: list[HeldConversation[P]] = []  # to be subscribed to
+        self._reconnecting, self._schedule, self._refused = context.reconnecting, context.schedule, context.refused
+        self.new: list[HeldConversation[P]] = []  # to be subscribed to
         self._subscribe_at = 0.0  # not before, in a storm
         self._joins = 0  # under way
         self._awaited: set[HeldConversation[P]] = set()  # whose subscription is waited for
@@ -47,15 +47,15 @@ class HeldConversations(Generic[P]):
         held = self._held.get(conversation)
         if held is None:
             channel = self._functions.channel(conversation).encode()
-            connection = self._connection()
+            connection = self._reconnecting.connection
             held = HeldConversation(conversation, channel, connection)
             self._held[conversation] = self._by_channel[channel] = held
             if connection is None:
                 held.waiting = None
             else:
                 self._awaited.add(held)
-                self._new.append(held)
-                if len(self._new) == 1:
+                self.new.append(held)
+                if len(self.new) == 1:
                     self._subscribe_in(self._subscribe_at - self._loop.time() if self._joins >= STORM else 0.0)
         held.joins += 1
         self._joins += 1
@@ -71,14 +71,13 @@ class HeldConversations(Generic[P]):
             self._schedule()
 
     def subscribe(self, connection: Connection) -> None:
-        """To what is held since the last time: in one command, and who takes part there is asked behind it."""
-        new, self._new = self._new, []
-        if new:
-            asked = [self._functions.participants(held.conversation) for held in new]
-            connection.queue(command("SSUBSCRIBE", *(held.channel for held in new)), 0, ignore)
-            connection.queue(b"".join(asked), len(new), partial(self._seeded, iter(new)))
-            self._subscribe_at = self._loop.time() + PAUSE
-            self._loop.call_later(SUBSCRIBE_TIMEOUT, self._are_ready, new)
+        """To what is ``new``: in one command, and who takes part there is asked behind it."""
+        new, self.new = self.new, []
+        asked = [self._functions.participants(held.conversation) for held in new]
+        connection.queue(command("SSUBSCRIBE", *(held.channel for held in new)), 0, ignore)
+        connection.queue(b"".join(asked), len(new), partial(self._seeded, iter(new)))
+        self._subscribe_at = self._loop.time() + PAUSE
+        self._loop.call_later(SUBSCRIBE_TIMEOUT, self._are_ready, new)
 
     def _seeded(self, asked: Iterator[HeldConversation[P]], reply: Any) -> None:
         held = next(asked)
@@ -99,7 +98,7 @@ class HeldConversations(Generic[P]):
 
     def closed(self) -> None:
         """There is no connection: whoever waits for it goes on without."""
-        self._new.clear()
+        self.new.clear()
         self._are_ready(list(self._awaited))
 
     def lacks(self, conversation: str, seq: int) -> bool:
@@ -166,7 +165,7 @@ class HeldConversations(Generic[P]):
             return
         del self._held[held.conversation], self._by_channel[held.channel]
         self._ordering.forget(held)
-        connection = self._connection()
+        connection = self._reconnecting.connection
         if connection is not None:
             connection.queue(command("SUNSUBSCRIBE", held.channel), 0, ignore)
             self._schedule()

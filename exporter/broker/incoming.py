@@ -5,6 +5,7 @@ Tested in ``tests/broker/test_redis.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from exporter.broker import frames
@@ -15,7 +16,6 @@ from exporter.broker.frames import Kind
 from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.inquiries import Inquiries
 from exporter.broker.ordering import Ordering
-from exporter.core import protocol
 
 P = TypeVar("P")
 
@@ -24,16 +24,21 @@ _MESSAGE, _TYPING, _TYPING_RUN = int(Kind.MESSAGE), int(Kind.TYPING), int(Kind.T
 
 
 class Incoming(Generic[P]):
-    """A node's own frames come back, and say how long the way takes."""
+    """``returned`` is called with the stamp of each payload of this node's own that comes back."""
 
     def __init__(
-        self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P], inquiries: Inquiries
+        self,
+        context: Context[P],
+        ordering: Ordering[P],
+        announcements: Announcements[P],
+        inquiries: Inquiries,
+        returned: Callable[[int], None],
     ) -> None:
         self._by_channel, self._mine = context.by_channel, b"F" + context.node
         self._hub, self._local = context.hub, context.local
         self._ordering, self._announcements = ordering, announcements
-        self._clock, self._meters, self._now = context.clock, context.meters, context.now
-        self._inquiries = inquiries
+        self._clock, self._meters = context.clock, context.meters
+        self._inquiries, self._returned = inquiries, returned
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""
@@ -41,9 +46,7 @@ class Incoming(Generic[P]):
             return  # subscriptions: what was asked behind them has an answer of its own
         payload = push[2]
         if payload.startswith(self._mine):
-            published = self._clock.here(frames.published_at(payload))
-            if published is not None:
-                self._meters.broker_lag.observe(self._now() - published)
+            self._returned(frames.published_at(payload))
             return
         held = self._by_channel.get(push[1])
         if held is None:
@@ -67,7 +70,7 @@ class Incoming(Generic[P]):
         published: float | None = None
         count = 0
         conversation, ordering, typing = held.conversation, self._ordering, self._hub.typing
-        hand_out, delivery = ordering.message, protocol.Delivery
+        hand_out = ordering.message
         for frame in frames.unpack(payload):
             if frame is None:
                 self._meters.broker_frames_dropped.value += 1
@@ -82,7 +85,7 @@ class Incoming(Generic[P]):
                     if published is None:
                         published = self._clock.here(frames.published_at(payload))
                     received = None if published is None else published - age / 1e6
-                hand_out(held, Envelope(conversation, delivery(data), None, None, received, seq, True))
+                hand_out(held, Envelope(conversation, data, None, None, received, seq, True))
             elif kind == _TYPING:
                 self._announcements.types_afar(held, user, seq > 0, data)
             elif kind == _TYPING_RUN:

@@ -57,15 +57,15 @@ class Inquiries:
 
     def __init__(self, context: Context[Any]) -> None:
         self._functions, self._node, self._answer = context.functions, context.node, context.local.connections_of
-        self._connection, self._why_not = context.connection, context.error
-        self._clock, self._meters = context.clock, context.meters
+        self._reconnecting, self._why_not = context.reconnecting, context.error
+        self._clock, self._meters, self._now = context.clock, context.meters, context.now
         self._questions: dict[int, Question] = {}
         self._number = 0
         self.channel = context.functions.nodes_channel.encode()
 
     async def ask(self, user: str, disconnect: bool) -> tuple[list[NodeConnections], str | None]:
         """What the other nodes answer, and why that may not be all. ``disconnect``: they end them and say which."""
-        connection = self._connection()
+        connection = self._reconnecting.connection
         if connection is None:
             return [], f"the other nodes are not known: {self._why_not()}"
         self._number += 1
@@ -139,7 +139,7 @@ class Inquiries:
     def _reply(self, asker: bytes, frame: IncomingFrame) -> None:
         kind, _, seq, user, _ = frame
         opened_at = self._answer(user, kind == Kind.DISCONNECT)
-        connection = self._connection()
+        connection = self._reconnecting.connection
         if connection is not None:
             self._publish(connection, Kind.HERE, seq, "", asker + msgspec.json.encode(opened_at))
 
@@ -155,7 +155,7 @@ class Inquiries:
         question.look()
 
     def _publish(self, connection: Connection, kind: Kind, seq: int, user: str, data: bytes = b"") -> None:
-        payload = frames.head(self._node, self._clock.stamp()) + frames.pack(kind, data, seq, user)
+        payload = frames.head(self._node, self._clock.stamp(self._now())) + frames.pack(kind, data, seq, user)
         connection.queue(frames.publish(self.channel, payload), 1, lambda reply: None)
         connection.flush()
         self._meters.broker_frames_sent.value += 1

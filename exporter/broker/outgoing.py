@@ -23,6 +23,8 @@ P = TypeVar("P")
 
 MOST_OWED: Final = 100_000
 """Conversations, and frames, that other nodes still have to be told of."""
+MEASURED: Final = 0.1
+"""Seconds between two measurements of how long the way takes."""
 
 
 _kind = itemgetter(0)
@@ -45,6 +47,8 @@ class Outbox(Generic[P]):
         self._look: dict[str, int] = {}
         self._typists: set[str] = set()
         self._again: deque[tuple[str, Outgoing]] = deque(maxlen=MOST_OWED)
+        self._measured_at = float("-inf")
+        self._measured: int | None = None  # the stamp of what is measured
 
     def put(self, conversation: str, frame: Outgoing) -> None:
         """To leave with the next ``flush``."""
@@ -69,22 +73,34 @@ class Outbox(Generic[P]):
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, {}
-        head = frames.head(self._node, self._clock.stamp())
-        now, commands, sent = self._now(), [], 0
+        now = self._now()
+        stamp = self._clock.stamp(now)
+        head, commands, sent = frames.head(self._node, stamp), [], 0
         for conversation, turn in waiting.items():
             parts = [head]
-            for of, alike in groupby(turn, _kind) if len(turn) > 1 else ((None, turn),):
-                if of is _TYPING:
-                    parts += frames.typing_runs(alike)
-                    continue
-                frames.pack_all(alike, now, parts)
+            if len(turn) == 1:
+                frames.pack_all(turn, now, parts)
+            else:
+                for kind, alike in groupby(turn, _kind):
+                    if kind is _TYPING:
+                        parts += frames.typing_runs(alike)
+                    else:
+                        frames.pack_all(alike, now, parts)
             sent += len(turn)
             held = self._conversations.get(conversation)
             channel = held.channel if held is not None else self._functions.channel(conversation).encode()
             commands.append(frames.publish(channel, b"".join(parts)))
             self._unanswered.append((conversation, turn))
         self._meters.broker_frames_sent.value += sent
+        if now > self._measured_at + MEASURED:
+            self._measured_at, self._measured = now, stamp
         connection.queue(b"".join(commands), len(commands), self._answered)
+
+    def returned(self, stamp: int) -> None:
+        """What was published at that time has come back."""
+        if stamp and stamp == self._measured:
+            self._measured = None
+            self._meters.broker_lag.observe(self._now() - self._measured_at)
 
     def _answered(self, reply: Any) -> None:
         if not isinstance(reply, Refused):

@@ -75,7 +75,6 @@ class ReconnectingConnection:
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._silent_since: float | None = None
         self._told: str | None = None  # the reason that was logged last
-        self._awake_at = now()
         self.connection: Connection | None = None
         self.error: str | None = "not connected yet"
 
@@ -133,11 +132,13 @@ class ReconnectingConnection:
             self._told = reason
 
     async def _open(self) -> None:
-        self._awake_at = self._now()  # the ticks that say so come with a connection only
+        stale_after = self._now() + self._lease
         async with asyncio.timeout(self._silence):
             host = self._redirected or await self._find()
             self._redirected = None
-            connection = await connect(self._location, host, self.on_push, self._lost, self._asleep, self._name)
+            connection = await connect(
+                self._location, host, self.on_push, self._lost, self._now, stale_after, self._name
+            )
         try:
             async with asyncio.timeout(self._silence):
                 run_id = await self._check(connection)
@@ -155,7 +156,7 @@ class ReconnectingConnection:
         self._gone.clear()
         self.connection, self.error = connection, None
         self._silent_since = None
-        self._awake_at = self._now()
+        connection.stale_after = self._now() + self._lease
         if not self._first.done():
             self._first.set_result(None)
         log.info("the broker is there")
@@ -210,10 +211,10 @@ class ReconnectingConnection:
         if connection is None:
             return
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
-        if self._asleep():
+        if now > connection.stale_after:  # a lease without a tick: what waits in the socket is too old
             connection.abort("this process had been asleep")
             return
-        self._awake_at = now
+        connection.stale_after = now + self._lease
         if self._silent_since is None:
             self._silent_since = now
         elif now - self._silent_since > self._silence:
@@ -221,10 +222,6 @@ class ReconnectingConnection:
             return
         self._beat(connection)
         connection.flush()
-
-    def _asleep(self) -> bool:
-        """Has this process not run for a lease? Then what waits in the socket is too old to be handed out."""
-        return self._now() - self._awake_at > self._lease
 
     def _lost(self, reason: str) -> None:
         if self.connection is None:

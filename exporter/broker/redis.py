@@ -41,6 +41,9 @@ P = TypeVar("P")
 
 _MESSAGE: Final = Kind.MESSAGE  # looked up in the enumeration it would cost as much as its frame
 
+EARLY: Final = 0.002
+"""Seconds that a timer may come early, as uvloop counts in whole milliseconds; nothing waits for the rest."""
+
 FAREWELL: Final = 2.0
 """Seconds that leaving the cluster may take; then the lease ends it."""
 
@@ -72,23 +75,6 @@ class RedisBroker(Generic[P]):
         self._hub, self._local, self._now, self._lease = hub, local, now, lease
         self._functions, self._node = functions, node = Functions(cluster), frames.new_node()
         self._clock = ServerClock(now)
-        context = Context(
-            functions,
-            node,
-            hub,
-            local,
-            meters,
-            self._clock,
-            now,
-            connection=lambda: self._reconnecting.connection,
-            error=lambda: self.error,
-            figures=lambda: self._figures,
-            schedule=self._schedule,
-            changed=self._changed,
-            flush=self._flush_all,
-            refused=self._refused,
-        )
-        self._held = context.held
         self._presence = Presence(
             functions,
             lease,
@@ -111,13 +97,30 @@ class RedisBroker(Generic[P]):
             now=now,
             name=f"messaging-exporter-{node.hex()}",
         )
+        context = Context(
+            functions,
+            node,
+            hub,
+            local,
+            meters,
+            self._clock,
+            now,
+            self._reconnecting,
+            error=lambda: self.error,
+            figures=lambda: self._figures,
+            schedule=self._schedule,
+            changed=self._changed,
+            flush=self._flush_all,
+            refused=self._refused,
+        )
+        self._held = context.held
         self.ordering = Ordering(self._held, local, lease, lambda: self.up, now)
         self._told = Announcements(context)
         self.conversations = HeldConversations(context, self.ordering, self._told)
         self.inquiries = Inquiries(context)
-        self._incoming = Incoming(context, self.ordering, self._told, self.inquiries)
-        self._reconnecting.on_push = self._incoming.pushed
         self._outbox = Outbox(context)
+        self._incoming = Incoming(context, self.ordering, self._told, self.inquiries, self._outbox.returned)
+        self._reconnecting.on_push = self._incoming.pushed
         self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
         self._scheduled = False
         self._pause: asyncio.TimerHandle | None = None
@@ -208,10 +211,14 @@ class RedisBroker(Generic[P]):
         else:
             self.ordering.other(held, envelope)
         if seq:
-            self._send(conversation, (_MESSAGE, envelope.frame, seq, envelope.sender or "", envelope.received))
+            frame: Outgoing = (_MESSAGE, envelope.frame, seq, envelope.sender or "", envelope.received)
         else:
             kind = Kind.LASTING if envelope.lasting else Kind.OTHER
-            self._send(conversation, (kind, envelope.frame, 0, envelope.exclude_user or "", None))
+            frame = (kind, envelope.frame, 0, envelope.exclude_user or "", None)
+        if self._scheduled and self._reconnecting.connection is not None:  # most often, hence not asked in ``_send``
+            self._outbox.put(conversation, frame)
+        else:
+            self._send(conversation, frame)
 
     def publish_removal(self, conversation: str, user: str) -> None:
         """The user is no longer a member; the other nodes are to let their connections leave."""
@@ -249,13 +256,14 @@ class RedisBroker(Generic[P]):
         if connection is not None:
             if self._presence.waiting:
                 self._tell_what_changed(connection)
-            self.conversations.subscribe(connection)
+            if self.conversations.new:
+                self.conversations.subscribe(connection)
             self._outbox.flush(connection)
             connection.flush()
 
     def _tell_what_changed(self, connection: Connection) -> None:
         pause = self._presence.pause
-        if pause <= 0 or self._outbox.waiting:  # who joins is announced before what they say
+        if pause <= EARLY or self._outbox.waiting:  # who joins is announced before what they say
             self._presence.flush(connection)
         elif self._pause is None:
             self._pause = self._loop.call_later(pause, self._paused)

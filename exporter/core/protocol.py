@@ -189,12 +189,6 @@ def _readable(error: Exception) -> str:
 # --- outbound ---------------------------------------------------------------------------------------------
 
 
-class Delivery(bytes):
-    """A ``message`` frame. Bytes like any other, but told apart where deliveries are counted or dropped."""
-
-    __slots__ = ()
-
-
 class Welcome(msgspec.Struct, tag="welcome"):
     """First frame of a connection; ``heartbeat`` in seconds.
 
@@ -258,6 +252,10 @@ class Ack(msgspec.Struct, tag="ack"):
     conversation: str
     seq: int
     sent_at: datetime
+
+
+MESSAGE_BEGINS: Final = b'{"type":"message",'
+"""How a ``message`` begins, and nothing else: dropped ones are counted by it, so that none need be marked."""
 
 
 class NewMessage(msgspec.Struct, tag="message"):

@@ -244,6 +244,19 @@ def text_frame(payload: bytes) -> bytes:
     return _SHORT_TEXT[size] + payload if size < 126 else frame(TEXT, payload)
 
 
+def count_beginning(frames: bytes, beginning: bytes) -> int:
+    """How many payloads begin so, of frames that the server has made: they are whole and not masked (section 5.2)."""
+    count = position = 0
+    while position < len(frames):
+        size, head = frames[position + 1], 2
+        if size > 125:
+            head = 4 if size == 126 else 10
+            size = int.from_bytes(frames[position + 2 : position + head], "big")
+        count += frames.startswith(beginning, position + head)
+        position += head + size
+    return count
+
+
 def close_frame(code: int, reason: str = "") -> bytes:
     """A close frame; the reason is cut to what fits (section 5.5.1)."""
     words = reason.encode()[: _MAX_CONTROL - 2].decode(errors="ignore")  # not in the middle of a character

@@ -154,7 +154,7 @@ class Metrics:
         )
         self.broker_lag = Histogram(
             "messaging_broker_lag_seconds",
-            "From publishing a frame to receiving it back from the broker.",
+            "From publishing a frame to receiving it back from the broker, measured ten times a second at most.",
             _FAST,
         )
         self.worker_restarts = Counter(

@@ -9,8 +9,11 @@ Tested in ``tests/broker/test_disasters.py``.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
+
+import msgspec
 
 from exporter.broker import Envelope
 from exporter.broker.location import Location, locate
@@ -30,12 +33,11 @@ from exporter.store import Store
 
 __all__ = ["ClusterNode", "locate"]
 
-# And what follows the user.
-_ANNOUNCED: Final[dict[str, tuple[Any, ...]]] = {
-    "J": (protocol.SomebodyJoined,),
-    "L": (protocol.SomebodyLeft,),
-    "T": (protocol.SomebodyTyping, True),
-    "U": (protocol.SomebodyTyping, False),
+_ANNOUNCED: Final[dict[str, Callable[[ConversationId, UserId], msgspec.Struct]]] = {
+    "J": protocol.SomebodyJoined,
+    "L": protocol.SomebodyLeft,
+    "T": partial(protocol.SomebodyTyping, active=True),
+    "U": partial(protocol.SomebodyTyping, active=False),
 }
 
 
@@ -72,6 +74,7 @@ class ClusterNode(Node):
         self._healing = Healing(store, self.hub, self.redis, self.removed, self._sender)
         self.broker = self._publisher.broker = self.redis
         self._publisher.happened = self.redis.events.happened
+        self.tell = self._publisher.tell  # to everybody here but the user
 
     async def start(self) -> None:
         """Join the cluster; an absent broker is waited for in the background. Raises Misconfigured."""
@@ -178,12 +181,7 @@ class ClusterNode(Node):
 
     def announcement(self, word: str, conversation: str, user: str) -> bytes:
         """What people are sent."""
-        told, *rest = _ANNOUNCED[word]
-        return text_frame(protocol.encode(told(conversation, user, *rest)))
-
-    def tell(self, conversation: str, user: str, frame: bytes) -> None:
-        """To everybody here but the user."""
-        self._publisher.tell(conversation, user, frame)
+        return text_frame(protocol.encode(_ANNOUNCED[word](conversation, user)))
 
     def said(self, conversation: str, user: str) -> None:
         """A message ends its sender's typing, also with a connection on another node."""

@@ -79,7 +79,7 @@ class Healing:
                 while after < through:
                     messages = await self._store.messages_between(conversation, after, through, PAGE)
                     for message in messages:
-                        frame = protocol.Delivery(text_frame(protocol.new_message(message)))
+                        frame = text_frame(protocol.new_message(message))
                         sender = self._sender(message)
                         ordering.fill(Envelope(conversation, frame, exclude=sender, seq=message.seq, remote=True))
                     after = messages[-1].seq if len(messages) == PAGE else through

@@ -239,7 +239,7 @@ class Node:
         self.busiest.count(message.conversation, self._now())
         self._join_consistency.accepted(message.conversation, message.seq)
         self._publisher.emit(self.hub.stop_typing(message.conversation, message.sender, TypingStoppedReason.MESSAGE))
-        frame = protocol.Delivery(text_frame(protocol.new_message(message)))
+        frame = text_frame(protocol.new_message(message))
         conversation, seq, sender = message.conversation, message.seq, message.sender
         self.broker.publish(Envelope(conversation, frame, connection, None, received, seq, False, False, sender))
 

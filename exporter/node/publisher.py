@@ -139,7 +139,9 @@ class Publisher:
         """Hand a frame to everybody here but one user."""
         if conversation in self._untold:
             self.catch_up(conversation)
-        audience, tabs = self._hub.audience(conversation), self._hub.connections_in(conversation, user)
+        hub = self._hub  # not asked with its functions: everybody's typing goes this way, on each node
+        audience = hub.conversations.get(conversation, NOBODY)
+        tabs = hub.participants.get((conversation, user), NOBODY)
         if len(audience) > len(tabs):
             self._fan_out.send(conversation, audience, frame, tabs)
 
@@ -157,7 +159,7 @@ class Publisher:
         sent = len(audience) - len(exclude)
         if sent:
             self._fan_out.send(conversation, audience, envelope.frame, exclude)
-        if isinstance(envelope.frame, protocol.Delivery):
+        if envelope.seq:  # a message
             self._metrics.deliveries.value += sent
             self._metrics.fanout_recipients.observe(sent)
             if envelope.received is not None and sent:

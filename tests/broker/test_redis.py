@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from exporter.broker.connection import AT_ONCE, Connection, Reply
+from exporter.broker import outgoing
+from exporter.broker.connection import Reply
 from exporter.broker.envelope import Envelope
 from exporter.broker.held_conversations import STORM
 from exporter.broker.redis import RedisBroker
@@ -457,31 +458,28 @@ async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_no
         assert first.ear.heard.count(b"J bob") == 1
 
 
-async def test_much_that_is_read_at_once_is_handed_out_in_slices_in_order() -> None:
-    got: list[int] = []
-    reading: list[str] = []
+async def test_how_long_the_way_takes_is_measured_now_and_then(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of all that comes back in ``MEASURED`` seconds."""
+    monkeypatch.setattr(outgoing, "MEASURED", 60.0)
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        sent, lag = node.metrics.broker_frames_sent, node.metrics.broker_lag
+        connection = node.broker._reconnecting.connection
+        assert connection is not None
 
-    class Transport(asyncio.Transport):
-        def pause_reading(self) -> None:
-            reading.append("paused")
+        async def left() -> bool:
+            return sent.value == before + 1
 
-        def resume_reading(self) -> None:
-            reading.append("resumed")
-
-    connection = Connection(lambda push: got.append(int(push[1])), lambda reason: None)
-    connection.connection_made(Transport())
-    count = 2 * AT_ONCE + 50
-    connection.data_received(b"".join(b">2\r\n$1\r\nx\r\n:%d\r\n" % n for n in range(count)))
-    assert (got, reading) == ([*range(AT_ONCE)], ["paused"])
-    connection.data_received(b">2\r\n$1\r\nx\r\n:%d\r\n" % count)  # what the socket had before it was paused
-    assert len(got) == AT_ONCE
-    while reading[-1] == "paused":
-        before = len(got)
-        await asyncio.sleep(0)
-        assert len(got) <= before + AT_ONCE
-    assert (got, reading) == ([*range(count + 1)], ["paused", "resumed"])
-    connection.data_received(b">2\r\n$1\r\nx\r\n:7\r\n")
-    assert got[-1] == 7
+        for turn in (1, 2):
+            for _ in range(10):
+                before = sent.value
+                node.broker.publish(Envelope("room", b"typing"))
+                await until(left, "it has left")
+                await connection.call("PING")  # behind what comes back
+            assert sum(lag.counts) == turn
+            node.broker._outbox._measured_at -= 61.0
+        assert 0 < lag.sum < 60.0
 
 
 async def test_subscriptions_of_a_turn_share_a_command_and_in_a_storm_they_wait_for_each_other(server: Server) -> None:

@@ -16,6 +16,7 @@ from exporter.core.errors import BadFrame, ErrorCode, TooLarge
 from exporter.core.events import Command, Join, Leave, Ping, Read, Send, Typing
 from exporter.core.protocol import CloseCode, Malformed, parse
 from exporter.core.records import Message
+from exporter.core.websocket_frames import count_beginning, text_frame
 
 # --- what is accepted -------------------------------------------------------------------------------------
 
@@ -510,12 +511,19 @@ def test_times_are_said_in_utc_whatever_zone_they_came_in() -> None:
     assert said.endswith(("Z", "+05:00"))
 
 
-def test_a_delivery_is_the_same_bytes_and_can_be_told_apart() -> None:
-    delivery = protocol.Delivery(b"frame")
-    assert delivery == b"frame"
-    assert b"".join([delivery, b"!"]) == b"frame!"
-    assert isinstance(delivery, protocol.Delivery)
-    assert not isinstance(b"frame", protocol.Delivery)
+def test_messages_are_counted_among_other_frames_whatever_their_lengths() -> None:
+    def count(frames: bytes) -> int:
+        return count_beginning(frames, protocol.MESSAGE_BEGINS)
+
+    sent_at = datetime(2026, 1, 1, tzinfo=UTC)
+    messages = [Message("c", 1, "ann", "1", "x" * size, sent_at) for size in (1, 1_000, 70_000)]
+    frames = [text_frame(protocol.new_message(message)) for message in messages]
+    quoted = b'{"body":' + protocol.new_message(messages[0]) + b"}"
+    others = list(map(text_frame, (protocol.ack(messages[0]), quoted, b"", b"x" * 125, b"x" * 126)))
+    assert [count(frame) for frame in frames] == [1, 1, 1]
+    assert [count(frame) for frame in others] == [0] * len(others)
+    assert count(b"".join([*frames[:2], *others, frames[2], *others])) == 3
+    assert count(b"") == 0
 
 
 @given(identifiers, st.integers(1, 2**63 - 1), identifiers, client_ids, bodies, st.datetimes(timezones=st.just(UTC)))

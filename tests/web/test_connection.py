@@ -21,7 +21,6 @@ from exporter.auth.tokens import LEEWAY
 from exporter.core import websocket_frames
 from exporter.core.errors import ErrorCode, Unavailable
 from exporter.core.events import ClosedReason
-from exporter.core.protocol import Delivery
 from exporter.core.records import HubStats, Membership
 from exporter.core.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT
 from exporter.metrics.counters import Metrics
@@ -719,7 +718,7 @@ async def test_a_client_that_closes_while_it_is_drained_has_closed() -> None:
 # --- slow consumers ---------------------------------------------------------------------------------------
 
 SMALL = Limits(send_buffer_bytes=256 * 1024)
-PAYLOAD = Delivery(websocket_frames.text_frame(b"x" * 16_000))
+PAYLOAD = websocket_frames.text_frame(b'{"type":"message","body":"' + b"x" * 16_000)
 
 
 async def fill(connection: WebSocketConnection, condition: Callable[[], bool]) -> int:

@@ -25,7 +25,7 @@ import structlog
 from exporter.core import websocket_frames
 from exporter.core.errors import BadFrame, RateLimited
 from exporter.core.events import ClosedReason, Command
-from exporter.core.protocol import CloseCode, Delivery, Malformed, parse, read_name
+from exporter.core.protocol import MESSAGE_BEGINS, CloseCode, Malformed, parse, read_name
 from exporter.metrics.counters import Metrics
 from exporter.node.node import Node
 from exporter.node.publisher import NodeConnection
@@ -305,7 +305,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         return True
 
     def _discard_pending(self) -> None:
-        dropped = sum(isinstance(frame, Delivery) for frame in self.discard_pending())
+        dropped = sum(websocket_frames.count_beginning(frames, MESSAGE_BEGINS) for frames in self.discard_pending())
         self._context.metrics.deliveries_dropped.value += dropped
 
     def _start_lingering(self) -> None:
