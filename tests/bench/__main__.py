@@ -1,20 +1,23 @@
 """``python -m tests.bench [experiment…]``: measure this machine, print tables.
 
-Each experiment is one command, bounded in time. Server and load run on different cores, peers and limits in the same
-run, their windows in turn; a cost is the CPU time of the server process divided by what it did, so that it does not
-depend on who else was busy. The load client is C where the machine has a compiler, and says how busy it was.
+Each experiment is one command, bounded in time. Server and load run on different cores (``cluster``: all on one), peers
+and limits in the same run, their windows in turn; a cost is the CPU time of the server process divided by what it did,
+so that it does not depend on who else was busy. The load client is C where the machine has a compiler, and says how
+busy it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench.machine import describe, raise_files
+from tests.bench.machine import describe, raise_files, unpinned
 from tests.bench.options import Options
 
 EXPERIMENTS = {
@@ -45,6 +48,9 @@ def main() -> int:
     parser.add_argument("--connections", help="steps of open connections, with commas")
     parser.add_argument("--only", default="", help="subjects whose names contain one of these, with commas")
     parser.add_argument("--no-durable", action="store_true", help="leave durable sends out of the fan-out")
+    parser.add_argument(
+        "--unpinned", action="store_true", help="let the kernel put processes on cores, as it does for users"
+    )
     parser.add_argument("--output", type=Path, help="also write the tables there")
     given = parser.parse_args()
     unknown = set(given.experiment) - set(EXPERIMENTS)
@@ -65,13 +71,15 @@ def main() -> int:
     print(parts[0], flush=True)
     failed = 0
     for name in given.experiment or EXPERIMENTS:
-        started = time.monotonic()
+        started, allowed = time.monotonic(), os.sched_getaffinity(0)
         print(f"{name}: {EXPERIMENTS[name]}", flush=True)
         try:
-            text = importlib.import_module(f"tests.bench.{name}").run(options)
+            with unpinned() if given.unpinned else nullcontext():
+                text = importlib.import_module(f"tests.bench.{name}").run(options)
         except Exception as error:  # the other experiments go on
             failed = 1
             text = f"### {name}\n\nfailed: {error}\n"
+        os.sched_setaffinity(0, allowed)  # where an experiment has kept itself to one core
         parts.append(text)
         print(f"\n{text}\n({name}: {time.monotonic() - started:.0f} s)\n", flush=True)
     if given.output:

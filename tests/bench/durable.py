@@ -9,12 +9,11 @@ get the message. Everything is on: triggers, totals, metrics. PostgreSQL is star
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from tests.bench.load import Load
-from tests.bench.machine import cores
+from tests.bench.machine import cores, keep
 from tests.bench.options import Options
 from tests.bench.report import Sample, table
 from tests.bench.subjects import Ours
@@ -39,7 +38,7 @@ def postgres() -> Iterator[str | None]:
     server = Postgres()
     try:
         server.start()
-        os.sched_setaffinity(server.pid, {cores()[1]})  # what it forks for the server's connections is there, too
+        keep(server.pid, cores()[1])  # what it forks for the server's connections is there, too
         yield server.url(server.create_database())
     finally:
         server.close()

@@ -7,7 +7,6 @@ send afterwards. All knowledge of a server's protocol is here and in subjects.py
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.machine import compiled, cores, raise_files
+from tests.bench.machine import compiled, cores, keep, raise_files
 
 MASK = bytes([0x37, 0xFA, 0x21, 0x3D])
 # With more than half of the 28,000 local ports taken, the kernel's search for a free one takes a millisecond: above so
@@ -90,7 +89,7 @@ class Load:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: keep(0, core),
         )
         self._answer()
         self._plan.unlink()

@@ -7,15 +7,42 @@ import platform
 import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "messaging-exporter-bench"
+
+
+_pinned = True
 
 
 def cores() -> tuple[int, int]:
     """(the server's core, the load's core): the last two that this process may use; the same one if there is one."""
     allowed = sorted(os.sched_getaffinity(0))
     return (allowed[-1], allowed[-2]) if len(allowed) > 1 else (allowed[0], allowed[0])
+
+
+def keep(pid: int, core: int) -> None:
+    """A process, 0 is this one, and what it starts from now on, run on this core only, unless all are ``unpinned``."""
+    if _pinned:
+        os.sched_setaffinity(pid, {core})
+
+
+def pinned() -> bool:
+    """Is each process kept on a core?"""
+    return _pinned
+
+
+@contextmanager
+def unpinned() -> Iterator[None]:
+    """What is started meanwhile runs where the kernel puts it, as it does for users."""
+    global _pinned
+    before, _pinned = _pinned, False
+    try:
+        yield
+    finally:
+        _pinned = before
 
 
 def raise_files() -> int:
@@ -69,7 +96,8 @@ def describe() -> list[str]:
     return [
         f"{model}, {os.cpu_count()} cores, {int(memory_line) / 1048576:.0f} GiB, Linux {platform.release()}",
         f"Python {platform.python_version()}, node {_version('node', '--version')}, {_version('cc', '--version')}",
-        f"server on core {server}, load on core {load}; load average before: {load1:.1f} (1 min), {load5:.1f} (5 min)",
+        f"server on core {server}, load on core {load}, but for tables that say otherwise; "
+        f"load average before: {load1:.1f} (1 min), {load5:.1f} (5 min)",
     ]
 
 

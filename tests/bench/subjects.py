@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.bench.load import NUMBER, Connection, frame, upgrade
-from tests.bench.machine import compiled, cores, node_modules, raise_files
+from tests.bench.machine import compiled, cores, keep, node_modules, raise_files
 
 HERE = Path(__file__).parent
 PAYLOAD = 120  # bytes of one delivered frame's payload, for everybody
@@ -69,7 +69,7 @@ class Subject:
             text=True,
             env=self.environment(),
             cwd=HERE.parent.parent,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: keep(0, core),
         )
         self.wait_until_ready()
 
