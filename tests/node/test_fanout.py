@@ -76,8 +76,9 @@ def test_a_turn_is_one_call_and_one_write_per_connection(loop: Loop) -> None:
 
 
 def come(loop: Loop, box: Box, *in_a_turn: int) -> None:
-    """So many frames in each turn; all of them are written."""
+    """So many frames in each turn, beside one of their own; all of them are written."""
     for count in in_a_turn:
+        box.put(b"o")
         for _ in range(count):
             loop.fan_out.send("room", {box}, b"x")
         while loop.soon:
@@ -90,9 +91,7 @@ def test_while_frames_come_together_they_are_gathered_until_nothing_comes(
     loop: Loop, in_a_turn: tuple[int, ...]
 ) -> None:
     ann = Box("ann", loop.fan_out)
-    for count in in_a_turn:
-        ann.put(b"o")
-        come(loop, ann, count)
+    come(loop, ann, *in_a_turn)
     ended: list[int] = []
     loop.fan_out.send("room", {ann}, b"4;")
     loop.fan_out.at_end_of_turn(lambda: ended.append(len(ann.wire.writes)))
@@ -114,9 +113,7 @@ def test_where_they_do_not_nothing_more_is_looked_for_however_quickly_they_come(
     loop: Loop, in_a_turn: tuple[int, ...]
 ) -> None:
     ann = Box("ann", loop.fan_out)
-    for count in in_a_turn:
-        ann.put(b"o")
-        come(loop, ann, count)
+    come(loop, ann, *in_a_turn)
     for turn in range(3 * SEVERAL):
         loop.fan_out.send("room", {ann}, b"x")
         loop.end_turn()
