@@ -3,7 +3,7 @@
 Usually that is when the loop has run its other callbacks. While frames come together, two and more in a turn, it ends
 when nothing more comes: the loop looks at its sockets again, and again, but no longer than ``GATHERING``. Where 32
 people send that saves half of the writes, and each delivery comes sooner than behind those. Where one sends, and waits,
-there is never more: a second look would be 4 µs of some 90, hence none is taken.
+there is never more, and no second look is taken.
 
 Tested in ``tests/node/test_fanout.py``.
 """

@@ -5,7 +5,7 @@ delivery's cost is the CPU time of both servers and of the broker, whoever else 
 connections in this process; they answer no heartbeats, so nobody sends any.
 
 Everything shares one core: what is measured then is what each does, and not what it costs to wake up another core,
-which in a virtual machine is 5 µs of CPU and 25 µs of waiting. With ``--unpinned`` the kernel puts each where it
+which in a virtual machine is some 9 µs of CPU and 25 µs of waiting. With ``--unpinned`` the kernel puts each where it
 likes.
 """
 
@@ -43,7 +43,7 @@ GOALS = {  # what a peer costs, in ours, at N = 10 and 100
     ("channels_redis, pubsub", ONE): (8, 8),
 }
 WARM_UP = 5
-"""Windows that nobody counts: V8 compiles what is run often, and costs half as much afterwards."""
+"""Windows that nobody counts: V8 compiles what is run often, and costs less afterwards."""
 ALONE = (1.8, 1.25)  # two nodes and the broker against one node with both halves, at most
 LOCAL = 1.15  # a local delivery with the broker against one without it, at most
 

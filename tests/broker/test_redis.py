@@ -17,7 +17,8 @@ from exporter.broker import outgoing
 from exporter.broker.connection import Reply
 from exporter.broker.envelope import Envelope
 from exporter.broker.held_conversations import STORM
-from exporter.broker.redis import RedisBroker
+from exporter.broker.presence import PAUSE
+from exporter.broker.redis import EARLY, RedisBroker
 from exporter.core.errors import Misconfigured
 from tests.broker.conftest import BOTH
 from tests.broker.nodes import Ear, Node, counts, nodes
@@ -480,6 +481,20 @@ async def test_how_long_the_way_takes_is_measured_now_and_then(server: Server, m
             assert sum(lag.counts) == turn
             node.broker._outbox._measured_at -= 61.0
         assert 0 < lag.sum < 60.0
+
+
+async def test_a_pause_between_batches_whose_timer_comes_early_is_over(server: Server) -> None:
+    """To wait for the rest would be timers of 0 ms in a row."""
+    async with nodes(server.url, 1) as (node,):
+        connection, presence = node.broker._reconnecting.connection, node.broker._presence
+        assert connection is not None
+        now = presence._sent_at + PAUSE - EARLY / 2
+        presence._now = lambda: now
+        presence.add("uann")
+        assert presence.waiting
+        node.broker._tell_what_changed(connection)
+        assert not presence.waiting
+        assert node.broker._pause is None
 
 
 async def test_subscriptions_of_a_turn_share_a_command_and_in_a_storm_they_wait_for_each_other(server: Server) -> None:
