@@ -213,12 +213,13 @@ class Hub(Generic[C]):
         """Start, refresh (no event) or stop typing. Raises NotJoined."""
         if connection not in self.conversations.get(conversation, _NONE):
             raise NotJoined("join the conversation first")
-        pair = (conversation, self.connections[connection].user)
+        user = self.connections[connection].user
+        pair = (conversation, user)
         before = self.typing.pop(pair, None)
         if active:
             self.typing[pair] = now + self.typing_timeout
-            return [] if before is not None else [TypingStarted(*pair)]
-        return [] if before is None else [TypingStopped(*pair, TypingStoppedReason.STOP)]
+            return [] if before is not None else [TypingStarted(conversation, user)]
+        return [] if before is None else [TypingStopped(conversation, user, TypingStoppedReason.STOP)]
 
     def stop_typing(self, conversation: ConversationId, user: UserId, reason: TypingStoppedReason) -> list[HubEvent]:
         """Nothing happens when the user does not type there."""

@@ -92,7 +92,9 @@ def check_identifier(value: str, field: str, limit: int = MAX_IDENTIFIER) -> Non
 
 
 def _check_conversation(command: Any) -> None:
-    check_identifier(command.conversation, "conversation")
+    name = command.conversation
+    if not (name.isprintable() and 0 < len(name) <= MAX_IDENTIFIER):
+        check_identifier(name, "conversation")
 
 
 def _check_optional_id(command: Any) -> None:

@@ -59,7 +59,7 @@ class FanOut:
         self._call_soon = call_soon
         self._sent_bytes = sent_bytes
         self._now = now
-        self._turn = Turn(call_soon, now, lambda: self.position // 2, self.flush)
+        self.turn = Turn(call_soon, now, lambda: self.position // 2, self.flush)
         self._batches: dict[str, Batch] = {}
         self._waiting: list[SendQueue] = []  # who has something of their own
         self._timed: list[tuple[Buckets, float]] = []
@@ -74,14 +74,14 @@ class FanOut:
 
     def at_end_of_turn(self, work: Callable[[], object]) -> None:
         """Do this when what has been gathered in this turn is written."""
-        if not self._turn.begun:
-            self._turn.begin()
+        if not self.turn.begun:
+            self.turn.begin()
         self._last.append(work)
 
     def add(self, queue: SendQueue) -> None:
         """This connection has its first frame of its own."""
-        if not self._turn.begun:
-            self._turn.begin()
+        if not self.turn.begun:
+            self.turn.begin()
         self._waiting.append(queue)
 
     def send(self, conversation: str, audience: Set[SendQueue], frame: bytes, exclude: Set[SendQueue] = NOBODY) -> None:
@@ -93,8 +93,8 @@ class FanOut:
             batch[1].append(entry)
             return
         self._batches[conversation] = (audience, [entry], {})
-        if not self._turn.begun:
-            self._turn.begin()
+        if not self.turn.begun:
+            self.turn.begin()
 
     def audience_changes(self, conversation: str, queue: SendQueue, joins: bool) -> None:
         """A connection is about to join or to leave: it gets what is gathered while it is there, and nothing else."""
@@ -113,37 +113,46 @@ class FanOut:
 
     def flush(self) -> None:
         """Write for everybody who has something to be written."""
-        self._turn.ended(self.position // 2)
+        self.turn.ended(self.position // 2)
         batches, self._batches = self._batches, {}
         written = 0
         # Several batches: a connection may be in more than one, and then their frames meet in its queue.
         whole: dict[SendQueue, list[Entry]] | None = None if len(batches) == 1 else {}
         for batch in batches.values():
             written += self._write(batch, whole)
-        waiting, self._waiting = self._waiting, []
-        if len(waiting) > LARGE:
-            self._waiting = waiting[SLICE:]
-            del waiting[SLICE:]
-            self._turn.go_on()
-        for queue in waiting:
-            try:
-                written += queue.flush()
-            except Exception as error:  # a defect of one connection must not silence those behind it for ever
-                self._failure = error
-        for queue in tuple(self.slow):  # what one turn gathers may be more than the limit by itself
-            queue.stay_within_limit()
+        if self._waiting:
+            written += self._write_own()
+        if self.slow:
+            for queue in tuple(self.slow):  # what one turn gathers may be more than the limit by itself
+                queue.stay_within_limit()
         self._sent_bytes.value += written
         if self._timed and not self._waiting:
             timed, self._timed = self._timed, []
             now = self._now()
             for buckets, received in timed:
                 buckets.observe(now - received)
-        last, self._last = self._last, []
-        for work in last:
-            work()
-        failure, self._failure = self._failure, None
-        if failure is not None:
+        if self._last:
+            last, self._last = self._last, []
+            for work in last:
+                work()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
             raise failure  # the loop's handler logs it
+
+    def _write_own(self) -> int:
+        """For everybody who has something of their own; how many bytes were written."""
+        waiting, self._waiting = self._waiting, []
+        written = 0
+        if len(waiting) > LARGE:
+            self._waiting = waiting[SLICE:]
+            del waiting[SLICE:]
+            self.turn.go_on()
+        for queue in waiting:
+            try:
+                written += queue.flush()
+            except Exception as error:  # a defect of one connection must not silence those behind it for ever
+                self._failure = error
+        return written
 
     def flush_all(self) -> None:
         """Everything at once, however long it takes: at the end of a process."""
@@ -166,7 +175,14 @@ class FanOut:
             if since:
                 exclude = exclude | since.keys()
             if direct and not slow and not waiting:  # the usual turn of a quiet server: nothing to be looked up
-                return self._write_one(audience - exclude if exclude else audience, data)
+                writes = 0
+                for queue in audience - exclude if exclude else audience:
+                    try:
+                        queue.transport.write(data)
+                        writes += 1
+                    except Exception as error:  # as above
+                        self._failure = error
+                return writes * len(data)
             pieces = dict.fromkeys(exclude, b"")
         else:
             frames = [frame for _, frame, _ in entries]
@@ -195,17 +211,6 @@ class FanOut:
             except Exception as error:  # as above
                 self._failure = error
         return written + writes * len(data)
-
-    def _write_one(self, queues: Set[SendQueue], data: bytes) -> int:
-        """The same to everybody, who have nothing else: how many bytes were written."""
-        writes = 0
-        for queue in queues:
-            try:
-                queue.transport.write(data)
-                writes += 1
-            except Exception as error:  # as above
-                self._failure = error
-        return writes * len(data)
 
 
 def _pieces(

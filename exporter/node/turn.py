@@ -3,7 +3,8 @@
 Usually that is when the loop has run its other callbacks. While frames come together, two and more in a turn, it ends
 when nothing more comes: the loop looks at its sockets again, and again, but no longer than ``GATHERING``. Where 32
 people send that saves half of the writes, and each delivery comes sooner than behind those. Where one sends, and waits,
-there is never more, and no second look is taken.
+there is never more, and no second look is taken. While each frame comes alone, what a read has brought leaves when it
+is handled, without another round of the loop; one turn of ``SEVERAL`` is as usual, to see whether that is still so.
 
 Tested in ``tests/node/test_fanout.py``.
 """
@@ -11,9 +12,10 @@ Tested in ``tests/node/test_fanout.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-SEVERAL: Final = 4
+SEVERAL: Final = 8
 """Turns after which it is judged whether frames come together; or twice as many frames, if they come before."""
 GATHERING: Final = 0.001
 """Seconds from the first look at the sockets until a turn ends, whatever comes."""
@@ -22,7 +24,8 @@ GATHERING: Final = 0.001
 class Turn:
     """``end`` is called at the end of each turn that was begun, and tells ``ended``.
 
-    ``frames`` answers how many there have been until now; ``now`` is monotonic seconds.
+    ``frames`` answers how many there have been until now; ``now`` is monotonic seconds. Whoever reads a socket sets
+    ``reading`` before what was read is handled, and says ``has_read`` behind that.
     """
 
     def __init__(
@@ -37,12 +40,29 @@ class Turn:
         self._counted = self._turns = 0  # frames until the latest judgement, and turns since then
         self._seen = 0  # frames, when the loop looked at its sockets again
         self._until = 0.0
+        self._alone = 0  # turns that may end with their read, because frames come alone
+        self._ends_with_read = False
         self.begun = False
+        self.reading = False
 
     def begin(self) -> None:
         """Something is to leave at the end of this turn."""
         self.begun = True
-        self._call_soon(self._next)
+        if self.reading and self._alone:
+            self._alone -= 1
+            self._ends_with_read = True
+        else:
+            self._call_soon(self._next)
+
+    def has_read(self) -> None:
+        """All that came with one read is handled."""
+        self.reading = False
+        if self._ends_with_read:
+            self._ends_with_read = False
+            try:
+                self._end()
+            except Exception as error:  # a defect of what leaves is not the reader's: the loop's handler logs it
+                self._call_soon(partial(_raise, error))
 
     def go_on(self) -> None:
         """Something has been left for a turn that ends without waiting for more."""
@@ -56,6 +76,7 @@ class Turn:
         fresh = frames - self._counted
         if self._turns == SEVERAL or fresh >= 2 * SEVERAL:
             self._next = self._gather if fresh >= 2 * self._turns else self._end
+            self._alone = SEVERAL - 1 if fresh <= self._turns else 0
             self._counted, self._turns = frames, 0
 
     def _gather(self) -> None:
@@ -72,3 +93,7 @@ class Turn:
             self._end()
         else:
             self._look_again()
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -119,7 +119,8 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
-        context = self._context
+        context, turn = self._context, self.fan_out.turn
+        turn.reading = True
         context.metrics.received_bytes.value += len(data)
         self.last_seen = context.now()
         self.pinged = False
@@ -137,6 +138,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         except Exception:  # a defect here costs this connection, not the process
             log.exception("connection failed")
             self.close(ClosedReason.INTERNAL_ERROR)
+        turn.has_read()
 
     def _text(self, payload: bytes) -> None:
         """One text frame: taken from the bucket, parsed, carried out or queued behind a join."""
