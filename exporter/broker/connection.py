@@ -16,12 +16,17 @@ from typing import Any, Final, cast
 import hiredis
 
 from exporter.broker.location import Location
+from exporter.broker.ports import Turn
 
 Reply = Callable[[Any], None]
 Push = Callable[[list[Any]], None]
 
 _MORE: Final = object()
 _Push: Final = hiredis.PushNotification
+
+ECHO: Final = object()
+"""The reply to a publish, and what was published."""
+_SHORT: Final = len(":12345\r\n")  # longer than the number of any cluster's nodes
 
 AT_ONCE: Final = 100
 """Replies and pushes that are handed out in one turn of the loop, some 10 µs each."""
@@ -52,6 +57,7 @@ class Connection(asyncio.Protocol):
 
     ``on_push`` is called for each push, ``on_lost`` once with the reason. After ``stale_after``, by ``now``, what had
     been waiting is thrown away instead of handed out: whoever uses the connection puts it off as long as it is awake.
+    ``turn`` is told of what is read.
     """
 
     def __init__(
@@ -65,11 +71,14 @@ class Connection(asyncio.Protocol):
         self._on_lost: Callable[[str], None] | None = on_lost
         self._now = now
         self.stale_after = stale_after
+        self.turn: Turn | None = None
         self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=Refused, notEnoughData=_MORE)
         self._expected: deque[list[Any]] = deque()  # how many replies, who is told, bytes
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
+        self._echo = b""
+        self._whole = True  # nothing of the next reply or push has come yet
         self._reading_on = False  # more has been read than one turn hands out: nothing is read from the socket
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self.unanswered = 0  # bytes
@@ -77,9 +86,14 @@ class Connection(asyncio.Protocol):
 
     # --- out ----------------------------------------------------------------------------------------------
 
-    def queue(self, data: bytes, replies: int, told: Reply) -> None:
-        """Commands to leave with the next ``flush``; ``told`` is called with each of their replies."""
+    def queue(self, data: bytes, replies: int, told: Reply, echo: bytes = b"") -> None:
+        """Commands to leave with the next ``flush``; ``told`` is called with each of their replies.
+
+        Of a single command that publishes, ``echo`` is what everybody subscribed is sent, who may be this connection.
+        When it comes with the reply and nothing else, they are not taken apart, and ``told`` is called with ``ECHO``.
+        """
         self._out.append(data)
+        self._echo = b"" if self._expected else echo
         if replies:
             self._expected.append([replies, told, len(data)])
             self.unanswered += len(data)
@@ -123,9 +137,32 @@ class Connection(asyncio.Protocol):
         """asyncio: bytes have come."""
         if self._transport is None:
             return
+        if self._echo and self._whole and len(data) - len(self._echo) < _SHORT and self._is_echo(data):
+            self._answered(ECHO)
+            return
+        self._whole = False
         self._reader.feed(data)
-        if not self._reading_on:  # else what came before is first
+        if self._reading_on:  # what came before is first
+            return
+        turn = self.turn
+        if turn is None:
             self._hand_out()
+            return
+        turn.reading = True
+        try:
+            self._hand_out()
+        finally:
+            turn.has_read()
+
+    def _is_echo(self, data: bytes) -> bool:
+        """Is it this and an integer, the number of subscribers? Redis sends that behind it, Valkey before it."""
+        if data.endswith(self._echo):
+            number = data[: -len(self._echo)]
+        elif data.startswith(self._echo):
+            number = data[len(self._echo) :]
+        else:
+            return False
+        return number[:1] == b":" and number[-2:] == b"\r\n" and self._now() <= self.stale_after
 
     def _hand_out(self) -> None:
         transport, reader = self._transport, self._reader
@@ -135,18 +172,24 @@ class Connection(asyncio.Protocol):
             self.abort("this process had been asleep")
             return
         try:
-            for _ in range(AT_ONCE):
-                if (reply := reader.gets()) is _MORE:
-                    if self._reading_on:
-                        self._reading_on = False
-                        transport.resume_reading()
-                    return
-                if type(reply) is _Push:
-                    self._on_push(reply)
+            for number in range(AT_ONCE):
+                reply = reader.gets()
+                if reply is _MORE:
+                    self._whole = not reader.has_data()
                 else:
-                    self._answered(reply)
-                if self._transport is None:
-                    return
+                    if type(reply) is _Push:
+                        self._on_push(reply)
+                    else:
+                        self._answered(reply)
+                    if self._transport is None:
+                        return
+                    if number or reader.has_data():  # asked once: most often that was all; of a lot, it is the last
+                        continue
+                    self._whole = True
+                if self._reading_on:
+                    self._reading_on = False
+                    transport.resume_reading()
+                return
         except ConnectionError as error:
             self.abort(str(error))
             return

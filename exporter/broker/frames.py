@@ -72,6 +72,14 @@ def publish(channel: bytes, payload: bytes) -> bytes:
     return b"*3\r\n$8\r\nSPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
 
 
+_PUBLISHES: Final = len(b"*3\r\n$8\r\nSPUBLISH\r\n")
+
+
+def echo(command: bytes) -> bytes:
+    """What ``publish`` has everybody sent who is subscribed, RESP3: the same words after the first."""
+    return b">3\r\n$8\r\nsmessage\r\n" + command[_PUBLISHES:]
+
+
 def publisher(payload: bytes) -> bytes:
     """Which node it was."""
     return payload[1 : 1 + NODE_BYTES]
@@ -87,6 +95,15 @@ def pack(kind: int, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> 
     name = user.encode()
     size = len(name)
     return _pack(_AFTER_LENGTH + size + len(data), kind, seq, age if age < _FOREVER else _FOREVER, size) + name + data
+
+
+def packed(frame: Outgoing, now: float) -> bytes:
+    """The same of one on its way out; ``now`` as its cause's receipt."""
+    kind, data, seq, user, received = frame
+    name = user.encode()
+    size = len(name)
+    age = 0 if received is None else min(int((now - received) * 1e6), _FOREVER)
+    return _pack(_AFTER_LENGTH + size + len(data), kind, seq, age, size) + name + data
 
 
 def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:

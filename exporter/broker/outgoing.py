@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
-from exporter.broker.connection import Connection, Refused
+from exporter.broker.connection import ECHO, Connection, Refused
 from exporter.broker.context import Context
 from exporter.broker.frames import Kind, Outgoing
 
@@ -48,6 +48,7 @@ class Outbox(Generic[P]):
         self._typists: set[str] = set()
         self._again: deque[tuple[str, Outgoing]] = deque(maxlen=MOST_OWED)
         self._measured_at = float("-inf")
+        self._stamp = 0  # of what was published last
         self._measured: int | None = None  # the stamp of what is measured
 
     def put(self, conversation: str, frame: Outgoing) -> None:
@@ -74,35 +75,44 @@ class Outbox(Generic[P]):
             return
         waiting, self._waiting = self._waiting, {}
         now = self._now()
-        stamp = self._clock.stamp(now)
+        self._stamp = stamp = self._clock.stamp(now)
         head, commands, sent = frames.head(self._node, stamp), [], 0
         for conversation, turn in waiting.items():
-            parts = [head]
             if len(turn) == 1:
-                frames.pack_all(turn, now, parts)
+                payload = head + frames.packed(turn[0], now)
             else:
+                parts = [head]
                 for kind, alike in groupby(turn, _kind):
                     if kind is _TYPING:
                         parts += frames.typing_runs(alike)
                     else:
                         frames.pack_all(alike, now, parts)
+                payload = b"".join(parts)
             sent += len(turn)
             held = self._conversations.get(conversation)
             channel = held.channel if held is not None else self._functions.channel(conversation).encode()
-            commands.append(frames.publish(channel, b"".join(parts)))
+            commands.append(frames.publish(channel, payload))
             self._unanswered.append((conversation, turn))
         self._meters.broker_frames_sent.value += sent
-        if now > self._measured_at + MEASURED:
+        if stamp and now > self._measured_at + MEASURED:
             self._measured_at, self._measured = now, stamp
-        connection.queue(b"".join(commands), len(commands), self._answered)
+        alone = len(commands) == 1
+        connection.queue(
+            commands[0] if alone else b"".join(commands),
+            len(commands),
+            self._answered,
+            frames.echo(commands[0]) if alone else b"",
+        )
 
     def returned(self, stamp: int) -> None:
         """What was published at that time has come back."""
-        if stamp and stamp == self._measured:
+        if stamp == self._measured:
             self._measured = None
             self._meters.broker_lag.observe(self._now() - self._measured_at)
 
     def _answered(self, reply: Any) -> None:
+        if reply is ECHO:  # nothing was published since, else the two would not have come alone
+            self.returned(self._stamp)
         if not isinstance(reply, Refused):
             self._unanswered.popleft()
 

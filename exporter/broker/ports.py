@@ -45,6 +45,16 @@ class Meters(Protocol):
         """Seconds that a frame takes."""
 
 
+class Turn(Protocol):
+    """A turn of the loop, at whose end what was gathered leaves."""
+
+    reading: bool
+    """To be set before what was read from a socket is handled."""
+
+    def has_read(self) -> None:
+        """All that was read is handled."""
+
+
 class LocalNode(Protocol[P]):
     """The node, as its broker sees it."""
 

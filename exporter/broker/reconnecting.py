@@ -20,6 +20,7 @@ from exporter.broker import sentinels
 from exporter.broker.connection import Connection, Push, Refused, connect
 from exporter.broker.functions import Functions
 from exporter.broker.location import Location
+from exporter.broker.ports import Turn
 from exporter.core.errors import Misconfigured
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,7 @@ class ReconnectingConnection:
         beat: Callable[[Connection], None],
         now: Callable[[], float],
         name: str,
+        turn: Turn | None = None,
     ) -> None:
         self._location = location
         self._functions = functions
@@ -65,6 +67,7 @@ class ReconnectingConnection:
         self._on_open, self._on_closed, self.on_push, self._beat = on_open, on_closed, on_push, beat
         self._now = now
         self._name = name
+        self._turn = turn
         self._interval = min(1.0, lease / 5)
         self._silence = min(SILENCE, max(0.5, lease / 2))
         self._redirected: tuple[str, int] | None = None
@@ -156,7 +159,7 @@ class ReconnectingConnection:
         self._gone.clear()
         self.connection, self.error = connection, None
         self._silent_since = None
-        connection.stale_after = self._now() + self._lease
+        connection.stale_after, connection.turn = self._now() + self._lease, self._turn
         if not self._first.done():
             self._first.set_result(None)
         log.info("the broker is there")

@@ -31,7 +31,7 @@ from exporter.broker.inquiries import Inquiries
 from exporter.broker.location import Location
 from exporter.broker.ordering import Ordering
 from exporter.broker.outgoing import Outbox, outgoing
-from exporter.broker.ports import LocalNode, Meters
+from exporter.broker.ports import LocalNode, Meters, Turn
 from exporter.broker.presence import Presence
 from exporter.broker.reconnecting import ReconnectingConnection
 from exporter.core.hub import Hub
@@ -66,6 +66,7 @@ class RedisBroker(Generic[P]):
         local: LocalNode[P],
         meters: Meters,
         at_end_of_turn: Callable[[Callable[[], object]], object] | None = None,
+        turn: Turn | None = None,
         now: Callable[[], float] = time.monotonic,
         name: str = "a node",
     ) -> None:
@@ -96,6 +97,7 @@ class RedisBroker(Generic[P]):
             beat=self._presence.beat,
             now=now,
             name=f"messaging-exporter-{node.hex()}",
+            turn=turn,
         )
         context = Context(
             functions,

@@ -66,6 +66,7 @@ class ClusterNode(Node):
             local=self,
             meters=metrics,
             at_end_of_turn=fan_out.at_end_of_turn,
+            turn=fan_out.turn,
             now=self._now,
             name=name,
         )

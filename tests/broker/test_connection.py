@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from exporter.broker.connection import AT_ONCE, Connection, connect
+from exporter.broker import frames
+from exporter.broker.connection import AT_ONCE, ECHO, Connection, Refused, command, connect
 from exporter.broker.location import locate
 from tests.servers.valkey import Server
 
@@ -38,6 +39,132 @@ async def test_much_that_is_read_at_once_is_handed_out_in_slices_in_order() -> N
     assert (got, reading) == ([*range(count + 1)], ["paused", "resumed"])
     connection.data_received(b">2\r\n$1\r\nx\r\n:7\r\n")
     assert got[-1] == 7
+
+
+PUSH = b">3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$5\r\nhello\r\n"
+
+
+class Sent(asyncio.Transport):
+    """A transport that remembers what was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: object) -> None:
+        self.writes.append(bytes(data))  # type: ignore[call-overload]  # whatever asyncio takes
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self.writes.append(b"aborted")
+
+
+class Listening:
+    """A connection with one publish on its way, and what came of it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.pushes: list[list[Any]] = []
+        self.replies: list[Any] = []
+        self.lost: list[str] = []
+        self.connection = Connection(self.pushes.append, self.lost.append, **options)
+        self.connection.connection_made(Sent())
+
+    def publish(self) -> None:
+        self.connection.queue(b"SPUBLISH", 1, self.replies.append, PUSH)
+        self.connection.flush()
+
+
+@pytest.mark.parametrize("data", [b":2\r\n" + PUSH, PUSH + b":10\r\n"], ids=["Valkey", "Redis 7.0"])
+async def test_what_was_published_comes_back_with_its_reply_wherever_it_is_cut(data: bytes) -> None:
+    for cut in range(len(data) + 1):
+        here = Listening()
+        here.publish()
+        for piece in data[:cut], data[cut:]:
+            if piece:
+                here.connection.data_received(piece)
+        whole = cut in (0, len(data))
+        assert here.replies == [ECHO if whole else int(data.strip(PUSH)[1:])]
+        assert here.pushes == ([] if whole else [[b"smessage", b"c", b"hello"]])
+        assert (here.connection.unanswered, here.lost) == (0, [])
+
+
+async def test_nothing_else_is_taken_for_it() -> None:
+    here = Listening()
+    here.publish()
+    here.publish()
+    here.connection.data_received(b":2\r\n" + PUSH)  # the first one's
+    here.connection.data_received(b":3\r\n" + PUSH)
+    assert (here.replies, len(here.pushes)) == ([2, 3], 2)
+    here.publish()
+    here.connection.data_received(PUSH + b":1\r\n" + PUSH)  # another node has said the same
+    assert (here.replies[2:], len(here.pushes)) == ([1], 4)
+    here.publish()
+    here.connection.queue(b"PING", 1, here.replies.append)
+    here.connection.data_received(b":1\r\n" + PUSH + b"+PONG\r\n")
+    assert (here.replies[3:], len(here.pushes)) == ([1, b"PONG"], 5)
+    here.publish()
+    here.connection.data_received(b"-ERR no\r\n")
+    assert isinstance(here.replies[5], Refused)
+    here.publish()
+    here.connection.data_received(b">2\r\n$1\r\nx\r\n$9\r\nthe end ")
+    here.connection.data_received(b":\r\n" + PUSH)  # not an integer, but the end of another push
+    here.connection.data_received(b":1\r\n")
+    assert (here.replies[6:], here.pushes[5:]) == ([1], [[b"x", b"the end :"], [b"smessage", b"c", b"hello"]])
+    here.publish()
+    here.connection.data_received(b":1\r\n")
+    here.connection.data_received(PUSH + PUSH[:4])  # behind it the beginning of another one
+    here.connection.data_received(PUSH[4:])
+    assert (here.replies[7:], len(here.pushes)) == ([1], 9)
+    here.publish()
+    here.connection.data_received(b":1\r\n" + PUSH)
+    assert (here.replies[8:], len(here.pushes), here.lost) == ([ECHO], 9, [])
+
+
+async def test_a_process_that_had_been_asleep_does_not_take_it_either() -> None:
+    now = [0.0]
+    here = Listening(now=lambda: now[0], stale_after=1.0)
+    here.publish()
+    now[0] = 1.1
+    here.connection.data_received(b":1\r\n" + PUSH)
+    assert (here.replies, here.lost) == ([], ["this process had been asleep"])
+
+
+async def test_each_read_is_told_to_the_turn_of_the_loop() -> None:
+    told: list[tuple[bool, int]] = []
+
+    class Turn:
+        reading = False
+
+        def has_read(self) -> None:
+            told.append((self.reading, len(here.pushes)))
+            self.reading = False
+
+    here = Listening()
+    here.connection.turn = turn = Turn()
+    here.connection.data_received(PUSH + PUSH)
+    assert (told, turn.reading) == ([(True, 2)], False)
+    here.connection.data_received(b"no RESP\r\n")
+    assert (len(told), turn.reading, len(here.lost)) == (2, False, 1)
+
+
+async def test_the_servers_send_what_was_published_back_with_the_reply(server: Server) -> None:
+    """Nearly always in one piece: then it is not taken apart."""
+    replies: asyncio.Queue[Any] = asyncio.Queue()
+    location = locate(server.url, None)
+    connection = await connect(location, location.hosts[0], lambda _: None, print, time.monotonic, float("inf"), "x")
+    connection.queue(command("SSUBSCRIBE", "c"), 0, print)
+    await connection.call("PING")
+    whole = 0
+    for number in range(50):
+        publish = frames.publish(b"c", b"hello %d" % number)
+        connection.queue(publish, 1, replies.put_nowait, frames.echo(publish))
+        connection.flush()
+        whole += await replies.get() is ECHO
+        await connection.call("PING")  # where it was cut, the rest has come now
+    connection.abort("done")
+    assert whole > 25
 
 
 async def test_a_start_that_is_cancelled_leaves_no_connection_behind(
