@@ -6,7 +6,7 @@ Tested in ``tests/broker/test_announcements.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.announcements import Announcements
@@ -39,7 +39,7 @@ _TYPING: Final = Kind.TYPING  # looked up in the enumeration it would cost more 
 
 
 class EventPublisher(Generic[P]):
-    """What happens on one node; ``happened`` is told of it."""
+    """What happens on one node; ``told`` has who is to be called with each event: presence, and announcements."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class EventPublisher(Generic[P]):
         self._announcements, self._conversations, self._outbox = announcements, conversations, outbox
         self._reconnecting, self._schedule, self._changed = context.reconnecting, context.schedule, context.changed
         self._toggles: asyncio.TimerHandle | None = None
-        self._told_of: dict[type[HubEvent], Callable[[Any], None]] = {
+        self.told: Final[Mapping[type[HubEvent], Callable[[Any], None]]] = {
             TypingStarted: self._types,
             TypingStopped: self._types,
             ConnectionOpened: self._opened,
@@ -67,10 +67,6 @@ class EventPublisher(Generic[P]):
         """Nothing follows."""
         if self._toggles is not None:
             self._toggles.cancel()
-
-    def happened(self, event: HubEvent) -> None:
-        """Something that others may have to know: presence, and announcements."""
-        self._told_of[type(event)](event)
 
     def _opened(self, event: ConnectionOpened) -> None:
         if self._hub.connections_of(event.user) == 1:

@@ -8,7 +8,7 @@ Tested in ``tests/node/test_node.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any, Final
 
@@ -70,7 +70,8 @@ class Publisher:
 
     def __init__(self, hub: Hub[NodeConnection], metrics: Metrics, fan_out: FanOut) -> None:
         self.broker: Broker[NodeConnection] = LocalBroker(self.deliver)
-        self.happened: Callable[[HubEvent], None] | None = None  # who announces, when this node is one of several
+        # Who tells whom of what happened: people here, unless this node is one of several.
+        self.told: Mapping[type[HubEvent], Callable[[Any], object]] = dict.fromkeys(_TOLD, self._tell)
         self._hub = hub
         self._metrics = metrics
         self._fan_out = fan_out
@@ -88,11 +89,9 @@ class Publisher:
             return
         for event in events:
             self._metrics.count(event)
-            if self.happened is not None:
-                self.happened(event)
-                continue
-            if type(event) in _TOLD:  # connections come and go without anybody being told
-                self._tell(event.conversation, event)  # type: ignore[union-attr]  # the others have one
+            tell = self.told.get(type(event))
+            if tell is not None:  # alone, connections come and go without anybody being told
+                tell(event)
 
     def _emit_in_slices(self, events: Sequence[HubEvent]) -> None:
         if not self._untold:
@@ -105,8 +104,8 @@ class Publisher:
                 # Nearly every conversation has one event, and 1,000 lists would be a tenth of all this.
                 before = untold.get(conversation)
                 untold[conversation] = (event,) if before is None else (*before, event)
-            elif self.happened is not None:
-                self.happened(event)
+            elif (tell := self.told.get(type(event))) is not None:
+                tell(event)
 
     def _tell_some(self) -> None:
         for conversation in list(islice(self._untold, SLICE)):
@@ -117,10 +116,7 @@ class Publisher:
     def catch_up(self, conversation: ConversationId) -> None:
         """What has happened in a conversation is told now."""
         for event in self._untold.pop(conversation, ()):
-            if self.happened is not None:
-                self.happened(event)
-            else:
-                self._tell(conversation, event)
+            self.told[type(event)](event)
 
     def audience_changes(self, conversation: ConversationId, connection: NodeConnection, joins: bool) -> None:
         """The hub's word that a connection is about to join an audience or to leave it."""
@@ -128,8 +124,8 @@ class Publisher:
             self.catch_up(conversation)
         self._fan_out.audience_changes(conversation, connection, joins)
 
-    def _tell(self, conversation: ConversationId, event: HubEvent) -> None:
-        hub, user = self._hub, event.user
+    def _tell(self, event: ParticipantJoined | ParticipantLeft | TypingStarted | TypingStopped) -> None:
+        hub, conversation, user = self._hub, event.conversation, event.user
         if len(hub.audience(conversation)) == len(hub.connections_in(conversation, user)):
             return  # nobody else is there: no frame is made, which is half of such an event's cost
         frame = text_frame(protocol.encode(_TOLD[type(event)](event)))

@@ -73,12 +73,12 @@ class Node:
 
     def join(self, connection: str, user: str, conversation: str) -> None:
         for event in (*self.hub.open(connection, user),):
-            self.broker.events.happened(event)
+            self.broker.events.told[type(event)](event)
 
         def ready() -> None:
             self.broker.conversations.begin(conversation, 0)
             for event in self.hub.join(connection, conversation):
-                self.broker.events.happened(event)
+                self.broker.events.told[type(event)](event)
             self.broker.conversations.settle(conversation)
 
         self.broker.conversations.hold(conversation, ready)
