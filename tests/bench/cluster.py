@@ -28,7 +28,7 @@ from tests.bench.load import NUMBER, Connection, frame, upgrade
 from tests.bench.machine import cores, cpu_seconds, keep
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table
-from tests.bench.subjects import Ours, Peer, PythonSocketIo, SocketIo, Subject, commands, event
+from tests.bench.subjects import BareUvloop, Ours, Peer, PythonSocketIo, SocketIo, Subject, commands, event
 from tests.broker.nodes import Ear, Node
 from tests.servers.valkey import Server
 
@@ -87,6 +87,17 @@ class Layer(Peer):
     """The bare layer: what Channels could cost at best."""
 
     name, script, needs = "channels_redis, layer only", "channels_layer.py", "channels_redis"
+
+    def __init__(self, broker: str, first: Subject | None = None) -> None:
+        super().__init__()
+        self.broker = broker
+
+    def command(self) -> list[str]:
+        return [*super().command(), self.broker]
+
+
+class BareUvloopRelay(BareUvloop):
+    """What two servers in Python that write once per receiver could cost at best."""
 
     def __init__(self, broker: str, first: Subject | None = None) -> None:
         super().__init__()
@@ -213,7 +224,8 @@ async def _peers(size: int, options: Options) -> str:
         stack.callback(broker.remove)
         rooms: list[Room] = []
         makers: list[tuple[str, Callable[..., Any]]] = [
-            (made.name, made) for made in (OursClustered, SocketIoRedis, PythonSocketIoRedis, Channels, Layer)
+            (made.name, made)
+            for made in (OursClustered, BareUvloopRelay, SocketIoRedis, PythonSocketIoRedis, Channels, Layer)
         ]
         alone = OursClustered("")
         stack.enter_context(alone)
