@@ -156,6 +156,6 @@ class Inquiries:
 
     def _publish(self, connection: Connection, kind: Kind, seq: int, user: str, data: bytes = b"") -> None:
         payload = frames.head(self._node, self._clock.stamp(self._now())) + frames.pack(kind, data, seq, user)
-        connection.queue(frames.publish(self.channel, payload), 1, lambda reply: None)
+        connection.queue(frames.PUBLISH + frames.addressed(self.channel, payload), 1, lambda reply: None)
         connection.flush()
         self._meters.broker_frames_sent.value += 1

@@ -76,7 +76,7 @@ class Outbox(Generic[P]):
         waiting, self._waiting = self._waiting, {}
         now = self._now()
         self._stamp = stamp = self._clock.stamp(now)
-        head, commands, sent = frames.head(self._node, stamp), [], 0
+        head, commands, sent, words = frames.head(self._node, stamp), [], 0, b""
         for conversation, turn in waiting.items():
             if len(turn) == 1:
                 payload = head + frames.packed(turn[0], now)
@@ -91,18 +91,14 @@ class Outbox(Generic[P]):
             sent += len(turn)
             held = self._conversations.get(conversation)
             channel = held.channel if held is not None else self._functions.channel(conversation).encode()
-            commands.append(frames.publish(channel, payload))
+            words = frames.addressed(channel, payload)
+            commands.append(frames.PUBLISH + words)
             self._unanswered.append((conversation, turn))
         self._meters.broker_frames_sent.value += sent
         if stamp and now > self._measured_at + MEASURED:
             self._measured_at, self._measured = now, stamp
-        alone = len(commands) == 1
-        connection.queue(
-            commands[0] if alone else b"".join(commands),
-            len(commands),
-            self._answered,
-            frames.echo(commands[0]) if alone else b"",
-        )
+        echo = frames.PUBLISHED + words if len(commands) == 1 else b""
+        connection.queue(b"".join(commands), len(commands), self._answered, echo)
 
     def returned(self, stamp: int) -> None:
         """What was published at that time has come back."""
@@ -111,7 +107,7 @@ class Outbox(Generic[P]):
             self._meters.broker_lag.observe(self._now() - self._measured_at)
 
     def _answered(self, reply: Any) -> None:
-        if reply is ECHO:  # nothing was published since, else the two would not have come alone
+        if reply is ECHO and self._stamp == self._measured:  # nothing was published since, or it would not be alone
             self.returned(self._stamp)
         if not isinstance(reply, Refused):
             self._unanswered.popleft()

@@ -158,8 +158,8 @@ async def test_the_servers_send_what_was_published_back_with_the_reply(server: S
     await connection.call("PING")
     whole = 0
     for number in range(50):
-        publish = frames.publish(b"c", b"hello %d" % number)
-        connection.queue(publish, 1, replies.put_nowait, frames.echo(publish))
+        words = frames.addressed(b"c", b"hello %d" % number)
+        connection.queue(frames.PUBLISH + words, 1, replies.put_nowait, frames.PUBLISHED + words)
         connection.flush()
         whole += await replies.get() is ECHO
         await connection.call("PING")  # where it was cut, the rest has come now
