@@ -26,7 +26,7 @@ _Push: Final = hiredis.PushNotification
 
 ECHO: Final = object()
 """The reply to a publish, and what was published."""
-_SHORT: Final = len(":12345\r\n")  # longer than the number of any cluster's nodes
+_SHORT: Final = len(":9999\r\n")  # the number of a cluster's nodes is no longer
 
 AT_ONCE: Final = 100
 """Replies and pushes that are handed out in one turn of the loop, some 10 µs each."""
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
 
     ``on_push`` is called for each push, ``on_lost`` once with the reason. After ``stale_after``, by ``now``, what had
     been waiting is thrown away instead of handed out: whoever uses the connection puts it off as long as it is awake.
-    ``turn`` is told of what is read.
+    ``turn`` is told of what is read and handed out at once.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._echo = b""
-        self._whole = True  # nothing of the next reply or push has come yet
+        self._whole = True  # nothing of the next reply or push has come; False also where that is not known
         self._reading_on = False  # more has been read than one turn hands out: nothing is read from the socket
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self.unanswered = 0  # bytes
@@ -89,8 +89,9 @@ class Connection(asyncio.Protocol):
     def queue(self, data: bytes, replies: int, told: Reply, echo: bytes = b"") -> None:
         """Commands to leave with the next ``flush``; ``told`` is called with each of their replies.
 
-        Of a single command that publishes, ``echo`` is what everybody subscribed is sent, who may be this connection.
-        When it comes with the reply and nothing else, they are not taken apart, and ``told`` is called with ``ECHO``.
+        Of a single command that publishes, ``echo`` is the push that subscribers get, of which this connection may be
+        one. When it comes with the reply and nothing else, while nothing else was asked for, the two are not taken
+        apart, and ``told`` is called with ``ECHO``.
         """
         self._out.append(data)
         self._echo = b"" if self._expected else echo
@@ -137,7 +138,7 @@ class Connection(asyncio.Protocol):
         """asyncio: bytes have come."""
         if self._transport is None:
             return
-        if self._echo and self._whole and len(data) - len(self._echo) < _SHORT and self._is_echo(data):
+        if self._echo and self._whole and len(data) - len(self._echo) <= _SHORT and self._is_echo(data):
             self._answered(ECHO)
             return
         self._whole = False
@@ -162,7 +163,8 @@ class Connection(asyncio.Protocol):
             number = data[len(self._echo) :]
         else:
             return False
-        return number[:1] == b":" and number[-2:] == b"\r\n" and self._now() <= self.stale_after
+        integer = number[:1] == b":" and number[-2:] == b"\r\n" and number[1:-2].isdigit()
+        return integer and self._now() <= self.stale_after
 
     def _hand_out(self) -> None:
         transport, reader = self._transport, self._reader
@@ -172,20 +174,18 @@ class Connection(asyncio.Protocol):
             self.abort("this process had been asleep")
             return
         try:
-            for number in range(AT_ONCE):
+            for _ in range(AT_ONCE):
                 reply = reader.gets()
-                if reply is _MORE:
-                    self._whole = not reader.has_data()
-                else:
+                if reply is not _MORE:
                     if type(reply) is _Push:
                         self._on_push(reply)
                     else:
                         self._answered(reply)
                     if self._transport is None:
                         return
-                    if number or reader.has_data():  # asked once: most often that was all; of a lot, it is the last
+                    if reader.has_data():
                         continue
-                    self._whole = True
+                    self._whole = True  # only here: of a reply that has begun, it may have used up all bytes
                 if self._reading_on:
                     self._reading_on = False
                     transport.resume_reading()

@@ -39,7 +39,7 @@ _TYPING: Final = Kind.TYPING  # looked up in the enumeration it would cost more 
 
 
 class EventPublisher(Generic[P]):
-    """What happens on one node; ``told`` has who is to be called with each event: presence, and announcements."""
+    """What happens on one node; ``on_event``: what is to be called with an event of each kind."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class EventPublisher(Generic[P]):
         self._announcements, self._conversations, self._outbox = announcements, conversations, outbox
         self._reconnecting, self._schedule, self._changed = context.reconnecting, context.schedule, context.changed
         self._toggles: asyncio.TimerHandle | None = None
-        self.told: Final[Mapping[type[HubEvent], Callable[[Any], None]]] = {
+        self.on_event: Final[Mapping[type[HubEvent], Callable[[Any], None]]] = {
             TypingStarted: self._types,
             TypingStopped: self._types,
             ConnectionOpened: self._opened,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Final, NamedTuple
@@ -58,7 +58,7 @@ A tuple: an object would cost 0.4 µs, a tenth of all that a frame costs here.
 """
 
 
-head: Final = partial(_HEAD.pack, b"F")
+head: Final[Callable[[bytes, int], bytes]] = partial(_HEAD.pack, b"F")
 """The beginning of a payload: ``head(node, now)``, ``now`` in microseconds of the server's clock."""
 
 
@@ -96,7 +96,7 @@ def pack(kind: int, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> 
 
 
 def packed(frame: Outgoing, now: float) -> bytes:
-    """The same of one on its way out; ``now`` as its cause's receipt."""
+    """The same of one on its way out; ``now`` is by the clock by which its cause was received."""
     kind, data, seq, user, received = frame
     name = user.encode()
     size = len(name)

@@ -107,7 +107,7 @@ class Outbox(Generic[P]):
             self._meters.broker_lag.observe(self._now() - self._measured_at)
 
     def _answered(self, reply: Any) -> None:
-        if reply is ECHO and self._stamp == self._measured:  # nothing was published since, or it would not be alone
+        if reply is ECHO and self._stamp == self._measured:  # of what was queued last, else it would be taken apart
             self.returned(self._stamp)
         if not isinstance(reply, Refused):
             self._unanswered.popleft()

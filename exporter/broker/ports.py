@@ -52,7 +52,7 @@ class Turn(Protocol):
     """To be set before what was read from a socket is handled."""
 
     def has_read(self) -> None:
-        """All that was read is handled."""
+        """What was read is handled, all of it or as much as one turn takes."""
 
 
 class LocalNode(Protocol[P]):

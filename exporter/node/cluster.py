@@ -74,7 +74,7 @@ class ClusterNode(Node):
         self.user_connections.ask_other_nodes = self.redis.inquiries.ask
         self._healing = Healing(store, self.hub, self.redis, self.removed, self._sender)
         self.broker = self._publisher.broker = self.redis
-        self._publisher.told = self.redis.events.told
+        self._publisher.on_event = self.redis.events.on_event
         self.tell = self._publisher.tell  # to everybody here but the user
 
     async def start(self) -> None:

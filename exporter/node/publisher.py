@@ -71,7 +71,7 @@ class Publisher:
     def __init__(self, hub: Hub[NodeConnection], metrics: Metrics, fan_out: FanOut) -> None:
         self.broker: Broker[NodeConnection] = LocalBroker(self.deliver)
         # Who tells whom of what happened: people here, unless this node is one of several.
-        self.told: Mapping[type[HubEvent], Callable[[Any], object]] = dict.fromkeys(_TOLD, self._tell)
+        self.on_event: Mapping[type[HubEvent], Callable[[Any], object]] = dict.fromkeys(_TOLD, self._tell)
         self._hub = hub
         self._metrics = metrics
         self._fan_out = fan_out
@@ -89,7 +89,7 @@ class Publisher:
             return
         for event in events:
             self._metrics.count(event)
-            tell = self.told.get(type(event))
+            tell = self.on_event.get(type(event))
             if tell is not None:  # alone, connections come and go without anybody being told
                 tell(event)
 
@@ -104,7 +104,7 @@ class Publisher:
                 # Nearly every conversation has one event, and 1,000 lists would be a tenth of all this.
                 before = untold.get(conversation)
                 untold[conversation] = (event,) if before is None else (*before, event)
-            elif (tell := self.told.get(type(event))) is not None:
+            elif (tell := self.on_event.get(type(event))) is not None:
                 tell(event)
 
     def _tell_some(self) -> None:
@@ -116,7 +116,7 @@ class Publisher:
     def catch_up(self, conversation: ConversationId) -> None:
         """What has happened in a conversation is told now."""
         for event in self._untold.pop(conversation, ()):
-            self.told[type(event)](event)
+            self.on_event[type(event)](event)
 
     def audience_changes(self, conversation: ConversationId, connection: NodeConnection, joins: bool) -> None:
         """The hub's word that a connection is about to join an audience or to leave it."""

@@ -73,12 +73,12 @@ class Node:
 
     def join(self, connection: str, user: str, conversation: str) -> None:
         for event in (*self.hub.open(connection, user),):
-            self.broker.events.told[type(event)](event)
+            self.broker.events.on_event[type(event)](event)
 
         def ready() -> None:
             self.broker.conversations.begin(conversation, 0)
             for event in self.hub.join(connection, conversation):
-                self.broker.events.told[type(event)](event)
+                self.broker.events.on_event[type(event)](event)
             self.broker.conversations.settle(conversation)
 
         self.broker.conversations.hold(conversation, ready)

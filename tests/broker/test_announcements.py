@@ -15,7 +15,7 @@ from tests.servers.valkey import Server
 
 def types(node: Node, connection: str, active: bool) -> None:
     for event in node.hub.set_typing(connection, "room", active, 0.0):
-        node.broker.events.told[type(event)](event)
+        node.broker.events.on_event[type(event)](event)
 
 
 def typing(node: Node) -> list[bytes]:
@@ -75,7 +75,7 @@ async def test_whoever_has_left_and_comes_back_may_type_again(server: Server) ->
         late(server, last, ("ann", True))  # the node that sent it died before it could tell the server
         await last.hears(b"T ann")
         for event in first.hub.leave("a", "room"):
-            first.broker.events.told[type(event)](event)
+            first.broker.events.on_event[type(event)](event)
         await last.hears(b"L ann")
         last.ear.heard.clear()
         first.join("a2", "ann", "room")
@@ -102,7 +102,7 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
         assert connection is not None
         await connection.call("PING")  # what the server said of it has come: of whom is here, nobody else knows better
         for event in first.hub.leave("a", "room"):  # before a beat tells the node
-            first.broker.events.told[type(event)](event)
+            first.broker.events.on_event[type(event)](event)
         await first.hears(b"L ann")
         await counts(last, participants=2, nodes=2)
         assert first.ear.heard.count(b"L ann") == 1

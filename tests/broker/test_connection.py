@@ -85,7 +85,7 @@ async def test_what_was_published_comes_back_with_its_reply_wherever_it_is_cut(d
             if piece:
                 here.connection.data_received(piece)
         whole = cut in (0, len(data))
-        assert here.replies == [ECHO if whole else int(data.strip(PUSH)[1:])]
+        assert here.replies == [ECHO if whole else int(data.replace(PUSH, b"")[1:])]
         assert here.pushes == ([] if whole else [[b"smessage", b"c", b"hello"]])
         assert (here.connection.unanswered, here.lost) == (0, [])
 
@@ -120,6 +120,11 @@ async def test_nothing_else_is_taken_for_it() -> None:
     here.publish()
     here.connection.data_received(b":1\r\n" + PUSH)
     assert (here.replies[8:], len(here.pushes), here.lost) == ([ECHO], 9, [])
+    here.publish()
+    here.connection.data_received(b">3\r\n$10\r\nssubscribe\r\n$1\r\nc\r\n")  # hiredis has used up all bytes of it
+    here.connection.data_received(b":1\r\n" + PUSH)
+    here.connection.data_received(b":7\r\n")
+    assert (here.replies[9:], here.pushes[9]) == ([7], [b"ssubscribe", b"c", 1])
 
 
 async def test_a_process_that_had_been_asleep_does_not_take_it_either() -> None:
@@ -131,7 +136,7 @@ async def test_a_process_that_had_been_asleep_does_not_take_it_either() -> None:
     assert (here.replies, here.lost) == ([], ["this process had been asleep"])
 
 
-async def test_each_read_is_told_to_the_turn_of_the_loop() -> None:
+async def test_each_read_that_is_taken_apart_is_told_to_the_turn_of_the_loop() -> None:
     told: list[tuple[bool, int]] = []
 
     class Turn:

@@ -164,7 +164,7 @@ def test_where_a_sample_has_more_than_one_frame_reads_no_longer_end_turns(loop: 
 
 
 def test_a_turn_that_was_begun_before_a_read_does_not_end_with_it(loop: Loop) -> None:
-    """Nor what its end causes."""
+    """What the end of a turn puts leaves with the next one."""
     ann = Box("ann", loop.fan_out)
     come(loop, ann, *[1] * SEVERAL)
     loop.fan_out.send("room", {ann}, b"1")

@@ -26,6 +26,7 @@ from exporter.core.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT
 from exporter.metrics.counters import Metrics
 from exporter.node.fanout import FanOut
 from exporter.node.node import Node
+from exporter.node.turn import SEVERAL
 from exporter.settings.model import Limits
 from exporter.web.websocket import connection as connection_module
 from exporter.web.websocket import connections as connections_module
@@ -647,6 +648,31 @@ async def test_a_defect_costs_the_connection_with_1011_and_nobody_else() -> None
         await other.say({"type": "ping"})
         assert await other.frames(1) == [{"type": "pong"}]
         assert w.closed() == {"internal_error": 1}
+
+
+@on_both_loops
+async def test_a_defect_in_the_ending_too_does_not_keep_others_from_what_is_theirs() -> None:
+    """Not even until the next read: where frames come alone, what is put in a read leaves with it."""
+    async with world() as w:
+        broken, client = await w.connect()
+        other, quiet = await w.connect("bob")
+        for _ in range(SEVERAL):
+            await client.say({"type": "ping"})
+            await client.frames(1)
+        failed = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.set())
+
+        def defect(*_: object) -> None:
+            raise ZeroDivisionError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(w.node, "handle", defect)
+            patch.setattr(w.node, "close", defect)
+            await client.say({"type": "ping"})
+            await asyncio.wait_for(failed.wait(), PATIENCE)
+        other.put(websocket_frames.text_frame(b"{}"))
+        assert await quiet.frames(1) == [{}]
+        w.node.close(broken, ClosedReason.INTERNAL_ERROR)
 
 
 # --- draining ---------------------------------------------------------------------------------------------

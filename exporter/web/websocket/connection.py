@@ -138,7 +138,8 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         except Exception:  # a defect here costs this connection, not the process
             log.exception("connection failed")
             self.close(ClosedReason.INTERNAL_ERROR)
-        turn.has_read()
+        finally:  # whatever happens: what others are to be written must not wait for the next read
+            turn.has_read()
 
     def _text(self, payload: bytes) -> None:
         """One text frame: taken from the bucket, parsed, carried out or queued behind a join."""
