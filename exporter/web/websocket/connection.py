@@ -112,8 +112,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
     @property
     def is_live(self) -> bool:
         """Is the socket open, and does it speak to this connection? Asked of the transport, not of what was told."""
-        socket = self._socket
-        return not socket.is_closing() and socket.get_protocol() is self
+        return not self._socket.is_closing() and self._socket.get_protocol() is self
 
     # --- in -----------------------------------------------------------------------------------------------
 
@@ -249,9 +248,8 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         if not self._leave_hub(reason):
             return
         usual = CLOSE_FRAMES.get(reason, (CloseCode.NORMAL, ""))
-        self.write_last(
-            websocket_frames.close_frame(usual[0] if code is None else code, usual[1] if words is None else words)
-        )
+        code, words = usual[0] if code is None else code, usual[1] if words is None else words
+        self.write_last(websocket_frames.close_frame(code, words))
         if reason is ClosedReason.PROTOCOL_ERROR:
             self._send_fin_in_time()
         self._start_lingering()
