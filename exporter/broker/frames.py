@@ -98,10 +98,7 @@ def pack(kind: int, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> 
 def packed(frame: Outgoing, now: float) -> bytes:
     """The same of one on its way out; ``now`` is by the clock by which its cause was received."""
     kind, data, seq, user, received = frame
-    name = user.encode()
-    size = len(name)
-    age = 0 if received is None else min(int((now - received) * 1e6), _FOREVER)
-    return _pack(_AFTER_LENGTH + size + len(data), kind, seq, age, size) + name + data
+    return pack(kind, data, seq, user, 0 if received is None else int((now - received) * 1e6))
 
 
 def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:

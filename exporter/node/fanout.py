@@ -2,8 +2,8 @@
 
 Measured (docs/benchmarks.md): one ``transport.write`` per frame and receiver costs 5–9 µs, nearly all of it the
 system call. So a frame is built once for everybody, and what has been gathered at the end of a turn (``Turn``)
-leaves in one write per connection. With a single frame that is as quick as writing at once, because the loop would have
-written then, too.
+leaves in one write per connection. A frame that comes alone is as quick as if it were written at once, because its turn
+ends with the read that brought it.
 
 A frame for a conversation is not noted by each of its connections (0.1 µs per receiver and frame) but once, in the
 conversation's *batch*: at the end of the turn the batch is joined once, and the same bytes are written to everybody.

@@ -70,7 +70,7 @@ class Publisher:
 
     def __init__(self, hub: Hub[NodeConnection], metrics: Metrics, fan_out: FanOut) -> None:
         self.broker: Broker[NodeConnection] = LocalBroker(self.deliver)
-        # Who tells whom of what happened: people here, unless this node is one of several.
+        # What is called with an event: people here are told, unless this node is one of several.
         self.on_event: Mapping[type[HubEvent], Callable[[Any], object]] = dict.fromkeys(_TOLD, self._tell)
         self._hub = hub
         self._metrics = metrics

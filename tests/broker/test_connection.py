@@ -108,10 +108,10 @@ async def test_nothing_else_is_taken_for_it() -> None:
     here.connection.data_received(b"-ERR no\r\n")
     assert isinstance(here.replies[5], Refused)
     here.publish()
-    here.connection.data_received(b">2\r\n$1\r\nx\r\n$9\r\nthe end ")
-    here.connection.data_received(b":\r\n" + PUSH)  # not an integer, but the end of another push
+    here.connection.data_received(b">2\r\n$1\r\nx\r\n$10\r\nthe end ")
+    here.connection.data_received(b":1\r\n" + PUSH)  # not an integer, but the end of another push
     here.connection.data_received(b":1\r\n")
-    assert (here.replies[6:], here.pushes[5:]) == ([1], [[b"x", b"the end :"], [b"smessage", b"c", b"hello"]])
+    assert (here.replies[6:], here.pushes[5:]) == ([1], [[b"x", b"the end :1"], [b"smessage", b"c", b"hello"]])
     here.publish()
     here.connection.data_received(b":1\r\n")
     here.connection.data_received(PUSH + PUSH[:4])  # behind it the beginning of another one
@@ -134,6 +134,13 @@ async def test_a_process_that_had_been_asleep_does_not_take_it_either() -> None:
     now[0] = 1.1
     here.connection.data_received(b":1\r\n" + PUSH)
     assert (here.replies, here.lost) == ([], ["this process had been asleep"])
+
+
+async def test_what_is_no_integer_is_not_taken_for_one() -> None:
+    here = Listening()
+    here.publish()
+    here.connection.data_received(b":\r\n" + PUSH)
+    assert (here.replies, len(here.lost)) == ([], 1)
 
 
 async def test_each_read_that_is_taken_apart_is_told_to_the_turn_of_the_loop() -> None:
