@@ -86,13 +86,17 @@ class Announcements(Generic[P]):
 
     def types_afar(self, held: HeldConversation[P], user: str, active: bool, frame: bytes) -> None:
         """A user of another node types, or no longer; of one who takes part here this node may know better."""
-        held.hears_typing(user, self._loop.time())
-        typing = held.typing
+        now, typing = self._loop.time(), held.typing
+        if now > held.fresh_until:
+            held.hears_typing(user, now)
+        else:
+            held.fresh.add(user)
         if (held.conversation, user) in self._hub.participants:
             self.heard_from_afar(held, "T" if active else "U", user)
         elif active is not (user in typing):
             (typing.add if active else typing.discard)(user)
-            self._local.tell(held.conversation, user, frame)
+            tell = self._local.tell
+            tell(held.conversation, user, frame)
 
     def many_type_afar(self, held: HeldConversation[P], run: TypingRun) -> None:
         """The same of several: told in one piece, unless some of it is known here, or better known."""

@@ -8,6 +8,7 @@ and whatever had no answer then is the caller's to judge.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +27,7 @@ _Push: Final = hiredis.PushNotification
 
 ECHO: Final = object()
 """The reply to a publish, and what was published."""
-_SHORT: Final = len(":9999\r\n")  # the number of a cluster's nodes is no longer
+_number: Final = re.compile(rb":[0-9]{1,4}\r\n").fullmatch  # of a cluster's nodes, as an integer
 
 AT_ONCE: Final = 100
 """Replies and pushes that are handed out in one turn of the loop, some 10 µs each."""
@@ -78,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._echo = b""
+        self._usual = b""  # what came before it last
         self._whole = True  # nothing of the next reply or push has come; False also where that is not known
         self._reading_on = False  # more has been read than one turn hands out: nothing is read from the socket
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -98,6 +100,20 @@ class Connection(asyncio.Protocol):
         if replies:
             self._expected.append([replies, told, len(data)])
             self.unanswered += len(data)
+
+    def send(self, data: bytes, told: Reply, echo: bytes) -> None:
+        """One command leaves at once; the rest as of ``queue``."""
+        if self._out or self._transport is None:
+            self.queue(data, 1, told, echo)
+            self.flush()
+            return
+        size = len(data)
+        self._echo = b"" if self._expected else echo
+        self._expected.append([1, told, size])
+        self.unanswered += size
+        self._transport.write(data)
+        if self.unanswered > LIMIT:  # as much as may wait in the socket, too: what has left is without an answer
+            self.abort("the server is too far behind")
 
     def flush(self) -> None:
         """Write what is queued, in one piece."""
@@ -138,8 +154,10 @@ class Connection(asyncio.Protocol):
         """asyncio: bytes have come."""
         if self._transport is None:
             return
-        if self._echo and self._whole and len(data) - len(self._echo) <= _SHORT and self._is_echo(data):
-            self._answered(ECHO)
+        if self._echo and self._whole and self._is_echo(data):
+            _, told, size = self._expected.popleft()
+            self.unanswered -= size
+            told(ECHO)
             return
         self._whole = False
         self._reader.feed(data)
@@ -149,7 +167,7 @@ class Connection(asyncio.Protocol):
         if turn is None:
             self._hand_out()
             return
-        turn.reading = True
+        turn.reading = turn.alone
         try:
             self._hand_out()
         finally:
@@ -157,20 +175,25 @@ class Connection(asyncio.Protocol):
 
     def _is_echo(self, data: bytes) -> bool:
         """Is it this and an integer, the number of subscribers? Redis sends that behind it, Valkey before it."""
-        if data.endswith(self._echo):
-            number = data[: -len(self._echo)]
-        elif data.startswith(self._echo):
-            number = data[len(self._echo) :]
-        else:
-            return False
-        integer = number[:1] == b":" and number[-2:] == b"\r\n" and number[1:-2].isdigit()
-        return integer and self._now() <= self.stale_after
+        echo, now = self._echo, self._now
+        if data != self._usual + echo:
+            if data.endswith(echo):
+                number = data[: -len(echo)]
+            elif data.startswith(echo):
+                number = data[len(echo) :]
+            else:
+                return False
+            if _number(number) is None:
+                return False
+            self._usual = number
+        return now() <= self.stale_after
 
     def _hand_out(self) -> None:
         transport, reader = self._transport, self._reader
         if transport is None:
             return
-        if self._now() > self.stale_after:
+        now, on_push = self._now, self._on_push
+        if now() > self.stale_after:
             self.abort("this process had been asleep")
             return
         try:
@@ -178,7 +201,7 @@ class Connection(asyncio.Protocol):
                 reply = reader.gets()
                 if reply is not _MORE:
                     if type(reply) is _Push:
-                        self._on_push(reply)
+                        on_push(reply)
                     else:
                         self._answered(reply)
                     if self._transport is None:

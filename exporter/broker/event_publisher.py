@@ -105,13 +105,19 @@ class EventPublisher(Generic[P]):
         entry, typing = held.type_prefix + user, held.typing
         if connection is not None and held.connection is connection and user not in held.shared:  # ``only_here``
             frame = self._local.announcement("T" if active else "U", conversation, user)
+            has_left = False
             if active is not (user in typing):  # people here are told with what the others are sent
                 (typing.add if active else typing.discard)(user)
-                self._local.tell(conversation, user, frame)
+                tell = self._local.tell
+                has_left = tell(conversation, user, frame)
             self._presence.toggle(entry, active)
-            self._outbox.put(conversation, (_TYPING, frame, active, user, None))
             if self._toggles is None:
                 self._toggles = self._loop.call_later(TOGGLES, self._toggles_are_due)
+            outgoing = (_TYPING, frame, active, user, None)
+            if has_left and not self._presence.waiting:  # who joins is announced before what they do
+                self._outbox.send(connection, held, outgoing)
+                return
+            self._outbox.put(conversation, outgoing)
         else:
             if active:
                 self._presence.add(entry)

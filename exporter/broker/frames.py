@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 # Length of what follows, kind, seq, microseconds since it was received there, bytes of the user's name.
 _FRAME: Final = struct.Struct(">IBQIH")
 _HEAD: Final = struct.Struct(">1s8sQ")
+_ALONE: Final = struct.Struct(">1s8sQIBQIH").pack  # a head and a frame's
 _pack, _unpack, _SIZE = _FRAME.pack, _FRAME.unpack_from, _FRAME.size
 _AFTER_LENGTH: Final = _SIZE - 4
 _FOREVER: Final = 2**32 - 1
@@ -25,6 +26,7 @@ _FOREVER: Final = 2**32 - 1
 _RUN: Final = struct.Struct(">II")
 
 HEAD_SIZE: Final = _HEAD.size
+_LEAST: Final = HEAD_SIZE + _SIZE  # bytes of a payload with a frame in it
 NODE_BYTES: Final = 8
 
 
@@ -46,6 +48,7 @@ class Kind(IntEnum):
 
 
 _KNOWN: Final = frozenset(map(int, Kind))
+_TYPING: Final = int(Kind.TYPING)
 _TYPING_RUN: Final = int(Kind.TYPING_RUN)
 
 Outgoing = tuple[Kind, bytes, int, str, float | None]
@@ -78,6 +81,19 @@ def addressed(channel: bytes, payload: bytes) -> bytes:
     return b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
 
 
+def alone(channel: bytes, node: bytes, stamp: int, frame: Outgoing, now: float) -> bytes:
+    """The same of a payload of one frame, as most are: in one go.
+
+    ``now`` is by the clock by which its cause was received, ``stamp`` the same moment by the server's.
+    """
+    kind, data, seq, user, received = frame
+    name = user.encode()
+    size = len(name) + len(data)
+    age = 0 if received is None else min(int((now - received) * 1e6), _FOREVER)
+    head = _ALONE(b"F", node, stamp, _AFTER_LENGTH + size, kind, seq, age, len(name))
+    return b"$%d\r\n%b\r\n$%d\r\n%b%b%b\r\n" % (len(channel), channel, len(head) + size, head, name, data)
+
+
 def publisher(payload: bytes) -> bytes:
     """Which node it was."""
     return payload[1 : 1 + NODE_BYTES]
@@ -95,12 +111,6 @@ def pack(kind: int, data: bytes, seq: int = 0, user: str = "", age: int = 0) -> 
     return _pack(_AFTER_LENGTH + size + len(data), kind, seq, age if age < _FOREVER else _FOREVER, size) + name + data
 
 
-def packed(frame: Outgoing, now: float) -> bytes:
-    """The same of one on its way out; ``now`` is by the clock by which its cause was received."""
-    kind, data, seq, user, received = frame
-    return pack(kind, data, seq, user, 0 if received is None else int((now - received) * 1e6))
-
-
 def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:
     """Frames, as ``pack`` makes them, in pieces: a message is not copied to be packed."""
     add, after, before, name, size = parts.append, _AFTER_LENGTH, "", b"", 0
@@ -112,6 +122,18 @@ def pack_all(turn: Iterable[Outgoing], now: float, parts: list[bytes]) -> None:
         add(_pack(after + size + len(data), kind, seq, age, size))
         add(name)
         add(data)
+
+
+def lone_typing(payload: bytes) -> tuple[str, bool, bytes] | None:
+    """User, whether they begin, and what people get, of a payload that is one frame of ``TYPING``; else None."""
+    size = len(payload)
+    if size < _LEAST:
+        return None
+    length, kind, seq, _, name = _unpack(payload, HEAD_SIZE)
+    middle = _LEAST + name
+    if kind != _TYPING or HEAD_SIZE + 4 + length != size or middle > size:
+        return None
+    return payload[_LEAST:middle].decode(errors="replace"), seq > 0, payload[middle:]
 
 
 def unpack(payload: bytes) -> list[IncomingFrame | None]:

@@ -42,20 +42,25 @@ class Incoming(Generic[P]):
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""
-        if push[0] != b"smessage":
+        kind, channel, payload = push
+        if kind != b"smessage":
             return  # subscriptions: what was asked behind them has an answer of its own
-        payload = push[2]
         if payload.startswith(self._mine):
             self._returned(frames.published_at(payload))
             return
-        held = self._by_channel.get(push[1])
+        held = self._by_channel.get(channel)
         if held is None:
-            if push[1] == self._inquiries.channel:
+            if channel == self._inquiries.channel:
                 self._inquiries.heard(payload)
             return  # let go of a moment ago
         first = payload[:1]
         if first == b"F":
-            self._frames(held, payload)
+            typing = frames.lone_typing(payload)
+            if typing is None:
+                self._frames(held, payload)
+            else:
+                self._announcements.types_afar(held, *typing)
+                self._meters.broker_frames_received.value += 1
         elif first == b"A":
             told = held.told
             for line in frames.announcements(payload):

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 from exporter.broker import frames
 from exporter.broker.connection import ECHO, Connection, Refused
 from exporter.broker.context import Context
+from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.frames import Kind, Outgoing
 
 P = TypeVar("P")
@@ -59,6 +60,18 @@ class Outbox(Generic[P]):
         else:
             waiting.append(frame)
 
+    def send(self, connection: Connection, held: HeldConversation[P], frame: Outgoing) -> None:
+        """Publish it now: nothing waits that would have to go before it."""
+        clock = self._now
+        now = clock()
+        self._stamp = stamp = self._clock.stamp(now)
+        words = frames.alone(held.channel, self._node, stamp, frame, now)
+        self._unanswered.append((held.conversation, [frame]))
+        self._meters.broker_frames_sent.value += 1
+        if stamp and now > self._measured_at + MEASURED:
+            self._measured_at, self._measured = now, stamp
+        connection.send(frames.PUBLISH + words, self._answered, frames.PUBLISHED + words)
+
     def drop(self, conversation: str, frame: Outgoing) -> None:
         """There is no connection."""
         self._meters.broker_frames_dropped.value += 1
@@ -76,22 +89,21 @@ class Outbox(Generic[P]):
         waiting, self._waiting = self._waiting, {}
         now = self._now()
         self._stamp = stamp = self._clock.stamp(now)
-        head, commands, sent, words = frames.head(self._node, stamp), [], 0, b""
+        commands, sent, words = [], 0, b""
         for conversation, turn in waiting.items():
+            held = self._conversations.get(conversation)
+            channel = held.channel if held is not None else self._functions.channel(conversation).encode()
             if len(turn) == 1:
-                payload = head + frames.packed(turn[0], now)
+                words = frames.alone(channel, self._node, stamp, turn[0], now)
             else:
-                parts = [head]
+                parts = [frames.head(self._node, stamp)]
                 for kind, alike in groupby(turn, _kind):
                     if kind is _TYPING:
                         parts += frames.typing_runs(alike)
                     else:
                         frames.pack_all(alike, now, parts)
-                payload = b"".join(parts)
+                words = frames.addressed(channel, b"".join(parts))
             sent += len(turn)
-            held = self._conversations.get(conversation)
-            channel = held.channel if held is not None else self._functions.channel(conversation).encode()
-            words = frames.addressed(channel, payload)
             commands.append(frames.PUBLISH + words)
             self._unanswered.append((conversation, turn))
         self._meters.broker_frames_sent.value += sent

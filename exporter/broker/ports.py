@@ -48,8 +48,9 @@ class Meters(Protocol):
 class Turn(Protocol):
     """A turn of the loop, at whose end what was gathered leaves."""
 
-    reading: bool
-    """To be set before what was read from a socket is handled."""
+    alone: int
+    reading: int
+    """To be set to ``alone`` before what was read from a socket is handled."""
 
     def has_read(self) -> None:
         """What was read is handled, all of it or as much as one turn takes."""
@@ -67,8 +68,8 @@ class LocalNode(Protocol[P]):
     def announcement(self, word: str, conversation: str, user: str) -> bytes:
         """The frame of that."""
 
-    def tell(self, conversation: str, user: str, frame: bytes) -> None:
-        """Hand an announcement of this user to everybody here but them."""
+    def tell(self, conversation: str, user: str, frame: bytes) -> bool:
+        """Hand an announcement of this user to everybody here but them. True: it has left."""
 
     def said(self, conversation: str, user: str) -> None:
         """A message of this user is durable, sent on another node: they do not type any more."""

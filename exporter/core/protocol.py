@@ -73,6 +73,10 @@ def parse(payload: bytes) -> Command:
     """The command in a text frame; raises Malformed. Rules for identifiers: ``check_identifier``."""
     try:
         command: Command = _decode_command(payload)
+        if type(command) is Typing:  # most often, hence not asked in another function
+            name = command.conversation
+            if name.isprintable() and 0 < len(name) <= MAX_IDENTIFIER:
+                return command
         _CHECKS[type(command)](command)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _explain(payload, error) from None
@@ -92,9 +96,7 @@ def check_identifier(value: str, field: str, limit: int = MAX_IDENTIFIER) -> Non
 
 
 def _check_conversation(command: Any) -> None:
-    name = command.conversation
-    if not (name.isprintable() and 0 < len(name) <= MAX_IDENTIFIER):
-        check_identifier(name, "conversation")
+    check_identifier(command.conversation, "conversation")
 
 
 def _check_optional_id(command: Any) -> None:

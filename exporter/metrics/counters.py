@@ -166,7 +166,8 @@ class Metrics:
         for instrument in self._instruments:
             if "Scope: " not in instrument.help:
                 instrument.help = f"{instrument.help} {_NODE_EVENTS}"
-        self._simple = {
+        # Of events that have no reason.
+        self.cells: dict[type[HubEvent], Cell] = {
             ConnectionOpened: self.connections_opened,
             ParticipantJoined: self.joins,
             TypingStarted: self.typing_started,
@@ -180,7 +181,7 @@ class Metrics:
 
     def count(self, event: HubEvent) -> None:
         """Count what happened; the only place where hub events become counters."""
-        cell: Cell | None = self._simple.get(type(event))
+        cell: Cell | None = self.cells.get(type(event))
         if cell is None:
             cell = self._by_reason[type(event)][event.reason._value_]  # type: ignore[union-attr]  # the rest have one
         cell.value += 1

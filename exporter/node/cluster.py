@@ -36,8 +36,6 @@ __all__ = ["ClusterNode", "locate"]
 _ANNOUNCED: Final[dict[str, Callable[[ConversationId, UserId], msgspec.Struct]]] = {
     "J": protocol.SomebodyJoined,
     "L": protocol.SomebodyLeft,
-    "T": partial(protocol.SomebodyTyping, active=True),
-    "U": partial(protocol.SomebodyTyping, active=False),
 }
 
 
@@ -182,6 +180,8 @@ class ClusterNode(Node):
 
     def announcement(self, word: str, conversation: str, user: str) -> bytes:
         """What people are sent."""
+        if word == "T" or word == "U":
+            return text_frame(protocol.encode(protocol.SomebodyTyping(conversation, user, word == "T")))
         return text_frame(protocol.encode(_ANNOUNCED[word](conversation, user)))
 
     def said(self, conversation: str, user: str) -> None:

@@ -2,8 +2,7 @@
 
 Measured (docs/benchmarks.md): one ``transport.write`` per frame and receiver costs 5–9 µs, nearly all of it the
 system call. So a frame is built once for everybody, and what has been gathered at the end of a turn (``Turn``)
-leaves in one write per connection. A frame that comes alone is as quick as if it were written at once, because its turn
-ends with the read that brought it.
+leaves in one write per connection. While frames come alone, each is written at once.
 
 A frame for a conversation is not noted by each of its connections (0.1 µs per receiver and frame) but once, in the
 conversation's *batch*: at the end of the turn the batch is joined once, and the same bytes are written to everybody.
@@ -28,7 +27,7 @@ from operator import itemgetter
 from typing import Final, Protocol
 
 from exporter.metrics.instruments import Buckets, Cell
-from exporter.node.turn import Turn
+from exporter.node.turn import LEFT, Turn
 
 NOBODY: Set[SendQueue] = frozenset()
 
@@ -84,17 +83,29 @@ class FanOut:
             self.turn.begin()
         self._waiting.append(queue)
 
-    def send(self, conversation: str, audience: Set[SendQueue], frame: bytes, exclude: Set[SendQueue] = NOBODY) -> None:
-        """One frame to everybody but these few; the hub tells ``audience_changes`` before ``audience`` does."""
+    def send(self, conversation: str, audience: Set[SendQueue], frame: bytes, exclude: Set[SendQueue] = NOBODY) -> bool:
+        """One frame to everybody but these few; the hub tells ``audience_changes`` before ``audience`` does.
+
+        True: it has left, and nothing waits to be written.
+        """
         self.position += 2
+        turn = self.turn
+        if turn.reading > 0 and not turn.begun and not self.slow and len(audience) <= LARGE:
+            turn.reading = LEFT
+            self._sent_bytes.value += self._write_to(audience - exclude if exclude else audience, frame)
+            if not self.slow and self._failure is None:
+                return True
+            turn.begin()  # at its end is seen to that
+            return False
         entry = (self.position, frame, exclude)
         batch = self._batches.get(conversation)
         if batch is not None and (batch[0] or batch[0] is audience):  # else everybody had gone, and these are others
             batch[1].append(entry)
-            return
+            return False
         self._batches[conversation] = (audience, [entry], {})
-        if not self.turn.begun:
-            self.turn.begin()
+        if not turn.begun:
+            turn.begin()
+        return False
 
     def audience_changes(self, conversation: str, queue: SendQueue, joins: bool) -> None:
         """A connection is about to join or to leave: it gets what is gathered while it is there, and nothing else."""
@@ -109,17 +120,21 @@ class FanOut:
 
     def time(self, buckets: Buckets, received: float) -> None:
         """When everything of this turn is written, observe the time since ``received``."""
-        self._timed.append((buckets, received))
+        if self.turn.begun:
+            self._timed.append((buckets, received))
+        else:
+            buckets.observe(self._now() - received)
 
     def flush(self) -> None:
         """Write for everybody who has something to be written."""
         self.turn.ended(self.position // 2)
-        batches, self._batches = self._batches, {}
         written = 0
-        # Several batches: a connection may be in more than one, and then their frames meet in its queue.
-        whole: dict[SendQueue, list[Entry]] | None = None if len(batches) == 1 else {}
-        for batch in batches.values():
-            written += self._write(batch, whole)
+        if self._batches:
+            batches, self._batches = self._batches, {}
+            # Several batches: a connection may be in more than one, and then their frames meet in its queue.
+            whole: dict[SendQueue, list[Entry]] | None = None if len(batches) == 1 else {}
+            for batch in batches.values():
+                written += self._write(batch, whole)
         if self._waiting:
             written += self._write_own()
         if self.slow:
@@ -160,6 +175,17 @@ class FanOut:
         while self._waiting:
             self.flush()
 
+    def _write_to(self, queues: Set[SendQueue], data: bytes) -> int:
+        """The same to each; how many bytes were written."""
+        writes = 0
+        for queue in queues:
+            try:
+                queue.transport.write(data)
+                writes += 1
+            except Exception as error:  # as above
+                self._failure = error
+        return writes * len(data)
+
     def _write(self, batch: Batch, whole: dict[SendQueue, list[Entry]] | None) -> int:
         """One batch: the hottest loop of the product, hence written out. How many bytes were written.
 
@@ -175,14 +201,7 @@ class FanOut:
             if since:
                 exclude = exclude | since.keys()
             if direct and not slow and not waiting:  # the usual turn of a quiet server: nothing to be looked up
-                writes = 0
-                for queue in audience - exclude if exclude else audience:
-                    try:
-                        queue.transport.write(data)
-                        writes += 1
-                    except Exception as error:  # as above
-                        self._failure = error
-                return writes * len(data)
+                return self._write_to(audience - exclude if exclude else audience, data)
             pieces = dict.fromkeys(exclude, b"")
         else:
             frames = [frame for _, frame, _ in entries]

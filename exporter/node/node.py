@@ -120,9 +120,11 @@ class Node:
         Typing comes in bursts and is the cheapest command, so a clock reading and an observation for each would be a
         tenth of it: those of one read are observed together, when the last of them is done.
         """
-        if self._typed.value:
-            self._observe_typing(self._now() - received, self._typed.value)
-            self._typed.value = 0
+        typed = self._typed
+        if typed.value:
+            now, observe = self._now, self._observe_typing
+            observe(now() - received, typed.value)
+            typed.value = 0
 
     def refuse(self, connection: NodeConnection, command: str, refusal: Refusal, id: str | None) -> None:
         """Answer a refusal and count it."""
@@ -142,7 +144,8 @@ class Node:
 
     def _typing(self, connection: NodeConnection, command: Typing, received: float) -> None:
         # Now, not when it was received: it may have waited behind a join, and the deadlines must come in order.
-        events = self.hub.set_typing(connection, command.conversation, command.active, self._now())
+        now = self._now
+        events = self.hub.set_typing(connection, command.conversation, command.active, now())
         if events:
             self._publisher.emit(events)
         if command.active and self._typing_timer is None:

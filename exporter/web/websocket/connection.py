@@ -44,6 +44,9 @@ SILENCE: Final = 0.25
 # Commands that may wait behind a join before reading is paused; a pipelining client has a handful.
 MAX_WAITING: Final = 16
 
+_OPEN: Final = State.OPEN  # looked up in its class it costs as much as a comparison of strings
+_TEXT, _CLOSE = websocket_frames.TEXT, websocket_frames.CLOSE
+_MESSAGES: Final = (_TEXT, websocket_frames.BINARY)
 _NOT_UTF8: Final = (CloseCode.INVALID_DATA, websocket_frames.NOT_UTF8)
 _SAYS_1002: Final = CloseCode.PROTOCOL_ERROR.to_bytes(2, "big")
 _RATE_LIMITED: Final = RateLimited("too many frames; slow down")
@@ -119,18 +122,47 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
         context, turn = self._context, self.fan_out.turn
-        turn.reading = True
+        turn.reading = turn.alone
         context.metrics.received_bytes.value += len(data)
-        self.last_seen = context.now()
+        clock, node, limit = context.now, context.node, context.limits.frames_per_second
+        self.last_seen = now = clock()
         self.pinged = False
         try:
             for opcode, payload in self._reader.feed(data):
-                if opcode == websocket_frames.TEXT:
-                    if self.state is State.OPEN:
-                        self._text(payload)
-                else:
+                if opcode == _CLOSE:
+                    self._closed_by_peer(payload)
+                    continue
+                if self.state is not _OPEN:
+                    continue
+                # A bucket of one second's frames, refilled by time.
+                tokens = self._tokens + (now - self._refilled_at) * limit
+                if tokens > limit:
+                    tokens = limit
+                self._refilled_at = now
+                if tokens < 1.0:
+                    self._tokens = tokens
+                    self._strike(opcode, payload)
+                    continue
+                self._tokens = tokens - 1.0
+                self._strikes = 0
+                if opcode != _TEXT:
                     self._other(opcode, payload)
-            context.node.handled(self.last_seen)
+                    continue
+                if not payload.isascii() and not websocket_frames.is_utf8(payload):  # RFC 6455 section 8.1
+                    self.close(ClosedReason.PROTOCOL_ERROR, *_NOT_UTF8)
+                    continue
+                try:
+                    command = parse(payload)
+                except Malformed as malformed:
+                    node.refuse(self, malformed.command, malformed.refusal, malformed.id)
+                    continue
+                if self._join is not None:
+                    self._wait(command, now)
+                    continue
+                self._join = node.handle(self, command, now)
+                if self._join is not None:
+                    self._join.add_done_callback(self._carry_on)
+            node.handled(now)
             if self._reader.error is not None:
                 self.close(ClosedReason.PROTOCOL_ERROR, *self._reader.error)
                 self._send_fin_in_time()
@@ -140,47 +172,10 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         finally:  # whatever happens: what others are to be written must not wait for the next read
             turn.has_read()
 
-    def _text(self, payload: bytes) -> None:
-        """One text frame: taken from the bucket, parsed, carried out or queued behind a join."""
-        node, now = self._context.node, self.last_seen
-        if not self._take_token(now):
-            self._strike(payload)
-            return
-        if not payload.isascii() and not websocket_frames.is_utf8(payload):  # RFC 6455 section 8.1
-            self.close(ClosedReason.PROTOCOL_ERROR, *_NOT_UTF8)
-            return
-        try:
-            command = parse(payload)
-        except Malformed as malformed:
-            node.refuse(self, malformed.command, malformed.refusal, malformed.id)
-            return
-        if self._join is not None:
-            self._wait(command, now)
-            return
-        self._join = node.handle(self, command, now)
-        if self._join is not None:
-            self._join.add_done_callback(self._carry_on)
-
-    def _take_token(self, now: float) -> bool:
-        """A bucket of one second's frames, refilled by time."""
-        tokens = self._tokens
-        if now != self._refilled_at:  # the frames of one read come at one time
-            limit = self._context.limits.frames_per_second
-            tokens += (now - self._refilled_at) * limit
-            if tokens > limit:
-                tokens = limit
-            self._refilled_at = now
-        if tokens < 1.0:
-            self._tokens = tokens
-            return False
-        self._tokens = tokens - 1.0
-        self._strikes = 0
-        return True
-
-    def _strike(self, payload: bytes | None) -> None:
+    def _strike(self, opcode: int, payload: bytes) -> None:
         """A frame too many: answered (pings are not), and as many again in a row close."""
         self._strikes += 1
-        if payload is not None:
+        if opcode in _MESSAGES:
             command, id = read_name(payload)
             self._context.node.refuse(self, command, _RATE_LIMITED, id)
         if self._strikes >= self._context.limits.frames_per_second:
@@ -212,17 +207,8 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
 
     def _other(self, opcode: int, payload: bytes) -> None:
         """Control frames (RFC 6455 section 5.5) and binary messages, which this protocol does not have."""
-        if opcode == websocket_frames.CLOSE:
-            self._closed_by_peer(payload)
-        elif self.state is not State.OPEN:
-            return
-        elif opcode == websocket_frames.BINARY:
-            if self._take_token(self.last_seen):
-                self._context.node.refuse(self, "unknown", BadFrame("frames are text, not binary"), None)
-            else:
-                self._strike(payload)
-        elif not self._take_token(self.last_seen):
-            self._strike(None)
+        if opcode == websocket_frames.BINARY:
+            self._context.node.refuse(self, "unknown", BadFrame("frames are text, not binary"), None)
         elif opcode == websocket_frames.PING:
             self.put(websocket_frames.frame(websocket_frames.PONG, payload))
 
