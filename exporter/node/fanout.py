@@ -92,11 +92,17 @@ class FanOut:
         turn = self.turn
         if turn.reading > 0 and not turn.begun and not self.slow and len(audience) <= LARGE:
             turn.reading = LEFT
-            self._sent_bytes.value += self._write_to(audience - exclude if exclude else audience, frame)
-            if not self.slow and self._failure is None:
-                return True
-            turn.begin()  # at its end is seen to that
-            return False
+            writes = 0
+            for queue in audience - exclude if exclude else audience:
+                try:
+                    queue.transport.write(frame)
+                    writes += 1
+                except Exception as error:  # a defect of one connection must not silence those behind it for ever
+                    self._failure = error
+            self._sent_bytes.value += writes * len(frame)
+            if self.slow or self._failure is not None:
+                turn.begin()  # its end sees to that
+            return not turn.begun
         entry = (self.position, frame, exclude)
         batch = self._batches.get(conversation)
         if batch is not None and (batch[0] or batch[0] is audience):  # else everybody had gone, and these are others
@@ -128,19 +134,17 @@ class FanOut:
     def flush(self) -> None:
         """Write for everybody who has something to be written."""
         self.turn.ended(self.position // 2)
-        written = 0
         if self._batches:
             batches, self._batches = self._batches, {}
             # Several batches: a connection may be in more than one, and then their frames meet in its queue.
             whole: dict[SendQueue, list[Entry]] | None = None if len(batches) == 1 else {}
             for batch in batches.values():
-                written += self._write(batch, whole)
+                self._write(batch, whole)
         if self._waiting:
-            written += self._write_own()
+            self._write_own()
         if self.slow:
             for queue in tuple(self.slow):  # what one turn gathers may be more than the limit by itself
                 queue.stay_within_limit()
-        self._sent_bytes.value += written
         if self._timed and not self._waiting:
             timed, self._timed = self._timed, []
             now = self._now()
@@ -154,20 +158,18 @@ class FanOut:
             failure, self._failure = self._failure, None
             raise failure  # the loop's handler logs it
 
-    def _write_own(self) -> int:
-        """For everybody who has something of their own; how many bytes were written."""
+    def _write_own(self) -> None:
+        """For everybody who has something of their own."""
         waiting, self._waiting = self._waiting, []
-        written = 0
         if len(waiting) > LARGE:
             self._waiting = waiting[SLICE:]
             del waiting[SLICE:]
             self.turn.go_on()
         for queue in waiting:
             try:
-                written += queue.flush()
-            except Exception as error:  # a defect of one connection must not silence those behind it for ever
+                self._sent_bytes.value += queue.flush()
+            except Exception as error:  # as above
                 self._failure = error
-        return written
 
     def flush_all(self) -> None:
         """Everything at once, however long it takes: at the end of a process."""
@@ -175,19 +177,8 @@ class FanOut:
         while self._waiting:
             self.flush()
 
-    def _write_to(self, queues: Set[SendQueue], data: bytes) -> int:
-        """The same to each; how many bytes were written."""
-        writes = 0
-        for queue in queues:
-            try:
-                queue.transport.write(data)
-                writes += 1
-            except Exception as error:  # as above
-                self._failure = error
-        return writes * len(data)
-
-    def _write(self, batch: Batch, whole: dict[SendQueue, list[Entry]] | None) -> int:
-        """One batch: the hottest loop of the product, hence written out. How many bytes were written.
+    def _write(self, batch: Batch, whole: dict[SendQueue, list[Entry]] | None) -> None:
+        """One batch: the hottest loop of the product, hence written out.
 
         ``whole``: who has a joined batch in their queue, to be taken apart when another one mixes with it, because a
         sender's messages keep their order also across conversations. None: there is no other batch in this turn.
@@ -200,8 +191,6 @@ class FanOut:
         if len(entries) == 1:
             if since:
                 exclude = exclude | since.keys()
-            if direct and not slow and not waiting:  # the usual turn of a quiet server: nothing to be looked up
-                return self._write_to(audience - exclude if exclude else audience, data)
             pieces = dict.fromkeys(exclude, b"")
         else:
             frames = [frame for _, frame, _ in entries]
@@ -229,7 +218,7 @@ class FanOut:
                         whole[queue] = entries
             except Exception as error:  # as above
                 self._failure = error
-        return written + writes * len(data)
+        self._sent_bytes.value += written + writes * len(data)
 
 
 def _pieces(
