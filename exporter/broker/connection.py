@@ -154,7 +154,9 @@ class Connection(asyncio.Protocol):
         """asyncio: bytes have come."""
         if self._transport is None:
             return
-        if self._echo and self._whole and self._is_echo(data):
+        echo, now = self._echo, self._now
+        usual = echo and self._whole and (data == self._usual + echo or self._is_echo(data, echo))
+        if usual and now() <= self.stale_after:
             _, told, size = self._expected.popleft()
             self.unanswered -= size
             told(ECHO)
@@ -173,20 +175,18 @@ class Connection(asyncio.Protocol):
         finally:
             turn.has_read()
 
-    def _is_echo(self, data: bytes) -> bool:
+    def _is_echo(self, data: bytes, echo: bytes) -> bool:
         """Is it this and an integer, the number of subscribers? Redis sends that behind it, Valkey before it."""
-        echo, now = self._echo, self._now
-        if data != self._usual + echo:
-            if data.endswith(echo):
-                number = data[: -len(echo)]
-            elif data.startswith(echo):
-                number = data[len(echo) :]
-            else:
-                return False
-            if _number(number) is None:
-                return False
-            self._usual = number
-        return now() <= self.stale_after
+        if data.endswith(echo):
+            number = data[: -len(echo)]
+        elif data.startswith(echo):
+            number = data[len(echo) :]
+        else:
+            return False
+        if _number(number) is None:
+            return False
+        self._usual = number
+        return True
 
     def _hand_out(self) -> None:
         transport, reader = self._transport, self._reader

@@ -110,11 +110,11 @@ class EventPublisher(Generic[P]):
                 (typing.add if active else typing.discard)(user)
                 tell = self._local.tell
                 has_left = tell(conversation, user, frame)
-            self._presence.toggle(entry, active)
+            presence_waits = self._presence.toggle(entry, active)
             if self._toggles is None:
                 self._toggles = self._loop.call_later(TOGGLES, self._toggles_are_due)
             outgoing = (_TYPING, frame, active, user, None)
-            if has_left and not self._presence.waiting:  # who joins is announced before what they do
+            if has_left and not presence_waits:  # who joins is announced before what they do
                 self._outbox.send(connection, held, outgoing)
                 return
             self._outbox.put(conversation, outgoing)

@@ -59,7 +59,8 @@ class Incoming(Generic[P]):
             if typing is None:
                 self._frames(held, payload)
             else:
-                self._announcements.types_afar(held, *typing)
+                user, active, frame = typing
+                self._announcements.types_afar(held, user, active, frame)
                 self._meters.broker_frames_received.value += 1
         elif first == b"A":
             told = held.told

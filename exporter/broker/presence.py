@@ -102,20 +102,21 @@ class Presence:
         """This node holds an entry no longer."""
         self._change(f"-{kind_and_entry}")
 
-    def toggle(self, kind_and_entry: str, held: bool) -> None:
+    def toggle(self, kind_and_entry: str, held: bool) -> bool:
         """As ``add`` and ``remove``, for what comes and goes: a coming and a going that both wait are nothing.
 
         The server then says nothing of it either: only for what the others hear of in another way. It waits for other
-        changes, for the next beat, or for ``toggles_are_due``.
+        changes, for the next beat, or for ``toggles_are_due``. The answer is ``waiting``.
         """
         if self.incarnation is None:
-            return
+            return False
         if self._to_tell or kind_and_entry in self._in_order:  # behind what is told of it
             self._change(f"{'+' if held else '-'}{kind_and_entry}")
         elif self._toggles.get(kind_and_entry, held) is not held:
             del self._toggles[kind_and_entry]
         else:
             self._toggles[kind_and_entry] = held
+        return self._telling or bool(self._changes) or self._toggles_due
 
     def toggles_are_due(self) -> None:
         """They have waited long enough."""
