@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._echo = b""
-        self._usual = b""  # what came before it last
+        self._usual = b":1\r\n"  # what came before it last: most often it is so again
         self._whole = True  # nothing of the next reply or push has come; False also where that is not known
         self._reading_on = False  # more has been read than one turn hands out: nothing is read from the socket
         self._lost: asyncio.Future[None] = self._loop.create_future()

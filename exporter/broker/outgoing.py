@@ -17,8 +17,8 @@ from typing import Any, Final, Generic, TypeVar
 from exporter.broker import frames
 from exporter.broker.connection import ECHO, Connection, Refused
 from exporter.broker.context import Context
-from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.frames import Kind, Outgoing
+from exporter.broker.held_conversation import HeldConversation
 
 P = TypeVar("P")
 

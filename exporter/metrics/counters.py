@@ -6,7 +6,7 @@ measured at the scrape instead (``families``). Each HELP says its scope: node fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -166,8 +166,7 @@ class Metrics:
         for instrument in self._instruments:
             if "Scope: " not in instrument.help:
                 instrument.help = f"{instrument.help} {_NODE_EVENTS}"
-        # Of events that have no reason.
-        self.cells: dict[type[HubEvent], Cell] = {
+        self._cells: dict[type[HubEvent], Cell] = {
             ConnectionOpened: self.connections_opened,
             ParticipantJoined: self.joins,
             TypingStarted: self.typing_started,
@@ -179,9 +178,14 @@ class Metrics:
             TypingStopped: _by_text(self.typing_stopped),
         }
 
+    @property
+    def cells(self) -> Mapping[type[HubEvent], Cell]:
+        """What ``count`` adds to, for events that have no reason."""
+        return self._cells
+
     def count(self, event: HubEvent) -> None:
         """Count what happened; the only place where hub events become counters."""
-        cell: Cell | None = self.cells.get(type(event))
+        cell: Cell | None = self._cells.get(type(event))
         if cell is None:
             cell = self._by_reason[type(event)][event.reason._value_]  # type: ignore[union-attr]  # the rest have one
         cell.value += 1

@@ -167,7 +167,8 @@ class FanOut:
             self.turn.go_on()
         for queue in waiting:
             try:
-                self._sent_bytes.value += queue.flush()
+                written = queue.flush()  # which may count by itself
+                self._sent_bytes.value += written
             except Exception as error:  # as above
                 self._failure = error
 

@@ -21,6 +21,7 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
+        self.leaves_at_once = False
         self.opened: dict[str, list[float]] = {}  # by user, when their connections here were
 
     def deliver(self, envelope: Envelope[str]) -> None:
@@ -32,8 +33,9 @@ class Ear:
     def announcement(self, word: str, conversation: str, user: str) -> bytes:
         return f"{word} {user}\n".encode()
 
-    def tell(self, conversation: str, user: str, frame: bytes) -> None:
+    def tell(self, conversation: str, user: str, frame: bytes) -> bool:
         self.heard += frame.splitlines()  # several may come in one piece
+        return self.leaves_at_once
 
     def said(self, conversation: str, user: str) -> None:
         """Nobody types here."""

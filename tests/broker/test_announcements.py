@@ -213,6 +213,28 @@ async def test_typing_that_comes_and_goes_quickly_costs_no_call_of_a_function(se
         assert typing(last) == [b"T ann", b"U ann"] * 3 + [b"T ann"]
 
 
+async def test_typing_that_has_left_here_is_published_at_once_but_behind_what_the_server_is_to_know(
+    server: Server,
+) -> None:
+    async with nodes(server.url) as (first, last):
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        first.join("a", "ann", "room")
+        await last.hears(b"J ann")
+        await counts(first, participants=2)
+        first.ear.leaves_at_once = True
+        before = first.metrics.broker_frames_sent.value
+        types(first, "a", True)
+        assert (first.metrics.broker_frames_sent.value - before, first.broker._scheduled) == (1, False)
+        await last.hears(b"T ann")
+        for event in first.hub.open("c", "cat"):
+            first.broker.events.on_event[type(event)](event)
+        types(first, "a", False)
+        assert (first.metrics.broker_frames_sent.value - before, first.broker._scheduled) == (1, True)
+        await last.hears(b"U ann")
+        await counts(last, users=3, typing_users=0)
+
+
 async def test_typing_of_many_in_one_turn_is_told_in_one_piece_and_one_by_one_where_some_is_known(
     server: Server,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from exporter.broker import frames
-from exporter.broker.connection import AT_ONCE, ECHO, Connection, Refused, command, connect
+from exporter.broker.connection import AT_ONCE, ECHO, LIMIT, Connection, Refused, command, connect
 from exporter.broker.location import locate
 from tests.servers.valkey import Server
 
@@ -144,21 +144,43 @@ async def test_what_is_no_integer_is_not_taken_for_one() -> None:
 
 
 async def test_each_read_that_is_taken_apart_is_told_to_the_turn_of_the_loop() -> None:
-    told: list[tuple[bool, int]] = []
+    told: list[tuple[int, int]] = []
 
     class Turn:
-        reading = False
+        alone, reading = 7, 0
 
         def has_read(self) -> None:
             told.append((self.reading, len(here.pushes)))
-            self.reading = False
+            self.reading = 0
 
     here = Listening()
     here.connection.turn = turn = Turn()
     here.connection.data_received(PUSH + PUSH)
-    assert (told, turn.reading) == ([(True, 2)], False)
+    assert (told, turn.reading) == ([(7, 2)], 0)
     here.connection.data_received(b"no RESP\r\n")
-    assert (len(told), turn.reading, len(here.lost)) == (2, False, 1)
+    assert (len(told), turn.reading, len(here.lost)) == (2, 0, 1)
+
+
+async def test_what_is_sent_leaves_at_once_behind_what_is_queued() -> None:
+    here = Listening()
+    sent: Any = here.connection._transport
+    here.connection.send(b"one", here.replies.append, PUSH)
+    assert sent.writes == [b"one"]
+    here.connection.data_received(b":3\r\n" + PUSH)
+    here.connection.queue(b"two", 1, here.replies.append)
+    here.connection.send(b"three", here.replies.append, PUSH)
+    assert sent.writes == [b"one", b"twothree"]
+    here.connection.send(b"four", here.replies.append, PUSH)
+    assert (sent.writes[2:], here.connection.unanswered) == ([b"four"], 12)
+    here.connection.data_received(b":1\r\n:2\r\n" + PUSH)
+    here.connection.data_received(b":3\r\n" + PUSH)  # taken apart: more had been asked for
+    assert (here.replies, here.connection.unanswered, len(here.pushes)) == ([ECHO, 1, 2, 3], 0, 2)
+    here.connection.send(b"x" * LIMIT, here.replies.append, PUSH)
+    assert here.connection.open
+    here.connection.send(b"x", here.replies.append, PUSH)
+    assert here.lost == ["the server is too far behind"]
+    here.connection.send(b"y", here.replies.append, PUSH)
+    assert sent.writes[-1] == b"aborted"
 
 
 async def test_the_servers_send_what_was_published_back_with_the_reply(server: Server) -> None:

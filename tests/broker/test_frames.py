@@ -52,6 +52,25 @@ def test_whatever_comes_is_read_without_an_error(rest: bytes) -> None:
     assert all(found is None or found[0] in set(Kind) for found in frames.unpack(frames.head(NODE, 0) + rest))
 
 
+@given(INCOMING_FRAMES, st.none() | st.floats(0, 1e6))
+def test_a_payload_of_one_frame_is_made_in_one_go(frame: IncomingFrame, received: float | None) -> None:
+    kind, data, seq, user, _ = frame
+    alone = frames.alone(b"channel", NODE, 9, (Kind(kind), data, seq, user, received), 1e6)
+    packed = frames.pack(kind, data, seq, user, 0 if received is None else int((1e6 - received) * 1e6))
+    assert alone == frames.addressed(b"channel", frames.head(NODE, 9) + packed)
+
+
+@given(st.lists(INCOMING_FRAMES, max_size=2), st.integers(0, 40), st.binary(max_size=3))
+def test_typing_that_comes_alone_is_read_in_one_go(given: list[IncomingFrame], cut: int, more: bytes) -> None:
+    """Only where the usual way finds the same."""
+    given = [(int(Kind.TYPING), *frame[1:]) for frame in given] if cut % 2 else given
+    payload = frames.head(NODE, 0) + b"".join(map(packed, given))
+    payload = payload[: max(frames.HEAD_SIZE, len(payload) - cut // 4)] + more
+    found = frames.unpack(payload)
+    kind, data, seq, user, _ = found[0] if len(found) == 1 and found[0] is not None else (0, b"", 0, "", 0)
+    assert frames.lone_typing(payload) == ((user, seq > 0, data) if kind == Kind.TYPING else None)
+
+
 def test_an_age_that_does_not_fit_is_the_longest_that_does() -> None:
     payload = frames.head(NODE, 0) + frames.pack(Kind.MESSAGE, b"", 1, age=2**40)
     [found] = frames.unpack(payload)

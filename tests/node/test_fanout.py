@@ -90,7 +90,7 @@ def come(loop: Loop, box: Box, *in_a_turn: int) -> None:
 @contextmanager
 def reading(loop: Loop) -> Iterator[None]:
     """What is handled in here came with one read of a socket."""
-    loop.fan_out.turn.reading = True
+    loop.fan_out.turn.reading = loop.fan_out.turn.alone
     yield
     loop.fan_out.turn.has_read()
 
@@ -132,19 +132,98 @@ def test_where_they_do_not_nothing_more_is_looked_for_however_quickly_they_come(
     assert not loop.soon
 
 
-def test_while_each_frame_comes_alone_it_leaves_with_the_read_that_brought_it_but_for_a_sample(loop: Loop) -> None:
-    ann = Box("ann", loop.fan_out)
+def test_while_each_frame_comes_alone_it_leaves_at_once_but_for_a_sample(loop: Loop) -> None:
+    """And what else its read has brought leaves when that is handled."""
+    ann, bob = Box("ann", loop.fan_out), Box("bob", loop.fan_out)
     come(loop, ann, *[1] * SEVERAL)
+    loop.sent.value = 0
     for turn in range(3 * SEVERAL):
         sample = turn % SEVERAL == SEVERAL - 1
         with reading(loop):
-            loop.fan_out.send("room", {ann}, b"x")
-            ann.put(b"o")
-            assert len(ann.wire.writes) == turn
-        assert len(ann.wire.writes) == turn + (not sample)
+            assert loop.fan_out.send("room", {ann, bob}, b"xy", {bob}) is not sample
+            assert len(ann.wire.writes) == turn + (not sample)
+            bob.put(b"o")
+            loop.fan_out.time(loop.buckets, 0.0)
+            assert len(bob.wire.writes) == turn
+        assert [len(box.wire.writes) for box in (ann, bob)] == [turn + (not sample)] * 2
         assert len(loop.soon) == sample
         loop.end_turn()
-    assert ann.wire.writes == [b"xo"] * 3 * SEVERAL
+    assert (ann.wire.writes, bob.wire.writes) == ([b"xy"] * 3 * SEVERAL, [b"o"] * 3 * SEVERAL)
+    assert (sum(loop.buckets.counts), loop.sent.value) == (3 * SEVERAL, 9 * SEVERAL)
+
+
+def test_a_frame_that_leaves_at_once_is_observed_at_once(loop: Loop) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * SEVERAL)
+    with reading(loop):
+        loop.fan_out.send("room", {ann}, b"x")
+        loop.now = 0.5
+        loop.fan_out.time(loop.buckets, 0.25)
+        assert (loop.buckets.counts, loop.buckets.sum) == ([1, 0], 0.25)
+    assert not loop.soon
+
+
+def test_a_second_frame_of_a_read_leaves_when_that_is_handled_and_several_such_reads_end_it(loop: Loop) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * SEVERAL)
+    for turn in range(SEVERAL - 1):
+        with reading(loop):
+            assert loop.fan_out.send("room", {ann}, b"1")
+            assert not loop.fan_out.send("room", {ann}, b"2")
+            assert ann.wire.writes == [b"1", b"2"] * turn + [b"1"]
+        assert not loop.soon
+    for _ in range(2):  # the sample, and then it is known
+        ann.wire.writes.clear()
+        with reading(loop):
+            for number in b"1", b"2":
+                assert not loop.fan_out.send("room", {ann}, number)
+        assert not ann.wire.writes
+        while loop.soon:
+            loop.end_turn()
+        assert ann.wire.writes == [b"12"]
+
+
+def test_what_leaves_at_once_is_for_a_thousand_at_most_and_for_nobody_slow(loop: Loop) -> None:
+    crowd = {Box(f"{number}", loop.fan_out) for number in range(LARGE + 1)}
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * SEVERAL)
+    with reading(loop):
+        assert not loop.fan_out.send("crowd", crowd, b"x")
+    while loop.soon:
+        loop.end_turn()
+    with reading(loop):
+        ann.pause_writing()
+        assert not loop.fan_out.send("room", {ann}, b"x")
+
+
+def test_whom_a_frame_that_left_at_once_has_filled_is_looked_at_when_its_read_is_handled(loop: Loop) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * SEVERAL)
+
+    def write(data: bytes) -> None:
+        ann.wire.buffered += 2_000
+        ann.pause_writing()
+
+    ann.wire.write = write  # type: ignore[method-assign]  # a transport whose buffer is full now
+    with reading(loop):
+        assert not loop.fan_out.send("room", {ann}, b"x")
+        assert not ann.overflowed
+    assert ann.overflowed
+
+
+def test_a_defect_of_one_connection_does_not_keep_a_frame_that_leaves_at_once_from_others(loop: Loop) -> None:
+    ann, bob, cat = (Box(name, loop.fan_out) for name in ("ann", "bob", "cat"))
+    come(loop, ann, *[1] * SEVERAL)
+
+    def fail(data: bytes) -> None:
+        raise RuntimeError("a defect")
+
+    bob.wire.write = fail  # type: ignore[method-assign]  # a defect
+    with reading(loop):
+        assert not loop.fan_out.send("room", {ann, bob, cat}, b"x")
+    assert (ann.wire.writes, cat.wire.writes, loop.sent.value) == ([b"x"], [b"x"], 2 * SEVERAL + 2)
+    with pytest.raises(RuntimeError, match="a defect"):
+        loop.end_turn()
 
 
 def test_where_a_sample_has_more_than_one_frame_reads_no_longer_end_turns(loop: Loop) -> None:
@@ -391,7 +470,8 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
     for _ in range(chance.randint(1, 4)):
         writes = {box: len(box.wire.writes) for box in boxes}
         for _ in range(chance.randint(1, 12)):
-            loop.fan_out.turn.reading = chance.random() < 0.5
+            reads = chance.random() < 0.5
+            loop.fan_out.turn.reading = loop.fan_out.turn.alone if reads else 0
             room, box = chance.choice(["one", "one", "one", "two"]), chance.choice(boxes)
             frames += 1
             match chance.choice(["fan_out"] * 5 + ["put", "join", "leave"]):
@@ -411,7 +491,7 @@ def test_everybody_gets_exactly_what_is_theirs_in_order_whatever_happens_in_a_tu
                     rooms[room].discard(box)
                     if not rooms[room]:  # as the hub does: who comes next is another audience
                         rooms[room] = set()
-            if loop.fan_out.turn.reading:
+            if reads:
                 loop.fan_out.turn.has_read()
         loop.end_turn()
         once = alone or all(len(box.wire.writes) <= writes[box] + 1 for box in boxes)
