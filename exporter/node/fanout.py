@@ -167,8 +167,7 @@ class FanOut:
             self.turn.go_on()
         for queue in waiting:
             try:
-                written = queue.flush()  # which may count by itself
-                self._sent_bytes.value += written
+                queue.flush()
             except Exception as error:  # as above
                 self._failure = error
 
@@ -289,18 +288,18 @@ class SendQueue:
             self.pending = mine
             self.fan_out._waiting.append(self)  # where a batch is, the end of the turn is scheduled or under way
 
-    def flush(self) -> int:
-        """Write what waits, in one piece; how many bytes that were."""
+    def flush(self) -> None:
+        """Write what waits, in one piece."""
         pending = self.pending
         if not pending:
-            return 0
+            return
         data = pending[0][1] if len(pending) == 1 else self._joined(pending)
         if self._paused and self.transport.get_write_buffer_size() + len(data) > self._limit:
             self.on_overflow()
-            return 0
+            return
         self.pending = ()
         self.transport.write(data)
-        return len(data)
+        self.fan_out._sent_bytes.value += len(data)  # the two classes of this module are one thing
 
     @staticmethod
     def _joined(pending: Iterable[tuple[int, bytes]]) -> bytes:
@@ -320,7 +319,7 @@ class SendQueue:
         self.pending = None
         self.fan_out.slow.discard(self)
         self.transport.write(data)
-        self.fan_out._sent_bytes.value += len(data)  # the two classes of this module are one thing
+        self.fan_out._sent_bytes.value += len(data)  # as above
 
     @property
     def buffered(self) -> int:
