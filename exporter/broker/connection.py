@@ -157,6 +157,7 @@ class Connection(asyncio.Protocol):
         echo, now = self._echo, self._now
         usual = echo and self._whole and (data == self._usual + echo or self._is_echo(data, echo))
         if usual and now() <= self.stale_after:
+            self._echo = b""
             _, told, size = self._expected.popleft()
             self.unanswered -= size
             told(ECHO)

@@ -136,6 +136,15 @@ async def test_a_process_that_had_been_asleep_does_not_take_it_either() -> None:
     assert (here.replies, here.lost) == ([], ["this process had been asleep"])
 
 
+@pytest.mark.parametrize("again", [b":1\r\n" + PUSH, PUSH + b":1\r\n"], ids=["Valkey", "Redis 7.0"])
+async def test_what_was_published_comes_back_once(again: bytes) -> None:
+    here = Listening()
+    here.publish()
+    here.connection.data_received(again)
+    here.connection.data_received(again)
+    assert (here.replies, here.lost) == ([ECHO], ["an answer that nobody asked for"])
+
+
 async def test_what_is_no_integer_is_not_taken_for_one() -> None:
     here = Listening()
     here.publish()
