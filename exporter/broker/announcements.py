@@ -95,7 +95,7 @@ class Announcements(Generic[P]):
             self.heard_from_afar(held, "T" if active else "U", user)
         elif active is not (user in typing):
             (typing.add if active else typing.discard)(user)
-            tell = self._local.tell
+            tell = self._local.tell  # a local name: docs/benchmarks.md
             tell(held.conversation, user, frame)
 
     def many_type_afar(self, held: HeldConversation[P], run: TypingRun) -> None:

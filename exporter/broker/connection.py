@@ -27,7 +27,7 @@ _Push: Final = hiredis.PushNotification
 
 ECHO: Final = object()
 """The reply to a publish, and what was published."""
-_number: Final = re.compile(rb":[0-9]{1,4}\r\n").fullmatch  # of a cluster's nodes, as an integer
+_number: Final = re.compile(rb":[0-9]+\r\n").fullmatch  # an integer in RESP
 
 AT_ONCE: Final = 100
 """Replies and pushes that are handed out in one turn of the loop, some 10 µs each."""
@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._echo = b""
-        self._usual = b":1\r\n"  # what came before it last: most often it is so again
+        self._before = b":1\r\n"  # what came before it last; of Valkey it is so again, nearly always
         self._whole = True  # nothing of the next reply or push has come; False also where that is not known
         self._reading_on = False  # more has been read than one turn hands out: nothing is read from the socket
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
             self.unanswered += len(data)
 
     def send(self, data: bytes, told: Reply, echo: bytes) -> None:
-        """One command leaves at once; the rest as of ``queue``."""
+        """One command with one reply leaves at once, behind what is queued. ``told`` and ``echo`` as of ``queue``."""
         if self._out or self._transport is None:
             self.queue(data, 1, told, echo)
             self.flush()
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._expected.append([1, told, size])
         self.unanswered += size
         self._transport.write(data)
-        if self.unanswered > LIMIT:  # as much as may wait in the socket, too: what has left is without an answer
+        if self.unanswered > LIMIT:  # the socket is not asked: nearly all that waits in it is without an answer
             self.abort("the server is too far behind")
 
     def flush(self) -> None:
@@ -155,8 +155,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         echo, now = self._echo, self._now
-        usual = echo and self._whole and (data == self._usual + echo or self._is_echo(data, echo))
-        if usual and now() <= self.stale_after:
+        is_echo = echo and self._whole and (data == self._before + echo or self._is_echo(data, echo))
+        if is_echo and now() <= self.stale_after:
             self._echo = b""
             _, told, size = self._expected.popleft()
             self.unanswered -= size
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
             return False
         if _number(number) is None:
             return False
-        self._usual = number
+        self._before = number
         return True
 
     def _hand_out(self) -> None:

@@ -108,7 +108,7 @@ class EventPublisher(Generic[P]):
             has_left = False
             if active is not (user in typing):  # people here are told with what the others are sent
                 (typing.add if active else typing.discard)(user)
-                tell = self._local.tell
+                tell = self._local.tell  # a local name: docs/benchmarks.md
                 has_left = tell(conversation, user, frame)
             presence_waits = self._presence.toggle(entry, active)
             if self._toggles is None:

@@ -42,9 +42,9 @@ class Incoming(Generic[P]):
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""
-        kind, channel, payload = push
-        if kind != b"smessage":
+        if push[0] != b"smessage":
             return  # subscriptions: what was asked behind them has an answer of its own
+        _, channel, payload = push
         if payload.startswith(self._mine):
             self._returned(frames.published_at(payload))
             return

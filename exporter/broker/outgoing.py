@@ -1,4 +1,4 @@
-"""What goes to other nodes: gathered during one turn of the loop, one publish for each conversation.
+"""What goes to other nodes: gathered during one turn of the loop, one publish for each conversation, or at once.
 
 What could not leave, or had no answer when the connection was lost, is remembered in short: up to which number other
 nodes should look, who is no longer a member, which message was deleted, where it is to be asked who types. They are
@@ -61,8 +61,8 @@ class Outbox(Generic[P]):
             waiting.append(frame)
 
     def send(self, connection: Connection, held: HeldConversation[P], frame: Outgoing) -> None:
-        """Publish it now: nothing waits that would have to go before it."""
-        clock = self._now
+        """Publish it now. Only where nothing waits, here or for people here: else it would overtake that."""
+        clock = self._now  # a local name: docs/benchmarks.md
         now = clock()
         self._stamp = stamp = self._clock.stamp(now)
         words = frames.alone(held.channel, self._node, stamp, frame, now)

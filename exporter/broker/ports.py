@@ -49,6 +49,7 @@ class Turn(Protocol):
     """A turn of the loop, at whose end what was gathered leaves."""
 
     alone: int
+    """How many reads may be turns of their own, because frames come alone."""
     reading: int
     """To be set to ``alone`` before what was read from a socket is handled."""
 

@@ -1,9 +1,10 @@
 """What joins nodes over Valkey or Redis: frames to those who hold a conversation, presence, announcements.
 
-Local delivery never waits for it: what happens here is handed out here first, and leaves at the end of the turn, in one
-write. The order of messages is that of their numbers, on every node; what is missing is read from the database by the
-node (``LocalNode.heal``). The parts: ``reconnecting`` (the connection), ``presence`` (what the server knows of this
-node), ``announcements`` (what people here know of the others), ``incoming``, ``ordering`` and ``outgoing`` (frames).
+Local delivery never waits for it: what happens here is handed out here first, and leaves behind that: at the end of the
+turn, in one write, or at once where it came alone. The order of messages is that of their numbers, on every node; what
+is missing is read from the database by the node (``LocalNode.heal``). The parts: ``reconnecting`` (the connection),
+``presence`` (what the server knows of this node), ``announcements`` (what people here know of the others),
+``incoming``, ``ordering`` and ``outgoing`` (frames).
 
 Tested in ``tests/broker/test_redis.py``.
 """

@@ -184,7 +184,7 @@ class Metrics:
         return self._cells
 
     def count(self, event: HubEvent) -> None:
-        """Count what happened; the only place where hub events become counters."""
+        """Count what happened: with ``cells``, the only place where hub events become counters."""
         cell: Cell | None = self._cells.get(type(event))
         if cell is None:
             cell = self._by_reason[type(event)][event.reason._value_]  # type: ignore[union-attr]  # the rest have one

@@ -22,11 +22,11 @@ cut off, and what was waiting for it is dropped and counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from itertools import accumulate
 from operator import itemgetter
 from typing import Final, Protocol
 
 from exporter.metrics.instruments import Buckets, Cell
+from exporter.node import batch
 from exporter.node.turn import LEFT, Turn
 
 NOBODY: Set[SendQueue] = frozenset()
@@ -45,8 +45,7 @@ LARGE: Final = 1_000
 """Connections that are written to in one turn of the loop at most: some milliseconds of system calls."""
 SLICE: Final = 500
 
-# A frame with its place among all that happened in this process, and who may not have it.
-Entry = tuple[int, bytes, "Set[SendQueue]"]
+Entry = batch.Entry["SendQueue"]
 # Who is there, what was gathered for them, and of those who came later: how much had been gathered by then.
 Batch = tuple["Set[SendQueue]", list[Entry], "dict[SendQueue, int]"]
 
@@ -104,9 +103,9 @@ class FanOut:
                 turn.begin()  # its end sees to that
             return not turn.begun
         entry = (self.position, frame, exclude)
-        batch = self._batches.get(conversation)
-        if batch is not None and (batch[0] or batch[0] is audience):  # else everybody had gone, and these are others
-            batch[1].append(entry)
+        gathered = self._batches.get(conversation)
+        if gathered is not None and (gathered[0] or gathered[0] is audience):  # else all had gone
+            gathered[1].append(entry)
             return False
         self._batches[conversation] = (audience, [entry], {})
         if not turn.begun:
@@ -115,10 +114,10 @@ class FanOut:
 
     def audience_changes(self, conversation: str, queue: SendQueue, joins: bool) -> None:
         """A connection is about to join or to leave: it gets what is gathered while it is there, and nothing else."""
-        batch = self._batches.get(conversation)
-        if batch is None:
+        gathered = self._batches.get(conversation)
+        if gathered is None:
             return
-        _, entries, since = batch
+        _, entries, since = gathered
         if joins:
             since[queue] = len(entries)
         else:
@@ -138,13 +137,13 @@ class FanOut:
             batches, self._batches = self._batches, {}
             # Several batches: a connection may be in more than one, and then their frames meet in its queue.
             whole: dict[SendQueue, list[Entry]] | None = None if len(batches) == 1 else {}
-            for batch in batches.values():
-                self._write(batch, whole)
+            for gathered in batches.values():
+                self._write(gathered, whole)
         if self._waiting:
             self._write_own()
         if self.slow:
             for queue in tuple(self.slow):  # what one turn gathers may be more than the limit by itself
-                queue.stay_within_limit()
+                self._attempt(queue.stay_within_limit)
         if self._timed and not self._waiting:
             timed, self._timed = self._timed, []
             now = self._now()
@@ -153,10 +152,16 @@ class FanOut:
         if self._last:
             last, self._last = self._last, []
             for work in last:
-                work()
+                self._attempt(work)
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure  # the loop's handler logs it
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:  # a defect must not cost what is behind it
+            self._failure = error
 
     def _write_own(self) -> None:
         """For everybody who has something of their own."""
@@ -177,13 +182,13 @@ class FanOut:
         while self._waiting:
             self.flush()
 
-    def _write(self, batch: Batch, whole: dict[SendQueue, list[Entry]] | None) -> None:
+    def _write(self, gathered: Batch, whole: dict[SendQueue, list[Entry]] | None) -> None:
         """One batch: the hottest loop of the product, hence written out.
 
         ``whole``: who has a joined batch in their queue, to be taken apart when another one mixes with it, because a
         sender's messages keep their order also across conversations. None: there is no other batch in this turn.
         """
-        audience, entries, since = batch
+        audience, entries, since = gathered
         alone = whole is None
         direct = alone and len(audience) <= LARGE
         position, data, exclude = entries[-1]
@@ -195,7 +200,7 @@ class FanOut:
         else:
             frames = [frame for _, frame, _ in entries]
             data = b"".join(frames)
-            pieces = _pieces(frames, data, entries, since)
+            pieces = batch.pieces(frames, data, entries, since)
         written = writes = 0
         for queue in audience:
             try:
@@ -219,31 +224,6 @@ class FanOut:
             except Exception as error:  # as above
                 self._failure = error
         self._sent_bytes.value += written + writes * len(data)
-
-
-def _pieces(
-    frames: list[bytes], data: bytes, entries: list[Entry], since: dict[SendQueue, int]
-) -> dict[SendQueue, bytes]:
-    """For those who may not have all of a batch: what is left for them. ``data`` is all frames, joined."""
-    without: dict[SendQueue, list[int]] = {queue: [] for queue in since}
-    for index, (_, _, exclude) in enumerate(entries):
-        for queue in exclude:
-            without.setdefault(queue, []).append(index)
-    offsets = [0, *accumulate(map(len, frames))]
-    pieces = {}
-    for queue, indexes in without.items():
-        start = since.get(queue, 0)
-        later = [index for index in indexes if index >= start]
-        while later and later[0] == start:  # whoever joins may not have the news of that
-            del later[0]
-            start += 1
-        if later:
-            dropped = set(later)
-            kept = [frame for index, frame in enumerate(frames[start:], start) if index not in dropped]
-            pieces[queue] = b"".join(kept)
-        else:
-            pieces[queue] = data[offsets[start] :]
-    return pieces
 
 
 class SendQueue:

@@ -122,7 +122,7 @@ class Node:
         """
         typed = self._typed
         if typed.value:
-            now, observe = self._now, self._observe_typing
+            now, observe = self._now, self._observe_typing  # local names: docs/benchmarks.md
             observe(now() - received, typed.value)
             typed.value = 0
 
@@ -144,7 +144,7 @@ class Node:
 
     def _typing(self, connection: NodeConnection, command: Typing, received: float) -> None:
         # Now, not when it was received: it may have waited behind a join, and the deadlines must come in order.
-        now = self._now
+        now = self._now  # as above
         events = self.hub.set_typing(connection, command.conversation, command.active, now())
         if events:
             self._publisher.emit(events)

@@ -5,7 +5,8 @@ when nothing more comes: the loop looks at its sockets again, and again, but no 
 people send that saves half of the writes, and each delivery comes sooner than behind those. Where one sends, and waits,
 there is never more, and no second look is taken. While each frame comes alone, it is not gathered either: it leaves
 when it comes, and what else its read has brought when that is handled, without another round of the loop. One turn of
-``SEVERAL`` is as usual, to see whether that is still so.
+``SEVERAL`` is as usual, to see whether that is still so; and the next time one of one more, because where as many reads
+come in each round as divide ``SEVERAL``, the turn that is looked at would always be the last of its round, and alone.
 
 Tested in ``tests/node/test_fanout.py``.
 """
@@ -46,6 +47,7 @@ class Turn:
         self._seen = 0  # frames, when the loop looked at its sockets again
         self._until = 0.0
         self._ends_with_read = False
+        self._period = SEVERAL  # turns until the next judgement
         self.alone = 0  # turns that may end with their read, because frames come alone
         self.begun = False
         self.reading = 0
@@ -82,9 +84,10 @@ class Turn:
         self.begun = False
         self._turns += 1
         fresh = frames - self._counted
-        if self._turns >= SEVERAL or fresh >= 2 * SEVERAL:
+        if self._turns >= self._period or fresh >= 2 * SEVERAL:
             self._next = self._gather if fresh >= 2 * self._turns else self._end
-            self.alone = SEVERAL - 1 if fresh <= self._turns else 0
+            self._period = 2 * SEVERAL + 1 - self._period  # by turns SEVERAL and one more
+            self.alone = self._period - 1 if fresh <= self._turns else 0
             self._counted, self._turns = frames, 0
 
     def _gather(self) -> None:

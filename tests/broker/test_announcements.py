@@ -222,17 +222,55 @@ async def test_typing_that_has_left_here_is_published_at_once_but_behind_what_th
         first.join("a", "ann", "room")
         await last.hears(b"J ann")
         await counts(first, participants=2)
-        first.ear.leaves_at_once = True
-        before = first.metrics.broker_frames_sent.value
+        broker, sent, received = first.broker, first.metrics.broker_frames_sent, last.metrics.broker_frames_received
         types(first, "a", True)
-        assert (first.metrics.broker_frames_sent.value - before, first.broker._scheduled) == (1, False)
+        assert (sent.value, broker._scheduled, broker._outbox.waiting) == (0, True, True)
         await last.hears(b"T ann")
-        for event in first.hub.open("c", "cat"):
-            first.broker.events.on_event[type(event)](event)
+        await counts(last, typing_users=1)
+        broker._outbox._measured_at = float("-inf")
+        observed = sum(first.metrics.broker_lag.counts)
+        first.ear.leaves_at_once = True
         types(first, "a", False)
-        assert (first.metrics.broker_frames_sent.value - before, first.broker._scheduled) == (1, True)
+        assert (sent.value, broker._scheduled, broker._outbox.waiting) == (2, False, False)
+        assert broker._reconnecting.connection is not None
+        assert broker._reconnecting.connection._echo, "what comes back will be known"
+        assert broker._outbox._unanswered, "what is lost will be known"
+        assert broker.events._toggles is not None, "the server will know"
         await last.hears(b"U ann")
-        await counts(last, users=3, typing_users=0)
+        await counts(last, typing_users=0)
+
+        async def is_over() -> bool:
+            return not broker._outbox._unanswered and sum(first.metrics.broker_lag.counts) == observed + 1
+
+        await until(is_over, "answered and measured")
+        assert received.value == 2
+        for event in first.hub.open("c", "cat"):
+            broker.events.on_event[type(event)](event)
+        types(first, "a", True)
+        assert (sent.value, broker._scheduled) == (2, True)
+
+        async def is_sent() -> bool:
+            return sent.value == 3
+
+        await until(is_sent, "sent")
+        broker._presence.toggle("troom\nzoe", True)
+        broker._presence.toggles_are_due()
+        types(first, "a", False)
+        assert (sent.value, broker._scheduled) == (3, True)
+        await counts(last, users=3)
+
+
+async def test_of_each_who_types_at_the_same_time_it_is_known_that_frames_said_it_lately(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
+        last.join("b", "bob", "room")
+        await last.hears(b"J bob")
+        for user in ("ann", "cat"):
+            first.join(user, user, "room")
+            await last.hears(b"J " + user.encode())
+        for user in ("ann", "cat"):
+            types(first, user, True)
+            await last.hears(b"T " + user.encode())
+        assert {"ann", "cat"} <= last.broker._held["room"].heard_lately(last.broker._loop.time())
 
 
 async def test_typing_of_many_in_one_turn_is_told_in_one_piece_and_one_by_one_where_some_is_known(

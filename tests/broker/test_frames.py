@@ -71,6 +71,11 @@ def test_typing_that_comes_alone_is_read_in_one_go(given: list[IncomingFrame], c
     assert frames.lone_typing(payload) == ((user, seq > 0, data) if kind == Kind.TYPING else None)
 
 
+def test_typing_whose_name_is_longer_than_its_frame_is_not_read() -> None:
+    frame = struct.pack(">IBQIH", 15 + 3, Kind.TYPING, 1, 0, 4) + b"ann"
+    assert frames.lone_typing(frames.head(NODE, 0) + frame) is None
+
+
 def test_an_age_that_does_not_fit_is_the_longest_that_does() -> None:
     payload = frames.head(NODE, 0) + frames.pack(Kind.MESSAGE, b"", 1, age=2**40)
     [found] = frames.unpack(payload)

@@ -126,3 +126,15 @@ async def test_telling_all_that_is_held_is_the_work_of_many_turns_and_changes_wa
     assert told == [*(f"c{number}" for number in range(held)), "new", "room\nann"]
     assert turns >= held / (WINDOW * SLICE)
     assert presence.complete
+
+
+async def test_who_toggles_is_told_whether_something_waits_to_be_sent() -> None:
+    for waits in ("_telling", "_toggles_due", None):
+        presence, line, _, _ = registered()
+        line.answer(b"ok")
+        assert (presence.toggle("troom\nann", True), presence.waiting) == (False, False)
+        if waits is not None:
+            setattr(presence, waits, True)
+        else:
+            presence.add("ubob")
+        assert (presence.toggle("troom\nbob", True), presence.waiting) == (True, True)

@@ -112,7 +112,7 @@ def test_while_frames_come_together_they_are_gathered_until_nothing_comes(
     assert (ann.wire.writes, ended) == ([], [])
     loop.end_turn()
     assert (ann.wire.writes, ended) == ([b"4;5;"], [1])
-    come(loop, ann, *[1] * (SEVERAL - 1))
+    come(loop, ann, *[1] * (SEVERAL + 1))
     loop.fan_out.send("room", {ann}, b"6;")
     loop.end_turn()
     assert ann.wire.writes == [b"6;"]
@@ -132,13 +132,20 @@ def test_where_they_do_not_nothing_more_is_looked_for_however_quickly_they_come(
     assert not loop.soon
 
 
+def rounds(loop: Loop, count: int) -> list[bool]:
+    """Of the reads of some rounds, each with one frame: which are samples."""
+    assert loop.fan_out.turn.alone == SEVERAL
+    longer, shorter = [*[False] * SEVERAL, True], [*[False] * (SEVERAL - 1), True]
+    return [sample for number in range(count) for sample in (shorter if number % 2 else longer)]
+
+
 def test_while_each_frame_comes_alone_it_leaves_at_once_but_for_a_sample(loop: Loop) -> None:
     """And what else its read has brought leaves when that is handled."""
     ann, bob = Box("ann", loop.fan_out), Box("bob", loop.fan_out)
     come(loop, ann, *[1] * SEVERAL)
     loop.sent.value = 0
-    for turn in range(3 * SEVERAL):
-        sample = turn % SEVERAL == SEVERAL - 1
+    samples = rounds(loop, 5)
+    for turn, sample in enumerate(samples):
         with reading(loop):
             assert loop.fan_out.send("room", {ann, bob}, b"xy", {bob}) is not sample
             assert len(ann.wire.writes) == turn + (not sample)
@@ -148,8 +155,58 @@ def test_while_each_frame_comes_alone_it_leaves_at_once_but_for_a_sample(loop: L
         assert [len(box.wire.writes) for box in (ann, bob)] == [turn + (not sample)] * 2
         assert len(loop.soon) == sample
         loop.end_turn()
-    assert (ann.wire.writes, bob.wire.writes) == ([b"xy"] * 3 * SEVERAL, [b"o"] * 3 * SEVERAL)
-    assert (sum(loop.buckets.counts), loop.sent.value) == (3 * SEVERAL, 9 * SEVERAL)
+    count = len(samples)
+    assert (ann.wire.writes, bob.wire.writes) == ([b"xy"] * count, [b"o"] * count)
+    assert (sum(loop.buckets.counts), loop.sent.value) == (count, 3 * count)
+
+
+def test_reads_that_bring_one_frame_each_are_turns_and_reads_that_bring_none_are_not(loop: Loop) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * SEVERAL)
+    samples = rounds(loop, 5)
+    for sample in samples:
+        with reading(loop):
+            pass
+        with reading(loop):
+            assert loop.fan_out.send("room", {ann}, b"x") is not sample
+        assert len(loop.soon) == sample
+        loop.end_turn()
+    assert ann.wire.writes == [b"x"] * len(samples)
+
+
+@pytest.mark.parametrize("together", range(2, 4 * SEVERAL))
+def test_however_many_reads_come_together_it_is_noticed_and_they_are_gathered(loop: Loop, together: int) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * SEVERAL)
+    for _ in range(4 * SEVERAL):
+        for _ in range(together):
+            with reading(loop):
+                loop.fan_out.send("room", {ann}, b"x")
+        while loop.soon:
+            loop.end_turn()
+    assert ann.wire.writes[-SEVERAL:] == [b"x" * together] * SEVERAL
+
+
+def test_other_turns_between_them_do_not_keep_it_from_being_judged(loop: Loop) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * (2 * SEVERAL - 3))
+    for _ in range(2):
+        assert loop.fan_out.turn.alone
+        for _ in range(loop.fan_out.turn.alone):
+            with reading(loop):
+                assert loop.fan_out.send("room", {ann}, b"x")
+        with reading(loop):
+            assert not loop.fan_out.send("room", {ann}, b"x")
+        loop.end_turn()
+
+
+def test_where_other_turns_have_several_frames_none_leaves_at_once(loop: Loop) -> None:
+    ann = Box("ann", loop.fan_out)
+    come(loop, ann, *[1] * SEVERAL)
+    come(loop, ann, 2 * SEVERAL)
+    with reading(loop):
+        assert not loop.fan_out.send("room", {ann}, b"x")
+    assert not ann.wire.writes
 
 
 def test_a_frame_that_leaves_at_once_is_observed_at_once(loop: Loop) -> None:
@@ -166,34 +223,38 @@ def test_a_frame_that_leaves_at_once_is_observed_at_once(loop: Loop) -> None:
 def test_a_second_frame_of_a_read_leaves_when_that_is_handled_and_several_such_reads_end_it(loop: Loop) -> None:
     ann = Box("ann", loop.fan_out)
     come(loop, ann, *[1] * SEVERAL)
-    for turn in range(SEVERAL - 1):
+    for turn in range(SEVERAL):
         with reading(loop):
             assert loop.fan_out.send("room", {ann}, b"1")
             assert not loop.fan_out.send("room", {ann}, b"2")
             assert ann.wire.writes == [b"1", b"2"] * turn + [b"1"]
         assert not loop.soon
-    for _ in range(2):  # the sample, and then it is known
-        ann.wire.writes.clear()
-        with reading(loop):
-            for number in b"1", b"2":
-                assert not loop.fan_out.send("room", {ann}, number)
-        assert not ann.wire.writes
-        while loop.soon:
-            loop.end_turn()
-        assert ann.wire.writes == [b"12"]
+    ann.wire.writes.clear()
+    with reading(loop):
+        for number in b"1", b"2":
+            assert not loop.fan_out.send("room", {ann}, number)
+    assert not ann.wire.writes
+    while loop.soon:
+        loop.end_turn()
+    assert ann.wire.writes == [b"12"]
 
 
 def test_what_leaves_at_once_is_for_a_thousand_at_most_and_for_nobody_slow(loop: Loop) -> None:
-    crowd = {Box(f"{number}", loop.fan_out) for number in range(LARGE + 1)}
+    crowd = {Box(f"{number}", loop.fan_out) for number in range(LARGE)}
     ann = Box("ann", loop.fan_out)
     come(loop, ann, *[1] * SEVERAL)
     with reading(loop):
-        assert not loop.fan_out.send("crowd", crowd, b"x")
+        assert loop.fan_out.send("crowd", crowd, b"x")
+    with reading(loop):
+        assert not loop.fan_out.send("crowd", crowd | {ann}, b"x")
+        assert not ann.wire.writes
     while loop.soon:
         loop.end_turn()
+    ann.wire.writes.clear()
     with reading(loop):
         ann.pause_writing()
         assert not loop.fan_out.send("room", {ann}, b"x")
+        assert not ann.wire.writes
 
 
 def test_whom_a_frame_that_left_at_once_has_filled_is_looked_at_when_its_read_is_handled(loop: Loop) -> None:
@@ -229,7 +290,7 @@ def test_a_defect_of_one_connection_does_not_keep_a_frame_that_leaves_at_once_fr
 def test_where_a_sample_has_more_than_one_frame_reads_no_longer_end_turns(loop: Loop) -> None:
     ann = Box("ann", loop.fan_out)
     come(loop, ann, *[1] * SEVERAL)
-    for _ in range(SEVERAL - 1):
+    for _ in range(loop.fan_out.turn.alone):
         with reading(loop):
             loop.fan_out.send("room", {ann}, b"x")
     for _ in range(2):

@@ -306,6 +306,32 @@ async def test_the_bucket_fills_with_time_up_to_one_second_and_strikes_in_a_row_
         assert w.closed() == {}
 
 
+@on_both_loops
+async def test_what_is_refilled_between_strikes_is_kept() -> None:
+    clock = Clock()
+    async with world(limits=Limits(frames_per_second=4), now=clock) as w:
+        _, client = await w.connect()
+        await client.say(*({"type": "ping"} for _ in range(4)))
+        await client.frames(4)
+        for answer in ("error", "pong") * 3:
+            clock.now += 0.125
+            await client.say({"type": "ping"})
+            assert [a["type"] for a in await client.frames(1)] == [answer]
+
+
+@on_both_loops
+async def test_over_the_limit_a_binary_message_is_answered_and_a_ping_frame_is_not() -> None:
+    async with world(limits=Limits(frames_per_second=3), now=Clock()) as w:
+        _, client = await w.connect()
+        await client.say(*({"type": "ping"} for _ in range(3)))
+        await client.send(client_frame(PING, b"?"), client_frame(BINARY, b"!"))
+        seen = await client.frames(4)
+        assert [a.get("code", a["type"]) for a in seen] == ["pong"] * 3 + ["rate_limited"]
+        assert w.rejected("unknown", ErrorCode.RATE_LIMITED) == 1
+        await client.send(client_frame(CLOSE, b"\x03\xe8"))
+        assert await client.rest() == [(CLOSE, b"\x03\xe8")]
+
+
 @pytest.mark.parametrize("opcode", [PING, PONG, BINARY])
 def test_a_flood_of_frames_that_are_no_commands_ends_too(opcode: int) -> None:
     async def test() -> None:
@@ -673,6 +699,33 @@ async def test_a_defect_in_the_ending_too_does_not_keep_others_from_what_is_thei
         other.put(websocket_frames.text_frame(b"{}"))
         assert await quiet.frames(1) == [{}]
         w.node.close(broken, ClosedReason.INTERNAL_ERROR)
+
+
+async def test_text_that_is_not_utf8_ends_the_connection_and_is_no_command() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        await client.send(client_frame(TEXT, b"\xff"), client_frame(TEXT, b"{}"))
+        assert (await client.closed())[0] == 1007
+        assert not any(cell.value for cell in w.metrics.commands_rejected.values())
+
+
+async def test_what_comes_alone_is_written_to_others_when_its_read_is_over() -> None:
+    """Without another round of the loop."""
+    async with world() as w:
+        ann, bob = (w.connection(StillTransport(), user) for user in ("ann", "bob"))
+        w.node.hub.join(ann, "room")
+        assert not w.node._publisher.tell("room", "ann", b"nobody is there")
+        w.node.hub.join(bob, "room")
+        turn, to_bob = w.node.fan_out.turn, cast(StillTransport, bob.transport).written
+        turn.alone = 1
+        for active in (True, False):
+            payload = json.dumps({"type": "typing", "conversation": "room", "active": active}).encode()
+            ann.data_received(client_frame(TEXT, payload))
+            assert (len(to_bob), turn.begun) == (1, not active)  # the second one waits, to be looked at
+        await turns()
+        assert [frame["active"] for frame in texts(b"".join(to_bob))] == [True, False]
+        for connection in (ann, bob):
+            connection.connection_lost(None)
 
 
 # --- draining ---------------------------------------------------------------------------------------------
