@@ -336,6 +336,28 @@ def test_a_defect_of_what_leaves_is_the_loops_to_tell_and_not_the_readers(loop: 
     assert ann.wire.writes == [b"1"]
 
 
+@pytest.mark.parametrize("where", ["ending", "first work"])
+def test_a_defect_at_the_end_of_a_turn_does_not_cost_what_is_behind_it(loop: Loop, where: str) -> None:
+    ann = Box("ann", loop.fan_out, limit=1)
+    done: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    if where == "ending":
+        ann.on_overflow = fail  # type: ignore[method-assign]  # a defect in cutting off a slow consumer
+        ann.wire.buffered = 2
+        ann.pause_writing()
+    else:
+        loop.fan_out.at_end_of_turn(fail)
+    loop.fan_out.at_end_of_turn(lambda: done.append("done"))
+    loop.fan_out.send("room", {Box("bob", loop.fan_out)}, b"x")
+    loop.fan_out.time(loop.buckets, 0.0)
+    with pytest.raises(RuntimeError, match="a defect"):
+        loop.end_turn()
+    assert (done, sum(loop.buckets.counts)) == (["done"], 1)
+
+
 def test_what_is_gathered_is_written_in_time_whatever_comes(loop: Loop) -> None:
     ann = Box("ann", loop.fan_out)
     come(loop, ann, 2 * SEVERAL)
