@@ -89,7 +89,7 @@ class Announcements(Generic[P]):
         now, typing = self._loop.time(), held.typing
         if now > held.fresh_until:
             held.hears_typing(user, now)
-        else:
+        else:  # as that would, without the call
             held.fresh.add(user)
         if (held.conversation, user) in self._hub.participants:
             self.heard_from_afar(held, "T" if active else "U", user)

@@ -155,9 +155,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         echo, now = self._echo, self._now
-        is_echo = echo and self._whole and (data == self._before + echo or self._is_echo(data, echo))
-        if is_echo and now() <= self.stale_after:
-            self._echo = b""
+        awaited = echo and self._whole and self._expected
+        if awaited and (data == self._before + echo or self._is_echo(data, echo)) and now() <= self.stale_after:
             _, told, size = self._expected.popleft()
             self.unanswered -= size
             told(ECHO)

@@ -18,6 +18,14 @@ def types(node: Node, connection: str, active: bool) -> None:
         node.broker.events.on_event[type(event)](event)
 
 
+async def both_there(first: Node, last: Node) -> None:
+    """ann takes part on the first node, bob on the last, where both are known."""
+    last.join("b", "bob", "room")
+    await last.hears(b"J bob")
+    first.join("a", "ann", "room")
+    await last.hears(b"J ann")
+
+
 def typing(node: Node) -> list[bytes]:
     """What people there have been told of ann's."""
     return [word for word in node.ear.heard if word in (b"T ann", b"U ann")]
@@ -68,10 +76,7 @@ async def test_a_start_that_came_and_an_end_that_was_lost_are_set_right(server: 
 
 async def test_whoever_has_left_and_comes_back_may_type_again(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
-        last.join("b", "bob", "room")
-        await last.hears(b"J bob")
-        first.join("a", "ann", "room")
-        await last.hears(b"J ann")
+        await both_there(first, last)
         late(server, last, ("ann", True))  # the node that sent it died before it could tell the server
         await last.hears(b"T ann")
         for event in first.hub.leave("a", "room"):
@@ -159,10 +164,7 @@ async def test_a_stop_waits_behind_a_start_that_waits(server: Server) -> None:
 async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)
-        last.join("b", "bob", "room")
-        await last.hears(b"J bob")
-        first.join("a", "ann", "room")
-        await last.hears(b"J ann")
+        await both_there(first, last)
         held = first.broker._held["room"]
         types(first, "a", True)  # a frame waits for the end of the turn
         first.broker._told.heard_from_afar(held, "S", "ann")  # in this turn a second tab on another node is heard of
@@ -175,10 +177,7 @@ async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: 
 async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_knows_it(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)  # else all is compared by itself soon
-        last.join("b", "bob", "room")
-        await last.hears(b"J bob")
-        first.join("a", "ann", "room")
-        await last.hears(b"J ann")
+        await both_there(first, last)
         held = last.broker._held["room"]
         for active, word in ((True, b"T ann"), (False, b"U ann")):
             types(first, "a", active)
@@ -197,10 +196,7 @@ async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_k
 
 async def test_typing_that_comes_and_goes_quickly_costs_no_call_of_a_function(server: Server) -> None:
     async with nodes(server.url) as (first, last):
-        last.join("b", "bob", "room")
-        await last.hears(b"J bob")
-        first.join("a", "ann", "room")
-        await last.hears(b"J ann")
+        await both_there(first, last)
         await counts(last, participants=2)
         before = first.broker._presence._seq
         for _ in range(3):
@@ -217,10 +213,7 @@ async def test_typing_that_has_left_here_is_published_at_once_but_behind_what_th
     server: Server,
 ) -> None:
     async with nodes(server.url) as (first, last):
-        last.join("b", "bob", "room")
-        await last.hears(b"J bob")
-        first.join("a", "ann", "room")
-        await last.hears(b"J ann")
+        await both_there(first, last)
         await counts(first, participants=2)
         broker, sent, received = first.broker, first.metrics.broker_frames_sent, last.metrics.broker_frames_received
         types(first, "a", True)

@@ -143,6 +143,11 @@ async def test_what_was_published_comes_back_once(again: bytes) -> None:
     here.connection.data_received(again)
     here.connection.data_received(again)
     assert (here.replies, here.lost) == ([ECHO], ["an answer that nobody asked for"])
+    here = Listening()
+    here.publish()
+    for piece in again[:3], again[3:], again:  # also where it has been taken apart
+        here.connection.data_received(piece)
+    assert (here.replies, here.lost) == ([1], ["an answer that nobody asked for"])
 
 
 async def test_what_is_no_integer_is_not_taken_for_one() -> None:
