@@ -77,6 +77,9 @@ async def serving(folder: Path, *command: str) -> AsyncIterator[str]:
     try:
         await until(listens, f"{program} listens")
         yield f"http://127.0.0.1:{port}"
+    except BaseException as fault:
+        fault.add_note((folder / "log").read_text())
+        raise
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
