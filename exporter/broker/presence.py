@@ -167,12 +167,18 @@ class Presence:
         command = self._functions.beat(inc, self._lease, self._seq, self._connections(), unsure)
         connection.queue(command, 1, partial(self._has_beaten, connection, inc, self._now()))
 
-    def flush(self, connection: Connection) -> None:
-        """Send what has changed, in batches."""
+    def flush(self, connection: Connection, ahead: bool = False) -> None:
+        """Send what has changed, in batches. ``ahead``: of what follows on this connection, so it waits for no answer.
+
+        It does where that is more than a batch: a turn that sends a storm's changes would take long.
+        """
         inc = self.incarnation
         if inc is None:
             return
-        while self.waiting and len(self._unanswered) < (WINDOW if self._to_tell + len(self._changes) >= SLICE else 1):
+        while self.waiting:
+            full = self._to_tell + len(self._changes) >= SLICE
+            if len(self._unanswered) >= (WINDOW if full else 1) and (full or not ahead):
+                break
             changes = [f"+{entry}" for entry in islice(self._untold, min(self._to_tell, SLICE))]
             self._to_tell -= len(changes)
             changes += [self._changes.popleft() for _ in range(min(len(self._changes), SLICE - len(changes)))]

@@ -266,7 +266,9 @@ class RedisBroker(Generic[P]):
 
     def _tell_what_changed(self, connection: Connection) -> None:
         pause = self._presence.pause
-        if pause <= EARLY or self._outbox.waiting:  # who joins is announced before what they say
+        if self._outbox.waiting:  # who joins is announced before what they say
+            self._presence.flush(connection, ahead=True)
+        elif pause <= EARLY:
             self._presence.flush(connection)
         elif self._pause is None:
             self._pause = self._loop.call_later(pause, self._paused)

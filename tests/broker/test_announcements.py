@@ -174,6 +174,21 @@ async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: 
         assert [word for word in last.ear.heard if word[:1] in b"TU"] == [b"T ann", b"U ann"]
 
 
+async def test_who_joins_is_announced_before_what_they_do_while_other_changes_have_no_answer(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
+        await both_there(first, last)
+        await counts(first, participants=2)
+        users = ("cat", "dan", "eve")
+        for user in users:  # in one turn of the loop, so no answer is read meanwhile
+            for event in (*first.hub.open(user, user), *first.hub.join(user, "room")):
+                first.broker.events.on_event[type(event)](event)
+            types(first, user, True)
+            first.broker._flush()
+        assert len(first.broker._presence._unanswered) == len(users)
+        await last.hears(b"T eve")
+        assert last.ear.heard[-6:] == [word for user in users for word in (f"J {user}".encode(), f"T {user}".encode())]
+
+
 async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_knows_it(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await counts(last, nodes=2, settling=0)  # else all is compared by itself soon

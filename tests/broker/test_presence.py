@@ -95,6 +95,23 @@ async def test_what_follows_within_the_pause_is_one_batch() -> None:
     assert b"+ucleo" in batch
 
 
+async def test_what_goes_ahead_of_something_waits_for_no_answer_unless_it_is_a_storm() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    for number, user in enumerate(("ann", "bob", "cleo"), 1):
+        presence.add(f"u{user}")
+        presence.flush(line)
+        assert len(line.asked) == max(1, number - 1), "one waits for its answer"
+        presence.flush(line, ahead=True)
+        assert len(line.asked) == number
+    assert not presence.waiting
+    for number in range(WINDOW * SLICE):
+        presence.add(f"cc{number}")
+    presence.flush(line, ahead=True)
+    assert len(line.asked) == WINDOW
+    assert presence.waiting
+
+
 async def test_all_that_is_held_is_told_without_pauses() -> None:
     presence, line, _, _ = registered(10 * SLICE)
     batches = 0
