@@ -88,10 +88,13 @@ class EventPublisher(Generic[P]):
         self._announcements.heard(held, "J", user)
 
     def _left(self, event: ParticipantLeft) -> None:
-        held, user = self._held[event.conversation], event.user
-        self._presence.remove(f"p{pair(held.conversation, user)}")
-        if self._reconnecting.connection is None:  # else the server says it, unless another node's tab goes on
+        held, user, connection = self._held[event.conversation], event.user, self._reconnecting.connection
+        if connection is None:  # else the server says it, unless another node's tab goes on
             self._announcements.heard(held, "L", user)
+        elif self._outbox.holds(held.conversation):  # what they did is heard before that they have left
+            self._presence.flush(connection, ahead=True)
+            self._outbox.flush(connection)
+        self._presence.remove(f"p{pair(held.conversation, user)}")
         if held.counted and held.conversation not in self._hub.conversations:
             held.counted = False
             self._presence.remove(f"c{held.conversation}")

@@ -82,6 +82,10 @@ class Outbox(Generic[P]):
         """Is there something to be published?"""
         return bool(self._waiting)
 
+    def holds(self, conversation: str) -> bool:
+        """Is there something to be published to this one?"""
+        return conversation in self._waiting
+
     def flush(self, connection: Connection) -> None:
         """Publish what waits."""
         if not self._waiting:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import re
+from collections.abc import Sequence
+
 import pytest
 
 from exporter.broker import frames
+from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.held_conversation import HeldConversation
+from exporter.core.events import ClosedReason, HubEvent
 from tests.broker.nodes import Node, counts, nodes
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import until
@@ -187,6 +194,47 @@ async def test_who_joins_is_announced_before_what_they_do_while_other_changes_ha
         assert len(first.broker._presence._unanswered) == len(users)
         await last.hears(b"T eve")
         assert last.ear.heard[-6:] == [word for user in users for word in (f"J {user}".encode(), f"T {user}".encode())]
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_what_somebody_does_is_heard_between_their_join_and_their_leaving(server: Server, seed: int) -> None:
+    """Whatever comes in one turn of the loop, and whatever has no answer yet."""
+    chance = random.Random(seed)
+    async with nodes(server.url) as (first, last):
+        await both_there(first, last)
+        users = ["cat", "dan", "eve"]
+
+        def happens(events: Sequence[HubEvent]) -> None:
+            for event in events:
+                first.broker.events.on_event[type(event)](event)
+
+        for _ in range(150):
+            user = chance.choice(users)
+            match chance.choice(("join", "leave", "type", "type", "say", "turn", "turn", "answers")):
+                case "join" if ("room", user) not in first.hub.participants:
+                    happens([*first.hub.open(user, user), *first.hub.join(user, "room")])
+                case "turn":
+                    first.broker._flush()
+                case "answers":
+                    await asyncio.sleep(0)
+                case _ if ("room", user) not in first.hub.participants:
+                    pass
+                case "leave":
+                    happens(first.hub.close(user, ClosedReason.CLIENT))
+                case "type":
+                    types(first, user, ("room", user) not in first.hub.typing)
+                case "say":
+                    first.broker.publish(Envelope("room", f"M {user}".encode()))
+        for user in users:
+            happens(first.hub.close(user, ClosedReason.CLIENT))
+        first.broker._schedule()
+        first.broker.publish(Envelope("room", b"end"))
+        await last.hears(b"end")
+        await counts(last, participants=2)
+        for user in users:
+            heard = "".join(word.decode()[0] for word in last.ear.heard if word.decode()[2:] == user)
+            assert re.fullmatch("(J(M|T|U)*L)*", heard), heard
+            assert re.fullmatch("(TU)*", re.sub("[^TU]", "", heard)), heard
 
 
 async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_knows_it(server: Server) -> None:
