@@ -91,7 +91,7 @@ class EventPublisher(Generic[P]):
         held, user, connection = self._held[event.conversation], event.user, self._reconnecting.connection
         if connection is None:  # else the server says it, unless another node's tab goes on
             self._announcements.heard(held, "L", user)
-        elif self._outbox.holds(held.conversation):  # what they did is heard before that they have left
+        elif self._outbox.has_news_of(user, held.conversation):  # what they did is heard before that they have left
             self._presence.flush(connection, ahead=True)
             self._outbox.flush(connection)
         self._presence.remove(f"p{pair(held.conversation, user)}")

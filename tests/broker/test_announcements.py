@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from exporter.broker import frames
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.held_conversation import HeldConversation
+from exporter.broker.outgoing import LOOKED_AT
 from exporter.core.events import ClosedReason, HubEvent
 from tests.broker.nodes import Node, counts, nodes
 from tests.servers.cut import CutProxy
@@ -202,7 +203,7 @@ async def test_what_somebody_does_is_heard_between_their_join_and_their_leaving(
     chance = random.Random(seed)
     async with nodes(server.url) as (first, last):
         await both_there(first, last)
-        users = ["cat", "dan", "eve"]
+        users, seq = ["cat", "dan", "eve"], 0
 
         def happens(events: Sequence[HubEvent]) -> None:
             for event in events:
@@ -224,7 +225,8 @@ async def test_what_somebody_does_is_heard_between_their_join_and_their_leaving(
                 case "type":
                     types(first, user, ("room", user) not in first.hub.typing)
                 case "say":
-                    first.broker.publish(Envelope("room", f"M {user}".encode()))
+                    seq += 1
+                    first.broker.publish(Envelope("room", f"M {user}".encode(), seq=seq, sender=user))
         for user in users:
             happens(first.hub.close(user, ClosedReason.CLIENT))
         first.broker._schedule()
@@ -235,6 +237,36 @@ async def test_what_somebody_does_is_heard_between_their_join_and_their_leaving(
             heard = "".join(word.decode()[0] for word in last.ear.heard if word.decode()[2:] == user)
             assert re.fullmatch("(J(M|T|U)*L)*", heard), heard
             assert re.fullmatch("(TU)*", re.sub("[^TU]", "", heard)), heard
+
+
+async def test_many_who_leave_while_they_type_are_told_together(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
+        await both_there(first, last)
+        broker, users = first.broker, [f"user{number}" for number in range(3 * LOOKED_AT)]
+
+        def in_one_turn(change: Callable[[str], None]) -> int:
+            """How many batches that makes."""
+            before = broker._presence._seq
+            for user in users:
+                change(user)
+            broker._flush()
+            return broker._presence._seq - before
+
+        def come(user: str) -> None:
+            for event in (*first.hub.open(user, user), *first.hub.join(user, "room")):
+                broker.events.on_event[type(event)](event)
+
+        def go(user: str) -> None:
+            for event in first.hub.close(user, ClosedReason.CLIENT):
+                broker.events.on_event[type(event)](event)
+
+        in_one_turn(come)
+        in_one_turn(lambda user: types(first, user, True))
+        assert in_one_turn(go) <= len(users) / LOOKED_AT + 1, "not one for each"
+        broker.publish(Envelope("room", b"end"))
+        await last.hears(b"end")
+        for user in users:
+            assert [word[:1] for word in last.ear.heard if word[2:].decode() == user] == [b"J", b"T", b"U", b"L"]
 
 
 async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_knows_it(server: Server) -> None:
