@@ -322,7 +322,7 @@ async def test_what_is_not_known_is_called_unknown_with_its_reason(browser: Brow
         double.figures.update(dict.fromkeys(STORED), active_users=dict.fromkeys(("1d", "7d", "30d")))
         double.figures["database"] = {"up": False, "error": "the database does not answer"}
         double.figures["inaccurate"] = dict.fromkeys(("conversations", "days", "triggers"))
-        await told(page, r"Database down since \d\d:\d\d:\d\d: every send is refused\.")
+        await told(page, r"Database down since [\d:]{8}: every send is refused\. The database does not answer\.")
         for name in STORED:
             await shows(figure(page, name), "unknown")
         for window in ("1d", "7d", "30d"):
@@ -560,11 +560,13 @@ async def test_the_days_can_be_taken_along_as_csv(browser: Browser, double: Stat
 DOWN = {"up": False, "writable": False, "error": "the database cannot be reached"}
 TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "the database is down": (
-        {"database": DOWN}, r"Database down since [\d:]{8}: every send is refused\.", "bad", "Database down",
+        {"database": DOWN},
+        r"Database down since [\d:]{8}: every send is refused\. The database cannot be reached\.",
+        "bad", "Database down",
     ),
     "it takes no writes": (
         {"database": {"up": True, "writable": False, "error": "the database is read-only"}},
-        r"Database takes no writes: every send is refused\.", "bad", "Database read-only",
+        r"Database takes no writes: every send is refused\. The database is read-only\.", "bad", "Database read-only",
     ),
     "totals are wrong": (
         {"inaccurate": {"conversations": 3, "days": 0, "triggers": 0}},
@@ -663,6 +665,33 @@ async def test_of_observed_databases_the_first_line_names_the_one_that_is_not_se
         await told(seen.page, r"The database of synapse is not seen since [\d:]{8}: it cannot be reached\.")
         assert await seen.page.locator("#tools").is_hidden(), "there is no conversation to list"
         assert seen.complaints == []
+
+
+async def test_of_observed_databases_the_first_line_names_the_one_whose_counters_are_wrong(
+    browser: Browser, double: StatsDouble
+) -> None:
+    for name in ("version", "started_at", "refused", "sends_failed", "delivered_in_time", "inaccurate"):
+        double.figures.pop(name)
+    good = {"up": True, "as_of": moment(time.time()), "error": None, **{name: FIGURES[name] for name in STORED}}
+    right = {"name": "right", "kind": "custom", "inaccurate_conversations": 0, **good}
+    wrong = {"name": "wrong", "kind": "custom", "inaccurate_conversations": 1_002, **good}
+    double.figures.update(dict.fromkeys(LIVE), scope="source", nodes=None, sources=[right, wrong])
+    async with visit(browser) as seen:
+        page = seen.page
+        await page.goto(double.link().replace("/admin", "/admin?refresh=0.5"))
+        await told(page, r"Counters in the database of wrong are wrong \(conversations: 1,002\)\.")
+        await page.locator("messaging-stats .status.warn").wait_for()
+        await eventually(lambda: _titled(page, "Counters wrong · Messaging"), "the title follows")
+        notes = page.locator("messaging-stats .sources .note")
+        await shows(
+            notes.nth(1),
+            r"Counters differ from a recount (conversations: 1,002): see messaging-exporter observe --check.",
+        )
+        await shows(notes.first, "")
+        wrong |= {"up": False, "error": "the database does not answer"}
+        await told(page, r"The database of wrong is not seen since [\d:]{8}: the database does not answer\.")
+        wrong |= good | {"inaccurate_conversations": None}
+        await told(page, r"All is well\.")
 
 
 @pytest.mark.parametrize("size", ["narrow", "tablet", "desk"])

@@ -171,7 +171,7 @@ async def test_a_database_that_is_gone_is_unknown_with_its_reason_and_known_agai
         await asyncio.to_thread(server.database.rename, away)
         await shows(figure(page, "total_conversations"), "unknown", within=20)
         await shows(page.locator("[data-health=database]"), "down")
-        await told(page, r"Database down since \d\d:\d\d:\d\d: every send is refused\.")
+        await told(page, r"Database down since \d\d:\d\d:\d\d: every send is refused\. .+\.")
         said = await page.locator(".sums .note").inner_text()
         assert re.fullmatch(r"Unknown: (?!the server gave no reason).+\.", said)
         assert await figure(page, "active_connections").inner_text() == "0", "what is not the database's is known"

@@ -65,9 +65,10 @@ export const LABELS = Object.freeze({
   timed_out: 'No answer from {url} within {seconds} s.',
   not_json: 'The answer from {url} is no JSON: a proxy or the page itself answers there (status {status}).',
   not_found: 'Nothing is at {url} (404): a proxy does not pass it on, or src is wrong.',
-  database_down: 'Database down{since}: every send is refused.',
+  database_down: 'Database down{since}: every send is refused.{reason}',
   source_down: 'The database of {name} is not seen{since}: {reason}.',
-  database_read_only: 'Database takes no writes{since}: every send is refused.',
+  source_wrong: 'Counters in the database of {name} are wrong{since} (conversations: {conversations}).',
+  database_read_only: 'Database takes no writes{since}: every send is refused.{reason}',
   cluster_down: 'The other nodes are not seen{since}: {reason}.',
   totals_wrong: 'Stored totals are wrong{since}: run messaging-exporter verify --repair.',
   internal_errors: 'Internal errors close connections{since}: see the log.',
@@ -82,6 +83,7 @@ export const LABELS = Object.freeze({
   brief_restarted: 'Just started',
   brief_database_down: 'Database down',
   brief_source_down: 'Database not seen',
+  brief_source_wrong: 'Counters wrong',
   brief_database_read_only: 'Database read-only',
   brief_cluster_down: 'Nodes not seen',
   brief_totals_wrong: 'Totals wrong',
@@ -195,6 +197,7 @@ export const LABELS = Object.freeze({
   agree: 'recounted',
   differ: 'they differ',
   not_recounted: 'not recounted',
+  source_differs: 'Counters differ from a recount (conversations: {conversations}): see messaging-exporter observe --check.',
   inaccurate: 'Totals differ from a recount (conversations: {conversations}, days: {days}, triggers missing: {triggers}).',
   none_yet: 'none yet',
   never_seen: 'never seen',
@@ -1287,8 +1290,14 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       for (const { name, up, as_of: at, since, error } of list(stats.sources)) {
         if (up === false) add('bad', 'source_down', moment(since ?? at), { name, reason: error ?? this.#say('no_reason') });
       }
-    } else if (database.up === false) add('bad', 'database_down', moment(database.as_of));
-    else if (database.writable === false) add('bad', 'database_read_only', null);
+      for (const { name, inaccurate_conversations: wrong } of list(stats.sources)) {
+        if (known(wrong) > 0) add('warn', 'source_wrong', null, { name, conversations: this.#count(wrong) });
+      }
+    } else {
+      const reason = database.error ? ` ${sentence(database.error)}` : '';
+      if (database.up === false) add('bad', 'database_down', moment(database.as_of), { reason });
+      else if (database.writable === false) add('bad', 'database_read_only', null, { reason });
+    }
     const begun = moment(stats.started_at);
     // Until it is read again after a restart, it tells of the process before.
     if (history !== null && (begun === null || moment(history.as_of) >= begun)) this.#addHistory(history, add);
@@ -1436,7 +1445,9 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
         const value = known(ACTIVE.includes(figure) ? source.active_users?.[figure] : source[figure]);
         this.#put(figures[figure], value);
       }
-      write(note, source.error ? sentence(source.error) : '');
+      const wrong = known(source.inaccurate_conversations);
+      const differs = wrong > 0 ? this.#say('source_differs', { conversations: this.#count(wrong) }) : '';
+      write(note, source.error ? sentence(source.error) : differs);
     });
   }
 
