@@ -25,6 +25,7 @@ from exporter.auth.tokens import Authenticator
 from exporter.settings.model import Settings
 from exporter.settings.options import OPTIONS
 from tests.servers.certificates import CertificateAuthority
+from tests.servers.exporter import Exporter, running
 from tests.settings.test_options import URLS_WITH_PASSWORD
 
 ROOT = Path(__file__).parent.parent
@@ -375,6 +376,24 @@ def test_a_server_without_standard_streams_serves(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+async def test_a_second_server_on_the_same_data_without_a_broker_is_warned_of(tmp_path: Path) -> None:
+    def warned(server: Exporter) -> int:
+        return sum("another server uses the same data" in line.get("event", "") for line in server.lines())
+
+    absent = "--redis.url=redis://127.0.0.1:1"  # nodes are the same whether their broker can be reached
+    async with running(tmp_path) as first:
+        assert warned(first) == 0
+        for flags, warnings in (((), 1), ((absent,), 2)):
+            async with running(tmp_path, *flags) as second:  # they have one log
+                assert warned(second) == warnings
+    async with running(tmp_path, absent) as first:
+        assert warned(first) == 2, "a server that was killed is not there any more"
+        async with running(tmp_path, absent) as second:
+            assert warned(second) == 2, "of each other they hear by the broker"
+        async with running(tmp_path) as second:
+            assert warned(second) == 3
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")

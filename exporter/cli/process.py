@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
+_folders: list[int] = []  # descriptors that hold a lock while this process is there
 
 
 def open_standard_streams() -> None:
@@ -65,6 +66,31 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise Misconfigured(f"cannot make the folder {folder}: {os_reason(error)}") from error
+
+
+def warn_of_another_server(settings: Settings) -> None:
+    """Does another one use the embedded database, and one of the two has no broker? Then people miss messages.
+
+    Each server tells the next by a lock on the folder, which ends with the process; with a broker it may be shared.
+    """
+    if settings.database_url:
+        return
+    import fcntl
+
+    import structlog
+
+    _folders.append(os.open(settings.data_dir, os.O_RDONLY))
+    how = fcntl.LOCK_SH if settings.redis_url else fcntl.LOCK_EX
+    try:
+        fcntl.flock(_folders[-1], how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        structlog.get_logger(__name__).warning(
+            "another server uses the same data, and people on one do not hear those on the other: give this one a "
+            "--data.dir of its own, or both --redis.url",
+            folder=str(settings.data_dir),
+        )
+    except OSError:
+        return  # a file system without locks: nothing is known
 
 
 def configure_logs(settings: Settings, **every: object) -> None:

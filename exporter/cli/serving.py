@@ -11,7 +11,7 @@ from types import ModuleType
 import click
 
 from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, flags
-from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run
+from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run, warn_of_another_server
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
 
@@ -25,6 +25,7 @@ def serve(settings: Settings) -> int:
     server = _server()
     configure_logs(settings)
     make_data_folder(settings)
+    warn_of_another_server(settings)
     run(server.serve(settings))
     return 0
 
