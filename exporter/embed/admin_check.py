@@ -62,6 +62,10 @@ class AdminCheck:
 def _deliberate(error: Exception) -> Refusal | None:
     """What an HTTP exception asks for: those of Starlette, Litestar and Django REST have ``status_code``, aiohttp's
     ``status``."""
+    if isinstance(error, OSError) and not isinstance(error, PermissionError):
+        return None  # urllib's and requests': what another server answered to the check is nothing for this visitor
+    if any(kind.__name__ == "ClientError" for kind in type(error).__mro__):  # aiohttp's: likewise
+        return None
     status = getattr(error, "status_code", getattr(error, "status", None))
     if isinstance(error, PermissionError) or type(error).__name__ == "PermissionDenied":  # Django's
         status = 403
@@ -71,6 +75,6 @@ def _deliberate(error: Exception) -> Refusal | None:
     detail = getattr(error, "detail", None) or getattr(error, "reason", None)
     return Refusal(
         status,
-        str(detail or HTTPStatus(status).phrase),
+        str(detail or (HTTPStatus(status).phrase if status in set(HTTPStatus) else DENIED)),
         {name: value for name, value in headers.items() if name in _KEPT},
     )

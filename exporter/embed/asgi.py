@@ -47,7 +47,7 @@ class Asgi:
             headers[key] = f"{headers[key]},{value.decode('latin-1')}" if key in headers else value.decode("latin-1")
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         path = below_the_mount(scope).rstrip("/")
-        if scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].endswith(b"/"):
+        if (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].endswith(b"/"):
             path += "/"  # as the browser has it: some frameworks add one
         answer = await self._service.answer(scope["method"], path, headers, query, scope)
         raw = [(name.encode(), value.encode()) for name, value in answer.headers.items()]

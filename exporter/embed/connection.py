@@ -69,7 +69,7 @@ class Connection:
 
     def close(self, reason: ClosedReason | str = ClosedReason.CLIENT) -> list[HubEvent]:
         """It ended; closing twice is closing once."""
-        return self._live._close(self, ClosedReason(reason))
+        return self._live._close(self, explicit_reason(reason) or ClosedReason.CLIENT)
 
     def __enter__(self) -> Connection:
         return self
@@ -99,8 +99,22 @@ def reason_of(error: BaseException | None) -> ClosedReason:
             for reason in (ClosedReason.INTERNAL_ERROR, ClosedReason.CLIENT, ClosedReason.SHUTDOWN)
             if reason in reasons
         )
+    if type(error).__name__ == "WebSocketException" and isinstance(code := getattr(error, "code", None), int):
+        return reason_of_code(code)  # FastAPI's and Litestar's way to close on purpose
     if error is None or isinstance(error, _GONE) or type(error).__name__ in _DISCONNECTS:
         return ClosedReason.CLIENT
     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit | GeneratorExit):
         return ClosedReason.SHUTDOWN
     return ClosedReason.INTERNAL_ERROR
+
+
+def reason_of_code(code: int) -> ClosedReason:
+    """Why an application closes with this code (RFC 6455 section 7.4.1)."""
+    match code:
+        case 1001 | 1012:
+            return ClosedReason.SHUTDOWN
+        case 1002 | 1003 | 1007 | 1009:
+            return ClosedReason.PROTOCOL_ERROR
+        case 1011 | 4500:  # Litestar's for an error of a handler
+            return ClosedReason.INTERNAL_ERROR
+    return ClosedReason.CLIENT

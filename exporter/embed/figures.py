@@ -5,6 +5,7 @@ Tested in ``tests/embed/test_live.py``.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -56,7 +57,7 @@ def unknown(live: Live) -> dict[str, str]:
 class Drift:
     """Each live figure minus an independent recount from the host's open sockets. Exhaust ``count``, read ``found``.
 
-    ``found`` is None when the host does not tell its sockets.
+    ``found`` is None when the host does not tell its sockets, or fails at it.
     """
 
     def __init__(self, live: Live) -> None:
@@ -66,7 +67,11 @@ class Drift:
         if live.open_sockets is not None:
             live.expire()
             self._anonymous = len(live.anonymous)
-            self._recount = _Recount(live.hub, cast(Any, live.open_sockets()))
+            try:
+                self._recount = _Recount(live.hub, cast(Any, live.open_sockets()))
+            except Exception:  # the host's: it costs the drift, not the figures
+                _log_failure()
+                return
             self._recount.by_handle = live.by_handle.copy()
 
     def count(self) -> Iterator[None]:
@@ -74,10 +79,18 @@ class Drift:
         recount = self._recount
         if recount is None:
             return
-        yield from recount.count()
+        try:
+            yield from recount.count()
+        except TypeError:  # a socket that is not hashable; as above
+            _log_failure()
+            return
         assert recount.drift is not None  # noqa: S101  # it was exhausted
         self.found = asdict(recount.drift)
         self.found["active_connections"] += self._anonymous
+
+
+def _log_failure() -> None:
+    logging.getLogger("exporter.embed").exception("open_sockets failed: there is no drift")
 
 
 class _Recount(Recount):

@@ -12,6 +12,7 @@ Every change returns its events to whoever made the call. Those of which nobody 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -24,7 +25,7 @@ from exporter.core.errors import Refusal
 from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, RejectedReason, TypingStoppedReason
 from exporter.core.hub import Hub
 from exporter.core.records import HubStats
-from exporter.embed.connection import Connection
+from exporter.embed.connection import Connection, explicit_reason
 from exporter.embed.observations import REPORTS, Observations
 from exporter.embed.workers import WorkerGroup
 from exporter.metrics.counters import COMMAND_NAMES
@@ -71,6 +72,8 @@ class Live(Observations):
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(reports, commands, now)
+        if inspect.iscoroutinefunction(on_events):
+            raise TypeError("on_events is called and not awaited: give it a function that makes a task of its work")
         self.hub: Hub[Connection] = Hub(typing_timeout=typing_timeout, max_joined=UNBOUNDED)
         self._count_one = self.metrics.count
         self.anonymous: dict[Connection, None] = {}
@@ -82,9 +85,9 @@ class Live(Observations):
         self.worker_group = WorkerGroup()
         self.conditions = Conditions()
         self.started_at = time.time()  # what is counted since the start is counted since then
-        self._begun = False
         self._on_events = on_events
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop  # the timer's, where there is one
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -128,7 +131,7 @@ class Live(Observations):
         self, connection: Connection | Hashable, reason: ClosedReason | str = ClosedReason.CLIENT
     ) -> list[HubEvent]:
         """It ended, for one of the reasons of ``ClosedReason``; everything it joined is left. Twice is once."""
-        return self._close(self._of(connection), ClosedReason(reason))
+        return self._close(self._of(connection), explicit_reason(reason) or ClosedReason.CLIENT)
 
     def _close(self, connection: Connection, reason: ClosedReason) -> list[HubEvent]:
         if connection.handle is not None and self.by_handle.get(connection.handle) is connection:
@@ -160,7 +163,8 @@ class Live(Observations):
     def reject(self, reason: RejectedReason | str = RejectedReason.HANDSHAKE) -> None:
         """A connection was refused before it was accepted: counted, and nothing else."""
         self.reported.add("connections_rejected")
-        self.metrics.connections_rejected[RejectedReason(reason)].value += 1
+        known = reason if reason in list(RejectedReason) else RejectedReason.HANDSHAKE  # a refusal must not fail for it
+        self.metrics.connections_rejected[RejectedReason(known)].value += 1
 
     def find(self, handle: Hashable) -> Connection | None:
         """The open connection with this handle."""
@@ -172,10 +176,10 @@ class Live(Observations):
         return found in self.hub.connections or found in self.anonymous
 
     def _begin(self) -> None:
-        """Once, with the first connection or question: be counted among the workers, begin to read the database."""
-        if self._begun:
-            return
-        self._begun = True
+        """Be counted among the workers, begin to read the database.
+
+        With each connection and question: it may be the first one after a fork, a close, or in another event loop.
+        """
         if self.workers is None:
             self.worker_group.enter()
         if self.totals is not None:
@@ -184,7 +188,7 @@ class Live(Observations):
     def is_alone(self) -> bool:
         """Is this process the whole server? False: it is one of several workers behind one port."""
         self._begin()
-        return self.workers == 1 or self.worker_group.count() == 1
+        return self.workers == 1 if self.workers is not None else self.worker_group.count() == 1
 
     def _of(self, connection: Connection | Hashable) -> Connection:
         """The connection itself, or the one with this handle; one that is not open where there is none."""
@@ -246,7 +250,7 @@ class Live(Observations):
             events = self.hub.set_typing(connection, conversation, active, self._now())
         except Refusal:
             return []
-        if self._on_events is not None and active and self._timer is None:
+        if self._on_events is not None and active and (self._timer is None or self._loop.is_closed()):
             self._arm()
         return self._count(events) if events else events
 
@@ -280,6 +284,7 @@ class Live(Observations):
                 loop = asyncio.get_running_loop()
             except RuntimeError:  # without a loop nobody is told; the figures are right all the same
                 return
+            self._loop = loop
             self._timer = loop.call_later(max(0.001, deadline - self._now()), self._due)
 
     def _due(self) -> None:

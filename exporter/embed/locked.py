@@ -6,9 +6,11 @@ Tested in ``tests/embed/test_live.py``.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakSet
 
 from exporter.embed.live import Live
 
@@ -45,7 +47,19 @@ class LockedLive(Live):
 
     def __init__(self, **options: Any) -> None:
         self.lock = threading.RLock()
+        _lives.add(self)
         super().__init__(**options)
+
+
+_lives: WeakSet[LockedLive] = WeakSet()
+
+
+def _forked() -> None:
+    for live in _lives:
+        live.lock = threading.RLock()  # whoever held the other one is not in the child
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.events import ClosedReason, RejectedReason
-from exporter.embed.connection import Connection, explicit_reason, reason_of
+from exporter.embed.connection import Connection, explicit_reason, reason_of, reason_of_code
 from exporter.embed.live import Live
 
 if TYPE_CHECKING:
@@ -115,15 +115,3 @@ def accepted(live: Live, user: Callable[[Any], Any] | None, subject: Any) -> Con
     except Exception:  # the host's; the handshake is over, and its handler must not fail because of the figures
         logging.getLogger("exporter.embed").exception("whose connection it is: user(…) failed")
         return live.open_anonymous()
-
-
-def reason_of_code(code: int) -> ClosedReason:
-    """Why an application closes with this code (RFC 6455 section 7.4.1)."""
-    match code:
-        case 1001 | 1012:
-            return ClosedReason.SHUTDOWN
-        case 1002 | 1003 | 1007 | 1009:
-            return ClosedReason.PROTOCOL_ERROR
-        case 1011:
-            return ClosedReason.INTERNAL_ERROR
-    return ClosedReason.CLIENT

@@ -68,6 +68,7 @@ class Service:
         if live.workers is None:
             live.worker_group.enter()
         self._work = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._sampling: asyncio.Task[None] | None = None
 
     async def answer(
@@ -108,10 +109,10 @@ class Service:
 
     async def close(self) -> None:
         """Stop what runs beside the requests; a later request begins anew."""
-        if self._sampling is not None:
-            self._sampling.cancel()
-            await asyncio.gather(self._sampling, return_exceptions=True)
-            self._sampling = None
+        sampling, self._sampling = self._sampling, None
+        if sampling is not None and self._loop is asyncio.get_running_loop():
+            sampling.cancel()
+            await asyncio.gather(sampling, return_exceptions=True)
         if self._live.totals is not None:
             await self._live.totals.close()
         self._live.worker_group.leave()
@@ -149,6 +150,8 @@ class Service:
 
     def _start(self) -> None:
         """With the first request, because a mounted application is told of no beginning."""
+        if self._loop is None or self._loop.is_closed():  # with all that ran in it
+            self._loop, self._work, self._sampling = asyncio.get_running_loop(), asyncio.Lock(), None
         if self._sampling is None or self._sampling.done():  # a defect ended it: the loop has said so
             self._sampling = asyncio.create_task(self._sample(), name="messaging-history")
         if self._live.totals is not None:

@@ -6,8 +6,8 @@ Tested in ``tests/embed/test_examples.py``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 REFRESH: Final = 5.0
 """Seconds between two looks at the database while nobody asks."""
+STALE: Final = 30.0
+"""Seconds after which what was seen is not said any more: the event loop that looked has ended, or is held up."""
 UNREAD: Final = "nothing has been read yet"
+NOBODY_LOOKS: Final = "the database was not looked at lately: no event loop runs"
 
 
 @dataclass
@@ -46,14 +49,22 @@ class Source:
     _latest: SourceView | None = field(default=None, init=False, repr=False)
     _refreshing: asyncio.Task[None] | None = field(default=None, init=False, repr=False)
     _starting: asyncio.Task[None] | None = field(default=None, init=False, repr=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
+    _looked_at: float = field(default=0.0, init=False, repr=False)
     _error: str = field(default=UNREAD, init=False, repr=False)
 
     def start_soon(self) -> None:
-        """Begin to count when an event loop runs; without one ``await start()`` does."""
-        if self._starting is None and self._collector is None:
-            with contextlib.suppress(RuntimeError):  # no loop: a synchronous host
-                loop = asyncio.get_running_loop()
-                self._starting = loop.create_task(self._start_or_say_why(), name="messaging-source-start")
+        """Begin to count when an event loop runs, or go on in another one; without one ``await start()`` does."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a synchronous host
+            return
+        if self._loop is None or self._loop.is_closed():  # with all that ran in it
+            self._loop, self._starting, self._refreshing = loop, None, None
+        if self._collector is None and self._starting is None:
+            self._starting = loop.create_task(self._start_or_say_why(), name="messaging-source-start")
+        elif self._collector is not None and self._refreshing is None and self._starting is None:
+            self._refreshing = loop.create_task(self._keep_looking(), name="messaging-source")
 
     async def _start_or_say_why(self) -> None:
         try:
@@ -91,16 +102,20 @@ class Source:
         except BaseException:  # cancelled, too: what did not start may be started again
             self._collector = None
             raise
-        self._refreshing = asyncio.create_task(self._keep_looking(), name="messaging-source")
+        self._loop = asyncio.get_running_loop()
+        self._refreshing = self._loop.create_task(self._keep_looking(), name="messaging-source")
 
     async def view(self, deadline: float) -> SourceView:
         """Everything that is known of the source now; within ``deadline`` seconds."""
         if self._collector is not None:
             self._latest = await self._collector.view(deadline)
+            self._looked_at = time.monotonic()
         return self.latest()
 
     def latest(self) -> SourceView:
-        """What the last look showed, at most ``REFRESH`` seconds ago; nothing while the database is down."""
+        """What the last look showed, some seconds ago; nothing while the database is down, or nobody looks."""
+        if self._latest is not None and time.monotonic() - self._looked_at > STALE:
+            return SourceView(name="", kind=self.kind, error=NOBODY_LOOKS)
         return self._latest or SourceView(name="", kind=self.kind, error=self._error)
 
     async def _keep_looking(self) -> None:

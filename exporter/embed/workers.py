@@ -14,8 +14,10 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+from weakref import WeakSet
 
+_PREFIX: Final = "messaging-exporter-"
 EXPLANATION = (
     "this process is one of several workers behind one port, and its figures are not those of the server. Make each "
     "worker a target of its own (docs/embed.md, 'Several workers'), or say Live(workers=1) if this is wrong"
@@ -26,51 +28,96 @@ class WorkerGroup:
     """The processes that run the same command for the same parent."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._base = folder or Path(tempfile.gettempdir())
-        self._folder = self._base
+        self._base = folder
+        self._folder: Path | None = None  # none until it is entered, and where there is no temporary folder
         self._pid = 0
         self._mark: tuple[IO[bytes], Path] | None = None
         atexit.register(self.leave)
+        _groups.add(self)
 
     def enter(self) -> None:
-        """Be counted; again after a fork. Without a folder that can be written nothing is known."""
+        """Be counted; again after a fork or a leave. Without a folder that can be written nothing is known."""
         if self._pid == os.getpid():
             return
+        self.forget()
         self._pid = os.getpid()
-        # The environment too: two servers of one supervisor differ in their port there, workers do not.
-        environment = [f"{name}={value}" for name, value in sorted(os.environ.items())]
-        command = "\0".join((str(os.getppid()), os.getcwd(), *sys.argv, *environment))
-        name = f"messaging-exporter-{os.getuid()}-{hashlib.sha256(command.encode()).hexdigest()[:16]}"
-        self._folder = self._base / name
-        if self._mark is not None:  # the parent's, open here since the fork: it has to end with the parent
-            self._mark[0].close()
-            self._mark = None
         with contextlib.suppress(OSError):
+            base = self._base or Path(tempfile.gettempdir())
+            self._folder = base / _name()
             self._mark = _marked(self._folder, self._pid)
+            _tidy(base)
 
     def count(self) -> int:
-        """How many processes there are, this one included; files of dead ones are removed."""
+        """How many processes there are, this one included; files of dead ones are removed.
+
+        A file that somebody has is touched: whoever cleans temporary folders takes what nobody has touched for days.
+        What was taken all the same is made again.
+        """
+        if self._mark is not None:
+            if os.fstat(self._mark[0].fileno()).st_nlink:
+                os.utime(self._mark[0].fileno())
+            else:
+                self._pid = 0
+                self.enter()
+        if self._folder is None:
+            return 1
         parent = str(os.getppid())  # it may have mounted before it forked
         alive = {str(self._pid)}
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
                 pid, _, _ = path.name.partition(".")
-                if pid not in ("", parent, *alive) and _is_held(path):
+                if pid.isdigit() and pid not in (parent, *alive) and _is_held(path):
                     alive.add(pid)
         return len(alive)
 
     def leave(self) -> None:
-        """No longer be counted. In a child that was forked and never entered: nothing, the mark is its parent's."""
+        """No longer be counted, until it is entered again."""
         if self._pid != os.getpid():
             return
-        self._pid = 0
         if self._mark is not None:
-            file, path = self._mark
-            self._mark = None
             with contextlib.suppress(OSError):
-                path.unlink()
-                self._folder.rmdir()
-            file.close()
+                self._mark[1].unlink()
+                self._mark[1].parent.rmdir()
+        self.forget()
+
+    def forget(self) -> None:
+        """In a child: the mark is its parent's and ends with it, however long this child lives."""
+        mark, self._mark, self._folder, self._pid = self._mark, None, None, 0
+        if mark is not None:
+            mark[0].close()
+
+
+_groups: WeakSet[WorkerGroup] = WeakSet()
+
+
+def _forked() -> None:
+    for group in _groups:
+        group.forget()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _name() -> str:
+    """The same for all workers, another one for another server of the same parent. Bytes: none of it need be text."""
+    try:
+        here = os.getcwdb()
+    except OSError:  # a deployment has removed it
+        here = b""
+    # The environment too: two servers of one supervisor differ in their port there, workers do not.
+    environment = sorted(b"=".join(one) for one in os.environb.items() if one[0] != b"SUPERVISOR_PROCESS_NAME")
+    command = b"\0".join((str(os.getppid()).encode(), here, *map(os.fsencode, sys.argv), *environment))
+    return f"{_PREFIX}{os.getuid()}-{hashlib.sha256(command).hexdigest()[:16]}"
+
+
+def _tidy(base: Path) -> None:
+    """Remove what is left of groups that ended without a word: killed, or as uvicorn does it, by SIGTERM once more."""
+    for folder in base.glob(f"{_PREFIX}{os.getuid()}-*"):
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                if path.name[:1] != ".":
+                    _is_held(path)
+            folder.rmdir()
 
 
 def _marked(folder: Path, pid: int) -> tuple[IO[bytes], Path]:
@@ -83,8 +130,13 @@ def _marked(folder: Path, pid: int) -> tuple[IO[bytes], Path]:
         with contextlib.suppress(FileNotFoundError):  # the last of the others left, and took the folder with it
             descriptor, name = tempfile.mkstemp(prefix=".", dir=folder)
             file, hidden = os.fdopen(descriptor, "wb"), Path(name)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file, hidden.rename(folder / f"{pid}{hidden.name}")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file, hidden.rename(folder / f"{pid}{hidden.name}")
+            except OSError:  # a file system without locks
+                file.close()
+                hidden.unlink(missing_ok=True)
+                raise
 
 
 def _is_held(path: Path) -> bool:
@@ -94,6 +146,8 @@ def _is_held(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
     except BlockingIOError:
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return True
     except OSError:
         return False

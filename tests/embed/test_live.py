@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.exceptions import WebSocketException
 
 import exporter
 from exporter import ClosedReason, Connection, Live, LockedLive, ParticipantJoined, ParticipantLeft, TypingStopped
+from exporter.core.events import RejectedReason
 from exporter.core.records import HubStats
 
 LIVE = (
@@ -498,3 +500,62 @@ def test_the_json_says_since_when_something_is_wrong_as_far_as_the_host_tells() 
     assert since["internal_errors"] is None
     assert since["at_capacity"] is not None
     assert since["sends_failing"] is not None
+
+
+def test_a_word_that_is_no_reason_keeps_nothing_open() -> None:
+    live = Live(workers=1)
+    live.open("ann").close("kicked")
+    live.close(live.open("bob"), "kicked")
+    live.reject("not in the mood")
+    assert live.stats().active_connections == 0
+    assert live.metrics.connections_closed[ClosedReason.CLIENT].value == 2
+    assert live.metrics.connections_rejected[RejectedReason.HANDSHAKE].value == 1
+
+
+def test_a_framework_s_exception_that_closes_on_purpose_says_why_by_its_code() -> None:
+    live = Live(workers=1)
+    for code in (1008, 1011, 1012):
+        with contextlib.suppress(WebSocketException), live.open("ann"):
+            raise WebSocketException(code)
+    counted = live.metrics.connections_closed
+    assert [
+        counted[reason].value for reason in (ClosedReason.CLIENT, ClosedReason.INTERNAL_ERROR, ClosedReason.SHUTDOWN)
+    ] == [1] * 3
+
+
+def test_a_function_that_would_never_be_awaited_is_refused() -> None:
+    async def tell(events: object) -> None:
+        """Nobody awaits it."""
+
+    with pytest.raises(TypeError, match="called and not awaited"):
+        Live(on_events=tell)
+
+
+def test_typing_that_ends_by_itself_is_told_in_a_second_event_loop() -> None:
+    told: list[exporter.HubEvent] = []
+    live = Live(workers=1, typing_timeout=0.02, on_events=told.extend)
+    connection = live.open("ann")
+    connection.join("room")
+
+    async def types(*, until_told: bool) -> None:
+        connection.typing("room")
+        async with asyncio.timeout(10):
+            while until_told and not told:  # noqa: ASYNC110  # a timer tells it
+                await asyncio.sleep(0.001)
+
+    asyncio.run(types(until_told=False))
+    connection.typing("room", False)
+    asyncio.run(types(until_told=True))
+    assert told == [TypingStopped("room", "ann", exporter.TypingStoppedReason.TIMEOUT)]
+
+
+@pytest.mark.parametrize("sockets", [lambda: [[]], lambda: 1 // 0, lambda: None], ids=["lists", "a defect", "None"])
+def test_a_host_that_cannot_tell_its_sockets_loses_the_drift_only(
+    sockets: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = Live(workers=1, open_sockets=sockets)
+    live.open("ann")
+    names = shown(live)
+    assert "messaging_active_connections" in names
+    assert "messaging_live_drift" not in names
+    assert "open_sockets failed" in caplog.text

@@ -170,3 +170,26 @@ async def test_the_documents_flask_socketio(tmp_path: Path) -> None:
         for client in clients:
             await client.disconnect()
         await until(lambda: shows(0, 0), "nobody is left")
+
+
+async def test_who_goes_while_flask_socketio_still_connects_them_is_not_left_behind(tmp_path: Path) -> None:
+    start = "import sys\nsocketio.run(app, port=int(sys.argv[1]), allow_unsafe_werkzeug=True)\n"
+    (tmp_path / "host.py").write_text(blocks("What you get")[1] + start)
+    async with serving(tmp_path, "python", "host.py", "{port}") as url, aiohttp.ClientSession() as http:
+
+        async def come_and_go(number: int) -> None:
+            """Engine.IO's polling: the second packet is sent while the first is worked on."""
+            async with http.get(f"{url}/socket.io/?EIO=4&transport=polling") as response:
+                sid = json.loads((await response.text())[1:])["sid"]
+            packets = (f'40{{"user":"user{number}"}}', "1")
+            posts = [http.post(f"{url}/socket.io/?EIO=4&transport=polling&sid={sid}", data=one) for one in packets]
+            for answer in await asyncio.gather(*posts):
+                answer.release()
+
+        await asyncio.gather(*(come_and_go(number) for number in range(20)))
+
+        async def all_have_gone() -> bool:
+            figures = await scrape(http, f"{url}/metrics")
+            return figures["messaging_active_connections"] == 0 and figures["messaging_connections_opened_total"] > 0
+
+        await until(all_have_gone, "nobody is left")

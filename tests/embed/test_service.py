@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import urllib.error
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
-from exporter.embed import Live, figures
+from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
 
 
@@ -52,3 +56,100 @@ async def test_the_last_hour_is_recorded_again_after_a_defect(monkeypatch: pytes
                 await asyncio.sleep(0.01)  # the task that records
     finally:
         await service.close()
+
+
+def test_the_pages_outlive_an_event_loop() -> None:
+    """A host may be run again: by a reloader, a test, ``asyncio.run`` in a thread."""
+    live = Live(workers=1, open_sockets=lambda: range(3_000))
+    for number in range(3_000):
+        live.open(number, handle=number).join("room")
+    service = Service(live, lambda _: True)
+
+    async def asked() -> list[int]:
+        answers = [service.answer("GET", path, {}, {}, None) for path in ("/metrics", "/v1/messaging/stats") * 4]
+        return [answer.status for answer in await asyncio.gather(*answers)]
+
+    for _ in range(3):
+        assert asyncio.run(asked()) == [200] * 8
+    loop = asyncio.new_event_loop()  # and one that ends without a word to those who work in it
+    assert loop.run_until_complete(asked()) == [200] * 8
+    loop.close()
+    asyncio.run(service.close())
+
+
+def test_who_is_closed_and_served_again_is_counted_again() -> None:
+    live = Live()
+    service = Service(live, None)
+    assert live.worker_group._mark is not None
+    asyncio.run(service.close())
+    assert live.worker_group._mark is None
+    live.open("ann")
+    assert live.worker_group._mark is not None
+    live.worker_group.leave()
+
+
+def test_totals_are_read_on_in_a_second_event_loop_and_are_unknown_while_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "host.db"
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, room TEXT, sender TEXT, at TEXT)")
+    say = "INSERT INTO message (room, sender, at) VALUES ('room', ?, '2026-01-01 00:00:00')"
+    connection.execute(say, ("ann",))
+    (tmp_path / "mapping.yml").write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender, "
+        "conversation: room}\n"
+    )
+    monkeypatch.setattr(totals, "REFRESH", 0.05)
+    live = Live(workers=1, totals=Source(f"sqlite:///{database}", tmp_path / "mapping.yml", load=1.0))
+
+    async def reads(wanted: int) -> None:
+        live.open("ann").close()
+        async with asyncio.timeout(30):
+            while live.get_stats()["total_messages"] != wanted:  # noqa: ASYNC110  # it asks a database
+                await asyncio.sleep(0.01)
+
+    asyncio.run(reads(1))
+    connection.execute(say, ("bob",))
+    asyncio.run(reads(2))
+    monkeypatch.setattr(totals, "STALE", 0.0)
+    stats = live.get_stats()
+    assert (stats["total_messages"], stats["database"]["error"]) == (None, totals.NOBODY_LOOKS)
+
+
+async def test_a_path_that_a_server_does_not_tell_raw_is_the_decoded_one() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "raw_path": None, "headers": [], "query_string": b""}
+    application = Live(workers=1).asgi()
+    try:
+        await application(scope, None, send)  # type: ignore[arg-type]  # nothing is received
+    finally:
+        await application.aclose()
+    assert sent[0]["status"] == 200
+
+
+class _Odd(Exception):
+    status_code = 498
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (_Odd(), 498),
+        (urllib.error.HTTPError("https://sso.example.com", 302, "Found", {"set-cookie": "theirs"}, None), 500),  # type: ignore[arg-type]
+        (aiohttp.ClientResponseError(None, (), status=401, headers={"set-cookie": "theirs"}), 500),  # type: ignore[arg-type]
+    ],
+)
+async def test_what_another_server_answered_the_admin_check_is_not_the_host_s_decision(
+    error: Exception, status: int
+) -> None:
+    def admin(_: Any) -> bool:
+        raise error
+
+    answer = await Service(Live(workers=1), admin).answer("GET", "/v1/messaging/stats", {}, {}, None)
+    assert answer.status == status
+    assert "set-cookie" not in answer.headers

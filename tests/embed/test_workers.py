@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -134,6 +137,30 @@ def test_two_groups_of_one_process_are_one_worker(tmp_path: Path) -> None:
     assert [worker.does("count") for worker in (one, again, other)] == [2, 2, 2]
     one.does("leave")
     assert [worker.does("count") for worker in (again, other)] == [2, 2]
+
+
+def test_marks_that_were_cleaned_away_are_made_again_and_stay_young(tmp_path: Path) -> None:
+    one, other = Worker(tmp_path, 1), Worker(tmp_path, 2)
+    for worker in (one, other):
+        worker.does("enter")
+    [folder] = tmp_path.iterdir()
+    for mark in folder.iterdir():
+        os.utime(mark, (0, 0))
+    one.does("count")
+    assert all(mark.stat().st_mtime > 0 for mark in folder.iterdir()), "also that of who is never asked"
+    shutil.rmtree(folder)
+    assert [worker.does("count") for worker in (one, other, one)][1:] == [2, 2]
+
+
+def test_without_locks_a_process_is_alone_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert Worker(tmp_path, 1).does("enter", "count") == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_where_nothing_can_be_written_a_process_is_alone(tmp_path: Path) -> None:
