@@ -24,6 +24,8 @@ P = TypeVar("P")
 
 MOST_OWED: Final = 100_000
 """Conversations, and frames, that other nodes still have to be told of."""
+OWED_AT_ONCE: Final = 1_000
+"""Of those, how many are told in one write."""
 MEASURED: Final = 0.1
 """Seconds between two measurements of how long the way takes."""
 LOOKED_AT: Final = 64
@@ -45,11 +47,13 @@ class Outbox(Generic[P]):
     def __init__(self, context: Context[P]) -> None:
         self._conversations, self._functions, self._node = context.held, context.functions, context.node
         self._clock, self._meters, self._now = context.clock, context.meters, context.now
+        self._schedule, self._refused = context.schedule, context.refused
         self._waiting: dict[str, list[Outgoing]] = {}
         self._unanswered: deque[tuple[str, list[Outgoing]]] = deque()
         self._look: dict[str, int] = {}
         self._typists: set[str] = set()
         self._again: deque[tuple[str, Outgoing]] = deque(maxlen=MOST_OWED)
+        self._owes = False  # more of that is to be told to this connection
         self._measured_at = float("-inf")
         self._stamp = 0  # of what was published last
         self._measured: int | None = None  # the stamp of what is measured
@@ -134,11 +138,17 @@ class Outbox(Generic[P]):
     def _answered(self, reply: Any) -> None:
         if reply is ECHO and self._stamp == self._measured:  # of what was queued last, else it would be taken apart
             self.returned(self._stamp)
-        if not isinstance(reply, Refused):
-            self._unanswered.popleft()
+        if isinstance(reply, Refused):  # the right to publish was taken away, say: nobody may go on as if it were heard
+            self._refused(str(reply))
+            return
+        self._unanswered.popleft()
+        if self._owes and not self._waiting and len(self._unanswered) < OWED_AT_ONCE // 10:
+            self._tell_what_is_owed()
+            self._schedule()
 
     def closed(self) -> None:
         """The connection is lost."""
+        self._owes = False
         for conversation, turn in self._unanswered:
             for frame in turn:
                 self._owe(conversation, frame)
@@ -150,15 +160,22 @@ class Outbox(Generic[P]):
 
     def opened(self) -> None:
         """There is a connection again: tell what is owed."""
-        look, self._look = self._look, {}
-        for conversation, seq in look.items():
-            self.put(conversation, outgoing(Kind.LOOK, seq=seq))
-        typists, self._typists = self._typists, set()
-        for conversation in typists:
-            self.put(conversation, outgoing(Kind.TYPISTS))
-        again, self._again = self._again, deque(maxlen=MOST_OWED)
-        for conversation, frame in again:
-            self.put(conversation, frame)
+        self._owes = True
+        self._tell_what_is_owed()
+
+    def _tell_what_is_owed(self) -> None:
+        """Some of it, and more when that is answered: all in one write may be more than a server may owe an answer."""
+        for _ in range(OWED_AT_ONCE):
+            if self._look:
+                conversation, seq = self._look.popitem()
+                self.put(conversation, outgoing(Kind.LOOK, seq=seq))
+            elif self._typists:
+                self.put(self._typists.pop(), outgoing(Kind.TYPISTS))
+            elif self._again:
+                self.put(*self._again.popleft())
+            else:
+                self._owes = False
+                return
 
     def _owe(self, conversation: str, frame: Outgoing) -> None:
         kind, _, seq, user, _ = frame

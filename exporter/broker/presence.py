@@ -87,6 +87,7 @@ class Presence:
         self._to_tell = 0  # how many of it
         self._telling = False  # the batch that completes has not been sent
         self._unanswered: deque[tuple[int, list[str], bool]] = deque()
+        self._in_flight = 0  # changes in those
 
     def take_the_place_of(self, incarnation: str) -> None:
         """What it held leaves when this one has told all that it holds."""
@@ -160,7 +161,10 @@ class Presence:
     def beat(self, connection: Connection, unsure: bool = False) -> None:
         """Extend the lease; dead nodes' entries leave."""
         inc = self.incarnation
-        if inc is None or self._retired:
+        if self._retired:
+            return
+        if inc is None:  # more had changed than is kept as changes
+            self._register(connection, unsure)
             return
         self.toggles_are_due()
         self.flush(connection)
@@ -170,14 +174,14 @@ class Presence:
     def flush(self, connection: Connection, ahead: bool = False) -> None:
         """Send what has changed, in batches. ``ahead``: of what follows on this connection, so it waits for no answer.
 
-        It does where that is more than a batch: a turn that sends a storm's changes would take long.
+        It does where a window of full batches has none, however small each of them is.
         """
         inc = self.incarnation
         if inc is None:
             return
         while self.waiting:
             full = self._to_tell + len(self._changes) >= SLICE
-            if len(self._unanswered) >= (WINDOW if full else 1) and (full or not ahead):
+            if self._in_flight >= WINDOW * SLICE if ahead else len(self._unanswered) >= (WINDOW if full else 1):
                 break
             changes = [f"+{entry}" for entry in islice(self._untold, min(self._to_tell, SLICE))]
             self._to_tell -= len(changes)
@@ -191,11 +195,14 @@ class Presence:
                 self._telling = False
             self._seq += 1
             self._unanswered.append((self._seq, changes, complete))
+            self._in_flight += len(changes)
             self._apply(connection, self._seq, changes, complete)
 
     def _with_toggles(self, changes: list[str]) -> list[str]:
         """Who stops does it before they leave, who starts has joined."""
         toggles = list(islice(self._toggles.items(), SLICE))
+        if self._changes:  # they may have joined with one of those, which are for the next batch
+            toggles = [(entry, held) for entry, held in toggles if not held]
         for entry, _ in toggles:
             del self._toggles[entry]
         self._toggles_due = self._toggles_due and bool(self._toggles)
@@ -218,6 +225,7 @@ class Presence:
         self._in_order.clear()
         self._toggles_due = False
         self._unanswered.clear()
+        self._in_flight = 0
         self._untold = iter(())
         self._to_tell = self._seq = 0
 
@@ -250,7 +258,9 @@ class Presence:
             return
         if reply == b"ok":
             while self._unanswered and self._unanswered[0][0] <= seq:
-                if self._unanswered.popleft()[2]:
+                _, changes, completes = self._unanswered.popleft()
+                self._in_flight -= len(changes)
+                if completes:
                     self.complete = True
                     self._old.clear()
             if self.waiting:

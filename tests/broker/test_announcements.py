@@ -12,6 +12,7 @@ import pytest
 from exporter.broker import frames
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
+from exporter.broker.functions import SLICE
 from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.outgoing import LOOKED_AT
 from exporter.core.events import ClosedReason, HubEvent
@@ -195,6 +196,29 @@ async def test_who_joins_is_announced_before_what_they_do_while_other_changes_ha
         assert len(first.broker._presence._unanswered) == len(users)
         await last.hears(b"T eve")
         assert last.ear.heard[-6:] == [word for user in users for word in (f"J {user}".encode(), f"T {user}".encode())]
+
+
+@pytest.mark.parametrize("small", [0, 4])
+async def test_who_joins_behind_many_is_announced_before_what_they_do(server: Server, small: int) -> None:
+    """Behind a full batch, and behind some that are small and have no answer yet."""
+    async with nodes(server.url) as (first, last):
+        await both_there(first, last)
+        await counts(first, participants=2)
+        broker = first.broker
+        for number in range(small):
+            for event in first.hub.open(f"s{number}", f"s{number}"):
+                broker.events.on_event[type(event)](event)
+            broker.publish(Envelope("room", b"M ann"))
+            broker._flush()
+        for number in range(SLICE):
+            for event in first.hub.open(f"c{number}", f"v{number}"):
+                broker.events.on_event[type(event)](event)
+        for event in (*first.hub.open("c", "cat"), *first.hub.join("c", "room")):
+            broker.events.on_event[type(event)](event)
+        types(first, "c", True)
+        broker.publish(Envelope("room", b"M cat"))
+        await last.hears(b"M cat")
+        assert [word for word in last.ear.heard if b"cat" in word] == [b"J cat", b"T cat", b"M cat"]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import pytest
+
+from exporter.broker import presence as module
 from exporter.broker.connection import Connection, Reply
 from exporter.broker.functions import SLICE, Functions
 from exporter.broker.presence import PAUSE, WINDOW, Presence
@@ -105,11 +108,58 @@ async def test_what_goes_ahead_of_something_waits_for_no_answer_unless_it_is_a_s
         presence.flush(line, ahead=True)
         assert len(line.asked) == number
     assert not presence.waiting
-    for number in range(WINDOW * SLICE):
+    for number in range(10 * SLICE):
         presence.add(f"cc{number}")
     presence.flush(line, ahead=True)
-    assert len(line.asked) == WINDOW
+    assert len(line.asked) == 3 + WINDOW, "what is small counts as little"
+    presence.flush(line, ahead=True)
+    assert len(line.asked) == 3 + WINDOW, "and what is too much waits"
     assert presence.waiting
+    line.answer(b"ok")
+    presence.flush(line, ahead=True)
+    assert len(line.asked) == WINDOW
+
+
+async def test_whoever_types_is_told_behind_their_join_though_that_is_in_the_next_batch() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    presence.add("uzoe")
+    presence.toggle("troom\nzoe", True)
+    presence.toggles_are_due()
+    presence.flush(line)
+    line.answer(b"ok")
+    for number in range(SLICE):
+        presence.add(f"u{number}")
+    presence.add("proom\ncat")
+    presence.toggle("troom\ncat", True)
+    presence.toggle("troom\nzoe", False)
+    presence.flush(line, ahead=True)
+    first, last = (data for data, _ in line.asked)
+    assert b"-troom\nzoe" in first
+    assert last.index(b"+proom\ncat") < last.index(b"+troom\ncat")
+
+
+async def test_a_node_in_which_too_much_has_changed_tells_all_it_holds_at_its_next_beat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_CHANGES", 10)
+    presence, line, _, _ = registered(3)
+    line.answer(b"ok")
+    for number in range(11):
+        presence.add(f"u{number}")
+    assert presence.incarnation is None
+    presence.beat(line)
+    assert presence.incarnation is not None
+    (register, is_registered), (batch, is_applied) = line.asked
+    assert b"register" in register
+    assert b"+cc0" in batch
+    is_registered(FIGURES)
+    is_applied(b"ok")
+    assert presence.complete
+    presence.retire()
+    presence.begin_anew()
+    presence.beat(line)
+    assert presence.incarnation is None, "who has left does not come back"
 
 
 async def test_all_that_is_held_is_told_without_pauses() -> None:

@@ -123,6 +123,48 @@ async def test_each_of_the_documented_rights_is_needed_and_the_missing_one_is_na
 
 
 @pytest.mark.parametrize("kind", BOTH)
+async def test_publishing_that_is_refused_is_told_and_what_it_carried_is_told_again(kind: str) -> None:
+    with _with(kind, "requirepass s3cret", password="s3cret") as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "messaging", "on", ">other-s3cret", *RIGHTS.split())
+        async with nodes(f"redis://messaging:other-s3cret@127.0.0.1:{server.port}") as (first, last):
+            await talk(first, last)
+            client.execute_command("ACL", "SETUSER", "messaging", "-spublish")
+            outbox = first.broker._outbox
+            for seq in range(2, 50):
+                first.broker.publish(Envelope("room", b"lost", seq=seq, sender="ann"))
+
+            async def told() -> bool:
+                return not first.broker.up and "spublish" in str(first.broker.error).lower()
+
+            await until(told, "the reason")
+            assert len(outbox._unanswered) < 50, "nothing is remembered without end"
+            client.execute_command("ACL", "SETUSER", "messaging", "+spublish")
+            await first.up()
+            await last.hears(b"heal 1 49")
+
+
+@pytest.mark.parametrize("conversations", [3, 95_000])
+async def test_what_is_owed_after_an_outage_is_told_piece_by_piece(server: Server, conversations: int) -> None:
+    async with nodes(server.url, 1, lease=15.0) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        lost = node.broker._reconnecting.connection
+        assert lost is not None
+        lost.abort("a test")
+        for number in range(conversations):
+            name = f"{number:08x}-6a1c-4d0e-9f3b-{number:012x}"
+            node.broker.publish(Envelope(name, b"{}", seq=7, sender="ann"))
+        outbox, connections = node.broker._outbox, set[int]()
+
+        async def told() -> bool:
+            connections.add(id(node.broker._reconnecting.connection))
+            return node.broker.up and not (outbox._look or outbox._unanswered or outbox._waiting)
+
+        await until(told, "told")
+        assert len(connections) <= 2, "none, and the one after it"
+
+
+@pytest.mark.parametrize("kind", BOTH)
 async def test_a_password_that_changes_is_read_again_and_a_wrong_one_is_told(kind: str, tmp_path: Path) -> None:
     with _with(kind, "requirepass s3cret", password="s3cret") as server, server.client() as client:
         client.execute_command("ACL", "SETUSER", "messaging", "on", ">old-s3cret", *RIGHTS.split())
