@@ -6,7 +6,6 @@ Tested in ``tests/doctor/test_doctor.py``.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,15 @@ from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Address, Settings
+from exporter.store.location import SqliteLocation, locate
 from exporter.web import sockets
 from exporter.web.toolkit.reload import WebConfig
 
 LEAST_FREE = 1 << 30
 """Bytes that should be left for the database: a full disk stops every send."""
+NO_ROOM = 16 << 20
+"""Bytes below which a disk counts as full: SQLite's journal alone takes 4 MiB between two checkpoints, several times
+that while somebody reads, and what is left of a full disk is seldom exactly nothing."""
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -28,8 +31,7 @@ async def examine(settings: Settings) -> list[Finding]:
     else:
         findings = [listen(address) for address in settings.listen]
     findings += [listen(address) for address in settings.metrics_listen]
-    if not settings.database_url:
-        findings.append(_folder(settings.data_dir))
+    findings += _data(settings)
     findings += [_keys(settings), _audience(settings)]
     if settings.web_config_file is not None:
         findings.append(_try("web config", lambda: WebConfig(settings.web_config_file).close(), "read and valid"))
@@ -50,24 +52,52 @@ def listen(address: Address) -> Finding:
     return Finding("listen", Outcome.OK, f"{address}")
 
 
-def _folder(folder: Path) -> Finding:
-    if not folder.exists():
-        parent = next(path for path in folder.absolute().parents if path.exists())
-        if os.access(parent, os.W_OK | os.X_OK):
-            return Finding("data folder", Outcome.OK, f"{folder} will be made by the first start")
-        return Finding("data folder", Outcome.FAILED, f"{folder} is not there, and {parent} cannot be written")
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return Finding("data folder", Outcome.FAILED, f"{folder} cannot be written by this user ({os.geteuid()})")
-    free = shutil.disk_usage(folder).free
-    text = f"{folder}: {free / (1 << 30):.1f} GiB free"
+def _data(settings: Settings) -> list[Finding]:
+    """Of the embedded database, or of an SQLite file: its folder. A server looks after its own disk."""
+    if not settings.database_url:
+        return [_folder("data folder", settings.data_dir)]
+    try:
+        place = locate(settings.database_url)
+    except Misconfigured:
+        return []  # said where the database is examined
+    if not isinstance(place, SqliteLocation) or not place.path.parent.is_dir():
+        return []
+    return [_folder("data folder", place.path.parent)]
+
+
+def _folder(subject: str, folder: Path) -> Finding:
+    """May this user write there, and is there room? One that is absent is made by the first start."""
+    if there := os.path.exists(folder):  # Path's raises where this user may not look
+        place = folder
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            return Finding(subject, Outcome.FAILED, f"{folder} cannot be written by this user ({os.geteuid()})")
+    else:
+        place = next(path for path in folder.absolute().parents if os.path.exists(path))
+        if not os.access(place, os.W_OK | os.X_OK):
+            return Finding(subject, Outcome.FAILED, f"{folder} is not there, and {place} cannot be written")
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
+    text = f"{folder}: {_size(free)} free" + ("" if there else "; it will be made by the first start")
+    if free < NO_ROOM:
+        return Finding(subject, Outcome.FAILED, text, "the disk is full: nothing can be stored")
+    if disk.f_files and not disk.f_favail:  # Btrfs and others without a table of files say 0 of 0
+        text = f"{folder}: no file can be made though {_size(free)} are free"
+        return Finding(subject, Outcome.FAILED, text, "the file system is out of inodes: remove files")
     if free < LEAST_FREE:
-        return Finding("data folder", Outcome.WARNING, text, "a full disk stops every send")
-    return Finding("data folder", Outcome.OK, text)
+        return Finding(subject, Outcome.WARNING, text, "a full disk stops every send")
+    return Finding(subject, Outcome.OK, text if there else f"{folder} will be made by the first start")
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.1f} MiB"
 
 
 def _keys(settings: Settings) -> Finding:
     secret = settings.effective_secret_file
-    if settings.identity_provider_file is None and not secret.exists():
+    if settings.identity_provider_file is None and not os.path.exists(secret):
+        place = _folder("keys", secret.parent)  # seldom another than the data folder, and needed with any database
+        if place.outcome is Outcome.FAILED:
+            return Finding("keys", Outcome.FAILED, f"{secret} cannot be made: {place.text}", place.advice)
         return Finding("keys", Outcome.OK, f"{secret} will be made by the first start")
     where = settings.identity_provider_file or secret
     return _try("keys", lambda: Authenticator.from_settings(settings), f"{where} is fit for use")

@@ -6,8 +6,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,47 @@ def test_a_secret_that_others_can_read_is_found_and_so_is_a_folder_that_is_a_fil
     (tmp_path / "file").write_text("")
     code, found, _ = doctor(tmp_path, "--data.dir", "file/data")
     assert (code, found["data folder"][0]) == (1, "failed")
+
+
+@contextmanager
+def small_disk(place: Path, options: str) -> Iterator[None]:
+    """A file system of its own for a folder, where this user may mount one."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False, timeout=30).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True, timeout=30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is Linux's")
+def test_on_a_full_disk_nothing_works_and_on_an_almost_full_one_it_is_a_warning(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with small_disk(data, "size=32m"):
+        code, found, said = doctor(tmp_path)
+        assert (code, found["data folder"]) == (0, ("warning", "data: 32.0 MiB free; a full disk stops every send"))
+        (data / "filler").write_bytes(b"x" * (31 << 20))
+        for flags, subject in [
+            ((), "data folder"),
+            (("--data.dir", "data/new"), "data folder"),
+            (("--database.url", "sqlite:///data/chat.db", "--data.dir", "elsewhere"), "data folder"),
+            (("--database.url", "sqlite:///chat.db"), "keys"),  # the secret is in the data folder all the same
+            (("--auth.secret-file", "data/secret", "--data.dir", "elsewhere"), "keys"),
+        ]:
+            code, found, said = doctor(tmp_path, *flags)
+            assert (code, found[subject][0]) == (1, "failed"), said
+            assert "1.0 MiB free" in found[subject][1]
+            assert "the disk is full" in found[subject][1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is Linux's")
+def test_a_disk_without_a_free_inode_takes_no_new_file(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "data", "size=2g,nr_inodes=1"):
+        code, found, said = doctor(tmp_path)
+    assert (code, found["data folder"][0], found["keys"][0]) == (1, "failed", "failed"), said
+    assert "out of inodes" in found["data folder"][1]
 
 
 def test_keys_of_an_identity_provider_without_an_audience_are_a_warning(tmp_path: Path) -> None:
