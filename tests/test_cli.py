@@ -258,6 +258,7 @@ def test_no_error_of_the_command_line_repeats_a_password(url: str, capsys) -> No
 
 def test_a_token_is_signed_with_the_installations_secret(tmp_path: Path, capsys) -> None:
     folder = str(tmp_path / "data")
+    assert main(capsys, "token", "ann", "--data.dir", folder)[0] == 0
     status, out, err = main(capsys, "token", "ann", "--data.dir", folder, "--role", "admin", "--ttl", "2h")
     assert (status, err) == (0, "")
     claims = Authenticator.from_settings(Settings(data_dir=Path(folder))).verify(out.strip())
@@ -265,6 +266,34 @@ def test_a_token_is_signed_with_the_installations_secret(tmp_path: Path, capsys)
     assert 7_190 < claims.expires_at - time.time() < 7_210
     secret = (tmp_path / "data" / "auth.secret").read_text().strip()
     assert jwt.decode(out.strip(), secret, ["HS256"])["sub"] == "ann"
+
+
+def test_a_secret_that_the_command_makes_is_said_and_the_token_stands_alone(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most often the folder is not the server's, which has another secret and takes no such token."""
+    monkeypatch.chdir(tmp_path)
+    assert main(capsys, "token", "a\nb")[0] == 1
+    assert not list(tmp_path.iterdir())
+    status, out, err = main(capsys, "token", "ann", "--role", "admin")
+    assert (status, len(out.split())) == (0, 1)
+    secret = tmp_path / "data" / "auth.secret"
+    said = f"made a new secret in {secret}: only a server started with it accepts this token"
+    assert one_line(err) == f"messaging-exporter: {said}"
+    assert main(capsys, "token", "ann", "--role", "admin")[2] == ""
+    (tmp_path / "theirs").write_text("x" * 64)
+    (tmp_path / "theirs").chmod(0o600)
+    assert main(capsys, "token", "ann", "--auth.secret-file", "theirs")[2] == ""
+
+
+@pytest.mark.parametrize("role", ["amdin", "Admin", "superadmin"])
+def test_a_role_that_the_server_does_not_ask_for_is_signed_and_said(role: str, tmp_path: Path, capsys) -> None:
+    here = ("--data.dir", str(tmp_path))
+    assert [main(capsys, "token", "ann", *here, "--role", known)[0] for known in ("user", "admin")] == [0, 0]
+    status, out, err = main(capsys, "token", "ann", *here, "--role", role)
+    assert (status, jwt.decode(out.strip(), options={"verify_signature": False})["role"]) == (0, role)
+    assert f'no route asks for the role "{role}", only for "admin"' in one_line(err)
+    assert main(capsys, "token", "ann", *here, "--role", "user")[2] == ""
 
 
 def test_a_token_for_a_user_whose_name_begins_with_dashes_can_be_had(tmp_path: Path, capsys) -> None:
@@ -398,6 +427,7 @@ async def test_a_second_server_on_the_same_data_without_a_broker_is_warned_of(tm
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_behind_stdout_is_said_in_one_line(tmp_path: Path) -> None:
+    run("token", "ann", "--data.dir", str(tmp_path))  # makes the secret, which it says, too
     with open("/dev/full", "w") as full:
         said = subprocess.run(
             [sys.executable, "-m", "exporter", "token", "ann", "--data.dir", str(tmp_path)],

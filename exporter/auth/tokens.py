@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+ADMIN: Final = "admin"
+ROLES: Final = ("user", ADMIN)
+"""Those that mean something here. Whoever has another may do what a user may: identity providers have more roles."""
 LEEWAY: Final = 30.0  # seconds that two clocks may differ: NTP keeps them within one; PyJWT's own example has 10
 MAX_TOKEN: Final = 8_000  # characters; aiohttp refuses header lines above 8,190 bytes by itself
 # Claims kept of verified tokens: a reconnect storm brings back the tokens of a full server (20,000 by default),
@@ -111,6 +114,11 @@ class Authenticator:
         material = self._keys[0].material
         return hashlib.sha256(b"installation " + (material if isinstance(material, bytes) else b"")).hexdigest()
 
+    @property
+    def signs(self) -> bool:
+        """Is the key this installation's secret? With public keys an identity provider makes the tokens."""
+        return isinstance(self._keys[0].material, bytes)
+
     def reload(self) -> bool:
         """Read the key file now: False when it is broken, which the log says; the old keys then go on."""
         return self._file is None or self._file.reload()
@@ -143,11 +151,7 @@ class Authenticator:
         secret = self._keys[0].material
         if not isinstance(secret, bytes):
             raise Misconfigured("with public keys tokens are signed by whoever has the private key")
-        for value, what in ((user, "the user's name"), (role, "the role")):
-            try:
-                check_identifier(value, what)
-            except Refusal as refusal:
-                raise Misconfigured(refusal.message) from refusal
+        check_names(user, role)
         now = self._clock()
         claims = {"sub": user, "role": role, "iat": int(now), "exp": math.ceil(now + ttl)}
         claims |= {"aud": self._audiences[0]} if self._audiences else {}
@@ -238,6 +242,15 @@ class Authenticator:
                 raise Unauthenticated("the token's iss is not a string")
             if issuer not in self._issuers:
                 raise Unauthenticated("the token is from another issuer (iss)")
+
+
+def check_names(user: str, role: str) -> None:
+    """Can they stand in a token? Raises Misconfigured."""
+    for value, what in ((user, "the user's name"), (role, "the role")):
+        try:
+            check_identifier(value, what)
+        except Refusal as refusal:
+            raise Misconfigured(refusal.message) from refusal
 
 
 def _unreadable(token: str) -> str:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import click
 
-from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, flags
+from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, flags, print_error
 from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run, warn_of_another_server
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
@@ -67,10 +67,22 @@ def worker(number: int, descriptor: int) -> None:
 @click.option("--role", default="user", show_default=True, help="admin may see stats and the admin page")
 @click.option("--ttl", type=Duration(), default="1h", show_default=True, metavar="DURATION", help="good for this long")
 def token(settings: Settings, user: str, role: str, ttl: float) -> None:
-    """Print a token for USER, signed with this installation's secret."""
-    from exporter.auth.tokens import Authenticator
+    """Print a token for USER, signed with this installation's secret.
 
-    click.echo(Authenticator.from_settings(settings).sign(user, role=role, ttl=ttl))
+    A secret that is absent is made, and a role that the server does not ask for is signed: stderr says so.
+    """
+    from exporter.auth.tokens import ADMIN, ROLES, Authenticator, check_names
+    from exporter.settings import secret_file
+
+    check_names(user, role)  # first: what is refused makes no secret, of which the next call would say nothing
+    path = settings.effective_secret_file
+    made = settings.identity_provider_file is None and secret_file.obtain(path)[1]
+    signed = Authenticator.from_settings(settings).sign(user, role=role, ttl=ttl)
+    if made:  # most often in the wrong folder, beside a server that has another
+        print_error(f"made a new secret in {path.absolute()}: only a server started with it accepts this token")
+    if role not in ROLES:  # not refused: other services may read the token, too
+        print_error(f'no route asks for the role "{role}", only for "{ADMIN}": with this token one is a user')
+    click.echo(signed)
 
 
 @click.command(cls=SettingsCommand)

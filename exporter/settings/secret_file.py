@@ -10,7 +10,6 @@ Tested in ``tests/auth/test_tokens.py``.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import stat
@@ -32,17 +31,22 @@ _OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 def load_or_create(path: Path) -> bytes:
     """The secret in ``path``, created (mode 0600) when the file is absent; raises Misconfigured."""
+    return obtain(path)[0]
+
+
+def obtain(path: Path) -> tuple[bytes, bool]:
+    """The same, and whether this call has created it: nobody can know a secret that was not there before."""
     try:
-        return load(path)
+        return load(path), False
     except FileNotFoundError:
         pass
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _create(path, secrets.token_urlsafe(_NEW_SECRET_BYTES).encode())
+        created = _create(path, secrets.token_urlsafe(_NEW_SECRET_BYTES).encode())
     except OSError as error:
         raise Misconfigured(f"cannot create the secret file {path}: {os_reason(error)}") from error
     try:
-        return load(path)  # perhaps another process's: whoever linked first has given it to all
+        return load(path), created  # perhaps another process's: whoever linked first has given it to all
     except FileNotFoundError as error:
         raise Misconfigured(f"the secret file {path} vanished while it was being created") from error
 
@@ -118,8 +122,8 @@ def _is_read_only(descriptor: int) -> bool:
     return bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
 
 
-def _create(path: Path, secret: bytes) -> None:
-    """Put ``secret`` there unless somebody else was first; the name never shows an incomplete file."""
+def _create(path: Path, secret: bytes) -> bool:
+    """Put ``secret`` there unless somebody else was first (False); the name never shows an incomplete file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -128,7 +132,10 @@ def _create(path: Path, secret: bytes) -> None:
             file.write(secret + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(aside, path)
+        except FileExistsError:
+            return False
+        return True
     finally:
         aside.unlink(missing_ok=True)

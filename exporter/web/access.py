@@ -11,11 +11,10 @@ from typing import Final
 
 from aiohttp import web
 
-from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
+from exporter.auth.tokens import ADMIN, Authenticator, Claims, Unauthenticated
 from exporter.settings import parsers
 from exporter.web.problems import Problem
 
-ADMIN: Final = "admin"
 COOKIE: Final = "messaging_token_"
 """What the cookie's name begins with; ``cookie_name`` has the rest."""
 SUBPROTOCOL_PREFIX: Final = "bearer."

@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from exporter.auth.tokens import Authenticator
 from exporter.node.history import History, Sample
@@ -60,6 +61,20 @@ async def test_everybody_gets_the_page_with_the_sign_in_form(client: Client) -> 
     page = await response.text()
     assert (response.status, view(page)) == (200, "sign-in")
     assert 'name="token"' in page
+
+
+async def test_the_form_says_how_a_token_is_made_with_the_keys_that_there_are(
+    aiohttp_client: Callable[[web.Application], Awaitable[Client]], client: Client, history: History
+) -> None:
+    """Without the folder the command makes a secret elsewhere, and with public keys it makes no token."""
+    page = await (await client.get("/admin")).text()
+    assert "<code>messaging-exporter token NAME --role admin --data.dir DIR</code>" in page
+    public = Authenticator("ES256", ec.generate_private_key(ec.SECP256R1()).public_key())
+    app = web.Application(middlewares=[problems()])
+    app.add_routes(AdminPage(public, history).routes())
+    page = await (await (await aiohttp_client(app)).get("/admin")).text()
+    assert "messaging-exporter token" not in page
+    assert "Your identity provider makes the token" in page
 
 
 async def test_the_page_runs_and_asks_nothing_that_is_not_its_own(client: Client) -> None:

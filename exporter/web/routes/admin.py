@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 import msgspec
 from aiohttp import web
 
-from exporter.auth.tokens import Authenticator, Claims, Unauthenticated
+from exporter.auth.tokens import ADMIN, Authenticator, Claims, Unauthenticated
 from exporter.node.document import utc
 from exporter.node.history import History
 from exporter.web import access
@@ -61,6 +61,12 @@ PAGE_HEADERS: Final = {
     "Vary": "Cookie",
 }
 
+HINTS: Final = {
+    True: "Make a token where the server runs, with the server’s own folder:<br>"
+    "<code>messaging-exporter token NAME --role admin --data.dir DIR</code>",
+    False: "Your identity provider makes the token: its <code>role</code> is <code>admin</code>.",
+}
+"""By whether this installation signs tokens. The folder is not named: whoever reads this has not signed in."""
 
 # People copy the whole header line, or what stands behind its name.
 _PASTED: Final = re.compile(r"^\s*(authorization\s*:\s*)?(bearer\s+)?", re.IGNORECASE)
@@ -181,7 +187,7 @@ class AdminPage:
             claims = self._authenticator.verify(token)
         except Unauthenticated:
             return None
-        return claims if claims.role == access.ADMIN else None
+        return claims if claims.role == ADMIN else None
 
     async def _claims_of_form(self, request: web.Request) -> tuple[Claims, str]:
         if not self._origins.may_sign_in(request):
@@ -199,7 +205,7 @@ class AdminPage:
         if len(self._cookie(request)) + len(token) > MAX_COOKIE:
             raise Problem(400, f"the token is too long for a cookie, which holds {MAX_COOKIE} characters")
         claims = access.verified(token, self._authenticator)
-        if claims.role != access.ADMIN:
+        if claims.role != ADMIN:
             raise Problem(403, "the token is good, but its role is not admin")
         return claims, token
 
@@ -213,7 +219,8 @@ class AdminPage:
             "base": "." if below else "admin",
             "root": ".." if below else ".",
         }
-        text = self._page.substitute({name: html.escape(value) for name, value in fields.items()})
+        escaped = {name: html.escape(value) for name, value in fields.items()}
+        text = self._page.substitute(escaped, hint=HINTS[self._authenticator.signs])
         return web.Response(text=text, headers=PAGE_HEADERS)
 
 

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from exporter.auth.tokens import Authenticator
+from exporter.auth.tokens import ADMIN, Authenticator
 from exporter.core.errors import BadFrame
 from exporter.core.protocol import MAX_SEQ, check_identifier
 from exporter.core.records import Conversation, Message
 from exporter.node.node import Node
-from exporter.web.access import ADMIN, claims_of
+from exporter.web.access import claims_of
 from exporter.web.problems import Problem
 from exporter.web.routes import schemas
 from exporter.web.routes.answers import IMPOSSIBLE_TOTAL, answer, by_path_and_query, identifier
