@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import exporter
+from exporter.settings.misspelt import misspelt
 from exporter.settings.options import PREFIX
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
@@ -46,11 +47,11 @@ def _libc() -> Any:
 
 
 def own_environment() -> dict[str, str]:
-    """The environment for another process of this program: without settings and without the supervisor's words."""
-    ours = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(PREFIX) and name not in _OF_THIS_PROCESS
-    }
+    """The environment for another process of this program: without settings and without the supervisor's words.
+
+    What was meant for a setting goes, too: this process has said so, once.
+    """
+    others = {*_OF_THIS_PROCESS, *misspelt(os.environ)}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in others}
     package = str(Path(exporter.__file__).parent.parent)
     return {**ours, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}

@@ -352,6 +352,29 @@ def test_the_environment_is_read_and_an_error_names_the_variable(tmp_path: Path)
     assert "MESSAGING_LIMITS_CONNECTIONS" in one_line(said.stderr)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve",),
+        ("serve", "--workers", "2"),
+        ("demo",),
+        ("observe", "--web.listen-address", "192.0.2.1:1"),
+        ("token", "ann"),
+        ("migrate",),
+        ("verify",),
+        ("simulate",),
+    ],
+)
+def test_a_variable_that_nothing_reads_is_said_once_by_name_and_never_by_value(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    listen = () if arguments[0] not in ("serve", "demo") else ("--web.listen-address", "192.0.2.1:1")  # soon at an end
+    said = run(*arguments, *listen, cwd=tmp_path, MESAGING_WEB_LISTEN_ADDRES="hunter2")
+    (line,) = [line for line in said.stderr.splitlines() if "MESAGING_WEB_LISTEN_ADDRES" in line]
+    assert "MESSAGING_WEB_LISTEN_ADDRESS" in line
+    assert "hunter2" not in said.stderr + said.stdout
+
+
 def test_a_server_that_cannot_listen_says_so_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -17,6 +17,7 @@ import click
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.core.redaction import mask, printable
 from exporter.settings import options, parsers
+from exporter.settings.misspelt import misspelt
 from exporter.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +41,12 @@ def print_error(message: str) -> None:
     line = " ".join(printable(mask(message)).split())
     with contextlib.suppress(OSError):
         click.echo(f"messaging-exporter: {line}", err=True)
+
+
+def print_misspelt() -> None:
+    """Say which variables of the environment nothing reads, where there is no log to say it."""
+    for name, nearest in misspelt(os.environ).items():
+        print_error(f"the variable {name} is not known, and changes nothing; did you mean {nearest}?")
 
 
 def flags(*names: str) -> Callable[[F], F]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.core.errors import Misconfigured, os_reason
+from exporter.settings.misspelt import misspelt
 from exporter.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -94,10 +95,16 @@ def warn_of_another_server(settings: Settings) -> None:
 
 
 def configure_logs(settings: Settings, **every: object) -> None:
-    """Logs as the settings say; ``every`` are fields of every line."""
+    """Logs as the settings say; ``every`` are fields of every line. The first lines: settings that nothing reads."""
+    import structlog
+
     from exporter import logs
 
     logs.configure(settings.log_level, settings.log_format, None, **every)
+    for name, nearest in misspelt(os.environ).items():
+        structlog.get_logger(__name__).warning(
+            "a variable of the environment is not known, and changes nothing", variable=name, did_you_mean=nearest
+        )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,17 @@ from types import ModuleType
 
 import click
 
-from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, flags, print_error
+from exporter.cli.flags import (
+    ALL,
+    RESOLVE,
+    SHARED,
+    Duration,
+    ServerCommand,
+    SettingsCommand,
+    flags,
+    print_error,
+    print_misspelt,
+)
 from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run, warn_of_another_server
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
@@ -74,6 +84,7 @@ def token(settings: Settings, user: str, role: str, ttl: float) -> None:
     from exporter.auth.tokens import ADMIN, ROLES, Authenticator, check_names
     from exporter.settings import secret_file
 
+    print_misspelt()
     check_names(user, role)  # first: what is refused makes no secret, of which the next call would say nothing
     path = settings.effective_secret_file
     made = settings.identity_provider_file is None and secret_file.obtain(path)[1]
@@ -121,6 +132,7 @@ def demo(settings: Settings) -> int:
     """
     from exporter.demo import main
 
+    print_misspelt()
     make_data_folder(settings)
     return main(settings)
 

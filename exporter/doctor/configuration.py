@@ -12,6 +12,7 @@ from pathlib import Path
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
 from exporter.doctor.findings import Finding, Outcome
+from exporter.settings.misspelt import misspelt
 from exporter.settings.model import Address, Settings
 from exporter.store.location import SqliteLocation, locate
 from exporter.web import sockets
@@ -25,14 +26,14 @@ that while somebody reads, and what is left of a full disk is seldom exactly not
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Where it listens, its folder, its keys, its web configuration."""
+    """Where it listens, its folder, its keys, its environment, its web configuration."""
     if settings.systemd_socket:
         findings = [Finding("listen", Outcome.NONE, "on the sockets that systemd opens")]
     else:
         findings = [listen(address) for address in settings.listen]
     findings += [listen(address) for address in settings.metrics_listen]
     findings += _data(settings)
-    findings += [_keys(settings), _audience(settings)]
+    findings += [_keys(settings), _audience(settings), *_environment()]
     if settings.web_config_file is not None:
         findings.append(_try("web config", lambda: WebConfig(settings.web_config_file).close(), "read and valid"))
     return findings
@@ -111,6 +112,14 @@ def _audience(settings: Settings) -> Finding:
         return Finding("tokens", Outcome.OK, "of whoever has the secret")
     text = "of every application of the identity provider are accepted: the audience (aud) is not asked for"
     return Finding("tokens", Outcome.WARNING, text, "set --auth.audience to what it writes into tokens for this one")
+
+
+def _environment() -> list[Finding]:
+    """Variables that nothing reads; no line where there is none."""
+    return [
+        Finding("environment", Outcome.WARNING, f"{name} is not known, and changes nothing", f"did you mean {nearest}?")
+        for name, nearest in misspelt(os.environ).items()
+    ]
 
 
 def _try(subject: str, work: Callable[[], object], text: str) -> Finding:

@@ -135,6 +135,17 @@ def test_a_disk_without_a_free_inode_takes_no_new_file(tmp_path: Path) -> None:
     assert "out of inodes" in found["data folder"][1]
 
 
+def test_a_variable_that_nothing_reads_is_a_warning_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    variables = {"MESSAGING_LIMITS_CONECTIONS": "hunter2", "MESSAGING_EXPORTER_PORT": "tcp://10.0.0.1:9100"}
+    code, found, said = doctor(tmp_path, environment=variables)
+    outcome, text = found["environment"]
+    assert (code, outcome) == (0, "warning"), said
+    assert text.startswith("MESSAGING_LIMITS_CONECTIONS is not known")
+    assert "did you mean MESSAGING_LIMITS_CONNECTIONS?" in text
+    assert "hunter2" not in said
+    assert "MESSAGING_EXPORTER_PORT" not in said
+
+
 def test_keys_of_an_identity_provider_without_an_audience_are_a_warning(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.core.errors import Misconfigured
 from exporter.settings import parsers, strict_yaml
+from exporter.settings.misspelt import misspelt
 from exporter.settings.model import Address, Limits, Settings, SourceSettings
 from exporter.settings.options import BY_NAME, OPTIONS, environment, resolve, variable
 
@@ -353,6 +354,61 @@ def test_any_bytes_are_a_document_or_misconfigured(content: bytes) -> None:
 
 def test_the_variable_of_a_flag_is_its_name_in_capitals() -> None:
     assert variable("limits.connections-per-user") == "MESSAGING_LIMITS_CONNECTIONS_PER_USER"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MESSAGING_LIMITS_CONECTIONS", "MESSAGING_LIMITS_CONNECTIONS"),
+        ("MESSAGING_DATADIR", "MESSAGING_DATA_DIR"),
+        ("MESSAGING_DATA__DIR", "MESSAGING_DATA_DIR"),
+        ("MESSAGING_DATA.DIR", "MESSAGING_DATA_DIR"),
+        ("MESSAGING_WORKER", "MESSAGING_WORKERS"),
+        ("MESSAGING_CONFIGFILE", "MESSAGING_CONFIG_FILE"),
+        ("MESSAGING_SECRET_FILE", "MESSAGING_AUTH_SECRET_FILE"),
+        ("MESSAGING_LISTEN_ADDRESS", "MESSAGING_WEB_LISTEN_ADDRESS"),
+        ("MESSAGING_REDIS_PASSWORD", "MESSAGING_REDIS_PASSWORD_FILE"),
+        ("MESSAGING_EXPORTER_LOG_LEVEL", "MESSAGING_LOG_LEVEL"),
+        ("messaging_log_level", "MESSAGING_LOG_LEVEL"),
+        ("MESAGING_LOG_LEVEL", "MESSAGING_LOG_LEVEL"),
+    ],
+)
+def test_a_variable_that_is_close_to_a_setting_is_told_with_it(name: str, meant: str) -> None:
+    assert misspelt({name: "x", "MESSAGING_LOG_LEVEL": "info", "PATH": "/bin"}) == {name: meant}
+    assert misspelt({name: " "}) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(option.variable for option in OPTIONS),
+        variable("config.file"),
+        *(
+            f"MESSAGING{service}{link}"  # of Kubernetes, for Services of these names
+            for service in ("", "_EXPORTER", "_WORKERS", "_REDIS", "_LOG_LEVEL")
+            for link in ("_SERVICE_HOST", "_SERVICE_PORT", "_SERVICE_PORT_HTTP", "_PORT", "_PORT_9100_TCP")
+        ),
+        *(f"MESSAGING_EXPORTER_PORT_9100_TCP_{part}" for part in ("PROTO", "PORT", "ADDR")),
+        "MESSAGING_BASE_URL",
+        "MESSAGING_API_KEY",
+        "MESSAGING_",
+        "MESSENGER_LOG_LEVEL",
+        "MAIL",
+        "_MESSAGING_EXPORTER_COMPLETE",
+        "LOG_LEVEL",
+    ],
+)
+def test_what_is_read_and_what_is_of_others_is_not_called_misspelt(name: str) -> None:
+    assert misspelt({name: "x"}) == {}
+
+
+def test_what_the_documents_and_the_examples_set_is_not_called_misspelt() -> None:
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("deploy", "docs", "examples") for path in (root / folder).rglob("*") if path.is_file()]
+    texts = [path.read_text(errors="replace") for path in (*files, root / "README.md", root / "Makefile")]
+    named = {name for text in texts for name in re.findall(r"\b\w*MESSAGING_\w*", text)}
+    assert {"MESSAGING_DATABASE_URL", "MESSAGING_WORKERS"} < named
+    assert misspelt(dict.fromkeys(named, "x")) == {}
 
 
 def test_settings_survive_the_way_through_the_environment() -> None:
