@@ -375,13 +375,18 @@ def test_a_variable_that_nothing_reads_is_said_once_by_name_and_never_by_value(
     assert "hunter2" not in said.stderr + said.stdout
 
 
-def test_a_server_that_cannot_listen_says_so_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--web.listen-address", "--web.metrics-listen-address"])
+def test_a_server_that_cannot_listen_says_so_in_one_line_with_the_flag_that_chooses(flag: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = run("serve", "--web.listen-address", f"127.0.0.1:{port}", cwd=tmp_path)
+        free = {"MESSAGING_WEB_LISTEN_ADDRESS": "127.0.0.1:0"}
+        said = run("serve", flag, f"127.0.0.1:{port}", cwd=tmp_path, **free)
     assert said.returncode == 1
     (line,) = [line for line in said.stderr.splitlines() if not line.startswith("ts=")]
-    assert re.fullmatch(rf"messaging-exporter: cannot listen on .*{port}.*in use; .*another port", line)
+    assert re.fullmatch(
+        rf"messaging-exporter: cannot listen on .*{port}.*in use; .*another port with (\S+) HOST:PORT", line
+    )
+    assert f" {flag} HOST:PORT" in line
 
 
 @pytest.mark.parametrize("name", ["nowhere.invalid", "a..b", "a" * 70])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 from exporter.child_process import between_fork_and_exec, own_environment
 from exporter.settings.model import Settings
 from exporter.settings.options import environment
+from exporter.web.sockets import LISTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class ServerProcess(asyncio.DatagramProtocol):
     def tell(self) -> None:
         """Say on standard error what was kept: it did not come as far as listening."""
         for line in self._kept:
+            if f"{LISTEN} HOST:PORT" in line and "MAKELEVEL" in os.environ:  # below make, which has no such flag
+                line = f'{line} (make run ARGS="{LISTEN} HOST:PORT")'
             with suppress(OSError):
                 print(line, file=sys.stderr, flush=True)
 

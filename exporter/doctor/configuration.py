@@ -31,7 +31,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings = [Finding("listen", Outcome.NONE, "on the sockets that systemd opens")]
     else:
         findings = [listen(address) for address in settings.listen]
-    findings += [listen(address) for address in settings.metrics_listen]
+    findings += [listen(address, sockets.METRICS_LISTEN) for address in settings.metrics_listen]
     findings += _data(settings)
     findings += [_keys(settings), _audience(settings), *_environment()]
     if settings.web_config_file is not None:
@@ -39,14 +39,15 @@ async def examine(settings: Settings) -> list[Finding]:
     return findings
 
 
-def listen(address: Address) -> Finding:
-    """Can it be listened on?"""
+def listen(address: Address, flag: str = sockets.LISTEN) -> Finding:
+    """Can it be listened on? ``flag`` is what chooses another."""
     try:
-        sockets.bind(address).close()
+        sockets.bind(address, flag).close()
     except Misconfigured as error:
         if "in use" in str(error):
             text = f"{address} is in use: by a server that is running, or by another program"
-            return Finding("listen", Outcome.WARNING, text, "nothing to do if this server is running already")
+            advice = f"nothing to do if this server is running already; else {flag} HOST:PORT chooses another port"
+            return Finding("listen", Outcome.WARNING, text, advice)
         return Finding("listen", Outcome.FAILED, str(error))
     if address.host in ("", "0.0.0.0", "::"):  # noqa: S104  # compared, not bound
         return Finding("listen", Outcome.OK, f"{address}: every interface of this machine")

@@ -10,6 +10,7 @@ from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Settings
 from exporter.store.connections import WIDTH
 from exporter.store.diagnosis import diagnose
+from exporter.web.sockets import METRICS_LISTEN
 from exporter.workers import plan
 
 CONNECTIONS = sum(WIDTH.values())
@@ -27,9 +28,9 @@ async def examine(settings: Settings) -> list[Finding]:
         return [Finding("workers", Outcome.FAILED, str(error))]
     findings = [_cores(settings.workers)]
     if not settings.metrics_listen:  # those that were given have been tried with the other addresses: the first ones
-        findings += [listen(address) for some in own for address in some]
+        findings += [listen(address, METRICS_LISTEN) for some in own for address in some]
     else:
-        findings += [listen(address) for some in own[1:] for address in some]
+        findings += [listen(address, METRICS_LISTEN) for some in own[1:] for address in some]
     return [*findings, *await _room(settings)]
 
 

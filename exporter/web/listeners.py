@@ -12,7 +12,7 @@ from aiohttp import web
 
 from exporter.settings.model import Address
 from exporter.web.aiohttp_seams import ProblemRunner
-from exporter.web.sockets import BACKLOG, bind, shown_url
+from exporter.web.sockets import BACKLOG, LISTEN, bind, shown_url
 from exporter.web.toolkit.reload import WebConfig
 
 log = structlog.get_logger(__name__)
@@ -38,9 +38,12 @@ class Listeners:
         self._runners: list[web.AppRunner] = []
         self._sites: list[_Site] = []
 
-    async def open(self, app: web.Application, addresses: Sequence[Address]) -> list[str]:
-        """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist."""
-        return await self.serve(app, map(bind, addresses))
+    async def open(self, app: web.Application, addresses: Sequence[Address], flag: str = LISTEN) -> list[str]:
+        """Serve ``app`` on every address: the URLs. Raises Misconfigured when one is taken or does not exist.
+
+        ``flag`` is what chooses the addresses, for the words of that.
+        """
+        return await self.serve(app, (bind(address, flag) for address in addresses))
 
     async def serve(self, app: web.Application, sockets: Iterable[socket.socket], *, shared: bool = False) -> list[str]:
         """Serve ``app`` on sockets that are bound; the URLs, ``unix:PATH`` for a Unix socket.

@@ -39,6 +39,7 @@ from exporter.web.background import BackgroundTasks
 from exporter.web.listeners import Listeners, allow_open_files
 from exporter.web.origins import Origins
 from exporter.web.routes.stats import look, sample
+from exporter.web.sockets import METRICS_LISTEN
 from exporter.web.toolkit.reload import WebConfig
 from exporter.web.websocket.connections import Connections
 from exporter.web.websocket.handshake import UpgradeHandler
@@ -140,7 +141,7 @@ class Server:
             self.metrics_urls = self.urls
             if apart:
                 operations = self._application.build(public=False, operations=True)
-                self.metrics_urls = await self.listeners.open(operations, self.settings.metrics_listen)
+                self.metrics_urls = await self.listeners.open(operations, self.settings.metrics_listen, METRICS_LISTEN)
         self._begin()
         log.info("listening", urls=self.urls, metrics=self.metrics_urls, version=__version__)
 

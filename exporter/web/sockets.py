@@ -15,10 +15,13 @@ from exporter.settings.model import Address
 
 BACKLOG: Final = 4_096  # a reconnect storm: everybody comes within a second; the kernel cuts it to somaxconn
 
+LISTEN: Final = "--web.listen-address"
+METRICS_LISTEN: Final = "--web.metrics-listen-address"
+
 _ADVICE: Final = {
-    errno.EADDRINUSE: "; end the program that listens there, or choose another port",
-    errno.EADDRNOTAVAIL: "; no interface of this machine has this address",
-    errno.EACCES: "; ports below 1024 are root's, or want CAP_NET_BIND_SERVICE",
+    errno.EADDRINUSE: "; end the program that listens there, or choose another port with {flag} HOST:PORT",
+    errno.EADDRNOTAVAIL: "; no interface of this machine has this address: give {flag} one that it has",
+    errno.EACCES: "; ports below 1024 are root's, or want CAP_NET_BIND_SERVICE; {flag} HOST:PORT chooses another",
 }
 
 
@@ -31,10 +34,10 @@ def shown_url(listening: socket.socket, scheme: str) -> str:
     return f"{scheme}://{Address(shown, port)}"
 
 
-def bind(address: Address) -> socket.socket:
+def bind(address: Address, flag: str = LISTEN) -> socket.socket:
     """A listening socket; all interfaces means IPv4 and, where the machine has it, IPv6 on the same port.
 
-    Raises Misconfigured when the address is taken, unknown or not allowed.
+    Raises Misconfigured when the address is taken, unknown or not allowed; ``flag`` is what chooses another.
     """
     try:
         if not address.host:
@@ -50,4 +53,5 @@ def bind(address: Address) -> socket.socket:
         # strerror of the bare number: create_server adds the address to the words, which stands there already
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number is not None and number in errno.errorcode else str(error)
-        raise Misconfigured(f"cannot listen on {address}: {reason.lower()}{_ADVICE.get(number or 0, '')}") from None
+        advice = _ADVICE.get(number or 0, "").format(flag=flag)
+        raise Misconfigured(f"cannot listen on {address}: {reason.lower()}{advice}") from None

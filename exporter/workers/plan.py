@@ -13,7 +13,7 @@ from typing import Final
 
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Address, Settings
-from exporter.web.sockets import BACKLOG, bind
+from exporter.web.sockets import BACKLOG, METRICS_LISTEN, bind
 from exporter.web.systemd import sockets as sockets_of_systemd
 
 METRICS_HOST: Final = "127.0.0.1"
@@ -107,9 +107,8 @@ def _open(settings: Settings, stack: ExitStack) -> Sockets:
 
 def _metrics(address: Address, worker: int) -> socket.socket:
     try:
-        return bind(address)
+        return bind(address, METRICS_LISTEN)
     except Misconfigured as error:
         raise Misconfigured(
-            f"the metrics of worker {worker}: {error}; --web.metrics-listen-address HOST:PORT chooses other ports, "
-            "that one and the next ones"
+            f"the metrics of worker {worker}: {error}; its port is the first worker's, the next ones are the others'"
         ) from None

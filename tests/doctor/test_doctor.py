@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -154,6 +155,15 @@ def test_keys_of_an_identity_provider_without_an_audience_are_a_warning(tmp_path
     assert "--auth.audience" in found["tokens"][1]
     _, found, _ = doctor(tmp_path, "--auth.public-key-file", "key.pem", "--auth.audience", "chat")
     assert found["tokens"] == ("ok", "must name chat")
+
+
+def test_a_port_that_is_taken_is_a_warning_with_the_flag_that_chooses_another(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, said = doctor(tmp_path, "--web.metrics-listen-address", f"127.0.0.1:{port}")
+    assert code == 0
+    assert f"127.0.0.1:{port} is in use" in said
+    assert "else --web.metrics-listen-address HOST:PORT chooses another port" in said
 
 
 def test_an_address_that_is_not_this_machines_is_found(tmp_path: Path) -> None:

@@ -226,12 +226,13 @@ async def test_on_a_terminal_it_draws_and_ctrl_c_is_enough(tmp_path: Path) -> No
 async def test_a_port_that_is_taken_is_one_clear_line_and_nothing_is_written(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with demo(tmp_path, "--web.listen-address", f"127.0.0.1:{port}") as running:
+        async with demo(tmp_path, "--web.listen-address", f"127.0.0.1:{port}", MAKELEVEL="1") as running:
             assert await running.ended() == 1
             await running.nobody_left()
             errors = running.errors.read_text()
     (line,) = errors.splitlines()
     assert line.startswith(f"messaging-exporter: cannot listen on 127.0.0.1:{port}: address already in use; ")
+    assert line.endswith('(make run ARGS="--web.listen-address HOST:PORT")')  # which is how most have begun
     assert "three months" not in running.said()
 
 
