@@ -5,9 +5,6 @@ Tested in ``tests/doctor/test_doctor.py``.
 
 from __future__ import annotations
 
-import os
-from urllib.parse import parse_qsl, urlsplit
-
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
@@ -16,6 +13,7 @@ from exporter.settings.model import Settings
 from exporter.store import errors
 from exporter.store.diagnosis import Diagnosis, diagnose
 from exporter.store.dialects.libpq import target
+from exporter.store.errors import DatabaseError
 from exporter.store.location import PostgresLocation, locate
 
 ADVICE = {
@@ -37,10 +35,11 @@ async def examine(settings: Settings) -> list[Finding]:
     try:
         found = await diagnose(settings.effective_database_url, settings.database_timeout, settings.database_schema)
     except (Misconfigured, Unavailable) as error:
-        text = error.message if isinstance(error, Unavailable) else str(error)
+        failure = error.__cause__
+        text = failure.text if isinstance(failure, DatabaseError) else ""
         if text == errors.NO_FILE_YET and settings.database_migrate:
             return [Finding("database", Outcome.OK, "is not there yet: the first start makes it")]
-        return [await _unreached(settings.effective_database_url, text)]
+        return [await _unreached(settings.effective_database_url, text, str(error))]
     findings = [_reached(found)]
     if found.problem is None:
         findings.append(Finding("schema, rights", Outcome.OK, f"revision {found.revision}, may read and write"))
@@ -54,27 +53,14 @@ async def examine(settings: Settings) -> list[Finding]:
     return findings
 
 
-async def _unreached(url: str, text: str) -> Finding:
-    """What a start would say, and where it was tried or what to do."""
-    if text in (errors.UNREACHABLE, errors.TIMEOUT) and (where := await unreached(_addresses(url))):
-        return Finding("database", Outcome.FAILED, f"{text}: {where}", ADVICE[errors.UNREACHABLE])
-    return Finding("database", Outcome.FAILED, text, ADVICE.get(text, ""))
-
-
-def _addresses(url: str) -> list[tuple[str, int]]:
-    """Hosts and ports out of URL, service and environment; none of a Unix socket."""
-    place = locate(url)
-    if not isinstance(place, PostgresLocation):
-        return []
-    parts = urlsplit(target(place.dsn).dsn)
-    given = dict(parse_qsl(parts.query))
-    hosts = parts.netloc.rpartition("@")[2] or given.get("host") or os.environ.get("PGHOST", "")
-    split = [urlsplit(f"//{host}") for host in hosts.split(",") if host and not host.lower().startswith(("/", "%2f"))]
-    try:
-        default = int(given.get("port") or os.environ.get("PGPORT") or 5432)
-        return [(part.hostname, part.port or default) for part in split if part.hostname]
-    except ValueError:  # a port for each of them: rare, and more than a hint is worth
-        return []
+async def _unreached(url: str, text: str, told: str) -> Finding:
+    """What a start would say, and where it was tried or what to do; ``text`` is the store's own for it."""
+    if text in (errors.UNREACHABLE, errors.TIMEOUT):
+        place = locate(url)
+        addresses = target(place.dsn).addresses if isinstance(place, PostgresLocation) else ()
+        if where := await unreached(addresses):
+            return Finding("database", Outcome.FAILED, f"{text}: {where}", ADVICE[errors.UNREACHABLE])
+    return Finding("database", Outcome.FAILED, told, ADVICE.get(text, ""))
 
 
 def _reached(found: Diagnosis) -> Finding:

@@ -8,6 +8,7 @@ matters to this program, or refused by its name. Nothing of a value that may be 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
 import re
 import shlex
@@ -15,11 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from exporter.core.errors import Misconfigured
 from exporter.store.dialects.libpq_tls import require_choices, require_files
 from exporter.store.schema.triggers_postgresql import quoted
+
+DEFAULT_PORT: Final = 5432
 
 # What asyncpg reads out of a URL.
 _PASSED: Final = {
@@ -77,6 +80,18 @@ class Target:
     settings: Mapping[str, str] = field(default_factory=dict)
     connect_timeout: float | None = None
     """Seconds; None: as long as any other use of the database may take."""
+    hosts: tuple[tuple[str, int], ...] = ()
+    """Hosts, or folders of Unix sockets, and ports, as they are tried; empty where they are not known."""
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Those of the network."""
+        return tuple((host, port) for host, port in self.hosts if not host.startswith("/"))
+
+    @property
+    def place(self) -> str:
+        """Where the server is, in words, without anything of the user and the password."""
+        return ", ".join(_place(host, port) for host, port in self.hosts)
 
 
 def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.environ) -> Target:
@@ -129,7 +144,35 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
         netloc = _at_address(netloc, options["hostaddr"], passed, environ, origins["hostaddr"])
     path = "" if parts.path == "/" else parts.path  # libpq: PGDATABASE or the user's name, as without the slash
     query = urlencode(passed, quote_via=quote)
-    return Target(f"postgresql://{netloc}{path}{'?' if query else ''}{query}", settings, timeout)
+    dsn = f"postgresql://{netloc}{path}{'?' if query else ''}{query}"
+    # A password with a "/", "?" or "#" in it that is not written as %2F ends the host too early: what is before it is
+    # then taken for host and port. The driver refuses or goes elsewhere; nothing of it may be shown.
+    torn = "@" in parts.path + parts.query + parts.fragment
+    return Target(dsn, settings, timeout, () if torn else _hosts(netloc, passed, environ))
+
+
+def _place(host: str, port: int) -> str:
+    if host.startswith("/"):
+        return f"{host}/.s.PGSQL.{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _hosts(netloc: str, passed: Mapping[str, str], environ: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    hosts = (netloc.rpartition("@")[2] or passed.get("host") or environ.get("PGHOST", "")).split(",")
+    ports = (passed.get("port") or environ.get("PGPORT") or "").split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    found = []
+    with contextlib.suppress(ValueError):  # what is no port, or not one for each host: the driver says so
+        for host, port in zip(hosts, ports, strict=True):
+            if host.lower().startswith(("/", "%2f")):
+                found.append((unquote(host), int(port or DEFAULT_PORT)))
+                continue
+            bare = host.count(":") > 1 and not host.startswith("[")  # IPv6 has its brackets in the netloc only
+            part = urlsplit(f"//[{host}]" if bare else f"//{host}")
+            if part.hostname:
+                found.append((part.hostname, part.port or int(port or DEFAULT_PORT)))
+        return tuple(found)
+    return ()
 
 
 def _at_address(netloc: str, address: str, passed: dict[str, str], environ: Mapping[str, str], origin: str) -> str:
