@@ -98,7 +98,7 @@ class Job(Generic[T]):
             raise
         if not done:
             await self.abort()
-            failure = DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
+            failure = DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT, self._database.dialect.place)
             self._database.note(failure, self._lane, self._kinds)
             raise failure
         return self.task.result()
@@ -273,7 +273,8 @@ class Database:
         """
         writing = lane in (Lane.WRITE, Lane.PROBE)
         if failure is not None and failure.text == errors.READ_ONLY and self.write_error == errors.STANDBY:
-            failure = DatabaseError(failure.kind, errors.STANDBY)  # which the server's refusal of a write does not say
+            # The server's refusal of a write does not say so.
+            failure = DatabaseError(failure.kind, errors.STANDBY, failure.where)
         if failure is None:
             self.up, self.error = True, None
             if writing:
@@ -298,7 +299,8 @@ class Database:
         first = use not in self._logged
         self._logged[use] = state
         if state is not None:
-            log.warning("database is down", use=use, reason=state)
+            reason = failure.told if failure is not None and failure.text == state else state
+            log.warning("database is down", use=use, reason=reason)
         elif not first or use == "reading":
             log.info("database is up", use=use)
 

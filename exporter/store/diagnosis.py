@@ -102,8 +102,8 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
         except Misconfigured as error:
             problem, behind = str(error), migrate.RUN_MIGRATE in str(error)
         except DatabaseError as failure:
-            problem = failure.text
-            if problem == errors.RIGHTS:  # on what says which revision it is: on what else?
+            problem = failure.told
+            if failure.text == errors.RIGHTS:  # on what says which revision it is: on what else?
                 problem = await _lacking(database, dialect) or problem
         return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, max_connections)
     finally:

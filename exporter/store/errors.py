@@ -1,6 +1,7 @@
 """What a database can do to its caller, in a fixed vocabulary. Knows no driver: each dialect translates its own errors.
 
-A driver's own words are never shown: they may hold a password, an address or a user's message.
+A driver's own words are never shown: they may hold a password, an address or a user's message. Which file or server it
+was is told apart from the text: whoever runs the server needs it, and clients and pages have no business with it.
 
 Tested in ``tests/store/test_writing.py``.
 """
@@ -40,18 +41,28 @@ USELESS = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
 
 
 class DatabaseError(Exception):
-    """A statement that did not do what it should; ``text`` is fit for people, logs and pages."""
+    """A statement that did not do what it should; ``text`` is fit for people, logs and pages.
 
-    def __init__(self, kind: ErrorKind, text: str) -> None:
+    ``where`` is the file or the server's address, never a user or password, and what is in the way there: for logs and
+    terminals only.
+    """
+
+    def __init__(self, kind: ErrorKind, text: str, where: str = "") -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text
+        self.where = where
+
+    @property
+    def told(self) -> str:
+        """What is told to whoever runs the server."""
+        return f"{self.text} ({self.where})" if self.where else self.text
 
 
 def at_start(failure: DatabaseError) -> Misconfigured | Unavailable:
-    """What ends a start, or is worth trying again."""
+    """What ends a start, or is worth trying again. No client has asked for a start, so it says where, too."""
     lasting = failure.kind is ErrorKind.CONFIGURATION or failure.text == READ_ONLY
-    return Misconfigured(failure.text) if lasting else Unavailable(failure.text)
+    return Misconfigured(failure.told) if lasting else Unavailable(failure.told)
 
 
 UNREACHABLE = "the database cannot be reached"

@@ -82,6 +82,15 @@ async def test_beside_a_running_server_everything_is_well_and_the_way_to_it_too(
         await exporter.deserted()
 
 
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(0o700)
+    database = tmp_path / "data" / "messaging.db"
+    database.write_bytes(b"garbage" * 2000)
+    code, found, _ = doctor(tmp_path)
+    told = f"the file is not a database or is damaged ({database}: restore a backup of it, or name another file)"
+    assert (code, found["database"]) == (1, ("failed", told))
+
+
 def test_a_secret_that_others_can_read_is_found_and_so_is_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     secret = tmp_path / "data" / "auth.secret"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import pwd
 import random
+import re
 import shutil
 import signal
 import sqlite3
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,9 +26,11 @@ from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.connections import Lane
 from exporter.store.dialects import sqlite as sqlite_module
-from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.dialects import sqlite_errors
+from exporter.store.errors import MOVED, DatabaseError, ErrorKind
 from exporter.store.queries import Queries
 from exporter.store.transaction import Transaction
+from exporter.store.verify import verify
 from exporter.store.writer import Writer
 from tests.databases import (
     Outcome,
@@ -636,18 +642,115 @@ async def test_what_sqlite_calls_an_error_of_the_disk_is_a_full_one_where_nothin
     """Its shared memory cannot be made on a full tmpfs: SQLite says "disk I/O error"."""
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
-    assert sqlite_module.translate_error(error, file.path).text == "the database's disk reports an error"
-    monkeypatch.setattr(sqlite_module, "NEEDED", 2**80)
-    assert sqlite_module.translate_error(error, file.path).text == "the database's disk is full"
+    assert sqlite_errors.translate_error(error, file.path).told == f"the database's disk reports an error ({file.path})"
+    monkeypatch.setattr(sqlite_errors, "NEEDED", 2**80)
+    assert sqlite_errors.translate_error(error, file.path).told == f"the database's disk is full ({file.path})"
 
 
 async def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "messaging.db").mkdir()
     store = Store(f"sqlite:///{tmp_path / 'messaging.db'}")
     for asked in (store.migrate, store.start):
-        with pytest.raises(Misconfigured, match="that of a folder"):
+        with pytest.raises(Misconfigured, match=rf"that of a folder \({tmp_path}/messaging.db\)"):
             await asked()
     await store.close()
+
+
+@pytest.fixture
+async def open_to_all() -> AsyncIterator[Sqlite]:
+    """A database in a folder to which everybody finds the way, which is not so in pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Sqlite(Path(name) / "messaging.db")
+        async with opened(place):
+            pass
+        yield place
+        place.path.parent.chmod(0o700)
+
+
+@contextlib.contextmanager
+def as_an_ordinary_user(folder: int, file: int, path: Path) -> Iterator[None]:
+    """With these modes. Root may write everything, so for a moment this process, with all its threads, is another's."""
+    path.chmod(file)
+    path.parent.chmod(folder)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+async def refusals(place: Sqlite) -> set[str]:
+    """What migrate, start and verify say."""
+    store = Store(place.url)
+    said = set()
+    for asked in (store.migrate, store.start, lambda: verify(store)):
+        try:
+            await asked()
+        except (Misconfigured, Unavailable) as error:
+            said.add(str(error))
+        else:  # there was nothing to write
+            assert asked == store.migrate
+    await store.close()
+    return said
+
+
+async def test_a_folder_that_may_not_be_written_is_told_with_the_reason_why_it_must_be(open_to_all: Sqlite) -> None:
+    with as_an_ordinary_user(0o555, 0o666, open_to_all.path):
+        said = await refusals(open_to_all)
+    folder = (
+        r"\w+, must be able to write in its folder, where SQLite keeps its files -wal and -shm beside the database\)"
+    )
+    told = rf"the database('s file cannot be opened| is read-only) \({open_to_all.path}: this user, {folder}"
+    assert said, "which of the two depends on SQLite's version"
+    assert all(re.fullmatch(told, line) for line in said), said
+
+
+async def test_a_file_of_somebody_else_is_told_with_both_users(open_to_all: Sqlite) -> None:
+    owner = pwd.getpwuid(open_to_all.path.stat().st_uid).pw_name
+    with as_an_ordinary_user(0o777, 0o444, open_to_all.path):
+        [said] = await refusals(open_to_all)
+    told = re.escape(f"the database is read-only ({open_to_all.path} belongs to {owner}, and this user, ")
+    assert re.fullmatch(rf"{told}\w+, may not write it\)", said)
+
+
+async def test_shared_memory_that_another_user_left_is_named_as_what_is_in_the_way(open_to_all: Sqlite) -> None:
+    """As after a look at the database by root."""
+    beside = open_to_all.path.with_name("messaging.db-shm")
+    beside.touch(0o400)
+    with as_an_ordinary_user(0o777, 0o666, open_to_all.path):
+        said = await refusals(open_to_all)
+    assert said
+    assert all(f"({beside} belongs to " in line for line in said), said
+
+
+async def test_a_read_only_file_system_is_told_as_such(file: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = sqlite3.OperationalError("unable to open database file")
+    error.sqlite_errorname = "SQLITE_CANTOPEN"
+    file.path.touch()
+    mounted = os.statvfs_result((4096, 4096, 9, 9, 9, 9, 9, 9, os.ST_RDONLY, 255))
+    monkeypatch.setattr(os, "statvfs", lambda folder: mounted)
+    failure = sqlite_errors.translate_error(error, file.path)
+    assert failure.text == "the database's file cannot be opened"
+    assert failure.told.startswith(f"{failure.text} ({file.path}: it lies on a read-only file system, ")
+
+
+async def test_a_file_that_is_none_of_sqlites_is_named(file: Sqlite) -> None:
+    file.path.write_bytes(b"garbage" * 2000)
+    assert await refusals(file) == {
+        f"the file is not a database or is damaged ({file.path}: restore a backup of it, or name another file)"
+    }
+
+
+async def test_where_the_file_is_stands_in_the_log_and_not_in_what_others_are_told(file: Sqlite) -> None:
+    async with opened(file, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        file.path.unlink()
+        with structlog.testing.capture_logs() as logs:
+            refused = await within(TIMEOUT + LATE, send(store, "c", "ann", "m1"))
+        assert refused.message == store.error == store.write_error == MOVED
+        assert logs[0]["reason"] == f"{MOVED} ({file.path})"
 
 
 @pytest.mark.needs("postgres")

@@ -68,7 +68,7 @@ async def transaction(session: Session, begin: str) -> AsyncIterator[None]:
             await session.execute("ROLLBACK")
         except DatabaseError:
             # Nothing is left to undo, or nobody to ask: such a connection must not be used again.
-            raise DatabaseError(ErrorKind.DISCONNECTED, failure.text) from failure
+            raise DatabaseError(ErrorKind.DISCONNECTED, failure.text, failure.where) from failure
         raise
 
 
@@ -80,6 +80,8 @@ class Dialect(ABC):
     """One kind of database at one place."""
 
     name: str
+    place: str = ""
+    """The file, or the server's addresses: for logs and terminals only. Empty where it is not known."""
     begin: str
     """Opens a transaction that will write."""
     begin_writing: str

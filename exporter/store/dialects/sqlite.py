@@ -1,4 +1,4 @@
-"""SQLite through aiosqlite: one thread per connection, the file's identity, and what its errors mean.
+"""SQLite through aiosqlite: one thread per connection, and the file's identity.
 
 Tested in ``tests/store/test_outages.py``.
 """
@@ -27,6 +27,7 @@ from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Ask, Dialect, Row, Session
+from exporter.store.dialects.sqlite_errors import translate_error
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_sqlite, triggers_sqlite
@@ -37,9 +38,6 @@ OLDEST = (3, 35)
 MIGRATION_WAIT = 600.0
 """Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
 
-NEEDED = 64 * 1024
-"""Bytes of free space: SQLite's shared memory takes half of it before anything is written."""
-
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 PRAGMAS = (
@@ -48,60 +46,6 @@ PRAGMAS = (
     "cache_size = -16384",  # 16 MiB; the default 2 MiB thrashes at ten million rows
 )
 """What each connection sets for itself."""
-
-_BY_NAME = (
-    ("SQLITE_BUSY", ErrorKind.TIMEOUT, errors.LOCKED),
-    ("SQLITE_LOCKED", ErrorKind.TIMEOUT, errors.LOCKED),
-    (
-        "SQLITE_PROTOCOL",
-        ErrorKind.TIMEOUT,
-        errors.LOCKED,
-    ),  # after ten seconds of asking for a lock of the shared memory
-    ("SQLITE_INTERRUPT", ErrorKind.TIMEOUT, errors.TIMEOUT),
-    ("SQLITE_FULL", ErrorKind.DISCONNECTED, errors.FULL),
-    ("SQLITE_READONLY", ErrorKind.READ_ONLY, errors.READ_ONLY),
-    ("SQLITE_PERM", ErrorKind.READ_ONLY, errors.READ_ONLY),
-    ("SQLITE_IOERR", ErrorKind.DISCONNECTED, errors.BROKEN_DISK),
-    ("SQLITE_CORRUPT", ErrorKind.CONFIGURATION, errors.DAMAGED),
-    ("SQLITE_NOTADB", ErrorKind.CONFIGURATION, errors.DAMAGED),
-    ("SQLITE_CANTOPEN", ErrorKind.CONFIGURATION, errors.NO_FILE),
-    ("SQLITE_CONSTRAINT_UNIQUE", ErrorKind.CONFLICT, errors.KEY_TAKEN),
-    ("SQLITE_CONSTRAINT_PRIMARYKEY", ErrorKind.CONFLICT, errors.KEY_TAKEN),
-    ("SQLITE_CONSTRAINT_TRIGGER", ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER),
-    ("SQLITE_CONSTRAINT_NOTNULL", ErrorKind.REFUSED, errors.UNFILLED),  # no value of ours is null
-    ("SQLITE_CONSTRAINT", ErrorKind.DATA, errors.REJECTED),
-    ("SQLITE_MISMATCH", ErrorKind.DATA, errors.REJECTED),
-    ("SQLITE_TOOBIG", ErrorKind.DATA, errors.REJECTED),
-    ("SQLITE_SCHEMA", ErrorKind.SERIALIZATION, errors.RACED),
-)
-
-
-def translate_error(error: BaseException, path: Path) -> DatabaseError:
-    """What an error of the driver means, for a file at a path."""
-    if isinstance(error, DatabaseError):
-        return error
-    name = str(getattr(error, "sqlite_errorname", None) or "")
-    if name.startswith("SQLITE_IOERR") and _is_full(path.parent):  # the files beside it, of which SQLite says no more
-        return DatabaseError(ErrorKind.DISCONNECTED, errors.FULL)
-    for start, kind, text in _BY_NAME:
-        if name.startswith(start):
-            return DatabaseError(kind, text)
-    if isinstance(error, (sqlite3.DataError, sqlite3.InterfaceError, UnicodeError, OverflowError)):
-        return DatabaseError(ErrorKind.DATA, errors.REJECTED)
-    if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such"):
-        return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_SCHEMA)
-    if isinstance(error, sqlite3.OperationalError) and str(error).endswith("already exists"):
-        return DatabaseError(ErrorKind.CONFIGURATION, errors.FOREIGN)
-    if isinstance(error, ValueError):  # aiosqlite: "no active connection", "Connection closed"
-        return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST)
-    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
-
-
-def _is_full(folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        found = os.statvfs(folder)
-        return found.f_bavail * found.f_frsize < NEEDED
-    return False
 
 
 class SqliteSession:
@@ -180,6 +124,7 @@ class SqliteDialect(Dialect):
         if sqlite3.sqlite_version_info < OLDEST:
             raise Misconfigured(f"Python's SQLite is {sqlite3.sqlite_version}: 3.35 or newer is needed")
         self.path = path
+        self.place = str(path.absolute())
         self._identity: tuple[int, int] | None = None
 
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
@@ -282,14 +227,7 @@ class SqliteDialect(Dialect):
 
     def translate(self, error: BaseException) -> DatabaseError:
         """What an error means, SQLAlchemy's wrapping taken off."""
-        failure = translate_error(getattr(error, "orig", None) or error, self.path)
-        if failure.text == errors.NO_FILE and not self.path.parent.is_dir():
-            return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_FOLDER)
-        if failure.text == errors.NO_FILE and self.path.is_dir():
-            return DatabaseError(ErrorKind.CONFIGURATION, errors.A_FOLDER)
-        if failure.text == errors.NO_FILE and not self.path.exists():
-            return DatabaseError(ErrorKind.CONFIGURATION, errors.NO_FILE_YET)
-        return failure
+        return translate_error(getattr(error, "orig", None) or error, self.path)
 
     def _stat(self) -> tuple[int, int] | None:
         # On the loop: it takes 2 µs on a local file system, and SQLite in WAL mode works on no other.
@@ -302,7 +240,7 @@ class SqliteDialect(Dialect):
     def check(self) -> None:
         """Is the file still the one that was opened? A commit into an unlinked file is lost."""
         if self._identity is not None and self._stat() != self._identity:
-            raise DatabaseError(ErrorKind.DISCONNECTED, errors.MOVED)
+            raise DatabaseError(ErrorKind.DISCONNECTED, errors.MOVED, self.place)
 
     def remember_identity(self) -> None:
         """Remember which file it is."""

@@ -145,7 +145,7 @@ async def _migrate(dialect: Dialect, revision: str) -> list[Difference]:
     except dialect.drivers as error:  # as SQLAlchemy wraps it or as it is
         failure = dialect.translate(error)
         if failure.text == errors.NO_FILE_YET:
-            failure = DatabaseError(failure.kind, errors.NO_NEW_FILE)
+            failure = DatabaseError(failure.kind, errors.NO_NEW_FILE, failure.where)
         raise failure from error
     finally:
         await engine.dispose()

@@ -95,8 +95,8 @@ async def verify(
         return await _Verification(store, database, repair, progress, out, pace).run()
     except DatabaseError as failure:
         if failure.kind is ErrorKind.CONFIGURATION:
-            raise Misconfigured(failure.text) from failure
-        raise Unavailable(failure.text) from failure
+            raise Misconfigured(failure.told) from failure
+        raise Unavailable(failure.told) from failure
     finally:
         await database.close(1.0)
 
@@ -120,7 +120,8 @@ async def compare(store: Store) -> bool:
     try:
         differs, findings = await database.job(Lane.VERIFY, look, None).result()
     except (DatabaseError, Misconfigured) as error:
-        log.warning("the totals could not be compared", reason=str(error))
+        reason = error.told if isinstance(error, DatabaseError) else str(error)
+        log.warning("the totals could not be compared", reason=reason)
         return False
     finally:
         await database.close(1.0)
@@ -214,7 +215,7 @@ class _Verification:
             except DatabaseError as failure:
                 locked += failure.text == errors.LOCKED
                 if failure.kind not in _PASSING or attempt == 7 or locked == LOCKED_TRIES:
-                    raise DatabaseError(failure.kind, failure.text + self._lock_holders) from failure
+                    raise DatabaseError(failure.kind, failure.text + self._lock_holders, failure.where) from failure
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))
                 continue
             finally:
