@@ -193,7 +193,7 @@ class Server:
                 break
             except Unavailable as error:
                 if not told:
-                    log.warning("the database cannot be reached; trying on", reason=error.message)
+                    log.warning("the database is not ready; trying on", reason=error.message)
                 told = True
                 await asyncio.sleep(RETRY)
         self.ready = True

@@ -37,6 +37,7 @@ from tests.servers.exporter import (
     until,
 )
 from tests.servers.postgres import Postgres
+from tests.servers.valkey import free_port
 
 TIMEOUT = 1.5
 """Seconds: ``database.timeout`` of the servers here; anything that blocked the loop would do so for half of it."""
@@ -450,6 +451,27 @@ async def test_a_database_that_is_locked_at_the_start_is_waited_for(tmp_path: Pa
         await ann.join("room")
         await ann.close()
         assert await exporter.stop() == 0
+    finally:
+        await exporter.kill()
+
+
+async def test_a_database_that_is_not_reached_is_told_to_the_log_with_its_address_and_to_nobody_else(
+    tmp_path: Path,
+) -> None:
+    place = f"127.0.0.1:{free_port()}"
+    url = {"MESSAGING_DATABASE_URL": f"postgresql://ann:hunter2@{place}/chat"}
+    exporter = Exporter(tmp_path, environment=url)
+    try:
+        await exporter.start(ready=False)
+
+        async def told() -> list[dict[str, Any]]:
+            return [line for line in exporter.lines() if line["event"] == "the database is not ready; trying on"]
+
+        assert [line["reason"] for line in await until(told, "the log says it")] == [
+            f"the database cannot be reached ({place}: connection refused)"
+        ]
+        assert "hunter2" not in exporter.log.read_text()
+        assert place not in str(await exporter.get("/v1/messaging/stats"))
     finally:
         await exporter.kill()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,12 @@ import pytest
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store
 from exporter.store.dialects.libpq import target
+from exporter.store.dialects.unreached import unreached
 from tests.databases import Postgresql, eventually, opened, send
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.pgbouncer import Pgbouncer
 from tests.servers.postgres import Postgres
+from tests.servers.valkey import free_port
 
 BASE = "postgresql://ann:hunter2@host/chat"
 
@@ -264,10 +269,71 @@ async def test_of_several_hosts_the_one_that_can_be_written_to_is_used(postgres:
         assert (await store.totals(5)).stored_messages == 0
     assert await refusal(f"postgresql://postgres@127.0.0.1:{postgres.port}/{name}?target_session_attrs=standby") == (
         Unavailable,
-        "none of the database's hosts is of the kind that target_session_attrs asks for",
+        f"none of the database's hosts is of the kind that target_session_attrs asks for (127.0.0.1:{postgres.port})",
     )
     _, said = await refusal(f"postgresql://postgres@/{name}?host=127.0.0.1,127.0.0.2&port=1,2,3")
     assert said == "the database's URL names another number of ports than of hosts"
+
+
+# --- where it was tried -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("ann:hunter2@db/chat", "db:5432"),
+        ("ann:hunter2@db:6/chat", "db:6"),
+        ("ann:hunter2@one:6,two/chat", "one:6, two:5432"),
+        ("ann:hunter2@[::1]:6/chat", "[::1]:6"),
+        ("/chat?host=one,::1&port=6,7&password=hunter2", "one:6, [::1]:7"),
+        ("/chat?host=one,two&port=6", "one:6, two:6"),
+        ("/chat?host=/run/pg", "/run/pg/.s.PGSQL.5432"),
+        ("ann:hunter2@%2Frun%2Fpg/chat", "/run/pg/.s.PGSQL.5432"),
+        ("ann:hunter2@db/chat?hostaddr=10.0.0.1&port=6", "10.0.0.1:6"),
+        ("ann@/chat", ""),
+    ],
+)
+def test_the_place_is_told_without_user_and_password(url: str, place: str) -> None:
+    assert target(f"postgresql://{url}", environ={}).place == place
+
+
+@pytest.mark.parametrize("url", ["ann:123/x@db/chat", "ann:123#x@db/chat", "ann:123?x=@db/chat", "ann:a@123/x@db/chat"])
+def test_a_password_that_tears_the_url_is_not_shown_in_the_place_of_the_host(url: str) -> None:
+    with contextlib.suppress(Misconfigured):
+        assert target(f"postgresql://{url}", environ={}).place == ""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "where"),
+    [
+        ("127.0.0.1:{0}", "127.0.0.1:{0}: connection refused"),
+        ("127.0.0.1:{0},127.0.0.2:{0}", "127.0.0.1:{0}, 127.0.0.2:{0}; the last: connection refused"),
+        ("no.such.invalid", r"no.such.invalid:5432: [a-z ]*name[a-z ]*"),
+        ("%2Fno%2Fsuch", "/no/such/.s.PGSQL.5432: no such file or directory"),
+    ],
+)
+async def test_what_is_not_reached_is_told_with_what_is_in_the_way(hosts: str, where: str) -> None:
+    port = free_port()
+    kind, said = await refusal(f"postgresql://ann:hunter2@{hosts.format(port)}/chat")
+    assert kind is Unavailable
+    assert re.fullmatch(rf"the database cannot be reached \({where.format(port)}\)", said)
+
+
+async def test_a_name_with_several_addresses_tells_each_reason_once() -> None:
+    refused = OSError(
+        "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), "
+        "[Errno 111] Connect call failed ('127.0.0.1', 1), [Errno 101] Connect call failed ('10.0.0.1', 1)"
+    )
+    assert unreached("db:1", refused) == "db:1: connection refused, network is unreachable"
+
+
+async def test_a_server_that_says_nothing_is_told_by_its_address() -> None:
+    async with await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        store = Store(f"postgresql://ann:hunter2@127.0.0.1:{port}/chat", timeout=0.5)
+        with pytest.raises(Unavailable, match=rf"did not answer in time \(127.0.0.1:{port}\)"):
+            await store.start()
+        await store.close()
 
 
 # --- a schema of our own --------------------------------------------------------------------------------------

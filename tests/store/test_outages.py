@@ -512,7 +512,7 @@ async def test_a_server_that_goes_and_comes_back(own: tuple[Postgres, Postgresql
         assert isinstance(await send(store, "c", "ann", "m1"), Message)
         await asyncio.gather(*(store.conversations_of("ann") for _ in range(8)))
         server.stop(signal.SIGQUIT)
-        with heartbeat() as gaps:
+        with heartbeat() as gaps, structlog.testing.capture_logs() as logs:
             for call in (
                 send(store, "c", "ann", "m2"),
                 read(store, "bob", "c", 1),
@@ -525,6 +525,9 @@ async def test_a_server_that_goes_and_comes_back(own: tuple[Postgres, Postgresql
             assert await within(LATE, store.register("new")) is False
         assert max(gaps) < STALL
         assert (store.up, store.error) == (False, "the database cannot be reached")
+        told = {entry["use"]: entry["reason"] for entry in logs if entry["event"] == "database is down"}
+        reached = f"the database cannot be reached (127.0.0.1:{server.port}: connection refused)"
+        assert told == {"reading": reached, "writing": reached}
         await asyncio.to_thread(server.start)
         stored = await send(store, "c", "ann", "m2")
         assert isinstance(stored, Message)

@@ -105,6 +105,7 @@ class PostgresDialect(Dialect):
             raise Misconfigured(f"--database.schema {schema} is PostgreSQL's own: choose another name")
         self._schema = schema
         self._connector = Connector(target(dsn, schema))
+        self.place = self._connector.target.place
 
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
         """A small pool; no statement takes longer, and no transaction is left open by a process that fell asleep."""

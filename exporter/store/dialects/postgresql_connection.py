@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from exporter.store import errors
 from exporter.store.dialects.base import Row
 from exporter.store.dialects.libpq import Target
+from exporter.store.dialects.unreached import unreached
 from exporter.store.errors import DatabaseError, ErrorKind
 
 APPLICATION: Final = "messaging-exporter"
@@ -160,6 +161,8 @@ class Connector:
             # A ValueError's words would repeat parts of the URL.
             known = isinstance(error, DRIVERS)
             failure = translate_error(error) if known else DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL)
+            if failure.kind in (ErrorKind.DISCONNECTED, ErrorKind.TIMEOUT):
+                failure = DatabaseError(failure.kind, failure.text, unreached(self.target.place, error))
             raise failure from error
 
     async def _open(self, timeout: float) -> Connection:
