@@ -27,13 +27,13 @@ async def check_all(sources: Sequence[Source], *, out: Callable[[str], None]) ->
 
 async def check(source: Source, *, out: Callable[[str], None]) -> int:
     """Check one source: 0 all is well, 1 something is missing or wrong, 2 it cannot be read."""
-    out(f"{source.name or source.kind}: {source.kind}")
+    out(f"{source.title}: {source.kind}")
     engine = Engine(source, State(None), load=1.0)
     try:
         missing = await _look(engine, out)
         totals = await engine.count()
     except (SourceError, Misconfigured) as error:
-        out(f"  could not check: {error}")
+        out(f"  could not check: {error.told if isinstance(error, SourceError) else error}")
         return UNCHECKED
     finally:
         await engine.close()

@@ -90,8 +90,8 @@ class SourceCollector:
             await self.engine.open()
         except SourceError as error:
             if error.lasting:
-                raise Misconfigured(error.text) from error
-            self._tell(error.text)
+                raise Misconfigured(error.told) from error
+            self._tell(error.told)
         except Misconfigured:
             raise
         except Exception as error:  # a defect, perhaps of what is in the database now: it is tried again
@@ -113,7 +113,7 @@ class SourceCollector:
                 await engine.refresh()
                 self._tell(None)
             except SourceError as error:
-                self._tell(error.text)
+                self._tell(error.told)
                 engine.require_recheck()
                 pause = RETRY_LASTING if error.lasting else RETRY
             except Misconfigured as error:  # at run time: a schema that changed, another file in its place
@@ -130,9 +130,9 @@ class SourceCollector:
         """Log a change of state once."""
         if problem != self._told:
             if problem is None:
-                log.info("the source answers", source=self.source.name)
+                log.info("the source answers", source=self.source.title)
             else:
-                log.warning("the source cannot be read", source=self.source.name, reason=problem)
+                log.warning("the source cannot be read", source=self.source.title, reason=problem)
         self._told = problem
 
     async def collect(self, deadline: float) -> SourceTotals | None:

@@ -132,7 +132,7 @@ class Engine:
 
     def _begin_anew(self, reason: str, *, deleted: bool = False) -> None:
         """``deleted``: it may be the same database, so what was published is what the new count is compared with."""
-        log.warning("counting anew", source=self.source.name, reason=reason)
+        log.warning("counting anew", source=self.source.title, reason=reason)
         kept = {key: self.state.get(key) for key in ("identity", *(["published"] if deleted else []))}
         with self.state.step():
             self.state.forget()
@@ -327,7 +327,7 @@ class Engine:
         for key, value in (("count", None), ("recounted_at", now), ("differences", self.differences)):
             self.state.put(key, value)
         tell = log.debug if self.state.path is None else log.info  # without a file somebody waits for the figures
-        tell("counted", source=self.source.name, seconds=round(now - count.begun, 3), differences=self.differences)
+        tell("counted", source=self.source.title, seconds=round(now - count.begun, 3), differences=self.differences)
         return totals
 
     async def close(self) -> None:

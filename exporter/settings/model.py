@@ -54,6 +54,11 @@ class SourceSettings:
     config_file: Path | None = None
     hosts: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What it is called before people, who know a single one by its kind."""
+        return self.name or self.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
@@ -19,9 +21,11 @@ from exporter.observe.records import SourceTotals
 from exporter.observe.sources import Source
 from exporter.settings.model import Address, Settings, SourceSettings
 from exporter.web.source_server import SourceServer
+from tests.databases import eventually
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, SqliteServer
 from tests.servers.postgres import Postgres
+from tests.servers.valkey import free_port
 
 
 def mattermost(tmp_path: Path, posts: int = 3, name: str = "chat") -> SqliteServer:
@@ -54,6 +58,43 @@ async def test_figures_are_read_when_somebody_asks(tmp_path: Path) -> None:
     assert (view.up, view.error, view.kind, view.progress) == (True, None, "mattermost", 1.0)
     await collector.close()
     server.close()
+
+
+async def test_the_log_names_a_single_source_by_its_kind_and_the_file_that_is_gone(tmp_path: Path) -> None:
+    server = mattermost(tmp_path)
+    collector = SourceCollector(Source(server.url, "mattermost"), tmp_path, load=1.0)
+    with structlog.testing.capture_logs() as logs:
+        await collector.start()
+        await known(collector)
+        server.path.rename(tmp_path / "away.db")
+        collector.engine.require_recheck()  # as after any failure
+        await eventually(lambda: logs[-1]["event"] == "the source cannot be read")
+    assert {entry["event"]: entry["source"] for entry in logs} == {
+        "counted": "mattermost",
+        "the source cannot be read": "mattermost",
+    }
+    gone = f"there is no database file at that path ({server.path})"
+    assert logs[-1]["reason"] == gone
+    await collector.close()
+    with pytest.raises(Misconfigured, match=f"^{re.escape(gone)}$"):
+        await SourceCollector(Source(server.url, "mattermost"), tmp_path).start()
+    server.close()
+
+
+async def test_what_cannot_be_checked_is_told_with_its_place_and_without_its_password(tmp_path: Path) -> None:
+    (tmp_path / "garbage.db").write_bytes(b"garbage" * 2000)
+    port = free_port()
+    for url, told in (
+        (f"sqlite:///{tmp_path}/none.db", f"there is no database file at that path ({tmp_path}/none.db)"),
+        (f"sqlite:///{tmp_path}/garbage.db", f"the file is not a database or is damaged ({tmp_path}/garbage.db)"),
+        (
+            f"postgresql://ann:hunter2@127.0.0.1:{port}/chat",
+            f"the database cannot be reached (127.0.0.1:{port}: connection refused)",
+        ),
+    ):
+        lines: list[str] = []
+        assert await check(Source(url, "mattermost"), out=lines.append) == UNCHECKED
+        assert lines[-1] == f"  could not check: {told}"
 
 
 async def test_a_file_that_goes_away_and_comes_back(tmp_path: Path) -> None:

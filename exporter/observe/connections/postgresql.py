@@ -15,10 +15,13 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from exporter.core.errors import Misconfigured
 from exporter.observe.connections import Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
 from exporter.store import errors
+from exporter.store.dialects.libpq import target
+from exporter.store.dialects.unreached import unreached
 
 T = TypeVar("T")
 
@@ -106,9 +109,10 @@ class PostgresReader:
         """In one transaction; one that was cut off or timed out takes its connection with it."""
         seconds = min(seconds, LONGEST)
         async with self._lock:
-            ended = False
+            connected = ended = False
             try:
                 connection = await self._connected(seconds)
+                connected = True
                 # The clock starts before the transaction does: nothing of it is older than what was promised.
                 deadline = asyncio.get_running_loop().time() + seconds
                 await connection.execute(_begin(seconds), timeout=seconds)
@@ -119,7 +123,10 @@ class PostgresReader:
             except OverflowError as error:  # of the driver: Python has no later times
                 raise SourceError(errors.BEYOND_TIME, lasting=True) from error
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-                raise source_error(error) from error
+                failure = source_error(error)
+                if not connected and not failure.lasting:
+                    failure.where = unreached(self._place(), error)
+                raise failure from error
             finally:
                 if not ended:
                     await self._end()
@@ -136,6 +143,11 @@ class PostgresReader:
             except ValueError as error:  # whose words would repeat parts of the URL
                 raise SourceError(errors.BAD_URL, lasting=True) from error
         return self._connection
+
+    def _place(self) -> str:
+        with contextlib.suppress(Misconfigured):  # an option that only ``serve`` would refuse
+            return target(self._dsn).place
+        return ""
 
     async def _end(self) -> None:
         """After a failure: give the connection back in order where it still answers at once, else cut it."""

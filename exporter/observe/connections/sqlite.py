@@ -121,7 +121,10 @@ class SqliteReader:
         try:
             wal = self._state().wal
         except OSError as error:
-            raise _source_error(error) from error
+            raise self._meant(error) from error
+        except SourceError as error:
+            self._meant(error)
+            raise
         if wal:
             return "in short read transactions (write-ahead log)"
         return "in short read transactions (rollback journal)" if self._ours else "without any lock (rollback journal)"
@@ -131,14 +134,17 @@ class SqliteReader:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         async with self._lock:
-            last = SourceError(errors.TIMEOUT, slow=True)
+            last = self._meant(SourceError(errors.TIMEOUT, slow=True))
             while (left := until - loop.time()) > 0:
                 try:
                     return await self._attempt(work, left)
                 except _Moved as moved:
-                    last = SourceError(str(moved), slow=True)
+                    last = self._meant(SourceError(str(moved), slow=True))
+                except SourceError as error:
+                    self._meant(error)
+                    raise
                 except (sqlite3.Error, OSError, ValueError, UnicodeError) as error:
-                    last = _source_error(error)
+                    last = self._meant(error)
                     if not str(getattr(error, "sqlite_errorname", "")).startswith(_TORN):
                         raise last from error
                 await asyncio.sleep(random.uniform(0.5, 1.5) * PAUSE)
@@ -184,6 +190,12 @@ class SqliteReader:
         connection.text_factory = lambda data: data.decode(errors="replace")
         return connection
 
+    def _meant(self, error: BaseException) -> SourceError:
+        """What an error means, and of which file."""
+        failure = _source_error(error)
+        failure.where = failure.where or str(self._path.absolute())
+        return failure
+
     def _beside(self, suffix: str) -> Path:
         return self._path.with_name(self._path.name + suffix)
 
@@ -213,7 +225,10 @@ class SqliteReader:
         try:
             state = self._state()
         except OSError as error:
-            raise _source_error(error) from error
+            raise self._meant(error) from error
+        except SourceError as error:
+            self._meant(error)
+            raise
         return {"file": state.inode[1], "changes": state.changes}
 
     async def columns(self) -> dict[str, dict[str, str]]:
