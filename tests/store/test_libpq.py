@@ -319,12 +319,14 @@ async def test_what_is_not_reached_is_told_with_what_is_in_the_way(hosts: str, w
     assert re.fullmatch(rf"the database cannot be reached \({where.format(port)}\)", said)
 
 
-async def test_a_name_with_several_addresses_tells_each_reason_once() -> None:
+async def test_a_name_with_several_addresses_tells_each_reason_once_and_who_hangs_up_is_told_as_such() -> None:
     refused = OSError(
         "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), "
         "[Errno 111] Connect call failed ('127.0.0.1', 1), [Errno 101] Connect call failed ('10.0.0.1', 1)"
     )
     assert unreached("db:1", refused) == "db:1: connection refused, network is unreachable"
+    ended = ConnectionError("unexpected connection_lost() call")
+    assert unreached("db:1", ended) == "db:1: what answers there hung up"
 
 
 async def test_a_server_that_says_nothing_is_told_by_its_address() -> None:

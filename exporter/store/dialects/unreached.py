@@ -25,6 +25,8 @@ def unreached(place: str, error: BaseException) -> str:
     elif isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, TimeoutError)):
         numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno (\d+)\]", str(error)))
         reason = ", ".join(os.strerror(number).lower() for number in dict.fromkeys(numbers))
+        if not reason and isinstance(error, ConnectionError):  # the driver's own, as where it is no PostgreSQL
+            reason = "what answers there hung up"
     if not (place and reason):
         return place or reason
     return f"{place}; the last: {reason}" if "," in place else f"{place}: {reason}"
