@@ -35,7 +35,7 @@ class Announcements(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._conversations, self._hub, self._local = context.held, context.hub, context.local
         self._functions, self._figures = context.functions, context.figures
-        self._reconnecting, self._flush = context.reconnecting, context.flush
+        self._reconnecting, self._put_first, self._schedule = context.reconnecting, context.put_first, context.schedule
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, held: HeldConversation[P], word: str, user: str) -> bool:
@@ -125,7 +125,7 @@ class Announcements(Generic[P]):
             return
         (held.shared.add if several else held.shared.discard)(user)
         if several and (held.conversation, user) in self._hub.participants:
-            self._flush()  # what frames say of their typing goes before what the server will say of it
+            self._put_first()  # what frames say of their typing goes before what the server will say of it
             # What came of their typing elsewhere before this was known has been passed over.
             self.ask_typists(held)
         elif self._only_here(held, user):
@@ -137,7 +137,7 @@ class Announcements(Generic[P]):
         if connection is not None:
             told = partial(self._compared, held, "TU", held.typing)
             connection.queue(self._functions.typists(held.conversation), 1, told)
-            connection.flush()
+            self._schedule()
 
     def seeded(self, held: HeldConversation[P], reply: Any) -> None:
         """The users who take part, read behind the subscription."""

@@ -113,7 +113,7 @@ class RedisBroker(Generic[P]):
             figures=lambda: self._figures,
             schedule=self._schedule,
             changed=self._changed,
-            flush=self._flush_all,
+            put_first=self._put_first,
             refused=self._refused,
         )
         self._held = context.held
@@ -246,12 +246,13 @@ class RedisBroker(Generic[P]):
         if self._pause is None and self._presence.waiting:
             self._schedule()
 
-    def _flush_all(self) -> None:
-        self._presence.toggles_are_due()
+    def _put_first(self) -> None:
         connection = self._reconnecting.connection
         if connection is not None:
-            self._presence.flush(connection)
-        self._flush()
+            self._presence.toggles_are_due()
+            self._presence.flush(connection, ahead=True)
+            self._outbox.flush(connection)
+            self._schedule()
 
     def _flush(self) -> None:
         self._scheduled = False

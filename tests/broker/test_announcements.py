@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Sequence
+from unittest.mock import Mock
 
 import pytest
 
@@ -219,6 +220,36 @@ async def test_who_joins_behind_many_is_announced_before_what_they_do(server: Se
         broker.publish(Envelope("room", b"M cat"))
         await last.hears(b"M cat")
         assert [word for word in last.ear.heard if b"cat" in word] == [b"J cat", b"T cat", b"M cat"]
+
+
+async def test_nothing_is_published_before_people_here_are_written_to(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(server.url) as (first, last):
+        await both_there(first, last)
+        broker, connection = first.broker, first.broker._reconnecting.connection
+        assert connection is not None
+        assert connection._transport is not None
+        written, at_end = list[bytes](), list[Callable[[], object]]()
+        transport = connection._transport
+        write = Mock(wraps=transport, write=lambda data: (written.append(data), transport.write(data)))
+        monkeypatch.setattr(connection, "_transport", write)
+        monkeypatch.setattr(broker, "_at_end_of_turn", at_end.append)  # behind what people here are written
+        held = broker._held["room"]
+        for event in (*first.hub.open("c", "cat"), *first.hub.join("c", "room")):
+            broker.events.on_event[type(event)](event)
+        broker.publish(Envelope("room", b"M cat", seq=1, sender="cat"))
+        for event in first.hub.close("c", ClosedReason.CLIENT):
+            broker.events.on_event[type(event)](event)
+        types(first, "a", True)
+        broker._told.heard_from_afar(held, "S", "ann")  # of a second tab on another node, in the same turn
+        broker._told.ask_typists(held)
+        assert written == []
+        assert len(at_end) == 1
+        at_end.pop()()
+        assert written
+        await last.hears(b"T ann")
+        assert [word for word in last.ear.heard if b"cat" in word] == [b"J cat", b"M cat", b"L cat"]
 
 
 @pytest.mark.parametrize("seed", range(10))
