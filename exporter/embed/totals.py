@@ -103,7 +103,8 @@ class Source:
             self._collector = None
             raise
         self._loop = asyncio.get_running_loop()
-        self._refreshing = self._loop.create_task(self._keep_looking(), name="messaging-source")
+        if self._refreshing is None:
+            self._refreshing = self._loop.create_task(self._keep_looking(), name="messaging-source")
 
     async def view(self, deadline: float) -> SourceView:
         """Everything that is known of the source now; within ``deadline`` seconds."""

@@ -14,6 +14,7 @@ import pytest
 
 from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
+from exporter.observe import collector
 
 
 async def test_a_kernel_that_tells_nothing_costs_the_process_figures_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +116,33 @@ def test_totals_are_read_on_in_a_second_event_loop_and_are_unknown_while_there_i
     monkeypatch.setattr(totals, "STALE", 0.0)
     stats = live.get_stats()
     assert (stats["total_messages"], stats["database"]["error"]) == (None, totals.NOBODY_LOOKS)
+
+
+async def test_a_host_that_commits_on_its_event_loop_never_waits_for_a_reading_of_its_totals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a rollback journal a commit waits for readers; one that waits for the loop in turn would never end."""
+    monkeypatch.setattr(collector, "FRESH", 0.0)
+    database = tmp_path / "host.db"
+    connection = sqlite3.connect(database, isolation_level=None, timeout=2.0)
+    connection.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, room TEXT, sender TEXT, at TEXT)")
+    say = "INSERT INTO message (room, sender, at) VALUES ('room', 'ann', '2026-01-01 00:00:00')"
+    (tmp_path / "mapping.yml").write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender, "
+        "conversation: room}\n"
+    )
+    source = Source(f"sqlite:///{database}", tmp_path / "mapping.yml", load=1.0)
+    live = Live(workers=1, totals=source)
+    await source.start()
+    try:
+        for _ in range(300):
+            connection.execute(say)  # on the loop, as many hosts do; "database is locked" after two seconds
+            await source.view(0.001)
+        async with asyncio.timeout(30):
+            while live.get_stats()["total_messages"] != 300:
+                await source.view(1.0)
+    finally:
+        await source.close()
 
 
 async def test_a_path_that_a_server_does_not_tell_raw_is_the_decoded_one() -> None:

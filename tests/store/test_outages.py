@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pwd
 import random
@@ -791,8 +792,10 @@ async def test_backends_killed_under_load_lose_no_message_and_double_none(place_
         def told() -> int:
             return len(witness.stored) + len(witness.recovered)
 
-        async def kill() -> int:
-            kills = 0
+        kills = 0
+
+        async def kill() -> None:
+            nonlocal kills
             while not stop.is_set():
                 kills += await other.fetchval(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -801,10 +804,11 @@ async def test_backends_killed_under_load_lose_no_message_and_double_none(place_
                 before = told()
                 await eventually(lambda before=before: stop.is_set() or told() > before)
                 await asyncio.sleep(random.uniform(0, 0.02))
-            return kills
 
         async def client(sender: int) -> None:
-            for i in range(24):
+            for i in itertools.count():
+                if i >= 24 and kills > 1:  # how many fit in is the machine's business
+                    break
                 name = f"{sender}-{i}"
                 while True:
                     result = await witness.send(store, "abc"[i % 3], f"u{sender}", name)
@@ -815,9 +819,11 @@ async def test_backends_killed_under_load_lose_no_message_and_double_none(place_
         killer = asyncio.create_task(kill())
         await asyncio.gather(*(client(sender) for sender in range(8)))
         stop.set()
-        assert await killer > 1  # how many fit in is the machine's business
+        await killer
         await other.close()
         rows = await place_.fetch("SELECT conversation_id, client_id, seq FROM messages ORDER BY 1, 3")
+    assert len(rows) >= 8 * 24
     for name in "abc":
-        assert [seq for conversation, _, seq in rows if conversation == name] == list(range(1, 65))
+        seqs = [seq for conversation, _, seq in rows if conversation == name]
+        assert seqs == list(range(1, len(seqs) + 1))
     assert sorted(client_id for _, client_id, _ in rows) == witness.broadcast

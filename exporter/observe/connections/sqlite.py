@@ -18,7 +18,7 @@ import os
 import random
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -166,7 +166,26 @@ class SqliteReader:
         return result
 
     async def _run(self, work: Callable[[Snapshot], Awaitable[T]], options: str, seconds: float) -> T:
+        if not self._ours:
+            return await self._transaction(work, options, seconds, [])
+        # Nothing of it on this loop: where somebody commits on it, it waits for the lock that the reading has, and a
+        # reading that waits for the loop never ends.
+        begun: list[_Snapshot] = []
+        reading = asyncio.ensure_future(asyncio.to_thread(_apart, self._transaction(work, options, seconds, begun)))
+        reading.add_done_callback(_heard)
+        try:
+            await asyncio.wait({reading})
+        except asyncio.CancelledError:
+            for snapshot in begun:
+                await asyncio.shield(asyncio.to_thread(snapshot.end))
+            raise
+        return reading.result()
+
+    async def _transaction(
+        self, work: Callable[[Snapshot], Awaitable[T]], options: str, seconds: float, begun: list[_Snapshot]
+    ) -> T:
         snapshot, loop = _Snapshot(await asyncio.to_thread(self._open, options)), asyncio.get_running_loop()
+        begun.append(snapshot)
         timer = loop.call_later(seconds, loop.run_in_executor, None, snapshot.end)
         try:
             await snapshot.fetch("BEGIN")
@@ -252,6 +271,12 @@ class SqliteReader:
 
     async def close(self) -> None:
         """Nothing is kept open."""
+
+
+def _apart(work: Coroutine[Any, Any, T]) -> T:
+    """On an event loop of this thread's own."""
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(work)
 
 
 _descriptors: Final[dict[tuple[int, int], int]] = {}
