@@ -49,7 +49,7 @@ async def run(name, **options):
 
     app = web.Application()
     server.attach(app)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -71,8 +71,9 @@ async def run(name, **options):
                 print(f"{name} {who}: {', '.join(happened)}")
                 continue
             await client.close()
-            while server.eio.sockets:  # until Engine.IO has noticed
+            while not all(one.closed for one in server.eio.sockets.values()):  # until Engine.IO has noticed
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(1)  # and has told whom it tells
             go_on.set()
             await asyncio.sleep(1)  # nothing else says that nothing will come
             listed = sids[-1] in server.manager.rooms.get("/", {}).get(None, {})
