@@ -80,9 +80,9 @@ def warn_of_another_server(settings: Settings) -> None:
 
     import structlog
 
-    _folders.append(os.open(settings.data_dir, os.O_RDONLY))
     how = fcntl.LOCK_SH if settings.redis_url else fcntl.LOCK_EX
     try:
+        _folders.append(os.open(settings.data_dir, os.O_RDONLY))
         fcntl.flock(_folders[-1], how | fcntl.LOCK_NB)
     except BlockingIOError:
         structlog.get_logger(__name__).warning(
@@ -91,7 +91,7 @@ def warn_of_another_server(settings: Settings) -> None:
             folder=str(settings.data_dir),
         )
     except OSError:
-        return  # a file system without locks: nothing is known
+        return  # a file system without locks, a folder that may not be listed: nothing is known
 
 
 def configure_logs(settings: Settings, **every: object) -> None:

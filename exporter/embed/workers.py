@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -111,11 +112,17 @@ def _name() -> str:
 
 
 def _tidy(base: Path) -> None:
-    """Remove what is left of groups that ended without a word: killed, or as uvicorn does it, by SIGTERM once more."""
-    for folder in base.glob(f"{_PREFIX}{os.getuid()}-*"):
+    """Remove what is left of groups that ended without a word: killed, or as uvicorn does it, by SIGTERM once more.
+
+    Only what is surely theirs: a folder of this user, not a link that anybody may lay there, and in it marks.
+    """
+    for folder in base.glob(f"{_PREFIX}{os.getuid()}-{'[0-9a-f]' * 16}"):
         with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
             for path in folder.iterdir():
-                if path.name[:1] != ".":
+                if path.name.partition(".")[0].isdigit():
                     _is_held(path)
             folder.rmdir()
 

@@ -169,6 +169,19 @@ def test_what_the_killed_have_left_is_removed_by_the_next(tmp_path: Path) -> Non
             assert len(list(tmp_path.glob("messaging-exporter-*"))) == 1
 
 
+def test_what_only_looks_like_a_dead_group_s_is_left_alone(tmp_path: Path) -> None:
+    prefix = f"messaging-exporter-{os.getuid()}-"
+    elsewhere, backup, noted = tmp_path / "elsewhere", tmp_path / f"{prefix}backup", tmp_path / f"{prefix}{'a' * 16}"
+    for folder in (elsewhere, backup, noted):
+        folder.mkdir()
+    kept = [elsewhere / "1.txt", backup / "1.txt", noted / "notes.txt"]
+    for path in kept:
+        path.touch()
+    (tmp_path / f"{prefix}{'b' * 16}").symlink_to(elsewhere)
+    assert told(tmp_path, "live = Live()", "live.open('ann')", ASKS) == ["1"]
+    assert all(path.exists() for path in kept)
+
+
 def test_a_lock_that_was_held_at_a_fork_is_free_in_the_child(tmp_path: Path) -> None:
     code = """
         import signal, threading
