@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -28,7 +29,7 @@ from tests.bench.load import NUMBER, Connection, frame, upgrade
 from tests.bench.machine import cores, cpu_seconds, keep
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table
-from tests.bench.subjects import BareUvloop, Ours, Peer, PythonSocketIo, SocketIo, Subject, commands, event
+from tests.bench.subjects import BareUvloop, Epoll, Ours, Peer, PythonSocketIo, SocketIo, Subject, commands, event
 from tests.broker.nodes import Ear, Node
 from tests.servers.valkey import Server
 
@@ -105,6 +106,19 @@ class BareUvloopRelay(BareUvloop):
 
     def command(self) -> list[str]:
         return [*super().command(), self.broker]
+
+
+class EpollRelay(Epoll):
+    """What two servers could cost at best, in whatever language: two system calls a turn and a write per receiver."""
+
+    name = "limit: C epoll"
+
+    def __init__(self, broker: str, first: Subject | None = None) -> None:
+        super().__init__()
+        self.broker = broker
+
+    def command(self) -> list[str]:
+        return [*super().command(), str(urlsplit(self.broker).port)]
 
 
 class Channels(Layer):
@@ -225,7 +239,15 @@ async def _peers(size: int, options: Options) -> str:
         rooms: list[Room] = []
         makers: list[tuple[str, Callable[..., Any]]] = [
             (made.name, made)
-            for made in (OursClustered, BareUvloopRelay, SocketIoRedis, PythonSocketIoRedis, Channels, Layer)
+            for made in (
+                OursClustered,
+                EpollRelay,
+                BareUvloopRelay,
+                SocketIoRedis,
+                PythonSocketIoRedis,
+                Channels,
+                Layer,
+            )
         ]
         alone = OursClustered("")
         stack.enter_context(alone)

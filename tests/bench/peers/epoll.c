@@ -1,5 +1,6 @@
 /* The limit for joined writes: C, epoll, one thread. What arrives in one turn of the loop is joined, and each
- * connection is written once. It parses frame lengths and unmasks the payload; it holds no state beside the sockets. */
+ * connection is written once. It parses frame lengths and unmasks the payload; it holds no state beside the sockets.
+ * With a broker's port as the second argument it publishes what it has joined, and writes what other processes publish. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -104,20 +105,59 @@ static void readable(Conn *c) {
         p += head + n;
     }
 }
+
+/* The broker, RESP3: what is published comes to whoever is subscribed, also to whoever has published it.
+ * The room is not that of bare_uvloop.py, which may be at the same broker. */
+#define ROOM "relay"
+#define LENGTH "5"
+static int broker = -1; static char self[9]; static uint8_t heard[1 << 18]; static uint32_t heard_n;
+static int tcp(const char *port, struct sockaddr_in *a) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    *a = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    return fd;
+}
+static int tell(const char *text, const uint8_t *data, uint32_t n) {
+    static uint8_t command[1 << 18]; int m = strlen(text);
+    if (m + n + 2 > sizeof command) return -1;
+    memcpy(command, text, m); memcpy(command + m, data, n); memcpy(command + m + n, "\r\n", 2);
+    return send(broker, command, m + n + 2, MSG_NOSIGNAL) == m + n + 2 ? 0 : -1;
+}
+static int hear(void) {                                   /* -1: it is gone, or says what was not expected */
+    static const char begins[] = ">3\r\n$8\r\nsmessage\r\n$" LENGTH "\r\n" ROOM "\r\n$";
+    ssize_t got = recv(broker, heard + heard_n, sizeof heard - heard_n - 1, 0);
+    if (got <= 0) return -1;
+    heard_n += got; heard[heard_n] = 0;
+    uint8_t *p = heard, *end = heard + heard_n, *found;
+    while ((found = memmem(p, end - p, begins, sizeof begins - 1))) {
+        char *data; uint32_t n = strtoul((char *)found + sizeof begins - 1, &data, 10);
+        if ((uint8_t *)data + 2 + n + 2 > end) break;
+        if (memcmp(data + 2, self, 8)) for (int i = 0; i < n_all; i++) push(all[i], (uint8_t *)data + 10, n - 8);
+        p = (uint8_t *)data + 2 + n + 2;
+    }
+    if (!found && end - p < 32 && end > p && end[-1] == '\n') p = end;         /* an answer: a number */
+    memmove(heard, p, end - p); heard_n = end - p;
+    return heard_n < sizeof heard - 1 ? 0 : -1;
+}
 int main(int argc, char **argv) {
     if (argc < 2) return 2;
     signal(SIGPIPE, SIG_IGN);
     struct rlimit r; getrlimit(RLIMIT_NOFILE, &r); r.rlim_cur = r.rlim_max; setrlimit(RLIMIT_NOFILE, &r);
-    int l = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1; setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a; int l = tcp(argv[1], &a), one = 1; fcntl(l, F_SETFL, O_NONBLOCK);
     if (bind(l, (void *)&a, sizeof a) || listen(l, 4096)) { perror("listen"); return 1; }
     ep = epoll_create1(0); struct epoll_event e = {.events = EPOLLIN, .data.ptr = NULL}, events[1024]; epoll_ctl(ep, EPOLL_CTL_ADD, l, &e);
+    if (argc > 2) {
+        static const char hello[] = "HELLO 3\r\nSSUBSCRIBE " ROOM; struct sockaddr_in b; broker = tcp(argv[2], &b);
+        if (connect(broker, (void *)&b, sizeof b) || tell(hello, NULL, 0)) { perror("broker"); return 1; }
+        snprintf(self, sizeof self, "%08x", getpid()); e.data.ptr = &broker; epoll_ctl(ep, EPOLL_CTL_ADD, broker, &e);
+    }
     printf("ready\n"); fflush(stdout);
     uint8_t *own = NULL; uint32_t own_cap = 0;
     for (;;) {
         int n = epoll_wait(ep, events, 1024, -1);
         for (int i = 0; i < n; i++) {
             Conn *c = events[i].data.ptr;
+            if (c == (void *)&broker) { if (hear()) return 3; continue; }
             if (!c) {
                 int fd;
                 while ((fd = accept4(l, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
@@ -136,6 +176,10 @@ int main(int argc, char **argv) {
             uint32_t m = 0; c->sent = 0; own = grow(own, &own_cap, joined_n, 1);     /* all but what it wrote itself */
             for (uint32_t k = 0; k < pieces_n; k++) if (pieces[k].from != c) { memcpy(own + m, joined + pieces[k].at, pieces[k].n); m += pieces[k].n; }
             if (m) push(c, own, m);
+        }
+        if (broker >= 0) {
+            char text[96]; snprintf(text, sizeof text, "*3\r\n$8\r\nSPUBLISH\r\n$" LENGTH "\r\n" ROOM "\r\n$%u\r\n%s", joined_n + 8, self);
+            if (tell(text, joined, joined_n)) return 3;
         }
         joined_n = pieces_n = 0;
     }
