@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 
@@ -498,3 +499,21 @@ async def test_a_connection_that_cannot_be_given_back_to_who_was_cancelled_says_
     del waiting
     gc.collect()
     assert said == []
+
+
+async def test_text_of_another_program_that_is_not_utf8_costs_one_message_its_letters(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    async with opened(place) as store:
+        await store.create_conversation("c", "ann", [])
+        first = await send(store, "c", "ann", "m1")
+        await place.execute(
+            "INSERT INTO messages (conversation_id, seq, sender_id, client_id, body) "
+            "VALUES ('c', 2, 'ann', 'm2', CAST(x'636166e9' AS TEXT))"  # "café" in Latin-1
+        )
+        [one, other], last_seq = await store.messages_after("c", "ann", 0, 10)
+        assert (one, other.seq, other.body, last_seq) == (first, 2, "caf\ufffd", 2)
+        repeated, neighbour = Outcome(), Outcome()
+        store.send(Draft("c", "ann", "m2", "café"), repeated)
+        store.send(Draft("c", "ann", "m3", "hello"), neighbour)
+        assert [(await outcome.future)[0].seq for outcome in (repeated, neighbour)] == [2, 3]
+        assert (store.up, store.write_error) == (True, None)

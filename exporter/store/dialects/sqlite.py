@@ -90,6 +90,11 @@ def _numbered(sql: str) -> str:
     return found
 
 
+def _text(stored: bytes) -> str:
+    """SQLite keeps as text whatever bytes a program calls so; one such row must not hide all others of its page."""
+    return stored.decode(errors="replace")
+
+
 def _lock_holders(path: Path) -> list[str]:
     found = set()
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -129,7 +134,13 @@ class SqliteDialect(Dialect):
 
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
         """Connections that never create the file: a file that was moved away must not come back empty."""
-        return self._engine(timeout, connections, "rw")
+        engine = self._engine(timeout, connections, "rw")
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def read_any_text(connection: Any, _record: Any) -> None:
+            connection.driver_connection.text_factory = _text
+
+        return engine
 
     def maintenance_engine(self, timeout: float) -> AsyncEngine:
         """One more connection: nothing limits its statements."""
