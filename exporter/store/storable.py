@@ -6,6 +6,7 @@ Tested in ``tests/store/test_store.py``.
 from __future__ import annotations
 
 from exporter.core.errors import BadFrame
+from exporter.store.transaction import LAST_SEQ
 
 
 def require_storable(*texts: str) -> None:
@@ -21,5 +22,5 @@ def require_storable(*texts: str) -> None:
 
 
 def number(seq: int) -> int:
-    """Whoever asks for a number beyond what a database can hold asks for one that is not there."""
-    return max(-1, min(seq, 2**62))
+    """The nearest that a column holds: any number below that may be another program's message, and is left alone."""
+    return max(-1, min(seq, LAST_SEQ))

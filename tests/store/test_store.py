@@ -517,3 +517,19 @@ async def test_text_of_another_program_that_is_not_utf8_costs_one_message_its_le
         store.send(Draft("c", "ann", "m3", "hello"), neighbour)
         assert [(await outcome.future)[0].seq for outcome in (repeated, neighbour)] == [2, 3]
         assert (store.up, store.write_error) == (True, None)
+
+
+async def test_the_highest_numbers_that_a_column_holds_are_numbers_like_any_other(place: Place, store: Store) -> None:
+    await store.create_conversation("c", "ann", [])
+    others = 2**62, 2**63 - 2
+    for seq in others:
+        await place.execute(f"INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('c', {seq}, 'ann')")
+    with pytest.raises(NotFound):
+        await store.delete_message("c", 2**62 + 1, "ann", False)
+    found, _ = await store.messages_after("c", "ann", 0, 10)
+    assert tuple(message.seq for message in found) == others
+    assert await store.messages_after("c", "ann", others[1], 10) == ([], others[1])
+    assert isinstance(await read(store, "ann", "c", others[1]), ReadMark)
+    assert await place.fetch("SELECT last_read_seq FROM conversation_members") == [(others[1],)]
+    await store.delete_message("c", others[1], "ann", False)
+    assert (await store.totals(10)).stored_messages == 1
