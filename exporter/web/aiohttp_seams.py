@@ -101,6 +101,8 @@ def _problem(exc: BaseException | None, remote: str | None) -> Problem:
 def _in_our_words(handler: _Handler) -> _Handler:
     """What aiohttp refuses before the middlewares begin (an ``Expect`` that it does not know) as a problem document."""
 
+    unexpected = of_http(web.HTTPExpectationFailed())
+
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await handler(request)
@@ -108,6 +110,8 @@ def _in_our_words(handler: _Handler) -> _Handler:
             if error.status < 400:
                 raise
             return of_http(error).response()
+        except UnicodeEncodeError:  # its words repeat the ``Expect``, and these bytes of it are no text
+            return unexpected.response()
 
     return handle
 

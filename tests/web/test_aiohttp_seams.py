@@ -82,6 +82,8 @@ async def refused(here: InProcess, request: bytes) -> tuple[bytes, bytes]:
         (b"GET / HTTP/1.1\r\nX: y", b"400", b"no Host header"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: xxx", b"400", b"Content-Length is not a number"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: xxx\x00", b"400", b"a control character"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: xxx", b"417", b"expectation failed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: xxx\xff", b"417", b"expectation failed"),
     ],
 )
 async def test_what_is_refused_before_it_is_a_request_is_refused_for_what_is_wrong_with_it(
