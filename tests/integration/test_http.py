@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +19,7 @@ from yarl import URL
 from exporter import __version__
 from tests.servers.exporter import CONVERSATIONS, STATS, WS, Exporter, running
 from tests.servers.prometheus import free_port
+from tests.servers.wire import Wire
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -531,6 +533,19 @@ async def test_figures_on_a_listener_of_their_own_are_served_only_there(tmp_path
         assert (status, b"\nmessaging_active_connections 1.0\n" in body) == (200, True)
         await tab.close()
         exporter.url = public
+
+
+async def test_a_request_whose_headers_are_no_text_is_shown_all_the_same(exporter: Exporter) -> None:
+    wire = await Wire.open(exporter.url)
+    head = b"GET /v1/messaging/request HTTP/1.1\r\nHost: caf\xe9\r\nX-Forwarded-Host: \xff, b\r\nConnection: close\r\n"
+    token = exporter.token("ada", role="admin")
+    wire.writer.write(head + f"Authorization: Bearer {token}\r\n\r\n".encode())
+    answer, _, body = (await wire.rest()).partition(b"\r\n\r\n")
+    wire.close()
+    assert answer.startswith(b"HTTP/1.1 200"), body
+    shown = json.loads(body)
+    assert shown["host"] == "caf\\udce9"
+    assert shown["headers"] == {"Host": ["caf\\udce9"], "X-Forwarded-Host": ["\\udcff, b"]}
 
 
 async def test_nothing_that_was_asked_here_was_an_error_of_the_server(exporter: Exporter) -> None:

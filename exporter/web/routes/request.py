@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from exporter.auth.tokens import Authenticator
+from exporter.core.redaction import printable
 from exporter.web import access
 from exporter.web.routes.answers import answer
 
@@ -34,11 +35,15 @@ def show_request(authenticator: Authenticator, is_allowed: Callable[[web.Request
         access.require_admin(request, authenticator)
         seen = {
             "scheme": request.scheme,
-            "host": request.host,
+            "host": printable(request.host),
             "remote": request.remote or "",
             "http_version": f"{request.version.major}.{request.version.minor}",
             "origin_allowed": is_allowed(request),
-            "headers": {name: request.headers.getall(name) for name in TOLD if name in request.headers},
+            "headers": {
+                name: [printable(line) for line in request.headers.getall(name)]
+                for name in TOLD
+                if name in request.headers
+            },
         }
         return answer(seen)
 
