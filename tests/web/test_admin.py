@@ -240,6 +240,20 @@ async def test_files_are_revalidated_and_not_sent_twice(client: Client) -> None:
     assert (again.status, await again.read()) == (304, b"")
 
 
+async def test_a_cache_between_keeps_the_compressed_and_the_plain_file_apart_and_asks_in_every_form(
+    client: Client,
+) -> None:
+    file = "/admin/static/messaging-stats.js"
+    response = await client.get(file)
+    etag = response.headers["ETag"]
+    assert response.headers["Vary"] == "Accept-Encoding"
+    assert etag.startswith('W/"')  # the bytes of the two are not the same
+    for known in (etag, etag.removeprefix("W/"), f'"other", {etag}', "*"):
+        again = await client.get(file, headers={"If-None-Match": known})
+        assert (again.status, again.headers["ETag"], again.headers["Vary"]) == (304, etag, "Accept-Encoding")
+    assert (await client.get(file, headers={"If-None-Match": 'W/"other", ""'})).status == 200
+
+
 @pytest.mark.parametrize("name", ["admin.html", "nothing.js", "..%2fadmin.py", "%2e%2e%2fauth.py"])
 async def test_no_other_file_is_served(client: Client, name: str) -> None:
     response = await client.get(f"/admin/static/{name}")

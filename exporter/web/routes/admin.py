@@ -161,9 +161,10 @@ class AdminPage:
             "Content-Type": file.kind,
             "Cache-Control": "no-cache",
             "ETag": file.etag,
+            "Vary": "Accept-Encoding",
             "X-Content-Type-Options": "nosniff",
         }
-        if request.headers.get("If-None-Match") == file.etag:
+        if _has(request, file):
             return web.Response(status=304, headers=headers)
         response = web.Response(body=file.body, headers=headers)
         response.enable_compression()
@@ -224,6 +225,12 @@ class AdminPage:
         return web.Response(text=text, headers=PAGE_HEADERS)
 
 
+def _has(request: web.Request, file: _File) -> bool:
+    """Does a cache have it? Proxies that compress send a tag of ours back as a weak one (RFC 9110 section 13.1.2)."""
+    tags = ",".join(request.headers.getall("If-None-Match", ())).split(",")
+    return bool({"*", file.etag, file.etag.removeprefix("W/")} & {tag.strip() for tag in tags})
+
+
 def _wants_json(request: web.Request) -> bool:
     return "application/json" in request.headers.get("Accept", "")
 
@@ -247,5 +254,5 @@ def _static_files() -> dict[str, _File]:
         kind = TYPES.get(path.name[path.name.rfind(".") :])
         if kind is not None:
             body = path.read_bytes()
-            files[path.name] = _File(body, kind, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+            files[path.name] = _File(body, kind, f'W/"{hashlib.sha256(body).hexdigest()[:16]}"')
     return files
