@@ -637,6 +637,17 @@ async def test_who_does_not_answer_the_close_frame_is_cut_off_after_a_while() ->
 
 
 @on_both_loops
+async def test_who_sends_no_more_and_never_reads_is_cut_off_after_a_while() -> None:
+    async with world(limits=SMALL) as w:
+        connection, client = await w.connect(receive_buffer=65_536)
+        await fill(connection, lambda: connection in w.node.fan_out.slow)
+        client.raw.shutdown(socket.SHUT_WR)
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
+        assert w.connections.sockets == 0
+        assert w.closed() == {"client": 1}
+
+
+@on_both_loops
 async def test_who_goes_on_sending_after_the_close_frame_is_cut_off_in_the_end() -> None:
     async with world() as w:
         connection, client = await w.connect()

@@ -319,10 +319,13 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
     def eof_received(self) -> None:
         """asyncio: the peer will send no more, hence it has gone; returning nothing closes the transport.
 
-        Not left to ``connection_lost``: that comes when what is in the send buffer has left, which may be never.
+        Not left to ``connection_lost``: that comes when what is in the send buffer has left. Who does not read it is
+        waited for as after a close frame, because the limits count only connections that have not ended.
         """
         if self._leave_hub(ClosedReason.CLIENT):
             self._discard_pending()
+            if self.buffered:
+                self._start_lingering()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the socket is gone."""
