@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Final, cast
 
 import aiohttp
 import structlog
@@ -29,6 +29,9 @@ log = structlog.get_logger("http")
 MAX_LINE: Final = 8_190  # bytes
 MAX_HEADERS: Final = 128
 CHECK_TIME: Final = 5.0  # seconds for the self-check, which takes a few milliseconds
+# Seconds in which a client that is being answered reads something. Who reads nothing would keep the connection, and up
+# to 4 MiB of an answer, for ever: aiohttp waits, and closing waits for what is left to be sent.
+READ_TIME = 30.0
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -37,9 +40,51 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Protocol(web.RequestHandler):
-    """aiohttp's connection, whose answer to what is no HTTP repeats nothing of it and writes no trace."""
+    """aiohttp's connection, whose answer to what is no HTTP repeats nothing of it and writes no trace.
 
-    __slots__ = ()
+    It is cut off when nothing of an answer is read.
+    """
+
+    __slots__ = ("_timer",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: told from now on as soon as something cannot be sent."""
+        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = None
+        # Not 0, which over TLS an empty buffer reaches. uvloop's transport is a class of its own.
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=1, low=0)
+
+    def pause_writing(self) -> None:
+        """asyncio: something waits to be read."""
+        super().pause_writing()
+        self._look_again()
+
+    def resume_writing(self) -> None:
+        """asyncio: everything has left."""
+        self._stop_looking()
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """asyncio: the socket is gone, or somebody else's."""
+        self._stop_looking()
+        super().connection_lost(exc)
+
+    def _look_again(self) -> None:
+        left = self.transport.get_write_buffer_size() if self.transport is not None else 0
+        self._timer = self._loop.call_later(READ_TIME, self._look, left)
+
+    def _look(self, before: int) -> None:
+        if self.transport is None:
+            return
+        if self.transport.get_write_buffer_size() < before:
+            self._look_again()
+        else:
+            self.transport.abort()
+
+    def _stop_looking(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def handle_error(
         self,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -97,6 +100,83 @@ async def test_what_is_refused_before_it_is_a_request_is_refused_for_what_is_wro
 
 
 @pytest.mark.needs("haproxy")
+@contextlib.asynccontextmanager
+async def asked_for_scripts(
+    folder: Path, tls: bool, times: int
+) -> AsyncIterator[tuple[web.Server, asyncio.StreamReader]]:
+    """A server, and a client that has asked for so many files in one piece and has read nothing yet."""
+    CertificateAuthority().write(folder)
+    (folder / "web.yml").write_text("tls_server_config: {cert_file: server.crt, key_file: server.key}\n")
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt")) if tls else None
+    async with in_process(folder, web_config_file=folder / "web.yml" if tls else None) as here:
+        server = here.server.listeners._runners[0].server
+        assert server is not None
+        raw = socket.create_connection((urlsplit(here.url).hostname, urlsplit(here.url).port))
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        name = "127.0.0.1" if tls else None
+        reader, writer = await asyncio.open_connection(sock=raw, ssl=context, server_hostname=name)
+        writer.write(b"GET /admin/static/messaging-stats.js HTTP/1.1\r\nHost: x\r\n\r\n" * times)
+        yield server, reader
+        writer.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_who_reads_nothing_of_an_answer_does_not_keep_it_for_ever(
+    tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiohttp_seams, "READ_TIME", 0.05)
+    async with asked_for_scripts(tmp_path, tls, 20) as (server, _):
+
+        async def gone() -> bool:
+            return server.requests_count > 0 and not server.connections
+
+        await until(gone, "the connection is gone")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_who_has_read_everything_may_be_silent_and_ask_again(tls: bool, tmp_path: Path) -> None:
+    async with asked_for_scripts(tmp_path, tls, 3) as (server, reader):
+        for _ in range(3):
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            size = int(head.partition(b"content-length: ")[2].split()[0])
+            await reader.readexactly(size)
+
+        async def waits_for_nobody() -> bool:
+            [connection] = server.connections
+            return connection._timer is None  # type: ignore[attr-defined]  # it is one of ours
+
+        await until(waits_for_nobody, "nothing is looked at")
+
+
+class SlowlyRead(asyncio.Transport):
+    """A socket whose client reads a little between two looks, until it reads no more."""
+
+    def __init__(self, *left: int) -> None:
+        super().__init__()
+        self.left = list(left)
+        self.aborted = asyncio.Event()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def close(self) -> None: ...
+    def get_write_buffer_size(self) -> int:
+        return self.left.pop(0)
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_who_reads_an_answer_slowly_is_waited_for_as_long_as_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiohttp_seams, "READ_TIME", 0.0)
+    transport = SlowlyRead(300, 200, 200, 100, 100, 100, 100)
+    protocol = aiohttp_seams._Server(aiohttp_seams._unreached)()
+    protocol.connection_made(transport)
+    protocol.pause_writing()
+    async with asyncio.timeout(20):
+        await transport.aborted.wait()
+    assert transport.left == [100]
+    protocol.connection_lost(None)
+
+
 async def test_a_proxy_with_the_proxy_protocol_and_one_without_tls_are_told_once_by_the_log(tmp_path: Path) -> None:
     """Real HAProxy, set up for something else than what this server speaks."""
     certificate, key = CertificateAuthority().issue("server")
