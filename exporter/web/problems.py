@@ -128,7 +128,9 @@ def problems() -> Middleware:
         except web.RequestPayloadError:
             return _answer(request, Problem(400, "the request body is malformed"))
         except Exception as error:  # whatever a handler forgot: the process goes on, and the log says where
-            _log.error("request failed", method=request.method, path=request.path, exc_info=error)
+            route = request.match_info.route.resource  # not the path, which names users and conversations
+            path = route.canonical if route is not None else "unknown"
+            _log.error("request failed", method=request.method, path=path, exc_info=error)
             return _answer(request, Problem(500, _DETAIL[500]))
 
     return middleware

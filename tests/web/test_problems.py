@@ -49,6 +49,7 @@ async def body(request: web.Request) -> web.Response:
 async def client() -> AsyncIterator[TestClient]:
     app = web.Application(middlewares=[problems()], client_max_size=100)
     app.router.add_get("/refuse/{name}", refuse)
+    app.router.add_get("/crash/{name:[^/]+}", crash)
     for path, handler in (("/crash", crash), ("/late", crash_late), ("/echo", echo), ("/found", found)):
         app.router.add_get(path, handler)
     app.router.add_post("/body", body)
@@ -128,6 +129,15 @@ async def test_a_crash_is_internal_for_the_client_and_a_trace_in_the_log_without
     assert line.count("\n") == 1
     assert "ZeroDivisionError" in line
     assert "hunter2" not in line
+
+
+async def test_the_line_of_a_crash_names_the_route_and_nobody_in_it(client, capsys) -> None:
+    logs.configure()
+    await problem(await client.get("/crash/ann-and-bob?name=cat"), 500, "internal")
+    line = capsys.readouterr().err
+    assert "path=/crash/{name}" in line
+    assert "ann-and-bob" not in line
+    assert "cat" not in line
 
 
 async def test_a_crash_in_the_middle_of_an_answer_ends_it_without_a_second_answer_inside(client, capsys) -> None:
