@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.metrics.exposition import encoded
 from exporter.metrics.negotiation import OPENMETRICS, SHARE, TEXT, budget, content_type, wants_gzip
 
 # What is really sent, by Prometheus 2.42, 2.53 and 3, VictoriaMetrics, a browser, curl and Python's client.
@@ -203,3 +209,17 @@ def test_the_database_gets_a_share_of_what_the_scraper_waits_and_never_more_than
 
 def test_the_answer_keeps_a_quarter_of_the_time_for_itself() -> None:
     assert 0.5 < SHARE <= 0.75
+
+
+async def test_a_scrape_is_answered_plain_while_others_keep_all_threads() -> None:
+    body, headers = await encoded(b"up 1\n", TEXT, "gzip")
+    assert (gzip.decompress(body), headers["Content-Encoding"]) == (b"up 1\n", "gzip")
+    given_back = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    asyncio.get_running_loop().run_in_executor(None, given_back.wait)  # a kernel, a disk or a name service that hangs
+    try:
+        async with asyncio.timeout(20):
+            body, headers = await encoded(b"up 1\n", TEXT, "gzip")
+    finally:
+        given_back.set()
+    assert (body, headers.get("Content-Encoding")) == (b"up 1\n", None)
