@@ -45,6 +45,7 @@ from tests.databases import (
     send,
     send_twice_told,
 )
+from tests.servers.pgbouncer import Pgbouncer
 from tests.servers.postgres import Postgres
 from tests.servers.proxy import LossyProxy
 
@@ -541,6 +542,26 @@ async def test_a_server_that_goes_and_comes_back(own: tuple[Postgres, Postgresql
             return ("new",) in await place.fetch("SELECT id FROM users")
 
         await eventually(registered)
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("pooled", [False, pytest.param(True, marks=pytest.mark.needs("pgbouncer"))])
+async def test_what_is_acknowledged_outlives_a_crash_of_a_server_that_is_set_to_commit_later(pooled: bool) -> None:
+    with contextlib.ExitStack() as stack:
+        server = Postgres(fsync="off", synchronous_commit="off", wal_writer_delay="10s")
+        stack.callback(server.close)
+        direct = server.start().url(server.create_database())
+        url = direct
+        if pooled:
+            url = stack.enter_context(contextlib.closing(Pgbouncer(server, "transaction"))).url(direct)
+        place = Postgresql(url, direct)
+        async with opened(place, timeout=5.0) as store:
+            await store.create_conversation("c", "ann", [])
+            sent = [await send(store, "c", "ann", str(number)) for number in range(10)]
+            assert all(isinstance(message, Message) for message in sent)
+            server.stop(signal.SIGQUIT)
+        server.start()
+        assert await place.fetch("SELECT count(*) FROM messages") == [(len(sent),)]
 
 
 @pytest.mark.needs("postgres")

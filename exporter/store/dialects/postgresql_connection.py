@@ -199,11 +199,17 @@ class Connector:
         return True
 
 
+_COMMIT: Final = "synchronous_commit"
+# Acknowledged means durable: a commit that PostgreSQL tells of before it is written is lost when the server crashes.
+# What else somebody has set for everybody is about standbys, and theirs to decide.
+_DURABLE: Final = f"coalesce(nullif(current_setting('{_COMMIT}'), 'off'), 'local')"
+
+
 def _configs(settings: Mapping[str, str], *, local: bool) -> str:
     """``set_config`` of each: a SET would take a search path of two schemas for the name of one."""
+    values = {_COMMIT: _DURABLE, **{name: _literal(value) for name, value in settings.items()}}
     return ", ".join(
-        f"set_config({_literal(name)}, {_literal(value)}, {'true' if local else 'false'})"
-        for name, value in settings.items()
+        f"set_config({_literal(name)}, {value}, {'true' if local else 'false'})" for name, value in values.items()
     )
 
 
