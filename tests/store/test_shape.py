@@ -53,6 +53,18 @@ async def everybody_says(place: Place) -> set[str]:
     return {*said, str(found.problem)}
 
 
+@pytest.mark.needs("postgres")
+async def test_a_server_that_quotes_every_name_has_what_was_made(place: Place) -> None:
+    await made(place)
+    if isinstance(place, Postgresql):
+        quoting = "'ALTER DATABASE %I SET quote_all_identifiers = on', current_database()"
+        await place.execute(f"DO $$ BEGIN EXECUTE format({quoting}); END $$")
+    async with opened(place) as store:
+        assert await store.migrate() == []
+        assert (await verify(store)).agrees
+        assert (await diagnose(place.url, 5.0)).problem is None
+
+
 # --- what nobody but its owner can put back -------------------------------------------------------------------
 
 LOST = {

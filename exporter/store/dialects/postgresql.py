@@ -47,6 +47,8 @@ SETTINGS = {
     # The statements are few and their arrays of any length; planning each of them anew took as long as running it.
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
+    # The catalogue's own words for a column, a type or a function are compared with those that were seen before.
+    "quote_all_identifiers": "off",
 }
 """What each connection sets for itself, in the session or in each transaction."""
 
