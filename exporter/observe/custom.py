@@ -155,6 +155,7 @@ class Document:
             absent=absent,
             counter=self._counter(),
             meaning=self._meaning(),
+            rules=fitting.rules(messages, users, conversations is None),
             indexes=self._indexes(),
             without_index=self._without_index(),
         )

@@ -122,6 +122,10 @@ class Engine:
         counts = (self.base, self.counting.base if self.counting else None)
         if any(base and set(base.cut.lows) != {key.name for key in mapping.keys} for base in counts):
             self._begin_anew("the database has other hosts now", deleted=True)
+        if self.state.get("rules") not in (None, mapping.rules):
+            self._begin_anew("the mapping was changed", deleted=True)
+        with self.state.step():
+            self.state.put("rules", mapping.rules)
         if self.counting and not fits(self.counting, mapping):
             self.counting = None
         self.mapping = self.latest_mapping = mapping

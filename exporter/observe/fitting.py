@@ -5,10 +5,12 @@ Knows types and values, no connection. Tested in ``tests/observe/test_custom.py`
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, Final
 
 NUMBERS: Final = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
@@ -115,3 +117,8 @@ def several(value: Any) -> Sequence[str]:
     """The columns, where a key was given as several."""
     parts = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else []
     return [str(part).strip() for part in parts] if len(parts) > 1 else []
+
+
+def rules(*parts: Any) -> str:
+    """A fingerprint of what the file says of the rows that are counted, whatever the order of its lines."""
+    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -268,6 +268,8 @@ class Mapping:
     where: str
     weight: str
     meaning: MappingOf[str, str]
+    rules: str = ""
+    """Of a file of the user's own, what decides which rows count and for whom: counts by other rules do not go on."""
     where_of_few: str | None = None
     """The same as ``where``, where there is a form that is better for few rows."""
     units: int = 1

@@ -422,3 +422,22 @@ def test_a_key_that_is_numbered_anew_in_each_conversation_is_refused(server: Ser
     with pytest.raises(Misconfigured, match=r"the key number is unique only together with room: .*\(key: at\)"):
         observed(server, tmp_path, mapping)
     assert observed(server, tmp_path, mapping.replace("key: number", "key: at")).stored_messages == 3
+
+
+async def test_what_was_counted_by_another_mapping_is_counted_anew(
+    server: Server, mapping: Path, tmp_path: Path
+) -> None:
+    """Else the sealed rows are those of the old filter, and the new ones those of the new one."""
+    source = Source(server.url, "custom", config_file=mapping)
+    engine = Engine(source, State(tmp_path / "state.db"), load=1.0, clock=lambda: NOON, tail=1)
+    assert (await engine.count()).stored_messages == 5
+    await engine.close()
+    mapping.write_text(MAPPING.replace("sender: sender_id", "sender: sender_id\n  filter: \"content <> 'a'\""))
+    again = Engine(source, State(tmp_path / "state.db"), load=1.0, clock=lambda: NOON, tail=1)
+    await again.open()
+    assert (await again.look()).stored_messages is None
+    assert (await again.count()).stored_messages == 4
+    assert again.differences["stored_messages"] == -1
+    mapping.write_text(MAPPING.replace("sender: sender_id", "sender: sender_id\n  filter: \"content = 'a'\""))
+    assert (await again.count()).stored_messages == 1  # changed while it runs: the next recount reads the file, too
+    await again.close()
