@@ -139,6 +139,8 @@ class PassResult:
     horizon: tuple[int, int] | None
     facts: Facts
     direct: tuple[DirectFigures, float, float]
+    others: bool = False
+    """Is a row that was counted another one now?"""
     sealed: Cut | None = None
     samples: Sequence[Sequence[Any]] = ()
     rest: Facts | None = None

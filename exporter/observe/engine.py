@@ -251,7 +251,7 @@ class Engine:
         if base is None and not done:
             await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), LIMIT)
             return self._nothing_yet()
-        direct = self._direct.cached(now)
+        direct, samples = self._direct.cached(now), self.state.get("samples") or []
 
         async def work(snapshot: Snapshot) -> PassResult:
             day = int(now // 86_400) * DAY
@@ -261,9 +261,11 @@ class Engine:
                 horizon=await self.reader.horizon(snapshot),
                 facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
                 direct=direct or await self._direct.read(snapshot, mapping, now),
+                others=base is not None and await identity.latest_differs(snapshot, mapping, samples),
             )
             if done and count is not None:
                 found.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
+                found.samples = await identity.sample(snapshot, mapping, count.base.cut)
             elif base is not None:
                 found.sealed = await self._sealing.next(snapshot, mapping, base, further, found.horizon, now)
                 if found.sealed is not None:
@@ -285,7 +287,7 @@ class Engine:
 
     def _keep_pass(self, found: PassResult, now: float) -> SourceTotals:
         mapping, direct = self._known(), found.direct[0]
-        if self.base is not None and identity.vanished(mapping, self.base.cut, found.newest):
+        if self.base is not None and (found.others or identity.vanished(mapping, self.base.cut, found.newest)):
             self._begin_anew("the newest rows were deleted, or the database was restored", deleted=True)
             return figures(mapping, None, None, direct, now)
         self._rows_passed += sum(
@@ -305,8 +307,8 @@ class Engine:
                 base.tally.add(found.rest.tally, -1)
                 base.rooms |= found.facts.rooms
                 base.cut = found.sealed
-                samples = [*(self.state.get("samples") or []), *found.samples]
-                self.state.put("samples", samples[-identity.SAMPLES :])
+            if found.samples:
+                self.state.put("samples", identity.latest(self.state.get("samples") or [], found.samples))
             if self.base is not None and totals is not None:
                 self.state.put("base", self.base)
                 self.state.put("published", by_name(totals))

@@ -45,14 +45,35 @@ async def samples_match(reader: Reader, mapping: Mapping, samples: Samples) -> b
     return await reader.read(work, SECONDS)
 
 
+async def latest_differs(snapshot: Snapshot, mapping: Mapping, samples: Samples) -> bool:
+    """Is the highest of these rows, by any key, another one now? One that is gone says nothing."""
+    highest: dict[str, tuple[int, str]] = {}
+    for name, value, identity in samples:
+        highest[name] = max(highest.get(name, (value, identity)), (value, identity))
+    others = [
+        f"CASE WHEN EXISTS ({rows}) AND NOT EXISTS ({rows} AND {row} = {mapping.dialect.literal(identity)}) "
+        "THEN 1 ELSE 0 END"
+        for key in mapping.keys
+        if key.name in highest and mapping.identity is not None
+        for value, identity in (highest[key.name],)
+        for rows, row in ((_identities(mapping, key, value), mapping.identity.replace("{a}", "e")),)
+    ]
+    return bool(others) and (await snapshot.fetch(f"SELECT {' + '.join(others)}"))[0][0] > 0
+
+
 async def sample(snapshot: Snapshot, mapping: Mapping, cut: Cut) -> Samples:
     """The rows at the cut."""
     found = []
     if mapping.identity is not None:
         for key in mapping.keys:
             rows = await snapshot.fetch(_identities(mapping, key, cut.lows[key.name]) + " LIMIT 1")
-            found += [(key.name, cut.lows[key.name], str(row[0])) for row in rows]
+            found += [(key.name, cut.lows[key.name], str(row[0])) for row in rows if row[0] is not None]
     return found
+
+
+def latest(known: Samples, found: Samples) -> Samples:
+    """Those to remember, each once."""
+    return [*dict.fromkeys((name, value, identity) for name, value, identity in [*known, *found])][-SAMPLES:]
 
 
 def _identities(mapping: Mapping, key: Key, value: int) -> str:
@@ -82,5 +103,4 @@ def vanished(mapping: Mapping, cut: Cut, newest: MappingOf[str, int]) -> bool:
     return any(
         cut.lows[key.name] > key.lowest and newest.get(key.name, key.lowest) < cut.lows[key.name]
         for key in mapping.keys
-        if key.time is None or newest
     )

@@ -424,10 +424,10 @@ def test_a_key_that_is_numbered_anew_in_each_conversation_is_refused(server: Ser
     assert observed(server, tmp_path, mapping.replace("key: number", "key: at")).stored_messages == 3
 
 
-async def test_what_was_counted_by_another_mapping_is_counted_anew(
-    server: Server, mapping: Path, tmp_path: Path
-) -> None:
+async def test_what_was_counted_by_another_mapping_is_counted_anew(server: Server, tmp_path: Path) -> None:
     """Else the sealed rows are those of the old filter, and the new ones those of the new one."""
+    mapping = tmp_path / "mapping.yml"
+    mapping.write_text(MAPPING)
     source = Source(server.url, "custom", config_file=mapping)
     engine = Engine(source, State(tmp_path / "state.db"), load=1.0, clock=lambda: NOON, tail=1)
     assert (await engine.count()).stored_messages == 5

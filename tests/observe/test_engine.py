@@ -183,6 +183,47 @@ async def test_rows_that_are_others_now_are_another_database(server: Server, tmp
     await again.close()
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["counted", "sealed"])
+async def test_rows_that_become_others_while_it_runs_are_another_database(server: Server, moved: bool) -> None:
+    """A backup was put back between two scrapes, on the same connection, and is longer than what was sealed."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await (sealed(engine, clock) if moved else engine.count())
+    server.script("DELETE FROM posts WHERE createat > 0")
+    post(server, 30, 200, prefix="q", user="u2")
+    assert (await engine.look()).stored_messages is None
+    totals = await engine.count()
+    assert (totals.stored_messages, totals.active_users[1]) == (171, 1)
+    await engine.close()
+
+
+async def test_a_row_that_nothing_identifies_is_no_other_one(server: Server, tmp_path: Path) -> None:
+    """Of a mapping of one's own: without a time, or a sender where the key is the time."""
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: posts, key: createat, time: {column: createat, unit: ms}, sender: rootid}")
+    server.script("ALTER TABLE posts DROP COLUMN rootid; ALTER TABLE posts ADD COLUMN rootid text")
+    post(server, 1, 100)
+    clock = Clock()
+    source = Source(server.url, "custom", config_file=path)
+    engine = Engine(source, State(None), load=1.0, clock=clock, tail=10)
+    assert (await sealed(engine, clock)).stored_messages == 100
+    await engine.close()
+
+
+async def test_a_table_that_was_emptied_is_not_told_as_it_was(server: Server) -> None:
+    """Also where the key is a time."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    server.script("DELETE FROM posts WHERE createat > 0")
+    assert (await engine.look()).stored_messages is None
+    assert (await engine.count()).stored_messages == 0
+    assert engine.differences["stored_messages"] == -100
+    await engine.close()
+
+
 async def test_where_the_newest_rows_are_gone_nothing_is_known_until_the_recount_tells_what_vanished(
     server: Server, tmp_path: Path
 ) -> None:
