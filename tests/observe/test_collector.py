@@ -115,6 +115,21 @@ async def test_a_file_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     server.close()
 
 
+async def test_another_file_in_the_place_is_counted_anew_while_it_runs(tmp_path: Path) -> None:
+    """It has the same keys and more of them: nothing in it gives it away."""
+    server, other = mattermost(tmp_path, 300), mattermost(tmp_path, 500, "other")
+    other.script("UPDATE posts SET deleteat = 1 WHERE createat < 40")
+    collector = SourceCollector(Source(server.url, "mattermost"), tmp_path, load=1.0)
+    await collector.start()
+    assert (await known(collector)).stored_messages == 300
+    other.close()
+    other.path.rename(server.path)
+    collector._read_at = float("-inf")  # a second has passed
+    assert (await known(collector)).stored_messages == 461
+    await collector.close()
+    server.close()
+
+
 async def test_a_defect_is_told_by_its_place_shows_no_old_figures_and_ends_with_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ MOVING: Final = "the file was being written to during every attempt to read it"
 HOT: Final = (
     "a journal stands beside the file: a write is under way, or the server crashed and will tidy up at its start"
 )
+REPLACED: Final = "another file has been put in the database's place: it is looked at anew"
 CRASHED: Final = "the server left a write-ahead log and does not run: what is in it is known when it has started again"
 
 
@@ -113,6 +114,7 @@ class SqliteReader:
         """
         self._path = path
         self._ours = ours
+        self._file: tuple[int, int] | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -152,6 +154,9 @@ class SqliteReader:
 
     async def _attempt(self, work: Callable[[Snapshot], Awaitable[T]], seconds: float) -> T:
         before = self._state()
+        known, self._file = self._file, before.inode
+        if known not in (None, before.inode):
+            raise SourceError(REPLACED)  # once: whoever reads on has looked whose it is
         log, shared = self._beside("-wal").exists(), self._beside("-shm").exists()
         if before.wal and log and not shared:
             raise SourceError(CRASHED)
