@@ -46,12 +46,25 @@ class State:
         try:
             self._connection = self._open()
         except sqlite3.DatabaseError as error:
-            name = str(getattr(error, "sqlite_errorname", ""))
-            if path is None or not name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-                raise Misconfigured(_reason(name, path)) from error
+            if not _damaged(error):
+                raise Misconfigured(_reason(_name(error), path)) from error
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Without the file that was: everything in it can be counted again."""
+        if self.path is not None:
             for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._connection = self._open()
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._connection = self._open()
+
+    def _failed(self, error: sqlite3.Error) -> SourceError:
+        """What to tell; a damaged file is replaced by an empty one, so that the next attempt counts anew."""
+        if not _damaged(error):
+            return SourceError(f"cannot write the state file {self.path}: is there room?")
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+        self._begin_anew()
+        return SourceError(f"the state file {self.path} was damaged: everything is counted anew")
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -87,15 +100,26 @@ class State:
                 self._connection.execute("COMMIT")
             except BaseException as error:  # interrupted, too: all of a step is kept or nothing
                 if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                    with contextlib.suppress(sqlite3.DatabaseError):  # of a damaged file
+                        self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
-                    raise SourceError(f"cannot write the state file {self.path}: is there room?") from error
+                    raise self._failed(error) from error
                 raise
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        """Raises SourceError where the file is damaged."""
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                if self._connection.in_transaction:  # within a step, which ends with it
+                    raise
+                raise self._failed(error) from error
 
     def get(self, key: str, type: Any = Any) -> Any:
         """A value of this type that was put, None when there is none."""
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else msgspec.json.decode(row[0], type=type)
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return msgspec.json.decode(rows[0][0], type=type) if rows else None
 
     def put(self, key: str, value: Any) -> None:
         """Keep a value that msgspec writes as JSON; None takes it away."""
@@ -121,12 +145,12 @@ class State:
     def days(self, generation: int) -> dict[int, int]:
         """How many people wrote last on which day."""
         query = "SELECT day, COUNT(*) FROM writers WHERE generation = ? GROUP BY day"
-        return dict(self._connection.execute(query, (generation,)))
+        return dict(self._rows(query, generation))
 
     def domains(self, generation: int) -> dict[str, int]:
         """How many conversations there are by domain; rooms under the empty one."""
         query = "SELECT domain, COUNT(*) FROM conversations WHERE generation = ? GROUP BY domain"
-        return dict(self._connection.execute(query, (generation,)))
+        return dict(self._rows(query, generation))
 
     def day_of(self, generation: int, person: int) -> int | None:
         """When somebody wrote last."""
@@ -155,6 +179,14 @@ class State:
         """Close the file, when the step under way is done."""
         with self._lock:
             self._connection.close()
+
+
+def _name(error: sqlite3.Error) -> str:
+    return str(getattr(error, "sqlite_errorname", ""))
+
+
+def _damaged(error: sqlite3.Error) -> bool:
+    return _name(error).startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
 
 
 def _reason(name: str, path: Path | None) -> str:

@@ -400,6 +400,27 @@ def test_a_state_file_that_is_none_is_begun_anew(tmp_path: Path) -> None:
     state.close()
 
 
+async def test_a_state_file_that_is_damaged_inside_is_begun_anew(tmp_path: Path) -> None:
+    """Its first page is sound, so it opens."""
+    with contextlib.closing(SqliteServer(tmp_path / "mattermost.db")) as server:
+        server.script(schemas.mattermost("sqlite") + "INSERT INTO users (id) VALUES ('u1');")
+        post(server, 1, 100)
+        path = tmp_path / "state.db"
+        engine = engine_of(server, path, Clock())
+        await engine.count()
+        await engine.close()
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(4096)
+            file.write(b"\xff" * (size - 4096))
+        again = engine_of(server, path, Clock())
+        with pytest.raises(SourceError, match=r"state\.db was damaged: everything is counted anew"):
+            await again.count()
+        again.require_recheck()
+        assert (await again.count()).stored_messages == 100
+        await again.close()
+
+
 def test_killed_at_any_moment_nothing_is_doubled(tmp_path: Path) -> None:
     """A real process, SIGKILLed again and again while it counts and passes; then every figure is exact."""
     server = SqliteServer(tmp_path / "mattermost.db")
