@@ -168,7 +168,8 @@ class Engine:
     @property
     def due(self) -> bool:
         """Is a full count under way, or its time come?"""
-        if self.base is None or self.counting or self.comparison or self.recounted_at is None:
+        under_way = self.base is None or self.counting or self.comparison
+        if under_way or self.recounted_at is None or self._sealing.overtaken:
             return True
         wait = self.recount_interval / EARLY_RECOUNT_DIVISOR if self._recount_early else self.recount_interval
         return not 0 <= self.clock() - self.recounted_at < wait
@@ -188,7 +189,8 @@ class Engine:
         now = self.clock()
 
         async def work(snapshot: Snapshot) -> Count:
-            lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now)
+            horizon = await self.reader.horizon(snapshot)
+            lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now, horizon)
             moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
             generation = (self.base.generation if self.base else 0) + 1
             base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
@@ -198,7 +200,7 @@ class Engine:
             await self._pages.kept()
             self._take(mapping)
             self.counting = await self.reader.read(work, LIMIT)
-            self._recount_early = False
+            self._recount_early = self._sealing.overtaken = False
             with self.state.step():
                 self.state.forget_generation(self.counting.base.generation)
                 self.state.put("count", self.counting)

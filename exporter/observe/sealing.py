@@ -43,18 +43,30 @@ class Sealing:
         self._tail = tail
         self._overlap = overlap
         self._marks: list[_Mark] = []
+        self._first: int | None = None
+        """The transaction that was the next when the first count began, as long as an earlier one is open."""
+        self.overtaken = False
+        """Has one ended that was open when the first count began? What it wrote below the line may not be counted."""
 
     def note(self, now: float, newest: dict[str, int], horizon: tuple[int, int] | None) -> None:
         """Remember what was newest, and which transaction was the next."""
+        if horizon is not None and self._first is not None and horizon[0] >= self._first:
+            self._first, self.overtaken = None, True
         if not self._marks or now - self._marks[-1].at >= self._overlap / 16:
             self._marks = [*self._marks[-MAX_MARKS:], _Mark(now, newest, None if horizon is None else horizon[1])]
 
     def forget(self) -> None:
         """Of another database."""
-        self._marks = []
+        self._marks, self._first, self.overtaken = [], None, False
 
-    async def first(self, snapshot: Snapshot, mapping: Mapping, now: float) -> dict[str, int]:
-        """Where the very first count may end: the tail is above, and so is the overlap where keys are times."""
+    async def first(
+        self, snapshot: Snapshot, mapping: Mapping, now: float, horizon: tuple[int, int] | None
+    ) -> dict[str, int]:
+        """Where the very first count may end: the tail is above, and so is the overlap where keys are times.
+
+        Nothing is known yet of the transactions that are open, so when these have ended it is counted once more.
+        """
+        self._first = None if horizon is None or horizon[0] >= horizon[1] else horizon[1]
         (found,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
         return {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}

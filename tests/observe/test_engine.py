@@ -322,6 +322,29 @@ async def test_rows_of_a_transaction_that_stays_open_are_counted_when_it_ends(po
 
 
 @pytest.mark.needs("postgres")
+async def test_a_transaction_that_is_open_when_the_first_count_begins_is_counted_when_it_ends(
+    postgres: Postgres,
+) -> None:
+    """It took its keys before those of the newest rows, and commits when they have been counted."""
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
+        server.execute(sql, 1)
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    assert (await engine.count()).stored_messages == 100
+    assert not engine.due
+    server.execute("COMMIT", 1)
+    await engine.look()
+    assert engine.due
+    assert (await engine.count()).stored_messages == 101
+    assert not engine.due
+    await engine.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
 async def test_an_event_persister_that_has_nothing_to_do_holds_nothing_back(postgres: Postgres) -> None:
     """Synapse with workers: its row in stream_positions stays as it was."""
     server = PostgresqlServer(postgres)
