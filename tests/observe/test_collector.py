@@ -192,6 +192,20 @@ async def test_a_server_that_stops_freezes_and_comes_back(tmp_path: Path) -> Non
 
 
 @pytest.mark.needs("postgres")
+async def test_who_is_not_let_in_is_told_what_of_the_url_is_in_the_way(postgres: Postgres) -> None:
+    url = postgres.url()
+    more = "&" if "?" in url else "?"
+    for wrong, told in (
+        (f"{url}{more}sslmode=require", "the database offers no TLS, which sslmode in its URL demands"),
+        (f"{url}{more}bogus=1", "the database does not know a setting, schema or type that the URL or this program"),
+        (postgres.url(user="nobody_of_that_name"), "the database does not admit the user: it does not know them"),
+    ):
+        lines: list[str] = []
+        assert await check(Source(wrong, "mattermost"), out=lines.append) == UNCHECKED
+        assert lines[-1].startswith(f"  could not check: {told}")
+
+
+@pytest.mark.needs("postgres")
 async def test_column_grants_are_enough_and_are_printed_where_they_are_missing(postgres: Postgres) -> None:
     server = PostgresqlServer(postgres)
     server.script(schemas.synapse("postgresql") + "INSERT INTO stream_positions VALUES ('events', 'master', 0);")

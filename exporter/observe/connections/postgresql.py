@@ -21,6 +21,7 @@ from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
 from exporter.store import errors
 from exporter.store.dialects.libpq import target
+from exporter.store.dialects.postgresql_connection import translate_error
 from exporter.store.dialects.unreached import unreached
 
 T = TypeVar("T")
@@ -74,6 +75,14 @@ def source_error(error: BaseException) -> SourceError:
     return SourceError(errors.UNKNOWN)
 
 
+def _not_connected(error: BaseException) -> SourceError:
+    """Of who is not let in: nothing has been read, so it is no matter of tables; as the server tells it of its own."""
+    known = translate_error(error)
+    return SourceError(
+        known.text, slow=known.kind is errors.ErrorKind.TIMEOUT, lasting=known.kind is errors.ErrorKind.CONFIGURATION
+    )
+
+
 class _Snapshot:
     def __init__(self, connection: Any, deadline: float) -> None:
         self._connection = connection
@@ -123,7 +132,7 @@ class PostgresReader:
             except OverflowError as error:  # of the driver: Python has no later times
                 raise SourceError(errors.BEYOND_TIME, lasting=True) from error
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-                failure = source_error(error)
+                failure = source_error(error) if connected else _not_connected(error)
                 if not connected and not failure.lasting:
                     failure.where = unreached(self._place(), error)
                 raise failure from error
