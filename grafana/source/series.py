@@ -164,6 +164,15 @@ def healthy(minutes: int = LENGTH) -> Series:
     return {**nodes, **dict(_observed(NODES[0], minutes))}
 
 
+def observing(node: str = "o:8765", minutes: int = LENGTH) -> Series:
+    """A process of ``observe`` under the nodes' job: one more target of ours, and no node."""
+    process = (
+        (name("up", node), steady(1, minutes)),
+        (name("messaging_build_info", node, version="1.0.0"), steady(1, minutes)),
+    )
+    return {**dict(process), **dict(_observed(node, minutes))}
+
+
 def idle(minutes: int = LENGTH) -> Series:
     """Two nodes that nobody uses: every live figure 0, no counter moves."""
     return {key: values for node in NODES for key, values in _node(node, False, minutes)}
