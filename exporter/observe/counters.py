@@ -64,14 +64,22 @@ class Comparison:
 
 def statement(mapping: Mapping, counter: Counter, after: Any, page: int) -> str:
     """Rows (conversation, counter, messages) of the next page."""
-    conditions = [counter.where] if counter.where else []
+    conditions = [f"{counter.id} IS NOT NULL", *([counter.where] if counter.where else [])]
     if after is not None:
-        bound = str(after) if isinstance(after, int) else mapping.dialect.literal(str(after))
-        conditions.append(f"{counter.id} > {bound}")
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        conditions.append(f"{counter.id} > {_bound(mapping, after)}")
+    where = f" WHERE {' AND '.join(conditions)}"
     return (
         f"SELECT c.id, c.said, (SELECT COALESCE(SUM({mapping.weight}), 0) FROM {mapping.table} e "
         f"WHERE e.{counter.message_conversation} = c.id AND {mapping.where}) AS counted "
         f"FROM (SELECT {counter.id} AS id, {counter.column} AS said FROM {counter.table}{where} "
         f"ORDER BY {counter.id} LIMIT {page}) c ORDER BY c.id"
     )
+
+
+def _bound(mapping: Mapping, after: Any) -> str:
+    """A conversation's id as an SQL literal: a number, bytes, or what is written as a text."""
+    if isinstance(after, int):
+        return str(after)
+    if isinstance(after, bytes):
+        return f"X'{after.hex()}'" if mapping.dialect.name == "sqlite" else f"decode('{after.hex()}', 'hex')"
+    return mapping.dialect.literal(str(after))

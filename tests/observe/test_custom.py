@@ -424,6 +424,27 @@ def test_a_key_that_is_numbered_anew_in_each_conversation_is_refused(server: Ser
     assert observed(server, tmp_path, mapping.replace("key: number", "key: at")).stored_messages == 3
 
 
+async def test_counters_of_conversations_whose_ids_are_bytes_are_each_compared_once(
+    server: Server, tmp_path: Path
+) -> None:
+    """UUIDs of 16 bytes, in more than a page, and one without an id."""
+    bytes_ = "bytea" if server.engine == "postgresql" else "blob"
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
+    made = "decode(md5(CAST(i AS text)), 'hex')" if server.engine == "postgresql" else "CAST(i * 7919 % 503 AS blob)"
+    server.script(
+        f"CREATE TABLE rooms (id {bytes_}, counter int); INSERT INTO rooms {numbers} SELECT {made}, 7 FROM n;"
+        f"INSERT INTO rooms VALUES (NULL, 0); CREATE TABLE posts (id int, at int, room {bytes_});"
+    )
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        "messages: {table: posts, key: id, time: {column: at, unit: s}, conversation: room}\n"
+        "conversations: {table: rooms, id: id, counter: counter}"
+    )
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=lambda: NOON)
+    assert (await engine.count()).inaccurate_conversations == 500
+    await engine.close()
+
+
 async def test_what_was_counted_by_another_mapping_is_counted_anew(server: Server, tmp_path: Path) -> None:
     """Else the sealed rows are those of the old filter, and the new ones those of the new one."""
     mapping = tmp_path / "mapping.yml"
