@@ -195,9 +195,11 @@ def undone(mapping: Mapping, changed: Rows, target: Region, cut: Cut, midnight: 
     """Rows ``(age, rows)``: what was counted in ``target`` and is undone by what ``changed``."""
     assert mapping.undone is not None  # noqa: S101 - asked for only where there is one, which needs an identity
     assert mapping.identity is not None  # noqa: S101 - as above
+    # A row that tells of its own change comes once; its identity is not its own where it is a sender or a time.
+    once = "" if mapping.change is not None else f"DISTINCT {mapping.identity.replace('{a}', 'e')} AS id, "
     return (
-        f"SELECT z.age, COUNT(*) FROM (SELECT DISTINCT {mapping.identity.replace('{a}', 'e')} AS id, "
-        f"{age(mapping, midnight)} AS age {mapping.undone(changed, target, cut)}) z GROUP BY z.age"
+        f"SELECT z.age, COUNT(*) FROM (SELECT {once}{age(mapping, midnight)} AS age "
+        f"{mapping.undone(changed, target, cut)}) z GROUP BY z.age"
     )
 
 

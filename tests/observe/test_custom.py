@@ -445,6 +445,26 @@ async def test_counters_of_conversations_whose_ids_are_bytes_are_each_compared_o
     await engine.close()
 
 
+@pytest.mark.parametrize("key", ["id", "at"])
+async def test_deletions_of_one_person_and_of_one_moment_are_all_seen(server: Server, tmp_path: Path, key: str) -> None:
+    server.script(
+        "CREATE TABLE posts (id int, at int, sender int, gone int); CREATE INDEX i ON posts (id);"
+        "CREATE INDEX a ON posts (at); CREATE INDEX g ON posts (gone);"
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100) "
+        f"INSERT INTO posts SELECT i, {int(NOON)} - 1000 + i / 2, 1, NULL FROM n;"
+    )
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        f"messages: {{table: posts, key: {key}, time: {{column: at, unit: s}}, sender: sender, "
+        "deleted: {column: gone, unit: s}}"
+    )
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=lambda: NOON, tail=5)
+    assert (await engine.count()).stored_messages == 100
+    server.script(f"UPDATE posts SET gone = {int(NOON)} WHERE id <= 20")
+    assert (await engine.look()).stored_messages == 80
+    await engine.close()
+
+
 async def test_what_was_counted_by_another_mapping_is_counted_anew(server: Server, tmp_path: Path) -> None:
     """Else the sealed rows are those of the old filter, and the new ones those of the new one."""
     mapping = tmp_path / "mapping.yml"
