@@ -96,6 +96,18 @@ class Time:
         unit = _UNITS.get(self.unit)
         return self.literal(moment) if unit is None else str(moment // unit)
 
+    def settled(self, moment: int) -> int:
+        """At most this moment: where no row to come is written, also when clocks are about to be put back.
+
+        The hour before that is written twice then, and rows of its second half of time lie among those of its first.
+        """
+        if self.unit not in ("timestamp", "text") or self.zone == "UTC" or not _EARLIEST <= moment <= _LATEST:
+            return moment
+        quarter, zone = 900_000_000, ZoneInfo(self.zone)
+        ahead = [moment, *((moment // quarter + i) * quarter for i in range(1, 13))]
+        local = min((_EPOCH + timedelta(microseconds=at)).astimezone(zone).replace(tzinfo=None, fold=0) for at in ahead)
+        return min(moment, self.moment(local) - 1)
+
     def moment(self, value: Any) -> int:
         """A value of the column, as the driver gives it, in microseconds since 1970. Raises ValueError."""
         unit = _UNITS.get(self.unit)

@@ -107,7 +107,10 @@ class Sealing:
             lows[key.name] = max(low, base.cut.lows[key.name])
         self._marks = [other for other in self._marks if other.at >= mark.at]
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
-        return Cut(lows, max(base.cut.moment, int(mark.at * 1_000_000))) if moved else None
+        changed = int(mark.at * 1_000_000)
+        if mapping.change is not None and mapping.change.time is not None:
+            changed = mapping.change.time.settled(changed)
+        return Cut(lows, max(base.cut.moment, changed)) if moved else None
 
     def _settled_marks(self, horizon: tuple[int, int] | None, now: float) -> list[_Mark]:
         """Marks below which nothing appears any more.
@@ -126,7 +129,7 @@ class Sealing:
 
 def _capped(key: Key, value: int, moment: float) -> int:
     """A row that is dated in the future must not hide those that come after it."""
-    return value if key.time is None else max(key.lowest, min(value, int(moment * 1_000_000)))
+    return value if key.time is None else max(key.lowest, min(value, key.time.settled(int(moment * 1_000_000))))
 
 
 async def _safe(snapshot: Snapshot, mapping: Mapping, name: str, low: int) -> int:

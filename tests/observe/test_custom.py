@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -462,6 +464,33 @@ async def test_deletions_of_one_person_and_of_one_moment_are_all_seen(server: Se
     assert (await engine.count()).stored_messages == 100
     server.script(f"UPDATE posts SET gone = {int(NOON)} WHERE id <= 20")
     assert (await engine.look()).stored_messages == 80
+    await engine.close()
+
+
+async def test_the_hour_that_is_written_twice_when_clocks_are_put_back(server: Server, tmp_path: Path) -> None:
+    """Messages and deletions in the zone's own time, one of each a minute, from an hour before to an hour after."""
+    type_ = "timestamp" if server.engine == "postgresql" else "text"
+    server.script(f"CREATE TABLE posts (at {type_}, gone {type_}); CREATE INDEX a ON posts (at);")
+    server.script("CREATE INDEX g ON posts (gone); INSERT INTO posts VALUES ('2026-01-01 00:00:00', NULL);")
+    path = tmp_path / "mapping.yml"
+    times = "{column: at, unit: timestamp, zone: Europe/Berlin}"
+    path.write_text(f"messages: {{table: posts, key: at, time: {times}, deleted: {times.replace('at,', 'gone,', 1)}}}")
+    now = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
+    source = Source(server.url, "custom", config_file=path)
+    engine = Engine(source, State(None), load=1.0, clock=lambda: now.timestamp(), tail=5)
+    assert (await engine.count()).stored_messages == 1
+    for minute in range(180):
+        local = f"{now.astimezone(ZoneInfo('Europe/Berlin')):%Y-%m-%d %H:%M:%S}"
+        server.script(f"INSERT INTO posts VALUES ('{local}', NULL), ('{local}', NULL);")
+        if minute % 10 == 9:
+            server.script(
+                f"UPDATE posts SET gone = '{local}' WHERE at = (SELECT MIN(at) FROM posts WHERE gone IS NULL)"
+            )
+        kept = server.fetch("SELECT COUNT(*) FROM posts WHERE gone IS NULL")[0][0]
+        assert (await engine.look()).stored_messages == kept, local
+        now += timedelta(minutes=1)
+    assert engine.base is not None
+    assert engine.base.tally.rows > 300
     await engine.close()
 
 
