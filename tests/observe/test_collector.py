@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -24,6 +25,7 @@ from exporter.web.source_server import SourceServer
 from tests.databases import eventually
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, SqliteServer
+from tests.servers.pgbouncer import Pgbouncer
 from tests.servers.postgres import Postgres
 from tests.servers.valkey import free_port
 
@@ -203,6 +205,14 @@ async def test_who_is_not_let_in_is_told_what_of_the_url_is_in_the_way(postgres:
         lines: list[str] = []
         assert await check(Source(wrong, "mattermost"), out=lines.append) == UNCHECKED
         assert lines[-1].startswith(f"  could not check: {told}")
+
+
+@pytest.mark.needs("postgres", "pgbouncer")
+async def test_a_pooler_that_lets_no_transaction_live_is_told_as_such(postgres: Postgres) -> None:
+    with contextlib.closing(Pgbouncer(postgres, "statement")) as pooler:
+        lines: list[str] = []
+        assert await check(Source(pooler.url(postgres.url()), "mattermost"), out=lines.append) == UNCHECKED
+        assert lines[-1].endswith("set its pool_mode to transaction or session")
 
 
 @pytest.mark.needs("postgres")

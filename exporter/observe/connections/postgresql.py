@@ -58,6 +58,8 @@ def source_error(error: BaseException) -> SourceError:
     """What an error of the driver means; its own words may hold a password or somebody's message."""
     if isinstance(error, SourceError):
         return error
+    if "statement pooling mode" in str(error):  # pgbouncer, which hangs up at the same moment
+        return SourceError(errors.STATEMENT_POOLING, lasting=True)
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         for start, text, slow, lasting in _BY_STATE:
