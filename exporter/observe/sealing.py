@@ -21,7 +21,7 @@ from exporter.observe.mapping import Cut, Key, Mapping
 OVERLAP: Final = 60.0
 """Seconds after which no row appears below the highest key of a moment, as far as servers were seen."""
 MAX_TRANSACTION_AGE: Final = 900.0
-"""Seconds that a transaction which stays open is waited for; what it brings later, a recount finds."""
+"""Seconds that a transaction which stays open is waited for; when it ends later, everything is counted again."""
 MAX_MARKS: Final = 256
 MIN_TAIL: Final = 10
 """Rows of a key that stay unsealed where many keys share the tail: hosts of one server, each with its own."""
@@ -43,21 +43,21 @@ class Sealing:
         self._tail = tail
         self._overlap = overlap
         self._marks: list[_Mark] = []
-        self._first: int | None = None
-        """The transaction that was the next when the first count began, as long as an earlier one is open."""
+        self._open: int | None = None
+        """The line did not wait for all transactions below this one, of which some are open."""
         self.overtaken = False
-        """Has one ended that was open when the first count began? What it wrote below the line may not be counted."""
+        """Have they ended? What they wrote below the line may not be counted."""
 
     def note(self, now: float, newest: dict[str, int], horizon: tuple[int, int] | None) -> None:
         """Remember what was newest, and which transaction was the next."""
-        if horizon is not None and self._first is not None and horizon[0] >= self._first:
-            self._first, self.overtaken = None, True
+        if horizon is not None and self._open is not None and horizon[0] >= self._open:
+            self._open, self.overtaken = None, True
         if not self._marks or now - self._marks[-1].at >= self._overlap / 16:
             self._marks = [*self._marks[-MAX_MARKS:], _Mark(now, newest, None if horizon is None else horizon[1])]
 
     def forget(self) -> None:
         """Of another database."""
-        self._marks, self._first, self.overtaken = [], None, False
+        self._marks, self._open, self.overtaken = [], None, False
 
     async def first(
         self, snapshot: Snapshot, mapping: Mapping, now: float, horizon: tuple[int, int] | None
@@ -66,7 +66,7 @@ class Sealing:
 
         Nothing is known yet of the transactions that are open, so when these have ended it is counted once more.
         """
-        self._first = None if horizon is None or horizon[0] >= horizon[1] else horizon[1]
+        self._open = None if horizon is None or horizon[0] >= horizon[1] else horizon[1]
         (found,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
         return {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
@@ -107,6 +107,8 @@ class Sealing:
             lows[key.name] = max(low, base.cut.lows[key.name])
         self._marks = [other for other in self._marks if other.at >= mark.at]
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
+        if moved and horizon is not None and (mark.next_transaction or 0) > horizon[0]:
+            self._open = max(self._open or 0, mark.next_transaction or 0)
         changed = int(mark.at * 1_000_000)
         if mapping.change is not None and mapping.change.time is not None:
             changed = mapping.change.time.settled(changed)

@@ -322,6 +322,31 @@ async def test_rows_of_a_transaction_that_stays_open_are_counted_when_it_ends(po
 
 
 @pytest.mark.needs("postgres")
+async def test_a_transaction_that_is_open_for_longer_than_it_is_waited_for_is_counted_when_it_ends(
+    postgres: Postgres,
+) -> None:
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS}, {MS}, 'u1')"):
+        server.execute(sql, 1)
+    for i in range(101, 130):
+        post(server, i, i)
+        clock.now += 60
+        await engine.look()
+    assert not engine.due
+    server.execute("COMMIT", 1)
+    await engine.look()
+    assert engine.due
+    assert (await engine.count()).stored_messages == 130
+    await engine.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
 async def test_a_transaction_that_is_open_when_the_first_count_begins_is_counted_when_it_ends(
     postgres: Postgres,
 ) -> None:
