@@ -67,7 +67,10 @@ class SimulateOptions:
 
 
 def socket_url(url: str) -> URL:
-    """The WebSocket URL meant by ``url``: a bare ``host:port`` or an ``http(s)`` base will do as well."""
+    """The WebSocket URL meant by ``url``: a bare ``host:port`` or an ``http(s)`` base will do as well.
+
+    A path is the server's ``--web.route-prefix``, with or without the WebSocket's own behind it.
+    """
     try:
         parsed = URL(url if "://" in url else f"ws://{url}")
     except ValueError:
@@ -75,11 +78,12 @@ def socket_url(url: str) -> URL:
     scheme = {"http": "ws", "https": "wss"}.get(parsed.scheme, parsed.scheme)
     if scheme not in ("ws", "wss") or not parsed.host:
         raise Misconfigured("the URL must be ws://host:port or wss://host:port")
-    path = parsed.path if parsed.path not in ("", "/") else SOCKET_PATH
-    return URL.build(scheme=scheme, host=parsed.host, port=parsed.port, path=path)
+    prefix = parsed.path.rstrip("/").removesuffix(SOCKET_PATH)
+    return URL.build(scheme=scheme, host=parsed.host, port=parsed.port, path=prefix + SOCKET_PATH)
 
 
 def http_base(url: str) -> URL:
     """Where the HTTP routes of the server behind a WebSocket URL are."""
     parsed = socket_url(url)
-    return parsed.with_scheme("https" if parsed.scheme == "wss" else "http").with_path("/")
+    scheme = "https" if parsed.scheme == "wss" else "http"
+    return parsed.with_scheme(scheme).with_path(parsed.path.removesuffix(SOCKET_PATH) or "/")

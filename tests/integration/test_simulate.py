@@ -57,6 +57,15 @@ async def test_the_command_tells_what_was_sent_acknowledged_and_delivered(tmp_pa
         assert "nothing acknowledged was lost or doubled" in out
 
 
+async def test_people_find_a_server_below_a_prefix(tmp_path: Path) -> None:
+    async with running(tmp_path, "--web.route-prefix", "/chat") as server:
+        assert server.url.endswith("/chat")
+        flags = ("--users", "4", "--conversations", "2", "--rate", "20", "--duration", "1s", "--json")
+        status, out, errors = await command(server, *flags)
+        assert status == 0, (out, errors)
+        assert json.loads(out)["verified"] == 20
+
+
 async def test_the_command_says_in_one_line_that_nobody_is_there(tmp_path: Path, unused_tcp_port: int) -> None:
     server = Exporter(tmp_path)
     server.url = f"http://127.0.0.1:{unused_tcp_port}"

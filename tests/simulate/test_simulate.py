@@ -381,6 +381,12 @@ def test_a_url_may_be_given_as_people_give_urls(url: str) -> None:
     assert str(http_base(url)) == "http://127.0.0.1:8765/"
 
 
+@pytest.mark.parametrize("url", ["host/chat", "https://host/chat/", "wss://host/chat/v1/messaging/ws"])
+def test_a_url_may_have_the_prefix_of_the_routes(url: str) -> None:
+    assert socket_url(url).path == "/chat/v1/messaging/ws"
+    assert http_base(url).path == "/chat"
+
+
 def test_tokens_never_show_in_the_options() -> None:
     assert "s3cret" not in repr(SimulateOptions(tokens={"ann": "s3cret", "bob": "s3cret"}))
 
