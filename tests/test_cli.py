@@ -228,7 +228,6 @@ def test_a_setting_of_another_command_is_said_to_be_that_and_no_other_is_propose
         (("token", "a\nb"), "control character"),
         (("migrate", "--data.dir", "/proc/nowhere"), "/proc/nowhere"),
         (("assets", "--output", "/proc/nowhere"), "/proc/nowhere"),
-        (("simulate",), "no secret"),
     ],
 )
 def test_what_cannot_work_exits_with_1_and_one_clear_line(
@@ -238,6 +237,12 @@ def test_what_cannot_work_exits_with_1_and_one_clear_line(
     assert said.returncode == 1, said.stderr
     assert words in one_line(said.stderr)
     assert "hunter2" not in said.stderr + said.stdout
+
+
+def test_what_keeps_simulate_from_looking_is_not_the_status_of_a_loss(tmp_path: Path) -> None:
+    said = run("simulate", cwd=tmp_path)
+    assert said.returncode == 2
+    assert "no secret" in one_line(said.stderr)
 
 
 @pytest.mark.parametrize("url", URLS_WITH_PASSWORD)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from exporter.cli.flags import DIFFERENCES, SHARED, CheckingCommand, Duration, SettingsCommand, flags
+from exporter.cli.flags import DIFFERENCES, SHARED, CheckingCommand, Duration, flags
 from exporter.cli.process import configure_logs, progress, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
@@ -49,7 +49,7 @@ async def _verify(settings: Settings, repair: bool) -> int:
     return 0 if report.repaired else DIFFERENCES
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=CheckingCommand)
 @flags(*SHARED)
 @click.option("--url", "urls", multiple=True, metavar="URL", help="where the server is; several are taken in turn")
 @click.option("--users", default=50, show_default=True, help="people")

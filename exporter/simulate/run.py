@@ -32,6 +32,7 @@ REACH_TIMEOUT = 5.0  # seconds that the server may take to be there at the start
 SET_UP_TIMEOUT = 60.0  # seconds for all conversations together
 GRACE = 2.0  # seconds after an acknowledgement in which a connection may end without having got the message
 HURRIED = 5.0  # seconds that a step of the end may take once somebody has asked to stop
+NOTHING = "no message was acknowledged, so no promise was put to the test"
 TOKEN_KEPT = 600.0  # seconds that a signed token is used again
 
 
@@ -174,16 +175,18 @@ class Simulation:
 
     async def _verify(self, starts: list[int]) -> tuple[int | None, str | None]:
         """Compares all that was acknowledged with what is stored: how many, or why not."""
+        nothing = NOTHING if self._options.rate and not self._ledger.acknowledged else None
         if not self._options.verify:
-            return None, None
+            return None, nothing
         self._phase, self._progress = "verifying", 0.0
         if self._stop.is_set():
             self._api.timeout = HURRIED
         audits = [partial(self._audit, number, after) for number, after in enumerate(starts)]
         try:
-            return sum(await gather(audits)), None
+            compared = sum(await gather(audits))
         except FAILURES as error:
             return None, self._why_not(error)
+        return (compared, None) if nothing is None else (None, nothing)
 
     async def _audit(self, conversation: int, after: int) -> int:
         organisation = self._organisation

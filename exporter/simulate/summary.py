@@ -19,7 +19,7 @@ class Summary:
     """The outcome. Latencies are seconds since a message's first attempt; ``wrong`` counts broken promises by kind.
 
     ``verified`` is how many acknowledged messages were compared with what the server has stored; None: it was not
-    asked for, or the server was not there to answer, which ``unverified_because`` tells.
+    asked for, or there was nothing to compare or nobody to answer, which ``unverified_because`` tells.
     """
 
     seconds: float

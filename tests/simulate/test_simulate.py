@@ -328,6 +328,21 @@ async def test_being_stopped_early_ends_with_a_verified_summary() -> None:
     assert summary.verified == summary.acknowledged >= 20
 
 
+@pytest.mark.parametrize("verify", [True, False])
+async def test_when_nothing_was_acknowledged_nothing_is_said_to_be_well(verify: bool) -> None:
+    async with Double() as double:
+        double.refusals["send"] = ["unavailable"] * 100_000
+        _, summary = await run(double, verify=verify, duration=0.5, settle=0.5)
+    assert (summary.acknowledged, summary.verified, summary.status) == (0, None, 2)
+    assert summary.lines()[-1] == "NOT VERIFIED: no message was acknowledged, so no promise was put to the test"
+
+
+async def test_whoever_asks_for_no_messages_has_no_need_of_an_acknowledgement() -> None:
+    async with Double() as double:
+        _, summary = await run(double, rate=0.0, duration=0.2)
+    assert (summary.sent, summary.verified, summary.status) == (0, 0, 0)
+
+
 async def test_a_mistake_inside_ends_the_simulation_instead_of_vanishing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.simulate.checker.ledger.Ledger.delivered", lambda *_: 1 / 0)
     async with Double() as double:
