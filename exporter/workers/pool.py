@@ -106,6 +106,9 @@ class Pool:
         )
         if standby:
             slot.successor = worker
+        elif slot.worker is not None:  # while this one was started a replacement has taken the place
+            self._replaced.append(worker)
+            worker.kill()
         else:
             slot.worker = worker
             slot.backoff.begun()
@@ -154,6 +157,8 @@ class Pool:
     async def _fill_again(self, slot: Slot, pause: float) -> None:
         while True:
             await asyncio.sleep(pause)
+            if slot.worker is not None:  # a replacement has taken the place meanwhile
+                return
             try:
                 await self._fill(slot)
                 return

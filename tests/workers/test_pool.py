@@ -1,8 +1,9 @@
-"""A defect in what keeps the workers is not silent: the server ends in order, to be started again."""
+"""A place has one worker, whoever fills it; a defect in what keeps the workers is not silent."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from exporter.settings.model import Settings
 from exporter.workers import pool as pool_module
 from exporter.workers.plan import Sockets
 from exporter.workers.pool import Pool
+from exporter.workers.process import WorkerProcess
 from tests.logged import logged
 
 
@@ -26,3 +28,57 @@ async def test_a_defect_in_the_watching_ends_the_server_with_a_trace(monkeypatch
         assert await asyncio.wait_for(ended, 30) == 1
     assert watching.done()
     assert [line["event"] for line in logged_lines] == ["a defect in the supervisor: the server ends"]
+
+
+class Started(WorkerProcess):
+    """A worker without a process, that is ready at once and ends when it is told to."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, lambda: None)
+        self.prepared.set_result(None)
+        self.listening.set_result({})
+
+    pid = 0
+
+    def tell(self, word: str) -> None:
+        if word in ("retire", "drain"):
+            self.end(0)
+
+    def kill(self) -> None:
+        self.end(-9)
+
+    def end(self, status: int) -> None:
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+
+@pytest.mark.parametrize("when", ["during the pause", "during the start"])
+async def test_a_place_that_waits_to_be_filled_again_while_workers_are_replaced_is_filled_once(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Started] = []
+    waits, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(*_: float) -> None:
+        waits.set()
+        await go_on.wait()
+
+    async def start(number: int, *_: Any, standby: bool, **__: Any) -> Started:
+        worker = Started(number)
+        started.append(worker)
+        if when == "during the start" and not standby:
+            await wait()
+        return worker
+
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    pool = Pool(Settings(), 1, Sockets([], [[]]), lambda status: None)
+    slot = pool._slots[0]
+    with monkeypatch.context() as patch:
+        if when == "during the pause":
+            patch.setattr(asyncio, "sleep", wait)
+        filling = asyncio.create_task(pool._fill_again(slot, 0.0))
+        await waits.wait()
+        assert await pool.replace()
+        go_on.set()
+        await filling
+    assert [worker for worker in started if not worker.exited.done()] == [slot.worker]
