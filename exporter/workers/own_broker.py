@@ -170,6 +170,8 @@ class OwnBroker:
             return False
 
     def _last_words(self) -> str:
+        if self._process is not None and self._process.stdout is not None and not self._process.stdout.closed:
+            self._read(self._process.stdout.fileno())  # it may have ended before the loop came to read them
         lines = [line for line in self._output.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1].partition("# ")[2] or lines[-1] if lines else ""
 

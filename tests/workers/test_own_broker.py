@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from exporter.core.errors import Misconfigured
+from exporter.workers.own_broker import OwnBroker
 from tests.servers.postgres import Postgres
 from tests.servers.workers import alive, listens_on_a_port, running
 
@@ -54,3 +56,22 @@ async def test_a_word_to_it_by_name_reaches_nobody_else(postgres: Postgres, tmp_
         for server in (a, b):
             await server.workers[0].scraped(lambda f: f.get("messaging_cluster_nodes") == 2, "two nodes")
             assert not listens_on_a_port(server.broker)
+
+
+async def test_why_it_does_not_start_is_told_however_soon_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "valkey-server"
+    program.write_text("#!/bin/sh\necho '1:M 01 Jan 2026 # the reason'\nexit 1\n")
+    program.chmod(0o700)
+    broker = OwnBroker()
+    broker._program = program
+
+    async def pinged() -> bool:
+        assert broker._process is not None
+        broker._process.wait()  # without a turn of the loop, in which its words would be read
+        return False
+
+    monkeypatch.setattr(broker, "_pinged", pinged)
+    with pytest.raises(Misconfigured, match=r"does not start: the reason$"):
+        await broker.start()
