@@ -196,7 +196,9 @@ class Pool:
             for worker in self.workers:
                 if now - before > BEAT_TIMEOUT:  # this process itself was asleep
                     worker.last_beat = now
-                silent = worker.listening.done() and not worker.exited.done() and now - worker.last_beat > BEAT_TIMEOUT
+                if not worker.serves or worker.leaving:  # who closes its database does not beat
+                    continue
+                silent = now - worker.last_beat > BEAT_TIMEOUT
                 if silent != worker.silent:
                     worker.silent = silent
                     words = "a worker does not answer; the others serve" if silent else "the worker answers again"

@@ -82,3 +82,22 @@ async def test_a_place_that_waits_to_be_filled_again_while_workers_are_replaced_
         go_on.set()
         await filling
     assert [worker for worker in started if not worker.exited.done()] == [slot.worker]
+
+
+async def test_who_ends_is_not_said_to_have_stopped_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It closes its database, which may not answer; and where all end, no others serve."""
+    pool = Pool(Settings(), 3, Sockets([], []), lambda status: None)
+    leaving, stopped, frozen = workers = [Started(0), Started(1), Started(2)]
+    looked = asyncio.Event()
+    for slot, worker in zip(pool._slots, workers, strict=True):
+        slot.worker = worker
+        worker.last_beat -= 100.0
+    leaving.leaving = stopped.leaving = stopped.silent = True
+    monkeypatch.setattr(pool, "_balance", looked.set)
+    with logged(pool_module) as lines:
+        watching = pool.watch()
+        await looked.wait()
+        watching.cancel()
+    assert [(line["event"], line["worker"]) for line in lines] == [
+        ("a worker does not answer; the others serve", frozen.number)
+    ]
