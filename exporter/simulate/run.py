@@ -19,7 +19,7 @@ import msgspec
 from exporter.core.errors import Misconfigured
 from exporter.simulate.checker.audit import Audit
 from exporter.simulate.checker.ledger import Ledger
-from exporter.simulate.client.api import FAILURES, Api, Refused, persist
+from exporter.simulate.client.api import FAILURES, Api, Refused, passing, persist
 from exporter.simulate.console import Moment, View
 from exporter.simulate.meter import Meter
 from exporter.simulate.options import SimulateOptions, http_base
@@ -152,10 +152,25 @@ class Simulation:
 
         try:
             first = await make(0)  # what is wrong is wrong with each of them
+            await self._ask_each_node()
             deadline = time.monotonic() + SET_UP_TIMEOUT
             return [first, *await gather([partial(make, number) for number in range(1, len(names))])]
         except FAILURES as error:
             raise Misconfigured(self._why_not(error)) from None
+
+    async def _ask_each_node(self) -> None:
+        """Is what one node was told known to all that answer? Raises Misconfigured."""
+        name = self._organisation.conversations[0]
+        member = self._organisation.people[self._organisation.members[0][0]].name
+        for base in map(http_base, self._options.urls if len(self._options.urls) > 1 else ()):
+            try:
+                await Api(self._http, [base], self._token_for).messages(name, member, 0, 1)
+            except FAILURES as error:
+                if isinstance(error, Refused) and not passing(error):
+                    raise Misconfigured(
+                        f"the server at {base} does not know what the others were told ({error}): "
+                        "several --url are the nodes of one cluster, with one database and one secret"
+                    ) from None
 
     def _why_not(self, error: Exception) -> str:
         base = http_base(self._options.urls[0])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from exporter.core.errors import Misconfigured
 from exporter.core.events import ClosedReason
 from exporter.simulate import SimulateOptions, simulate
 from exporter.simulate.console import Moment, View
@@ -62,6 +63,16 @@ async def test_nothing_is_missed_and_nobody_is_accused_between_nodes(tmp_path: P
         assert summary.verified == summary.acknowledged > 200
         for node in nodes:
             assert (await node.scrape())["messaging_broker_frames_received_total"] > 10
+
+
+async def test_two_servers_that_are_no_cluster_are_told_before_anybody_talks(tmp_path: Path) -> None:
+    databases = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+    async with (
+        in_process(tmp_path, database_url=databases[0]) as one,
+        in_process(tmp_path, database_url=databases[1]) as two,
+    ):
+        with pytest.raises(Misconfigured, match=f"the server at {two.url}/ does not know what the others were told"):
+            await people([one, two])
 
 
 async def test_whoever_loses_a_connection_moves_to_the_other_node_and_misses_nothing(tmp_path: Path) -> None:
