@@ -173,7 +173,7 @@ class Simulation:
                     ) from None
 
     def _why_not(self, error: Exception) -> str:
-        base = http_base(self._options.urls[0])
+        base = self._api.asked
         if isinstance(error, Refused):
             if error.status == 401:
                 return f"the server at {base} refuses the tokens: are they signed with its secret?"

@@ -367,6 +367,13 @@ async def test_tokens_that_are_refused_are_one_clear_line() -> None:
             await simulate(options(double))
 
 
+async def test_of_several_servers_the_one_that_refuses_is_named(unused_tcp_port: int) -> None:
+    async with Double() as double:
+        double.refuse_tokens = True
+        with pytest.raises(Misconfigured, match=f"the server at {http_base(double.url)} refuses the tokens"):
+            await simulate(options(double, urls=(f"ws://127.0.0.1:{unused_tcp_port}", double.url)))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -75,6 +75,8 @@ class Api:
         self.timeout = 30.0
         self._http = http
         self._bases = deque(bases)
+        self.asked = bases[0]
+        """Who was asked last."""
         self._token_for = token_for
         self._gate = asyncio.Semaphore(8)
 
@@ -115,7 +117,8 @@ class Api:
         expected: tuple[int, ...],
         query: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        url = self._bases[0] / "v1/messaging" / path
+        self.asked = self._bases[0]
+        url = self.asked / "v1/messaging" / path
         headers = {"Authorization": f"Bearer {self._token_for(user)}"}
         timeout = aiohttp.ClientTimeout(total=self.timeout)
         asking = self._http.request(method, url, json=body, params=query, headers=headers, timeout=timeout)
