@@ -499,8 +499,11 @@ def test_the_demo_keeps_its_data_apart_from_a_real_servers_unless_told_otherwise
     assert (tmp_path / folder).is_dir()
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
 @pytest.mark.parametrize("command", ["serve", "demo", "observe"])
-def test_sighup_ends_no_server_however_early_it_comes(command: str, tmp_path: Path) -> None:
+def test_a_signal_to_read_again_or_to_replace_ends_no_server_however_early_it_comes(
+    command: str, number: signal.Signals, tmp_path: Path
+) -> None:
     """The configuration file is a pipe: whoever reads it has begun and has no event loop yet."""
     pipe = tmp_path / "config.yml"
     os.mkfifo(pipe)
@@ -513,7 +516,7 @@ def test_sighup_ends_no_server_however_early_it_comes(command: str, tmp_path: Pa
     )
     try:
         with pipe.open("w") as config:  # waits for the reader
-            server.send_signal(signal.SIGHUP)
+            server.send_signal(number)
             config.write("nonsense: 1\n")
         _, said = server.communicate(timeout=60)
     finally:

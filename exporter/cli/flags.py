@@ -87,10 +87,14 @@ class SettingsCommand(click.Command):
 
 
 class ServerCommand(SettingsCommand):
-    """A command that runs until it is stopped. SIGHUP means "read again", and never ends it, however early it comes."""
+    """A command that runs until it is stopped.
+
+    SIGHUP means "read again" and SIGUSR2 "replace the workers": neither ends it, however early it comes.
+    """
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: D102  # click documents it
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server's own handler takes its place
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # until the server's own handler takes its place
         return super().make_context(*args, **kwargs)
 
 

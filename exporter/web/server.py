@@ -309,6 +309,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, signals.put_nowait, number)
     server = Server(settings)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
+    loop.add_signal_handler(signal.SIGUSR2, _no_workers)
     await server.start()
     notify.ready(server.urls, server.metrics_urls)
     try:
@@ -319,8 +320,12 @@ async def serve(settings: Settings) -> None:
         await server.drain()
     finally:
         await server.close()
-        for number in (*_SIGNALS, signal.SIGHUP):
+        for number in (*_SIGNALS, signal.SIGHUP, signal.SIGUSR2):
             loop.remove_signal_handler(number)
+
+
+def _no_workers() -> None:
+    log.warning("SIGUSR2 replaces the workers of serve --workers; this server has none, and goes on")
 
 
 def end_at_once() -> None:

@@ -58,6 +58,14 @@ async def test_sighup_reads_the_web_configuration_again_says_so_and_ends_nothing
         assert (await client.closed())[0] == 1001
 
 
+async def test_a_server_without_workers_is_not_ended_by_the_signal_that_replaces_them(tmp_path: Path) -> None:
+    async with running(tmp_path) as exporter:
+        client = await exporter.connect("ann")
+        exporter.signal(signal.SIGUSR2)
+        await _logged(exporter, "SIGUSR2 replaces the workers of serve --workers; this server has none, and goes on")
+        await client.barrier()
+
+
 async def _logged(exporter: Exporter, event: str) -> dict[str, Any]:
     async def found() -> dict[str, Any] | None:
         return next((line for line in exporter.lines() if line.get("event") == event), None)
