@@ -1,17 +1,20 @@
 """A Valkey of the server's own, out of the wheel: on a Unix socket in a folder that only this user may enter.
 
 It keeps nothing on disk: when it dies it is started again empty, and the workers tell it anew what they hold. It ends
-with the supervisor, however that ends.
+with the supervisor, however that ends. The folder of a supervisor that was killed is taken away by the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import importlib.util
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -31,6 +34,8 @@ START: Final = 10.0  # seconds that it may take to answer; it takes 30 ms
 STOP: Final = 3.0
 _MOST_PATH: Final = 100  # bytes of a Unix socket's path; the kernel takes 107
 _KEPT: Final = 4_096  # bytes of its last words
+_PREFIX: Final = "messaging-"
+_SOCKET: Final = "valkey.sock"
 
 
 def binary() -> Path | None:
@@ -49,6 +54,7 @@ class OwnBroker:
     def __init__(self) -> None:
         self._program = binary()
         self._folder = Path()
+        self._lock = -1  # a descriptor that says that the folder's owner lives
         self._process: subprocess.Popen[bytes] | None = None
         self._gone: asyncio.Future[int] | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -57,11 +63,11 @@ class OwnBroker:
     @property
     def url(self) -> str:
         """For ``--redis.url``."""
-        return f"unix://{self._folder}/valkey.sock"
+        return f"unix://{self._folder}/{_SOCKET}"
 
     async def start(self) -> None:
         """Start it; returns when it answers. Raises Misconfigured."""
-        self._folder = _make_folder()
+        self._folder, self._lock = _make_folder()
         try:
             self._launch()
             await self._answers()
@@ -99,11 +105,14 @@ class OwnBroker:
             self._forget_output()
         if self._folder != Path():
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     # --- running it -----------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
-        socket_path = self._folder / "valkey.sock"
+        socket_path = self._folder / _SOCKET
         socket_path.unlink(missing_ok=True)
         options = {
             "port": "0",
@@ -160,7 +169,7 @@ class OwnBroker:
     async def _pinged(self) -> bool:
         try:
             async with asyncio.timeout(1.0):
-                reader, writer = await asyncio.open_unix_connection(self._folder / "valkey.sock")
+                reader, writer = await asyncio.open_unix_connection(self._folder / _SOCKET)
                 try:
                     writer.write(b"PING\r\n")
                     return (await reader.readline()).startswith(b"+PONG")
@@ -211,17 +220,24 @@ class OwnBroker:
             self._folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def _make_folder() -> Path:
-    """A private folder with a short path: below systemd's of the service, the session's, or that of temporary files."""
+def _make_folder() -> tuple[Path, int]:
+    """A private folder with a short path: below systemd's of the service, the session's, or that of temporary files.
+
+    The descriptor locks it for as long as this process lives.
+    """
     reasons = []
     for base in _bases():
         try:
-            folder = Path(tempfile.mkdtemp(prefix="messaging-", dir=base))
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         except OSError as error:
             reasons.append(f"{base}: {os_reason(error)}")
             continue
-        if len(os.fsencode(folder)) + len("/valkey.sock") <= _MOST_PATH:
-            return folder
+        if len(os.fsencode(folder)) + len(f"/{_SOCKET}") <= _MOST_PATH:
+            lock = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _tidy(Path(base))
+            return folder, lock
         folder.rmdir()
         reasons.append(f"{base}: its path is too long for a socket")
     raise Misconfigured(
@@ -241,3 +257,26 @@ def _private(base: str) -> bool:
         return stat.S_ISDIR(os.stat(base).st_mode) and os.access(base, os.W_OK | os.X_OK)
     except OSError:
         return False
+
+
+def _tidy(base: Path) -> None:
+    """Take away the folders of supervisors that were killed."""
+    for folder in base.glob(f"{_PREFIX}????????"):
+        with contextlib.suppress(OSError):  # locked, somebody else's, gone
+            _remove_if_dead(folder)
+
+
+def _remove_if_dead(folder: Path) -> None:
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or os.listdir(folder) != [_SOCKET]:
+        return
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.setblocking(False)
+            if asking.connect_ex(str(folder / _SOCKET)) == errno.ECONNREFUSED:  # not even one that nobody has locked
+                (folder / _SOCKET).unlink()
+                folder.rmdir()
+    finally:
+        os.close(lock)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from exporter.core.errors import Misconfigured
+from exporter.workers import own_broker
 from exporter.workers.own_broker import OwnBroker
 from tests.servers.postgres import Postgres
 from tests.servers.workers import alive, listens_on_a_port, running
@@ -75,3 +78,21 @@ async def test_why_it_does_not_start_is_told_however_soon_it_ends(
     monkeypatch.setattr(broker, "_pinged", pinged)
     with pytest.raises(Misconfigured, match=r"does not start: the reason$"):
         await broker.start()
+
+
+def test_the_folder_of_a_killed_server_is_taken_away_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as base, socket.socket(socket.AF_UNIX) as listening:
+        for name, value in (("TMPDIR", base), ("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "")):
+            monkeypatch.setenv(name, value)
+        owned, lock = own_broker._make_folder()  # its Valkey has died, and will be started again
+        dead, lives, other, new = (Path(tempfile.mkdtemp(prefix="messaging-", dir=base)) for _ in range(4))
+        for folder in (owned, dead, other):
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(f"{folder}/valkey.sock")
+        (other / "notes").touch()
+        listening.bind(f"{lives}/valkey.sock")  # of a release that locks nothing
+        listening.listen()
+        mine, another = own_broker._make_folder()
+        assert set(Path(base).iterdir()) == {owned, lives, other, new, mine}
+        for descriptor in (lock, another):
+            os.close(descriptor)
