@@ -30,6 +30,8 @@ def shown_url(listening: socket.socket, scheme: str) -> str:
     if listening.family == socket.AF_UNIX:
         return f"unix:{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
+    if host == "::" and not listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        host = "0.0.0.0"  # noqa: S104  # shown: that one is there where IPv6 is switched off, as in most containers
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # shown, not bound
     return f"{scheme}://{Address(shown, port)}"
 

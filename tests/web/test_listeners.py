@@ -1,4 +1,4 @@
-"""The limit of open files: raised as far as the system lets it, which never ends a start."""
+"""Where a server listens, as it tells people; and the limit of open files, as far as the system lets it be raised."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from exporter.settings.model import Address
 from exporter.web import listeners
 from exporter.web.listeners import MACOS_OPEN_MAX, SPARE_FILES, allow_open_files
+from exporter.web.sockets import bind, shown_url
 from tests.logged import logged
 
 UNLIMITED = resource.RLIM_INFINITY
@@ -71,3 +73,15 @@ def test_the_soft_limit_is_what_the_system_takes_and_too_little_is_said(
         allow_open_files(connections)
     assert system.soft == soft
     assert bool(logged_lines) is warned
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1"])  # noqa: S104  # closed again at once
+def test_all_interfaces_are_shown_as_an_address_that_every_machine_has(host: str) -> None:
+    """Where IPv6 is switched off, as in most containers, nobody gets to ::1, and a socket for both can be had."""
+    with bind(Address(host, 0)) as listening:
+        assert shown_url(listening, "http") == f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_who_listens_on_ipv6_alone_is_shown_there() -> None:
+    with bind(Address("::", 0)) as listening:
+        assert shown_url(listening, "http") == f"http://[::1]:{listening.getsockname()[1]}"
