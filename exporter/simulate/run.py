@@ -178,8 +178,12 @@ class Simulation:
             if error.status == 401:
                 return f"the server at {base} refuses the tokens: are they signed with its secret?"
             return str(error)
-        if isinstance(error, aiohttp.ClientSSLError):
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return f"the server at {base} has a certificate that is not trusted here"
+        if isinstance(error, aiohttp.ClientSSLError):
+            return f"the server at {base} does not speak TLS as it is spoken here: is it ws:// or http://?"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"cannot reach the server at {base}: this name is unknown here"
         if isinstance(error, msgspec.DecodeError):
             return f"the server at {base} answers something else than this kind of server would"
         number = error.errno if isinstance(error, OSError) else None

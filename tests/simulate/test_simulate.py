@@ -367,6 +367,17 @@ async def test_tokens_that_are_refused_are_one_clear_line() -> None:
             await simulate(options(double))
 
 
+async def test_a_server_without_tls_and_a_name_that_is_unknown_are_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("exporter.simulate.run.REACH_TIMEOUT", 0.2)
+    async with Double() as double:
+        with pytest.raises(Misconfigured, match=r"at https://\S+ does not speak TLS"):
+            await simulate(options(double, urls=(double.url.replace("ws", "wss", 1),)))
+        with pytest.raises(Misconfigured, match=r"cannot reach the server at http://x\.invalid/: this name is unknown"):
+            await simulate(options(double, urls=("ws://x.invalid",)))
+
+
 async def test_of_several_servers_the_one_that_refuses_is_named(unused_tcp_port: int) -> None:
     async with Double() as double:
         double.refuse_tokens = True
