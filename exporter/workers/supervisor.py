@@ -139,16 +139,18 @@ class _Supervisor:
             self._pool.settings = self._for_workers()
 
     def _read_again(self) -> Settings:
+        fixed = {name: getattr(self._settings, name) for name in _FIXED}
         try:
             found = self._resolve()
+            plan.check(replace(found, **fixed))
         except Misconfigured as error:
             log.error("the settings are wrong now; the new workers get the old ones", reason=str(error))
             return self._settings
-        changed = [name for name in _FIXED if getattr(found, name) != getattr(self._settings, name)]
+        changed = [name for name, value in fixed.items() if getattr(found, name) != value]
         if changed:
             names = [name.replace("_", "-") for name in changed]
             log.warning("some settings change only when the whole server is started again", settings=names)
-        return replace(found, **{name: getattr(self._settings, name) for name in _FIXED})
+        return replace(found, **fixed)
 
     async def _drain(self) -> None:
         """People are told, what was sent is acknowledged. A second signal ends everything at once."""

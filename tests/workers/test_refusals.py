@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from exporter.settings.model import Settings
+from exporter.workers import supervisor
+from exporter.workers.plan import Sockets
+from tests.logged import logged
 from tests.servers.exporter import ROOT, until
 from tests.servers.postgres import Postgres
 from tests.servers.workers import running
@@ -46,6 +51,21 @@ def test_sqlite_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert "--workers 2 needs PostgreSQL" in said
     assert "only one process at a time writes to SQLite" in said
     assert not (tmp_path / "data").exists()
+
+
+async def test_sqlite_is_refused_too_when_the_settings_are_read_again() -> None:
+    settings = Settings(workers=2, database_url=POSTGRES, redis_url="redis://127.0.0.1:1")
+    first = supervisor._Supervisor(settings, Settings, Sockets([], [[], []]), asyncio.Queue())
+    with logged(supervisor) as lines:
+        assert first._read_again() is settings
+    assert [line["event"] for line in lines] == ["the settings are wrong now; the new workers get the old ones"]
+    assert "--workers 2 needs PostgreSQL" in lines[0]["reason"]
+
+
+@pytest.mark.parametrize("flag", ["--auth.audience", "--auth.issuer"])
+def test_what_tokens_must_name_is_not_cut_in_two_on_its_way_to_the_workers(flag: str, tmp_path: Path) -> None:
+    said = refused(tmp_path, "--workers", "2", "--database.url", POSTGRES, flag, "chat,mail")
+    assert f"{flag} has a comma" in said
 
 
 def test_without_a_broker_and_without_one_of_its_own_it_says_what_to_do(tmp_path: Path) -> None:
