@@ -167,11 +167,10 @@ class Announcements(Generic[P]):
 
     def _compare(self) -> None:
         self._timer = None
-        connection, figures = self._reconnecting.connection, self._figures()
-        if connection is None or figures is None:
+        connection = self._reconnecting.connection
+        if connection is None:
             return  # the next connection begins with a comparison
-        if figures.unsettled or figures.syncing:
-            self.settled_in(figures.unsettled / 1000 + AGAIN)
+        if self._some_may_be_missing():
             return
         self._go_on(connection, iter(list(self._conversations.values())), False, lambda: None)
 
@@ -213,12 +212,18 @@ class Announcements(Generic[P]):
             self._loop.call_later(FRESH, self._ask_again, held)
         for user in there - told - unknown:
             self.heard_from_afar(held, words[0], user)
-        figures = self._figures()
-        if figures is None or figures.unsettled or figures.syncing:  # some have not come back yet, perhaps this one
-            self.settled_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
+        if self._some_may_be_missing():
             return
         for user in told - there - unknown:
             self.heard_from_afar(held, words[1], user)
+
+    def _some_may_be_missing(self) -> bool:
+        """Have some nodes not come back yet, perhaps this one? Then it is compared again later."""
+        figures = self._figures()
+        if figures is not None and not figures.unsettled and not figures.syncing:
+            return False
+        self.settled_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
+        return True
 
 
 def names(reply: Iterable[bytes]) -> set[str]:

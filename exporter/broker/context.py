@@ -32,7 +32,7 @@ class Context(Generic[P]):
     now: Callable[[], float]
     reconnecting: ReconnectingConnection
     error: Callable[[], str | None]  # why the broker is not up
-    figures: Callable[[], Figures | None]  # the latest answer of the server
+    figures: Callable[[], Figures | None]  # the latest answer of the server; None while it does not know this node
     schedule: Callable[[], None]  # what is queued leaves at the end of the turn
     changed: Callable[[], None]  # the same for presence, which may wait a moment for more
     put_first: Callable[[], None]  # all that waits goes ahead of what is asked next, and both at the end of the turn

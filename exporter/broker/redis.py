@@ -110,7 +110,7 @@ class RedisBroker(Generic[P]):
             now,
             self._reconnecting,
             error=lambda: self.error,
-            figures=lambda: self._figures,
+            figures=lambda: self._figures if self._presence.complete else None,
             schedule=self._schedule,
             changed=self._changed,
             put_first=self._put_first,

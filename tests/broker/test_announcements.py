@@ -123,6 +123,23 @@ async def test_what_changes_while_the_server_does_not_know_a_node_is_told(server
         assert first.ear.heard.count(b"L ann") == 1
 
 
+async def test_an_empty_server_makes_nobody_leave_who_is_still_here(server: Server) -> None:
+    async with nodes(server.url, lease=1.0) as (first, last):
+        await both_there(first, last)
+        for node in (first, last):
+            await counts(node, participants=2, settling=0)
+        with server.client() as client:
+            client.flushall()
+        for node in (first, last):  # what a node asks first, an empty server answers: nobody takes part
+            connection = node.broker._reconnecting.connection
+            assert connection is not None
+            connection.abort("as when the server was started again")
+        for node in (first, last):
+            await counts(node, nodes=2, participants=2, settling=0)
+        for node in (first, last):
+            assert sorted(node.ear.heard) in ([b"J ann"], [b"J ann", b"J bob"])
+
+
 @pytest.mark.parametrize("news", [Kind.TYPING, Kind.TYPING_RUN, Kind.TYPISTS])
 async def test_what_comes_of_the_typing_of_a_user_who_is_here_only_is_settled_by_this_node(
     server: Server, news: Kind
