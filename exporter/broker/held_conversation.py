@@ -42,6 +42,7 @@ class HeldConversation(Generic[P]):
         "hole",
         "hole_since",
         "joins",
+        "late",
         "listed",
         "removals",
         "shared",
@@ -71,6 +72,7 @@ class HeldConversation(Generic[P]):
         self.asking = False  # it will be asked who types, when it knows that
         self.shared: set[str] = set()  # users who take part on several nodes: not known by any other way
         self.joins = 0  # under way here
+        self.late = False  # the subscription came after some of them had asked the database
         self.removals = 0  # members who were removed meanwhile
         self.catching_up: list[tuple[int, Callable[[], object]]] = []  # joins that wait for messages on their way
         self.counted = False  # the server knows that this node holds it

@@ -35,6 +35,7 @@ class HeldConversations(Generic[P]):
     def __init__(self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P]) -> None:
         self._loop = asyncio.get_running_loop()
         self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
+        self._local = context.local
         self._functions, self._ordering, self._announcements = context.functions, ordering, announcements
         self._reconnecting, self._schedule, self._refused = context.reconnecting, context.schedule, context.refused
         self.new: list[HeldConversation[P]] = []  # to be subscribed to
@@ -86,7 +87,21 @@ class HeldConversations(Generic[P]):
         else:
             if self._held.get(held.conversation) is held:  # else let go of meanwhile, and perhaps held anew
                 self._announcements.seeded(held, reply)
+                if held.waiting is None:  # it took longer than a join waits
+                    self._look_back(held)
             self._is_ready(held)
+
+    def _look_back(self, held: HeldConversation[P]) -> None:
+        """What was published before the subscription, after somebody here had joined, is asked of the database."""
+        held.late = held.joins > 0  # what these have asked it may be older, too
+        users = self._hub.participants_of(held.conversation)
+        if users:
+            self._local.examine([(held.conversation, user) for user in users])
+
+    def subscribed(self) -> None:
+        """To everything, by a new connection; who has joined is being examined."""
+        for held in self._held.values():
+            held.late = held.joins > 0
 
     def _is_ready(self, held: HeldConversation[P]) -> None:
         self._awaited.discard(held)
@@ -144,6 +159,8 @@ class HeldConversations(Generic[P]):
         held.joins -= 1
         self._joins -= 1
         if not held.joins:
+            if held.late:
+                self._look_back(held)
             self.let_go(held)
 
     def participants(self, conversation: str, user: str, most: int) -> tuple[list[str], int]:

@@ -307,6 +307,7 @@ class RedisBroker(Generic[P]):
     def _subscribed(self) -> None:
         """Nothing is missed from here on; what was missed is looked for."""
         self._local.examine(None)
+        self.conversations.subscribed()
         self._outbox.opened()
         self._schedule()
 

@@ -1,0 +1,107 @@
+"""What people are told when one node, or each at another time, is without the broker: nothing is missing in the end.
+
+Two nodes in this loop, each with a way of its own to the server; ``ann`` is on the first, ``bob`` on the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.core.records import Membership
+from tests.broker.test_contract import Place
+from tests.servers.cut import CutProxy
+from tests.servers.exporter import in_process, until
+from tests.servers.valkey import Server
+
+
+@dataclass
+class Apart(Place):
+    """``ways`` lead from the nodes to the server."""
+
+    ways: list[CutProxy]
+
+    async def lose(self, *numbers: int) -> None:
+        """These nodes have no broker."""
+        for number in numbers:
+            self.ways[number].refusing = True
+            self.ways[number].drop()
+        for number in numbers:
+            await self.nodes[number].scraped(lambda found: found["messaging_broker_up"] == 0, "no broker")
+
+    async def find(self, number: int) -> None:
+        """This node has it again."""
+        self.ways[number].refusing = False
+        await self.nodes[number].scraped(lambda found: found["messaging_broker_up"] == 1, "a broker")
+
+
+@pytest.fixture
+async def apart(server: Server, tmp_path: Path) -> AsyncIterator[Apart]:
+    """They share a database and a broker, and all is settled."""
+    async with AsyncExitStack() as stack:
+        ways = [await stack.enter_async_context(CutProxy(server.port)) for _ in range(2)]
+        more: dict[str, Any] = {
+            "database_url": f"sqlite:///{tmp_path}/shared.db",
+            "cluster_name": uuid.uuid4().hex[:8],
+            "cluster_lease": 3.0,
+        }
+        nodes = [
+            await stack.enter_async_context(in_process(tmp_path, redis_url=f"redis://127.0.0.1:{way.port}", **more))
+            for way in ways
+        ]
+        place = Apart(nodes, ways)
+        await place.figures(nodes=2, settling=0)
+        yield place
+
+
+async def test_whoever_joins_while_the_broker_is_slow_gets_what_was_said_before_it_knew(apart: Apart) -> None:
+    room = await apart.room("ann", "bob")
+    ann, bob = await apart.first.connect("ann"), await apart.last.connect("bob")
+    await ann.join(room)
+    apart.ways[1].cut()  # for longer than a join waits, and not for so long that the connection is given up
+    await bob.join(room)
+    await ann.say(room, "hello", "1")
+    apart.ways[1].mend()
+    await bob.frame("message", id="1", seq=1)
+
+
+async def test_a_join_whose_question_is_older_than_the_connection_misses_nothing(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, other = await apart.room("ann", "bob"), await apart.room("ann", "cat")
+    ann, bob, cat = await apart.first.connect("ann"), await apart.last.connect("bob"), await apart.last.connect("cat")
+    await ann.join(room)
+    await ann.join(other)
+    await cat.join(other)
+    await apart.lose(1)
+    store, loop = apart.last.server.node.store, asyncio.get_running_loop()
+    ask, asked = store.membership, []
+
+    def slowly(conversation: str, user: str) -> asyncio.Future[Membership]:
+        answer: asyncio.Future[Membership] = loop.create_future()
+        asked.append((ask(conversation, user), answer))
+        return answer
+
+    monkeypatch.setattr(store, "membership", slowly)
+    await bob.send("join", conversation=room)
+
+    async def has_asked() -> bool:
+        return bool(asked)
+
+    await until(has_asked, "asked")
+    question, answer = asked[0]
+    membership = await question
+    await ann.say(room, "hello", "1")
+    await apart.find(1)
+    await ann.say(other, "hello", "2")
+    await cat.frame("message", id="2")  # everything is subscribed to, and what was missed has been looked for
+    answer.set_result(membership)
+    await bob.frame("joined", conversation=room)
+    await bob.frame("message", id="1", seq=1)
