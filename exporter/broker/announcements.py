@@ -160,6 +160,15 @@ class Announcements(Generic[P]):
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._compare)
 
+    def left_alone(self, ends: Iterable[tuple[str, str, str]]) -> None:
+        """The server will not say these soon: people here are told now, as they are of what ends from now on."""
+        for kind, conversation, user in ends:
+            held = self._conversations.get(conversation)
+            if held is not None and (conversation, user) not in self._hub.participants:
+                self.heard(held, "L", user)
+            elif held is not None and kind == "t":
+                self.heard(held, "U", user)
+
     def close(self) -> None:
         """No more comparisons."""
         if self._timer is not None:

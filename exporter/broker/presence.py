@@ -15,7 +15,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from exporter.broker.connection import Connection, Refused
@@ -140,6 +140,13 @@ class Presence:
         """Is there something to be sent?"""
         return self._telling or bool(self._changes) or self._toggles_due
 
+    def ends_without_answer(self) -> Iterator[tuple[str, str, str]]:
+        """Who has left or no longer types, without the server's word: kind, conversation and user."""
+        for change in chain(*(changes for _, changes, _ in self._unanswered), self._changes):
+            if change[:2] in ("-p", "-t"):
+                conversation, _, user = change[2:].partition("\n")
+                yield change[1], conversation, user
+
     @property
     def pause(self) -> float:
         """Seconds until what waits should be sent; it may be at any time."""
@@ -156,6 +163,8 @@ class Presence:
             return
         for seq, changes, complete in self._unanswered:
             self._apply(connection, seq, changes, complete)
+        self.toggles_are_due()
+        self.flush(connection, ahead=True)  # what people were told meanwhile is compared with the server's word next
         self.beat(connection, unsure)
 
     def beat(self, connection: Connection, unsure: bool = False) -> None:

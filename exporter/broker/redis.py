@@ -315,6 +315,7 @@ class RedisBroker(Generic[P]):
         self._outbox.closed()
         self.inquiries.closed()
         self.conversations.closed()
+        self._told.left_alone(list(self._presence.ends_without_answer()))
 
     def _refused(self, reason: str) -> None:
         connection = self._reconnecting.connection

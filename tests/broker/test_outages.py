@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from exporter.core.records import Membership
-from tests.broker.test_contract import Place
+from tests.broker.test_contract import Place, quiet
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import in_process, until
 from tests.servers.valkey import Server
@@ -105,3 +105,52 @@ async def test_a_join_whose_question_is_older_than_the_connection_misses_nothing
     answer.set_result(membership)
     await bob.frame("joined", conversation=room)
     await bob.frame("message", id="1", seq=1)
+
+
+async def test_who_leaves_or_stops_typing_while_the_broker_is_silent_has_done_so_when_it_is_given_up(
+    apart: Apart,
+) -> None:
+    room = await apart.room("ann", "bob", "cat")
+    ann, bob, cat = [await apart.first.connect(name) for name in ("ann", "bob", "cat")]
+    tab = await apart.last.connect("cat")
+    for person in (ann, bob, cat, tab):
+        await person.join(room)
+    await ann.frame("participant_joined", user="cat")
+    await apart.figures(participants=3, connections=4)
+    await cat.send("typing", conversation=room, active=True)
+    await ann.frame("typing", user="cat", active=True)
+    await apart.figures(typing_users=1)
+    apart.ways[0].cut()
+    await bob.leave(room)  # this, and that a user of several nodes stops, the server is to say
+    await cat.send("typing", conversation=room, active=False)
+    await cat.barrier()
+    await apart.lose(0)
+    await ann.frame("participant_left", user="bob")
+    await ann.frame("typing", user="cat", active=False)
+    apart.ways[0].mend()
+    await apart.find(0)
+    await apart.figures(participants=2, typing_users=0)
+    await quiet(ann)
+    assert [frame["type"] for frame in ann.passed_over] == ["participant_joined"], "of bob; nothing is said twice"
+
+
+async def test_what_ends_without_a_broker_does_not_begin_again_with_one(apart: Apart) -> None:
+    room = await apart.room("ann", "bob", "cat", "dan")
+    ann, bob, cat, dan = [await apart.first.connect(name) for name in ("ann", "bob", "cat", "dan")]
+    for person in (ann, bob, cat, dan):
+        await person.join(room)
+    await cat.send("typing", conversation=room, active=True)
+    await apart.figures(participants=4, typing_users=1)
+    apart.ways[0].cut()
+    await bob.leave(room)  # is told to the server, without an answer: what follows waits for that
+    await apart.lose(0)
+    await dan.leave(room)
+    await cat.send("typing", conversation=room, active=False)
+    await ann.frame("typing", user="cat", active=False)
+    await ann.frame("participant_left", user="dan")
+    ann.passed_over.clear()
+    apart.ways[0].mend()
+    await apart.find(0)
+    await apart.figures(participants=2, typing_users=0)
+    await quiet(ann)
+    assert ann.passed_over == []
