@@ -12,7 +12,8 @@
 --   K:m:C, K:y:C   sets        users who take part, who type, in conversation C
 --   K:c:C          channel     what everybody who holds C hears
 --   K:a            channel     what all nodes hear
---   K:state        hash        since (when K began), settles (until when entries may be missing)
+--   K:state        hash        since (when K began), settles (until when entries may be missing), came (how many
+--                              incarnations have registered)
 --
 -- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
 -- by one in nodes, dying, or has nothing left; an announcement leaves exactly on 0 <-> 1; no call touches more entries
@@ -180,7 +181,7 @@ local function figures(K)
   for _, count in ipairs(redis.call('HVALS', K .. ':conns')) do
     connections = connections + tonumber(count)
   end
-  local settles = tonumber(redis.call('HGET', K .. ':state', 'settles') or '0')
+  local state = redis.call('HMGET', K .. ':state', 'settles', 'came')
   return {
     text(tonumber(time[1]) * 1000000 + tonumber(time[2])),
     redis.call('ZCOUNT', K .. ':nodes', '(' .. text(ms), '+inf'),
@@ -191,7 +192,8 @@ local function figures(K)
     redis.call('HLEN', K .. ':t'),
     redis.call('SCARD', K .. ':dying'),
     redis.call('SCARD', K .. ':syncing'),
-    math.max(0, settles - ms),
+    math.max(0, tonumber(state[1] or '0') - ms),
+    tonumber(state[2] or '0'),
   }
 end
 
@@ -206,6 +208,7 @@ local function register(keys, args)
   elseif args[4] == '1' then
     unsettle(K, time, lease)
   end
+  redis.call('HSET', K .. ':state', 'came', text(tonumber(redis.call('HGET', K .. ':state', 'came') or '0') + 1))
   local taken = {}
   for i = 6, #args do
     local old = args[i]

@@ -37,7 +37,7 @@ class Figures(msgspec.Struct, frozen=True, gc=False):
 
     ``time`` is Unix microseconds. ``dying``, ``syncing``: incarnations whose entries leave, or are not all there.
     ``unsettled`` is for how many more milliseconds entries of nodes may be missing that have not come back.
-    ``purged`` entries left with this beat.
+    ``came`` is how many incarnations have registered so far. ``purged`` entries left with this beat.
     """
 
     time: int
@@ -50,6 +50,7 @@ class Figures(msgspec.Struct, frozen=True, gc=False):
     dying: int
     syncing: int
     unsettled: int
+    came: int
     purged: int = 0
 
     @property

@@ -324,8 +324,10 @@ class RedisBroker(Generic[P]):
 
     def _answered(self, figures: Figures, asked: float) -> None:
         self._reconnecting.answered()
-        if self._figures is not None and figures.nodes < self._figures.nodes:
-            self._local.examine(None)  # a node that has died may have stored messages and not published them
+        before = self._figures
+        if before is not None and (figures.nodes < before.nodes or figures.came != before.came):
+            # One that has died, perhaps cut off or replaced, may have stored messages and not published them.
+            self._local.examine(None)
         self._figures = figures
         self._alive_until = max(self._alive_until, asked + self._lease)
         self._clock.measured(asked, figures.time)

@@ -107,7 +107,7 @@ class Model:
             if reply != expected:
                 raise Difference(f"beat {seq} at {stored}: {reply}, not {expected}")
             return
-        if not isinstance(reply, list) or int(reply[10]) > budget:
+        if not isinstance(reply, list) or int(reply[-1]) > budget:
             raise Difference(f"beat: {reply}")
         self.bury([one for one, deadline in self.deadlines.items() if deadline == 0 and one != inc])
         self.purged()
@@ -277,8 +277,8 @@ def test_no_call_keeps_the_server_busy_for_long_whatever_dies(server: Server) ->
             reply = model.call("beat", "alive", LEASE, 0, 0, 300, 0)
             busy.append(_busy(server) - before)
             assert isinstance(reply, list)
-            assert int(reply[10]) <= 300
-            purged += int(reply[10])
+            assert int(reply[-1]) <= 300
+            purged += int(reply[-1])
             assert len(busy) < 100
         # 10 ms is the promise. A few calls may have met the server's own housekeeping.
         assert sorted(busy)[len(busy) * 9 // 10] < 0.010, busy

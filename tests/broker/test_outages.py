@@ -154,3 +154,22 @@ async def test_what_ends_without_a_broker_does_not_begin_again_with_one(apart: A
     await apart.figures(participants=2, typing_users=0)
     await quiet(ann)
     assert ann.passed_over == []
+
+
+async def test_what_a_cut_off_node_acknowledged_before_its_end_is_heard_when_another_takes_its_place(
+    apart: Apart, server: Server, tmp_path: Path
+) -> None:
+    room = await apart.room("ann", "bob")
+    ann, bob = await apart.first.connect("ann"), await apart.last.connect("bob")
+    await ann.join(room)
+    await bob.join(room)
+    await apart.lose(0)
+    await apart.last.scraped(
+        lambda found: found["messaging_cluster_nodes"] == 1 and found["messaging_cluster_settling"] == 0, "alone"
+    )  # what there was to be looked for has been
+    await ann.say(room, "hello", "1")
+    settings = apart.first.server.settings
+    await apart.first.server.close()
+    more: dict[str, Any] = {name: getattr(settings, name) for name in ("database_url", "cluster_name", "cluster_lease")}
+    async with in_process(tmp_path, redis_url=server.url, **more):
+        await bob.frame("message", id="1", seq=1)

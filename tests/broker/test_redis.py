@@ -582,3 +582,24 @@ async def test_subscriptions_of_a_turn_share_a_command_and_in_a_storm_they_wait_
         await all_ready(STORM + 3)
         assert len(subscriptions) == 3
         held.settle("quiet")
+
+
+async def test_a_node_that_takes_a_dead_ones_place_makes_the_others_look_for_what_that_had_stored(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(server.url, lease=10.0) as (first, last):
+        looked: list[object] = []
+        await counts(last, nodes=2)
+        monkeypatch.setattr(last.ear, "examine", looked.append)
+        successor = Node(server.url, last.broker._functions.root[11:-1], lease=10.0)
+        assert first.broker.incarnation is not None
+        successor.broker.take_the_place_of(first.broker.incarnation)
+        try:
+            await successor.broker.start(5.0)
+
+            async def has_looked() -> bool:
+                return bool(looked)
+
+            await until(has_looked, "looked")  # though there are as many nodes as before
+        finally:
+            await successor.broker.close()
