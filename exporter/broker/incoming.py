@@ -6,7 +6,7 @@ Tested in ``tests/broker/test_redis.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
 from exporter.broker.announcements import Announcements
@@ -21,6 +21,10 @@ P = TypeVar("P")
 
 # Looked up in the enumeration these would cost more than the comparison.
 _MESSAGE, _TYPING, _TYPING_RUN = int(Kind.MESSAGE), int(Kind.TYPING), int(Kind.TYPING_RUN)
+
+
+MOST_LASTING: Final = 10_000
+"""Frames that may come again, of which it is known that they have been here."""
 
 
 class Incoming(Generic[P]):
@@ -39,6 +43,7 @@ class Incoming(Generic[P]):
         self._ordering, self._announcements = ordering, announcements
         self._clock, self._meters = context.clock, context.meters
         self._inquiries, self._returned = inquiries, returned
+        self._lasting: dict[tuple[str, bytes], None] = {}
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""
@@ -109,6 +114,16 @@ class Incoming(Generic[P]):
                 ordering.look(held, seq)
             elif kind == Kind.ASK:
                 self._local.examine([(conversation, user)])
-            else:
+            elif kind != Kind.LASTING or self._is_news(conversation, data):
                 ordering.other(held, Envelope(conversation, data, exclude_user=user or None, remote=True))
         self._meters.broker_frames_received.value += count
+
+    def _is_news(self, conversation: str, data: bytes) -> bool:
+        """What lasts is sent again for those who have been away, and to all."""
+        key = conversation, data
+        if key in self._lasting:
+            return False
+        self._lasting[key] = None
+        if len(self._lasting) > MOST_LASTING:
+            del self._lasting[next(iter(self._lasting))]
+        return True

@@ -7,6 +7,7 @@ node that does not answer in time is named, not left out: what it has is not kno
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -62,6 +63,7 @@ class Inquiries:
         self._questions: dict[int, Question] = {}
         self._number = 0
         self.channel = context.functions.nodes_channel.encode()
+        self.on_back: Callable[[float], object] = lambda away: None
 
     async def ask(self, user: str, disconnect: bool) -> tuple[list[NodeConnections], str | None]:
         """What the other nodes answer, and why that may not be all. ``disconnect``: they end them and say which."""
@@ -118,6 +120,10 @@ class Inquiries:
         """Listen, before the server counts this node among those who answer."""
         connection.queue(command("SSUBSCRIBE", self.channel), 0, lambda reply: None)
 
+    def is_back(self, connection: Connection, away: float) -> None:
+        """This node has heard nothing for so many seconds."""
+        self._publish(connection, Kind.BACK, round(away * 1000), "")
+
     def closed(self) -> None:
         """The connection is lost: nobody answers any more."""
         for question in self._questions.values():
@@ -126,12 +132,14 @@ class Inquiries:
     def heard(self, payload: bytes) -> None:
         """What another node asks or answers."""
         for frame in frames.unpack(payload) if payload[:1] == b"F" else (None,):
-            if frame is None or frame[0] not in (Kind.WHERE, Kind.DISCONNECT, Kind.HERE):
+            if frame is None or frame[0] not in (Kind.WHERE, Kind.DISCONNECT, Kind.HERE, Kind.BACK):
                 self._meters.broker_frames_dropped.value += 1
                 continue
             self._meters.broker_frames_received.value += 1
             node = frames.publisher(payload)
-            if frame[0] == Kind.HERE:
+            if frame[0] == Kind.BACK:
+                self.on_back(frame[2] / 1000)
+            elif frame[0] == Kind.HERE:
                 self._answered(node, frame)
             else:
                 self._reply(node, frame)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
@@ -34,7 +35,7 @@ from exporter.broker.ordering import Ordering
 from exporter.broker.outgoing import Outbox, outgoing
 from exporter.broker.ports import LocalNode, Meters, Turn
 from exporter.broker.presence import Presence
-from exporter.broker.reconnecting import ReconnectingConnection
+from exporter.broker.reconnecting import SILENCE, ReconnectingConnection
 from exporter.core.hub import Hub
 from exporter.core.records import BrokerView, ClusterStats
 
@@ -124,11 +125,12 @@ class RedisBroker(Generic[P]):
         self._outbox = Outbox(context)
         self._incoming = Incoming(context, self.ordering, self._told, self.inquiries, self._outbox.returned)
         self._reconnecting.on_push = self._incoming.pushed
+        self.inquiries.on_back = self._outbox.repeat
         self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
         self._scheduled = False
         self._pause: asyncio.TimerHandle | None = None
         self._figures: Figures | None = None
-        self._alive_until = 0.0
+        self._began, self._alive_until = now(), 0.0
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -218,6 +220,8 @@ class RedisBroker(Generic[P]):
         else:
             kind = Kind.LASTING if envelope.lasting else Kind.OTHER
             frame = (kind, envelope.frame, 0, envelope.exclude_user or "", None)
+            if envelope.lasting:
+                self._outbox.remember(conversation, frame)
         if self._scheduled and self._reconnecting.connection is not None:  # most often, hence not asked in ``_send``
             self._outbox.put(conversation, frame)
         else:
@@ -302,10 +306,11 @@ class RedisBroker(Generic[P]):
         self._clock.forget()
         self.inquiries.opened(connection)
         self._presence.connected(connection, another)
-        self._told.subscribe(connection, self._subscribed)
+        self._told.subscribe(connection, partial(self._subscribed, connection, self._alive_until - self._lease))
 
-    def _subscribed(self) -> None:
+    def _subscribed(self, connection: Connection, last_heard: float) -> None:
         """Nothing is missed from here on; what was missed is looked for."""
+        self.inquiries.is_back(connection, self._now() - max(last_heard, self._began) + SILENCE)
         self._local.examine(None)
         self.conversations.subscribed()
         self._outbox.opened()

@@ -18,7 +18,7 @@ import pytest
 from exporter.core.records import Membership
 from tests.broker.test_contract import Place, quiet
 from tests.servers.cut import CutProxy
-from tests.servers.exporter import in_process, until
+from tests.servers.exporter import CONVERSATIONS, in_process, until
 from tests.servers.valkey import Server
 
 
@@ -35,6 +35,11 @@ class Apart(Place):
             self.ways[number].drop()
         for number in numbers:
             await self.nodes[number].scraped(lambda found: found["messaging_broker_up"] == 0, "no broker")
+
+    async def remove_message(self, room: str, seq: int, user: str) -> None:
+        """By a user of the first node."""
+        path = f"{CONVERSATIONS}/{room}/messages/{seq}"
+        assert (await self.first.request("DELETE", path, user=user))[0] == 204
 
     async def find(self, number: int) -> None:
         """This node has it again."""
@@ -173,3 +178,33 @@ async def test_what_a_cut_off_node_acknowledged_before_its_end_is_heard_when_ano
     more: dict[str, Any] = {name: getattr(settings, name) for name in ("database_url", "cluster_name", "cluster_lease")}
     async with in_process(tmp_path, redis_url=server.url, **more):
         await bob.frame("message", id="1", seq=1)
+
+
+@pytest.mark.parametrize("away", [(0, 1), (1,)])
+async def test_a_deletion_is_heard_by_whoever_was_away_and_once_by_the_others(
+    apart: Apart, away: tuple[int, ...], server: Server, tmp_path: Path
+) -> None:
+    settings = apart.first.server.settings
+    more: dict[str, Any] = {name: getattr(settings, name) for name in ("database_url", "cluster_name", "cluster_lease")}
+    async with in_process(tmp_path, redis_url=server.url, **more) as third:
+        room = await apart.room("ann", "bob", "cat")
+        ann, bob, cat = await apart.first.connect("ann"), await apart.last.connect("bob"), await third.connect("cat")
+        for person in (ann, bob, cat):
+            await person.join(room)
+        for id in ("1", "2", "3"):
+            await ann.say(room, "hello", id)
+            await bob.frame("message", id=id)
+            await cat.frame("message", id=id)
+        await apart.remove_message(room, 1, "ann")
+        for person in (ann, bob, cat):
+            await person.frame("deleted", seq=1)
+        await apart.lose(*away)
+        await apart.remove_message(room, 2, "ann")
+        for number in away:  # the node of whoever deleted it is back first
+            await apart.find(number)
+        for person in (ann, bob, cat):
+            await person.frame("deleted", seq=2)
+        await apart.remove_message(room, 3, "ann")
+        for person in (ann, bob, cat):
+            await person.frame("deleted", seq=3)
+            assert not [frame for frame in person.passed_over if frame["type"] == "deleted"]
