@@ -34,6 +34,22 @@ local function text(number)  -- Redis 7.0 writes large numbers as 1.7e+12 otherw
   return string.format('%.0f', number)
 end
 
+-- A right that is taken away must not show half-way: what was done before would be counted twice or never, or not said.
+local function may_write(K)
+  local key = K .. ':x'
+  if not (redis.acl_check_cmd('HMGET', key, 'x') and redis.acl_check_cmd('HSET', key, 'x', '1')
+      and redis.acl_check_cmd('HDEL', key, 'x') and redis.acl_check_cmd('SADD', key, 'x')
+      and redis.acl_check_cmd('SREM', key, 'x') and redis.acl_check_cmd('DEL', key)) then
+    error({err = 'NOPERM the user lacks rights'})
+  end
+end
+
+local function may_announce(K)
+  if not redis.acl_check_cmd('SPUBLISH', K .. ':c:x', 'x') then
+    error({err = 'NOPERM the user lacks rights: +spublish'})
+  end
+end
+
 -- What is to be said, by conversation: one publish for each at the end of the call.
 local function announce(K, said)
   for _, conversation in ipairs(said) do
@@ -144,6 +160,7 @@ local function purge(K, budget)
   if not inc then
     return 0
   end
+  may_announce(K)
   local said, gone = {}, 0
   for _, kind in ipairs({'t', 'p', 'c', 'u'}) do
     if gone < budget then
@@ -200,6 +217,7 @@ end
 -- register K  INC LEASE CONNECTIONS UNSURE LABEL OLD...  A node begins, or begins anew: what it held under OLD names
 -- stays until it is complete. UNSURE 1: the server is not the one it was. Answers the figures.
 local function register(keys, args)
+  may_write(keys[1])
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
   local time = now()
   if not redis.call('HGET', K .. ':state', 'since') then
@@ -233,6 +251,8 @@ end
 -- apply K  INC LEASE SEQ CONNECTIONS COMPLETE OP...  One batch of changes, in order; OP is + or -, the kind, the entry.
 -- COMPLETE 1: all that is held has been told. Answers ok, gone (unknown incarnation) or lost (a batch is missing).
 local function apply(keys, args)
+  may_write(keys[1])
+  may_announce(keys[1])
   local K, inc, seq = keys[1], args[1], tonumber(args[3])
   local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
   if not stored then
@@ -278,6 +298,7 @@ end
 -- beat K  INC LEASE SEQ CONNECTIONS BUDGET UNSURE  The node lives: its lease begins anew. Buries who does not, and takes
 -- at most BUDGET of a dead one's entries out. Answers gone, lost, or the figures and how many entries left.
 local function beat(keys, args)
+  may_write(keys[1])
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
   local time = now()
   local why = stranger(K, inc, tonumber(args[3]), time, lease)
@@ -301,6 +322,7 @@ end
 -- retire K  INC BUDGET  A drained node: out at once, with a first slice of what it still held. Answers how many dying
 -- incarnations are left; to be called until there are none.
 local function retire(keys, args)
+  may_write(keys[1])
   local K, inc = keys[1], args[1]
   if redis.call('ZSCORE', K .. ':nodes', inc) then
     bury(K, inc)

@@ -143,6 +143,37 @@ async def test_publishing_that_is_refused_is_told_and_what_it_carried_is_told_ag
             await last.hears(b"heal 1 49")
 
 
+@pytest.mark.parametrize("right", ["hset", "hdel", "spublish"])
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_right_that_is_taken_away_and_given_back_leaves_all_as_it_should_be(kind: str, right: str) -> None:
+    with _with(kind, "requirepass s3cret", password="s3cret") as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "messaging", "on", ">other-s3cret", *RIGHTS.split())
+        async with nodes(f"redis://messaging:other-s3cret@127.0.0.1:{server.port}", lease=3.0) as (first, last):
+            last.join("b", "bob", "room")
+            first.join("c", "cat", "room")
+            await last.hears(b"J cat")
+            await counts(last, participants=2, settling=0)
+
+            async def compared() -> bool:
+                return last.broker._told._timer is None
+
+            await until(compared, "what is said from now on is not made good by a comparison")
+            client.execute_command("ACL", "SETUSER", "messaging", f"-{right}")
+            first.join("a", "ann", "room")
+            for event in first.hub.leave("c", "room"):
+                first.broker.events.on_event[type(event)](event)
+
+            async def told() -> bool:
+                return not first.broker.up
+
+            await until(told, "refused")  # and back before its lease is over
+            client.execute_command("ACL", "SETUSER", "messaging", f"+{right}")
+            await last.hears(b"J ann")
+            await last.hears(b"L cat")
+            for node in (first, last):
+                await counts(node, nodes=2, connections=3, users=3, conversations=1, participants=2, settling=0)
+
+
 @pytest.mark.parametrize("conversations", [3, 95_000])
 async def test_what_is_owed_after_an_outage_is_told_piece_by_piece(server: Server, conversations: int) -> None:
     async with nodes(server.url, 1, lease=15.0) as (node,):
