@@ -11,7 +11,7 @@ from exporter.broker.connection import Connection, Reply
 from exporter.broker.functions import SLICE, Functions
 from exporter.broker.presence import PAUSE, WINDOW, Presence
 
-FIGURES = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+FIGURES = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 
 
 class Line(Connection):
