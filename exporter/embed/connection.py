@@ -22,6 +22,13 @@ _DISCONNECTS: Final = frozenset(
 )
 # Not every OSError: a database that refuses is a fault of the host.
 _GONE: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+# Everything that ``reason_of`` answers; of several errors the first of these is told.
+_WEIGHTIEST_FIRST: Final = (
+    ClosedReason.INTERNAL_ERROR,
+    ClosedReason.PROTOCOL_ERROR,
+    ClosedReason.CLIENT,
+    ClosedReason.SHUTDOWN,
+)
 
 
 class Connection:
@@ -93,12 +100,7 @@ def reason_of(error: BaseException | None) -> ClosedReason:
     if isinstance(
         error, BaseExceptionGroup
     ):  # of a TaskGroup: a reader that found the peer gone, and who was cancelled
-        reasons = {reason_of(inner) for inner in error.exceptions}
-        return next(
-            reason
-            for reason in (ClosedReason.INTERNAL_ERROR, ClosedReason.CLIENT, ClosedReason.SHUTDOWN)
-            if reason in reasons
-        )
+        return min((reason_of(inner) for inner in error.exceptions), key=_WEIGHTIEST_FIRST.index)
     if type(error).__name__ == "WebSocketException" and isinstance(code := getattr(error, "code", None), int):
         return reason_of_code(code)  # FastAPI's and Litestar's way to close on purpose
     if error is None or isinstance(error, _GONE) or type(error).__name__ in _DISCONNECTS:

@@ -559,3 +559,14 @@ def test_a_host_that_cannot_tell_its_sockets_loses_the_drift_only(
     assert "messaging_active_connections" in names
     assert "messaging_live_drift" not in names
     assert "open_sockets failed" in caplog.text
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1009, 1011, 4500, 4999])
+def test_a_task_group_that_ends_on_purpose_ends_the_connection_whatever_its_code(code: int) -> None:
+    live = Live(workers=1)
+    counted = live.metrics.connections_closed
+    for error in (WebSocketException(code), ExceptionGroup("a task group", [WebSocketException(code)])):
+        with pytest.raises(type(error)), live.open("ann"):
+            raise error
+    assert live.stats().active_connections == 0
+    assert [cell.value for cell in counted.cells.values() if cell.value] == [2]
