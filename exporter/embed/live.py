@@ -26,6 +26,7 @@ from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, Rejec
 from exporter.core.hub import Hub
 from exporter.core.records import HubStats
 from exporter.embed.connection import Connection, explicit_reason
+from exporter.embed.identifiers import identifier, is_hashable
 from exporter.embed.observations import REPORTS, Observations
 from exporter.embed.workers import WorkerGroup
 from exporter.metrics.counters import COMMAND_NAMES
@@ -217,28 +218,36 @@ class Live(Observations):
 
     def _join(self, connection: Connection, conversation: str) -> list[HubEvent]:
         self.reported.update(REPORTS["conversations"])
-        if connection not in self.hub.connections:
+        try:
+            if connection in self.hub.connections:
+                return self._count(self.hub.join(connection, conversation))
             if connection in self.anonymous:
                 connection.joined = {**(connection.joined or {}), conversation: None}
-            return []
-        return self._count(self.hub.join(connection, conversation))
+        except TypeError:
+            if is_hashable(conversation):
+                raise
+        return []
 
     def leave(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
         """See ``Connection.leave``."""
         return self._leave(self._of(connection), conversation)
 
     def _leave(self, connection: Connection, conversation: str) -> list[HubEvent]:
-        if connection.joined:
-            connection.joined.pop(conversation, None)
         try:
+            if connection.joined:
+                connection.joined.pop(conversation, None)
             return self._count(self.hub.leave(connection, conversation))
         except Refusal:
+            return []
+        except TypeError:
+            if is_hashable(conversation):
+                raise
             return []
 
     def remove(self, conversation: str, user: str | int | UUID) -> list[HubEvent]:
         """A user may no longer take part: all their connections leave. ``user`` as in ``open``."""
-        events, _ = self.hub.remove(conversation, identifier(user))
-        return self._count(events)
+        user = identifier(user)
+        return self._count(self.hub.remove(conversation, user)[0]) if is_hashable(conversation) else []
 
     def typing(self, connection: Connection | Hashable, conversation: str, active: bool = True) -> list[HubEvent]:
         """See ``Connection.typing``."""
@@ -249,6 +258,10 @@ class Live(Observations):
         try:
             events = self.hub.set_typing(connection, conversation, active, self._now())
         except Refusal:
+            return []
+        except TypeError:
+            if is_hashable(conversation):
+                raise
             return []
         if self._on_events is not None and active and (self._timer is None or self._loop.is_closed()):
             self._arm()
@@ -263,11 +276,16 @@ class Live(Observations):
         self.metrics.messages_accepted.value += 1
         if connection.user is None:
             return []
-        return self._count(self.hub.stop_typing(conversation, connection.user, TypingStoppedReason.MESSAGE))
+        try:
+            return self._count(self.hub.stop_typing(conversation, connection.user, TypingStoppedReason.MESSAGE))
+        except TypeError:
+            if is_hashable(conversation):
+                raise
+            return []
 
     def audience(self, conversation: str) -> list[Connection]:
         """The connections that joined: whom a frame is for. A copy, so the host may await between them."""
-        return list(self.hub.audience(conversation))
+        return list(self.hub.audience(conversation)) if is_hashable(conversation) else []
 
     def expire(self) -> list[HubEvent]:
         """End the typing whose time is over; ``on_events`` is told, too. Every look at the figures does so."""
@@ -330,16 +348,3 @@ class Live(Observations):
         for event in events:
             self._count_one(event)
         return events
-
-
-def identifier(user: object) -> str:
-    """The text that stands for a user. TypeError for what identifies nobody."""
-    if isinstance(user, str):
-        return user
-    if isinstance(user, int | UUID) and not isinstance(user, bool):
-        return str(user)
-    kind = "None" if user is None else type(user).__name__
-    raise TypeError(
-        f"a user is an identifier (text, a whole number, a UUID), not {kind}; a connection whose user is not known yet "
-        f"is live.open_anonymous(), and connection.identify(user) says later whose it is"
-    )

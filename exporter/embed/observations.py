@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from exporter.core.errors import ErrorCode
+from exporter.embed.identifiers import is_hashable
 from exporter.metrics.counters import COMMAND_NAMES, Metrics
 
 REPORTS: Final = {
@@ -84,7 +85,7 @@ class Observations:
 
     def commanded(self, name: str, seconds: float) -> None:
         """A command of the host took this long, whatever became of it."""
-        buckets = self.metrics.command_duration.children.get(name)
+        buckets = self.metrics.command_duration.children.get(name) if is_hashable(name) else None
         if buckets is not None:
             self.reported.add("command_duration")
             buckets.observe(seconds)
@@ -92,7 +93,7 @@ class Observations:
     def command_rejected(self, name: str, code: ErrorCode | str) -> None:
         """A command was refused with one of the codes of ``ErrorCode``."""
         self.reported.add("commands_rejected")
-        known = name if name in self.metrics.command_duration.children else "unknown"
+        known = name if is_hashable(name) and name in self.metrics.command_duration.children else "unknown"
         self.metrics.commands_rejected[known, ErrorCode(code)].value += 1
 
     def transferred(self, *, received: int = 0, sent: int = 0) -> None:

@@ -19,6 +19,7 @@ from starlette.exceptions import WebSocketException
 
 import exporter
 from exporter import ClosedReason, Connection, Live, LockedLive, ParticipantJoined, ParticipantLeft, TypingStopped
+from exporter.core.errors import ErrorCode
 from exporter.core.events import RejectedReason
 from exporter.core.records import HubStats
 
@@ -122,6 +123,25 @@ def test_numbers_and_uuids_are_kept_as_their_text() -> None:
     assert live.stats() == HubStats(3, 2, 1, 2, 0)
     assert live.remove("room", 7) == [ParticipantLeft("room", "7", exporter.LeftReason.REMOVED)]
     assert live.remove("room", account) == [ParticipantLeft("room", str(account), exporter.LeftReason.REMOVED)]
+
+
+@pytest.mark.parametrize("made", [Live, LockedLive])
+@pytest.mark.parametrize("odd", [[], {"id": 1}, ([],)], ids=["list", "object", "tuple"])
+def test_a_room_that_a_client_made_up_changes_nothing_and_does_not_break_the_host(made: type[Live], odd: Any) -> None:
+    """A handler passes on what stands in a frame: ``connection.join(frame["room"])``."""
+    live = made(workers=1, commands=["send"])
+    for connection in (live.open("ann"), live.open_anonymous()):
+        connection.join("room")
+        connection.typing("room")
+        for call in (connection.join, connection.typing, connection.message, connection.leave):
+            assert call(odd) == []
+    assert live.audience(odd) == live.remove(odd, "ann") == []
+    with live.command(odd):
+        pass
+    live.command_rejected(odd, "bad_frame")
+    assert live.hub.stats() == HubStats(1, 1, 1, 1, 1)
+    assert live.metrics.messages_accepted.value == 2  # they are durable, wherever that was
+    assert live.metrics.commands_rejected["unknown", ErrorCode.BAD_FRAME].value == 1
 
 
 def test_a_handle_that_cannot_be_one_is_named() -> None:
