@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
 from prometheus_client.core import Metric
@@ -66,13 +66,15 @@ class Drift:
         self._recount: _Recount | None = None
         if live.open_sockets is not None:
             live.expire()
-            self._anonymous = len(live.anonymous)
             try:
-                self._recount = _Recount(live.hub, cast(Any, live.open_sockets()))
+                sockets: list[Any] = list(live.open_sockets())  # without the lock: it may wait for one of the host's
             except Exception:  # the host's: it costs the drift, not the figures
                 _log_failure()
                 return
-            self._recount.by_handle = live.by_handle.copy()
+            with live.lock:
+                self._anonymous = len(live.anonymous)
+                self._recount = _Recount(live.hub, sockets)
+                self._recount.by_handle = live.by_handle.copy()
 
     def count(self) -> Iterator[None]:
         """Count on; each step is a slice, after which others may run."""
@@ -103,8 +105,14 @@ class _Recount(Recount):
             yield [self.by_handle.get(socket, socket) for socket in part]
 
 
-def families(live: Live, drift: dict[str, int] | None) -> Iterator[Metric]:
+def families(live: Live, drift: dict[str, int] | None) -> list[Metric]:
     """Everything that is known of the live side, the counters, and the drift that was counted before."""
+    live.expire()  # whoever is told of it is told without the lock
+    with live.lock:
+        return list(_families(live, drift))
+
+
+def _families(live: Live, drift: dict[str, int] | None) -> Iterator[Metric]:
     missing = unknown(live)
     for name, family in live_families(live.stats()).items():
         if name not in missing:
@@ -162,7 +170,8 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
     """
     if database is None and live.totals is not None:
         database = live.totals.latest()
-    stats, missing = live.stats(), unknown(live)
+    with live.lock:
+        stats, missing = live.stats(), unknown(live)
     if not live.is_alone():
         missing = dict.fromkeys(asdict(stats), EXPLANATION)
     known = (None if name in missing else value for name, value in asdict(stats).items())

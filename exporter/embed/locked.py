@@ -5,13 +5,16 @@ Tested in ``tests/embed/test_live.py``.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakSet
 
+from exporter.core.events import HubEvent
 from exporter.embed.live import Live
 
 # Everything that reads or changes state. ``command`` is around the host's own work: it counts by two of these.
@@ -30,6 +33,7 @@ _GUARDED: Final = (
     "_message",
     "audience",
     "expire",
+    "_arm",
     "persisted",
     "delivered",
     "dropped",
@@ -43,12 +47,39 @@ _GUARDED: Final = (
 
 
 class LockedLive(Live):
-    """``Live`` whose every call holds one lock, for microseconds. ``lock`` is re-entrant."""
+    """``Live`` whose every call holds one lock, for microseconds. ``lock`` is re-entrant.
+
+    ``on_events`` is called without it: a host's function may wait for a lock of the host, whose holder may be about to
+    call here. Where typing is timed by an event loop, it is called in that loop's thread.
+    """
+
+    lock: threading.RLock
 
     def __init__(self, **options: Any) -> None:
         self.lock = threading.RLock()
+        self._untold: deque[list[HubEvent]] = deque()
         _lives.add(self)
         super().__init__(**options)
+
+    def _tell(self, events: list[HubEvent]) -> None:
+        self._untold.append(events)
+        self._tell_unlocked()
+
+    def _tell_unlocked(self) -> None:
+        """Tell what could not be told while this thread held the lock."""
+        while self._untold and not self.lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition does
+            try:
+                events = self._untold.popleft()
+            except IndexError:  # another thread told it
+                return
+            loop = self._loop if self._timer is not None else None
+            if loop is None or not loop.is_running() or loop is asyncio._get_running_loop():
+                super()._tell(events)
+                continue
+            try:
+                loop.call_soon_threadsafe(super()._tell, events)
+            except RuntimeError:  # it has ended meanwhile
+                super()._tell(events)
 
 
 _lives: WeakSet[LockedLive] = WeakSet()
@@ -57,6 +88,7 @@ _lives: WeakSet[LockedLive] = WeakSet()
 def _forked() -> None:
     for live in _lives:
         live.lock = threading.RLock()  # whoever held the other one is not in the child
+        live._untold.clear()  # the parent tells it
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -66,7 +98,10 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: LockedLive, *args: Any, **options: Any) -> Any:
         with self.lock:
-            return method(self, *args, **options)
+            result = method(self, *args, **options)
+        if self._untold:
+            self._tell_unlocked()
+        return result
 
     return call
 

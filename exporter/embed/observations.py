@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
 
 from exporter.core.errors import ErrorCode
 from exporter.embed.identifiers import is_hashable
@@ -29,6 +29,9 @@ REPORTS: Final = {
 
 class Observations:
     """Counters and histograms; ``reported`` names what is shown of them."""
+
+    lock: AbstractContextManager[Any] = nullcontext()
+    """Held while several things are read that belong together; ``LockedLive`` has one."""
 
     def __init__(
         self,

@@ -1,0 +1,122 @@
+"""``LockedLive``: what is read together belongs together, and nobody waits for the host while its lock is held."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from exporter import LockedLive, TypingStopped
+from exporter.core.events import ConnectionClosed, HubEvent
+from tests.embed.test_live import Clock, shown
+
+
+def is_held(live: LockedLive) -> bool:
+    """Would another thread have to wait now?"""
+    free: list[bool] = []
+
+    def attempt() -> None:
+        free.append(live.lock.acquire(blocking=False))
+        if free[0]:
+            live.lock.release()
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return not free[0]
+
+
+ENDS: dict[str, Callable[[LockedLive], Any]] = {
+    "a look": lambda live: live.stats(),
+    "the document": lambda live: live.get_stats(),
+    "a scrape": shown,
+    "by hand": lambda live: live.expire(),
+}
+
+
+@pytest.mark.parametrize("look", ENDS.values(), ids=ENDS.keys())
+def test_on_events_is_called_without_the_lock_when_typing_has_timed_out(look: Callable[[LockedLive], Any]) -> None:
+    """It may wait for a lock of the host, and whoever holds that may be about to join a room."""
+    told: list[tuple[type[HubEvent], bool]] = []
+    clock = Clock()
+    live = LockedLive(
+        workers=1,
+        now=clock,
+        open_sockets=lambda: told.append((list, is_held(live))) or [],  # type: ignore[func-returns-value, arg-type]
+        on_events=lambda events: told.extend((type(event), is_held(live)) for event in events),
+    )
+    connection = live.open("ann")
+    connection.join("room")
+    connection.typing("room")
+    clock.now += 7
+    look(live)
+    assert (TypingStopped, False) in told
+    assert {held for _, held in told} == {False}
+
+
+def test_on_events_is_called_without_the_lock_when_a_handle_is_opened_again() -> None:
+    told: list[tuple[type[HubEvent], bool]] = []
+    live = LockedLive(workers=1, on_events=lambda events: told.extend((type(event), is_held(live)) for event in events))
+    live.open("ann", handle="tab")
+    live.open("ann", handle="tab")
+    live.open_anonymous(handle="tab")
+    with live.open("bob"):
+        told.append((object, is_held(live)))
+    assert told == [(ConnectionClosed, False)] * 2 + [(object, False), (ConnectionClosed, False)]
+
+
+async def test_typing_that_a_scrape_in_another_thread_ended_is_told_in_the_loop() -> None:
+    """The host's function makes a task of it, which another thread cannot."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[bool] = loop.create_future()
+    clock = Clock()
+    live = LockedLive(
+        workers=1, now=clock, on_events=lambda events: told.set_result(asyncio._get_running_loop() is loop)
+    )
+    connection = live.open("ann")
+    connection.join("room")
+    connection.typing("room")
+    clock.now += 7
+    await asyncio.to_thread(shown, live)
+    async with asyncio.timeout(10):
+        assert await told
+
+
+class _Watched(dict[Any, Any]):
+    """A dictionary that notes whether another thread could change it while it is read."""
+
+    live: LockedLive
+    held: list[bool]
+
+    def __iter__(self) -> Any:
+        self.held.append(is_held(self.live))
+        return super().__iter__()
+
+    def copy(self) -> Any:
+        self.held.append(is_held(self.live))
+        return super().copy()
+
+
+def test_nothing_changes_while_a_scrape_reads_what_belongs_together() -> None:
+    held: list[bool] = []
+    live = LockedLive(workers=1, open_sockets=list)
+    live.anonymous, live.hub.connections = _Watched(), _Watched()
+    for dictionary in (live.anonymous, live.hub.connections):
+        dictionary.live, dictionary.held = live, held
+    live.open("ann")
+    live.open_anonymous()
+    shown(live)
+    assert held
+    assert all(held)
+
+
+def test_no_thread_changes_who_types_while_the_timer_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at the first of a dictionary: an error there, and typing would never time out again."""
+    held: list[bool] = []
+    live = LockedLive(workers=1)
+    monkeypatch.setattr(live.hub, "next_deadline", lambda: held.append(is_held(live)))
+    live._due()
+    assert held == [True]
