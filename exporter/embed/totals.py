@@ -59,12 +59,23 @@ class Source:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # a synchronous host
             return
-        if self._loop is None or self._loop.is_closed():  # with all that ran in it
-            self._loop, self._starting, self._refreshing = loop, None, None
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop.is_closed():
+            self._leave_loop()
+            self._loop = loop
+            if self._collector is not None:
+                self._collector.go_on()
         if self._collector is None and self._starting is None:
             self._starting = loop.create_task(self._start_or_say_why(), name="messaging-source-start")
         elif self._collector is not None and self._refreshing is None and self._starting is None:
             self._refreshing = loop.create_task(self._keep_looking(), name="messaging-source")
+
+    def _leave_loop(self) -> None:
+        """The event loop has ended, with all that ran in it."""
+        self._loop = self._starting = self._refreshing = None
+        if self._collector is not None:
+            self._collector.leave_loop()
 
     async def _start_or_say_why(self) -> None:
         try:
@@ -127,6 +138,8 @@ class Source:
 
     async def close(self) -> None:
         """Stop counting."""
+        if self._loop is not None and self._loop.is_closed():
+            self._leave_loop()
         collector, self._collector, self._latest, self._error = self._collector, None, None, UNREAD
         for task in (self._starting, self._refreshing):
             if task is not None:

@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -52,10 +53,9 @@ class SourceCollector:
         """``ours``: this process writes the database, too."""
         self.source = source
         path = None if data_dir is None else data_dir / state_name(source.name)
-        reader = reader_of(source.url, ours=ours)
-        self.engine = Engine(
-            source, State(path), load=load, recount_interval=recount_interval, background_refresh=True, reader=reader
-        )
+        self._engine_of = partial(Engine, source, load=load, recount_interval=recount_interval, background_refresh=True)
+        self._ours = ours
+        self.engine = self._engine_of(State(path), reader=reader_of(source.url, ours=ours))
         self.latest: SourceTotals | None = None
         """The figures that were read last; kept while the database is down."""
         self.up = False
@@ -84,6 +84,16 @@ class SourceCollector:
         if opening.done():
             opening.result()
         self._background = asyncio.create_task(self._run(opening))
+
+    def leave_loop(self) -> None:
+        """The event loop has ended, with all that belonged to it: locks, tasks, connections. The state stays."""
+        self.engine = self._engine_of(self.engine.state, reader=reader_of(self.source.url, ours=self._ours))
+        self._background = self._pass = None
+        self._read_at = float("-inf")  # what was read there is looked at again
+
+    def go_on(self) -> None:
+        """In the running loop, after ``leave_loop``."""
+        self._background = asyncio.create_task(self._run(asyncio.create_task(self._open())))
 
     async def _open(self) -> None:
         try:

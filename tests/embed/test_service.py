@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import urllib.error
@@ -116,6 +117,37 @@ def test_totals_are_read_on_in_a_second_event_loop_and_are_unknown_while_there_i
     monkeypatch.setattr(totals, "STALE", 0.0)
     stats = live.get_stats()
     assert (stats["total_messages"], stats["database"]["error"]) == (None, totals.NOBODY_LOOKS)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["in memory", "in a file"])
+def test_a_first_count_that_an_event_loop_did_not_live_to_see_ends_in_the_next(tmp_path: Path, kept: bool) -> None:
+    """``asyncio.run`` before the server begins, or a test client, which has a loop for each request."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "host.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, room TEXT, sender TEXT, at TEXT)")
+        connection.execute("INSERT INTO message (room, sender, at) VALUES ('room', 'ann', '2026-01-01 00:00:00')")
+    mapping = tmp_path / "mapping.yml"
+    mapping.write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender, "
+        "conversation: room}\n"
+    )
+    source = Source(f"sqlite:///{tmp_path}/host.db", mapping, data_dir=tmp_path if kept else None, load=1.0)
+    live = Live(workers=1, totals=source)
+
+    async def reads(wanted: int | None) -> None:
+        live.open("ann").close()
+        async with asyncio.timeout(30):
+            while (await source.view(1.0)).totals is None or live.get_stats()["total_messages"] != wanted:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    asyncio.run(source.start())  # the task that counts has not begun
+    asyncio.run(reads(1))
+    asyncio.run(source.close())  # in a third
+    asyncio.run(reads(1))
+    loop = asyncio.new_event_loop()  # one that ends without a word to those who work in it
+    loop.run_until_complete(reads(1))
+    loop.close()
+    asyncio.run(reads(1))
+    asyncio.run(source.close())
 
 
 async def test_a_host_that_commits_on_its_event_loop_never_waits_for_a_reading_of_its_totals(
