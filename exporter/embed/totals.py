@@ -22,6 +22,8 @@ REFRESH: Final = 5.0
 """Seconds between two looks at the database while nobody asks."""
 STALE: Final = 30.0
 """Seconds after which what was seen is not said any more: the event loop that looked has ended, or is held up."""
+RETRY: Final = 30.0
+"""Seconds between attempts while something has to be changed first."""
 UNREAD: Final = "nothing has been read yet"
 NOBODY_LOOKS: Final = "the database was not looked at lately: no event loop runs"
 
@@ -78,11 +80,15 @@ class Source:
             self._collector.leave_loop()
 
     async def _start_or_say_why(self) -> None:
-        try:
-            await self.start()
-        except Misconfigured as error:
-            self._error = str(error)
-            logging.getLogger("exporter.embed").error("totals: %s", error)
+        """Again and again: the host may make its tables, or its file, after the first question."""
+        while self._collector is None:
+            try:
+                await self.start()
+            except Misconfigured as error:
+                if self._error != str(error):
+                    logging.getLogger("exporter.embed").error("totals: %s", error)
+                self._error = str(error)
+                await asyncio.sleep(RETRY)
 
     async def start(self) -> None:
         """Begin to count, on the running loop; once. Raises Misconfigured."""
@@ -111,7 +117,8 @@ class Source:
         try:
             await collector.start()
         except BaseException:  # cancelled, too: what did not start may be started again
-            self._collector = None
+            self._collector = self._latest = None
+            await asyncio.shield(collector.close())  # it has the state
             raise
         self._loop = asyncio.get_running_loop()
         if self._refreshing is None:
@@ -119,9 +126,10 @@ class Source:
 
     async def view(self, deadline: float) -> SourceView:
         """Everything that is known of the source now; within ``deadline`` seconds."""
-        if self._collector is not None:
-            self._latest = await self._collector.view(deadline)
-            self._looked_at = time.monotonic()
+        if (collector := self._collector) is not None:
+            seen = await collector.view(deadline)
+            if collector is self._collector:  # and has not been given up meanwhile
+                self._latest, self._looked_at = seen, time.monotonic()
         return self.latest()
 
     def latest(self) -> SourceView:

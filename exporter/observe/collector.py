@@ -32,6 +32,7 @@ RETRY_LASTING: Final = 30.0
 IDLE: Final = 1.0
 FIRST_LOOK: Final = 3.0
 TIMEOUT: Final = "the source did not answer in time"
+STOPPED: Final = "the source is not read any more"
 
 
 class SourceCollector:
@@ -161,6 +162,8 @@ class SourceCollector:
             await asyncio.wait({looking}, timeout=max(0.0, deadline))
             if not looking.done():
                 raise SourceError(TIMEOUT)
+            if looking.cancelled():  # by ``close``: whoever asks is not to be cancelled for it
+                raise SourceError(STOPPED)
             totals = looking.result()
         except (SourceError, Misconfigured) as error:
             self.up, self.error = False, str(error)

@@ -16,6 +16,7 @@ import pytest
 from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
 from exporter.observe import collector
+from tests.embed.hosts import until
 
 
 async def test_a_kernel_that_tells_nothing_costs_the_process_figures_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +149,48 @@ def test_a_first_count_that_an_event_loop_did_not_live_to_see_ends_in_the_next(t
     loop.close()
     asyncio.run(reads(1))
     asyncio.run(source.close())
+
+
+async def test_totals_begin_when_the_host_has_made_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first question may come before; and why there are no totals is said for as long as there are none."""
+    monkeypatch.setattr(totals, "RETRY", 0.02)
+    mapping = tmp_path / "mapping.yml"
+    mapping.write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender, "
+        "conversation: room}\n"
+    )
+    live = Live(workers=1, totals=Source(f"sqlite:///{tmp_path}/host.db", mapping, data_dir=tmp_path, load=1.0))
+    service = Service(live, lambda _: True)
+
+    async def says(word: str, total: int | None = None) -> None:
+        async def said() -> bool:
+            answer = await service.answer("GET", "/v1/messaging/stats", {}, {}, None)
+            document = json.loads(answer.body)
+            return word in document["database"]["error"] and document["total_messages"] == total
+
+        await until(said, word)
+
+    try:
+        await says("there is no database file at that path")
+
+        async def still_said() -> bool:
+            return "there is no database file" in live.get_stats()["database"]["error"]
+
+        with monkeypatch.context() as half_a_minute_later:
+            half_a_minute_later.setattr(totals, "STALE", 0.0)
+            await until(still_said, "why, and not that nobody looks")
+        with contextlib.closing(sqlite3.connect(tmp_path / "host.db", isolation_level=None)) as connection:
+            connection.execute("CREATE TABLE another (id INTEGER PRIMARY KEY)")
+            await says("no table message")
+            connection.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, room TEXT, sender TEXT, at TEXT)")
+            connection.execute("INSERT INTO message (room, sender, at) VALUES ('room', 'ann', '2026-01-01 00:00:00')")
+            await says("no table of users is mapped", 1)
+        told = [record.getMessage() for record in caplog.records if record.name == "exporter.embed"]
+        assert len(told) == len(set(told)) == 2
+    finally:
+        await service.close()
 
 
 async def test_a_host_that_commits_on_its_event_loop_never_waits_for_a_reading_of_its_totals(
