@@ -55,9 +55,9 @@ class Recount:
     def count(self) -> Iterator[None]:
         """Count on; each step is a slice, after which a turn of the loop has to pass."""
         users: set[UserId] = set()
-        conversations: set[ConversationId] = set()
+        conversations: dict[ConversationId, str] = {}  # numbered: whatever a host calls its rooms, a number is unlike
         # Texts and not pairs: the garbage collector counts tuples, and 10,000 new ones may make it run, for 5 ms and
-        # more. The names have no control characters, so two different pairs are two different texts.
+        # more. A number ends where the user begins, so two different pairs are two different texts.
         participants: set[str] = set()
         ghosts: set[Any] = set()
 
@@ -66,8 +66,11 @@ class Recount:
                 known = self._known.get(socket)
                 if known is not None and socket not in ghosts:
                     users.add(known.user)
-                    conversations.update(known.joined)
-                    participants.update([f"{conversation}\0{known.user}" for conversation in known.joined])
+                    for conversation in known.joined:
+                        number = conversations.get(conversation)
+                        if number is None:
+                            number = conversations[conversation] = f"{len(conversations)}\0"
+                        participants.add(number + known.user)
 
         suspects: list[Any] = []
         for part in self._parts():
@@ -86,7 +89,10 @@ class Recount:
         # Whoever types takes part; a typing state without a participant is a ghost.
         typing = 0
         for pairs in _slices(self._typing):
-            typing += sum(f"{conversation}\0{user}" in participants for conversation, user in pairs)
+            typing += sum(
+                conversation in conversations and conversations[conversation] + user in participants
+                for conversation, user in pairs
+            )
             yield
         recounted = HubStats(
             active_connections=len(self._sockets) - len(ghosts),

@@ -333,6 +333,20 @@ def test_drift_is_absent_without_the_hosts_sockets_and_sees_ghosts_with_them() -
     assert not any(name.startswith("messaging_live_drift") for name in shown(Live()))
 
 
+def test_rooms_that_look_alike_are_no_drift() -> None:
+    """A number of the host's database beside the text of a path; and what a client calls a room or itself."""
+    live = Live(workers=1, open_sockets=lambda: live.hub.connections)
+    for user, rooms in {"ann": (1, "1", 1.5, "1.5", ("1",), "('1',)"), "b\0ann": ("a",), "c": ("a\0b",)}.items():
+        connection = live.open(user)
+        for room in rooms:
+            connection.join(room)  # type: ignore[arg-type]
+            connection.typing(room)  # type: ignore[arg-type]
+    live.open("ann").join("a\0b")
+    assert {value for name, value in shown(live).items() if name.startswith("messaging_live_drift")} == {0}
+    live.hub.typing["1", "c"] = live.hub.typing["nowhere", "0\0ann"] = 1e12  # ghosts
+    assert shown(live)["messaging_live_drift{typing_users}"] == 2
+
+
 def test_get_stats_has_the_four_names_of_the_origin_and_says_what_is_not_known() -> None:
     live = Live()
     live.open("ann").join("room")
