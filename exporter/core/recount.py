@@ -103,11 +103,15 @@ class Recount:
         )
         self.drift = difference(self._stats, recounted)
 
+    def _each(self) -> Iterable[Any]:
+        """The open sockets, as the hub knows them."""
+        return self._sockets
+
     def _parts(self) -> Iterator[list[Any]]:
         """The sockets in slices, which are the shorter the more their connections have joined."""
         part: list[Any] = []
         pairs = 0
-        for socket in self._sockets:
+        for socket in self._each():
             part.append(socket)
             known = self._known.get(socket)
             pairs += len(known.joined) if known is not None else 0

@@ -100,9 +100,8 @@ class _Recount(Recount):
 
     by_handle: dict[Any, Connection]
 
-    def _parts(self) -> Iterator[list[Any]]:
-        for part in super()._parts():
-            yield [self.by_handle.get(socket, socket) for socket in part]
+    def _each(self) -> Iterator[Any]:
+        return (self.by_handle.get(socket, socket) for socket in self._sockets)
 
 
 def families(live: Live, drift: dict[str, int] | None) -> list[Metric]:

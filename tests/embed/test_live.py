@@ -22,6 +22,7 @@ from exporter import ClosedReason, Connection, Live, LockedLive, ParticipantJoin
 from exporter.core.errors import ErrorCode
 from exporter.core.events import RejectedReason
 from exporter.core.records import HubStats
+from exporter.embed.figures import Drift
 
 LIVE = (
     "messaging_active_connections",
@@ -331,6 +332,22 @@ def test_drift_is_absent_without_the_hosts_sockets_and_sees_ghosts_with_them() -
     sockets.add("c")  # a socket that nobody told of
     assert shown(live)["messaging_live_drift{active_connections}"] == -1
     assert not any(name.startswith("messaging_live_drift") for name in shown(Live()))
+
+
+def test_a_recount_by_handles_gives_way_as_often_as_one_by_connections() -> None:
+    """Else a host whose connections have joined hundreds of rooms stands still for a scrape."""
+    live = Live(workers=1)
+    for number in range(20):
+        connection = live.open(number, handle=number)
+        for room in range(200):
+            connection.join(f"room{room}")
+    turns: list[int] = []
+    for sockets in (live.hub.connections, live.by_handle):
+        live.open_sockets = lambda sockets=sockets: sockets  # type: ignore[misc]
+        drift = Drift(live)
+        turns.append(len(list(drift.count())))
+        assert set((drift.found or {}).values()) == {0}
+    assert turns == [4, 4]
 
 
 def test_rooms_that_look_alike_are_no_drift() -> None:
