@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 # What the frameworks raise when the peer has gone; by name, because none of them is imported here.
 _DISCONNECTS: Final = frozenset(
-    ("WebSocketDisconnect", "ConnectionClosed", "ConnectionClosedOK", "ConnectionClosedError", "ClientDisconnected")
+    (
+        "WebSocketDisconnect",
+        "WebSocketDisconnected",
+        "ConnectionClosed",
+        "ConnectionClosedOK",
+        "ConnectionClosedError",
+        "ClientDisconnected",
+    )
 )
 # Not every OSError: a database that refuses is a fault of the host.
 _GONE: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)

@@ -90,7 +90,11 @@ class _Watched:
             self.end(explicit_reason(self._connection.reason) or reason_of_code(message.get("code", 1000)))
         elif kind in ("websocket.close", "websocket.http.response.start") and self._connection is None:
             self._refuse(message.get("status", 403))
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:  # an ASGI server's way to say that the client has gone; the handler may pass over it
+            self.end(ClosedReason.CLIENT)
+            raise
 
     def _open(self) -> None:
         self._connection = accepted(self._live, self._user, self._scope)

@@ -98,9 +98,9 @@ def aiohttp_app(live: Live, sockets: set[Any], admin: Callable[[Any], Any] | Non
 
 
 @contextlib.asynccontextmanager
-async def on_uvicorn(app: Any) -> AsyncIterator[str]:
+async def on_uvicorn(app: Any, ws: Any = "websockets-sansio") -> AsyncIterator[str]:
     """A real uvicorn in this loop, on a free port: its address."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws="websockets-sansio")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws=ws)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     try:

@@ -13,7 +13,7 @@ from aiohttp import web
 from fastapi import FastAPI, HTTPException, Response, WebSocket
 from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app
 from prometheus_fastapi_instrumentator import Instrumentator
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 from starlette_exporter import PrometheusMiddleware, handle_metrics
 
 from exporter import Connection, Live, LiveMiddleware, LockedLive, live_connection
@@ -281,6 +281,59 @@ async def test_a_middleware_whose_user_function_fails_does_not_break_the_handler
         assert "messaging_connected_users" not in figures
         await websocket.close()
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
+
+
+@pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
+async def test_a_middleware_learns_of_an_end_from_a_handler_that_only_writes(ws: str) -> None:
+    live = Live(workers=1)
+    app = FastAPI()
+    seen: list[tuple[str, int]] = []
+    ended = asyncio.Event()
+
+    @app.websocket("/ws")
+    async def ticker(websocket: WebSocket) -> None:
+        await websocket.accept()
+        while not seen:
+            try:
+                await websocket.send_text("tick")
+                await asyncio.sleep(0.001)
+            except Exception as error:  # as many a broadcast does
+                seen.append((type(error).__name__, live.stats().active_connections))
+        ended.set()
+        await websocket.send_text("once more")
+
+    app.add_middleware(LiveMiddleware, live=live, user=lambda scope: "ann")
+    async with on_uvicorn(app, ws=ws) as url, aiohttp.ClientSession() as http:
+        websocket = await http.ws_connect(f"{url}/ws")
+        assert await websocket.receive_str() == "tick"
+        await websocket.close()
+        async with asyncio.timeout(30):
+            await ended.wait()
+    assert seen == [("WebSocketDisconnect", 0)]
+    closed = {reason: cell.value for reason, cell in live.metrics.connections_closed.cells.items() if cell.value}
+    assert closed == {"client": 1}
+
+
+async def test_who_writes_to_a_socket_that_has_gone_has_made_no_internal_error() -> None:
+    """The reader of a handler was told of the end, and the writer was not."""
+
+    async def receive() -> Any:
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(_: Any) -> None:
+        raise OSError
+
+    websocket = WebSocket({"type": "websocket", "headers": []}, receive, send)
+    websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
+    live = Live(workers=1)
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.receive_text()
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.send_text("hello")
+    with pytest.raises(RuntimeError) as gone, live.open("ann"):
+        await websocket.send_text("hello")
+    reason = "client" if type(gone.value) is not RuntimeError else "internal_error"  # Starlette before 1.0
+    assert live.metrics.connections_closed.cells[reason].value == 1
 
 
 def _prometheus_client(app: FastAPI, registry: CollectorRegistry) -> None:
