@@ -25,6 +25,10 @@ CONNECTION: Final = web.RequestKey("live_connection", Connection)
 """``request[CONNECTION]`` is the connection of a WebSocket that ``watch`` counts."""
 
 
+_WATCHED: Final = web.RequestKey("live_connections", dict["Live", Connection])
+"""By whom: an application may be watched for several, and a sub-application of it once more."""
+
+
 def application(live: Live, admin: Callable[[web.Request], Any] | None = None) -> web.Application:
     """For ``app.add_subapp("/messaging/", …)``. ``admin(request)`` decides who may see JSON and page."""
     app = web.Application()
@@ -57,12 +61,12 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
         try:
             response = await handler(request)
         except BaseException as error:  # cancelled, too: however the handler ends, the connection has ended
-            if (connection := request.get(CONNECTION)) is not None:
+            if (connection := request.get(_WATCHED, {}).get(live)) is not None:
                 live.close_without_caller(connection, explicit_reason(connection.reason) or reason_of(error))
             elif isinstance(error, web.HTTPException) and _is_upgrade(request):
                 live.reject(REASONS.get(error.status, RejectedReason.HANDSHAKE))
             raise
-        if (connection := request.get(CONNECTION)) is not None:
+        if (connection := request.get(_WATCHED, {}).get(live)) is not None:
             live.close_without_caller(connection, explicit_reason(connection.reason) or ClosedReason.CLIENT)
         elif _is_upgrade(request) and response.status >= 400:
             live.reject(REASONS.get(response.status, RejectedReason.HANDSHAKE))
@@ -71,7 +75,9 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
     async def prepared(request: web.Request, response: web.StreamResponse) -> None:
         transport = request.transport
         if isinstance(response, web.WebSocketResponse) and transport is not None and not transport.is_closing():
-            request[CONNECTION] = accepted(live, user, request)
+            watched = request.setdefault(_WATCHED, {})
+            if live not in watched:
+                request[CONNECTION] = watched[live] = accepted(live, user, request)
 
     app.middlewares.append(middleware)
     app.on_response_prepare.append(prepared)

@@ -204,7 +204,11 @@ def _html(name: str) -> Answer:
 def _static(name: str) -> Answer:
     kind = _TYPES.get("." + name.rpartition(".")[2])
     file = resources.files("exporter.web").joinpath("static", name)
-    if kind is None or not file.is_file():
+    try:
+        found = kind is not None and file.is_file()
+    except OSError:  # a name that is too long for the file system
+        found = False
+    if kind is None or not found:
         return _problem(404, "no such page")
     return Answer(200, file.read_bytes(), {"content-type": kind, "x-content-type-options": "nosniff"})
 

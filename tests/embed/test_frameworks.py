@@ -167,6 +167,33 @@ async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handler
         assert figures['messaging_connections_rejected_total{reason="user_limit"}'] == 1
 
 
+async def test_whoever_watches_beside_others_counts_each_connection_once_and_forgets_none() -> None:
+    first, second = Live(workers=1), Live(workers=1)
+    app, inner = web.Application(), web.Application()
+    for application, live in ((app, first), (app, second), (inner, first)):
+        watch(application, live, user=lambda request: "ann")
+
+    async def chat(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        await websocket.send_json([live.stats().active_connections for live in (first, second)])
+        await websocket.receive()
+        return websocket
+
+    inner.router.add_get("/ws", chat)
+    app.add_subapp("/inner/", inner)
+    async with on_aiohttp(app) as url, aiohttp.ClientSession() as http:
+        websocket = await http.ws_connect(f"{url}/inner/ws")
+        assert await websocket.receive_json() == [1, 1]
+        await websocket.close()
+
+        async def gone() -> bool:
+            return [live.stats().active_connections for live in (first, second)] == [0, 0]
+
+        await until(gone, "both have seen the end")
+        assert first.metrics.connections_opened.value == second.metrics.connections_opened.value == 1
+
+
 @pytest.mark.parametrize("host", HOSTS)
 async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_negotiated(host: str) -> None:
     application, serve = HOSTS[host]

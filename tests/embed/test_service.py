@@ -235,6 +235,12 @@ async def test_a_path_that_a_server_does_not_tell_raw_is_the_decoded_one() -> No
     assert sent[0]["status"] == 200
 
 
+@pytest.mark.parametrize("name", ["a" * 300 + ".js", "a/" * 3_000 + "b.css", "\0.js", "..", ".js", "\ud800.svg"])
+async def test_a_file_that_cannot_be_is_not_found(name: str) -> None:
+    answer = await Service(Live(workers=1), None).answer("GET", f"/admin/static/{name}", {}, {}, None)
+    assert answer.status == 404
+
+
 class _Odd(Exception):
     status_code = 498
 
