@@ -11,7 +11,7 @@ from sqlmodel import Field, Session, SQLModel, create_engine, select
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
-from exporter import Live, Source
+from exporter import LockedLive, Source
 
 DATABASE = os.environ.get("CHAT_DATABASE", "sqlite:///chat.db")
 MAPPING = os.path.join(os.path.dirname(__file__), "mapping.yml")
@@ -56,7 +56,7 @@ class ConnectionManager:
     def __init__(self) -> None:
         self.active_connections: dict[str, WebSocket] = {}
         self.conversation_participants: dict[int, set[str]] = {}
-        self.live = Live(totals=Source(DATABASE, MAPPING))
+        self.live = LockedLive(totals=Source(DATABASE, MAPPING))  # FastAPI calls a plain def in a thread
 
     async def connect(self, user: str, websocket: WebSocket) -> None:
         await websocket.accept()

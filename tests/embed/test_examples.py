@@ -18,7 +18,7 @@ import socketio
 import structlog
 from prometheus_client import REGISTRY
 
-from exporter import Live
+from exporter import Live, LockedLive
 from tests.embed.hosts import blocks, on_aiohttp, on_uvicorn, until
 from tests.servers.exporter import figures_of
 
@@ -63,6 +63,7 @@ async def test_fastapi_chat_has_true_figures_and_complete_stats(
     database = tmp_path / "chat.db"
     monkeypatch.setenv("CHAT_DATABASE", f"sqlite:///{database}")
     example = load(EXAMPLES / "fastapi_chat" / "main.py", "fastapi_chat_main")
+    assert isinstance(example.manager.live, LockedLive)  # its /stats is a plain def, which FastAPI calls in a thread
     tables(database)
     async with on_uvicorn(example.app) as url, aiohttp.ClientSession() as http:
         stats = f"{url}/v1/messaging/stats"
