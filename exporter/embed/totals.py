@@ -63,7 +63,9 @@ class Source:
             return
         if self._loop is None:
             self._loop = loop
-        elif self._loop.is_closed():
+        elif self._loop is not loop:
+            if self._loop.is_running():  # in another thread, where it is looked at
+                return
             self._leave_loop()
             self._loop = loop
             if self._collector is not None:
@@ -74,7 +76,10 @@ class Source:
             self._refreshing = loop.create_task(self._keep_looking(), name="messaging-source")
 
     def _leave_loop(self) -> None:
-        """The event loop has ended, with all that ran in it."""
+        """The event loop has ended, with all that ran in it, or nobody runs it any more."""
+        for task in (self._starting, self._refreshing):
+            if task is not None and not task.get_loop().is_closed():
+                task.cancel()
         self._loop = self._starting = self._refreshing = None
         if self._collector is not None:
             self._collector.leave_loop()
@@ -127,10 +132,21 @@ class Source:
     async def view(self, deadline: float) -> SourceView:
         """Everything that is known of the source now; within ``deadline`` seconds."""
         if (collector := self._collector) is not None:
-            seen = await collector.view(deadline)
-            if collector is self._collector:  # and has not been given up meanwhile
+            seen = await self._seen(collector, deadline)
+            if seen is not None and collector is self._collector:  # and has not been given up meanwhile
                 self._latest, self._looked_at = seen, time.monotonic()
         return self.latest()
+
+    async def _seen(self, collector: SourceCollector, deadline: float) -> SourceView | None:
+        """In the event loop that the connections belong to; None where that one does not answer in time."""
+        loop = self._loop
+        if loop is None or loop is asyncio.get_running_loop() or not loop.is_running():
+            return await collector.view(deadline)
+        looking = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(collector.view(deadline), loop))
+        await asyncio.wait({looking}, timeout=deadline)
+        if not looking.done():
+            looking.cancel()
+        return None if looking.cancelled() or not looking.done() else looking.result()
 
     def latest(self) -> SourceView:
         """What the last look showed, some seconds ago; nothing while the database is down, or nobody looks."""
@@ -146,7 +162,7 @@ class Source:
 
     async def close(self) -> None:
         """Stop counting."""
-        if self._loop is not None and self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_running():
             self._leave_loop()
         collector, self._collector, self._latest, self._error = self._collector, None, None, UNREAD
         for task in (self._starting, self._refreshing):

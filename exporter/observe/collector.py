@@ -87,7 +87,13 @@ class SourceCollector:
         self._background = asyncio.create_task(self._run(opening))
 
     def leave_loop(self) -> None:
-        """The event loop has ended, with all that belonged to it: locks, tasks, connections. The state stays."""
+        """The event loop has ended, with all that belonged to it: locks, tasks, connections. The state stays.
+
+        It may only have been left, and may run again.
+        """
+        for task in (self._background, self._pass):
+            if task is not None and not task.get_loop().is_closed():
+                task.cancel()
         self.engine = self._engine_of(self.engine.state, reader=reader_of(self.source.url, ours=self._ours))
         self._background = self._pass = None
         self._read_at = float("-inf")  # what was read there is looked at again
@@ -201,7 +207,8 @@ class SourceCollector:
         return totals
 
     def _ended(self, task: asyncio.Task[SourceTotals]) -> None:
-        self._pass = None
+        if self._pass is task:
+            self._pass = None
         if not task.cancelled():
             task.exception()
 

@@ -1,0 +1,77 @@
+"""Totals of a host that has two event loops at once, as its tests have whose client answers each request on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.embed import Live, Source
+from exporter.embed.service import Service
+from exporter.observe import collector
+from tests.embed.hosts import PATIENCE
+from tests.servers.postgres import Postgres
+
+SAY = "INSERT INTO message (room, sender, at) VALUES ('room', 'ann', now())"
+
+
+@contextmanager
+def _in_a_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+@pytest.mark.needs("postgres")
+def test_totals_are_read_by_the_loop_that_has_the_connection(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "FRESH", 0.0)
+    database = postgres.create_database().rpartition("/")[2]
+    postgres.psql("CREATE TABLE message (id bigserial PRIMARY KEY, room TEXT, sender TEXT, at timestamptz)", database)
+    postgres.psql(SAY, database)
+    mapping = tmp_path / "mapping.yml"
+    mapping.write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamptz}, sender: sender, "
+        "conversation: room}\n"
+    )
+    live = Live(workers=1, totals=Source(postgres.url(database), mapping, load=1.0))
+    service = Service(live, lambda _: True)
+    answers: list[Any] = []
+
+    async def reads(wanted: int) -> None:
+        """All that is answered is kept; it may still be counting for the first time."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                document = json.loads((await service.answer("GET", "/v1/messaging/stats", {}, {}, None)).body)
+                answers.append((document["total_messages"], document["database"]["error"]))
+                if document["total_messages"] == wanted:
+                    return
+                await asyncio.sleep(0.01)
+
+    first = asyncio.new_event_loop()  # that of a WebSocket
+    try:
+        with _in_a_thread(first):
+            asyncio.run_coroutine_threadsafe(reads(1), first).result()
+            for wanted in (2, 3):
+                postgres.psql(SAY, database)
+                asyncio.run(reads(wanted))
+        for wanted in (4, 5):  # it is not closed, and nobody runs it
+            postgres.psql(SAY, database)
+            asyncio.run(reads(wanted))
+        postgres.psql(SAY, database)
+        first.run_until_complete(reads(6))  # and now it is run again
+        assert not [error for _, error in answers if "an error of messaging-exporter" in (error or "")]
+        first.run_until_complete(service.close())
+    finally:
+        first.close()
