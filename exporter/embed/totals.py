@@ -24,7 +24,7 @@ STALE: Final = 30.0
 """Seconds after which what was seen is not said any more: the event loop that looked has ended, or is held up."""
 RETRY: Final = 30.0
 """Seconds between attempts while something has to be changed first."""
-UNREAD: Final = "nothing has been read yet"
+UNREAD: Final = "nothing has been read yet; it is read on an event loop"
 NOBODY_LOOKS: Final = "the database was not looked at lately: no event loop runs"
 
 
