@@ -200,6 +200,17 @@ async def test_after_a_reload_the_cookie_is_enough_and_after_signing_out_it_is_g
         assert double.asked == asked, "whoever signed out asks nothing"
 
 
+async def test_whoever_could_not_be_signed_out_is_not_told_so(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await page.route("**/admin/sign-out", lambda route: route.fulfill(status=502, body="The proxy has no server."))
+        await page.get_by_role("button", name="Sign out").click()
+        await page.get_by_text("The proxy has no server.").wait_for()
+        assert len(await seen.context.cookies()) == 1
+        await page.go_back()
+        await well(page)
+
+
 async def test_when_the_token_expires_the_page_says_so_and_signing_in_again_goes_on(
     browser: Browser, double: StatsDouble
 ) -> None:

@@ -75,12 +75,9 @@ find('.sign-in form').addEventListener('submit', (event) => {
 
 find('.session').addEventListener('submit', async (event) => {
   event.preventDefault();
-  try {
-    await post(event.target);
-    ask('You have signed out.');
-  } catch {
-    event.target.submit(); // the browser says what is wrong
-  }
+  const response = await post(event.target).catch(() => null);
+  if (response?.ok) ask('You have signed out.');
+  else event.target.submit(); // the cookie is still there, and the browser says what is wrong
 });
 
 find('#panel').addEventListener('messaging-stats-denied', (event) => {
