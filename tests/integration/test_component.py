@@ -157,6 +157,15 @@ async def test_a_refused_token_is_said_and_asked_no_more_and_a_new_one_is_taken_
         assert double.token() not in await page.content(), "a token set as a property stays out of the document"
 
 
+async def test_a_refusal_whose_reason_is_no_text_is_a_refusal_all_the_same(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        await seen.page.route("**/stats", lambda route: route.fulfill(status=401, json={"detail": [{"msg": "x"}]}))
+        page = await plain(seen, double, double.token())
+        await told(page, "Not allowed to see the figures: answer 401.")
+
+
 async def test_the_refresh_time_can_be_changed_and_removing_the_element_ends_the_asking(
     browser: Browser, double: StatsDouble
 ) -> None:

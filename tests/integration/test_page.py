@@ -200,6 +200,19 @@ async def test_after_a_reload_the_cookie_is_enough_and_after_signing_out_it_is_g
         assert double.asked == asked, "whoever signed out asks nothing"
 
 
+@pytest.mark.parametrize("body", ["null", '"busy"', '{"detail": {"code": 1}}'])
+async def test_a_link_that_a_gateway_answers_in_json_of_its_own_offers_the_form(
+    browser: Browser, double: StatsDouble, body: str
+) -> None:
+    async with visit(browser) as seen:
+        await seen.page.route(
+            "**/admin/sign-in", lambda route: route.fulfill(status=503, content_type="application/json", body=body)
+        )
+        await seen.page.goto(double.link())
+        await shows(seen.page.get_by_role("alert"), "The server is in trouble. Try again.")
+        assert await seen.page.get_by_label("Admin token").is_visible()
+
+
 async def test_whoever_could_not_be_signed_out_is_not_told_so(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)

@@ -1,7 +1,7 @@
 // The admin page around <messaging-stats>: signing in and out, the warning before that ends, the tab's title, the
 // largest and busiest conversations, and one user's connections.
 
-import { fold, isolated, sentence } from './messaging-stats.js';
+import { fold, isolated, reasonIn, sentence } from './messaging-stats.js';
 
 const page = document.documentElement;
 const find = (selector) => document.querySelector(selector);
@@ -56,11 +56,11 @@ async function answered(response) {
     ask(INTRODUCTION, 'The server does not answer. Try again.');
     return;
   }
-  if ('user' in said) {
+  if (typeof said?.user === 'string') {
     enter(said);
     find('h1').focus();
   } else {
-    ask(INTRODUCTION, said.detail ? sentence(said.detail) : 'The server is in trouble. Try again.');
+    ask(INTRODUCTION, sentence(reasonIn(said, 'The server is in trouble. Try again')));
   }
 }
 
@@ -199,7 +199,7 @@ async function showTop() {
     const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
     const said = await response.json().catch(() => null); // a proxy answers in its own words
     if (response.ok && said !== null) topKnown(said);
-    else topUnread(said?.detail ?? `answer ${response.status}`);
+    else topUnread(reasonIn(said, `answer ${response.status}`));
   } catch {
     topUnread('the server does not answer');
   }
@@ -226,7 +226,7 @@ async function about(user, method) {
     const response = await fetch(address(`users/connections?id=${encodeURIComponent(user)}`), { method, headers: { Accept: 'application/json' } });
     const said = response.status === 204 ? {} : await response.json().catch(() => null);
     if (response.ok && said !== null) return said;
-    forget(sentence(said?.detail ?? `answer ${response.status}`), true);
+    forget(sentence(reasonIn(said, `answer ${response.status}`)), true);
   } catch {
     forget('The server does not answer. Try again.', true);
   }

@@ -513,6 +513,9 @@ export function sentence(reason) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
+/** What the JSON of a refusal says: ours is a problem document, and a proxy's or a gateway's may be of any shape. */
+export const reasonIn = (body, otherwise) => [body?.detail, body?.title].find((text) => text && typeof text === 'string') ?? otherwise;
+
 /** How numbers and times are written in a language; English where the browser does not know it. */
 function formats(lang) {
   const time = { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' };
@@ -805,7 +808,7 @@ export class StatsClient {
     }
     const body = await response.json().catch(() => null);
     const status = response.status;
-    const details = { status, url: response.url, reason: (body?.detail ?? body?.title ?? `answer ${status}`).replace(/\.$/, '') };
+    const details = { status, url: response.url, reason: reasonIn(body, `answer ${status}`).replace(/\.$/, '') };
     if (status === 401 || status === 403) {
       this.#bearer = null;
       throw new StatsFailure('denied', details);
