@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, Route
 
 from exporter.node.history import Sample
 from tests.servers.chromium import Visit, chromium, eventually, shows, told, visit, well
@@ -900,6 +900,34 @@ async def test_what_is_shown_of_a_user_goes_when_another_is_typed_or_none(
             assert await page.get_by_role("button", name="Disconnect").is_hidden()
         await page.get_by_role("button", name="Look up").click()
         await shows(said, "Which user? Type their name, as in the token’s sub.")
+
+
+async def test_an_answer_about_one_user_that_comes_late_says_and_offers_nothing_below_the_next(
+    browser: Browser, double: StatsDouble
+) -> None:
+    held = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        if route.request.method == "DELETE":
+            await held.wait()
+            await route.fulfill(status=503, json={"detail": "not everywhere"})
+        else:
+            await route.continue_()
+
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await page.route("**/users/connections**", late)
+        field, button = page.get_by_label("User", exact=True), page.get_by_role("button", name="Disconnect")
+        await field.fill("ann")
+        await page.keyboard.press("Enter")
+        await button.click()
+        await field.fill("bob")
+        async with page.expect_response(lambda response: response.status == 503) as answer:
+            held.set()
+        await (await answer.value).finished()
+        await page.evaluate("new Promise((resolve) => setTimeout(resolve))")  # what the answer did is done
+        assert await page.locator("#user-state").text_content() == ""
+        assert await button.is_hidden(), "it would disconnect ann"
 
 
 # --- the end of a sign-in ------------------------------------------------------------------------------------------

@@ -220,22 +220,25 @@ function forget(text = '', bad = false) {
   find('#user-state').toggleAttribute('data-bad', bad);
 }
 
+/** Is it still this user who is asked about? */
+const meant = (user) => find('#user').value === user;
+
 /** Ask about a user, or disconnect them; the parsed answer (null without a body), or null after saying what went wrong. */
 async function about(user, method) {
+  let problem = 'The server does not answer. Try again.';
   try {
     const response = await fetch(address(`users/connections?id=${encodeURIComponent(user)}`), { method, headers: { Accept: 'application/json' } });
     const said = response.status === 204 ? {} : await response.json().catch(() => null);
     if (response.ok && said !== null) return said;
-    forget(sentence(reasonIn(said, `answer ${response.status}`)), true);
-  } catch {
-    forget('The server does not answer. Try again.', true);
-  }
+    problem = sentence(reasonIn(said, `answer ${response.status}`));
+  } catch {} // it is said below
+  if (meant(user)) forget(problem, true);
   return null;
 }
 
 async function lookUp(user, before = '') {
   const said = await about(user, 'GET');
-  if (said === null || find('#user').value !== user) return; // somebody else is asked about meanwhile
+  if (said === null || !meant(user)) return;
   const known = said.opened_at.length;
   const unsure = said.error === null ? '' : ` ${sentence(said.error)}`;
   if (!known) {
@@ -272,7 +275,7 @@ find('#disconnect').addEventListener('click', async () => {
   const user = looked;
   if (user === null) return;
   if ((await about(user, 'DELETE')) !== null) await lookUp(user, 'Disconnected. ');
-  else offerToDisconnect(user); // perhaps not everywhere: again
+  else if (meant(user)) offerToDisconnect(user); // perhaps not everywhere: again
 });
 
 window.addEventListener('hashchange', () => {
