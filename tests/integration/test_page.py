@@ -814,6 +814,32 @@ async def test_conversations_that_cannot_be_listed_are_unknown_with_the_reason_a
         assert await seen.shifts() == []
 
 
+async def test_lists_from_before_a_page_was_seen_again_or_signed_in_again_are_read_anew(
+    browser: Browser, double: StatsDouble
+) -> None:
+    hide = """(hidden) => {
+        Object.defineProperty(document, 'hidden', { configurable: true, value: hidden });
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    async with visit(browser) as seen:
+        await seen.page.clock.install()
+        page = await sign_in_by_link(seen, double)
+        first = page.locator("#largest tbody th").first
+        await shows(first, "room 1")
+        await page.evaluate(hide, True)
+        double.top["largest"][0]["id"] = "new"
+        await page.clock.run_for(61_000)
+        assert await first.text_content() == "room 1", "nobody sees it: nothing is asked"
+        await page.evaluate(hide, False)
+        await shows(first, "new")
+        await page.get_by_role("button", name="Sign out").click()
+        await shows(page.locator("#why"), "You have signed out.")
+        double.top["largest"][0]["id"] = "newer"
+        await page.get_by_label("Admin token").fill(double.token())
+        await page.keyboard.press("Enter")
+        await shows(first, "newer")
+
+
 async def test_a_user_can_be_looked_up_and_disconnected(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)
@@ -826,6 +852,7 @@ async def test_a_user_can_be_looked_up_and_disconnected(browser: Browser, double
         await shows(said, "Disconnected. ann/é is not connected.")
         assert double.disconnected == ["ann/é"]
         assert await page.get_by_role("button", name="Disconnect").is_hidden()
+        await page.locator("#user:focus").wait_for()  # the keyboard goes on where it was
         await double.stop()
         await page.get_by_role("button", name="Look up").click()
         await shows(said, "The server does not answer. Try again.")

@@ -32,6 +32,7 @@ function enter({ user, expires_at: expires }) {
   const refresh = new URLSearchParams(location.search).get('refresh');
   if (refresh) stats.refresh = refresh;
   find('#panel').replaceChildren(stats);
+  void showTop(); // after an earlier sign-in there are lists, of then
 }
 
 /** Show the form, and why: `reason` in place of the introduction, `problem` with what was typed. */
@@ -208,6 +209,7 @@ async function showTop() {
 fill('#largest', []);
 fill('#busiest', []);
 setInterval(showTop, TOP_EVERY * 1000);
+document.addEventListener('visibilitychange', () => void showTop());
 
 // --- one user ------------------------------------------------------------------------------------------------------
 
@@ -276,6 +278,9 @@ find('#disconnect').addEventListener('click', async () => {
   if (user === null) return;
   if ((await about(user, 'DELETE')) !== null) await lookUp(user, 'Disconnected. ');
   else if (meant(user)) offerToDisconnect(user); // perhaps not everywhere: again
+  const button = find('#disconnect');
+  const lost = [button, document.body].includes(document.activeElement);
+  if (button.hidden && lost) find('#user').focus(); // or the keyboard begins at the top again
 });
 
 window.addEventListener('hashchange', () => {
