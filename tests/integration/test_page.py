@@ -986,6 +986,24 @@ async def test_before_the_sign_in_ends_the_page_warns_and_a_new_token_goes_on(
         assert await page.locator("#ending").inner_text() == ""
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_a_clock_that_is_wrong_moves_neither_the_warning_nor_the_end(
+    browser: Browser, double: StatsDouble, hours: int
+) -> None:
+    async with visit(browser) as seen:
+        await seen.page.clock.install(time=time.time() + 3600 * hours)
+        page = await sign_in_by_link(seen, double)
+        await page.clock.run_for(2_000)
+        assert await page.locator("#ending").text_content() == "", "an hour is left"
+        await page.get_by_role("button", name="Sign out").click()
+        await page.get_by_label("Admin token").fill(double.token(ttl=5))
+        await page.keyboard.press("Enter")
+        await well(page)
+        await page.clock.run_for(4_000)
+        await page.locator("#ending", has_text="Your sign-in ends at ").wait_for()
+        await page.locator("#why", has_text="Your sign-in expired at ").wait_for()
+
+
 @pytest.mark.parametrize("apart", ["ports", "prefixes"])
 async def test_two_installations_on_one_host_do_not_sign_each_other_out(
     browser: Browser, double: StatsDouble, apart: str

@@ -12,7 +12,8 @@ const INTRODUCTION = find('#why').textContent;
 const WARN = 300; // seconds before the sign-in ends, or half of what is left of a short one
 const TOP = 5; // conversations of each sort
 const TOP_EVERY = 60; // seconds
-let warnAt = Infinity; // Date.now() from which the end is announced
+let warnAt = Infinity; // Date.now() from which the end is announced; known with the first answer
+let ahead = 0; // milliseconds that this browser's clock is ahead of the server's
 let state = { brief: '', level: 'good' };
 let connected = null;
 let gone = false; // was there an answer, and is there none now
@@ -21,8 +22,7 @@ let gone = false; // was there an answer, and is there none now
 function enter({ user, expires_at: expires }) {
   page.dataset.view = 'panel';
   page.dataset.expires = expires;
-  const left = new Date(expires) - Date.now();
-  warnAt = Date.now() + left - Math.min(WARN * 1000, left / 2);
+  warnAt = Infinity;
   warn();
   forget();
   find('#who').textContent = `${isolated(user)}, until ${time.format(new Date(expires))}`;
@@ -83,7 +83,7 @@ find('.session').addEventListener('submit', async (event) => {
 
 find('#panel').addEventListener('messaging-stats-denied', (event) => {
   const end = new Date(page.dataset.expires);
-  const over = end <= new Date(Date.now() + 1000);
+  const over = end <= Date.now() - ahead + 3000; // the answers tell the server's time to the second
   ask(
     over
       ? `Your sign-in expired at ${time.format(end)}. Sign in again to go on.`
@@ -103,6 +103,11 @@ find('#panel').addEventListener('messaging-stats-update', (event) => {
   const connections = event.detail.active_connections;
   connected = typeof connections === 'number' ? connections : null;
   entitle();
+  ahead = Date.now() - Date.parse(event.detail.as_of) || 0;
+  if (warnAt === Infinity) {
+    const left = new Date(page.dataset.expires) - Date.now() + ahead;
+    warnAt = Date.now() + left - Math.min(WARN * 1000, left / 2);
+  }
   const serves = event.detail.refused !== undefined; // what only observes databases has no conversations of its own
   if (find('#tools').hidden === serves) {
     find('#tools').hidden = !serves;
