@@ -182,6 +182,26 @@ async def test_the_refresh_time_can_be_changed_and_removing_the_element_ends_the
         await eventually(lambda: _quiet(double), "the asking ends")
 
 
+async def test_a_refresh_time_longer_than_a_timer_is_no_hurry_and_none_is_a_pause(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        await seen.page.clock.install()
+        page = await plain(seen, double, double.token())
+        await well(page)
+        for refresh in ("1e7", "1e300"):
+            await page.locator("messaging-stats").evaluate("(node, refresh) => { node.refresh = refresh }", refresh)
+            await well(page)
+            asked = double.asked
+            await page.clock.run_for(1_000)
+            assert double.asked <= asked + 1, "the one that the change asked for"
+        paces = await page.evaluate(
+            """import('/admin/static/messaging-stats.js').then(({ StatsClient }) =>
+                [0, -1, NaN, Infinity, 5, 1e7, undefined].map((refresh) => new StatsClient({ refresh }).refresh))"""
+        )
+        assert paces == [0.25, 0.25, 2, 2, 5, 86_400, 2]
+
+
 async def test_properties_that_were_set_before_the_module_was_loaded_count(
     browser: Browser, double: StatsDouble
 ) -> None:

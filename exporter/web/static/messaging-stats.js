@@ -15,6 +15,7 @@
 const DEFAULT_SRC = '/v1/messaging/stats';
 const DEFAULT_REFRESH = 2; // seconds
 const SHORTEST_REFRESH = 0.25;
+const LONGEST_REFRESH = 86400; // a timer that is longer than 24 days ends at once
 const LONGEST_PAUSE = 10; // seconds between two attempts while the server does not answer
 const TIME_OUT = 8; // seconds for one answer; twice the refresh time when that is longer
 const STALE = 15; // seconds after which an age is marked
@@ -498,6 +499,9 @@ const fill = (text, values = {}) => String(text).replace(/\{(\w+)\}/g, (all, nam
 /** A number, or null for whatever else the JSON may hold. */
 const known = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : null);
 
+/** Seconds between two polls as somebody gave them, within what a server and a timer bear. */
+const pace = (seconds) => (Number.isFinite(seconds) ? Math.min(Math.max(seconds, SHORTEST_REFRESH), LONGEST_REFRESH) : DEFAULT_REFRESH);
+
 /** A list, or an empty one for whatever else the JSON may hold. */
 const list = (value) => (Array.isArray(value) ? value : []);
 
@@ -671,6 +675,7 @@ export class StatsClient {
   serverTime = null; // the server's clock then, Unix seconds
   restarted = false; // the server is another process than it was at the answer before
 
+  #refresh = DEFAULT_REFRESH;
   #run = null; // the AbortController of the polling that is going on
   #wake = null; // ends the pause between two polls
   #bearer = null; // what a token function returned
@@ -678,8 +683,12 @@ export class StatsClient {
   #forbidden = false; // the page's policy forbade the request under way
 
   constructor(options = {}) {
-    Object.assign(this, { src: DEFAULT_SRC, token: null, refresh: DEFAULT_REFRESH, details: true, onChange() {} }, options);
+    Object.assign(this, { src: DEFAULT_SRC, token: null, details: true, onChange() {} }, options);
   }
+
+  /** Seconds between two polls. */
+  get refresh() { return this.#refresh; }
+  set refresh(seconds) { this.#refresh = pace(seconds); }
 
   start() {
     this.stop();
@@ -939,8 +948,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
 
   /** Seconds between two polls. */
   get refresh() {
-    const seconds = Number.parseFloat(this.getAttribute('refresh') ?? '');
-    return Number.isFinite(seconds) ? Math.max(seconds, SHORTEST_REFRESH) : DEFAULT_REFRESH;
+    return pace(Number.parseFloat(this.getAttribute('refresh') ?? ''));
   }
   set refresh(value) { this.setAttribute('refresh', String(value)); }
 
