@@ -59,12 +59,14 @@ const URL = '/v1/messaging/stats';
 function Admin({ token }) {
   const [open, setOpen] = useState(true);
   const [line, setLine] = useState('');
-  const { stats, status, error } = useMessagingStats(URL, () => token, 0.25);
+  const [url, setUrl] = useState(URL);
+  const { stats, status, error } = useMessagingStats(url, () => token, 0.25);
   const refused = useMessagingStats(URL, 'refused by design', 0.25);
   return <main>
     <p id="seen">{status}: {stats?.active_connections}</p>
     <p id="refused">{refused.status}: {refused.error?.message}</p>
     <p id="line">{line}</p>
+    <button onClick={() => setUrl('/unanswered')}>Elsewhere</button>
     <button onClick={() => setOpen(!open)}>Close</button>
     {open && <MessagingStats url={URL} token={() => token} refresh={0.25} className="wide" labels={{ now: 'Jetzt' }}
       onState={(state) => setLine(`${state.level}: ${state.text}`)} />}
@@ -164,6 +166,40 @@ async def test_a_refusal_whose_reason_is_no_text_is_a_refusal_all_the_same(
         await seen.page.route("**/stats", lambda route: route.fulfill(status=401, json={"detail": [{"msg": "x"}]}))
         page = await plain(seen, double, double.token())
         await told(page, "Not allowed to see the figures: answer 401.")
+
+
+async def test_figures_of_before_are_never_shown_as_those_of_now_or_of_another_server(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await plain(seen, double, double.token())
+        element, aged = page.locator("messaging-stats"), page.locator("messaging-stats .panel.aged")
+        await well(page)
+        assert await aged.count() == 0
+        await element.evaluate("node => { node.token = 'another' }")
+        await told(page, "Not allowed to see the figures: .*")
+        await aged.wait_for()
+        assert await figure(page).text_content() == "1,240", "the same server said so"
+        await element.evaluate("(node, token) => { node.token = token }", double.token())
+        await well(page)
+        assert await aged.count() == 0
+
+        double.held.clear()  # nothing is answered when it comes back
+        await element.evaluate("node => { const place = node.parentElement; node.remove(); place.append(node) }")
+        await aged.wait_for()
+        double.held.set()
+        await well(page)
+
+        await page.get_by_role("button", name="90 days").click()
+        await element.evaluate("node => { node.src = '/nowhere/stats' }")
+        await told(page, "Nothing is at .*")
+        assert await figure(page).text_content() == "–"
+        assert await page.locator("messaging-stats [data-health=database]").text_content() == "–"
+        assert await page.locator("messaging-stats .curve[d]:not([d=''])").count() == 0
+        await element.evaluate("node => { node.src = '/v1/messaging/stats' }")
+        await shows(figure(page), "1,240")
+        await well(page)
+        assert len(seen.complaints) == 2, "the refusal and the 404"
 
 
 async def test_the_refresh_time_can_be_changed_and_removing_the_element_ends_the_asking(
@@ -279,6 +315,10 @@ async def test_the_react_hook_and_component_ask_only_while_mounted_and_keep_the_
         double.fail = None
         await page.get_by_role("button", name="Close").click()
         assert await page.locator("messaging-stats").count() == 0
+        await shows(page.locator("#seen"), "live: 1241")
+        await page.route("**/unanswered", lambda route: None)
+        await page.get_by_role("button", name="Elsewhere").click()
+        await shows(page.locator("#seen"), "connecting:")  # those were of another server
 
 
 @pytest.mark.needs("node")

@@ -48,15 +48,15 @@ function useToken(token: Token): Token {
  * the page is seen. `token` is of role admin: a string, a function that gets one, or null for the admin page's cookie.
  */
 export function useMessagingStats(url: string, token: Token = null, refresh = 2): MessagingStatsResult {
-  const [result, setResult] = useState(NOTHING);
+  const [result, setResult] = useState({ url, ...NOTHING });
   const bearer = useToken(token);
   useEffect(() => {
-    const show = () => setResult({ stats: client.stats, status: client.status, error: client.failure });
+    const show = () => setResult({ url, stats: client.stats, status: client.status, error: client.failure });
     const client = new StatsClient({ src: url, token: bearer, refresh, details: false, onChange: show });
     client.start();
     return () => client.stop();
   }, [url, bearer, refresh]);
-  return result;
+  return result.url === url ? result : NOTHING; // figures of one server are not those of another
 }
 
 export interface MessagingStatsProps {

@@ -706,6 +706,11 @@ export class StatsClient {
     document.removeEventListener('securitypolicyviolation', this.#onViolation);
   }
 
+  /** Know from the start what another knew of the same server. */
+  follow({ stats, history, days, daysRead, answered, serverTime }) {
+    Object.assign(this, { stats, history, days, daysRead, answered, serverTime });
+  }
+
   /** Ask at once instead of at the end of the pause. */
   wake() {
     this.#wake?.();
@@ -976,8 +981,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   disconnectedCallback() {
     clearInterval(this.#ticker);
     this.#widths.disconnect();
-    this.#client?.stop();
-    this.#client = null;
+    this.#client?.stop(); // what it knows is shown when the element comes back
   }
 
   attributeChangedCallback(name, before, after) {
@@ -990,11 +994,13 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
   }
 
   #restart() {
-    this.#client?.stop();
-    this.#client = null;
+    const before = this.#client;
+    before?.stop();
     if (!this.isConnected) return;
     const { src, token, refresh } = this;
     this.#client = new StatsClient({ src, token, refresh, onChange: (what) => this.#changed(what) });
+    if (before?.src === src) this.#client.follow(before);
+    else if (before !== null) this.#rebuild(); // figures of one server are not those of another
     this.#first.clear();
     this.#watched = false;
     this.#render();
@@ -1049,6 +1055,18 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
       else node.setAttribute(attribute, text);
     }
     delete this.#nodes.sources.dataset.names; // they are built anew
+  }
+
+  #rebuild() {
+    this.#nodes = {};
+    this.#sources = [];
+    this.#texts = [];
+    this.#charts = [];
+    this.#bars = [];
+    this.#shown = DAYS[0];
+    this.#pointed = null;
+    this.#chosen = null;
+    this.shadowRoot.replaceChildren(this.#build());
   }
 
   #build() {
