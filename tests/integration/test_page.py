@@ -24,6 +24,7 @@ from tests.servers.stats_double import FIGURES, StatsDouble, moment
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="module")]
 
 SIZES = {
+    "reflow": (320, 640),  # WCAG 1.4.10: what is left of 1,280 pixels at four times the size
     "narrow": (360, 740),
     "phone": (390, 844),
     "tablet": (820, 1180),

@@ -412,6 +412,15 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .rates .number { font-size: 1.25em; line-height: 1.32; }
   .figures > .six:not(:first-child) .number { font-size: 1.875em; line-height: 1.38; block-size: 1.38em; }
 }
+@container (max-width: 19.49rem) { /* 320 pixels: also a window of 1,280 at four times the size (WCAG 1.4.10) */
+  .rates > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.2fr); }
+  .rates dt, .word { grid-column: 1 / -1; }
+  .health > div { grid-template-columns: minmax(0, 1fr) auto; }
+  .word { grid-row: 2; }
+  .days dl > div { grid-template-columns: minmax(0, 1fr); }
+  .days .range { text-align: start; }
+  tbody th { white-space: normal; }
+}
 @container (min-width: 44rem) {
   .now .moment { inline-size: 16em; }
   .status { grid-template-columns: minmax(0, 1fr) 14em; }
