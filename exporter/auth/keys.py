@@ -50,8 +50,8 @@ class KeyFile:
         self._read = read
         self._error: str | None = None
         self._watch = FileWatch()
-        self._keys = read(path)
         self._watch.look((path,))
+        self._keys = read(path)
 
     def keys(self) -> tuple[Key, ...]:
         """The newest good keys: the same object as long as they have not changed."""

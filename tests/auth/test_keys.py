@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from exporter.auth import keys as keys_module
-from exporter.auth.keys import MAX_KEYS
+from exporter.auth.keys import MAX_KEYS, Key, KeyFile, read_public_keys
 from exporter.auth.tokens import Authenticator, Unauthenticated
 from exporter.core.errors import Misconfigured
 from exporter.settings import options
@@ -242,6 +243,27 @@ def test_a_broken_file_keeps_the_old_keys_and_says_so_once(jwks_file: Path) -> N
         ("error", "the keys of tokens cannot be read again; the old ones go on"),
         ("info", "the keys of tokens were replaced"),
     ]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_at_the_start_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mounted volume swaps a link, and what it then leads to may have been there for long."""
+    (tmp_path / "old").write_bytes(pem(OLD))
+    (tmp_path / "new").write_bytes(pem(NEW))
+    link = tmp_path / "keys.pem"
+    link.symlink_to("old")
+    later = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+
+    def read(path: Path) -> tuple[Key, ...]:
+        found = read_public_keys(path)
+        (tmp_path / "link").symlink_to("new")
+        (tmp_path / "link").rename(link)
+        return found
+
+    file = KeyFile(link, read)
+    assert file.keys() == read_public_keys(link)
 
 
 def test_the_secret_rotates_too_and_signs_from_then_on(tmp_path: Path) -> None:

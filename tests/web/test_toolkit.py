@@ -15,12 +15,14 @@ import aiohttp
 import bcrypt
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from exporter.core.errors import Misconfigured
 from exporter.web.problems import problems
+from exporter.web.toolkit import reload
 from exporter.web.toolkit.basic_auth import MAX_WAITING, BasicAuth, Busy, credentials
 from exporter.web.toolkit.reload import WebConfig
-from exporter.web.toolkit.settings import read
+from exporter.web.toolkit.settings import WebSettings, read
 from tests.servers.certificates import CertificateAuthority
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "web-config.yml"
@@ -525,6 +527,46 @@ async def test_headers_follow_the_file_and_are_on_every_answer(start) -> None:
     server.file.write_text(text.replace("deny", "sameorigin"))
     answer = await server.get("/")
     assert (answer.status, answer.headers["X-Frame-Options"]) == (200, "sameorigin")
+
+
+@pytest.mark.parametrize("at_the_start", [True, False])
+async def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_the_start: bool
+) -> None:
+    """A mounted volume swaps a link, and what it then leads to may have been there for long."""
+
+    async def policy(config: WebConfig) -> str:
+        async def handler(request: web.Request) -> web.Response:
+            return web.Response()
+
+        answer = await config.middleware(lambda request: False)(make_mocked_request("GET", "/"), handler)
+        return answer.headers["Content-Security-Policy"]
+
+    for name in ("one", "two", "three"):
+        (tmp_path / name).write_text(f"http_server_config:\n  headers:\n    Content-Security-Policy: {name}\n")
+    link = tmp_path / "web.yml"
+    later = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+
+    def lead(to: str) -> None:
+        (tmp_path / "link").symlink_to(to)
+        (tmp_path / "link").rename(link)
+
+    def read_and_lead(path: Path) -> WebSettings:
+        found = read(path)
+        lead("three")
+        return found
+
+    lead("one")
+    if at_the_start:
+        monkeypatch.setattr(reload, "read", read_and_lead)
+    config = WebConfig(link)
+    if not at_the_start:
+        lead("two")
+        monkeypatch.setattr(reload, "read", read_and_lead)
+        await policy(config)
+    monkeypatch.setattr(reload, "read", read)
+    assert await policy(config) == "three"
 
 
 async def test_the_rate_limit_holds_for_the_guarded(start) -> None:

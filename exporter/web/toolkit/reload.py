@@ -43,8 +43,8 @@ class WebConfig:
         self._basic_auth = BasicAuth()
         self._tokens, self._refilled = 0.0, time.monotonic()
         if path is not None:
+            self._watch.look((path,))
             self._current = read(path)
-            self._watch.look(self._files(path))
             self._tokens = float(self._current.rate.burst)
 
     @property
@@ -145,11 +145,11 @@ class WebConfig:
         if settings.rate != self._current.rate:
             self._tokens = float(settings.rate.burst)
         self._current = settings
-        self._watch.look(self._files(path))
         if before is not None:
             _log.info("web configuration is good again", path=str(path))
 
     def _files(self, path: Path) -> tuple[Path, ...]:
+        """What is looked at before it is read; files that it has just begun to name make it be read once more."""
         return (path, *(self._current.tls.files if self._current.tls else ()))
 
 
