@@ -987,6 +987,16 @@ async def test_before_the_sign_in_ends_the_page_warns_and_a_new_token_goes_on(
         assert await page.locator("#ending").inner_text() == ""
 
 
+async def test_a_sign_in_that_ends_on_another_day_says_which(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, ttl=3 * 86_400)
+        end = datetime.now(UTC) + timedelta(days=3)
+        assert await page.locator("#who").inner_text() in {
+            f"ada, until {at.day} {at:%b}, {at:%H:%M}"
+            for at in (end - timedelta(minutes=1), end, end + timedelta(minutes=1))
+        }
+
+
 @pytest.mark.parametrize("hours", [-2, 2])
 async def test_a_clock_that_is_wrong_moves_neither_the_warning_nor_the_end(
     browser: Browser, double: StatsDouble, hours: int

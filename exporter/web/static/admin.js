@@ -8,6 +8,8 @@ const find = (selector) => document.querySelector(selector);
 const time = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
 const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
 const count = new Intl.NumberFormat('en');
+/** 14:05, with its day when that is not today. */
+const when = (at) => (at.toDateString() === new Date().toDateString() ? time.format(at) : `${day.format(at)}, ${time.format(at)}`);
 const INTRODUCTION = find('#why').textContent;
 const WARN = 300; // seconds before the sign-in ends, or half of what is left of a short one
 const TOP = 5; // conversations of each sort
@@ -25,7 +27,7 @@ function enter({ user, expires_at: expires }) {
   warnAt = Infinity;
   warn();
   forget();
-  find('#who').textContent = `${isolated(user)}, until ${time.format(new Date(expires))}`;
+  find('#who').textContent = `${isolated(user)}, until ${when(new Date(expires))}`;
   find('#token').value = '';
   const stats = document.createElement('messaging-stats');
   stats.src = new URL(find('#panel').dataset.src, document.baseURI).pathname;
@@ -86,7 +88,7 @@ find('#panel').addEventListener('messaging-stats-denied', (event) => {
   const over = end <= Date.now() - ahead + 3000; // the answers tell the server's time to the second
   ask(
     over
-      ? `Your sign-in expired at ${time.format(end)}. Sign in again to go on.`
+      ? `Your sign-in expired at ${when(end)}. Sign in again to go on.`
       : `Your sign-in no longer holds: ${event.detail.reason}. Sign in again to go on.`,
   );
 });
@@ -130,7 +132,7 @@ find('#panel').addEventListener('messaging-stats-state', (event) => {
 
 function warn() {
   const soon = Date.now() >= warnAt;
-  const text = soon ? `Your sign-in ends at ${time.format(new Date(page.dataset.expires))}.` : '';
+  const text = soon ? `Your sign-in ends at ${when(new Date(page.dataset.expires))}.` : '';
   if (find('#ending').textContent !== text) find('#ending').textContent = text;
   find('#again').hidden = !soon;
 }
@@ -183,7 +185,7 @@ function topUnread(reason) {
   for (const table of ['#largest', '#busiest']) {
     if (topRead === null) fill(table, [['unknown']]);
     find(table).toggleAttribute('data-old', topRead !== null);
-    note(table, topRead === null ? sentence(`unknown: ${reason}`) : sentence(`not read since ${time.format(topRead)}: ${reason}`), true);
+    note(table, topRead === null ? sentence(`unknown: ${reason}`) : sentence(`not read since ${when(topRead)}: ${reason}`), true);
   }
 }
 
@@ -252,11 +254,10 @@ async function lookUp(user, before = '') {
     forget(`${before}${isolated(user)} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
   } else {
     const since = new Date(said.opened_at[0]);
-    const when = since.toDateString() === new Date().toDateString() ? time.format(since) : `${day.format(since)}, ${time.format(since)}`;
     const devices = known === 1 ? 'one device' : `${count.format(known)} devices`;
     const places = (said.nodes ?? []).filter((node) => node.connections).map((node) => `${node.name}: ${count.format(node.connections)}`);
     const where = places.length > 1 ? ` (${places.join(', ')})` : '';
-    forget(`${before}${isolated(user)} is connected since ${when}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
+    forget(`${before}${isolated(user)} is connected since ${when(since)}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
   }
   if (!known && !unsure) return;
   offerToDisconnect(user);
