@@ -429,6 +429,27 @@ async def test_a_token_function_is_asked_again_when_its_token_has_run_out_and_no
         assert await page.evaluate("[given, denied]") == [2, 0]
 
 
+async def test_a_token_function_that_never_answers_is_told_and_asked_again(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        await seen.page.clock.install()
+        page = await plain(seen, double, double.token())
+        await well(page)
+        await page.evaluate(
+            """token => {
+                const given = [new Promise(() => {}), token];
+                document.querySelector('messaging-stats').token = async () => given.shift();
+            }""",
+            double.token(),
+        )
+        await told(page, "Connecting…")
+        await page.clock.run_for(8_100)
+        await told(page, r"Server in trouble.*: no token: none within 8 s\.")
+        await page.clock.run_for(1_100)
+        await well(page)
+
+
 # --- looks and languages -------------------------------------------------------------------------------------------
 
 

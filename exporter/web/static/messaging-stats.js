@@ -849,7 +849,7 @@ export class StatsClient {
     url.pathname = url.pathname.replace(/\/$/, '') + path;
     if (query) url.search = query;
     const seconds = Math.max(TIME_OUT, 2 * this.refresh);
-    const token = await this.#token();
+    const token = await this.#token(seconds);
     this.#forbidden = false;
     try {
       return await fetch(url, {
@@ -874,12 +874,19 @@ export class StatsClient {
     return location.protocol === 'https:' && url.protocol === 'http:' && !local ? 'mixed' : 'blocked';
   }
 
-  async #token() {
+  async #token(seconds) {
     if (typeof this.token !== 'function') return this.token;
+    if (this.#bearer !== null) return this.#bearer;
+    let timer = 0;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`none within ${seconds} s`)), seconds * 1000);
+    });
     try {
-      this.#bearer ??= String((await this.token()) ?? '').trim() || null;
+      this.#bearer = String((await Promise.race([this.token(), late])) ?? '').trim() || null;
     } catch (error) {
       throw new StatsFailure('in_trouble', { reason: `no token: ${error.message}` });
+    } finally {
+      clearTimeout(timer);
     }
     return this.#bearer;
   }
