@@ -201,6 +201,28 @@ async def test_after_a_reload_the_cookie_is_enough_and_after_signing_out_it_is_g
         assert double.asked == asked, "whoever signed out asks nothing"
 
 
+async def test_a_server_that_hangs_is_said_not_to_answer(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page, alert = seen.page, seen.page.get_by_role("alert")
+        await page.add_init_script(
+            "AbortSignal.timeout = ((real) => (ms) => real.call(AbortSignal, ms / 10))(AbortSignal.timeout)"
+        )
+        double.hanging = {"sign-in", "top", "connections"}
+        await page.goto(double.link())
+        await shows(alert, "The server does not answer. Try again.")
+        await page.get_by_label("Admin token").fill(double.token())
+        async with page.expect_event("requestfailed", lambda request: request.url.endswith("/sign-in")):
+            await page.keyboard.press("Enter")
+        await shows(alert, "The server does not answer. Try again.")
+        double.hanging.remove("sign-in")
+        await page.keyboard.press("Enter")
+        await well(page)
+        await page.get_by_label("User", exact=True).fill("ann")
+        await page.keyboard.press("Enter")
+        await shows(page.locator("#user-state"), "The server does not answer. Try again.")
+        await shows(page.locator("#largest-note"), "Unknown: the server does not answer.")
+
+
 @pytest.mark.parametrize("body", ["null", '"busy"', '{"detail": {"code": 1}}'])
 async def test_a_link_that_a_gateway_answers_in_json_of_its_own_offers_the_form(
     browser: Browser, double: StatsDouble, body: str

@@ -14,6 +14,7 @@ const INTRODUCTION = find('#why').textContent;
 const WARN = 300; // seconds before the sign-in ends, or half of what is left of a short one
 const TOP = 5; // conversations of each sort
 const TOP_EVERY = 60; // seconds
+const PATIENCE = 15; // seconds for an answer; in link.js, too
 let warnAt = Infinity; // Date.now() from which the end is announced; known with the first answer
 let ahead = 0; // milliseconds that this browser's clock is ahead of the server's
 let state = { brief: '', level: 'good' };
@@ -67,8 +68,13 @@ async function answered(response) {
   }
 }
 
+/** A server that hangs does not answer: it is said, and no connection of the browser's few is held for good. */
+function askFor(url, options = {}) {
+  return fetch(url, { ...options, headers: { Accept: 'application/json' }, signal: AbortSignal.timeout(PATIENCE * 1000) });
+}
+
 function post(form, body) {
-  return fetch(form.action, { method: 'POST', headers: { Accept: 'application/json' }, body });
+  return askFor(form.action, { method: 'POST', body });
 }
 
 find('.sign-in form').addEventListener('submit', (event) => {
@@ -204,7 +210,7 @@ function topKnown({ largest, busiest, undercounted_by: missed, error }) {
 async function showTop() {
   if (page.dataset.view !== 'panel' || document.hidden || find('#tools').hidden) return;
   try {
-    const response = await fetch(address(`conversations/top?limit=${TOP}`), { headers: { Accept: 'application/json' } });
+    const response = await askFor(address(`conversations/top?limit=${TOP}`));
     const said = await response.json().catch(() => null); // a proxy answers in its own words
     if (response.ok && said !== null) topKnown(said);
     else topUnread(reasonIn(said, `answer ${response.status}`));
@@ -236,7 +242,7 @@ const meant = (user) => find('#user').value === user;
 async function about(user, method) {
   let problem = 'The server does not answer. Try again.';
   try {
-    const response = await fetch(address(`users/connections?id=${encodeURIComponent(user)}`), { method, headers: { Accept: 'application/json' } });
+    const response = await askFor(address(`users/connections?id=${encodeURIComponent(user)}`), { method });
     const said = response.status === 204 ? {} : await response.json().catch(() => null);
     if (response.ok && said !== null) return said;
     problem = sentence(reasonIn(said, `answer ${response.status}`));

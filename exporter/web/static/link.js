@@ -13,6 +13,7 @@
       method: 'POST',
       headers: { Accept: 'application/json' },
       body: new URLSearchParams({ token: match[1] }),
+      signal: AbortSignal.timeout(15000),
     });
   };
 
