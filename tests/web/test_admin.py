@@ -229,6 +229,8 @@ async def test_reloading_the_answer_to_the_form_leads_to_the_page(client: Client
 async def test_the_address_with_a_slash_leads_to_the_one_without(client: Client) -> None:
     response = await client.get("/admin/", allow_redirects=False)
     assert (response.status, response.headers["Location"]) == (308, "../admin")
+    response = await client.get("/admin/?refresh=5", allow_redirects=False)
+    assert response.headers["Location"] == "../admin?refresh=5"
 
 
 async def test_files_are_revalidated_and_not_sent_twice(client: Client) -> None:

@@ -114,7 +114,8 @@ class AdminPage:
 
     async def page_without_slash(self, request: web.Request) -> web.Response:
         """``/admin/`` is ``/admin``: the page's own addresses are relative, so that a proxy may give it a prefix."""
-        return web.Response(status=308, headers={"Location": "../admin"})
+        query = request.rel_url.raw_query_string
+        return web.Response(status=308, headers={"Location": f"../admin?{query}" if query else "../admin"})
 
     async def page_elsewhere(self, request: web.Request) -> web.Response:
         """Where a browser without scripts ends up when it reloads the answer to the form."""
