@@ -767,6 +767,19 @@ async def test_of_observed_databases_one_that_is_lost_moves_none_of_the_others(
         assert await opens(notes.nth(1))
 
 
+@pytest.mark.parametrize("size", ["reflow", "narrow", "tablet", "desk", "hd"])
+async def test_of_observed_databases_totals_of_ten_digits_stand_apart(
+    browser: Browser, double: StatsDouble, size: str
+) -> None:
+    source = {"name": "chat", "kind": "synapse", "up": True, "as_of": moment(time.time()), "error": None}
+    sources = [source | dict.fromkeys(STORED, 2_000_000_000)]
+    double.figures.update(dict.fromkeys(LIVE), scope="source", nodes=None, sources=sources)
+    async with visit(browser, size=SIZES[size]) as seen:
+        page = await sign_in_by_link(seen, double)
+        await shows(page.locator("messaging-stats .sources dd").first, "2,000,000,000")
+        assert [text for text in await clipped(page) if text == "2,000,000,000"] == []
+
+
 async def test_a_restart_is_told(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)

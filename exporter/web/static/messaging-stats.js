@@ -367,6 +367,7 @@ tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
 .sources dl > div { display: flex; flex-direction: column; justify-content: space-between; }
 .sources dd { font-size: 1.375em; font-weight: 600; letter-spacing: -0.02em; line-height: 1.3; }
 .sources .unknown dd { font-size: 0.9375em; font-weight: 400; letter-spacing: 0; line-height: 1.9; color: var(--muted); }
+.sources .long dd { font-size: 1em; line-height: 1.79; } /* as high as a short one; up to ten digits */
 .aged .sources dd { color: var(--muted); }
 
 svg { touch-action: pan-y; }
