@@ -178,6 +178,16 @@ local function purge(K, budget)
   return gone
 end
 
+-- A node that was in is back. If nobody has been heard for half a lease, the server was out of reach, and whoever else
+-- was in has the time to come back, too.
+local function reprieve(K, time, lease)
+  if redis.call('ZCOUNT', K .. ':nodes', text(time + math.floor(lease / 2)), '+inf') == 0 then
+    for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '-inf', '+inf')) do
+      redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
+    end
+  end
+end
+
 -- seq is the caller's; nil when it is what is stored here, else the word that says why not.
 local function stranger(K, inc, seq, time, lease)
   local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
@@ -227,6 +237,9 @@ local function register(keys, args)
     unsettle(K, time, lease)
   end
   redis.call('HSET', K .. ':state', 'came', text(tonumber(redis.call('HGET', K .. ':state', 'came') or '0') + 1))
+  if #args > 5 then
+    reprieve(K, time, lease)
+  end
   local taken = {}
   for i = 6, #args do
     local old = args[i]
@@ -305,6 +318,7 @@ local function beat(keys, args)
   if why then
     return why
   end
+  reprieve(K, time, lease)
   redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
   redis.call('HSET', K .. ':conns', inc, args[4])
   if args[6] == '1' then

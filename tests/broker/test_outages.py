@@ -208,3 +208,32 @@ async def test_a_deletion_is_heard_by_whoever_was_away_and_once_by_the_others(
         for person in (ann, bob, cat):
             await person.frame("deleted", seq=3)
             assert not [frame for frame in person.passed_over if frame["type"] == "deleted"]
+
+
+async def test_nobody_is_dead_because_the_server_was_out_of_reach_for_longer_than_the_lease(
+    apart: Apart, server: Server
+) -> None:
+    room, ann, bob = await apart.ann_and_bob()
+    await apart.figures(participants=2, nodes=2, settling=0)
+    ann.passed_over.clear()
+    await apart.lose(0, 1)
+    nodes = f"messaging:{{{apart.first.server.settings.cluster_name}}}:nodes"
+    with server.client() as client:
+
+        async def over() -> bool:
+            seconds, _ = client.time()
+            return not client.zcount(nodes, seconds * 1000, "+inf")
+
+        await until(over, "all leases are over")
+    await apart.find(0)
+    first = await apart.first.scrape()
+    as_of = first["messaging_cluster_snapshot_timestamp_seconds"]
+    later = await apart.first.scraped(
+        lambda found: found["messaging_cluster_snapshot_timestamp_seconds"] > as_of, "another beat"
+    )
+    for found in (first, later):
+        assert found["messaging_cluster_nodes"] == found["messaging_cluster_participants"] == 2
+    await apart.find(1)
+    await bob.leave(room)
+    await ann.frame("participant_left", user="bob")
+    assert not ann.passed_over, "nobody was said to have left"
