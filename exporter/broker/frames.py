@@ -45,7 +45,7 @@ class Kind(IntEnum):
     DISCONNECT = 10  # the same, and they are to be ended
     HERE = 11  # the answer to the question of that seq; data: the node that asked, when they were opened
     TYPING_RUN = 12  # several of TYPING: ``typing_run``; seq is how many
-    BACK = 13  # to all nodes: the sender has been away for seq milliseconds, and has missed what was LASTING
+    BACK = 13  # to all nodes, or to that of data: the sender has missed what was LASTING in the last seq milliseconds
 
 
 _KNOWN: Final = frozenset(map(int, Kind))

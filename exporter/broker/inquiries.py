@@ -64,6 +64,7 @@ class Inquiries:
         self._number = 0
         self.channel = context.functions.nodes_channel.encode()
         self.on_back: Callable[[float], object] = lambda away: None
+        self._deaf_since = self._back_at = float("-inf")
 
     async def ask(self, user: str, disconnect: bool) -> tuple[list[NodeConnections], str | None]:
         """What the other nodes answer, and why that may not be all. ``disconnect``: they end them and say which."""
@@ -122,7 +123,12 @@ class Inquiries:
 
     def is_back(self, connection: Connection, away: float) -> None:
         """This node has heard nothing for so many seconds."""
-        self._publish(connection, Kind.BACK, round(away * 1000), "")
+        self._back_at = self._now()
+        self._deaf_since = self._back_at - away
+        self._say_it_is_back(connection)
+
+    def _say_it_is_back(self, connection: Connection, to: bytes = b"") -> None:
+        self._publish(connection, Kind.BACK, round((self._now() - self._deaf_since) * 1000), "", to)
 
     def closed(self) -> None:
         """The connection is lost: nobody answers any more."""
@@ -138,11 +144,20 @@ class Inquiries:
             self._meters.broker_frames_received.value += 1
             node = frames.publisher(payload)
             if frame[0] == Kind.BACK:
-                self.on_back(frame[2] / 1000)
+                self._is_back(node, frame)
             elif frame[0] == Kind.HERE:
                 self._answered(node, frame)
             else:
                 self._reply(node, frame)
+
+    def _is_back(self, node: bytes, frame: IncomingFrame) -> None:
+        _, to, milliseconds, _, _ = frame
+        away, connection = milliseconds / 1000, self._reconnecting.connection
+        if to and to != self._node:
+            return
+        self.on_back(away)
+        if not to and connection is not None and self._now() - away < self._back_at:
+            self._say_it_is_back(connection, node)  # it was away when this one said so
 
     def _reply(self, asker: bytes, frame: IncomingFrame) -> None:
         kind, _, seq, user, _ = frame

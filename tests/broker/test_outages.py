@@ -210,6 +210,20 @@ async def test_a_deletion_is_heard_by_whoever_was_away_and_once_by_the_others(
             assert not [frame for frame in person.passed_over if frame["type"] == "deleted"]
 
 
+async def test_a_deletion_is_heard_by_who_came_back_while_the_node_that_knows_it_was_away(apart: Apart) -> None:
+    room, ann, bob = await apart.ann_and_bob()
+    await ann.say(room, "hello", "1")
+    await bob.frame("message", id="1")
+    await apart.lose(1)
+    await apart.remove_message(room, 1, "ann")
+    await ann.frame("deleted", seq=1)
+    await apart.first.scraped(lambda found: found["messaging_broker_frames_sent_total"] > 0, "sent")
+    await apart.lose(0)
+    await apart.find(1)
+    await apart.find(0)
+    await bob.frame("deleted", seq=1)
+
+
 async def test_nobody_is_dead_because_the_server_was_out_of_reach_for_longer_than_the_lease(
     apart: Apart, server: Server
 ) -> None:
