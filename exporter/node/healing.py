@@ -48,6 +48,8 @@ class Healing:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._examination: asyncio.Task[None] | None = None
+        self._asked: dict[tuple[str, str], None] = {}  # participants to be asked about together
+        self._asking: asyncio.Task[None] | None = None
 
     def heal(self, conversation: str, after: int, through: int) -> None:
         """Hand the messages in between to the broker, in order."""
@@ -55,11 +57,14 @@ class Healing:
 
     def examine(self, pairs: list[tuple[str, str]] | None) -> None:
         """Are these participants members, and how far are their conversations? None: all who are here."""
-        if pairs is None and self._examination is not None:
-            self._examination.cancel()  # it would find the same
-        task = self._spawn(self._examine(list(self._hub.participants) if pairs is None else pairs))
         if pairs is None:
-            self._examination = task
+            if self._examination is not None:
+                self._examination.cancel()  # it would find the same
+            self._examination = self._spawn(self._examine(list(self._hub.participants)))
+        else:  # one conversation's; in a storm there are thousands
+            self._asked |= dict.fromkeys(pairs)
+            if self._asking is None or self._asking.done():
+                self._asking = self._spawn(self._examine_asked())
 
     def close(self) -> None:
         """Stop it."""
@@ -90,6 +95,11 @@ class Healing:
             ordering.not_healed(conversation)
         else:
             ordering.healed(conversation, through)
+
+    async def _examine_asked(self) -> None:
+        while self._asked:
+            pairs, self._asked = list(self._asked), {}
+            await self._examine(pairs)
 
     async def _examine(self, pairs: list[tuple[str, str]]) -> None:
         for start in range(0, len(pairs), PAGE):

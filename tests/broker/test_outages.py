@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,33 @@ async def test_whoever_joins_while_the_broker_is_slow_gets_what_was_said_before_
     await ann.say(room, "hello", "1")
     apart.ways[1].mend()
     await bob.frame("message", id="1", seq=1)
+
+
+async def test_conversations_that_are_joined_while_the_broker_is_slow_share_questions_to_the_database(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = {user: await apart.room(user) for user in "abcdefgh"}
+    people = {user: await apart.last.connect(user) for user in rooms}
+    store, questions = apart.last.server.node.store, []
+    ask = store.memberships
+
+    async def asked(pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        questions.append(len(pairs))
+        return await ask(pairs)
+
+    monkeypatch.setattr(store, "memberships", asked)
+    apart.ways[1].cut()  # for longer than a join waits, and not for so long that the connection is given up
+    for user, room in rooms.items():
+        await people[user].send("join", conversation=room)
+    for user, room in rooms.items():
+        await people[user].frame("joined", conversation=room)
+    apart.ways[1].mend()
+
+    async def all_asked() -> bool:
+        return sum(questions) >= len(rooms)
+
+    await until(all_asked, "asked")
+    assert len(questions) < len(rooms) / 2
 
 
 async def test_a_join_whose_question_is_older_than_the_connection_misses_nothing(
