@@ -48,6 +48,7 @@ class Healing:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._examination: asyncio.Task[None] | None = None
+        self._examines_again = False
         self._asked: dict[tuple[str, str], None] = {}  # participants to be asked about together
         self._asking: asyncio.Task[None] | None = None
 
@@ -58,9 +59,9 @@ class Healing:
     def examine(self, pairs: list[tuple[str, str]] | None) -> None:
         """Are these participants members, and how far are their conversations? None: all who are here."""
         if pairs is None:
-            if self._examination is not None:
-                self._examination.cancel()  # it would find the same
-            self._examination = self._spawn(self._examine(list(self._hub.participants)))
+            self._examines_again = True
+            if self._examination is None or self._examination.done():
+                self._examination = self._spawn(self._examine_all())
         else:  # one conversation's; in a storm there are thousands
             self._asked |= dict.fromkeys(pairs)
             if self._asking is None or self._asking.done():
@@ -95,6 +96,11 @@ class Healing:
             ordering.not_healed(conversation)
         else:
             ordering.healed(conversation, through)
+
+    async def _examine_all(self) -> None:
+        while self._examines_again:  # each to its end: while many nodes come and go, the last would never be reached
+            self._examines_again = False
+            await self._examine(list(self._hub.participants))
 
     async def _examine_asked(self) -> None:
         while self._asked:

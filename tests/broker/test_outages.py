@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from exporter.core.records import Membership
+from exporter.node import healing
+from exporter.node.cluster import ClusterNode
 from tests.broker.test_contract import Place, quiet
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import CONVERSATIONS, in_process, until
@@ -102,6 +104,38 @@ async def test_conversations_that_are_joined_while_the_broker_is_slow_share_ques
 
     await until(all_asked, "asked")
     assert len(questions) < len(rooms) / 2
+
+
+async def test_what_is_examined_again_and_again_is_examined_to_its_end(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob, node = await apart.last.connect("bob"), apart.last.server.node
+    rooms = [await apart.room("bob") for _ in range(2)]
+    for room in rooms:
+        await bob.join(room)
+    ask, asked, gate = node.store.memberships, [], asyncio.Event()
+
+    async def slowly(pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        asked.append(pairs[0][0])
+        await gate.wait()
+        return await ask(pairs)
+
+    monkeypatch.setattr(healing, "PAGE", 1)
+    monkeypatch.setattr(node.store, "memberships", slowly)
+
+    def questions(count: int) -> Callable[[], Awaitable[bool]]:
+        async def are_asked() -> bool:
+            return len(asked) == count
+
+        return are_asked
+
+    assert isinstance(node, ClusterNode)
+    node.examine(None)
+    await until(questions(1), "the first")
+    node.examine(None)  # as for each node that comes
+    gate.set()
+    await until(questions(4), "the others")
+    assert asked == 2 * asked[:2]
 
 
 async def test_a_join_whose_question_is_older_than_the_connection_misses_nothing(
