@@ -221,6 +221,7 @@ class RedisBroker(Generic[P]):
             kind = Kind.LASTING if envelope.lasting else Kind.OTHER
             frame = (kind, envelope.frame, 0, envelope.exclude_user or "", None)
             if envelope.lasting:
+                frame = (*frame[:2], time.time_ns(), *frame[3:])  # which of those that say the same
                 self._outbox.remember(conversation, frame)
         if self._scheduled and self._reconnecting.connection is not None:  # most often, hence not asked in ``_send``
             self._outbox.put(conversation, frame)

@@ -634,3 +634,14 @@ async def test_a_node_that_takes_a_dead_ones_place_makes_the_others_look_for_wha
             await until(has_looked, "looked")  # though there are as many nodes as before
         finally:
             await successor.broker.close()
+
+
+async def test_a_second_deletion_under_the_number_of_an_earlier_one_is_heard_too(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
+        last.join("b", "bob", "room")  # deleted and made again meanwhile
+        await counts(first, participants=1, settling=0)
+        for _ in range(2):
+            first.broker.publish(Envelope("room", b"deleted 1", lasting=True))
+        first.broker.publish(Envelope("room", b"the end"))
+        await last.hears(b"the end")
+        assert last.ear.heard.count(b"deleted 1") == 2
