@@ -41,6 +41,8 @@ class HeldConversations(Generic[P]):
         self.new: list[HeldConversation[P]] = []  # to be subscribed to
         self._subscribe_at = 0.0  # not before, in a storm
         self._joins = 0  # under way
+        self.on_late: Callable[[Connection], object] = lambda connection: None  # what lasts may have been missed
+        self._late: asyncio.TimerHandle | None = None
         self._awaited: set[HeldConversation[P]] = set()  # whose subscription is waited for
 
     def hold(self, conversation: str, ready: Callable[[], object]) -> None:
@@ -97,6 +99,14 @@ class HeldConversations(Generic[P]):
         users = self._hub.participants_of(held.conversation)
         if users:
             self._local.examine([(held.conversation, user) for user in users])
+            if self._late is None:
+                self._late = self._loop.call_later(SUBSCRIBE_TIMEOUT, self._was_late)
+
+    def _was_late(self) -> None:
+        self._late = None
+        connection = self._reconnecting.connection
+        if connection is not None:
+            self.on_late(connection)
 
     def subscribed(self) -> None:
         """To everything, by a new connection; who has joined is being examined."""

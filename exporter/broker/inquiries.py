@@ -17,6 +17,7 @@ from exporter.broker import frames
 from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.context import Context
 from exporter.broker.frames import NODE_BYTES, IncomingFrame, Kind
+from exporter.broker.reconnecting import SILENCE
 from exporter.core.records import NodeConnections
 
 ANSWER_TIMEOUT: Final = 1.0
@@ -126,6 +127,10 @@ class Inquiries:
         self._back_at = self._now()
         self._deaf_since = self._back_at - away
         self._say_it_is_back(connection)
+
+    def was_late(self, connection: Connection) -> None:
+        """A subscription came after somebody had joined; it took less time than a connection that is silent has."""
+        self._publish(connection, Kind.BACK, round(2000 * SILENCE), "")
 
     def _say_it_is_back(self, connection: Connection, to: bytes = b"") -> None:
         self._publish(connection, Kind.BACK, round((self._now() - self._deaf_since) * 1000), "", to)

@@ -126,6 +126,7 @@ class RedisBroker(Generic[P]):
         self._incoming = Incoming(context, self.ordering, self._told, self.inquiries, self._outbox.returned)
         self._reconnecting.on_push = self._incoming.pushed
         self.inquiries.on_back = self._outbox.repeat
+        self.conversations.on_late = self.inquiries.was_late
         self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
         self._scheduled = False
         self._pause: asyncio.TimerHandle | None = None

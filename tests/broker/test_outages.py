@@ -79,6 +79,18 @@ async def test_whoever_joins_while_the_broker_is_slow_gets_what_was_said_before_
     await bob.frame("message", id="1", seq=1)
 
 
+async def test_whoever_joins_while_the_broker_is_slow_hears_what_was_deleted_before_it_knew(apart: Apart) -> None:
+    room = await apart.room("ann", "bob")
+    ann, bob = await apart.first.connect("ann"), await apart.last.connect("bob")
+    await ann.join(room)
+    await ann.say(room, "hello", "1")
+    apart.ways[1].cut()
+    await bob.join(room)
+    await apart.remove_message(room, 1, "ann")
+    apart.ways[1].mend()
+    await bob.frame("deleted", seq=1)
+
+
 async def test_conversations_that_are_joined_while_the_broker_is_slow_share_questions_to_the_database(
     apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
