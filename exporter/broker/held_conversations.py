@@ -30,9 +30,18 @@ SUBSCRIBE_TIMEOUT: Final = 0.25
 
 
 class HeldConversations(Generic[P]):
-    """Holding a conversation on one node, and letting go of it."""
+    """Holding a conversation on one node, and letting go of it.
 
-    def __init__(self, context: Context[P], ordering: Ordering[P], announcements: Announcements[P]) -> None:
+    ``on_late`` is called when what lasts may have been missed.
+    """
+
+    def __init__(
+        self,
+        context: Context[P],
+        ordering: Ordering[P],
+        announcements: Announcements[P],
+        on_late: Callable[[Connection], object],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
         self._local = context.local
@@ -41,7 +50,7 @@ class HeldConversations(Generic[P]):
         self.new: list[HeldConversation[P]] = []  # to be subscribed to
         self._subscribe_at = 0.0  # not before, in a storm
         self._joins = 0  # under way
-        self.on_late: Callable[[Connection], object] = lambda connection: None  # what lasts may have been missed
+        self._on_late = on_late
         self._late: asyncio.TimerHandle | None = None
         self._awaited: set[HeldConversation[P]] = set()  # whose subscription is waited for
 
@@ -106,7 +115,7 @@ class HeldConversations(Generic[P]):
         self._late = None
         connection = self._reconnecting.connection
         if connection is not None:
-            self.on_late(connection)
+            self._on_late(connection)
 
     def subscribed(self) -> None:
         """To everything, by a new connection; who has joined is being examined."""

@@ -9,6 +9,7 @@ Tested in ``tests/broker/test_redis.py``.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from itertools import groupby
 from operator import itemgetter
@@ -81,9 +82,11 @@ class Outbox(Generic[P]):
             self._measured_at, self._measured = now, stamp
         connection.send(frames.PUBLISH + words, self._answered, frames.PUBLISHED + words)
 
-    def remember(self, conversation: str, frame: Outgoing) -> None:
-        """Whoever is away now is to hear it, too."""
+    def remember(self, conversation: str, frame: Outgoing) -> Outgoing:
+        """Whoever is away now is to hear it, too: it has a number, unlike others that say the same."""
+        frame = (*frame[:2], time.time_ns(), *frame[3:])
         self._lasting.append((self._now(), conversation, frame))
+        return frame
 
     def repeat(self, seconds: float) -> None:
         """Another node has been away for so long."""

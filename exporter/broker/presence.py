@@ -47,6 +47,7 @@ class Presence:
 
     ``answered`` is called with the figures that ``register`` and ``beat`` answer, and with when they were asked for, by
     ``now``. ``refused`` is called when the server answers what it should not: the connection is of no use then.
+    ``completed`` is called when the server has all that is held; no figures from before have it.
     ``schedule`` is called when an answer lets go what has waited for it: it has that sent before long. ``label`` is
     what the server knows this node by.
     """
@@ -62,6 +63,7 @@ class Presence:
         schedule: Callable[[], None],
         now: Callable[[], float],
         label: str = "",
+        completed: Callable[[], None] = lambda: None,
     ) -> None:
         self._functions = functions
         self._label = label
@@ -72,6 +74,7 @@ class Presence:
         self._refused = refused
         self._schedule = schedule
         self._now = now
+        self._completed = completed
         self._sent_at = float("-inf")
         self.incarnation: str | None = None
         self.registered = False  # the server has said so
@@ -272,6 +275,7 @@ class Presence:
                 if completes:
                     self.complete = True
                     self._old.clear()
+                    self._completed()
             if self.waiting:
                 self._schedule()
         else:

@@ -88,6 +88,7 @@ class RedisBroker(Generic[P]):
             self._schedule,
             now,
             f"{node.hex()} {name}",
+            self._beat,
         )
         self._reconnecting = ReconnectingConnection(
             location,
@@ -120,18 +121,17 @@ class RedisBroker(Generic[P]):
         self._held = context.held
         self.ordering = Ordering(self._held, local, lease, lambda: self.up, now)
         self._told = Announcements(context)
-        self.conversations = HeldConversations(context, self.ordering, self._told)
         self.inquiries = Inquiries(context)
+        self.conversations = HeldConversations(context, self.ordering, self._told, self.inquiries.was_late)
         self._outbox = Outbox(context)
         self._incoming = Incoming(context, self.ordering, self._told, self.inquiries, self._outbox.returned)
         self._reconnecting.on_push = self._incoming.pushed
         self.inquiries.on_back = self._outbox.repeat
-        self.conversations.on_late = self.inquiries.was_late
         self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
         self._scheduled = False
         self._pause: asyncio.TimerHandle | None = None
         self._figures: Figures | None = None
-        self._began, self._alive_until = now(), 0.0
+        self._began, self._alive_until, self._whole = now(), 0.0, False
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -175,8 +175,9 @@ class RedisBroker(Generic[P]):
 
     @property
     def up(self) -> bool:
-        """Connected, complete at the server, and the last answered beat not older than the lease."""
-        return self._reconnecting.connection is not None and self._presence.complete and self._now() < self._alive_until
+        """Connected, complete at the server and in its figures, and the last answered beat not older than the lease."""
+        whole = self._presence.complete and self._whole
+        return whole and self._reconnecting.connection is not None and self._now() < self._alive_until
 
     @property
     def error(self) -> str | None:
@@ -222,8 +223,7 @@ class RedisBroker(Generic[P]):
             kind = Kind.LASTING if envelope.lasting else Kind.OTHER
             frame = (kind, envelope.frame, 0, envelope.exclude_user or "", None)
             if envelope.lasting:
-                frame = (*frame[:2], time.time_ns(), *frame[3:])  # which of those that say the same
-                self._outbox.remember(conversation, frame)
+                frame = self._outbox.remember(conversation, frame)
         if self._scheduled and self._reconnecting.connection is not None:  # most often, hence not asked in ``_send``
             self._outbox.put(conversation, frame)
         else:
@@ -329,19 +329,22 @@ class RedisBroker(Generic[P]):
         if connection is not None:
             connection.abort(reason)
 
+    def _beat(self) -> None:
+        if (connection := self._reconnecting.connection) is not None:
+            self._presence.beat(connection)
+            connection.flush()
+
     def _answered(self, figures: Figures, asked: float) -> None:
         self._reconnecting.answered()
         before = self._figures
         if before is not None and (figures.nodes < before.nodes or figures.came != before.came):
             # One that has died, perhaps cut off or replaced, may have stored messages and not published them.
             self._local.examine(None)
-        self._figures = figures
+        self._figures, self._whole = figures, self._presence.complete
         self._alive_until = max(self._alive_until, asked + self._lease)
         self._clock.measured(asked, figures.time)
-        connection = self._reconnecting.connection
-        if figures.purged and connection is not None:
-            self._presence.beat(connection)
-            connection.flush()
+        if figures.purged:
+            self._beat()
         if figures.unsettled or not self._presence.complete:
             # While the server did not know this node, it said nothing of what changed here.
             self._told.settled_in(figures.unsettled / 1000 + 0.01)

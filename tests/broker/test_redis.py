@@ -645,3 +645,24 @@ async def test_a_second_deletion_under_the_number_of_an_earlier_one_is_heard_too
         first.broker.publish(Envelope("room", b"the end"))
         await last.hears(b"the end")
         assert last.ear.heard.count(b"deleted 1") == 2
+
+
+async def test_the_figures_that_are_shown_first_after_an_empty_start_have_what_this_node_holds(server: Server) -> None:
+    async with nodes(server.url, 1, lease=10.0) as (node,):
+        node.join("a", "ann", "room")
+        await counts(node, participants=1)
+        before = node.broker.incarnation
+        server.restart()
+
+        async def another() -> bool:
+            return node.broker.incarnation not in (None, before)
+
+        await until(another, "another incarnation")
+        shown: list[int] = []
+
+        async def is_shown() -> bool:
+            shown.extend(one.participants for one in [node.broker.cluster()] if one is not None)
+            return bool(shown)
+
+        await until(is_shown, "figures")
+        assert shown == [1]
