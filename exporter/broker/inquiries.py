@@ -2,6 +2,7 @@
 
 The server says which nodes there are and passes the question on to them in the same moment; each answers for itself. A
 node that does not answer in time is named, not left out: what it has is not known. All nodes listen on one channel.
+On the same channel a node says that it has been away, so that the others tell it again what lasts.
 """
 
 from __future__ import annotations

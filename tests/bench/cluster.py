@@ -62,63 +62,42 @@ class OursClustered(Ours):
         self.extra = ("--heartbeat.interval=3600s", *([f"--redis.url={broker}"] if broker else []))
 
 
-class SocketIoRedis(SocketIo):
+class OverBroker(Peer):
+    """A peer whose processes share a room over the broker that it is given."""
+
+    def __init__(self, broker: str, first: Subject | None = None) -> None:
+        super().__init__()
+        self.broker = broker
+
+    def command(self) -> list[str]:
+        return [*super().command(), self.broker]
+
+
+class SocketIoRedis(OverBroker, SocketIo):
     name = "socket.io, redis adapter"
 
-    def __init__(self, broker: str, first: Subject | None = None) -> None:
-        super().__init__()
-        self.broker = broker
 
-    def command(self) -> list[str]:
-        return [*super().command(), self.broker]
-
-
-class PythonSocketIoRedis(PythonSocketIo):
+class PythonSocketIoRedis(OverBroker, PythonSocketIo):
     name = "python-socketio, redis manager"
 
-    def __init__(self, broker: str, first: Subject | None = None) -> None:
-        super().__init__()
-        self.broker = broker
 
-    def command(self) -> list[str]:
-        return [*super().command(), self.broker]
-
-
-class Layer(Peer):
+class Layer(OverBroker):
     """The bare layer: what Channels could cost at best."""
 
     name, script, needs = "channels_redis, layer only", "channels_layer.py", "channels_redis"
 
-    def __init__(self, broker: str, first: Subject | None = None) -> None:
-        super().__init__()
-        self.broker = broker
 
-    def command(self) -> list[str]:
-        return [*super().command(), self.broker]
-
-
-class BareUvloopRelay(BareUvloop):
+class BareUvloopRelay(OverBroker, BareUvloop):
     """What two servers in Python that write once per receiver could cost at best."""
 
-    def __init__(self, broker: str, first: Subject | None = None) -> None:
-        super().__init__()
-        self.broker = broker
 
-    def command(self) -> list[str]:
-        return [*super().command(), self.broker]
-
-
-class EpollRelay(Epoll):
+class EpollRelay(OverBroker, Epoll):
     """What two servers could cost at best, in whatever language: two system calls a turn and a write per receiver."""
 
     name = "limit: C epoll"
 
     def __init__(self, broker: str, first: Subject | None = None) -> None:
-        super().__init__()
-        self.broker = broker
-
-    def command(self) -> list[str]:
-        return [*super().command(), str(urlsplit(self.broker).port)]
+        super().__init__(str(urlsplit(broker).port))
 
 
 class Channels(Layer):
