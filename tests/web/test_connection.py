@@ -10,9 +10,12 @@ import contextlib
 import json
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 import uvloop
@@ -33,6 +36,8 @@ from exporter.web.websocket import connections as connections_module
 from exporter.web.websocket.connection import MAX_WAITING, ConnectionContext, State, WebSocketConnection
 from exporter.web.websocket.connections import VISITS, Connections
 from tests.doubles import Clock, FakeStore, client_frame, server_frames, texts, turns
+from tests.servers.exporter import in_process
+from tests.servers.wire import handshake
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -207,6 +212,29 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
 
 # --- in ---------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_what_came_with_the_handshake_is_carried_out_before_what_follows_it() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with in_process(Path(folder)) as exporter:
+            parts = urlsplit(exporter.url)
+            with socket.create_connection((parts.hostname or "", parts.port or 0)) as raw:
+                raw.setblocking(False)
+                client, node = Client(raw), exporter.server.node
+                let_in = node.open
+
+                def open_and_hear_more(connection: Any) -> None:
+                    let_in(connection)
+                    raw.sendall(client_frame(TEXT, b'{"type":"ping","id":"2"}')[:9])  # and never the rest
+
+                node.open = open_and_hear_more  # type: ignore[method-assign]
+                early = client_frame(TEXT, b'{"type":"ping","id":"1"}')
+                await client.send(handshake(exporter.token("ann")) + early)
+                while b'"id":"1"' not in client.seen:
+                    assert await client._receive(), client.seen
+                _, _, frames = client.seen.partition(b"\r\n\r\n")
+                assert [frame["type"] for frame in texts(frames)] == ["welcome", "pong"]
 
 
 @on_both_loops

@@ -9,7 +9,6 @@ Tested in ``tests/integration/test_http.py``.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
@@ -117,8 +116,8 @@ class UpgradeHandler:
         early = hand_over(request, transport, connection)
         self._connections.add(connection)
         self._node.open(connection)
-        if early:
-            asyncio.get_running_loop().call_soon(connection.data_received, early)
+        if early:  # now: uvloop reads the socket once more before it calls anything soon
+            connection.data_received(early)
         return Upgraded()
 
     def _welcome(self, connection: WebSocketConnection) -> protocol.Welcome:
