@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from exporter.core.websocket_frames import TEXT
 from tests.conftest import SERVICES
@@ -120,8 +121,8 @@ async def test_the_longest_token_that_is_read_arrives(installation: Installation
 @in_one_loop
 async def test_metrics_and_health_are_not_for_the_world_and_the_page_is(installation: Installation, name: str) -> None:
     http, url = installation.nodes[0].http, installation.urls[name]
-    for path in ("/metrics", "/-/healthy", "/-/ready"):
-        async with http.get(url + path) as response:
+    for path in ("/metrics", "/-/healthy", "/-/ready", "/%6Detrics", "/%2D/ready"):  # also as only the nodes decode them
+        async with http.get(URL(url + path, encoded=True)) as response:
             assert response.status == 404, path
     async with http.get(f"{url}/admin") as response:
         assert response.status == 200
