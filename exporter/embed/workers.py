@@ -106,9 +106,17 @@ def _name() -> str:
     except OSError:  # a deployment has removed it
         here = b""
     # The environment too: two servers of one supervisor differ in their port there, workers do not.
-    environment = sorted(b"=".join(one) for one in os.environb.items() if one[0] != b"SUPERVISOR_PROCESS_NAME")
-    command = b"\0".join((str(os.getppid()).encode(), here, *map(os.fsencode, sys.argv), *environment))
+    command = b"\0".join((str(os.getppid()).encode(), here, *map(os.fsencode, sys.argv), *_environment()))
     return f"{_PREFIX}{os.getuid()}-{hashlib.sha256(command).hexdigest()[:16]}"
+
+
+def _environment() -> list[bytes]:
+    """What this process was started with, and still has. What it has set for itself, each worker may have otherwise: a
+    temporary folder of its own, a key made at random. Where a title lies over it (setproctitle), it is nothing."""
+    has = {b"=".join(one) for one in os.environb.items() if one[0] != b"SUPERVISOR_PROCESS_NAME"}
+    with contextlib.suppress(OSError):
+        has &= set(Path("/proc/self/environ").read_bytes().split(b"\0"))
+    return sorted(has)
 
 
 def _tidy(base: Path) -> None:

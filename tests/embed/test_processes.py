@@ -155,6 +155,22 @@ def test_processes_of_one_supervisor_on_one_socket_are_several(tmp_path: Path) -
         assert [line(first, "\n"), line(second, "\n")] == ["True", "True"]
 
 
+def test_workers_that_set_something_for_themselves_are_several(tmp_path: Path) -> None:
+    code = """
+        import os, sys, tempfile
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp()
+        os.environ["PORT"] = str(os.getpid())
+        from exporter import Live
+        live = Live()
+        live.asgi()
+        for _ in sys.stdin:
+            print(live.is_alone(), flush=True)
+    """
+    with processes(tmp_path, code, *[environment(tmp_path, PORT="8000")] * 2) as (first, second):
+        line(first, "\n"), line(second, "\n")
+        assert [line(first, "\n"), line(second, "\n")] == ["False", "False"]
+
+
 def test_what_the_killed_have_left_is_removed_by_the_next(tmp_path: Path) -> None:
     code = """
         import sys
