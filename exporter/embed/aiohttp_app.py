@@ -62,7 +62,8 @@ def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | 
             response = await handler(request)
         except BaseException as error:  # cancelled, too: however the handler ends, the connection has ended
             if (connection := request.get(_WATCHED, {}).get(live)) is not None:
-                live.close_without_caller(connection, explicit_reason(connection.reason) or reason_of(error))
+                why = explicit_reason(connection.reason) or reason_of(error, live.cancelled)
+                live.close_without_caller(connection, why)
             elif isinstance(error, web.HTTPException) and _is_upgrade(request):
                 live.reject(REASONS.get(error.status, RejectedReason.HANDSHAKE))
             raise

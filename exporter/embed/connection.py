@@ -25,6 +25,8 @@ _DISCONNECTS: Final = frozenset(
         "ConnectionClosedOK",
         "ConnectionClosedError",
         "ClientDisconnected",
+        "WebsocketClosed",  # Sanic
+        "WebSocketClosedError",  # Tornado
     )
 )
 # Not every OSError: a database that refuses is a fault of the host.
@@ -91,7 +93,7 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.close_without_caller(self, explicit_reason(self.reason) or reason_of(error))
+        self._live.close_without_caller(self, explicit_reason(self.reason) or reason_of(error, self._live.cancelled))
 
 
 def explicit_reason(reason: ClosedReason | str | None) -> ClosedReason | None:
@@ -102,17 +104,19 @@ def explicit_reason(reason: ClosedReason | str | None) -> ClosedReason | None:
         return None
 
 
-def reason_of(error: BaseException | None) -> ClosedReason:
-    """Why a connection ended whose handler ended with ``error``."""
+def reason_of(error: BaseException | None, cancelled: ClosedReason) -> ClosedReason:
+    """Why a connection ended whose handler ended with ``error``; ``cancelled`` is why this server cancels a handler."""
     if isinstance(
         error, BaseExceptionGroup
     ):  # of a TaskGroup: a reader that found the peer gone, and who was cancelled
-        return min((reason_of(inner) for inner in error.exceptions), key=_WEIGHTIEST_FIRST.index)
+        return min((reason_of(inner, cancelled) for inner in error.exceptions), key=_WEIGHTIEST_FIRST.index)
     if type(error).__name__ == "WebSocketException" and isinstance(code := getattr(error, "code", None), int):
         return reason_of_code(code)  # FastAPI's and Litestar's way to close on purpose
     if error is None or isinstance(error, _GONE) or type(error).__name__ in _DISCONNECTS:
         return ClosedReason.CLIENT
-    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit | GeneratorExit):
+    if isinstance(error, asyncio.CancelledError):
+        return cancelled
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
         return ClosedReason.SHUTDOWN
     return ClosedReason.INTERNAL_ERROR
 

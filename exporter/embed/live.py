@@ -46,9 +46,8 @@ class Live(Observations):
 
     Args:
         typing_timeout: how long typing lasts without a refresh.
-        reports: what the host will report, so that it stands at 0 from the start: ``conversations``, ``typing``,
-            ``rejections``, ``messages``, ``deliveries``, ``reads``, ``commands``, ``bytes``. What is neither named
-            here nor reported yet is absent where 0 would be a guess.
+        reports: what the host will report (see ``REPORTS``), so that it stands at 0 from the start. What is neither
+            named here nor reported yet is absent where 0 would be a guess.
         commands: the host's names of commands, where they are not the product's.
         open_sockets: the handles (or ``Connection`` objects) of the sockets that are really open, for
             ``messaging_live_drift``, which is absent without it.
@@ -56,6 +55,8 @@ class Live(Observations):
             what a connection left that a ``with`` block or a middleware closed, or whose handle was opened again.
             What it raises is logged, and nothing else comes of it.
         totals: the host's database; see ``Source``.
+        cancels_on_disconnect: the server cancels the handler of a client that has gone (Quart, Sanic, aiohttp with
+            ``handler_cancellation``). A cancelled handler has then ended for ``client`` and not for ``shutdown``.
         workers: 1 says that this process is the only worker; None finds out (see ``exporter.embed.workers``).
         now: seconds of a clock that does not go back.
     """
@@ -69,6 +70,7 @@ class Live(Observations):
         open_sockets: Callable[[], Iterable[Hashable]] | None = None,
         on_events: Callable[[list[HubEvent]], object] | None = None,
         totals: Source | None = None,
+        cancels_on_disconnect: bool = False,
         workers: int | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +82,7 @@ class Live(Observations):
         self.anonymous: dict[Connection, None] = {}
         self.open_sockets = open_sockets
         self.totals = totals
+        self.cancelled = ClosedReason.CLIENT if cancels_on_disconnect else ClosedReason.SHUTDOWN
         self.workers = workers
         self.by_middleware = False  # a middleware opened connections: what it cannot know is then unknown
         self.by_handle: dict[Hashable, Connection] = {}
@@ -114,10 +117,7 @@ class Live(Observations):
         return connection
 
     def identify(self, connection: Connection | Hashable, user: str | int | UUID) -> list[HubEvent]:
-        """Say whose connection this is; once, and only while it is open. Returns the events of what it joined before.
-
-        ``user`` as in ``open``.
-        """
+        """Say whose it is (``user`` as in ``open``), once, while it is open. Returns the events of its joins."""
         user = identifier(user)
         found = self._of(connection)
         if found not in self.anonymous:

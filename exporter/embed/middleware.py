@@ -52,7 +52,7 @@ class LiveMiddleware:
         try:
             await self._app(scope, watched.receive, watched.send)
         except BaseException as error:  # cancelled, too: however the host ends, the connection has ended
-            watched.end(reason_of(error))
+            watched.end(reason_of(error, self._live.cancelled))
             raise
         else:
             watched.end(ClosedReason.CLIENT)

@@ -121,7 +121,7 @@ async def test_the_longest_token_that_is_read_arrives(installation: Installation
 @in_one_loop
 async def test_metrics_and_health_are_not_for_the_world_and_the_page_is(installation: Installation, name: str) -> None:
     http, url = installation.nodes[0].http, installation.urls[name]
-    for path in ("/metrics", "/-/healthy", "/-/ready", "/%6Detrics", "/%2D/ready"):  # also as only the nodes decode them
+    for path in ("/metrics", "/-/healthy", "/-/ready", "/%6Detrics", "/%2D/ready"):  # also as the nodes decode them
         async with http.get(URL(url + path, encoded=True)) as response:
             assert response.status == 404, path
     async with http.get(f"{url}/admin") as response:

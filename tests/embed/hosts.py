@@ -115,9 +115,9 @@ async def on_uvicorn(app: Any, ws: Any = "websockets-sansio") -> AsyncIterator[s
 
 
 @contextlib.asynccontextmanager
-async def on_aiohttp(app: web.Application) -> AsyncIterator[str]:
+async def on_aiohttp(app: web.Application, **options: Any) -> AsyncIterator[str]:
     """A real aiohttp server in this loop, on a free port: its address."""
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, **options)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -167,6 +167,33 @@ async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handler
         assert figures['messaging_connections_rejected_total{reason="user_limit"}'] == 1
 
 
+@pytest.mark.parametrize(("cancels", "reason"), [(True, "client"), (False, "shutdown")])
+async def test_a_host_says_why_its_server_cancels_handlers(cancels: bool, reason: str) -> None:
+    live, watched = (Live(workers=1, cancels_on_disconnect=cancels) for _ in range(2))
+    app = web.Application()
+    watch(app, watched)
+
+    async def chat(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        with live.open("ann"):
+            await asyncio.Event().wait()
+        return websocket
+
+    app.router.add_get("/ws", chat)
+    app.add_subapp("/messaging/", live.aiohttp())
+    app.add_subapp("/watched/messaging/", watched.aiohttp())
+    async with on_aiohttp(app, handler_cancellation=True) as url, aiohttp.ClientSession() as http:
+        reset(await http.ws_connect(f"{url}/ws"))
+        for each in (url, f"{url}/watched"):
+
+            async def ended(each: str = each) -> bool:
+                figures = await scrape(http, each)
+                return figures[f'messaging_connections_closed_total{{reason="{reason}"}}'] == 1
+
+            await until(ended, "it has ended, for this reason")
+
+
 async def test_whoever_watches_beside_others_counts_each_connection_once_and_forgets_none() -> None:
     first, second = Live(workers=1), Live(workers=1)
     app, inner = web.Application(), web.Application()
