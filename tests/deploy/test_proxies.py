@@ -9,14 +9,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from yarl import URL
 
 from exporter.core.websocket_frames import TEXT
 from tests.conftest import SERVICES
 from tests.deploy.proxies import CONFIGURATIONS, command, configured, environment, proxy
 from tests.doubles import client_frame
+from tests.embed.hosts import on_aiohttp
 from tests.servers.exporter import Client, Exporter
 from tests.servers.postgres import Postgres
 
@@ -134,6 +137,38 @@ async def test_metrics_and_health_are_not_for_the_world_and_the_page_is(installa
     page = await installation.connect(name, "ann", headers={"Origin": url})
     await page.close()
     await installation.deserted()
+
+
+@pytest.mark.parametrize("fault", ["refuses", "breaks off"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.needs(name)) for name in CONFIGURATIONS])
+async def test_what_a_node_may_have_done_of_a_post_is_not_asked_of_the_other(
+    name: str, fault: str, tmp_path: Path
+) -> None:
+    posts = []
+
+    async def node(request: web.Request) -> web.Response:
+        if request.method != "POST":
+            return web.Response()
+        posts.append(await request.text())
+        if fault == "breaks off":
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({"detail": "no"}, status=503, headers={"Retry-After": "7"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", node)
+    async with on_aiohttp(app) as one, on_aiohttp(app) as two, aiohttp.ClientSession() as http:
+        nodes = [one.removeprefix("http://"), two.removeprefix("http://")]
+        async with (
+            proxy(name, tmp_path / "proxy", nodes) as url,
+            http.post(f"{url}/v1/messaging/conversations", data="a room") as response,
+        ):
+            assert posts == ["a room"]
+            if fault == "breaks off":
+                assert response.status == 502
+            else:
+                assert (response.status, response.headers["Retry-After"]) == (503, "7")
+                assert await response.json() == {"detail": "no"}
 
 
 @pytest.mark.needs("postgres")
