@@ -44,7 +44,9 @@ async def examine(settings: Settings, url: str, token: str | None) -> list[Findi
     timeout = aiohttp.ClientTimeout(total=WAIT)
     async with aiohttp.ClientSession(timeout=timeout, headers={"Origin": origin}) as http:
         try:
-            return [*await _request(http, base, parts.scheme, parts.netloc, token), await _socket(http, base, token)]
+            asked = f"{parts.scheme}://{parts.netloc}"
+            seen = await _request(http, base, asked, asked == settings.external_origin, token)
+            return [*seen, await _socket(http, base, token)]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return [Finding("proxy", Outcome.FAILED, f"{origin} cannot be reached: {_reason(error)}")]
 
@@ -56,7 +58,7 @@ def _signed(settings: Settings) -> str | None:
     return Authenticator.from_settings(settings).sign(USER, role="admin", ttl=LIFE)
 
 
-async def _request(http: aiohttp.ClientSession, base: str, scheme: str, host: str, token: str) -> list[Finding]:
+async def _request(http: aiohttp.ClientSession, base: str, asked: str, known: bool, token: str) -> list[Finding]:
     begun = time.time()
     headers = {"Authorization": f"Bearer {token}"}
     async with http.get(f"{base}/v1/messaging/request", headers=headers, allow_redirects=False) as response:
@@ -66,19 +68,21 @@ async def _request(http: aiohttp.ClientSession, base: str, scheme: str, host: st
             return [Finding("proxy", Outcome.FAILED, text, _hint(response))]
         seen: dict[str, Any] = await response.json()
         dated = response.headers.get("Date")
-    findings = [_names(seen, scheme, host), _origin(seen), _sender(seen, await _own(urlsplit(base)))]
+    findings = [_names(seen, asked, known), _origin(seen), _sender(seen, await _own(urlsplit(base)))]
     if dated is not None:  # whole seconds, of whoever answered last
         ahead = parsedate_to_datetime(dated).timestamp() + 0.5 - moment
         findings.append(clock("the server", ahead if abs(ahead) > 1 else 0.0))
     return findings
 
 
-def _names(seen: dict[str, Any], scheme: str, host: str) -> Finding:
+def _names(seen: dict[str, Any], asked: str, known: bool) -> Finding:
     arrived = f"{seen['scheme']}://{seen['host']}"
-    if arrived == f"{scheme}://{host}":
+    if arrived == asked:
         return Finding("proxy: name", Outcome.OK, f"arrives as {arrived}")
+    if known:
+        return Finding("proxy: name", Outcome.OK, f"arrives as {arrived}, and --web.external-url says what it is")
     advice = "let the proxy pass the Host on, or set X-Forwarded-Host and -Proto and name it in --web.trusted-proxies"
-    return Finding("proxy: name", Outcome.WARNING, f"{scheme}://{host} arrives as {arrived}", advice)
+    return Finding("proxy: name", Outcome.WARNING, f"{asked} arrives as {arrived}", advice)
 
 
 def _origin(seen: dict[str, Any]) -> Finding:

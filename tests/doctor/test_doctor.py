@@ -317,9 +317,9 @@ BARE = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_bind 127.0.0.3; p
 
 
 @asynccontextmanager
-async def bare(folder: Path, node: str, more: str = "") -> AsyncIterator[str]:
+async def bare(folder: Path, node: str, more: str = "", port: int | None = None) -> AsyncIterator[str]:
     """Such an nginx before a node; its address."""
-    port = free_port()
+    port = port or free_port()
     os.mkdir(folder)
     configuration = folder / "bare.conf"
     configuration.write_text(BARE.format(port=port, node=node, more=more))
@@ -373,6 +373,19 @@ async def test_what_a_bare_proxy_spoils_is_named_and_with_ours_it_is_well(tmp_pa
         assert "X-Forwarded-Proto: http" in found["proxy: headers"][1]
     finally:
         await node.kill()
+
+
+@pytest.mark.needs("nginx")
+async def test_a_name_that_only_the_external_url_tells_is_well(tmp_path: Path) -> None:
+    port = free_port()
+    named = ("--web.external-url", f"http://localhost:{port}")
+    upgrade = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+    async with running(tmp_path, *named) as exporter, bare(tmp_path / "bare", exporter.url, upgrade, port) as url:
+        code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url, *named)
+    assert code == 0, said
+    told = f"arrives as {exporter.url}, and --web.external-url says what it is"
+    assert found["proxy: name"] == ("ok", told)
+    assert found["proxy: WebSocket"][0] == "ok"
 
 
 async def test_a_server_that_takes_other_tokens_and_one_that_is_not_there_are_told_apart(tmp_path: Path) -> None:
