@@ -5,6 +5,8 @@ The proxies' files are in test_proxies.py, the unit of systemd in test_systemd.p
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import shutil
@@ -12,13 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from exporter.settings.options import BY_NAME
 from tests.deploy.proxies import DEPLOY, command
-from tests.servers.exporter import ROOT
+from tests.servers.exporter import ROOT, running
 
 BIN = Path(sys.executable).parent
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -85,6 +88,17 @@ def test_what_the_image_copies_is_in_its_context_and_nothing_else_is() -> None:
     assert "*" in ignore
     assert {line[1:] for line in ignore if line.startswith("!")} == copied
     assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(), ("--web.external-url", "https://chat.example.com/messaging"), ("--web.metrics-listen-address", "127.0.0.1:0")],
+)
+async def test_a_container_is_healthy_whatever_is_set_of_its_addresses(flags: tuple[str, ...], tmp_path: Path) -> None:
+    (check,) = re.findall(r"^ *CMD (\[\"python\".*\])$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    async with running(tmp_path, *flags, ready=False) as exporter:  # its readiness may be elsewhere
+        port = str(urlsplit(exporter.url).port)
+        await asyncio.to_thread(passes, *(word.replace("8765", port) for word in json.loads(check)))
 
 
 # --- compose -------------------------------------------------------------------------------------------------
