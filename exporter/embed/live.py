@@ -163,6 +163,7 @@ class Live(Observations):
 
     def reject(self, reason: RejectedReason | str = RejectedReason.HANDSHAKE) -> None:
         """A connection was refused before it was accepted: counted, and nothing else."""
+        self._begin()
         self.reported.add("connections_rejected")
         known = reason if reason in list(RejectedReason) else RejectedReason.HANDSHAKE  # a refusal must not fail for it
         self.metrics.connections_rejected[RejectedReason(known)].value += 1
@@ -177,10 +178,8 @@ class Live(Observations):
         return found in self.hub.connections or found in self.anonymous
 
     def _begin(self) -> None:
-        """Be counted among the workers, begin to read the database.
-
-        With each connection and question: it may be the first one after a fork, a close, or in another event loop.
-        """
+        """Be counted among the workers, begin to read the database: with each connection, refusal and question, because
+        it may be the first one after a fork, a close, or in another event loop."""
         if self.workers is None:
             self.worker_group.enter()
         if self.totals is not None:

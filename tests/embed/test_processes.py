@@ -106,6 +106,28 @@ def test_children_of_a_process_that_was_asked_before_are_several(tmp_path: Path)
     assert told(tmp_path, children) == ["None", "None"]
 
 
+def test_a_child_that_only_refuses_is_one_of_several(tmp_path: Path) -> None:
+    """As a worker of gunicorn --preload that is full."""
+    children = """
+        live = Live()
+        live.asgi()
+        refused, answered = os.pipe(), os.pipe()
+        if os.fork() == 0:
+            live.reject("capacity")
+            os.write(refused[1], b".")
+            os.read(answered[0], 1)
+            os._exit(0)
+        os.read(refused[0], 1)
+        if os.fork() == 0:
+            os.write(1, f"{live.is_alone()}".encode())
+            os._exit(0)
+        os.wait()
+        os.write(answered[1], b".")
+        os.wait()
+    """
+    assert told(tmp_path, children) == ["False"]
+
+
 def test_a_child_that_lives_on_is_not_its_parent(tmp_path: Path) -> None:
     code = """
         import os, sys, time
