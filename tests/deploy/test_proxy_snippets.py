@@ -199,6 +199,8 @@ async def _links_stay_within(browser: Browser) -> None:
         assert response.status == 200
         links = re.findall(r'href="([^"]+)"', await response.text())
     assert {"metrics", "admin", "openapi.json", WS[1:]} <= set(links)
+    async with browser.http.get(browser.base.removesuffix("/")) as response:  # as the address is typed
+        assert (response.status, response.url.path) == (200, urlsplit(browser.base).path)
     for link in links:
         url = urljoin(browser.base, link)
         assert url.startswith(browser.base)
