@@ -7,14 +7,16 @@ again is refused by the server, which is then as it should be.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
 
 from exporter.broker.connection import command
+from exporter.core.hub import Hub
 
 SLICE: Final = 500
 """Entries that one call may change: 2 to 4 ms of the server's time."""
@@ -136,3 +138,19 @@ def _ms(seconds: float) -> int:
 def pair(conversation: str, user: str) -> str:
     """A participant as an entry; neither name can hold a line feed."""
     return f"{conversation}\n{user}"
+
+
+def entries(hub: Hub[Any]) -> tuple[int, Iterator[str]]:
+    """How much a node holds now, and the entry of each; there may be 100,000, so they are made one by one.
+
+    What is on its way to be told as a change is told twice then, which the server passes over.
+    """
+    users, conversations = list(hub.users), list(hub.conversations)
+    participants, typing = list(hub.participants), list(hub.typing)
+    made = chain(
+        (f"u{user}" for user in users),
+        (f"c{conversation}" for conversation in conversations),
+        (f"p{pair(*key)}" for key in participants),
+        (f"t{pair(*key)}" for key in typing),
+    )
+    return len(users) + len(conversations) + len(participants) + len(typing), made

@@ -14,7 +14,7 @@ from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.held_conversation import HeldConversation
-from exporter.broker.inquiries import Inquiries
+from exporter.broker.nodes_channel import NodesChannel
 from exporter.broker.ordering import Ordering
 
 P = TypeVar("P")
@@ -35,14 +35,14 @@ class Incoming(Generic[P]):
         context: Context[P],
         ordering: Ordering[P],
         announcements: Announcements[P],
-        inquiries: Inquiries,
+        nodes_channel: NodesChannel,
         returned: Callable[[int], None],
     ) -> None:
         self._by_channel, self._mine = context.by_channel, b"F" + context.node
         self._hub, self._local = context.hub, context.local
         self._ordering, self._announcements = ordering, announcements
         self._clock, self._meters = context.clock, context.meters
-        self._inquiries, self._returned = inquiries, returned
+        self._nodes_channel, self._returned = nodes_channel, returned
         self._lasting: dict[tuple[str, int, bytes], None] = {}
 
     def pushed(self, push: list[Any]) -> None:
@@ -55,8 +55,8 @@ class Incoming(Generic[P]):
             return
         held = self._by_channel.get(channel)
         if held is None:
-            if channel == self._inquiries.channel:
-                self._inquiries.heard(payload)
+            if channel == self._nodes_channel.name:
+                self._nodes_channel.heard(payload)
             return  # let go of a moment ago
         first = payload[:1]
         if first == b"F":

@@ -1,24 +1,21 @@
 """One user's connections on the other nodes: asked of all of them at once, and of each one known whether it answered.
 
 The server says which nodes there are and passes the question on to them in the same moment; each answers for itself. A
-node that does not answer in time is named, not left out: what it has is not known. All nodes listen on one channel.
-On the same channel a node says that it has been away, so that the others tell it again what lasts.
+node that does not answer in time is named, not left out: what it has is not known.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from exporter.broker import frames
-from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.connection import Refused
 from exporter.broker.context import Context
 from exporter.broker.frames import NODE_BYTES, IncomingFrame, Kind
-from exporter.broker.reconnecting import SILENCE
+from exporter.broker.nodes_channel import NodesChannel
 from exporter.core.records import NodeConnections
 
 ANSWER_TIMEOUT: Final = 1.0
@@ -58,15 +55,13 @@ class Inquiries:
     It ends them where it is told so.
     """
 
-    def __init__(self, context: Context[Any]) -> None:
+    def __init__(self, context: Context[Any], nodes_channel: NodesChannel) -> None:
         self._functions, self._node, self._answer = context.functions, context.node, context.local.connections_of
-        self._reconnecting, self._why_not = context.reconnecting, context.error
-        self._clock, self._meters, self._now = context.clock, context.meters, context.now
+        self._reconnecting, self._why_not, self._meters = context.reconnecting, context.error, context.meters
         self._questions: dict[int, Question] = {}
         self._number = 0
-        self.channel = context.functions.nodes_channel.encode()
-        self.on_back: Callable[[float], object] = lambda away: None
-        self._deaf_since = self._back_at = float("-inf")
+        self._nodes_channel = nodes_channel
+        nodes_channel.handlers |= {Kind.WHERE: self._asked, Kind.DISCONNECT: self._asked, Kind.HERE: self._answered}
 
     async def ask(self, user: str, disconnect: bool) -> tuple[list[NodeConnections], str | None]:
         """What the other nodes answer, and why that may not be all. ``disconnect``: they end them and say which."""
@@ -77,7 +72,7 @@ class Inquiries:
         number, question = self._number, Question()
         self._questions[number] = question
         connection.queue(self._functions.nodes(), 1, partial(self._listed, question))
-        self._publish(connection, Kind.DISCONNECT if disconnect else Kind.WHERE, number, user)
+        self._nodes_channel.publish(connection, Kind.DISCONNECT if disconnect else Kind.WHERE, number, user)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await question.done
@@ -117,60 +112,19 @@ class Inquiries:
                 question.expected[bytes.fromhex(node)] = name
         question.look()
 
-    # --- the connection -------------------------------------------------------------------------------------------
-
-    def opened(self, connection: Connection) -> None:
-        """Listen, before the server counts this node among those who answer."""
-        connection.queue(command("SSUBSCRIBE", self.channel), 0, lambda reply: None)
-
-    def is_back(self, connection: Connection, away: float) -> None:
-        """This node has heard nothing for so many seconds."""
-        self._back_at = self._now()
-        self._deaf_since = self._back_at - away
-        self._say_it_is_back(connection)
-
-    def was_late(self, connection: Connection) -> None:
-        """A subscription came after somebody had joined; it took less time than a connection that is silent has."""
-        self._publish(connection, Kind.BACK, round(2000 * SILENCE), "")
-
-    def _say_it_is_back(self, connection: Connection, to: bytes = b"") -> None:
-        self._publish(connection, Kind.BACK, round((self._now() - self._deaf_since) * 1000), "", to)
-
     def closed(self) -> None:
         """The connection is lost: nobody answers any more."""
         for question in self._questions.values():
             question.end(ABSENT)
 
-    def heard(self, payload: bytes) -> None:
-        """What another node asks or answers."""
-        for frame in frames.unpack(payload) if payload[:1] == b"F" else (None,):
-            if frame is None or frame[0] not in (Kind.WHERE, Kind.DISCONNECT, Kind.HERE, Kind.BACK):
-                self._meters.broker_frames_dropped.value += 1
-                continue
-            self._meters.broker_frames_received.value += 1
-            node = frames.publisher(payload)
-            if frame[0] == Kind.BACK:
-                self._is_back(node, frame)
-            elif frame[0] == Kind.HERE:
-                self._answered(node, frame)
-            else:
-                self._reply(node, frame)
+    # --- what comes -----------------------------------------------------------------------------------------------
 
-    def _is_back(self, node: bytes, frame: IncomingFrame) -> None:
-        _, to, milliseconds, _, _ = frame
-        away, connection = milliseconds / 1000, self._reconnecting.connection
-        if to and to != self._node:
-            return
-        self.on_back(away)
-        if not to and connection is not None and self._now() - away < self._back_at:
-            self._say_it_is_back(connection, node)  # it was away when this one said so
-
-    def _reply(self, asker: bytes, frame: IncomingFrame) -> None:
+    def _asked(self, asker: bytes, frame: IncomingFrame) -> None:
         kind, _, seq, user, _ = frame
         opened_at = self._answer(user, kind == Kind.DISCONNECT)
         connection = self._reconnecting.connection
         if connection is not None:
-            self._publish(connection, Kind.HERE, seq, "", asker + msgspec.json.encode(opened_at))
+            self._nodes_channel.publish(connection, Kind.HERE, seq, data=asker + msgspec.json.encode(opened_at))
 
     def _answered(self, node: bytes, frame: IncomingFrame) -> None:
         _, data, seq, _, _ = frame
@@ -182,9 +136,3 @@ class Inquiries:
         except msgspec.DecodeError:
             self._meters.broker_frames_dropped.value += 1
         question.look()
-
-    def _publish(self, connection: Connection, kind: Kind, seq: int, user: str, data: bytes = b"") -> None:
-        payload = frames.head(self._node, self._clock.stamp(self._now())) + frames.pack(kind, data, seq, user)
-        connection.queue(frames.PUBLISH + frames.addressed(self.channel, payload), 1, lambda reply: None)
-        connection.flush()
-        self._meters.broker_frames_sent.value += 1

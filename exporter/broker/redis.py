@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
@@ -26,16 +25,18 @@ from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
 from exporter.broker.event_publisher import EventPublisher
 from exporter.broker.frames import Kind, Outgoing
-from exporter.broker.functions import Figures, Functions, pair
+from exporter.broker.functions import Figures, Functions, entries
 from exporter.broker.held_conversations import HeldConversations
 from exporter.broker.incoming import Incoming
 from exporter.broker.inquiries import Inquiries
 from exporter.broker.location import Location
+from exporter.broker.nodes_channel import NodesChannel
 from exporter.broker.ordering import Ordering
 from exporter.broker.outgoing import Outbox, outgoing
 from exporter.broker.ports import LocalNode, Meters, Turn
 from exporter.broker.presence import Presence
-from exporter.broker.reconnecting import SILENCE, ReconnectingConnection
+from exporter.broker.reconnecting import ReconnectingConnection
+from exporter.broker.redelivery import Redelivery
 from exporter.core.hub import Hub
 from exporter.core.records import BrokerView, ClusterStats
 
@@ -81,7 +82,7 @@ class RedisBroker(Generic[P]):
         self._presence = Presence(
             functions,
             lease,
-            self._all_held,
+            partial(entries, hub),
             lambda: len(hub.connections),
             self._answered,
             self._refused,
@@ -121,12 +122,13 @@ class RedisBroker(Generic[P]):
         self._held = context.held
         self.ordering = Ordering(self._held, local, lease, lambda: self.up, now)
         self._told = Announcements(context)
-        self.inquiries = Inquiries(context)
-        self.conversations = HeldConversations(context, self.ordering, self._told, self.inquiries.was_late)
+        self._nodes_channel = NodesChannel(context)
+        self.inquiries = Inquiries(context, self._nodes_channel)
         self._outbox = Outbox(context)
-        self._incoming = Incoming(context, self.ordering, self._told, self.inquiries, self._outbox.returned)
+        self._redelivery = Redelivery(context, self._nodes_channel, self._outbox.repeat)
+        self.conversations = HeldConversations(context, self.ordering, self._told, self._redelivery.was_late)
+        self._incoming = Incoming(context, self.ordering, self._told, self._nodes_channel, self._outbox.returned)
         self._reconnecting.on_push = self._incoming.pushed
-        self.inquiries.on_back = self._outbox.repeat
         self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
         self._scheduled = False
         self._pause: asyncio.TimerHandle | None = None
@@ -284,35 +286,17 @@ class RedisBroker(Generic[P]):
         self._pause = None
         self._schedule()
 
-    # --- what happens here --------------------------------------------------------------------------------
-
-    def _all_held(self) -> tuple[int, Iterator[str]]:
-        """How much is so here now, and the server's entry of each; there may be 100,000, so they are made one by one.
-
-        What is on its way to be told as a change is told twice then, which the server passes over.
-        """
-        hub = self._hub
-        users, conversations = list(hub.users), list(hub.conversations)
-        participants, typing = list(hub.participants), list(hub.typing)
-        entries = chain(
-            (f"u{user}" for user in users),
-            (f"c{conversation}" for conversation in conversations),
-            (f"p{pair(*key)}" for key in participants),
-            (f"t{pair(*key)}" for key in typing),
-        )
-        return len(users) + len(conversations) + len(participants) + len(typing), entries
-
     # --- the connection comes and goes --------------------------------------------------------------------------
 
     def _opened(self, connection: Connection, another: bool) -> None:
         self._clock.forget()
-        self.inquiries.opened(connection)
+        self._nodes_channel.opened(connection)
         self._presence.connected(connection, another)
         self._told.subscribe(connection, partial(self._subscribed, connection, self._alive_until - self._lease))
 
     def _subscribed(self, connection: Connection, last_heard: float) -> None:
         """Nothing is missed from here on; what was missed is looked for."""
-        self.inquiries.is_back(connection, self._now() - max(last_heard, self._began) + SILENCE)
+        self._redelivery.is_back(connection, max(last_heard, self._began))
         self._local.examine(None)
         self.conversations.subscribed()
         self._outbox.opened()

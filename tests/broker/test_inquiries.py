@@ -80,7 +80,7 @@ async def test_what_a_later_release_sends_to_all_nodes_is_counted_and_passed_ove
     async with nodes(server.url, 1, lease=1.0) as (node,):
         await counts(node, nodes=1, settling=0)
         dropped = node.metrics.broker_frames_dropped.value
-        channel = node.broker.inquiries.channel
+        channel = node.broker._nodes_channel.name
         head = frames.head(b"another1", 0)
         with server.client() as client:
             client.execute_command("SPUBLISH", channel, head + bytes([0, 0, 0, 15, 99]) + bytes(14))

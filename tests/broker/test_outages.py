@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from exporter.broker import redelivery
 from exporter.core.records import Membership
 from exporter.node import healing
 from exporter.node.cluster import ClusterNode
@@ -283,7 +284,11 @@ async def test_a_deletion_is_heard_by_whoever_was_away_and_once_by_the_others(
             assert not [frame for frame in person.passed_over if frame["type"] == "deleted"]
 
 
-async def test_a_deletion_is_heard_by_who_came_back_while_the_node_that_knows_it_was_away(apart: Apart) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_deletion_is_heard_by_who_came_back_while_the_node_that_knows_it_was_away(
+    apart: Apart, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redelivery, "SILENCE", 0.0)  # the second absence is not to reach back to the first
     room, ann, bob = await apart.ann_and_bob()
     await ann.say(room, "hello", "1")
     await bob.frame("message", id="1")
@@ -293,6 +298,9 @@ async def test_a_deletion_is_heard_by_who_came_back_while_the_node_that_knows_it
     await apart.first.scraped(lambda found: found["messaging_broker_frames_sent_total"] > 0, "sent")
     await apart.lose(0)
     await apart.find(1)
+    for _ in range(times - 1):
+        await apart.lose(1)
+        await apart.find(1)
     await apart.find(0)
     await bob.frame("deleted", seq=1)
 

@@ -1,0 +1,44 @@
+"""The channel that all nodes of a cluster listen on, whatever they hold. Knows no kind of frame by its meaning.
+
+Tested in ``tests/broker/test_inquiries.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from exporter.broker import frames
+from exporter.broker.connection import Connection, command
+from exporter.broker.context import Context
+from exporter.broker.frames import IncomingFrame, Kind
+
+
+class NodesChannel:
+    """``handlers``: by kind of frame, what is called with the node that sent one, and the frame."""
+
+    def __init__(self, context: Context[Any]) -> None:
+        self._node, self._clock, self._meters, self._now = context.node, context.clock, context.meters, context.now
+        self.name = context.functions.nodes_channel.encode()
+        self.handlers: dict[int, Callable[[bytes, IncomingFrame], None]] = {}
+
+    def opened(self, connection: Connection) -> None:
+        """Listen, before the server counts this node among those who answer."""
+        connection.queue(command("SSUBSCRIBE", self.name), 0, lambda reply: None)
+
+    def publish(self, connection: Connection, kind: Kind, seq: int, user: str = "", data: bytes = b"") -> None:
+        """To all other nodes, at once."""
+        payload = frames.head(self._node, self._clock.stamp(self._now())) + frames.pack(kind, data, seq, user)
+        connection.queue(frames.PUBLISH + frames.addressed(self.name, payload), 1, lambda reply: None)
+        connection.flush()
+        self._meters.broker_frames_sent.value += 1
+
+    def heard(self, payload: bytes) -> None:
+        """Another node's frames; those that nobody here handles are a later release's."""
+        for frame in frames.unpack(payload) if payload[:1] == b"F" else (None,):
+            handler = None if frame is None else self.handlers.get(frame[0])
+            if frame is None or handler is None:
+                self._meters.broker_frames_dropped.value += 1
+            else:
+                self._meters.broker_frames_received.value += 1
+                handler(frames.publisher(payload), frame)
