@@ -1,7 +1,8 @@
 """A Valkey of the server's own, out of the wheel: on a Unix socket in a folder that only this user may enter.
 
-It keeps nothing on disk: when it dies it is started again empty, and the workers tell it anew what they hold. It ends
-with the supervisor, however that ends. The folder of a supervisor that was killed is taken away by the next one.
+It keeps nothing on disk: when it dies it is started again empty, and the workers tell it anew what they hold. One that
+no longer answers is killed for that: unlike a worker, it has nobody beside it. It ends with the supervisor, however
+that ends. The folder of a supervisor that was killed is taken away by the next one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ log = structlog.get_logger(__name__)
 
 START: Final = 10.0  # seconds that it may take to answer; it takes 30 ms
 STOP: Final = 3.0
+PING_INTERVAL: Final = 1.0  # seconds
+PING_TIMEOUT: Final = 1.0  # seconds; no call of the workers' keeps it busy for longer than some milliseconds
+UNANSWERED: Final = 5
+"""Pings in a row: then it is frozen. Counted, because this process may have been asleep, too."""
 _MOST_PATH: Final = 100  # bytes of a Unix socket's path; the kernel takes 107
 _KEPT: Final = 4_096  # bytes of its last words
 _PREFIX: Final = "messaging-"
@@ -113,7 +118,6 @@ class OwnBroker:
 
     def _launch(self) -> None:
         socket_path = self._folder / _SOCKET
-        socket_path.unlink(missing_ok=True)
         options = {
             "port": "0",
             "unixsocket": str(socket_path),
@@ -126,6 +130,7 @@ class OwnBroker:
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         try:
+            socket_path.unlink(missing_ok=True)
             self._process = subprocess.Popen(
                 [str(self._program), *words],
                 stdin=subprocess.DEVNULL,
@@ -168,15 +173,28 @@ class OwnBroker:
 
     async def _pinged(self) -> bool:
         try:
-            async with asyncio.timeout(1.0):
-                reader, writer = await asyncio.open_unix_connection(self._folder / _SOCKET)
-                try:
-                    writer.write(b"PING\r\n")
-                    return (await reader.readline()).startswith(b"+PONG")
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError):
+            return (await self._reply()).startswith(b"+PONG")
+        except OSError:
             return False
+
+    async def _is_silent(self) -> bool:
+        try:
+            await self._reply()
+        except TimeoutError:
+            return True
+        except OSError:  # it could not be asked, which says nothing of it
+            pass
+        return False
+
+    async def _reply(self) -> bytes:
+        """What it says to a PING. Raises TimeoutError, OSError."""
+        async with asyncio.timeout(PING_TIMEOUT):
+            reader, writer = await asyncio.open_unix_connection(self._folder / _SOCKET)
+            try:
+                writer.write(b"PING\r\n")
+                return await reader.readline()
+            finally:
+                writer.close()
 
     def _last_words(self) -> str:
         if self._process is not None and self._process.stdout is not None and not self._process.stdout.closed:
@@ -187,9 +205,8 @@ class OwnBroker:
     async def _keep(self) -> None:
         backoff = Backoff()
         while True:
-            assert self._gone is not None  # noqa: S101 - it was launched
             backoff.begun()
-            status = await self._gone
+            status = await self._ended()
             pause = backoff.next()
             log.error(
                 "the Valkey of the workers died; starting it again",
@@ -209,6 +226,20 @@ class OwnBroker:
                     self._put_away()
                 else:
                     break
+
+    async def _ended(self) -> int:
+        """Its status, when it has died, or has been killed because it was frozen."""
+        process, gone, unanswered = self._process, self._gone, 0
+        assert process is not None  # noqa: S101 - it was launched
+        assert gone is not None  # noqa: S101 - likewise
+        while True:
+            await asyncio.wait({gone}, timeout=PING_INTERVAL)
+            if gone.done():
+                return gone.result()
+            unanswered = unanswered + 1 if await self._is_silent() else 0
+            if unanswered == UNANSWERED:
+                log.error("the Valkey of the workers does not answer; ending it", unanswered=unanswered)
+                process.kill()
 
     def _put_away(self) -> None:
         if self._process is not None:

@@ -111,7 +111,12 @@ class WorkerProcess:
             except BaseException:  # interrupted, too: nobody else would close it
                 ours.close()
                 raise
-        worker._channel = await Channel.open(ours, worker._on_message, lambda: None)
+        try:
+            worker._channel = await Channel.open(ours, worker._on_message, lambda: None)
+        except BaseException:  # a start that is cancelled leaves nobody behind who has the sockets
+            worker.kill()
+            worker._process.wait()
+            raise
         worker._channel.send(
             settings=environment(settings),
             shared=[one.fileno() for one in shared],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 from exporter.core.errors import Misconfigured
 from exporter.workers import own_broker
 from exporter.workers.own_broker import OwnBroker
+from tests.servers.exporter import until
 from tests.servers.postgres import Postgres
 from tests.servers.workers import alive, listens_on_a_port, running
 
@@ -49,6 +51,30 @@ async def test_it_is_private_comes_back_when_killed_and_goes_with_the_server(
         assert await server.stop() == 0
         assert not alive(again)
         assert not folder.exists()
+
+
+async def test_one_that_is_frozen_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_broker, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(own_broker, "PING_TIMEOUT", 0.2)
+    broker, loop = OwnBroker(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, broker.reap)
+    await broker.start()
+    try:
+        frozen = broker._process
+        assert frozen is not None
+        frozen.send_signal(signal.SIGSTOP)
+
+        async def answers_again() -> bool:
+            return broker._process is not frozen and await broker._pinged()
+
+        await until(answers_again, "another one")
+        assert frozen.returncode == -signal.SIGKILL
+        last = broker._process
+        assert last is not None
+    finally:
+        await broker.stop()
+        loop.remove_signal_handler(signal.SIGCHLD)
+    assert last.returncode == 0, "it was told to go, and had the time"
 
 
 async def test_a_word_to_it_by_name_reaches_nobody_else(postgres: Postgres, tmp_path: Path) -> None:
