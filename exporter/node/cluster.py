@@ -81,9 +81,9 @@ class ClusterNode(Node):
 
     async def close_all(self) -> None:
         """As alone; then leave the cluster: this node's part of the figures is gone at once."""
-        self._healing.close()
         await super().close_all()
         await self.redis.close()
+        await self._healing.close()
 
     def cluster(self) -> ClusterStats | None:
         """The cluster's figures, as of the last beat; None while they are not known."""

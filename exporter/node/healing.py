@@ -31,6 +31,12 @@ PAGE: Final = 500
 """Messages, or participants, in one question."""
 RETRY: Final = 1.0
 """Seconds until the database is asked again."""
+AGAIN: Final = 15.0
+"""Seconds until all are examined once more, without a reason; then after twice as long, and so on.
+
+A node that is cut off may go on, and die later, of which nobody is told. What it stores so many seconds after the
+others have missed it is read by them within as many again, and these; for a dozen questions a day.
+"""
 
 
 class Healing:
@@ -49,28 +55,46 @@ class Healing:
         self._tasks: set[asyncio.Task[None]] = set()
         self._examination: asyncio.Task[None] | None = None
         self._examines_again = False
+        self._again_in = AGAIN
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._asked: dict[tuple[str, str], None] = {}  # participants to be asked about together
         self._asking: asyncio.Task[None] | None = None
 
     def heal(self, conversation: str, after: int, through: int) -> None:
         """Hand the messages in between to the broker, in order."""
-        self._spawn(self._heal(conversation, after, through))
+        if not self._closed:
+            self._spawn(self._heal(conversation, after, through))
 
     def examine(self, pairs: list[tuple[str, str]] | None) -> None:
         """Are these participants members, and how far are their conversations? None: all who are here."""
+        if self._closed:
+            return
         if pairs is None:
-            self._examines_again = True
-            if self._examination is None or self._examination.done():
-                self._examination = self._spawn(self._examine_all())
+            self._again_in = AGAIN
+            self._begin_examination()
         else:  # one conversation's; in a storm there are thousands
             self._asked |= dict.fromkeys(pairs)
             if self._asking is None or self._asking.done():
                 self._asking = self._spawn(self._examine_asked())
 
-    def close(self) -> None:
-        """Stop it."""
+    async def close(self) -> None:
+        """Nothing is read any more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin_examination(self) -> None:
+        self._examines_again = True
+        if self._examination is None or self._examination.done():
+            self._examination = self._spawn(self._examine_all())
+
+    def _examine_once_more(self) -> None:
+        self._again_in *= 2
+        self._begin_examination()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -101,6 +125,9 @@ class Healing:
         while self._examines_again:  # each to its end: while many nodes come and go, the last would never be reached
             self._examines_again = False
             await self._examine(list(self._hub.participants))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._again_in, self._examine_once_more)
 
     async def _examine_asked(self) -> None:
         while self._asked:

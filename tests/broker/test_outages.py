@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from exporter.broker import redelivery
-from exporter.core.records import Membership
+from exporter.core.records import Membership, Message
 from exporter.node import healing
 from exporter.node.cluster import ClusterNode
 from tests.broker.test_contract import Place, quiet
@@ -252,6 +252,40 @@ async def test_what_a_cut_off_node_acknowledged_before_its_end_is_heard_when_ano
     more: dict[str, Any] = {name: getattr(settings, name) for name in ("database_url", "cluster_name", "cluster_lease")}
     async with in_process(tmp_path, redis_url=server.url, **more):
         await bob.frame("message", id="1", seq=1)
+
+
+async def test_what_a_cut_off_node_acknowledged_before_its_end_is_heard_although_nobody_comes_or_goes(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "AGAIN", 0.1)
+    room, ann, bob = await apart.ann_and_bob()
+    await apart.lose(0)
+    await apart.last.scraped(
+        lambda found: found["messaging_cluster_nodes"] == 1 and found["messaging_cluster_settling"] == 0, "alone"
+    )
+    await ann.say(room, "hello", "1")
+    await apart.first.server.close()
+    await bob.frame("message", id="1", seq=1)
+
+
+async def test_a_node_that_has_closed_reads_nothing_any_more(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = apart.last.server.node
+    assert isinstance(node, ClusterNode)
+    reads = asyncio.Event()
+
+    async def read(*words: object) -> list[Message]:
+        reads.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(node.store, "messages_between", read)
+    node.heal("a room", 0, 1)
+    await reads.wait()
+    await apart.last.server.close()
+    node.heal("a room", 0, 1)
+    node.examine(None)
+    node.examine([("a room", "bob")])
+    assert not node._healing._tasks
 
 
 @pytest.mark.parametrize("away", [(0, 1), (1,)])
