@@ -87,6 +87,8 @@ class ReconnectingConnection:
         await asyncio.wait({self._first}, timeout=timeout)
         if self._first.done():
             self._first.result()
+        else:
+            self._first.cancel()  # nobody will ask what came of it
 
     async def close(self) -> None:
         """End it."""

@@ -174,6 +174,8 @@ class RedisBroker(Generic[P]):
         while left[-1] and (farewell := self._presence.retire()):
             connection.queue(farewell, 1, left.append)
             await connection.call("PING")
+            if isinstance(left[-1], Refused):
+                raise left[-1]
 
     @property
     def up(self) -> bool:

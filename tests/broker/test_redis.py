@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from exporter.core.errors import Misconfigured
 from tests.broker.conftest import BOTH
 from tests.broker.nodes import Ear, Node, counts, nodes
 from tests.servers import certificates
+from tests.servers.cut import CutProxy
 from tests.servers.exporter import until
 from tests.servers.valkey import Sentinel, Server, free_port, running
 
@@ -224,6 +226,39 @@ async def test_by_ipv6() -> None:
 async def test_a_server_that_evicts_is_refused(kind: str) -> None:
     with _with(kind, "maxmemory 100mb", "maxmemory-policy allkeys-lru") as server:
         await refused(server.url, "maxmemory-policy is allkeys-lru")
+
+
+async def test_what_is_wrong_only_after_the_start_was_waited_for_is_a_reason_and_no_lost_exception() -> None:
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: lost.append(context))
+
+    async def live(way: CutProxy) -> None:
+        node = Node(f"redis://127.0.0.1:{way.port}", "c")
+        way.cut()
+        await node.broker.start(0.01)
+        way.mend()
+
+        async def told() -> bool:
+            return "maxmemory-policy" in (node.broker.error or "")
+
+        await until(told, "the reason")
+        await node.broker.close()
+
+    with _with("valkey", "maxmemory 100mb", "maxmemory-policy allkeys-lru") as server:
+        async with CutProxy(server.port) as way:
+            await live(way)
+    gc.collect()
+    assert not lost
+
+
+async def test_a_node_that_may_not_say_goodbye_does_not_insist() -> None:
+    with _with("valkey") as server, server.client() as client:
+        node = Node(server.url, "c")
+        await node.broker.start(5.0)
+        await node.up()
+        client.execute_command("ACL", "SETUSER", "default", "-fcall")
+        await node.broker.close()
+        assert client.info("commandstats")["cmdstat_fcall"]["rejected_calls"] < 10
 
 
 @contextmanager
