@@ -155,12 +155,12 @@ class Announcements(Generic[P]):
         """Subscribe to everything that is held, chunk by chunk, and compare; then ``done``."""
         self._go_on(connection, iter(list(self._conversations.values())), True, done)
 
-    def settled_in(self, seconds: float) -> None:
+    def compare_in(self, seconds: float) -> None:
         """Then nobody's entries can be missing any more: to be compared."""
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._compare)
 
-    def left_alone(self, ends: Iterable[tuple[str, str, str]]) -> None:
+    def connection_lost(self, ends: Iterable[tuple[str, str, str]]) -> None:
         """The server will not say these soon: people here are told now, as they are of what ends from now on."""
         for kind, conversation, user in ends:
             held = self._conversations.get(conversation)
@@ -231,7 +231,7 @@ class Announcements(Generic[P]):
         figures = self._figures()
         if figures is not None and not figures.unsettled and not figures.syncing:
             return False
-        self.settled_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
+        self.compare_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
         return True
 
 

@@ -23,7 +23,7 @@ SLICE: Final = 500
 BUDGET: Final = 300
 """Entries of a dead node that one beat takes out: 2 ms, 5 ms at most."""
 
-_WORDS: Final = ("register", "apply", "beat", "retire", "figures", "nodes", "check")
+_WORDS: Final = ("register", "apply", "beat", "retire", "nodes", "check")
 
 
 @cache
@@ -74,10 +74,6 @@ class Functions:
         name, self.text = library()
         self._names = {word: f"{name}_{word}" for word in _WORDS}
 
-    def load(self) -> bytes:
-        """Load the library. Refused as existing when it is there already."""
-        return command("FUNCTION", "LOAD", self.text)
-
     def register(self, inc: str, lease: float, connections: int, unsure: bool, label: str, old: Sequence[str]) -> bytes:
         """An incarnation begins and takes over what ``old`` ones held; ``label`` is what ``nodes`` says of it."""
         return self._call("register", inc, _ms(lease), connections, int(unsure), label, *old)
@@ -97,10 +93,6 @@ class Functions:
     def retire(self, inc: str, budget: int = BUDGET) -> bytes:
         """An incarnation ends."""
         return self._call("retire", inc, budget)
-
-    def figures(self) -> bytes:
-        """The figures, read only."""
-        return command("FCALL_RO", self._names["figures"], 1, self.root)
 
     def nodes(self) -> bytes:
         """For how many more milliseconds nodes may be missing; then incarnation and label of each living node."""

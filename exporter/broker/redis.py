@@ -76,8 +76,9 @@ class RedisBroker(Generic[P]):
         self._loop = loop = asyncio.get_running_loop()
         # Without anybody who writes to people here, after two steps: all of this turn has happened then.
         self._at_end_of_turn = at_end_of_turn or (lambda work: loop.call_soon(loop.call_soon, work))
-        self._hub, self._local, self._now, self._lease = hub, local, now, lease
-        self._functions, self._node = functions, node = Functions(cluster), frames.new_node()
+        self._local, self._now, self._lease = local, now, lease
+        self._functions = functions = Functions(cluster)
+        node = frames.new_node()
         self._clock = ServerClock(now)
         self._presence = Presence(
             functions,
@@ -121,15 +122,17 @@ class RedisBroker(Generic[P]):
         )
         self._held = context.held
         self.ordering = Ordering(self._held, local, lease, lambda: self.up, now)
-        self._told = Announcements(context)
+        self._announcements = Announcements(context)
         self._nodes_channel = NodesChannel(context)
         self.inquiries = Inquiries(context, self._nodes_channel)
         self._outbox = Outbox(context)
         self._redelivery = Redelivery(context, self._nodes_channel, self._outbox.repeat)
-        self.conversations = HeldConversations(context, self.ordering, self._told, self._redelivery.was_late)
-        self._incoming = Incoming(context, self.ordering, self._told, self._nodes_channel, self._outbox.returned)
+        self.conversations = HeldConversations(context, self.ordering, self._announcements, self._redelivery.was_late)
+        self._incoming = Incoming(
+            context, self.ordering, self._announcements, self._nodes_channel, self._outbox.returned
+        )
         self._reconnecting.on_push = self._incoming.pushed
-        self.events = EventPublisher(context, self._presence, self._told, self.conversations, self._outbox)
+        self.events = EventPublisher(context, self._presence, self._announcements, self.conversations, self._outbox)
         self._scheduled = False
         self._pause: asyncio.TimerHandle | None = None
         self._figures: Figures | None = None
@@ -160,7 +163,7 @@ class RedisBroker(Generic[P]):
                     await self._retire(connection)
             except (TimeoutError, Refused, ConnectionError):
                 pass  # then the lease ends it
-        self._told.close()
+        self._announcements.close()
         self.events.close()
         if self._pause is not None:
             self._pause.cancel()
@@ -294,7 +297,9 @@ class RedisBroker(Generic[P]):
         self._clock.forget()
         self._nodes_channel.opened(connection)
         self._presence.connected(connection, another)
-        self._told.subscribe(connection, partial(self._subscribed, connection, self._alive_until - self._lease))
+        self._announcements.subscribe(
+            connection, partial(self._subscribed, connection, self._alive_until - self._lease)
+        )
 
     def _subscribed(self, connection: Connection, last_heard: float) -> None:
         """Nothing is missed from here on; what was missed is looked for."""
@@ -308,7 +313,7 @@ class RedisBroker(Generic[P]):
         self._outbox.closed()
         self.inquiries.closed()
         self.conversations.closed()
-        self._told.left_alone(list(self._presence.ends_without_answer()))
+        self._announcements.connection_lost(list(self._presence.ends_without_answer()))
 
     def _refused(self, reason: str) -> None:
         connection = self._reconnecting.connection
@@ -333,4 +338,4 @@ class RedisBroker(Generic[P]):
             self._beat()
         if figures.unsettled or not self._presence.complete:
             # While the server did not know this node, it said nothing of what changed here.
-            self._told.settled_in(figures.unsettled / 1000 + 0.01)
+            self._announcements.compare_in(figures.unsettled / 1000 + 0.01)

@@ -194,7 +194,9 @@ async def test_a_start_that_waits_leaves_before_the_server_says_the_end(server: 
         await both_there(first, last)
         held = first.broker._held["room"]
         types(first, "a", True)  # a frame waits for the end of the turn
-        first.broker._told.heard_from_afar(held, "S", "ann")  # in this turn a second tab on another node is heard of
+        first.broker._announcements.heard_from_afar(
+            held, "S", "ann"
+        )  # in this turn a second tab on another node is heard of
         types(first, "a", False)
         await last.hears(b"U ann")
         await counts(last, typing_users=0)
@@ -259,8 +261,8 @@ async def test_nothing_is_published_before_people_here_are_written_to(
         for event in first.hub.close("c", ClosedReason.CLIENT):
             broker.events.on_event[type(event)](event)
         types(first, "a", True)
-        broker._told.heard_from_afar(held, "S", "ann")  # of a second tab on another node, in the same turn
-        broker._told.ask_typists(held)
+        broker._announcements.heard_from_afar(held, "S", "ann")  # of a second tab on another node, in the same turn
+        broker._announcements.ask_typists(held)
         assert written == []
         assert len(at_end) == 1
         at_end.pop()()
@@ -349,7 +351,7 @@ async def test_what_frames_have_said_of_typing_is_not_denied_before_the_server_k
         for active, word in ((True, b"T ann"), (False, b"U ann")):
             types(first, "a", active)
             await last.hears(word)
-            last.broker._told.ask_typists(held)
+            last.broker._announcements.ask_typists(held)
             assert last.broker._reconnecting.connection is not None
             await last.broker._reconnecting.connection.call("PING")
             await counts(last, typing_users=int(active))

@@ -157,7 +157,7 @@ async def test_a_right_that_is_taken_away_and_given_back_leaves_all_as_it_should
             await counts(last, participants=2, settling=0)
 
             async def compared() -> bool:
-                return last.broker._told._timer is None
+                return last.broker._announcements._timer is None
 
             await until(compared, "what is said from now on is not made good by a comparison")
             client.execute_command("ACL", "SETUSER", "messaging", f"-{right}")
