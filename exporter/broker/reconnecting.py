@@ -166,7 +166,11 @@ class ReconnectingConnection:
             self._first.set_result(None)
         log.info("the broker is there")
         self._told = None
-        self._on_open(connection, another)
+        try:
+            self._on_open(connection, another)
+        except BaseException:  # a defect: it would be heard beside the next one
+            connection.abort("a defect of this node")
+            raise
         connection.flush()
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
 

@@ -4,7 +4,8 @@ Local delivery never waits for it: what happens here is handed out here first, a
 turn, in one write, or at once where it came alone. The order of messages is that of their numbers, on every node; what
 is missing is read from the database by the node (``LocalNode.heal``). The parts: ``reconnecting`` (the connection),
 ``presence`` (what the server knows of this node), ``announcements`` (what people here know of the others),
-``incoming``, ``ordering`` and ``outgoing`` (frames).
+``incoming``, ``ordering`` and ``outgoing`` (frames), ``nodes_channel`` (what all nodes hear: ``inquiries`` about a
+user, ``redelivery`` to who has been away).
 
 Tested in ``tests/broker/test_redis.py``.
 """

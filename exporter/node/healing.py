@@ -142,6 +142,9 @@ class Healing:
                     found = await self._store.memberships(part)
                 except Refusal:
                     await asyncio.sleep(RETRY)
+                except Exception:  # a defect costs this examination, not those to come
+                    log.exception("participants could not be examined")
+                    return
                 else:
                     break
             for (conversation, user), membership in zip(part, found, strict=True):

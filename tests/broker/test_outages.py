@@ -268,6 +268,33 @@ async def test_what_a_cut_off_node_acknowledged_before_its_end_is_heard_although
     await bob.frame("message", id="1", seq=1)
 
 
+async def test_a_defect_costs_one_examination(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healing, "AGAIN", 0.1)
+    room, _, _ = await apart.ann_and_bob()
+    node, examined = apart.last.server.node, asyncio.Event()
+    assert isinstance(node, ClusterNode)
+    ask = node.store.memberships
+
+    async def breaks(pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        monkeypatch.setattr(node.store, "memberships", asks)
+        raise RuntimeError("a defect")
+
+    async def asks(pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        if (room, "bob") in pairs:
+            examined.set()
+        return await ask(pairs)
+
+    async def is_timed() -> bool:
+        return node._healing._timer is not None
+
+    await until(is_timed, "the examination of the beginning is over")
+    assert node._healing._timer is not None
+    node._healing._timer.cancel()
+    monkeypatch.setattr(node.store, "memberships", breaks)
+    node.examine(None)
+    await asyncio.wait_for(examined.wait(), 20.0)
+
+
 async def test_a_node_that_has_closed_reads_nothing_any_more(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
     node = apart.last.server.node
     assert isinstance(node, ClusterNode)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from exporter.broker import outgoing
-from exporter.broker.connection import Reply
+from exporter.broker.connection import Connection, Reply
 from exporter.broker.envelope import Envelope
 from exporter.broker.held_conversations import STORM
 from exporter.broker.presence import PAUSE
@@ -249,6 +249,32 @@ async def test_what_is_wrong_only_after_the_start_was_waited_for_is_a_reason_and
             await live(way)
     gc.collect()
     assert not lost
+
+
+async def test_a_connection_that_a_defect_has_met_is_not_heard_beside_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(server.url, uuid.uuid4().hex[:8])
+    channel = node.broker._nodes_channel
+    opened = channel.opened
+
+    def breaks(connection: Connection) -> None:
+        monkeypatch.setattr(channel, "opened", opened)
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(channel, "opened", breaks)
+    try:
+        await node.broker.start(5.0)
+        await node.up()
+        with server.client() as client:
+            name = node.broker._reconnecting._name
+
+            async def one() -> bool:
+                return [found["name"] for found in client.client_list()].count(name) == 1
+
+            await until(one, "one connection")
+    finally:
+        await node.broker.close()
 
 
 async def test_a_node_that_may_not_say_goodbye_does_not_insist() -> None:
