@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from exporter.broker import frames
-from exporter.broker.connection import Connection, command
+from exporter.broker.announcements import ignore
+from exporter.broker.connection import Connection, Reply, command
 from exporter.broker.context import Context
 from exporter.broker.frames import IncomingFrame, Kind
 
@@ -24,12 +25,20 @@ class NodesChannel:
 
     def opened(self, connection: Connection) -> None:
         """Listen, before the server counts this node among those who answer."""
-        connection.queue(command("SSUBSCRIBE", self.name), 0, lambda reply: None)
+        connection.queue(command("SSUBSCRIBE", self.name), 0, ignore)
 
-    def publish(self, connection: Connection, kind: Kind, seq: int, user: str = "", data: bytes = b"") -> None:
-        """To all other nodes, at once."""
+    def publish(
+        self,
+        connection: Connection,
+        kind: Kind,
+        seq: int,
+        user: str = "",
+        data: bytes = b"",
+        told: Reply = ignore,
+    ) -> None:
+        """To all other nodes, at once. ``told`` is called when the server has done it."""
         payload = frames.head(self._node, self._clock.stamp(self._now())) + frames.pack(kind, data, seq, user)
-        connection.queue(frames.PUBLISH + frames.addressed(self.name, payload), 1, lambda reply: None)
+        connection.queue(frames.PUBLISH + frames.addressed(self.name, payload), 1, told)
         connection.flush()
         self._meters.broker_frames_sent.value += 1
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
-from exporter.broker.connection import Connection
+from exporter.broker.announcements import ignore
+from exporter.broker.connection import Connection, Refused, Reply, command
 from exporter.broker.context import Context
 from exporter.broker.frames import IncomingFrame, Kind
 from exporter.broker.nodes_channel import NodesChannel
@@ -29,22 +31,42 @@ class Redelivery:
         self._node, self._reconnecting, self._now = context.node, context.reconnecting, context.now
         self._nodes_channel, self._repeat = nodes_channel, repeat
         nodes_channel.handlers[Kind.BACK] = self._another_is_back
+        self._last_heard: tuple[float, int | None] | None = None  # before this absence; None: all know of it
         self._absences: deque[tuple[float, float]] = deque(maxlen=MOST_ABSENCES)  # when each began and ended
 
-    def is_back(self, connection: Connection, last_heard: float) -> None:
-        """This node hears everything again; the last answer came at that time, and silence is not noticed at once."""
-        self._was_away(connection, last_heard - SILENCE)
+    def opened(self, last_heard: float, stamp: int | None) -> None:
+        """There is a connection; the last answer came at that time, by this process's clock and by the server's."""
+        if self._last_heard is None:  # else nobody has heard yet that this node was away before the last one
+            self._last_heard = last_heard, stamp
+
+    def is_back(self, connection: Connection) -> None:
+        """This node hears everything again."""
+        connection.queue(command("TIME"), 1, partial(self._ask_for_what_was_missed, connection))
+
+    def _ask_for_what_was_missed(self, connection: Connection, time: Any) -> None:
+        assert self._last_heard is not None  # noqa: S101 - the connection was opened
+        last_heard, stamp = self._last_heard
+        if stamp is not None and not isinstance(time, Refused):
+            seconds, microseconds = map(int, time)
+            # This machine, and its clock, may have been suspended; another server's clock may be behind.
+            last_heard = min(last_heard, self._now() - (seconds * 1_000_000 + microseconds - stamp) / 1e6)
+        self._was_away(connection, last_heard - SILENCE, self._is_said)  # silence is not noticed at once
+
+    def _is_said(self, reply: Any) -> None:
+        if not isinstance(reply, Refused):
+            self._last_heard = None
 
     def was_late(self, connection: Connection) -> None:
         """A subscription came after somebody had joined; it took less time than a connection that is silent has."""
         self._was_away(connection, self._now() - 2 * SILENCE)
 
-    def _was_away(self, connection: Connection, since: float) -> None:
+    def _was_away(self, connection: Connection, since: float, told: Reply = ignore) -> None:
         self._absences.append((since, self._now()))
-        self._say(connection, since)
+        self._say(connection, since, told=told)
 
-    def _say(self, connection: Connection, since: float, to: bytes = b"") -> None:
-        self._nodes_channel.publish(connection, Kind.BACK, round((self._now() - since) * 1000), data=to)
+    def _say(self, connection: Connection, since: float, to: bytes = b"", told: Reply = ignore) -> None:
+        milliseconds = round((self._now() - since) * 1000)
+        self._nodes_channel.publish(connection, Kind.BACK, milliseconds, data=to, told=told)
 
     def _another_is_back(self, node: bytes, frame: IncomingFrame) -> None:
         _, to, milliseconds, _, _ = frame

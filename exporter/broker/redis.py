@@ -298,13 +298,13 @@ class RedisBroker(Generic[P]):
         self._clock.forget()
         self._nodes_channel.opened(connection)
         self._presence.connected(connection, another)
-        self._announcements.subscribe(
-            connection, partial(self._subscribed, connection, self._alive_until - self._lease)
-        )
+        stamp = None if self._figures is None else self._figures.time
+        self._redelivery.opened(max(self._alive_until - self._lease, self._began), stamp)
+        self._announcements.subscribe(connection, partial(self._subscribed, connection))
 
-    def _subscribed(self, connection: Connection, last_heard: float) -> None:
+    def _subscribed(self, connection: Connection) -> None:
         """Nothing is missed from here on; what was missed is looked for."""
-        self._redelivery.is_back(connection, max(last_heard, self._began))
+        self._redelivery.is_back(connection)
         self._local.examine(None)
         self.conversations.subscribed()
         self._outbox.opened()

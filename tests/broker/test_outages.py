@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from exporter.broker import redelivery
+from exporter.broker.connection import Connection
 from exporter.core.records import Membership, Message
 from exporter.node import healing
 from exporter.node.cluster import ClusterNode
@@ -363,6 +364,30 @@ async def test_a_deletion_is_heard_by_who_came_back_while_the_node_that_knows_it
         await apart.lose(1)
         await apart.find(1)
     await apart.find(0)
+    await bob.frame("deleted", seq=1)
+
+
+async def test_a_deletion_is_heard_although_the_first_connection_after_it_ends_at_once(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redelivery, "SILENCE", 0.0)
+    room, ann, bob = await apart.ann_and_bob()
+    await ann.say(room, "hello", "1")
+    await bob.frame("message", id="1")
+    await apart.lose(1)
+    await apart.remove_message(room, 1, "ann")
+    await ann.frame("deleted", seq=1)
+    node = apart.last.server.node
+    assert isinstance(node, ClusterNode)
+    asker = node.redis._redelivery
+    is_back = asker.is_back
+
+    def ends(connection: Connection, *words: object) -> None:
+        monkeypatch.setattr(asker, "is_back", is_back)
+        connection.abort("cut off again")
+
+    monkeypatch.setattr(asker, "is_back", ends)
+    await apart.find(1)
     await bob.frame("deleted", seq=1)
 
 

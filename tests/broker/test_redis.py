@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from exporter.broker import outgoing
+from exporter.broker import outgoing, redelivery
 from exporter.broker.connection import Connection, Reply
 from exporter.broker.envelope import Envelope
 from exporter.broker.held_conversations import STORM
@@ -275,6 +276,39 @@ async def test_a_connection_that_a_defect_has_met_is_not_heard_beside_the_next(
             await until(one, "one connection")
     finally:
         await node.broker.close()
+
+
+async def test_what_lasts_is_heard_after_an_outage_in_which_the_clock_of_a_node_stood_still(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redelivery, "SILENCE", 0.0)
+    stopped_at: list[float] = []
+
+    def now() -> float:
+        return stopped_at[0] if stopped_at else time.monotonic()
+
+    async with CutProxy(server.port) as way, nodes(server.url, 1, lease=1.0) as (first,):
+        last = Node(f"redis://127.0.0.1:{way.port}", first.broker._functions.root[11:-1], lease=1.0, now=now)
+        await last.broker.start(5.0)
+        try:
+            first.join("1", "ann", "c")
+            last.join("2", "bob", "c")
+            await first.hears(b"J bob")
+            way.refusing = True
+            stopped_at.append(now())
+            way.drop()
+            first.broker.publish(Envelope("c", b"deleted", lasting=True))
+            with server.client() as client:
+                seconds, _ = client.time()
+
+                async def later() -> bool:
+                    return client.time()[0] > seconds + 1
+
+                await until(later, "a second more")
+            way.refusing = False
+            await last.hears(b"deleted")
+        finally:
+            await last.broker.close()
 
 
 async def test_a_node_that_may_not_say_goodbye_does_not_insist() -> None:
