@@ -35,8 +35,8 @@ START: Final = 10.0  # seconds that it may take to answer; it takes 30 ms
 STOP: Final = 3.0
 PING_INTERVAL: Final = 1.0  # seconds
 PING_TIMEOUT: Final = 1.0  # seconds; no call of the workers' keeps it busy for longer than some milliseconds
-UNANSWERED: Final = 5
-"""Pings in a row: then it is frozen. Counted, because this process may have been asleep, too."""
+UNANSWERED: Final = 10
+"""Pings in a row: then it is frozen. Counted, because this process may have been asleep, too, or be kept waiting."""
 _MOST_PATH: Final = 100  # bytes of a Unix socket's path; the kernel takes 107
 _KEPT: Final = 4_096  # bytes of its last words
 _PREFIX: Final = "messaging-"
