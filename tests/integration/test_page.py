@@ -494,7 +494,33 @@ async def test_counts_by_reason_and_lines_say_the_same_span(browser: Browser, do
         assert await page.locator("messaging-stats .closed thead th").last.inner_text() == "5 min"
 
 
+async def test_every_reason_can_be_read_whole_whatever_the_width_of_the_window(
+    browser: Browser, double: StatsDouble
+) -> None:
+    """Also where columns are narrowest: right above each width at which there is one more of them."""
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=60)
+        for width in range(320, 2000, 8):
+            await page.set_viewport_size({"width": width, "height": 800})
+            assert await clipped(page) == [], width
+
+
 # --- days ----------------------------------------------------------------------------------------------------------
+
+
+async def test_which_days_are_shown_is_seen_where_the_system_chooses_the_colours(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, refresh=60)
+        await page.emulate_media(forced_colors="active")
+        looks = {
+            name: await page.get_by_role("button", name=name).evaluate(
+                "button => { const s = getComputedStyle(button); return [s.color, s.backgroundColor, s.borderColor]; }"
+            )
+            for name in ("30 days", "90 days", "CSV")
+        }
+        assert looks["30 days"] != looks["90 days"] == looks["CSV"]
 
 
 async def test_the_days_are_a_picture_of_thirty_or_ninety_that_can_be_pointed_at_and_read_by_keyboard(

@@ -349,7 +349,7 @@ tbody tr:last-child > * { border-block-end: 0; }
 th:not(:first-child), td { text-align: end; inline-size: 4.9em; }
 th { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 thead th { color: var(--muted); font-size: 0.8125em; }
-tbody th { color: var(--muted); }
+tbody th { color: var(--muted); white-space: normal; }
 td { color: var(--ink); font-weight: 600; white-space: nowrap; }
 td.none { color: var(--muted); font-weight: 400; }
 tr.alarm td:not(.none), tr.alarm.some th { color: var(--bad); }
@@ -420,7 +420,6 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .word { grid-row: 2; }
   .days dl > div { grid-template-columns: minmax(0, 1fr); }
   .days .range { text-align: start; }
-  tbody th { white-space: normal; }
 }
 @container (min-width: 44rem) {
   .now .moment { inline-size: 16em; }
@@ -463,6 +462,7 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @media (forced-colors: active) {
   .dot, .bar > div { forced-color-adjust: none; background: CanvasText; }
   svg .curve, svg .tip { stroke: CanvasText; }
+  button[aria-pressed=true] { forced-color-adjust: none; color: HighlightText; background: Highlight; border-color: Highlight; }
 }
 `;
 
