@@ -107,6 +107,24 @@ def test_help_names_every_command(capsys) -> None:
     assert set(COMMANDS) <= set(out.split())
 
 
+def test_what_a_command_does_is_read_whole_in_the_list_of_commands(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = main(capsys, "--help")
+    assert "..." not in out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "own"), [("token", "--ttl"), ("simulate", "--url"), ("observe", "--check"), ("verify", "--repair")]
+)
+def test_what_is_a_commands_own_stands_before_the_settings(command: str, own: str, capsys) -> None:
+    _, out, _ = main(capsys, command, "--help")
+    first, _, settings = out.partition("\nSettings:\n")
+    assert own in first
+    assert "--help" in first
+    assert "--config.file" in settings
+    assert "--data.dir" not in first
+
+
 @pytest.mark.parametrize("command", ["serve", "demo"])
 def test_help_of_the_server_names_every_setting_its_variable_and_its_default(command: str, capsys) -> None:
     _, out, _ = main(capsys, command, "--help")

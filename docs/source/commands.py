@@ -39,15 +39,19 @@ def commands() -> Iterator[tuple[str, click.Command]]:
     yield from ((name, command) for name, command in sorted(cli.commands.items()) if not command.hidden)
 
 
-def options(command: click.Command) -> Iterator[tuple[str, str]]:
-    """Flag (with what stands for its value) and text of every option of a command."""
+def options(command: click.Command) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Flag (with what stands for its value) and text: of a command's own options, and of settings."""
     context = click.Context(command, info_name=command.name)
+    own, settings = [], []
     for parameter in command.get_params(context):
         if not isinstance(parameter, click.Option):
             continue  # the usage line has the arguments; click 8.5 lists them without a word about them
         record = parameter.get_help_record(context)
         if record is not None:
-            yield record[0], re.sub(r"\s+", " ", record[1])
+            name = parameter.opts[0].removeprefix("--")
+            kind = settings if name in BY_NAME or name == CONFIG_FILE else own
+            kind.append((record[0], re.sub(r"\s+", " ", record[1])))
+    return own, settings
 
 
 def _usage(command: click.Command) -> str:
@@ -65,10 +69,7 @@ def text() -> str:
     for name, command in commands():
         parts.append(f"## `{name}`\n\n`{_usage(command)}`\n")
         parts += [wrapped(paragraph) + "\n" for paragraph in _paragraphs(command)]
-        settings, own = [], []
-        for flag, words in options(command):
-            name = re.match(r"--([a-z.-]+)", flag)
-            (settings if name and (name[1] in BY_NAME or name[1] == CONFIG_FILE) else own).append((flag, words))
+        own, settings = options(command)
         if settings:
             parts.append(wrapped("Settings: " + ", ".join(f"`{flag.split()[0]}`" for flag, _ in settings) + ".") + "\n")
         parts.append("\n".join(_item(flag, words) for flag, words in own) + "\n")
@@ -94,7 +95,8 @@ def manual() -> str:
     ]
     for _, command in commands():
         lines += [f".SS {_roff(_usage(command))}", *(_roff(paragraph) + "\n.PP" for paragraph in _paragraphs(command))]
-        for flag, words in options(command):
+        own, settings = options(command)
+        for flag, words in (*own, *settings):
             lines += [".TP", f".B {_roff(flag)}", _roff(words)]
     lines += [
         ".SH EXIT STATUS",

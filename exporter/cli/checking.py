@@ -67,7 +67,9 @@ async def _verify(settings: Settings, repair: bool) -> int:
     "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="YAML, USER: TOKEN; instead of signing"
 )
 def simulate(settings: Settings, token_file: Path | None, **given: Any) -> int:
-    """People on a running server: they chat, type, read, come and go, and check what they were promised.
+    """People on a running server, who check what it promises.
+
+    They chat, type, read, come and go, and compare what they got with what was acknowledged.
 
     Exit status: 0 all promises kept, 1 something acknowledged was lost, 2 could not check.
     """

@@ -23,7 +23,9 @@ from exporter.settings.model import Settings
     "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="an admin's token, where others sign them"
 )
 def doctor(settings: Settings, url: str | None, token_file: Path | None) -> int:
-    """Examine configuration, database, rights, clock, limits and broker; takes the flags of serve, changes nothing.
+    """Examine settings, database, rights, clock, limits and broker.
+
+    It takes the flags of serve, and changes nothing.
 
     Exit status: 0 nothing keeps the server from working, 1 something does, 2 something could not be examined.
     """

@@ -36,6 +36,14 @@ OBSERVE: Final = tuple(
 )
 
 
+def _key(name: str) -> str:
+    """What click calls the parameter of a setting."""
+    return name.replace(".", "_").replace("-", "_")
+
+
+_BY_KEY: Final = {_key(name): name for name in (options.CONFIG_FILE, *NAMES)}
+
+
 def print_error(message: str) -> None:
     """One line on stderr, whatever is in it."""
     line = " ".join(printable(mask(message)).split())
@@ -61,7 +69,7 @@ def flags(*names: str) -> Callable[[F], F]:
 
 
 def _flag(name: str) -> Callable[[F], F]:
-    key = name.replace(".", "_").replace("-", "_")
+    key = _key(name)
     if name == options.CONFIG_FILE:
         text = f"YAML with these settings, dots nested; asked last. [{options.variable(name)}]"
         return click.option(f"--{name}", key, metavar="FILE", help=text)
@@ -77,9 +85,20 @@ class SettingsCommand(click.Command):
 
     defaults = Settings()
 
+    def format_options(  # noqa: D102  # click documents it
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        own, settings = [], []  # below a page of settings nobody would find what is the command's own
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                (settings if parameter.name in _BY_KEY else own).append(record)
+        for title, records in (("Options", own), ("Settings", settings)):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: D102  # click documents it
-        names = {name.replace(".", "_").replace("-", "_"): name for name in (options.CONFIG_FILE, *NAMES)}
-        given = {names[key]: ctx.params.pop(key) for key in list(ctx.params) if key in names}
+        given = {_BY_KEY[key]: ctx.params.pop(key) for key in list(ctx.params) if key in _BY_KEY}
         read = functools.partial(options.resolve, given, os.environ, self.defaults)
         ctx.meta[RESOLVE] = read
         ctx.params["settings"] = read()

@@ -33,7 +33,9 @@ class _Observe(ServerCommand):
 @flags(*OBSERVE)
 @click.option("--check", is_flag=True, help="say what would be read and what is missing, count once, and end")
 def observe(settings: Settings, check: bool) -> int:
-    """Totals of another messaging server, read from its database without doing harm.
+    """Totals of another messaging server, read from its database.
+
+    It only reads there, and does no harm.
 
     Exit status of --check: 0 all is well, 1 something is missing or wrong, 2 could not check.
     """

@@ -126,9 +126,9 @@ class _DemoCommand(ServerCommand):
 @click.command(cls=_DemoCommand)
 @flags(*ALL)
 def demo(settings: Settings) -> int:
-    """The server with a past and with people on it, to look at; takes the flags of serve, and keeps its data apart.
+    """The server with a past and with people on it, to look at.
 
-    Its --data.dir is data/demo unless it is given.
+    It takes the flags of serve, and keeps its data apart: in data/demo, unless --data.dir is given.
     """
     from exporter.demo import main
 
@@ -141,7 +141,10 @@ def demo(settings: Settings) -> int:
 @click.option("--output", "output", required=True, metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--runbooks", metavar="URL", help="Where you publish DIR/runbooks: the alerts link to what is below it.")
 def assets(output: Path, runbooks: str | None) -> None:
-    """Write dashboards, rules, runbooks and provisioning out of the installed package."""
+    """Write dashboards, rules, runbooks and provisioning files.
+
+    They come out of the installed package.
+    """
     from exporter import assets as package
 
     try:

@@ -131,7 +131,7 @@ OPTIONS: Final = (
         "database.url",
         parsers.database_url,
         "sqlite:///<data.dir>/messaging.db",
-        "or postgresql://USER@HOST/DATABASE; a password by environment or file only",
+        "sqlite:///FILE or postgresql://USER@HOST/DATABASE; a password by environment or file only",
         secret=True,
     ),
     Option(

@@ -44,7 +44,7 @@ def claims_of(request: web.Request, authenticator: Authenticator, *, cookie: boo
     """Who asks; raises a Problem of status 401 without a valid token."""
     token = token_of(request, cookie_name(request, authenticator) if cookie else None)
     if token is None:
-        raise Problem(401, "a token is needed", headers={"WWW-Authenticate": _CHALLENGE})
+        raise Problem(401, "a token is needed: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": _CHALLENGE})
     return verified(token, authenticator)
 
 

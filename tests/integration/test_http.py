@@ -385,6 +385,14 @@ async def test_nobody_asks_without_a_token(exporter: Exporter, method: str, rout
         assert answer[2]["WWW-Authenticate"].startswith("Bearer")
 
 
+async def test_whoever_gives_a_token_in_another_way_is_told_the_right_one(exporter: Exporter) -> None:
+    good = exporter.token("ann")
+    for given in (None, good, f"Token {good}", f"Basic {good}"):
+        headers = {} if given is None else {"Authorization": given}
+        _, body, _ = await exporter.request("GET", CONVERSATIONS, headers=headers)
+        assert "Authorization: Bearer TOKEN" in body["detail"], given
+
+
 async def test_figures_are_for_admins(exporter: Exporter) -> None:
     for route in (STATS, f"{STATS}/history"):
         is_problem(await exporter.get(route, user="ann"), 403, "forbidden")
