@@ -31,6 +31,11 @@ def test_the_core_asks_no_clock_and_waits_for_nothing(path: Path) -> None:
         assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), "it waits"
 
 
+def test_the_tree_in_the_documents_has_every_folder() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    assert {folder.name for folder in FOLDERS if folder.parent == PACKAGE} <= set(re.findall(r"(\w+)/", tree))
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_is_short_and_its_imports_are_absolute(path: Path) -> None:
     text = path.read_text()

@@ -208,7 +208,7 @@ class Welcome(msgspec.Struct, tag="welcome"):
 class Joined(msgspec.Struct, tag="joined", omit_defaults=True):
     """Answer to ``join``; ``participants`` are the users joined now, the new one included.
 
-    At most ``MAX_LISTED`` of them; then ``truncated`` says so and ``participants_total`` how many there are.
+    At most 1,000 of them; then ``truncated`` says so and ``participants_total`` how many there are.
     """
 
     conversation: str

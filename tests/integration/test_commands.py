@@ -37,8 +37,6 @@ DOCUMENTS = [
     ROOT / "grafana" / "README.md",
     *sorted((ROOT / "grafana" / "runbooks").glob("*.md")),
 ]
-PLANNED = {"redis.url"}
-"""What the documents say is not built yet."""
 ADDRESS = "127.0.0.1:8765"
 EXPOSED = set(re.findall(r"^### `(messaging_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
 """Every family, by the page that is made from a scrape."""
@@ -222,7 +220,7 @@ BY_FIRST_WORDS = {
     "messaging-exporter serve": serve,
     "messaging-exporter token": token,
     "messaging-exporter simulate": simulate,
-    "curl -s": curl,
+    "curl -sS": curl,
 }
 
 
@@ -248,7 +246,7 @@ async def test_an_example_of_a_document_does_what_is_shown(
 
 @pytest.mark.needs("chromium")
 @in_one_loop
-async def test_the_javascript_of_the_readme_connects_and_joins(exporter: Exporter) -> None:
+async def test_the_javascript_of_the_readme_connects_joins_and_talks(exporter: Exporter) -> None:
     """In a page of the server, for other origins are refused."""
     [code] = blocks("js")
     code = code.replace(ADDRESS, exporter.url.removeprefix("http://")).replace('"room"', '"hall"')
@@ -264,8 +262,9 @@ async def test_the_javascript_of_the_readme_connects_and_joins(exporter: Exporte
         await seen.page.evaluate(f"(token) => {{ {code} window.kept = ws; }}", exporter.token("ann"))
         async with asyncio.timeout(30):
             assert (await frames.get())["type"] == "welcome"
-            joined = await frames.get()
+            joined, ack = await frames.get(), await frames.get()
         assert (joined["type"], joined["conversation"], joined["participants"]) == ("joined", "hall", ["ann"])
+        assert (ack["type"], ack["conversation"], ack["seq"]) == ("ack", "hall", 1)
 
 
 @pytest.mark.needs("promtool")
@@ -286,12 +285,10 @@ async def test_the_scrape_configuration_of_the_readme_is_one(tmp_path: Path) -> 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[document.name for document in DOCUMENTS])
 def test_every_flag_variable_metric_and_link_of_a_document_exists(document: Path) -> None:
     text = document.read_text()
-    flags = {*BY_NAME, CONFIG_FILE, *PLANNED}
+    flags = {*BY_NAME, CONFIG_FILE}
     for flag in re.findall(r"--([a-z]+\.[a-z.-]+[a-z])", text):
         assert flag in flags or flag.removeprefix("no-") in flags, f"--{flag}"
-    variables = {option.variable for option in BY_NAME.values()} | {
-        variable_of(name) for name in (CONFIG_FILE, *PLANNED)
-    }
+    variables = {option.variable for option in BY_NAME.values()} | {variable_of(CONFIG_FILE)}
     for variable in re.findall(r"\bMESSAGING_[A-Z_]+[A-Z]\b", text):
         assert variable in variables, variable
     known = {*EXPOSED, "messaging_schema_version"}  # the latter is a table
