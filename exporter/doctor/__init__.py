@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
+from exporter.core.errors import missing_extra
 from exporter.doctor import broker, configuration, database, machine, proxy, workers
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Settings
@@ -39,8 +40,11 @@ async def examine(settings: Settings, url: str | None = None, token: str | None 
 async def _safely(subject: str, examination: Awaitable[list[Finding]]) -> list[Finding]:
     try:
         return await examination
-    except ModuleNotFoundError:
-        raise  # an extra that is not installed: one line, as everywhere
+    except ModuleNotFoundError as error:
+        said = missing_extra(error)
+        if said is None:
+            raise
+        return [Finding(subject, Outcome.FAILED, said)]
     except Exception as error:  # a defect of ours must not hide what the others found
         return [Finding(subject, Outcome.UNKNOWN, f"could not be examined: {type(error).__name__}")]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exporter.auth.tokens import Authenticator
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, missing_extra
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.misspelt import misspelt
 from exporter.settings.model import Address, Settings
@@ -128,4 +128,9 @@ def _try(subject: str, work: Callable[[], object], text: str) -> Finding:
         work()
     except Misconfigured as error:
         return Finding(subject, Outcome.FAILED, str(error))
+    except ModuleNotFoundError as error:
+        said = missing_extra(error)
+        if said is None:
+            raise
+        return Finding(subject, Outcome.FAILED, said)
     return Finding(subject, Outcome.OK, text)

@@ -448,6 +448,26 @@ async def test_a_defect_of_one_examination_does_not_hide_the_others(monkeypatch:
     assert len(found) > 1
 
 
+def test_extras_that_are_not_installed_are_all_named_and_hide_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules.update(dict.fromkeys(['asyncpg', 'cryptography', 'hiredis', 'redis']))\n"
+    )
+    (tmp_path / "key.pem").write_text("-----BEGIN PUBLIC KEY-----\n")
+    flags = ["--database.url", "postgresql://ann@127.0.0.1:1/chat", "--auth.public-key-file", "key.pem"]
+    status, found, said = doctor(
+        tmp_path,
+        *flags,
+        "--redis.url",
+        "redis://127.0.0.1:1",
+        environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )
+    assert status == 1, said
+    for subject, extra in (("keys", "keys"), ("database", "postgres"), ("broker", "redis")):
+        assert found[subject][0] == "failed", said
+        assert f"'messaging-exporter[{extra}]'" in found[subject][1]
+    assert {"listen", "clock"} <= found.keys()
+
+
 async def test_an_address_that_is_none_is_one_line() -> None:
     from exporter.doctor import proxy as examined
 
