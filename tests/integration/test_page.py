@@ -494,10 +494,14 @@ async def test_counts_by_reason_and_lines_say_the_same_span(browser: Browser, do
         assert await page.locator("messaging-stats .closed thead th").last.inner_text() == "5 min"
 
 
-async def test_every_reason_can_be_read_whole_whatever_the_width_of_the_window(
+async def test_reasons_and_figures_of_any_size_are_whole_whatever_the_width_of_the_window(
     browser: Browser, double: StatsDouble
 ) -> None:
     """Also where columns are narrowest: right above each width at which there is one more of them."""
+    refused = double.figures["refused"]
+    double.figures.update(dict.fromkeys(LIVE, 123_456), **dict.fromkeys(STORED, 1_234_567_890))
+    double.figures["active_users"] = dict.fromkeys(("1d", "7d", "30d"), 12_345_678)
+    double.figures["refused"] = {what: dict.fromkeys(reasons, 999_999) for what, reasons in refused.items()}
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double, refresh=60)
         for width in range(320, 2000, 8):

@@ -346,7 +346,7 @@ svg .bars { fill: var(--accent); }
 table { inline-size: 100%; border-collapse: collapse; margin-block-start: 0.5em; table-layout: fixed; }
 th, td { padding: 0.24em 0; border-block-end: 1px solid var(--line); font-weight: 400; text-align: start; vertical-align: baseline; }
 tbody tr:last-child > * { border-block-end: 0; }
-th:not(:first-child), td { text-align: end; inline-size: 4.9em; }
+th:not(:first-child), td { text-align: end; inline-size: 5.9em; }
 th { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 thead th { color: var(--muted); font-size: 0.8125em; }
 tbody th { color: var(--muted); white-space: normal; }
@@ -407,6 +407,8 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 
 @container (max-width: 27.99rem) { /* three figures of six digits beside a reason */
   td { font-size: 0.8125em; }
+  th:not(:first-child), td { inline-size: 4.9em; }
+  .active > div { grid-template-columns: minmax(0, 0.9fr) minmax(0, 0.6fr) minmax(0, 1.7fr) minmax(0, 0.7fr); }
 }
 @container (max-width: 43.99rem) {
   .rates > div { grid-template-columns: minmax(0, 1fr) minmax(0, 1.25fr) minmax(0, 1.5fr); gap: 0 0.6em; }
@@ -426,7 +428,6 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .status { grid-template-columns: minmax(0, 1fr) 14em; }
   .status { --lines: 2; }
   .sources { --lines: 1; }
-  th:not(:first-child), td { inline-size: 5.9em; }
   .status p:last-child { text-align: end; }
   .panel { grid-template-columns: repeat(6, minmax(0, 1fr)); }
   .panel > * { grid-column: span 3; }
@@ -444,6 +445,9 @@ button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .figures > .long:not(:first-child) .number { font-size: 1.375em; line-height: 2.9; block-size: 2.691em; }
   .figures > .unknown .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
   .figures > .unknown:first-child .number { font-size: 1.25em; line-height: 2.8; block-size: 2.96em; }
+}
+@container (min-width: 60rem) and (max-width: 71.99rem) {
+  .figures > .six:not(:first-child) .number { font-size: 1.875em; line-height: 2.484; block-size: 1.973em; }
 }
 @container (min-width: 68rem) {
   .panel > :not(.status, .now, .sources) { grid-column: span 2; }
