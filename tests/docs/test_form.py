@@ -14,10 +14,13 @@ DOCUMENTS = [*FIRST, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
-def test_no_line_is_longer_than_120_characters(path: Path) -> None:
+def test_no_line_is_longer_than_120_characters_and_the_last_one_ends(path: Path) -> None:
     """But for rows of tables, which cannot be broken."""
-    long = [line for line in path.read_text().splitlines() if len(line) > 120 and not line.startswith("|")]
+    text = path.read_text()
+    long = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
     assert not long
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
 
 
 def test_the_first_page_leads_to_every_other() -> None:
