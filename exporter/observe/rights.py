@@ -37,6 +37,31 @@ async def missing(reader: Reader, mapping: Mapping) -> list[str]:
     return [*schemas, *(f"{table}.{column}" for _, table, column, _ in rows)]
 
 
+async def hidden(reader: Reader, mapping: Mapping) -> list[str]:
+    """Tables of which row security shows this user some rows only, for all that is known. Raises SourceError.
+
+    A policy that says true shows every row; what another one shows, only its author knows.
+    """
+    if reader.dialect.name != "postgresql":
+        return []
+    literal = reader.dialect.literal
+    values = ", ".join(f"({literal(table.schema or '')}, {literal(table.name)})" for table in mapping.tables)
+    policies = (
+        "SELECT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true' AS shows, "
+        "NOT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) <> 'true' AS hides "
+        "FROM pg_policy p WHERE p.polrelid = k.oid AND p.polcmd IN ('r', '*') "
+        "AND EXISTS (SELECT 1 FROM unnest(p.polroles) r WHERE r = 0 OR pg_has_role(r, 'USAGE'))"
+    )
+    sql = (
+        f"SELECT k.relname::text FROM (VALUES {values}) AS need (s, t) "
+        "JOIN pg_class k ON k.relname = t JOIN pg_namespace n ON n.oid = k.relnamespace "
+        "AND CASE s WHEN '' THEN pg_table_is_visible(k.oid) ELSE n.nspname = s END "
+        "WHERE k.relkind IN ('r', 'p') AND row_security_active(k.oid) "
+        f"AND (SELECT bool_or(x.shows) IS NOT TRUE OR bool_or(x.hides) FROM ({policies}) x)"
+    )
+    return [str(row[0]) for row in await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS)]
+
+
 async def grants(reader: Reader, mapping: Mapping) -> list[str]:
     """The statements that give exactly what is read: columns, never a table with passwords in it. Raises SourceError.
 

@@ -29,6 +29,16 @@ Source = SourceSettings
 
 async def mapping_of(source: Source, reader: Reader) -> Mapping:
     """The mapping for what is there now. Raises Misconfigured, and SourceError when it cannot be looked at now."""
+    mapping = await _mapping_of(source, reader)
+    if hidden := await rights.hidden(reader, mapping):
+        raise Misconfigured(
+            f"row security hides rows of {', '.join(hidden)} from this user: a superuser may ALTER ROLE … BYPASSRLS, "
+            "or the owner CREATE POLICY … FOR SELECT TO … USING (true)"
+        )
+    return mapping
+
+
+async def _mapping_of(source: Source, reader: Reader) -> Mapping:
     there = await reader.columns()
     match source.kind:
         case "synapse":

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from exporter.core.errors import Misconfigured
 from exporter.observe import count_once
 from exporter.observe.check import ALL_WELL, UNCHECKED, check
+from exporter.observe.engine import Engine
 from exporter.observe.sources import Source
+from exporter.observe.state import State
+from tests.observe import schemas
+from tests.observe.databases import PostgresqlServer
+from tests.observe.test_engine import post
 from tests.observe.test_real_databases import TRUTHS, expected, figures, load, moment
 from tests.servers.postgres import Postgres
 
@@ -35,3 +41,47 @@ async def test_the_statements_that_check_prints_are_enough_and_open_no_secret(
     secret = {"ejabberd": "password FROM users", "prosody": "value FROM prosody", "synapse": "password_hash FROM users"}
     with pytest.raises(AssertionError, match="permission denied"):
         postgres.psql(f"SELECT {secret[kind]}", database, role)
+
+
+POLICIES = {
+    "none": ("", False),
+    "some rows": ("CREATE POLICY p ON posts FOR SELECT USING (userid = 'u2');", False),
+    "all rows": ("CREATE POLICY p ON posts USING (true);", True),
+    "all rows, to somebody else": ("CREATE POLICY p ON posts TO postgres USING (true);", False),
+    "all rows, for changes": ("CREATE POLICY p ON posts FOR UPDATE USING (true);", False),
+    "all rows but": (
+        "CREATE POLICY p ON posts USING (true); CREATE POLICY q ON posts AS RESTRICTIVE USING (userid = 'u2');",
+        False,
+    ),
+}
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_rows_that_row_security_may_hide_are_no_figure(postgres: Postgres, policy: str) -> None:
+    """Of a table that its owner put under row security, whom no policy lets in sees nothing, and no error."""
+    sql, shown = POLICIES[policy]
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1'), ('u2');")
+    post(server, 1, 100)
+    role = f"reader_{server.name}"
+    server.script(
+        f"CREATE ROLE {role} LOGIN; GRANT SELECT ON posts, users, bots, channels TO {role};"
+        f"ALTER TABLE posts ENABLE ROW LEVEL SECURITY; {sql}"
+    )
+    source = Source(postgres.url(server.name, role), "mattermost")
+    lines: list[str] = []
+    if shown:
+        assert await check(source, out=lines.append) == ALL_WELL, lines
+        assert "  stored_messages: 100" in lines
+        server.close()
+        return
+    assert await check(source, out=lines.append) == UNCHECKED
+    assert lines[-1].startswith("  could not check: row security hides rows of posts from this user")
+    engine = Engine(source, State(None), load=1.0)
+    with pytest.raises(Misconfigured, match="row security"):
+        await engine.count()
+    await engine.close()
+    server.script(f"ALTER ROLE {role} BYPASSRLS")
+    assert await check(source, out=lines.append) == ALL_WELL, lines
+    server.close()
