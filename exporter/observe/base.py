@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from exporter.observe.connections import Horizon
 from exporter.observe.counting import DirectFigures
 from exporter.observe.mapping import Cut
 from exporter.observe.tally import Facts, Tally
@@ -136,7 +137,7 @@ class PassResult:
     """What one pass read, all of one snapshot."""
 
     newest: dict[str, int]
-    horizon: tuple[int, int] | None
+    horizon: Horizon | None
     facts: Facts
     direct: tuple[DirectFigures, float, float]
     others: bool = False

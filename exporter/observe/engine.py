@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from exporter.observe import counting, identity
 from exporter.observe.base import Base, Count, PassResult
-from exporter.observe.connections import Reader, Snapshot, reader_of
+from exporter.observe.connections import Reader, Snapshot, behind, reader_of
 from exporter.observe.counters import Comparison
 from exporter.observe.counting import TAIL, DirectFigures
 from exporter.observe.direct_figures import DirectFiguresCache
@@ -112,6 +112,7 @@ class Engine:
         self.inaccurate = None if inaccurate is None else Comparison(number=inaccurate)
         self.recounted_at = self.state.get("recounted_at")
         self.differences = self.state.get("differences") or {}
+        self._sealing.resume(self.state.get("awaited"))
         self._published = None if self.base is None else Published(self.state, self.base.generation)
         if not await identity.samples_match(self.reader, mapping, self.state.get("samples") or []):
             self._begin_anew("rows that were counted are others now: the database was restored or replaced")
@@ -191,7 +192,7 @@ class Engine:
         async def work(snapshot: Snapshot) -> Count:
             horizon = await self.reader.horizon(snapshot)
             lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now, horizon)
-            moment = self.base.cut.moment if self.base else _micros(now - self._overlap)
+            moment = self.base.cut.moment if self.base else int((now - behind(horizon) - self._overlap) * 1e6)
             generation = (self.base.generation if self.base else 0) + 1
             base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
             return await self._pages.begin(snapshot, mapping, base, now, full_speed=self._full_speed)
@@ -203,7 +204,8 @@ class Engine:
             self._recount_early = self._sealing.overtaken = False
             with self.state.step():
                 self.state.forget_generation(self.counting.base.generation)
-                self.state.put("count", self.counting)
+                for key, value in (("count", self.counting), ("awaited", self._sealing.awaited)):
+                    self.state.put(key, value)
 
     async def advance(self) -> float:
         """One page of the count under way, or its completion: the seconds of database time. Raises SourceError."""
@@ -278,7 +280,7 @@ class Engine:
         found = await self.reader.read(work, LIMIT)
         self._direct.keep(found.direct)
         totals = await asyncio.to_thread(self._keep_pass, found, now)
-        totals = replace(totals, as_of=min(now, found.direct[1]))
+        totals = replace(totals, as_of=min(now, found.direct[1]) - behind(found.horizon))
         return totals if self.inaccurate is None else replace(totals, inaccurate_conversations=self.inaccurate.number)
 
     async def refresh(self) -> None:
@@ -311,6 +313,8 @@ class Engine:
                 base.cut = found.sealed
             if found.samples:
                 self.state.put("samples", identity.latest(self.state.get("samples") or [], found.samples))
+            if self._sealing.awaited is not None:  # stays there until the count that it makes due has begun
+                self.state.put("awaited", self._sealing.awaited)
             if self.base is not None and totals is not None:
                 self.state.put("base", self.base)
                 self.state.put("published", by_name(totals))
@@ -344,7 +348,3 @@ class Engine:
             await self._pages.kept()
         await self.reader.close()
         self.state.close()
-
-
-def _micros(seconds: float) -> int:
-    return int(seconds * 1_000_000)

@@ -15,7 +15,7 @@ from typing import Final
 
 from exporter.observe import counting
 from exporter.observe.base import Base
-from exporter.observe.connections import Snapshot
+from exporter.observe.connections import Horizon, Snapshot, behind
 from exporter.observe.mapping import Cut, Key, Mapping
 
 OVERLAP: Final = 60.0
@@ -43,30 +43,35 @@ class Sealing:
         self._tail = tail
         self._overlap = overlap
         self._marks: list[_Mark] = []
-        self._open: int | None = None
-        """The line did not wait for all transactions below this one, of which some are open."""
+        self.awaited: int | None = None
+        """The line did not wait for all transactions below this one, of which some are open; the state keeps it."""
         self.overtaken = False
         """Have they ended? What they wrote below the line may not be counted."""
 
-    def note(self, now: float, newest: dict[str, int], horizon: tuple[int, int] | None) -> None:
-        """Remember what was newest, and which transaction was the next."""
-        if horizon is not None and self._open is not None and horizon[0] >= self._open:
-            self._open, self.overtaken = None, True
+    def note(self, now: float, newest: dict[str, int], horizon: Horizon | None) -> None:
+        """Remember what was newest, and which transaction was the next, at the moment that a standby shows."""
+        now -= behind(horizon)
+        if horizon is not None and self.awaited is not None and not horizon.oldest < self.awaited <= horizon.next:
+            self.awaited, self.overtaken = None, True  # or its numbers are of another server, before a restore
         if not self._marks or now - self._marks[-1].at >= self._overlap / 16:
-            self._marks = [*self._marks[-MAX_MARKS:], _Mark(now, newest, None if horizon is None else horizon[1])]
+            self._marks = [*self._marks[-MAX_MARKS:], _Mark(now, newest, None if horizon is None else horizon.next)]
+
+    def resume(self, awaited: int | None) -> None:
+        """What an earlier process waited for; whoever has gone on since knows better."""
+        if self.awaited is None and not self.overtaken:
+            self.awaited = awaited
 
     def forget(self) -> None:
         """Of another database."""
-        self._marks, self._open, self.overtaken = [], None, False
+        self._marks, self.awaited, self.overtaken = [], None, False
 
-    async def first(
-        self, snapshot: Snapshot, mapping: Mapping, now: float, horizon: tuple[int, int] | None
-    ) -> dict[str, int]:
+    async def first(self, snapshot: Snapshot, mapping: Mapping, now: float, horizon: Horizon | None) -> dict[str, int]:
         """Where the very first count may end: the tail is above, and so is the overlap where keys are times.
 
         Nothing is known yet of the transactions that are open, so when these have ended it is counted once more.
         """
-        self._open = None if horizon is None or horizon[0] >= horizon[1] else horizon[1]
+        self.awaited = None if horizon is None or horizon.oldest >= horizon.next else horizon.next
+        now -= behind(horizon)
         (found,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
         return {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
@@ -87,12 +92,13 @@ class Sealing:
         mapping: Mapping,
         base: Base,
         further: MappingOf[str, int],
-        horizon: tuple[int, int] | None,
+        horizon: Horizon | None,
         now: float,
     ) -> Cut | None:
         """A cut above the base's, None when it stays. ``further``: the keys with ``longest`` rows above them."""
         if all(further.get(key.name, key.lowest) <= base.cut.lows[key.name] for key in mapping.keys):
             return None
+        now -= behind(horizon)
         settled = self._settled_marks(horizon, now)
         if not settled:
             return None
@@ -107,14 +113,14 @@ class Sealing:
             lows[key.name] = max(low, base.cut.lows[key.name])
         self._marks = [other for other in self._marks if other.at >= mark.at]
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
-        if moved and horizon is not None and (mark.next_transaction or 0) > horizon[0]:
-            self._open = max(self._open or 0, mark.next_transaction or 0)
+        if moved and horizon is not None and (mark.next_transaction or 0) > horizon.oldest:
+            self.awaited = max(self.awaited or 0, mark.next_transaction or 0)
         changed = int(mark.at * 1_000_000)
         if mapping.change is not None and mapping.change.time is not None:
             changed = mapping.change.time.settled(changed)
         return Cut(lows, max(base.cut.moment, changed)) if moved else None
 
-    def _settled_marks(self, horizon: tuple[int, int] | None, now: float) -> list[_Mark]:
+    def _settled_marks(self, horizon: Horizon | None, now: float) -> list[_Mark]:
         """Marks below which nothing appears any more.
 
         A key is taken at most ``overlap`` seconds before its transaction begins to write. So all that lies below a mark
@@ -123,7 +129,7 @@ class Sealing:
         if horizon is None:
             ended = now
         else:
-            ends = [mark.at for mark in self._marks if (mark.next_transaction or 0) <= horizon[0]]
+            ends = [mark.at for mark in self._marks if (mark.next_transaction or 0) <= horizon.oldest]
             ended = max(ends, default=float("-inf"))
         latest = max(ended - self._overlap, now - MAX_TRANSACTION_AGE)
         return [mark for mark in self._marks if mark.at <= latest]

@@ -370,6 +370,39 @@ async def test_a_transaction_that_is_open_when_the_first_count_begins_is_counted
 
 
 @pytest.mark.needs("postgres")
+async def test_a_transaction_that_outlives_the_process_which_waited_for_it_is_counted_when_it_ends(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """Whether the process ends while it is open, or when it has ended and nothing has been counted yet."""
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
+        server.execute(sql, 1)
+    clock, path = Clock(), tmp_path / "state.db"
+    engine = engine_of(server, path, clock)
+    post(server, 1, 100)
+    assert (await engine.count()).stored_messages == 100
+    for committed in (False, True):
+        await engine.close()
+        engine = engine_of(server, path, clock)
+        await engine.open()
+        assert (await engine.look()).stored_messages == 100
+        assert engine.due is committed
+        if not committed:
+            server.execute("COMMIT", 1)
+            await engine.look()
+        assert engine.due
+    assert (await engine.count()).stored_messages == 101
+    await engine.close()
+    engine = engine_of(server, path, clock)
+    await engine.open()
+    await engine.look()
+    assert not engine.due
+    await engine.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
 async def test_an_event_persister_that_has_nothing_to_do_holds_nothing_back(postgres: Postgres) -> None:
     """Synapse with workers: its row in stream_positions stays as it was."""
     server = PostgresqlServer(postgres)

@@ -7,7 +7,7 @@ without any lock.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from exporter.core.errors import Misconfigured
 from exporter.observe.mapping import Dialect
@@ -15,6 +15,20 @@ from exporter.store.location import SqliteLocation, locate
 
 T = TypeVar("T")
 Row = Sequence[Any]
+
+
+class Horizon(NamedTuple):
+    """Every transaction below ``oldest`` has ended; none at or above ``next`` had begun."""
+
+    oldest: int
+    next: int
+    behind: float = 0.0
+    """Seconds since what a standby shows was all that there is on the server that it follows."""
+
+
+def behind(horizon: Horizon | None) -> float:
+    """How old what is seen is, in seconds."""
+    return 0.0 if horizon is None else horizon.behind
 
 
 class Snapshot(Protocol):
@@ -55,8 +69,8 @@ class Reader(Protocol):
         A table goes by its name where that finds it, and by ``schema.name`` where there are schemas.
         """
 
-    async def horizon(self, snapshot: Snapshot) -> tuple[int, int] | None:
-        """(oldest transaction that still runs, the next one to come), None where that cannot be told."""
+    async def horizon(self, snapshot: Snapshot) -> Horizon | None:
+        """Where transactions stand, None where that cannot be told. Raises SourceError."""
 
     async def close(self) -> None:
         """Give everything back."""

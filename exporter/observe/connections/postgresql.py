@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from exporter.core.errors import Misconfigured
-from exporter.observe.connections import Row, Snapshot
+from exporter.observe.connections import Horizon, Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
 from exporter.store import errors
@@ -31,6 +31,19 @@ LONGEST: Final = 4.5
 CONNECT: Final = 10.0
 LOCK_WAIT: Final = "200ms"
 """An administrator's exclusive lock is not waited for: whoever comes after us would wait as long."""
+STRAYED: Final = "the standby does not keep up with a server, and how old its figures are is not known"
+REWRITTEN: Final = "a table was rewritten, emptied or replaced while it was read"
+_REWRITTEN: Final = (
+    "SELECT 1 FROM pg_locks l LEFT JOIN pg_class c ON c.oid = l.relation "
+    "WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND (c.oid IS NULL OR c.relkind IN ('r', 'm') "
+    "AND c.relfilenode <> 0 AND c.relfilenode <> pg_relation_filenode(c.oid)) LIMIT 1"
+)
+"""A row where a table that this transaction reads is another one than its snapshot knows.
+
+Who changes a column's type makes the table anew, with rows that no earlier snapshot sees: it is empty there. The
+snapshot is taken before a table's lock is waited for. What is read as a table is of the snapshot, the function's
+answer is of now; both stay as they are, as long as the lock is held.
+"""
 
 _BY_STATE: Final = (  # SQLSTATE, or its beginning: words, is it a matter of time, does it last
     ("57014", errors.TIMEOUT, True, False),
@@ -127,7 +140,9 @@ class PostgresReader:
                 # The clock starts before the transaction does: nothing of it is older than what was promised.
                 deadline = asyncio.get_running_loop().time() + seconds
                 await connection.execute(_begin(seconds), timeout=seconds)
-                result = await work(_Snapshot(connection, deadline))
+                result = await work(snapshot := _Snapshot(connection, deadline))
+                if await snapshot.fetch(_REWRITTEN):
+                    raise SourceError(REWRITTEN)
                 await connection.execute("ROLLBACK", timeout=1.0)
                 ended = True
                 return result
@@ -210,12 +225,17 @@ class PostgresReader:
 
         return await self.read(work, LONGEST)
 
-    async def horizon(self, snapshot: Snapshot) -> tuple[int, int] | None:
-        """Every transaction below the first number has ended; none at or above the second had begun."""
-        rows = await snapshot.fetch(
-            "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text FROM pg_current_snapshot() s"
+    async def horizon(self, snapshot: Snapshot) -> Horizon | None:
+        """Of a standby with its age: that of the latest commit, unless it has all that a server sends it now."""
+        ((oldest, next_, behind),) = await snapshot.fetch(
+            "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text, CASE WHEN NOT pg_is_in_recovery() "
+            "OR pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() AND EXISTS (SELECT 1 FROM pg_stat_wal_receiver) "
+            "THEN 0 ELSE date_part('epoch', clock_timestamp() - pg_last_xact_replay_timestamp()) END "
+            "FROM pg_current_snapshot() s"
         )
-        return int(rows[0][0]), int(rows[0][1])
+        if behind is None:
+            raise SourceError(STRAYED)
+        return Horizon(int(oldest), int(next_), max(0.0, behind))
 
     async def close(self) -> None:
         """Say goodbye to the server."""

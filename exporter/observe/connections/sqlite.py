@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from exporter.observe.connections import Row, Snapshot
+from exporter.observe.connections import Horizon, Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
 from exporter.store import errors
@@ -270,7 +270,7 @@ class SqliteReader:
 
         return await self.read(work, 10.0)
 
-    async def horizon(self, snapshot: Snapshot) -> tuple[int, int] | None:
+    async def horizon(self, snapshot: Snapshot) -> Horizon | None:
         """There is one writer at a time: what is seen is in the order of its commits."""
         return None
 
