@@ -5,12 +5,8 @@ Tested in ``tests/observe/test_engine.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from exporter.observe.connections import Horizon
-from exporter.observe.counting import DirectFigures
 from exporter.observe.mapping import Cut
 from exporter.observe.tally import Facts, Tally
 
@@ -130,19 +126,3 @@ class Count:
         whole = sum(scan.top - scan.bottom for scan in key_scans)
         share = sum(scan.done - scan.bottom for scan in key_scans) / whole if whole else 1.0
         return share if self.writers is None else 0.8 * share + 0.2 * self.writers.share
-
-
-@dataclass(slots=True)
-class PassResult:
-    """What one pass read, all of one snapshot."""
-
-    newest: dict[str, int]
-    horizon: Horizon | None
-    facts: Facts
-    direct: tuple[DirectFigures, float, float]
-    others: bool = False
-    """Is a row that was counted another one now?"""
-    sealed: Cut | None = None
-    samples: Sequence[Sequence[Any]] = ()
-    rest: Facts | None = None
-    counted: Facts | None = None

@@ -95,6 +95,11 @@ async def _sizes(snapshot: Snapshot, mapping: Mapping, cut: Cut) -> dict[str, in
     return {name: size or 0 for name, size in zip(wanted, found, strict=True)}
 
 
+async def many_above(snapshot: Snapshot, mapping: Mapping, cuts: Sequence[Cut]) -> list[bool]:
+    """Per cut, is so much above it that it may be more than one reading can take?"""
+    return [max((await _sizes(snapshot, mapping, cut)).values()) >= statements.MANY for cut in cuts]
+
+
 async def _undone(
     snapshot: Snapshot, mapping: Mapping, target: Region, cut: Cut, midnight: int, sizes: dict[str, int] | None = None
 ) -> Sequence[Row]:

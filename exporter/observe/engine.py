@@ -18,15 +18,16 @@ import msgspec
 from msgspec.structs import replace
 
 from exporter.observe import counting, identity
-from exporter.observe.base import Base, Count, PassResult
+from exporter.observe.base import Base, Count
 from exporter.observe.connections import Reader, Snapshot, behind, reader_of
 from exporter.observe.counters import Comparison
 from exporter.observe.counting import TAIL, DirectFigures
 from exporter.observe.direct_figures import DirectFiguresCache
 from exporter.observe.identity import Sizes
 from exporter.observe.logger import Logger
-from exporter.observe.mapping import DAY, Cut, Mapping
+from exporter.observe.mapping import Mapping
 from exporter.observe.paging import LIMIT, Pages, fits
+from exporter.observe.passing import Pass, PassResult
 from exporter.observe.published import Published, by_name, difference, figures
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sealing import OVERLAP, Sealing
@@ -38,6 +39,8 @@ log = Logger(__name__)
 
 EARLY_RECOUNT_DIVISOR: Final = 12
 """When rows have vanished, a recount comes after this part of the interval."""
+SLOW_PASSES: Final = 3
+"""Passes in a row that took too long, after which it is asked whether too much is new."""
 
 
 class Engine:
@@ -74,14 +77,13 @@ class Engine:
         """The counters' comparison under way; ``inaccurate`` is what the last one found."""
         self.inaccurate: Comparison | None = None
         self._sealing = Sealing(tail, overlap)
-        self._overlap = overlap
         self._pages = Pages(self.reader, state)
         self._rows_passed = 0
         self._sizes = Sizes()
         self._direct = DirectFiguresCache(background_refresh=background_refresh)
         self._background_refresh = background_refresh
         self._published: Published | None = None
-        self._recount_early = False
+        self._recount_early, self._slow_passes = False, 0
 
     # --- opening ------------------------------------------------------------------------------------------
 
@@ -190,11 +192,9 @@ class Engine:
         now = self.clock()
 
         async def work(snapshot: Snapshot) -> Count:
-            horizon = await self.reader.horizon(snapshot)
-            lows = dict(self.base.cut.lows) if self.base else await self._sealing.first(snapshot, mapping, now, horizon)
-            moment = self.base.cut.moment if self.base else int((now - behind(horizon) - self._overlap) * 1e6)
-            generation = (self.base.generation if self.base else 0) + 1
-            base = Base(generation, Cut(lows, moment), Tally(), int(now // 86_400))
+            generation, cut = (self.base.generation, self.base.cut) if self.base else (0, None)
+            cut = cut or await self._sealing.first(snapshot, mapping, now, await self.reader.horizon(snapshot))
+            base = Base(generation + 1, cut, Tally(), int(now // 86_400))
             return await self._pages.begin(snapshot, mapping, base, now, full_speed=self._full_speed)
 
         async with self.lock:
@@ -248,40 +248,40 @@ class Engine:
         await self._pages.kept()
         mapping, now = self._known(), self.clock()
         count, base = self.counting, self.base
-        done = count is not None and count.done
+        done = count if count and count.done else None
         for each in (base, count.base if count else None):
             if each is not None:
                 each.turn(int(now // 86_400))
-        if base is None and not done:
+        if base is None and done is None:
             await self.reader.read(lambda snapshot: snapshot.fetch("SELECT 1"), LIMIT)
             return self._nothing_yet()
-        direct, samples = self._direct.cached(now), self.state.get("samples") or []
-
-        async def work(snapshot: Snapshot) -> PassResult:
-            day = int(now // 86_400) * DAY
-            newest, further = await counting.newest(snapshot, mapping, 0, self._sealing.longest(mapping))
-            found = PassResult(
-                newest=newest,
-                horizon=await self.reader.horizon(snapshot),
-                facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
-                direct=direct or await self._direct.read(snapshot, mapping, now),
-                others=base is not None and await identity.latest_differs(snapshot, mapping, samples),
-            )
-            if done and count is not None:
-                found.counted = await counting.tail(snapshot, mapping, count.base.cut, day)
-                found.samples = await identity.sample(snapshot, mapping, count.base.cut)
-            elif base is not None:
-                found.sealed = await self._sealing.next(snapshot, mapping, base, further, found.horizon, now)
-                if found.sealed is not None:
-                    found.samples = await identity.sample(snapshot, mapping, found.sealed)
-                    found.rest = await counting.tail(snapshot, mapping, found.sealed, day)
-            return found
-
-        found = await self.reader.read(work, LIMIT)
+        samples = self.state.get("samples") or []
+        wanted = Pass(self.reader, self._sealing, self._direct, mapping, base, done, samples, now)
+        try:
+            found = await self.reader.read(wanted.read, LIMIT)
+        except SourceError as error:
+            self._slow_passes = self._slow_passes + 1 if error.slow else 0
+            await self._leave_what_is_outgrown()
+            raise
+        self._slow_passes = 0
         self._direct.keep(found.direct)
         totals = await asyncio.to_thread(self._keep_pass, found, now)
         totals = replace(totals, as_of=min(now, found.direct[1]) - behind(found.horizon))
         return totals if self.inaccurate is None else replace(totals, inaccurate_conversations=self.inaccurate.number)
+
+    async def _leave_what_is_outgrown(self) -> None:
+        """After a bulk load or a long absence, more may be new than a pass can read, for ever: then count anew."""
+        if self._slow_passes < SLOW_PASSES:
+            return
+        mapping, bases = self._known(), (self.base, self.counting and self.counting.base)
+        cuts = [base.cut for base in bases if base]
+        grown = await self.reader.read(lambda snapshot: counting.many_above(snapshot, mapping, cuts), LIMIT)
+        if grown[:1] == [True]:
+            self._begin_anew("more is new than can be read at once")
+        elif any(grown):  # a recount that took long; the figures themselves are well
+            self.counting = None
+            with self.state.step():
+                self.state.put("count", None)
 
     async def refresh(self) -> None:
         """Read the direct figures again, where they are slow and it is time to. Raises SourceError."""

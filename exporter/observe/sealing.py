@@ -65,16 +65,17 @@ class Sealing:
         """Of another database."""
         self._marks, self.awaited, self.overtaken = [], None, False
 
-    async def first(self, snapshot: Snapshot, mapping: Mapping, now: float, horizon: Horizon | None) -> dict[str, int]:
+    async def first(self, snapshot: Snapshot, mapping: Mapping, now: float, horizon: Horizon | None) -> Cut:
         """Where the very first count may end: the tail is above, and so is the overlap where keys are times.
 
         Nothing is known yet of the transactions that are open, so when these have ended it is counted once more.
         """
         self.awaited = None if horizon is None or horizon.oldest >= horizon.next else horizon.next
-        now -= behind(horizon)
+        moment = now - behind(horizon) - self._overlap
         (found,) = await counting.newest(snapshot, mapping, self._share(mapping))
-        lows = {key.name: _capped(key, found.get(key.name, key.lowest), now - self._overlap) for key in mapping.keys}
-        return {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
+        lows = {key.name: _capped(key, found.get(key.name, key.lowest), moment) for key in mapping.keys}
+        safe = {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
+        return Cut(safe, int(moment * 1_000_000))
 
     def _share(self, mapping: Mapping) -> int:
         """Rows of each key that stay unsealed; the last of several is of hosts that are not known yet."""

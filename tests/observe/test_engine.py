@@ -15,10 +15,14 @@ from pathlib import Path
 import pytest
 
 from exporter.core.errors import Misconfigured
+from exporter.observe import counting, statements
+from exporter.observe.connections import Snapshot
 from exporter.observe.engine import Engine
+from exporter.observe.mapping import Cut, Mapping
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
 from exporter.observe.state import State
+from exporter.observe.tally import Facts
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, Server, SqliteServer
 from tests.servers.postgres import Postgres
@@ -548,3 +552,86 @@ def test_killed_at_any_moment_nothing_is_doubled(tmp_path: Path) -> None:
     totals = asyncio.run(figures())
     server.close()
     assert (totals.stored_messages, totals.active_users[30]) == (20_000, 1)
+
+
+def slow_above(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that cannot read so many new rows within the time of a pass."""
+    tail = counting.tail
+
+    async def slow_tail(snapshot: Snapshot, mapping: Mapping, cut: Cut, midnight: int) -> Facts:
+        found = await tail(snapshot, mapping, cut, midnight)
+        if found.tally.rows > rows:
+            raise SourceError("the database did not answer in time", slow=True)
+        return found
+
+    monkeypatch.setattr(counting, "tail", slow_tail)
+    monkeypatch.setattr(statements, "MANY", rows)
+
+
+async def fails(engine: Engine, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(SourceError, match="in time"):
+            await engine.look()
+        engine.require_recheck()
+        await engine.open()
+
+
+async def test_what_came_during_a_long_absence_is_counted_anew_where_one_reading_cannot_take_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    slow_above(200, monkeypatch)
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    await engine.close()
+    post(server, 101, 900)
+    clock.now += 1_000
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    await engine.open()
+    await fails(engine, 2)
+    assert engine.base is not None, "a server may be slow for a moment"
+    await fails(engine, 1)
+    assert engine.base is None
+    assert (await engine.count()).stored_messages == 900
+    assert engine.differences == {}, "nothing had vanished"
+    await engine.close()
+
+
+async def test_a_slow_server_without_much_that_is_new_keeps_its_counts(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    with monkeypatch.context() as slow:
+        slow_above(1, slow)
+        slow.setattr(statements, "MANY", 100)
+        await fails(engine, 5)
+    assert (await engine.look()).stored_messages == 100
+    await engine.close()
+
+
+async def test_a_recount_that_was_overtaken_by_too_much_is_left_and_the_figures_stay(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    slow_above(200, monkeypatch)
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    await engine.begin()
+    for i in range(1, 8):
+        post(server, i * 100 + 1, i * 100 + 100)
+        for _ in range(3):
+            clock.now += 70
+            assert (await engine.look()).stored_messages == i * 100 + 100
+    while not (engine.counting and engine.counting.done):
+        await engine.advance()
+        await engine._pages.kept()
+    await fails(engine, 3)
+    assert engine.counting is None
+    assert (await engine.look()).stored_messages == 800
+    assert (await engine.count()).stored_messages == 800
+    await engine.close()

@@ -1,0 +1,72 @@
+"""What one pass reads: everything that a scrape needs, of one snapshot. Knows readers; changes nothing.
+
+Tested in ``tests/observe/test_engine.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.observe import counting, identity
+from exporter.observe.base import Base, Count
+from exporter.observe.connections import Horizon, Reader, Snapshot
+from exporter.observe.counting import DirectFigures
+from exporter.observe.direct_figures import DirectFiguresCache
+from exporter.observe.identity import Samples
+from exporter.observe.mapping import DAY, Cut, Mapping
+from exporter.observe.sealing import Sealing
+from exporter.observe.tally import Facts
+
+
+@dataclass(slots=True)
+class PassResult:
+    """What one pass read, all of one snapshot."""
+
+    newest: dict[str, int]
+    horizon: Horizon | None
+    facts: Facts
+    direct: tuple[DirectFigures, float, float]
+    others: bool = False
+    """Is a row that was counted another one now?"""
+    sealed: Cut | None = None
+    samples: Sequence[Sequence[Any]] = ()
+    rest: Facts | None = None
+    counted: Facts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass to be made, which may be tried several times. ``done``: the count that it completes."""
+
+    reader: Reader
+    sealing: Sealing
+    direct: DirectFiguresCache
+    mapping: Mapping
+    base: Base | None
+    done: Count | None
+    samples: Samples
+    now: float
+
+    async def read(self, snapshot: Snapshot) -> PassResult:
+        """All of it. Raises SourceError."""
+        mapping, base, now = self.mapping, self.base, self.now
+        day = int(now // 86_400) * DAY
+        newest, further = await counting.newest(snapshot, mapping, 0, self.sealing.longest(mapping))
+        found = PassResult(
+            newest=newest,
+            horizon=await self.reader.horizon(snapshot),
+            facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
+            direct=self.direct.cached(now) or await self.direct.read(snapshot, mapping, now),
+            others=base is not None and await identity.latest_differs(snapshot, mapping, self.samples),
+        )
+        if self.done is not None:
+            found.counted = await counting.tail(snapshot, mapping, self.done.base.cut, day)
+            found.samples = await identity.sample(snapshot, mapping, self.done.base.cut)
+        elif base is not None:
+            found.sealed = await self.sealing.next(snapshot, mapping, base, further, found.horizon, now)
+            if found.sealed is not None:
+                found.samples = await identity.sample(snapshot, mapping, found.sealed)
+                found.rest = await counting.tail(snapshot, mapping, found.sealed, day)
+        return found
