@@ -37,14 +37,15 @@ def age(mapping: Mapping, midnight: int) -> str:
 def day(mapping: Mapping, midnight: int) -> str:
     """SQL: the UTC day of a row of the longest window, in days since 1970; NULL for an older one.
 
-    By comparing with each midnight, which works for a column of any type in any zone.
+    By comparing with each midnight, which works for a column of any type in any zone. What is dated in the future is
+    of its day, as far as ages go: it is sealed today, and of today after midnight.
     """
     time = mapping.time
     column = time.of("e")
     today = midnight // DAY
-    branches = [f"WHEN {column} >= {time.literal(midnight)} THEN {today}"]
-    branches += [
-        f"WHEN {column} >= {time.literal(midnight - back * DAY)} THEN {today - back}" for back in range(1, LONGEST)
+    branches = [
+        f"WHEN {column} >= {time.literal(midnight + ahead * DAY)} THEN {today + ahead}"
+        for ahead in range(AGES - 2, -LONGEST, -1)
     ]
     # The usual row is an old one: it is compared once.
     oldest = time.literal(midnight - (LONGEST - 1) * DAY)

@@ -120,6 +120,27 @@ async def test_midnight_passes(server: Server) -> None:
     await engine.close()
 
 
+async def test_who_wrote_tomorrow_by_a_clock_that_is_fast_has_written_today_after_midnight(server: Server) -> None:
+    """Its number grows with the others', so it is sealed before midnight, and not read again after it."""
+    clock = Clock()
+    clock.now += 43_200 - 600
+    midnight = MS + 43_200_000
+    others = ", ".join(f"({i}, '$e{i}', 'm.room.message', '!r', '@a:x', {midnight - 600_000})" for i in range(2, 41))
+    server.script(
+        "DROP TABLE users;" + schemas.synapse(server.engine) + "INSERT INTO users (name) VALUES ('@a:x'), ('@b:x');"
+        "INSERT INTO events (stream_ordering, event_id, type, room_id, sender, origin_server_ts) "
+        f"VALUES (1, '$e1', 'm.room.message', '!r', '@b:x', {midnight + 60_000}), {others};"
+        "INSERT INTO stream_positions VALUES ('events', 'master', 40);"
+    )
+    engine = Engine(Source(server.url, "synapse"), State(None), load=1.0, clock=clock, tail=10)
+    assert (await engine.count()).active_users == {1: 2, 7: 2, 30: 2}
+    clock.now += 720
+    assert (await engine.look()).active_users == {1: 1, 7: 2, 30: 2}
+    assert engine.base is not None
+    assert engine.base.cut.lows["stream_ordering"] >= 1
+    await engine.close()
+
+
 async def test_a_restart_goes_on_where_the_last_step_ended(server: Server, tmp_path: Path) -> None:
     clock = Clock()
     engine = engine_of(server, tmp_path / "state.db", clock)
