@@ -29,6 +29,8 @@ class Case:
     what: str = ""
     read: int | None = None  # when the texts are read; None: 10 minutes after it fired
     length: int = LENGTH
+    observing: bool = False  # beside a process of observe under the nodes' job
+    silent: tuple[str, ...] = ()  # alerts that are none of this fault's
     alone: bool = False  # only where Prometheus knows no other installation
 
 

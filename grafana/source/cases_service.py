@@ -39,14 +39,26 @@ CASES: tuple[Case, ...] = (
         "MessagingAbsent",
         tuple((name("up", node), GONE) for node in NODES),
         JOB,
-        "The targets of messaging have been absent from Prometheus for 5 minutes. Nobody would notice an outage.",
+        "The targets of messaging, or all but those of observe, have been absent from Prometheus for 5 minutes. Nobody "
+        "would notice an outage.",
         severity="critical",
+    ),
+    Case(
+        "MessagingAbsent",
+        tuple((name("up", node), GONE) for node in NODES),
+        JOB,
+        "The targets of messaging, or all but those of observe, have been absent from Prometheus for 5 minutes. Nobody "
+        "would notice an outage.",
+        severity="critical",
+        what="only a process of observe is left",
+        observing=True,
     ),
     Case(
         "MessagingAbsent",
         (
             *((name("up", node), GONE) for node in NODES),
             *((name("messaging_build_info", node, version="1.0.0"), None) for node in NODES),
+            *((name("messaging_active_connections", node), None) for node in NODES),
         ),
         {},
         "Targets with our metrics, or with a job called messaging or messaging-exporter, have been absent from "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from grafana.source.cases import NODE_A, A, Case, step
-from grafana.source.series import name, seconds
+from grafana.source.series import levels, name, seconds
 
+OBSERVER = "o:8765"
 SOURCE = {**NODE_A, "source": "chat"}
 
 
@@ -19,6 +20,28 @@ CASES: tuple[Case, ...] = (
         (step(series("messaging_source_up"), 1, 0),),
         SOURCE,
         "a:8765 (job messaging) has not read the database chat that it observes for 5 minutes; its figures are absent.",
+    ),
+    Case(
+        "MessagingSourceDown",
+        (
+            (name("up", OBSERVER), levels((60, 1), (60, 0), (61, 1))),
+            (name("messaging_source_up", OBSERVER, source="chat"), levels((60, 1), (1, "stale"), (59, "_"), (61, 1))),
+        ),
+        {**NODE_A, "instance": OBSERVER, "source": "chat"},
+        "o:8765 (job messaging) has not read the database chat that it observes for 5 minutes; its figures are absent.",
+        what="the process that reads it is down",
+        observing=True,
+        silent=("MessagingDown", "MessagingAbsent"),
+    ),
+    Case(
+        "MessagingSourceCountStuck",
+        ((series("messaging_source_count_progress_ratio"), levels((60, 1), (120, 0.4), (61, 1))),),
+        SOURCE,
+        "The count of chat at a:8765 (job messaging) has stood at 40% for an hour. If it is the first one, there "
+        "are no figures.",
+        pending=120,
+        gone=190,
+        length=240,
     ),
     Case(
         "MessagingSourceStale",

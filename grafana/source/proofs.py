@@ -103,10 +103,11 @@ def silence(what: str, series: Series) -> dict[str, Any]:
 
 def proof(case: Case, rule: dict[str, Any], *, beside_another: bool = False) -> dict[str, Any]:
     """One test: not before its time, at its time, with these texts, and gone afterwards."""
-    metrics = needed(case.alert)
+    metrics = needed(case.alert).union(*map(needed, case.silent))
     fires = case.pending + minutes(rule["for"])
     labels = {"severity": case.severity, **case.labels}
-    series = over(healthy(case.length), case.fault)
+    beside = observing(minutes=case.length) if case.observing else {}
+    series = over(healthy(case.length) | beside, case.fault)
     title = f"{case.alert}: {case.what}" if case.what else case.alert
     if beside_another:
         labels.update(FAULTY)
@@ -130,14 +131,19 @@ def proof(case: Case, rule: dict[str, Any], *, beside_another: bool = False) -> 
             "exp_samples": [{"labels": f"ALERTS{{{text}}}", "value": 1}] if state else [],
         }
 
-    def alert(minute: int, *alerts: dict[str, Any]) -> dict[str, Any]:
-        return {"eval_time": _at(minute), "alertname": case.alert, "exp_alerts": list(alerts)}
+    def alert(minute: int, *alerts: dict[str, Any], of: str = case.alert) -> dict[str, Any]:
+        return {"eval_time": _at(minute), "alertname": of, "exp_alerts": list(alerts)}
 
     return {
         "name": title,
         "interval": "1m",
         "input_series": _series({key: values for key, values in series.items() if key.partition("{")[0] in metrics}),
-        "alert_rule_test": [alert(fires - 1), alert(case.read or fires + 10, expected), alert(case.gone)],
+        "alert_rule_test": [
+            alert(fires - 1),
+            alert(read := case.read or fires + 10, expected),
+            alert(case.gone),
+            *(alert(read, of=other) for other in case.silent),
+        ],
         "promql_expr_test": [
             state(case.pending - 1, None),
             state(case.pending, "pending"),

@@ -155,6 +155,7 @@ def _observed(node: str, minutes: int) -> Iterator[tuple[str, str]]:
     yield name("messaging_source_as_of_timestamp_seconds", node, **source), growing(60, minutes)
     yield name("messaging_source_recount_timestamp_seconds", node, **source), growing(60, minutes)
     yield name("messaging_source_recount_interval_seconds", node, **source), steady(600, minutes)
+    yield name("messaging_source_count_progress_ratio", node, **source), steady(1, minutes)
     yield name("messaging_inaccurate_conversations", node, **source), steady(0, minutes)
 
 
