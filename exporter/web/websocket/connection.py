@@ -173,11 +173,13 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
             turn.has_read()
 
     def _strike(self, opcode: int, payload: bytes) -> None:
-        """A frame too many: answered (pings are not), and as many again in a row close."""
+        """A frame too many: answered (a ping frame as usual, RFC 6455 section 5.5.2), and as many again in a row close."""
         self._strikes += 1
         if opcode in _MESSAGES:
             command, id = read_name(payload)
             self._context.node.refuse(self, command, _RATE_LIMITED, id)
+        else:
+            self._other(opcode, payload)
         if self._strikes >= self._context.limits.frames_per_second:
             self.close(ClosedReason.RATE_LIMITED)
 
