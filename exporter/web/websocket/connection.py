@@ -173,7 +173,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
             turn.has_read()
 
     def _strike(self, opcode: int, payload: bytes) -> None:
-        """A frame too many: answered (a ping frame as usual, RFC 6455 section 5.5.2), and as many again in a row close."""
+        """A frame too many: answered (RFC 6455 section 5.5.2 wants a pong), and as many again in a row close."""
         self._strikes += 1
         if opcode in _MESSAGES:
             command, id = read_name(payload)
