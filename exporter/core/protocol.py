@@ -208,7 +208,8 @@ class Welcome(msgspec.Struct, tag="welcome"):
 class Joined(msgspec.Struct, tag="joined", omit_defaults=True):
     """Answer to ``join``; ``participants`` are the users joined now, the new one included.
 
-    At most 1,000 of them; then ``truncated`` says so and ``participants_total`` how many there are.
+    At most 1,000 of them; then ``truncated`` says so and ``participants_total`` how many there are. Every message above
+    ``last_seq`` follows; of those up to it, one that was being handed out meanwhile may follow as well.
     """
 
     conversation: str
