@@ -20,7 +20,8 @@ _SECRETS: Final = (
     re.compile(r"((?:passw(?:or)?d|pwd)\s*[=:]\s*['\"]?|(?:secret|token)=)[^\s&;,'\")]+", re.IGNORECASE),
     # an option of a URL whose name is percent-encoded: it may be any, and drivers decode it
     re.compile(r"([?&][^=&\s%]*%[^=&\s]*=)[^&\s,'\")]+|[?&][^=&\s]*"),
-    re.compile(r"\b(?:()eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?|eyJ[A-Za-z0-9_-]*)"),  # JWTs: {" in base64
+    # JWTs: base64 of {"
+    re.compile(r"\b(?:()eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?|eyJ[A-Za-z0-9_-]*)"),
     re.compile(r"(\b(?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE),
 )
 _UNSAFE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

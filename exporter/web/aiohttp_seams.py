@@ -32,6 +32,8 @@ CHECK_TIME: Final = 5.0  # seconds for the self-check, which takes a few millise
 # Seconds in which a client that is being answered reads something. Who reads nothing would keep the connection, and up
 # to 4 MiB of an answer, for ever: aiohttp waits, and closing waits for what is left to be sent.
 READ_TIME = 30.0
+# Seconds for a TLS handshake, which comes before the time for the headers; asyncio and uvloop would wait for 60.
+HANDSHAKE_TIME = 30.0
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -178,6 +180,27 @@ class ProblemRunner(web.AppRunner):
             loop=made._loop,
             **made._kwargs,
         )
+
+
+class Site(web.SockSite):
+    """A listening socket of a runner. Whoever begins a TLS handshake has to end it."""
+
+    async def start(self) -> None:
+        """Accept from now on."""
+        await web.BaseSite.start(self)
+        server, limit = self._runner.server, None if self._ssl_context is None else HANDSHAKE_TIME
+        if server is None:
+            raise RuntimeError("a runner has no server")
+        self._server = await asyncio.get_running_loop().create_server(
+            server,
+            sock=self._sock,
+            ssl=self._ssl_context,
+            ssl_handshake_timeout=limit,
+            # Where no more files can be opened, asyncio's loop tries as often as this says before anybody else has a
+            # turn, and logs each: 4,096 times a second nobody would be served, and the disk would fill.
+            backlog=1,
+        )
+        self._sock.listen(self._backlog)
 
 
 # --- letting go of a socket -------------------------------------------------------------------------------

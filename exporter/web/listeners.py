@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from exporter.settings.model import Address
-from exporter.web.aiohttp_seams import ProblemRunner
+from exporter.web.aiohttp_seams import ProblemRunner, Site
 from exporter.web.sockets import BACKLOG, LISTEN, bind, shown_url
 from exporter.web.toolkit.reload import WebConfig
 
@@ -97,14 +97,14 @@ class _Site:
     def __init__(self, runner: web.AppRunner, listening: socket.socket, tls: SSLContext | None, shared: bool) -> None:
         self.shared = shared
         self._runner, self._listening, self._tls = runner, listening, tls
-        self._site: web.SockSite | None = None
+        self._site: Site | None = None
         self._closed = False
 
     async def start(self) -> None:
         """Accept, unless it does so already or was closed for good."""
         if self._site is None and not self._closed:
             taken = self._listening.dup() if self.shared else self._listening
-            self._site = web.SockSite(self._runner, taken, ssl_context=self._tls, backlog=BACKLOG)
+            self._site = Site(self._runner, taken, ssl_context=self._tls, backlog=BACKLOG)
             await self._site.start()
 
     async def stop(self, *, for_good: bool = False) -> None:

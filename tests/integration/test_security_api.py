@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.web import listeners
+from exporter.web import aiohttp_seams, listeners
+from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import CONVERSATIONS, Exporter, in_process, running
 from tests.servers.wire import Wire, resident
 
@@ -81,6 +82,18 @@ async def test_half_a_request_does_not_stay_for_ever(tmp_path: Path, monkeypatch
             wire.close()
         dripping.cancel()
         assert time.monotonic() - began < 20
+
+
+async def test_half_a_tls_handshake_does_not_stay_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiohttp_seams, "HANDSHAKE_TIME", 0.3)
+    CertificateAuthority().write(tmp_path)
+    (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: server.crt, key_file: server.key}\n")
+    async with in_process(tmp_path, web_config_file=tmp_path / "web.yml") as here:
+        silent, half = [await Wire.open(here.url) for _ in range(2)]
+        half.writer.write(b"\x16\x03\x01\x02\x00\x01")  # a record of 512 bytes, the first of them
+        for wire in (silent, half):
+            assert await asyncio.wait_for(wire.rest(), 20) == b""
+            wire.close()
 
 
 async def test_a_body_that_never_comes_is_not_waited_for_for_ever(

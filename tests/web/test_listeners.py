@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import resource
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from exporter.settings.model import Address
 from exporter.web import listeners
-from exporter.web.listeners import MACOS_OPEN_MAX, SPARE_FILES, allow_open_files
+from exporter.web.listeners import MACOS_OPEN_MAX, SPARE_FILES, Listeners, allow_open_files
 from exporter.web.sockets import bind, shown_url
+from exporter.web.toolkit.reload import WebConfig
 from tests.logged import logged
 
 UNLIMITED = resource.RLIM_INFINITY
@@ -85,3 +92,71 @@ def test_all_interfaces_are_shown_as_an_address_that_every_machine_has(host: str
 def test_who_listens_on_ipv6_alone_is_shown_there() -> None:
     with bind(Address("::", 0)) as listening:
         assert shown_url(listening, "http") == f"http://[::1]:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """In this block the process can open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/dev/fd")))
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] < highest:
+        taken.append(os.dup(taken[0]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_at_the_limit_of_open_files_others_are_served_and_the_log_is_not_flooded() -> None:
+    """On asyncio's own loop, which says each attempt; with uvloop, libuv accepts and closes what is too much."""
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(_serve_at_the_limit_of_open_files())
+
+
+async def _serve_at_the_limit_of_open_files() -> None:
+    loop, refused, failures = asyncio.get_running_loop(), asyncio.Event(), list[dict[str, Any]]()
+
+    def failed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        failures.append(context)
+        refused.set()
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def ask(client: socket.socket) -> None:
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"hello"):
+            more = await loop.sock_recv(client, 1_000)
+            assert more
+            answer += more
+
+    app, open_here, config = web.Application(), contextlib.ExitStack(), WebConfig(None)
+    app.router.add_get("/", hello)
+    served = Listeners(config)
+    loop.set_exception_handler(failed)
+    try:
+        port = int((await served.open(app, [Address("127.0.0.1", 0)]))[0].rpartition(":")[2])
+        early, *late = [open_here.enter_context(socket.socket()) for _ in range(5)]
+        for client in (early, *late):
+            client.setblocking(False)
+        await loop.sock_connect(early, ("127.0.0.1", port))
+        await ask(early)
+        with no_more_files():
+            for client in late:
+                await loop.sock_connect(client, ("127.0.0.1", port))
+            await refused.wait()
+            await ask(early)
+        assert len(failures) < 100  # one a second; it was 4,096 at once
+        assert all(context["message"] == "socket.accept() out of system resource" for context in failures)
+        for client in late:
+            await ask(client)
+    finally:
+        loop.set_exception_handler(None)
+        open_here.close()
+        await served.close()
+        config.close()
