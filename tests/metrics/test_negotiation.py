@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.metrics.exposition import encoded
-from exporter.metrics.negotiation import OPENMETRICS, SHARE, TEXT, budget, content_type, wants_gzip
+from exporter.metrics.negotiation import MAX_READ, OPENMETRICS, SHARE, TEXT, budget, content_type, wants_gzip
 
 # What is really sent, by Prometheus 2.42, 2.53 and 3, VictoriaMetrics, a browser, curl and Python's client.
 PROMETHEUS_2_42 = (
@@ -178,6 +178,15 @@ def test_the_types_are_those_that_scrapers_look_for() -> None:
 )
 def test_gzip_is_sent_where_it_is_acceptable(header: str, wanted: bool) -> None:
     assert wants_gzip(header) is wanted
+
+
+def test_of_a_header_in_many_lines_no_more_is_read_than_one_line_holds() -> None:
+    """A scrape may come from anybody, and all others wait while its headers are looked at."""
+    some = "," * (MAX_READ - 100)
+    assert content_type(some + PROMETHEUS_2_42[:46]) == OPENMETRICS
+    assert wants_gzip(f"{some}gzip")
+    assert content_type("," * MAX_READ + PROMETHEUS_2_42) == TEXT
+    assert not wants_gzip("," * MAX_READ + "gzip")
 
 
 @pytest.mark.parametrize(
