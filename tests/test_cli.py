@@ -263,6 +263,27 @@ def test_what_keeps_simulate_from_looking_is_not_the_status_of_a_loss(tmp_path: 
     assert "no secret" in one_line(said.stderr)
 
 
+@pytest.mark.parametrize(
+    "arguments", [("doctor", "--url"), ("simulate", "--url"), ("assets", "--output", "out", "--runbooks")]
+)
+def test_an_address_with_a_password_is_refused_also_where_it_is_no_setting(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, said = main(capsys, *arguments, "https://ann:hunter2@chat.example.com/x")
+    assert code == 2
+    assert f"{arguments[-1]}': it holds a password" in one_line(said)
+    assert "hunter2" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["https://ann@chat.example.com", "ftp://chat.example.com", "chat.example.com"])
+def test_doctor_says_what_address_it_takes(url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, page, _ = main(capsys, "doctor", "--data.dir", str(tmp_path), "--url", url)
+    assert code == 2
+    assert re.search(r"unknown +proxy +--url: expected an address such as https://chat.example.com\n", page)
+
+
 @pytest.mark.parametrize("url", URLS_WITH_PASSWORD)
 def test_no_error_of_the_command_line_repeats_a_password(url: str, capsys) -> None:
     for arguments in (

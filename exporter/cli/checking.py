@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from exporter.cli.flags import DIFFERENCES, SHARED, CheckingCommand, Duration, flags
+from exporter.cli.flags import DIFFERENCES, SHARED, CheckingCommand, Duration, Url, flags
 from exporter.cli.process import configure_logs, progress, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
@@ -51,7 +51,9 @@ async def _verify(settings: Settings, repair: bool) -> int:
 
 @click.command(cls=CheckingCommand)
 @flags(*SHARED)
-@click.option("--url", "urls", multiple=True, metavar="URL", help="where the server is; several are taken in turn")
+@click.option(
+    "--url", "urls", multiple=True, type=Url(), metavar="URL", help="where the server is; several are taken in turn"
+)
 @click.option("--users", default=50, show_default=True, help="people")
 @click.option("--conversations", default=20, show_default=True, help="conversations among them")
 @click.option("--rate", default=10.0, show_default=True, help="messages per second of all together")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from exporter.cli.flags import ALL, SettingsCommand, flags
+from exporter.cli.flags import ALL, SettingsCommand, Url, flags
 from exporter.cli.process import configure_logs, run
 from exporter.cli.version import line
 from exporter.core.errors import Misconfigured
@@ -18,7 +18,9 @@ from exporter.settings.model import Settings
 
 @click.command(cls=SettingsCommand)
 @flags(*ALL)
-@click.option("--url", metavar="URL", help="what people type: examine what lies between them and the running server")
+@click.option(
+    "--url", type=Url(), metavar="URL", help="what people type: examine what lies between them and the running server"
+)
 @click.option(
     "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="an admin's token, where others sign them"
 )

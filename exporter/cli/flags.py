@@ -25,6 +25,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 DIFFERENCES: Final = 1  # of verify
 RESOLVE: Final = "exporter.resolve"  # in a context's meta: a function that reads the settings again
+SEEN: Final = "which every user of this machine could see in the process list"
 UNCHECKED: Final = 2  # of verify and simulate
 
 _LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address", "web.systemd-socket")  # of serve alone
@@ -146,3 +147,16 @@ class Duration(click.ParamType[float]):
             return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Url(click.ParamType[str]):
+    """A URL that is no setting, as typed, without a password."""
+
+    name = "url"
+
+    def convert(  # noqa: D102  # click documents it
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        if parsers.holds_password(value):
+            self.fail(f"it holds a password, {SEEN}; nothing here asks for one: leave it out", param, ctx)
+        return str(value)

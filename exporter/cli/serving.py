@@ -17,6 +17,7 @@ from exporter.cli.flags import (
     Duration,
     ServerCommand,
     SettingsCommand,
+    Url,
     flags,
     print_error,
     print_misspelt,
@@ -139,7 +140,9 @@ def demo(settings: Settings) -> int:
 
 @click.command()
 @click.option("--output", "output", required=True, metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--runbooks", metavar="URL", help="Where you publish DIR/runbooks: the alerts link to what is below it.")
+@click.option(
+    "--runbooks", type=Url(), metavar="URL", help="Where you publish DIR/runbooks: the alerts link to what is below it."
+)
 def assets(output: Path, runbooks: str | None) -> None:
     """Write dashboards, rules, runbooks and provisioning files.
 

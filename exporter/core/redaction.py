@@ -28,7 +28,7 @@ _UNSAFE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u20
 
 
 def mask(text: str) -> str:
-    """``text`` without what looks like a password or a token. It may be anybody's, and takes time by its length alone."""
+    """``text`` without what looks like a password or a token. Whoever chose it, it takes time by its length alone."""
     for pattern in _SECRETS:
         text = pattern.sub(lambda match: match[0] if match[1] is None else match[1] + MASK, text)
     return text

@@ -33,9 +33,9 @@ USER = "doctor"
 async def examine(settings: Settings, url: str, token: str | None) -> list[Finding]:
     """Asks the server behind ``url`` what it sees, and opens a WebSocket there as a browser would."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise Misconfigured("--url: expected an address such as https://chat.example.com")
-    base, origin = url.rstrip("/"), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    base, origin = url.rstrip("/"), f"{parts.scheme}://{parts.netloc}"
     if token is None:
         token = _signed(settings)
     if token is None:
@@ -44,8 +44,7 @@ async def examine(settings: Settings, url: str, token: str | None) -> list[Findi
     timeout = aiohttp.ClientTimeout(total=WAIT)
     async with aiohttp.ClientSession(timeout=timeout, headers={"Origin": origin}) as http:
         try:
-            asked = f"{parts.scheme}://{parts.netloc}"
-            seen = await _request(http, base, asked, asked == settings.external_origin, token)
+            seen = await _request(http, base, origin, origin == settings.external_origin, token)
             return [*seen, await _socket(http, base, token)]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return [Finding("proxy", Outcome.FAILED, f"{origin} cannot be reached: {_reason(error)}")]
