@@ -19,7 +19,7 @@ class Envelope(msgspec.Struct, Generic[P], frozen=True, gc=False):  # 1 µs less
 
     ``received`` is when the command that caused it arrived, for ``message`` frames; monotonic seconds of this node.
     ``seq`` is a message's number, 0 for other frames, ``sender`` whose message it is. ``remote``: it came from another
-    node. ``lasting``: other nodes need it also after an outage.
+    node. ``lasting``: that message is no more, which other nodes need to know also after an outage.
     """
 
     conversation: ConversationId

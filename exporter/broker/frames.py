@@ -38,7 +38,7 @@ class Kind(IntEnum):
     REMOVED = 3  # the user is no longer a member: leaves at once
     LOOK = 4  # messages up to this seq exist; perhaps they have been lost
     ASK = 5  # the user may be no longer a member: ask the database
-    LASTING = 6  # handed out as it comes, and sent again after an outage, with the same seq
+    LASTING = 6  # the message of that seq is no more; sent again after an outage, with the same number as user
     TYPING = 7  # the user, who takes part on the sending node only, types (seq 1) or no longer (0): what people get
     TYPISTS = 8  # frames of that kind may have been lost: ask the server who types
     WHERE = 9  # a question, seq is its number: which connections has the user there?

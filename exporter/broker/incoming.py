@@ -43,7 +43,7 @@ class Incoming(Generic[P]):
         self._ordering, self._announcements = ordering, announcements
         self._clock, self._meters = context.clock, context.meters
         self._nodes_channel, self._returned = nodes_channel, returned
-        self._lasting: dict[tuple[str, int, bytes], None] = {}
+        self._lasting: dict[tuple[str, str, bytes], None] = {}
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""
@@ -114,13 +114,15 @@ class Incoming(Generic[P]):
                 ordering.look(held, seq)
             elif kind == Kind.ASK:
                 self._local.examine([(conversation, user)])
-            elif kind != Kind.LASTING or self._is_news(conversation, seq, data):
+            elif kind != Kind.LASTING:
                 ordering.other(held, Envelope(conversation, data, exclude_user=user or None, remote=True))
+            elif self._is_news(conversation, user, data):
+                ordering.deletion(held, Envelope(conversation, data, seq=seq, remote=True, lasting=True))
         self._meters.broker_frames_received.value += count
 
-    def _is_news(self, conversation: str, seq: int, data: bytes) -> bool:
+    def _is_news(self, conversation: str, number: str, data: bytes) -> bool:
         """What lasts is sent again for those who have been away, and to all."""
-        key = conversation, seq, data
+        key = conversation, number, data
         if key in self._lasting:
             return False
         self._lasting[key] = None

@@ -58,6 +58,16 @@ class Ordering(Generic[P]):
         if not held.behind(envelope):
             self._local.deliver(envelope)
 
+    def deletion(self, held: HeldConversation[P], envelope: Envelope[P]) -> None:
+        """A message is no more. It takes the place of a message that has not been handed out, which never is then."""
+        seq = envelope.seq
+        if seq <= (held.upto or 0):
+            self.other(held, envelope)
+        elif seq in held.early:
+            held.early[seq][0] = envelope
+        else:
+            self.message(held, envelope)
+
     def look(self, held: HeldConversation[P], through: int) -> None:
         """Messages up to this number exist."""
         if through > held.through:

@@ -84,7 +84,7 @@ class Outbox(Generic[P]):
 
     def remember(self, conversation: str, frame: Outgoing) -> Outgoing:
         """Whoever is away now is to hear it, too: it has a number, unlike others that say the same."""
-        frame = (*frame[:2], time.time_ns(), *frame[3:])
+        frame = (*frame[:3], str(time.time_ns()), None)
         self._lasting.append((self._now(), conversation, frame))
         return frame
 

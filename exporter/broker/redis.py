@@ -221,17 +221,18 @@ class RedisBroker(Generic[P]):
         held = self._held.get(conversation)
         if held is None:
             self._local.deliver(envelope)
+        elif envelope.lasting:
+            self.ordering.deletion(held, envelope)
         elif seq:
             self.ordering.message(held, envelope)
         else:
             self.ordering.other(held, envelope)
-        if seq:
-            frame: Outgoing = (_MESSAGE, envelope.frame, seq, envelope.sender or "", envelope.received)
+        if envelope.lasting:
+            frame = self._outbox.remember(conversation, (Kind.LASTING, envelope.frame, seq, "", None))
+        elif seq:
+            frame = (_MESSAGE, envelope.frame, seq, envelope.sender or "", envelope.received)
         else:
-            kind = Kind.LASTING if envelope.lasting else Kind.OTHER
-            frame = (kind, envelope.frame, 0, envelope.exclude_user or "", None)
-            if envelope.lasting:
-                frame = self._outbox.remember(conversation, frame)
+            frame = (Kind.OTHER, envelope.frame, 0, envelope.exclude_user or "", None)
         if self._scheduled and self._reconnecting.connection is not None:  # most often, hence not asked in ``_send``
             self._outbox.put(conversation, frame)
         else:

@@ -306,7 +306,7 @@ class Node:
     async def _delete(self, conversation: ConversationId, seq: int, by: UserId, admin: bool) -> None:
         await self.store.delete_message(conversation, seq, by, admin)
         payload = protocol.encode(protocol.Deleted(conversation, seq))
-        self.broker.publish(Envelope(conversation, text_frame(payload), lasting=True))
+        self.broker.publish(Envelope(conversation, text_frame(payload), seq=seq, lasting=True))
 
     # --- figures ------------------------------------------------------------------------------------------
 

@@ -159,7 +159,7 @@ class Publisher:
         sent = len(audience) - len(exclude)
         if sent:
             self._fan_out.send(conversation, audience, envelope.frame, exclude)
-        if envelope.seq:  # a message
+        if envelope.seq and not envelope.lasting:  # a message
             self._metrics.deliveries.value += sent
             self._metrics.fanout_recipients.observe(sent)
             if envelope.received is not None and sent:

@@ -346,6 +346,20 @@ async def test_a_deletion_is_heard_by_whoever_was_away_and_once_by_the_others(
             assert not [frame for frame in person.passed_over if frame["type"] == "deleted"]
 
 
+async def test_a_message_that_comes_behind_its_deletion_is_not_handed_out(apart: Apart) -> None:
+    room, ann, bob = await apart.ann_and_bob()
+    apart.ways[0].cut()
+    await ann.say(room, "hello", "1")
+    path = f"{CONVERSATIONS}/{room}/messages/1"
+    assert (await apart.last.request("DELETE", path, user="ann"))[0] == 204
+    await bob.frame("deleted", seq=1)
+    apart.ways[0].mend()
+    await ann.frame("deleted", seq=1)
+    await ann.say(room, "hello", "2")
+    await bob.frame("message", id="2", seq=2)
+    assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_deletion_is_heard_by_who_came_back_while_the_node_that_knows_it_was_away(
     apart: Apart, times: int, monkeypatch: pytest.MonkeyPatch
