@@ -34,7 +34,9 @@ class HeldConversation(Generic[P]):
         "connection",
         "conversation",
         "counted",
+        "doubted",
         "early",
+        "epoch",
         "fading",
         "fresh",
         "fresh_until",
@@ -61,6 +63,8 @@ class HeldConversation(Generic[P]):
         self.type_prefix = f"t{conversation}\n"  # of entries: who types there
         self.upto: int | None = None
         self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
+        self.doubted: dict[int, list[Envelope[P]]] = {}  # likewise, under numbers that others had before them
+        self.epoch = object()  # another one when the conversation has been made again
         self.through = 0  # messages up to this number exist
         self.told: set[str] = set()
         self.listed: list[str] | None = None  # the same, sorted, from when somebody has asked for it
@@ -170,6 +174,13 @@ class HeldConversation(Generic[P]):
         elif last_seq > self.through:
             self.through = last_seq
         return self.upto
+
+    def begin_anew(self) -> list[Envelope[P]]:
+        """The conversation was deleted and made again, so its numbers are others: what may be handed out of them."""
+        self.upto = self.through = 0
+        self.early, self.doubted = self.doubted, {}
+        self.epoch = object()
+        return self.due()
 
     def caught_up(self) -> None:
         """Joins that waited for what has been handed out now go on."""

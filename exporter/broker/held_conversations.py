@@ -189,10 +189,23 @@ class HeldConversations(Generic[P]):
         """
         return self._held[conversation].participants(user, most)
 
-    def last_seq(self, conversation: str, seq: int) -> None:
-        """The database says so: what is missing is read."""
+    def known(self, conversation: str) -> tuple[object, int] | None:
+        """What is known of its numbers before the database is asked: ``before`` of ``last_seq``."""
         held = self._held.get(conversation)
-        if held is not None and held.upto is not None and seq > held.upto:
+        return None if held is None or held.upto is None else (held.epoch, held.upto)
+
+    def last_seq(self, conversation: str, seq: int, before: tuple[object, int] | None) -> None:
+        """The database says so: what is missing is read. A conversation's numbers never go back: then it is another."""
+        held = self._held.get(conversation)
+        if held is None or held.upto is None:
+            return
+        if before is not None and before[0] is held.epoch:
+            if seq < before[1]:
+                self._ordering.begin_anew(held)
+                self._local.examine([(conversation, user) for user in self._hub.participants_of(conversation)])
+            else:
+                held.doubted.clear()
+        if seq > held.upto:
             self._ordering.look(held, seq)
 
     def let_go(self, held: HeldConversation[P]) -> None:

@@ -96,7 +96,7 @@ class Incoming(Generic[P]):
                     if published is None:
                         published = self._clock.here(frames.published_at(payload))
                     received = None if published is None else published - age / 1e6
-                hand_out(held, Envelope(conversation, data, None, None, received, seq, True))
+                hand_out(held, Envelope(conversation, data, None, None, received, seq, True, False, user))
             elif kind == _TYPING:
                 self._announcements.types_afar(held, user, seq > 0, data)
             elif kind == _TYPING_RUN:

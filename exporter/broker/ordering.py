@@ -52,6 +52,9 @@ class Ordering(Generic[P]):
             if len(held.early) > MOST_EARLY:
                 self._overflow(held)
             self.watch(held)
+        elif envelope.sender:  # it has been read meanwhile, or the conversation was made again
+            held.doubted[seq] = [envelope]
+            self._local.examine([(held.conversation, envelope.sender)])
 
     def other(self, held: HeldConversation[P], envelope: Envelope[P]) -> None:
         """A frame that is no message; it keeps its place behind those that wait."""
@@ -80,6 +83,11 @@ class Ordering(Generic[P]):
             held.hole_since = self._now()
             # Without a connection nothing comes late: it does not come.
             held.hole = self._loop.call_later(LATE if self._is_up() else 0.0, self._missing, held)
+
+    def begin_anew(self, held: HeldConversation[P]) -> None:
+        """Another program has deleted the conversation and made it again."""
+        self.forget(held)
+        self._hand_out(held, held.begin_anew())
 
     @staticmethod
     def forget(held: HeldConversation[P]) -> None:

@@ -96,12 +96,24 @@ class ClusterNode(Node):
         self.redis.conversations.hold(conversation, partial(self._held, conversation, user, known))
 
     def _held(self, conversation: ConversationId, user: UserId, known: Known) -> None:
+        answered = partial(self._answered, conversation, self.redis.conversations.known(conversation), known)
         try:
-            super()._ask_membership(conversation, user, known)
+            super()._ask_membership(conversation, user, answered)
         except Refusal as refusal:
             refused: asyncio.Future[Membership] = asyncio.get_running_loop().create_future()
             refused.set_exception(refusal)
             known(refused)
+
+    def _answered(
+        self,
+        conversation: ConversationId,
+        before: tuple[object, int] | None,
+        known: Known,
+        question: asyncio.Future[Membership],
+    ) -> None:
+        if question.exception() is None and question.result().member:
+            self.redis.conversations.last_seq(conversation, question.result().last_seq, before)
+        known(question)
 
     def _membership_known(
         self,

@@ -138,6 +138,7 @@ class Healing:
         for start in range(0, len(pairs), PAGE):
             part = pairs[start : start + PAGE]
             while True:
+                before = [self._broker.conversations.known(conversation) for conversation, _ in part]
                 try:
                     found = await self._store.memberships(part)
                 except Refusal:
@@ -147,9 +148,9 @@ class Healing:
                     return
                 else:
                     break
-            for (conversation, user), membership in zip(part, found, strict=True):
+            for (conversation, user), known, membership in zip(part, before, found, strict=True):
                 if membership is None or not membership.member:
                     if (conversation, user) in self._hub.participants:
                         self._removed(conversation, user)
                 else:
-                    self._broker.conversations.last_seq(conversation, membership.last_seq)
+                    self._broker.conversations.last_seq(conversation, membership.last_seq, known)

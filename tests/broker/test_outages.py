@@ -6,9 +6,10 @@ Two nodes in this loop, each with a way of its own to the server; ``ann`` is on 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,32 @@ async def test_a_message_that_comes_behind_its_deletion_is_not_handed_out(apart:
     await ann.say(room, "hello", "2")
     await bob.frame("message", id="2", seq=2)
     assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
+
+
+@pytest.mark.parametrize("joins", [False, True])
+async def test_a_conversation_that_another_program_makes_again_begins_anew_for_who_had_joined(
+    apart: Apart, joins: bool
+) -> None:
+    room, ann, bob = await apart.ann_and_bob()
+    for id in ("1", "2", "3"):
+        await ann.say(room, "hello", id)
+        await bob.frame("message", id=id)
+    with closing(sqlite3.connect(apart.first.server.settings.database_url.removeprefix("sqlite:///"))) as database:
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("DELETE FROM conversations WHERE id = ?", (room,))
+        database.commit()
+    await apart.first.conversation(room, "ann", "bob")
+    if joins:
+        other = await apart.last.connect("bob")
+        assert (await other.join(room))["last_seq"] == 0
+    for seq in (1, 2, 3, 4):
+        assert (await ann.say(room, "again", f"again {seq}"))["seq"] == seq
+        await bob.frame("message", id=f"again {seq}", seq=seq)
+        if joins:
+            await other.frame("message", id=f"again {seq}", seq=seq)
+    await ann.barrier()
+    for person in (ann, bob):
+        assert not [frame for frame in person.passed_over if frame["type"] == "message"]
 
 
 @pytest.mark.parametrize("times", [1, 2])
