@@ -64,7 +64,7 @@ class HeldConversation(Generic[P]):
         self.upto: int | None = None
         self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
         self.doubted: dict[int, list[Envelope[P]]] = {}  # likewise, under numbers that others had before them
-        self.epoch = object()  # another one when the conversation has been made again
+        self.epoch = object()  # another one when its numbers have begun anew
         self.through = 0  # messages up to this number exist
         self.told: set[str] = set()
         self.listed: list[str] | None = None  # the same, sorted, from when somebody has asked for it
@@ -175,9 +175,9 @@ class HeldConversation(Generic[P]):
             self.through = last_seq
         return self.upto
 
-    def begin_anew(self) -> list[Envelope[P]]:
-        """The conversation was deleted and made again, so its numbers are others: what may be handed out of them."""
-        self.upto = self.through = 0
+    def begin_anew(self, last_seq: int) -> list[Envelope[P]]:
+        """Its numbers begin anew behind this one, or where messages have come already: what may be handed out now."""
+        self.upto, self.through = min([last_seq, *(seq - 1 for seq in self.doubted)]), 0
         self.early, self.doubted = self.doubted, {}
         self.epoch = object()
         return self.due()

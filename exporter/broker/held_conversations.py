@@ -195,13 +195,13 @@ class HeldConversations(Generic[P]):
         return None if held is None or held.upto is None else (held.epoch, held.upto)
 
     def last_seq(self, conversation: str, seq: int, before: tuple[object, int] | None) -> None:
-        """The database says so: what is missing is read. A conversation's numbers never go back: then it is another."""
+        """The database says so: what is missing is read. Numbers never go back: then it is another conversation."""
         held = self._held.get(conversation)
         if held is None or held.upto is None:
             return
         if before is not None and before[0] is held.epoch:
             if seq < before[1]:
-                self._ordering.begin_anew(held)
+                self._ordering.begin_anew(held, seq)
                 self._local.examine([(conversation, user) for user in self._hub.participants_of(conversation)])
             else:
                 held.doubted.clear()

@@ -52,7 +52,7 @@ class Ordering(Generic[P]):
             if len(held.early) > MOST_EARLY:
                 self._overflow(held)
             self.watch(held)
-        elif envelope.sender:  # it has been read meanwhile, or the conversation was made again
+        elif envelope.sender:  # it has been read meanwhile, or numbers have begun anew
             held.doubted[seq] = [envelope]
             self._local.examine([(held.conversation, envelope.sender)])
 
@@ -84,10 +84,10 @@ class Ordering(Generic[P]):
             # Without a connection nothing comes late: it does not come.
             held.hole = self._loop.call_later(LATE if self._is_up() else 0.0, self._missing, held)
 
-    def begin_anew(self, held: HeldConversation[P]) -> None:
-        """Another program has deleted the conversation and made it again."""
+    def begin_anew(self, held: HeldConversation[P], last_seq: int) -> None:
+        """Another program has deleted the conversation and made it again, or the database has lost its last writes."""
         self.forget(held)
-        self._hand_out(held, held.begin_anew())
+        self._hand_out(held, held.begin_anew(last_seq))
 
     @staticmethod
     def forget(held: HeldConversation[P]) -> None:

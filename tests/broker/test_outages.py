@@ -361,6 +361,30 @@ async def test_a_message_that_comes_behind_its_deletion_is_not_handed_out(apart:
     assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
 
 
+def _change(apart: Apart, *statements: str, room: str) -> None:
+    """By another program."""
+    path = apart.first.server.settings.database_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA foreign_keys = ON")
+        for statement in statements:
+            database.execute(statement, (room,))
+
+
+async def test_numbers_that_a_database_has_lost_are_heard_when_they_are_given_again(apart: Apart) -> None:
+    room, ann, bob = await apart.ann_and_bob()
+    for id in ("1", "2", "3", "4"):
+        await ann.say(room, "hello", id)
+        await bob.frame("message", id=id)
+    lost = "DELETE FROM messages WHERE conversation_id = ? AND seq > 2"
+    _change(apart, lost, "UPDATE conversations SET last_seq = 2 WHERE id = ?", room=room)
+    for seq in (3, 4, 5):
+        assert (await ann.say(room, "again", f"again {seq}"))["seq"] == seq
+        await bob.frame("message", id=f"again {seq}", seq=seq)
+    await ann.barrier()
+    for person in (ann, bob):
+        assert not [frame for frame in person.passed_over if frame["type"] == "message"]
+
+
 @pytest.mark.parametrize("joins", [False, True])
 async def test_a_conversation_that_another_program_makes_again_begins_anew_for_who_had_joined(
     apart: Apart, joins: bool
@@ -369,10 +393,7 @@ async def test_a_conversation_that_another_program_makes_again_begins_anew_for_w
     for id in ("1", "2", "3"):
         await ann.say(room, "hello", id)
         await bob.frame("message", id=id)
-    with closing(sqlite3.connect(apart.first.server.settings.database_url.removeprefix("sqlite:///"))) as database:
-        database.execute("PRAGMA foreign_keys = ON")
-        database.execute("DELETE FROM conversations WHERE id = ?", (room,))
-        database.commit()
+    _change(apart, "DELETE FROM conversations WHERE id = ?", room=room)
     await apart.first.conversation(room, "ann", "bob")
     if joins:
         other = await apart.last.connect("bob")
