@@ -133,6 +133,21 @@ async def test_what_is_no_message_keeps_its_place_behind_those_that_wait() -> No
     assert fixture.handed_out == [1, 2, b"deleted 2", 3]
 
 
+async def test_a_deletion_takes_the_place_of_a_message_that_has_not_been_handed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixture, heard = Fixture(), list[bytes]()
+    monkeypatch.setattr(fixture.local, "deliver", lambda envelope: heard.append(envelope.frame))
+    fixture.message(3)
+    for seq in (2, 3):  # the first is on its way still
+        fixture.ordering.deletion(fixture.held, Envelope("c", b"deleted %d" % seq, seq=seq, lasting=True))
+    assert not heard
+    fixture.message(1)
+    fixture.message(2)
+    fixture.ordering.deletion(fixture.held, Envelope("c", b"deleted 1", seq=1, lasting=True))
+    assert heard == [b"m", b"deleted 2", b"deleted 3", b"deleted 1"]
+
+
 async def test_without_a_database_those_that_wait_go_out_after_one_lease_and_the_gap_shows() -> None:
     fixture = Fixture(lease=10.0)
     fixture.local.down = True
