@@ -23,6 +23,8 @@ P = TypeVar("P")
 _MESSAGE, _TYPING, _TYPING_RUN = int(Kind.MESSAGE), int(Kind.TYPING), int(Kind.TYPING_RUN)
 
 
+LATE: Final = 0.25
+"""Seconds on the way after which whoever was removed may be a member again, and have joined: the database is asked."""
 MOST_LASTING: Final = 10_000
 """Frames that may come again, of which it is known that they have been here."""
 
@@ -41,7 +43,7 @@ class Incoming(Generic[P]):
         self._by_channel, self._mine = context.by_channel, b"F" + context.node
         self._hub, self._local = context.hub, context.local
         self._ordering, self._announcements = ordering, announcements
-        self._clock, self._meters = context.clock, context.meters
+        self._clock, self._meters, self._now = context.clock, context.meters, context.now
         self._nodes_channel, self._returned = nodes_channel, returned
         self._lasting: dict[tuple[str, str, bytes], None] = {}
 
@@ -109,7 +111,10 @@ class Incoming(Generic[P]):
             elif kind == Kind.TYPISTS:
                 self._announcements.ask_typists(held)
             elif kind == Kind.REMOVED:
-                self._local.removed(conversation, user)
+                if self._is_late(payload):
+                    self._local.examine([(conversation, user)])
+                else:
+                    self._local.removed(conversation, user)
             elif kind == Kind.LOOK:
                 ordering.look(held, seq)
             elif kind == Kind.ASK:
@@ -119,6 +124,10 @@ class Incoming(Generic[P]):
             elif self._is_news(conversation, user, data):
                 ordering.deletion(held, Envelope(conversation, data, seq=seq, remote=True, lasting=True))
         self._meters.broker_frames_received.value += count
+
+    def _is_late(self, payload: bytes) -> bool:
+        published = self._clock.here(frames.published_at(payload))
+        return published is None or self._now() - published > LATE
 
     def _is_news(self, conversation: str, number: str, data: bytes) -> bool:
         """What lasts is sent again for those who have been away, and to all."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from exporter.broker import redelivery
+from exporter.broker import incoming, redelivery
 from exporter.broker.connection import Connection
 from exporter.core.records import Membership, Message
 from exporter.node import healing
@@ -359,6 +359,25 @@ async def test_a_message_that_comes_behind_its_deletion_is_not_handed_out(apart:
     await ann.say(room, "hello", "2")
     await bob.frame("message", id="2", seq=2)
     assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
+
+
+async def test_who_is_a_member_again_is_not_removed_by_what_comes_late(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "LATE", 0.0)
+    room, ann, bob = await apart.ann_and_bob()
+    path = f"{CONVERSATIONS}/{room}/participants"
+    apart.ways[0].cut()
+    assert (await apart.first.request("DELETE", f"{path}/bob", user="ann"))[0] == 204
+    assert (await apart.last.request("POST", path, user="ann", json={"participants": ["bob"]}))[0] == 201
+    await bob.leave(room)
+    await bob.join(room)
+    apart.ways[0].mend()
+    await ann.say(room, "hello", "1")
+    await bob.frame("message", id="1")
+    assert not [frame for frame in bob.passed_over if frame["type"] == "left"]
+    assert (await apart.first.request("DELETE", f"{path}/bob", user="ann"))[0] == 204
+    await bob.frame("left", reason="removed")
 
 
 def _change(apart: Apart, *statements: str, room: str) -> None:
