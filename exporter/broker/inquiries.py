@@ -119,14 +119,14 @@ class Inquiries:
 
     # --- what comes -----------------------------------------------------------------------------------------------
 
-    def _asked(self, asker: bytes, frame: IncomingFrame) -> None:
+    def _asked(self, asker: bytes, frame: IncomingFrame, late: float) -> None:
         kind, _, seq, user, _ = frame
         opened_at = self._answer(user, kind == Kind.DISCONNECT)
         connection = self._reconnecting.connection
         if connection is not None:
             self._nodes_channel.publish(connection, Kind.HERE, seq, data=asker + msgspec.json.encode(opened_at))
 
-    def _answered(self, node: bytes, frame: IncomingFrame) -> None:
+    def _answered(self, node: bytes, frame: IncomingFrame, late: float) -> None:
         _, data, seq, _, _ = frame
         question = self._questions.get(seq) if data[:NODE_BYTES] == self._node else None
         if question is None:

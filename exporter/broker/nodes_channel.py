@@ -16,12 +16,15 @@ from exporter.broker.frames import IncomingFrame, Kind
 
 
 class NodesChannel:
-    """``handlers``: by kind of frame, what is called with the node that sent one, and the frame."""
+    """``handlers``: by kind of frame, what is called with the node that sent one, the frame, and how long that took.
+
+    In seconds; 0 where it is not known. A node may have been asleep before it heard it.
+    """
 
     def __init__(self, context: Context[Any]) -> None:
         self._node, self._clock, self._meters, self._now = context.node, context.clock, context.meters, context.now
         self.name = context.functions.nodes_channel.encode()
-        self.handlers: dict[int, Callable[[bytes, IncomingFrame], None]] = {}
+        self.handlers: dict[int, Callable[[bytes, IncomingFrame, float], None]] = {}
 
     def opened(self, connection: Connection) -> None:
         """Listen, before the server counts this node among those who answer."""
@@ -44,10 +47,12 @@ class NodesChannel:
 
     def heard(self, payload: bytes) -> None:
         """Another node's frames; those that nobody here handles are a later release's."""
+        published = self._clock.here(frames.published_at(payload))
+        late = 0.0 if published is None else self._now() - published
         for frame in frames.unpack(payload) if payload[:1] == b"F" else (None,):
             handler = None if frame is None else self.handlers.get(frame[0])
             if frame is None or handler is None:
                 self._meters.broker_frames_dropped.value += 1
             else:
                 self._meters.broker_frames_received.value += 1
-                handler(frames.publisher(payload), frame)
+                handler(frames.publisher(payload), frame, late)

@@ -68,11 +68,11 @@ class Redelivery:
         milliseconds = round((self._now() - since) * 1000)
         self._nodes_channel.publish(connection, Kind.BACK, milliseconds, data=to, told=told)
 
-    def _another_is_back(self, node: bytes, frame: IncomingFrame) -> None:
+    def _another_is_back(self, node: bytes, frame: IncomingFrame, late: float) -> None:
         _, to, milliseconds, _, _ = frame
         if to and to != self._node:
             return
-        away, connection = milliseconds / 1000, self._reconnecting.connection
+        away, connection = milliseconds / 1000 + late, self._reconnecting.connection
         self._repeat(away)
         # Those that ended while it was away: it has not heard of them.
         unheard = [began for began, ended in self._absences if ended > self._now() - away]

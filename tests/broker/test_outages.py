@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from exporter.broker import incoming, redelivery
+from exporter.broker import frames, incoming, redelivery
 from exporter.broker.connection import Connection
+from exporter.broker.frames import Kind
 from exporter.core.records import Membership, Message
 from exporter.node import healing
 from exporter.node.cluster import ClusterNode
@@ -345,6 +346,19 @@ async def test_a_deletion_is_heard_by_whoever_was_away_and_once_by_the_others(
         for person in (ann, bob, cat):
             await person.frame("deleted", seq=3)
             assert not [frame for frame in person.passed_over if frame["type"] == "deleted"]
+
+
+async def test_a_deletion_is_sent_again_by_a_node_that_was_asleep_when_another_came_back(apart: Apart) -> None:
+    room, ann, bob = await apart.ann_and_bob()
+    await ann.say(room, "hello", "1")
+    node = apart.first.server.node
+    assert isinstance(node, ClusterNode)
+    back_at = node.redis._clock.stamp(node.redis._now()) - 1_000_000
+    await apart.remove_message(room, 1, "ann")
+    await bob.frame("deleted", seq=1)
+    assert not node.redis._outbox.waiting
+    node.redis._nodes_channel.heard(frames.head(b"another1", back_at) + frames.pack(Kind.BACK, b""))
+    assert node.redis._outbox.waiting
 
 
 async def test_a_message_that_comes_behind_its_deletion_is_not_handed_out(apart: Apart) -> None:
