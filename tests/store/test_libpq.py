@@ -415,6 +415,29 @@ async def test_what_pgbouncer_refuses_is_not_called_a_lost_connection(postgres: 
 
 
 @pytest.mark.needs("postgres", "pgbouncer")
+async def test_what_was_given_up_in_a_poolers_queue_keeps_no_session_from_others(postgres: Postgres) -> None:
+    direct = postgres.url(postgres.create_database())
+    pooler = Pgbouncer(postgres, "transaction", size=1, more="server_idle_timeout = 600")
+    try:
+        place = Postgresql(pooler.url(direct), direct)
+        async with opened(place, timeout=0.5) as store:
+            await store.create_conversation("c", "ann", [])
+            holder = await place_connection(place.url)
+            await holder.execute("BEGIN; SELECT 1")
+            waited = [send(store, "c", "ann", "m1"), store.membership("c", "ann"), store.totals(5)]
+            for answer in await asyncio.gather(*waited, return_exceptions=True):
+                assert isinstance(answer, Unavailable)
+            await holder.execute("COMMIT")
+            await holder.execute("SELECT 1")  # behind all that waited before it
+            await holder.close()
+            assert "server conn crashed" not in pooler.log, "a session was kept until the server had enough of it"
+            assert (await send(store, "c", "ann", "m1")).seq == 1
+            assert await place.fetch("SELECT seq FROM messages") == [(1,)]
+    finally:
+        pooler.close()
+
+
+@pytest.mark.needs("postgres", "pgbouncer")
 async def test_statement_pooling_is_named(postgres: Postgres) -> None:
     pooler = Pgbouncer(postgres, "statement")
     try:

@@ -262,6 +262,10 @@ class PostgresSession:
             else:
                 await self._driver.execute(sql, timeout=self._limit())
         except Exception as error:  # a connection that dies breaks the driver in any way: see _meant
+            if sql.startswith("BEGIN"):
+                # What waits in a pooler's queue cannot be cancelled: it would be carried out when nobody wants it any
+                # more, and keep the pooler's session from everybody.
+                self._driver.terminate()
             raise self._meant(error) from error
 
     def _meant(self, error: Exception) -> Exception:
