@@ -612,6 +612,21 @@ async def test_a_frozen_server_costs_only_time_limits(own: tuple[Postgres, Postg
 
 
 @pytest.mark.needs("postgres")
+async def test_a_frozen_server_does_not_keep_a_store_from_closing(
+    own: tuple[Postgres, Postgresql], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, place = own
+    store = Store(place.url, timeout=TIMEOUT)
+    await store.migrate()
+    await store.start()
+    await store.totals(TIMEOUT)
+    with server.frozen():
+        async with asyncio.timeout(30):  # it waited for ever
+            await store.close()
+    assert caplog.records == []
+
+
+@pytest.mark.needs("postgres")
 async def test_a_slow_statement_of_a_scrape_is_ended_on_the_server_too(place_: Postgresql) -> None:
     async with opened(place_, timeout=30.0) as store:
         other = await asyncpg.connect(place_.url)

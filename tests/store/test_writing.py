@@ -17,7 +17,7 @@ from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.diagnosis import diagnose
 from exporter.store.errors import MOVED, NO_SCHEMA, READ_ONLY, REFUSED_BY_TRIGGER, RIGHTS, TIMEOUT, UNFILLED
-from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send_twice_told
+from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send, send_twice_told
 from tests.servers.postgres import Postgres
 
 
@@ -294,15 +294,21 @@ async def alone() -> AsyncIterator[Postgres]:
 
 WAIT = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
 STOP_WAITING = "ALTER SYSTEM SET synchronous_standby_names = ''"
-CANCEL = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+CANCEL = """
+SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE wait_event = 'SyncRep' AND relation = 'messages'::regclass AND mode = 'RowExclusiveLock'
+"""
 
 
 @pytest.mark.needs("postgres")
+@pytest.mark.parametrize("told", ["notice", "error"])
 async def test_a_commit_whose_wait_for_its_standby_was_cut_short_is_not_acknowledged(
-    alone: Postgres, monkeypatch: pytest.MonkeyPatch
+    alone: Postgres, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
     """PostgreSQL answers such a commit with a success and a warning: the message may be on no other server."""
-    place = Postgresql(alone.url(alone.create_database()))
+    name = alone.create_database()
+    place = Postgresql(alone.url(name) + f"?options=-cclient_min_messages%3D{told}")
+    await place.execute(f"ALTER DATABASE {name} SET client_min_messages = {told}")
     recovered: list[Message] = []
     async with watched(place, monkeypatch, timeout=10.0, on_resolved=recovered.append) as store:
         await store.create_conversation("c", "ann", [])
@@ -324,6 +330,20 @@ async def test_a_commit_whose_wait_for_its_standby_was_cut_short_is_not_acknowle
         assert (stored.seq, duplicate) == (1, True)
         assert await place.fetch("SELECT count(*) FROM messages") == [(1,)]
         assert recovered in ([], [stored])
+
+
+@pytest.mark.needs("postgres")
+async def test_a_warning_of_a_trigger_of_others_says_nothing_of_a_standby(postgres: Postgres) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place) as store:
+        await store.create_conversation("c", "ann", [])
+        await place.execute(
+            "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE WARNING 'seen'; RETURN NEW; END $$",
+            "CREATE CONSTRAINT TRIGGER warn AFTER INSERT ON messages DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION warn()",
+        )
+        assert (await send(store, "c", "ann", "m")).seq == 1
 
 
 @pytest.mark.needs("postgres")

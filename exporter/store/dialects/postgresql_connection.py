@@ -10,6 +10,7 @@ Tested in ``tests/store/test_store.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from exporter.store.dialects.unreached import unreached
 from exporter.store.errors import DatabaseError, ErrorKind
 
 APPLICATION: Final = "messaging-exporter"
+GOODBYE: Final = 0.25
+"""Seconds that a server has to hang up."""
 
 _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("57014", ErrorKind.TIMEOUT, errors.TIMEOUT),
@@ -135,6 +138,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
     warned: bool = False
     """Has the server warned since this was last set back?"""
 
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Say goodbye; who does not answer is cut off, or a frozen server would never let this program end."""
+        with contextlib.suppress(TimeoutError):
+            await super().close(timeout=min(timeout or GOODBYE, GOODBYE))
+
 
 class Connector:
     """Makes connections to one target, each with the same settings; remembers whether there is a pooler."""
@@ -207,7 +215,9 @@ _DURABLE: Final = f"coalesce(nullif(current_setting('{_COMMIT}'), 'off'), 'local
 
 def _configs(settings: Mapping[str, str], *, local: bool) -> str:
     """``set_config`` of each: a SET would take a search path of two schemas for the name of one."""
-    values = {_COMMIT: _DURABLE, **{name: _literal(value) for name, value in settings.items()}}
+    # Whatever somebody has set: a commit that its standby may lack is told by a warning and by nothing else.
+    wanted = {**settings, "client_min_messages": "warning"}
+    values = {_COMMIT: _DURABLE, **{name: _literal(value) for name, value in wanted.items()}}
     return ", ".join(
         f"set_config({_literal(name)}, {value}, {'true' if local else 'false'})" for name, value in values.items()
     )
@@ -218,7 +228,8 @@ def _literal(text: str) -> str:
 
 
 def _warned(connection: Connection, message: Any) -> None:
-    if message.severity_en == "WARNING":
+    # Of a trigger that others deferred to the commit it has a context.
+    if message.severity_en == "WARNING" and not message.context:
         connection.warned = True
 
 
