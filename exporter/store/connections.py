@@ -186,8 +186,11 @@ class Database:
 
     @property
     def write_error(self) -> str | None:
-        """Why something that was written last could not be; None where everything could."""
-        return next(iter(self._write_errors.values()), None)
+        """Why something that was written last could not be; None where everything could.
+
+        What the probe met is newer than what some command did when it was last tried.
+        """
+        return self._write_errors.get("anything") or next(iter(self._write_errors.values()), None)
 
     @property
     def doubtful(self) -> bool:

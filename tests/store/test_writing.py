@@ -16,23 +16,29 @@ from exporter.core.errors import Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.diagnosis import diagnose
-from exporter.store.errors import MOVED, NO_SCHEMA, READ_ONLY, REFUSED_BY_TRIGGER, RIGHTS, TIMEOUT, UNFILLED
+from exporter.store.errors import MOVED, NO_SCHEMA, READ_ONLY, REFUSED_BY_TRIGGER, RIGHTS, TIMEOUT, UNFILLED, UNREACHABLE
 from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send, send_twice_told
 from tests.servers.postgres import Postgres
 
 
 @contextlib.asynccontextmanager
-async def watched(place: Place, monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[Store]:
-    """A store that asks often, as a server has it ask."""
+async def watching(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Have a store ask often."""
     monkeypatch.setattr(store_module, "PROBE_EVERY", 0.3)
     monkeypatch.setattr(store_module, "PROBE_AGAIN", 0.1)
-    async with opened(place, **options) as store:
-        watcher = asyncio.create_task(store.watch_writing_forever())
-        try:
-            yield store
-        finally:
-            watcher.cancel()
-            await asyncio.wait({watcher})
+    watcher = asyncio.create_task(store.watch_writing_forever())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.wait({watcher})
+
+
+@contextlib.asynccontextmanager
+async def watched(place: Place, monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[Store]:
+    """A store that asks often, as a server has it ask."""
+    async with opened(place, **options) as store, watching(store, monkeypatch):
+        yield store
 
 
 async def test_a_database_that_takes_no_writes_any_more_is_noticed_while_it_can_be_read(
@@ -330,6 +336,22 @@ async def test_a_commit_whose_wait_for_its_standby_was_cut_short_is_not_acknowle
         assert (stored.seq, duplicate) == (1, True)
         assert await place.fetch("SELECT count(*) FROM messages") == [(1,)]
         assert recovered in ([], [stored])
+
+
+@pytest.mark.needs("postgres")
+async def test_the_reason_is_that_of_now_and_not_of_the_last_message_that_was_refused(
+    alone: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Postgresql(alone.url(alone.create_database()))
+    async with opened(place, timeout=5.0) as store:
+        await store.create_conversation("c", "ann", [])
+        alone.stop()
+        assert isinstance(await send(store, "c", "ann", "m"), Unavailable)
+        assert store.write_error == UNREACHABLE
+        alone.start()
+        await place.execute(WAIT, "SELECT pg_reload_conf()")
+        async with watching(store, monkeypatch):
+            await eventually(lambda: store.write_error == TIMEOUT)
 
 
 @pytest.mark.needs("postgres")
