@@ -34,6 +34,8 @@ _ANOTHER_SERVER = (ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
 """Signs that the server is not, or no longer, the one that is meant."""
 TRY_AGAIN = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY)
 """With these another connection may do what this one could not."""
+_NO_MORE = (errors.CROWDED, errors.REFUSED)
+"""Of the server's and of a pooler's: what is said to a connection too many."""
 DEFECT = "an error of the server's, not of yours: its log says more"
 _GENERATION = "messaging_age"
 
@@ -133,15 +135,9 @@ class Job(Generic[T]):
 
     async def _run(self) -> T:
         slots = self._database.slots[self._lane]
-        self._waiting = True
+        await self._wait(slots.acquire())
         try:
-            await slots.acquire()
-        except asyncio.CancelledError:
-            raise DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT) from None
-        finally:
-            self._waiting = False
-        try:
-            result = await self._database.use(self)
+            result = await self._use()
         except DatabaseError as failure:
             if not (self._tried_again and failure.kind in TRY_AGAIN):
                 self._database.note(failure, self._lane, self._kinds)
@@ -151,10 +147,34 @@ class Job(Generic[T]):
         self._database.note(None, self._lane, self._kinds)
         return result
 
+    async def _wait(self, until: Awaitable[object]) -> None:
+        self._waiting = True
+        try:
+            await until
+        except asyncio.CancelledError:
+            raise DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT) from None
+        finally:
+            self._waiting = False
+
+    async def _use(self) -> T:
+        """Where the server grants this program fewer connections than it has lanes, they are shared."""
+        while True:
+            try:
+                return await self._database.use(self)
+            except DatabaseError as failure:
+                working = self._database.working
+                if failure.text not in _NO_MORE or self.task in working or self.aborted:
+                    raise
+                if not working and not self._database.pool().idle:
+                    raise  # others have them all
+            if working:
+                await self._wait(asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED))
+
     async def work(self, session: Session) -> T:
         """Do the work on this connection."""
         if self.aborted:
             raise DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
+        self._database.working.add(self.task)
         self._session = session
         try:
             return await self._work(session)
@@ -170,6 +190,8 @@ class Database:
         self.dialect = dialect
         self.timeout = timeout
         self.jobs: set[asyncio.Task[Any]] = set()
+        self.working: set[asyncio.Task[Any]] = set()
+        """Those that have a connection."""
         self.slots = {lane: asyncio.Semaphore(width) for lane, width in WIDTH.items()}
         self.up = False
         self.error: str | None = None
@@ -315,6 +337,7 @@ class Database:
     def ended(self, task: asyncio.Task[Any]) -> None:
         """A job is over; one that nobody waited for any more has told its failure through ``note``."""
         self.jobs.discard(task)
+        self.working.discard(task)
         if not task.cancelled():
             task.exception()
 

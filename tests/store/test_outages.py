@@ -578,6 +578,28 @@ async def test_a_restart_between_two_uses_is_not_noticed(own: tuple[Postgres, Po
 
 
 @pytest.mark.needs("postgres")
+@pytest.mark.parametrize("pooled", [False, pytest.param(True, marks=pytest.mark.needs("pgbouncer"))])
+async def test_a_server_or_pooler_that_grants_one_connection_has_it_shared(postgres: Postgres, pooled: bool) -> None:
+    name = postgres.create_database()
+    place = Postgresql(postgres.url(name, name), postgres.url(name))
+    limit = -1 if pooled else 1
+    await place.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit}; ALTER DATABASE {name} OWNER TO {name}")
+    with contextlib.ExitStack() as stack, structlog.testing.capture_logs() as logs:
+        if pooled:
+            pooler = stack.enter_context(
+                contextlib.closing(Pgbouncer(postgres, "transaction", more="max_client_conn = 1"))
+            )
+            place = Postgresql(pooler.url(place.direct), place.direct)
+        async with opened(place) as store:
+            await store.create_conversation("c", "ann", [])
+            for i in range(10):
+                await asyncio.gather(store.totals(5), store.membership("c", "ann"), store.conversations_of("ann"))
+                *_, stored = await asyncio.gather(store.totals(5), store.days(1), send(store, "c", "ann", f"m{i}"))
+                assert isinstance(stored, Message)
+    assert not [entry for entry in logs if entry["event"] == "database is down"]
+
+
+@pytest.mark.needs("postgres")
 async def test_a_frozen_server_costs_only_time_limits(own: tuple[Postgres, Postgresql]) -> None:
     server, place = own
     witness = Witness()
