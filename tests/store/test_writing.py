@@ -16,7 +16,16 @@ from exporter.core.errors import Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store
 from exporter.store.diagnosis import diagnose
-from exporter.store.errors import MOVED, NO_SCHEMA, READ_ONLY, REFUSED_BY_TRIGGER, RIGHTS, TIMEOUT, UNFILLED, UNREACHABLE
+from exporter.store.errors import (
+    MOVED,
+    NO_SCHEMA,
+    READ_ONLY,
+    REFUSED_BY_TRIGGER,
+    RIGHTS,
+    TIMEOUT,
+    UNFILLED,
+    UNREACHABLE,
+)
 from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send, send_twice_told
 from tests.servers.postgres import Postgres
 
