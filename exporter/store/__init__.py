@@ -163,13 +163,15 @@ class Store:
     async def watch_writing_forever(self) -> None:
         """Ask every few seconds whether the database takes writes, unless something was just written; until cancelled.
 
-        So a server that became read-only, a standby or a full disk is noticed without a client's message, and so is its
-        end. The outcome is in ``write_error``.
+        So a read-only server, a standby or a full disk is noticed without a message, and its end: see ``write_error``.
         """
+        pause = PROBE_AGAIN
         while True:
-            await asyncio.sleep(PROBE_AGAIN if self._database.doubtful else PROBE_EVERY)
-            if time.monotonic() - self._database.wrote_at >= PROBE_EVERY or self._database.doubtful:
+            await asyncio.sleep(pause)
+            pause = PROBE_EVERY - (time.monotonic() - self._database.wrote_at)
+            if self._database.doubtful or pause < 0.001:  # by so little a loop's timer may come early
                 await self._probe()
+                pause = PROBE_AGAIN
 
     async def _probe(self) -> None:
         work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self._database.doubtful)  # noqa: E731 — typed
@@ -301,8 +303,7 @@ class Store:
 
     async def days(self, count: int) -> list[DayTotals]:
         """The last ``count`` UTC days, today included, the oldest first. Raises Unavailable."""
-        now = self._clock()
-        return await self._read(lambda session: days.read(session, self._dialect, now, count))
+        return await self._read(lambda session: days.read(session, self._dialect, self._clock(), count))
 
     def now(self) -> datetime:
         """The time, by the store's clock."""
@@ -339,12 +340,11 @@ class Store:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def done(result: T | Refusal) -> None:
-            if future.cancelled():
-                return
-            if isinstance(result, Refusal):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            if not future.cancelled():
+                if isinstance(result, Refusal):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
 
         self._writing().put(OperationItem(done, kind, operation, conversation))
         return await future

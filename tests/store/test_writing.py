@@ -394,3 +394,33 @@ async def test_a_sender_whose_time_is_over_does_not_end_a_commit_as_a_success(
         await place.execute(STOP_WAITING, "SELECT pg_reload_conf()")
         await eventually(lambda: recovered)
         assert (await send_twice_told(store, "c", "ann", "m")) == (recovered[0], True)
+
+
+async def test_it_is_asked_every_few_seconds_on_a_loop_whose_timers_come_early_and_after_each_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{tmp_path}/m.db")
+    store._database.start_writing()
+    now = store._database.wrote_at = 1000.0
+    asked: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        began, now = now, now + seconds - 0.0005  # as uvloop's do
+        if began < 1012.0 <= now:
+            store._database.wrote_at = 1012.0
+
+    async def probe() -> None:
+        asked.append(now)
+        store._database.wrote_at = now
+        if len(asked) == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(store_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(store_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(store, "_probe", probe)
+    with pytest.raises(asyncio.CancelledError):
+        await store.watch_writing_forever()
+    monkeypatch.undo()
+    assert [round(at) for at in asked] == [1005, 1010, 1017, 1022]
+    await store.close()
