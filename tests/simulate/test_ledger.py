@@ -157,17 +157,31 @@ def test_one_who_had_joined_and_got_nothing_is_found_after_the_timeout(ledger: L
 
 
 @pytest.mark.parametrize(
-    ("joined", "until"), [(1.5, None), (0.5, 1.05), (0.5, 2.9)], ids=["joined later", "left", "left within the grace"]
+    ("joined", "last_seq", "until"),
+    [(1.5, 1, None), (0.5, 0, 1.05), (0.5, 0, 2.9)],
+    ids=["joined later", "left", "left within the grace"],
 )
-def test_who_was_not_there_all_the_time_is_owed_nothing(ledger: Ledger, joined: float, until: float | None) -> None:
+def test_who_was_not_there_all_the_time_is_owed_nothing(
+    ledger: Ledger, joined: float, last_seq: int, until: float | None
+) -> None:
     n = send(ledger)
-    ledger.joined(2, 0, 0, joined)
+    ledger.joined(2, 0, last_seq, joined)
     if until is not None:
         ledger.closed(2, until)
     acknowledge(ledger, 1, n)
     ledger.settle(40.0)
     assert found(ledger) == {}
     assert ledger.unsettled == 0
+
+
+def test_who_joined_while_a_message_was_under_way_should_get_it_or_be_told_of_it_by_the_joins_last_seq(
+    ledger: Ledger,
+) -> None:
+    n = send(ledger)
+    ledger.joined(2, 0, 0, 1.5)
+    acknowledge(ledger, 1, n)
+    ledger.settle(20.0)
+    assert found(ledger) == {"unheard": 1}
 
 
 def test_who_left_well_after_the_grace_should_have_got_it(ledger: Ledger) -> None:

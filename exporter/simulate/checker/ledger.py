@@ -5,10 +5,11 @@ monotonic clock. Nothing is claimed that the contract does not promise:
 
 * An acknowledged message is stored exactly once, under its ``seq`` and with its words; ``seq`` has no holes; a repeated
   acknowledgement says the same ``seq``. The ``Audit`` of a conversation checks this against what the server gives back.
-* A connection that had joined before the message was first sent, and went on reading for the grace after the
-  acknowledgement, got it exactly once. A connection that ended earlier, or a slow one that was not reading, is owed
-  nothing: the message may have been on its way. What it missed it finds by catching up. Between several nodes it may
-  be on its way for ``delivery_timeout``: while their broker is out of reach nothing comes, and then all of it.
+* A connection that had joined before the message was first sent, or whose join was answered with a lower ``last_seq``,
+  and went on reading for the grace after the acknowledgement, got it exactly once. A connection that ended earlier, or
+  a slow one that was not reading, is owed nothing: the message may have been on its way. What it missed it finds by
+  catching up. Between several nodes it may be on its way for ``delivery_timeout``: while their broker is out of reach
+  nothing comes, and then all of it.
 * Messages of one sending connection, each sent once, arrive in the order of their ``seq``, and in that of their
   acknowledgements where they went to several conversations (of one node's: nodes of a cluster keep the order within
   a conversation, and ``several_nodes`` asks for no more). Between senders no order is promised; what came out of
@@ -266,7 +267,8 @@ class Ledger:
             pending.owed = [
                 membership
                 for membership, connection in self._audience.get(self._conversations[pending.n], {}).items()
-                if membership.joined < pending.first_sent and connection not in pending.senders
+                if (membership.joined < pending.first_sent or seq > membership.last_seq)
+                and connection not in pending.senders
             ]
         timeout = max(self.delivery_timeout, grace)
         until = pending.acknowledged + (timeout if self.several_nodes else grace)
