@@ -25,6 +25,13 @@ CASES: tuple[Case, ...] = (
         {**NODE_A, "figure": "participants"},
         "participants of a:8765 (job messaging) differs from an independent recount by 3.",
     ),
+    Case(
+        "MessagingGaugeDrift",
+        (step(name("messaging_live_drift", A, figure="connected_users"), 0, -2),),
+        {**NODE_A, "figure": "connected_users"},
+        "connected_users of a:8765 (job messaging) differs from an independent recount by -2.",
+        what="the recount has more",
+    ),
     invariant(
         "typing users <= participants",
         "30",

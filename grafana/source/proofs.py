@@ -18,7 +18,7 @@ import yaml
 
 from grafana.source import cases_service, cases_source, cases_truth
 from grafana.source.cases import Case
-from grafana.source.series import Series, evening, healthy, idle, observing, of_cluster, over
+from grafana.source.series import Series, evening, few, healthy, idle, observing, of_cluster, over
 
 RULES = Path(__file__).parent.parent / "rules"
 # Minutes at which nothing may fire on a healthy or an idle server: once the windows are full, and every so often.
@@ -166,6 +166,7 @@ def files() -> Iterator[tuple[str, str]]:
     rules = alerts()
     tests: dict[str, dict[str, Any]] = {
         "evening": silence("people go home", evening()),
+        "few": silence("a cluster of a few people whom everything fails", few()),
         "healthy": silence("a healthy cluster, and who observes under its job", healthy() | observing()),
         "idle": silence("an idle cluster", idle()),
     }

@@ -192,6 +192,43 @@ def evening() -> Series:
     return over(healthy(), changes)
 
 
+def few() -> Series:
+    """Hardly anybody is there, and nearly all that they do goes wrong: shares that say much, of numbers that say
+    nothing. Each node knows only itself. A program that is not ours, beside them, restarts and has no files left."""
+    a = NODES[0]
+
+    def late(metric: str, per_minute: float, **labels: str) -> Iterator[tuple[str, str]]:
+        bounds = (*BOUNDS[metric], "+Inf")
+        counts = {bound: growing(per_minute if index > 2 else 0) for index, bound in enumerate(bounds)}
+        return histogram(metric, a, counts, **labels)
+
+    connections = levels((60, 8), (121, 2))
+    changes = (
+        (name("messaging_active_connections", a), connections),
+        *((name("messaging_cluster_connections", node), connections) for node in NODES),
+        (name("messaging_connected_users", a), steady(1)),
+        *((name("messaging_cluster_users", node), steady(1)) for node in NODES),
+        (name("messaging_connections_opened_total", a), growing(4, start=8)),
+        (name("messaging_connections_closed_total", a, reason="heartbeat"), "0+4x59 246+4x120"),
+        (name("messaging_connections_rejected_total", a, reason="capacity"), growing(6)),
+        (name("messaging_slow_consumers", a), steady(2)),
+        (name("messaging_commands_rejected_total", a, command="send", code="unavailable"), growing(2)),
+        (name("messaging_commands_rejected_total", a, command="send", code="bad_frame"), growing(20)),
+        *late("messaging_command_duration_seconds", 22, command="send"),
+        *late("messaging_message_persist_duration_seconds", 4),
+        *late("messaging_message_delivery_duration_seconds", 2, path="local"),
+        (name("messaging_deliveries_dropped_total", a), growing(4)),
+        *late("messaging_broker_lag_seconds", 4),
+        *((name("messaging_cluster_nodes", node), steady(1)) for node in NODES),
+    )
+    other = {
+        name("process_start_time_seconds", "other:9100"): levels(*((5, at * 60) for at in range(0, LENGTH, 5))),
+        name("process_open_fds", "other:9100"): steady(1000),
+        name("process_max_fds", "other:9100"): steady(1024),
+    }
+    return over(idle(), changes) | other
+
+
 def of_cluster(series: Series, **labels: str) -> Series:
     """The same series with labels that Prometheus adds to every target of an installation."""
     pairs = ", ".join(f'{key}="{value}"' for key, value in labels.items())

@@ -234,7 +234,7 @@ def proof(stem: str) -> dict[str, Any]:
 @each_alert
 def test_an_alert_s_proof_shows_it_silent_pending_firing_and_gone(name: str) -> None:
     rule = alerts()[name]
-    for stem in ("healthy", "idle", "evening"):
+    for stem in ("healthy", "idle", "evening", "few"):
         (silent,) = proof(stem)["tests"]
         checks = [check for check in silent["alert_rule_test"] if check["alertname"] == name]
         assert len(checks) >= 5
