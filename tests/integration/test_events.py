@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 
 from exporter.core.errors import Unavailable
+from exporter.core.websocket_frames import text_frame
 from exporter.settings.model import Limits
 from tests.integration.figures import CLUSTER, difference, is_consistent
 from tests.servers.exporter import (
@@ -1062,3 +1063,11 @@ async def test_a_draining_server_acknowledges_what_it_took_and_is_not_ready(tmp_
         is_consistent(after)
         expected = {**A_PARTICIPANT_ENDS, **a_message(0), "active_conversations": -1, "closed__shutdown": 1}
         assert difference(during, after) == changes({_series(name): value for name, value in expected.items()})
+
+
+async def test_the_bytes_that_were_sent_begin_with_the_welcome(tmp_path: Path) -> None:
+    async with in_process(tmp_path) as here:
+        client = await here.connect("ann", welcome=False)
+        welcome = await client.connection.recv(decode=False)
+        assert (await here.scrape())["messaging_sent_bytes_total"] == len(text_frame(welcome))
+        await client.close()

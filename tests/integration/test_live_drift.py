@@ -37,6 +37,9 @@ async def test_a_connection_that_is_deaf_and_one_whose_socket_has_gone_unnoticed
         (ghost,) = (c for c in here.server.connections if c.user == "ann")
         ghost.transport.set_protocol(asyncio.Protocol())
         assert drift(await here.scrape()) == [1, 1, 1, 1, 1]
+        ghost.transport.set_protocol(ghost)
+        assert drift(await here.scrape()) == [0, 0, 0, 0, 0]
+        ghost.transport.set_protocol(asyncio.Protocol())
         await client.reset()
         figures = await here.scraped(lambda _: ghost.transport.is_closing(), "the socket is gone")
         figures = await here.scrape()

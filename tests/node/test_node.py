@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from exporter.broker import Envelope
 from exporter.core import protocol
 from exporter.core.errors import (
     BadFrame,
@@ -35,7 +36,7 @@ from exporter.core.events import (
     TypingStoppedReason,
 )
 from exporter.core.records import Conversation, Membership, Message, ReadMark
-from exporter.core.websocket_frames import count_beginning
+from exporter.core.websocket_frames import count_beginning, text_frame
 from exporter.metrics.counters import Metrics
 from exporter.node.fanout import FanOut
 from exporter.node.node import REMEMBERED, Node
@@ -396,6 +397,16 @@ async def test_a_message_to_nobody_else_is_accepted_and_counts_no_delivery(world
     assert sum(world.metrics.message_delivery_duration["local"].counts) == 0
 
 
+async def test_a_message_of_another_node_is_timed_as_one_that_came_over_the_cluster(world: World) -> None:
+    await world.joined("bob")
+    frame, sent = text_frame(b"{}"), world.clock.now - 0.2
+    world.node._publisher.deliver(Envelope("c", frame, received=sent, seq=4, remote=True))
+    world.fan_out.flush()
+    durations = world.metrics.message_delivery_duration
+    assert (sum(durations["cluster"].counts), sum(durations["local"].counts)) == (1, 0)
+    assert durations["cluster"].sum == pytest.approx(0.2)
+
+
 async def test_a_repetition_is_acknowledged_again_and_neither_counted_nor_delivered(world: World) -> None:
     ann, bob = await world.joined("ann", "bob")
     world.do(ann, Typing("c", True))
@@ -641,6 +652,25 @@ async def test_the_timer_starts_again_after_it_has_run_out(world: World) -> None
                 await asyncio.sleep(0.001)
 
 
+async def test_a_defect_in_what_follows_a_time_out_does_not_let_others_type_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(events: object) -> None:
+        raise ZeroDivisionError
+
+    ann, bob = await world.joined("ann", "bob")
+    world.do(ann, Typing("c", True))
+    world.clock.now += 3.0
+    world.do(bob, Typing("c", True))
+    world.clock.now += 3.0
+    before = world.node._typing_timer
+    monkeypatch.setattr(world.node._publisher, "emit", defect)
+    with pytest.raises(ZeroDivisionError):
+        world.node._typing_due()
+    assert list(world.node.hub.typing) == [("c", "bob")]
+    assert world.node._typing_timer not in (None, before)
+
+
 async def test_deadlines_come_in_order_also_for_a_command_that_waited_behind_a_join(world: World) -> None:
     """The hub's queue of timers is the order of insertion; a time of receipt from before would break it."""
     ann, bob = await world.joined("ann", "bob")
@@ -863,13 +893,18 @@ async def test_a_connection_that_leaves_hundreds_of_conversations_is_counted_at_
     for room in rooms:
         for tab in (ann, bob):
             world.node._publisher.emit(world.node.hub.join(tab, room))
+    world.node._publisher.emit(world.node.hub.join(cid, rooms[0]))
     bob.got()
     soon.clear()
     world.node.close(ann, CLIENT)
-    assert world.node.hub.stats().participants == len(rooms)
+    assert world.node.hub.stats().participants == len(rooms) + 1
     assert sum(cell.value for cell in world.metrics.leaves.cells.values()) == len(rooms)
     assert bob.got() == []
     # What happens in a conversation meanwhile is told after it, also to those who come.
+    world.do(cid, Send(rooms[0], "b", "1"))
+    world.store.commit()
+    assert [frame["type"] for frame in bob.got()] == ["participant_left", "message"]
+    cid.got()
     world.node._publisher.emit(world.node.hub.join(cid, rooms[-1]))
     assert [(frame["type"], frame["user"]) for frame in bob.got()] == [
         ("participant_left", "ann"),
@@ -885,7 +920,7 @@ async def test_a_connection_that_leaves_hundreds_of_conversations_is_counted_at_
         turns += bool(got)
         assert len(got) <= SLICE
         told += [frame["conversation"] for frame in got if frame["type"] == "participant_left"]
-    assert told == rooms[:-1]
+    assert told == rooms[1:-1]
     assert turns >= 3
 
 

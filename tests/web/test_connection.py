@@ -412,6 +412,7 @@ async def test_commands_behind_a_join_wait_for_it_and_are_answered_in_order() ->
         w.store.answer(MEMBER)
         assert [frame.get("id") for frame in await client.frames(2)] == ["1", "2"]
         assert w.metrics.typing_started.value == 1
+        assert sum(w.metrics.command_duration["typing"].counts) == 1
         await until(lambda: w.store.asked, "the second join is asked")
         w.store.answer(Unavailable("down"))
         answers = await client.frames(3)
@@ -900,17 +901,26 @@ async def test_a_burst_of_one_turn_is_within_the_limit_too() -> None:
         assert await client.closed() == (4008, "slow consumer")
 
 
+ENDS: dict[str, Callable[[WebSocketConnection], object]] = {
+    "cut": lambda connection: connection.abort(ClosedReason.HEARTBEAT),
+    "closed by its peer": lambda connection: connection.eof_received(),
+    "lost": lambda connection: connection.connection_lost(None),
+}
+
+
 @on_both_loops
-async def test_what_was_waiting_for_a_connection_that_is_cut_is_counted_as_dropped() -> None:
-    async with world() as w:
-        connection, client = await w.connect()
-        connection.put(PAYLOAD)
-        connection.put(websocket_frames.text_frame(b"no delivery"))
-        connection.put(PAYLOAD)
-        connection.abort(ClosedReason.HEARTBEAT)
-        assert w.metrics.deliveries_dropped.value == 2
-        with contextlib.suppress(ConnectionError):
-            assert await client.rest() == []
+async def test_what_was_waiting_for_a_connection_that_ends_is_counted_as_dropped() -> None:
+    for how, end in ENDS.items():
+        async with world() as w:
+            connection, client = await w.connect()
+            connection.put(PAYLOAD)
+            connection.put(websocket_frames.text_frame(b"no delivery"))
+            connection.put(PAYLOAD)
+            end(connection)
+            assert w.metrics.deliveries_dropped.value == 2, how
+            connection._socket.abort()
+            with contextlib.suppress(ConnectionError):
+                assert await client.rest() == []
 
 
 # --- the clock --------------------------------------------------------------------------------------------
@@ -1082,6 +1092,7 @@ async def test_a_token_that_expires_ends_the_connection_after_the_leeway_and_not
 
     monkeypatch.setattr(loop, "call_later", note)
     connection = ring.connection(begun + lifetime)
+    ring.connections._next_slot = ring.connections._fill + 1  # its own is the last to be visited
     transport = connection.transport
     assert isinstance(transport, StillTransport)
     due = begun + lifetime + LEEWAY
