@@ -291,6 +291,41 @@ def _busy(server: Server) -> float:
     return int(Path(f"/proc/{server.pid}/task/{server.pid}/schedstat").read_text().split()[0]) / 1e9
 
 
+@pytest.mark.parametrize("unsure", [0, 1])
+def test_the_figures_are_not_final_when_a_node_is_not_sure_that_the_server_is_the_one_it_was(
+    server: Server, unsure: int
+) -> None:
+    model = Model(server)
+    try:
+        model.register("a")
+        for function, arguments in (
+            ("register", ("b", LEASE, 1, unsure, "")),
+            ("beat", ("a", LEASE, 0, 1, 10, unsure)),
+        ):
+            model.client.hset(f"{model.root}:state", "settles", 0)
+            reply = model.call(function, *arguments)
+            assert isinstance(reply, list)
+            assert (figures(reply).unsettled > 0) == bool(unsure), function
+    finally:
+        model.close()
+
+
+def test_the_connections_of_a_node_are_those_of_its_latest_call(server: Server) -> None:
+    model = Model(server)
+    try:
+        for connections, arguments in (
+            (2, ("register", "a", LEASE, 2, 0, "")),
+            (3, ("apply", "a", LEASE, 1, 3, 1, "+uann")),
+            (4, ("beat", "a", LEASE, 1, 4, 10, 0)),
+        ):
+            model.call(str(arguments[0]), *arguments[1:])
+            reply = model.call("figures")
+            assert isinstance(reply, list)
+            assert figures(reply).connections == connections, arguments
+    finally:
+        model.close()
+
+
 def test_the_rights_that_are_missing_are_named(server: Server) -> None:
     model = Model(server)
     user = f"u{uuid.uuid4().hex[:6]}"

@@ -132,6 +132,35 @@ async def test_the_middleware_knows_connections_by_itself() -> None:
         assert figures["messaging_connection_duration_seconds_count"] == 3
 
 
+@pytest.mark.parametrize(
+    ("messages", "opened", "rejected"),
+    [
+        (["websocket.accept"], 0, 0),
+        (["websocket.http.response.start", "websocket.close"], 0, 1),
+    ],
+    ids=["its client goes during the handshake", "refused with a document"],
+)
+async def test_a_handshake_that_comes_to_nothing_is_no_connection_and_refused_at_most_once(
+    messages: list[str], opened: int, rejected: int
+) -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send({"type": message, "status": 403})
+
+    async def nobody(message: Any = None) -> Any:
+        raise OSError("the client has gone")
+
+    async def somebody(message: Any) -> None:
+        """It is sent."""
+
+    live = Live(workers=1)
+    watched = LiveMiddleware(handler, live=live)
+    with contextlib.suppress(OSError):
+        await watched({"type": "websocket"}, nobody, somebody if rejected else nobody)
+    assert live.metrics.connections_opened.value == opened
+    assert sum(cell.value for cell in live.metrics.connections_rejected.cells.values()) == rejected
+
+
 async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handlers() -> None:
     live = Live(workers=1)
     app = web.Application()

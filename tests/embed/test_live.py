@@ -220,10 +220,13 @@ def test_a_reason_may_be_a_word_and_what_is_none_does_not_break_the_end() -> Non
             raise error
     with contextlib.suppress(ExceptionGroup), live.open("ann"):
         raise ExceptionGroup("a task group", [BrokenPipeError()])
+    for errors in ([BrokenPipeError(), ZeroDivisionError()], [ZeroDivisionError(), BrokenPipeError()]):
+        with contextlib.suppress(ExceptionGroup), live.open("ann"):
+            raise ExceptionGroup("a task group", errors)
     closed = shown(live)
     assert closed["messaging_connections_closed_total{admin}"] == 1
     assert closed["messaging_connections_closed_total{client}"] == 2
-    assert closed["messaging_connections_closed_total{internal_error}"] == 3
+    assert closed["messaging_connections_closed_total{internal_error}"] == 5
 
 
 def test_typing_that_a_look_at_the_figures_ended_is_told_all_the_same() -> None:
@@ -340,6 +343,23 @@ def test_drift_is_absent_without_the_hosts_sockets_and_sees_ghosts_with_them() -
     sockets.add("c")  # a socket that nobody told of
     assert shown(live)["messaging_live_drift{active_connections}"] == -1
     assert not any(name.startswith("messaging_live_drift") for name in shown(Live()))
+
+
+def test_what_was_left_before_anybody_said_whose_it_is_is_not_joined() -> None:
+    live = Live()
+    connection = live.open_anonymous()
+    for room in ("left", "kept"):
+        connection.join(room)
+    connection.leave("left")
+    assert connection.identify("ann") == [ParticipantJoined("kept", "ann")]
+
+
+def test_there_is_no_drift_of_a_figure_that_is_not_known() -> None:
+    live = Live(open_sockets=lambda: ["a"])
+    live.open_anonymous(handle="a")
+    figures = shown(live)
+    assert figures["messaging_live_drift{active_connections}"] == 0
+    assert "messaging_live_drift{connected_users}" not in figures
 
 
 def test_a_recount_by_handles_gives_way_as_often_as_one_by_connections() -> None:

@@ -18,6 +18,7 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 import pytest_asyncio
+from websockets.exceptions import InvalidStatus
 
 from exporter.core.errors import Unavailable
 from exporter.core.websocket_frames import text_frame
@@ -1063,6 +1064,22 @@ async def test_a_draining_server_acknowledges_what_it_took_and_is_not_ready(tmp_
         is_consistent(after)
         expected = {**A_PARTICIPANT_ENDS, **a_message(0), "active_conversations": -1, "closed__shutdown": 1}
         assert difference(during, after) == changes({_series(name): value for name, value in expected.items()})
+
+
+async def test_of_two_handshakes_at_once_where_one_has_room_one_is_refused(tmp_path: Path) -> None:
+    together = asyncio.Barrier(2)
+
+    async def register(user: str) -> None:
+        await together.wait()
+
+    async with in_process(tmp_path, limits=Limits(connections_per_user=1)) as here:
+        with patch.object(here.server.store, "register", register):
+            both = await asyncio.gather(here.connect("ann"), here.connect("ann"), return_exceptions=True)
+        (client,) = (found for found in both if isinstance(found, Client))
+        (refusal,) = (found for found in both if isinstance(found, InvalidStatus))
+        assert refusal.response.status_code == 429
+        assert (await here.scrape())["messaging_active_connections"] == 1
+        await client.close()
 
 
 async def test_the_bytes_that_were_sent_begin_with_the_welcome(tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def test_a_deleted_message_leaves_neither_a_hole_nor_a_loss(ledger: Ledger) -> N
     assert found(ledger) == {}
 
 
+def test_a_message_that_is_delivered_in_another_conversation_is_found(ledger: Ledger) -> None:
+    ledger.joined(2, 1, 0, 0.5)
+    n = send(ledger)
+    ledger.delivered(2, 1, 1, ledger.id_of(n), f"body {n}", 1.1)
+    assert found(ledger) == {"altered": 1}
+
+
 def test_another_seq_than_acknowledged_is_found_whoever_says_it(ledger: Ledger) -> None:
     ledger.joined(2, 0, 0, 0.5)
     again, elsewhere, delivered = send(ledger), send(ledger), send(ledger)
@@ -180,6 +187,13 @@ def test_who_joined_while_a_message_was_under_way_should_get_it_or_be_told_of_it
     n = send(ledger)
     ledger.joined(2, 0, 0, 1.5)
     acknowledge(ledger, 1, n)
+    ledger.settle(20.0)
+    assert found(ledger) == {"unheard": 1}
+
+
+def test_a_join_that_is_answered_with_more_than_there_was_excuses_nothing(ledger: Ledger) -> None:
+    ledger.joined(2, 0, 5, 0.5)
+    acknowledge(ledger, 5, send(ledger))
     ledger.settle(20.0)
     assert found(ledger) == {"unheard": 1}
 
