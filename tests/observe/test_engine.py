@@ -22,7 +22,7 @@ from exporter.observe.mapping import Cut, Mapping
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
 from exporter.observe.state import State
-from exporter.observe.tally import Facts
+from exporter.observe.tally import Facts, Tally
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, Server, SqliteServer
 from tests.servers.postgres import Postgres
@@ -104,6 +104,27 @@ async def test_what_vanished_without_a_trace_is_mended_by_a_recount_that_says_by
     assert engine.differences["stored_messages"] == -3
     assert engine.differences["registered_users"] == 0
     await engine.close()
+
+
+async def test_a_recount_differs_in_nothing_also_where_somebody_has_only_just_begun_to_write(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    post(server, 101, 101, user="u2")
+    assert (await engine.look()).active_users[1] == 2
+    assert (await engine.count()).active_users[1] == 2
+    assert set(engine.differences.values()) == {0}
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("days", "ages"), [(0, [1, 2, 3, 4]), (1, [3, 3, 4, 0]), (2, [6, 4, 0, 0]), (9, [10, 0, 0, 0])]
+)
+def test_as_many_midnights_as_have_passed_make_what_was_to_come_the_past(days: int, ages: list[int]) -> None:
+    tally = Tally([1, 2, 3, 4], {"here": [1, 2, 3, 4]})
+    tally.turn(days)
+    assert tally.sure == tally.doubtful["here"] == ages
 
 
 async def test_midnight_passes(server: Server) -> None:
