@@ -210,3 +210,12 @@ def test_participants_are_sorted_whoever_comes_and_goes_and_at_most_so_many_are_
     held.told |= {"A"}
     held.listed = None
     assert held.participants("a", 10) == (["A", "a", "ab", "b", "d"], 5)
+
+
+def test_what_is_no_message_waits_behind_the_last_of_those_that_wait() -> None:
+    held: HeldConversation[str] = HeldConversation("c", b"channel")
+    held.upto = 1
+    for seq in (4, 3):
+        assert held.keep(Envelope("c", b"%d" % seq, seq=seq))
+    assert held.behind(Envelope("c", b"deleted"))
+    assert [envelope.frame for envelope in held.skip_to(2)] == [b"3", b"4", b"deleted"]
