@@ -38,7 +38,7 @@ async def missing(reader: Reader, mapping: Mapping) -> list[str]:
 
 
 async def hidden(reader: Reader, mapping: Mapping) -> list[str]:
-    """Tables of which row security shows this user some rows only, for all that is known. Raises SourceError.
+    """Tables and views of which row security shows this user some rows only, for all that is known. Raises SourceError.
 
     A policy that says true shows every row; what another one shows, only its author knows.
     """
@@ -50,13 +50,26 @@ async def hidden(reader: Reader, mapping: Mapping) -> list[str]:
         "SELECT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true' AS shows, "
         "NOT p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) <> 'true' AS hides "
         "FROM pg_policy p WHERE p.polrelid = k.oid AND p.polcmd IN ('r', '*') "
-        "AND EXISTS (SELECT 1 FROM unnest(p.polroles) r WHERE r = 0 OR pg_has_role(r, 'USAGE'))"
+        "AND EXISTS (SELECT 1 FROM unnest(p.polroles) r WHERE r = 0 OR pg_has_role(u.oid, r, 'USAGE'))"
     )
+    invoker = (
+        "(SELECT bool_or(option_value::bool) FROM pg_options_to_table(k.reloptions) "
+        "WHERE option_name = 'security_invoker')"
+    )
+    # What a view reads, it reads with its owner's rights, unless it is made to read with those of whoever asks.
     sql = (
-        f"SELECT k.relname::text FROM (VALUES {values}) AS need (s, t) "
-        "JOIN pg_class k ON k.relname = t JOIN pg_namespace n ON n.oid = k.relnamespace "
+        f"WITH RECURSIVE need (oid, name, reader) AS (SELECT k.oid, t, current_user FROM (VALUES {values}) "
+        "AS v (s, t) JOIN pg_class k ON k.relname = t JOIN pg_namespace n ON n.oid = k.relnamespace "
         "AND CASE s WHEN '' THEN pg_table_is_visible(k.oid) ELSE n.nspname = s END "
-        "WHERE k.relkind IN ('r', 'p') AND row_security_active(k.oid) "
+        "UNION SELECT d.refobjid, need.name, "
+        f"CASE WHEN {invoker} THEN current_user ELSE pg_get_userbyid(k.relowner) END "
+        "FROM need JOIN pg_class k ON k.oid = need.oid AND k.relkind = 'v' JOIN pg_rewrite w ON w.ev_class = k.oid "
+        "JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid "
+        "AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> k.oid) "
+        "SELECT DISTINCT need.name::text FROM need JOIN pg_class k ON k.oid = need.oid "
+        "JOIN pg_roles u ON u.rolname = reader "
+        "WHERE k.relkind IN ('r', 'p') AND k.relrowsecurity AND NOT u.rolsuper AND NOT u.rolbypassrls "
+        "AND (k.relforcerowsecurity OR NOT pg_has_role(u.oid, k.relowner, 'USAGE')) "
         f"AND (SELECT bool_or(x.shows) IS NOT TRUE OR bool_or(x.hides) FROM ({policies}) x)"
     )
     return [str(row[0]) for row in await reader.read(lambda snapshot: snapshot.fetch(sql), SECONDS)]

@@ -7,8 +7,9 @@ import pytest
 from exporter.core.errors import Misconfigured
 from exporter.observe import count_once
 from exporter.observe.check import ALL_WELL, UNCHECKED, check
+from exporter.observe.connections import reader_of
 from exporter.observe.engine import Engine
-from exporter.observe.sources import Source
+from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer
@@ -85,3 +86,37 @@ async def test_rows_that_row_security_may_hide_are_no_figure(postgres: Postgres,
     server.script(f"ALTER ROLE {role} BYPASSRLS")
     assert await check(source, out=lines.append) == ALL_WELL, lines
     server.close()
+
+
+VIEWS = {
+    "of who asks": ("postgres", "true", False),
+    "of who may": ("postgres", "off", True),
+    "of others": ("", "off", False),
+}
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("rights", VIEWS)
+async def test_rows_that_row_security_may_hide_from_a_view_are_no_figure(postgres: Postgres, rights: str) -> None:
+    owner, invoker, shown = VIEWS[rights]
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1'), ('u2');")
+    post(server, 1, 100)
+    role, other = f"Reader_{server.name}", f"other_{server.name}"
+    server.script(
+        f'CREATE ROLE "{role}" LOGIN; CREATE ROLE {other}; ALTER TABLE posts RENAME TO kept;'
+        "ALTER TABLE kept ENABLE ROW LEVEL SECURITY; GRANT SELECT ON kept TO PUBLIC;"
+        f"CREATE VIEW via AS SELECT * FROM kept; ALTER VIEW via OWNER TO {owner or other};"
+        f"ALTER VIEW via SET (security_invoker = {invoker}); CREATE VIEW posts AS SELECT * FROM via;"
+        f'GRANT SELECT ON posts, users, bots, channels TO "{role}"'
+    )
+    reader = reader_of(postgres.url(server.name, role))
+    try:
+        if shown:
+            await mapping_of(Source("", "mattermost"), reader)
+        else:
+            with pytest.raises(Misconfigured, match="row security hides rows of posts"):
+                await mapping_of(Source("", "mattermost"), reader)
+    finally:
+        await reader.close()
+        server.close()
