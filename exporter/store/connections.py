@@ -24,6 +24,7 @@ from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.engine import AsyncEngine
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.sharing import Sharing
 
 T = TypeVar("T")
 Work = Callable[[Session], Awaitable[T]]
@@ -34,8 +35,6 @@ _ANOTHER_SERVER = (ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
 """Signs that the server is not, or no longer, the one that is meant."""
 TRY_AGAIN = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY)
 """With these another connection may do what this one could not."""
-_NO_MORE = (errors.CROWDED, errors.REFUSED)
-"""Of the server's and of a pooler's: what is said to a connection too many."""
 DEFECT = "an error of the server's, not of yours: its log says more"
 _GENERATION = "messaging_age"
 
@@ -80,6 +79,7 @@ class Job(Generic[T]):
         self._work = work
         self._session: Session | None = None
         self._waiting = False
+        self._unwanted = False  # nobody waits for it any more: that it was cut off says nothing of the database
         self.aborted = False
         loop = asyncio.get_running_loop()
         self.deadline = None if timeout is None else loop.time() + timeout
@@ -96,6 +96,7 @@ class Job(Generic[T]):
         try:
             done, _ = await asyncio.wait({self.task}, timeout=left)
         except asyncio.CancelledError:
+            self._unwanted = True
             await self.abort()
             raise
         if not done:
@@ -139,7 +140,7 @@ class Job(Generic[T]):
         try:
             result = await self._use()
         except DatabaseError as failure:
-            if not (self._tried_again and failure.kind in TRY_AGAIN):
+            if not (self._unwanted or (self._tried_again and failure.kind in TRY_AGAIN)):
                 self._database.note(failure, self._lane, self._kinds)
             raise
         finally:
@@ -157,24 +158,24 @@ class Job(Generic[T]):
             self._waiting = False
 
     async def _use(self) -> T:
-        """Where the server grants this program fewer connections than it has lanes, they are shared."""
-        while True:
-            try:
-                return await self._database.use(self)
-            except DatabaseError as failure:
-                working = self._database.working
-                if failure.text not in _NO_MORE or self.task in working or self.aborted:
-                    raise
-                if not working and not self._database.pool().idle:
-                    raise  # others have them all
-            if working:
-                await self._wait(asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED))
+        sharing = self._database.sharing
+        try:
+            while True:
+                if sharing.wanted:
+                    await self._wait(sharing.turn(self.task))
+                try:
+                    return await self._database.use(self)
+                except DatabaseError as failure:
+                    if self.aborted or not sharing.may_wait(self.task, failure):
+                        raise
+        finally:
+            sharing.pass_turn(self.task)
 
     async def work(self, session: Session) -> T:
         """Do the work on this connection."""
         if self.aborted:
             raise DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
-        self._database.working.add(self.task)
+        self._database.sharing.has_begun(self.task)
         self._session = session
         try:
             return await self._work(session)
@@ -190,8 +191,6 @@ class Database:
         self.dialect = dialect
         self.timeout = timeout
         self.jobs: set[asyncio.Task[Any]] = set()
-        self.working: set[asyncio.Task[Any]] = set()
-        """Those that have a connection."""
         self.slots = {lane: asyncio.Semaphore(width) for lane, width in WIDTH.items()}
         self.up = False
         self.error: str | None = None
@@ -205,6 +204,7 @@ class Database:
         self._logged: dict[str, str | None] = {}
         self._closed = False
         self._engine = engine or dialect.engine(timeout, sum(WIDTH.values()) - WIDTH[Lane.VERIFY])
+        self.sharing = Sharing(self._engine)
 
     @property
     def write_error(self) -> str | None:
@@ -332,12 +332,12 @@ class Database:
     def pool(self) -> PoolStats:
         """Connections that somebody uses, and others that are open."""
         pool: Any = self._engine.pool
-        return PoolStats(in_use=pool.checkedout(), idle=pool.checkedin())
+        return PoolStats(in_use=pool.checkedout(), idle=self._engine.idle)
 
     def ended(self, task: asyncio.Task[Any]) -> None:
         """A job is over; one that nobody waited for any more has told its failure through ``note``."""
         self.jobs.discard(task)
-        self.working.discard(task)
+        self.sharing.working.discard(task)
         if not task.cancelled():
             task.exception()
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Pool, create_engine
+from sqlalchemy import Connection, Engine, Pool, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
@@ -68,6 +68,17 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.sync_engine = engine
+        self._idle: set[Any] = set()
+        event.listen(engine, "checkin", self._checked_in)
+        event.listen(engine, "checkout", lambda _, record, __: self._idle.discard(record))
+
+    def _checked_in(self, connection: Any, record: Any) -> None:
+        (self._idle.discard if connection is None else self._idle.add)(record)
+
+    @property
+    def idle(self) -> int:
+        """Open connections that nobody uses. The pool's own count has those, too, that broke and were not replaced."""
+        return sum(not getattr(record.driver_connection, "is_closed", bool)() for record in self._idle)
 
     @property
     def pool(self) -> Pool:
@@ -86,6 +97,7 @@ class AsyncEngine:
     async def dispose(self) -> None:
         """Close all connections that nobody uses."""
         await greenlet_spawn(self.sync_engine.dispose)
+        self._idle.clear()
 
 
 def create_async_engine(

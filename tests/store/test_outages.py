@@ -23,12 +23,13 @@ import pytest
 import structlog
 
 from exporter.core.errors import Internal, Misconfigured, Refusal, Unavailable
-from exporter.core.records import Draft, Message
+from exporter.core.records import Draft, Message, PoolStats
 from exporter.store import Store
 from exporter.store.connections import Lane
 from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.dialects import sqlite_errors
-from exporter.store.errors import MOVED, DatabaseError, ErrorKind
+from exporter.store.dialects.postgresql_connection import Connector
+from exporter.store.errors import CROWDED, MOVED, DatabaseError, ErrorKind
 from exporter.store.queries import Queries
 from exporter.store.transaction import Transaction
 from exporter.store.verify import verify
@@ -597,6 +598,78 @@ async def test_a_server_or_pooler_that_grants_one_connection_has_it_shared(postg
                 *_, stored = await asyncio.gather(store.totals(5), store.days(1), send(store, "c", "ann", f"m{i}"))
                 assert isinstance(stored, Message)
     assert not [entry for entry in logs if entry["event"] == "database is down"]
+
+
+@pytest.mark.needs("postgres")
+async def test_nobody_starves_where_one_connection_is_shared(postgres: Postgres) -> None:
+    name = postgres.create_database()
+    place = Postgresql(postgres.url(name, name), postgres.url(name))
+    await place.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1; ALTER DATABASE {name} OWNER TO {name}")
+    async with opened(place, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+
+        async def read_on() -> None:
+            while True:
+                await store.conversations_of("ann")
+
+        async with asyncio.TaskGroup() as group:
+            readers = [group.create_task(read_on()) for _ in range(4)]
+            for i in range(50):
+                assert isinstance(await send(store, "c", "ann", f"m{i}"), Message)
+                assert (await store.totals(TIMEOUT)).stored_messages == i + 1
+            for reader in readers:
+                reader.cancel()
+
+
+@pytest.mark.needs("postgres")
+async def test_who_has_lost_all_connections_to_others_says_so_at_once(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = postgres.create_database()
+    place = Postgresql(postgres.url(name, name), postgres.url(name))
+    await place.execute(f"CREATE ROLE {name} LOGIN; ALTER DATABASE {name} OWNER TO {name}")
+    tried: list[float] = []
+    connect = Connector._open
+
+    async def counted(self: Connector, timeout: float) -> Any:
+        tried.append(timeout)
+        return await connect(self, timeout)
+
+    async with opened(place, timeout=TIMEOUT) as store:
+        await store.create_conversation("c", "ann", [])
+        await asyncio.gather(store.totals(5), store.membership("c", "ann"), store.conversations_of("ann"))
+        assert store.pool().idle > 1
+        await place.execute(f"ALTER ROLE {name} CONNECTION LIMIT 0")
+        await place.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")
+        await eventually(lambda: store.pool().idle == 0)
+        monkeypatch.setattr(Connector, "_open", counted)
+        with pytest.raises(Unavailable, match=CROWDED):
+            await store.conversations_of("ann")
+        assert len(tried) <= 2
+        assert store.pool() == PoolStats(in_use=0, idle=0)
+        await place.execute(f"ALTER ROLE {name} CONNECTION LIMIT -1")
+        await store.conversations_of("ann")
+
+
+@pytest.mark.needs("postgres")
+async def test_who_no_longer_wants_an_answer_says_nothing_of_the_database(postgres: Postgres) -> None:
+    name = postgres.create_database()
+    place = Postgresql(postgres.url(name, name), postgres.url(name))
+    await place.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1; ALTER DATABASE {name} OWNER TO {name}")
+    async with opened(place, timeout=60.0) as store:
+        await store.create_conversation("c", "ann", [])
+        other = await asyncpg.connect(postgres.url(name))
+        async with other.transaction():
+            await other.execute("LOCK TABLE conversations")
+            working, waiting = (asyncio.create_task(store.conversations_of("ann")) for _ in range(2))
+            await eventually(lambda: len(store._database.jobs) == 2 and store._database.sharing.wanted)
+            for reader in (waiting, working):
+                reader.cancel()
+                await asyncio.wait({reader})
+            await eventually(lambda: not store._database.jobs)
+        await other.close()
+        assert store.error is None
+        assert store.up
 
 
 @pytest.mark.needs("postgres")
