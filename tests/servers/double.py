@@ -225,6 +225,7 @@ class Double:
             self._refuse(peer, frame, "not_found")
         elif name == "join":
             room.peers.add(peer)
+            peer.joined.add(room.id)
             users = sorted({other.user for other in room.peers})
             joined = {"participants": users, "last_seq": room.seq, "id": frame.get("id")}
             peer.queue.put_nowait({"type": "joined", "conversation": room.id, **joined})
@@ -305,6 +306,9 @@ class Double:
         elif fault == "echoed":
             self.planted["echoed"].add(message["id"])
             peer.queue.put_nowait(frame)
+        elif fault == "strayed" and (strangers := self._strangers(room)):
+            self.planted["strayed"].add(message["id"])
+            strangers[0].queue.put_nowait(frame)
         elif fault == "misordered" and others and peer not in self.held:
             self.held[peer] = room, frame
             asyncio.get_running_loop().call_later(1.0, self._release, peer, frame, False)
@@ -316,6 +320,10 @@ class Double:
             other.queue.put_nowait(frame)
         if peer in self.held and self.held[peer][0].peers & set(others):
             self._release(peer, self.held[peer][1], True)
+
+    def _strangers(self, room: Room) -> list[Peer]:
+        """Who has joined something, and would not be let in here."""
+        return [peer for peer in self.peers if peer.joined and peer.user not in room.members]
 
     def _release(self, peer: Peer, frame: dict[str, Any], overtaken: bool) -> None:
         """A message that was held back is delivered, overtaken by a later one of its sender or just late."""

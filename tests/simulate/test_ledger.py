@@ -93,6 +93,30 @@ def test_a_deleted_message_leaves_neither_a_hole_nor_a_loss(ledger: Ledger) -> N
     assert found(ledger) == {}
 
 
+def test_a_message_that_comes_where_nobody_asked_for_it_is_found(ledger: Ledger) -> None:
+    """From the asking on it may come, since the server may know of the join first, until it says that it is over."""
+    ledger.asked(2, 1)
+    ledger.asked(3, 0)
+    joining, there, left, late = (send(ledger) for _ in range(4))
+    deliver(ledger, 3, 1, joining)
+    ledger.joined(3, 0, 1, 1.2)
+    deliver(ledger, 3, 2, there)
+    ledger.left(3, 0, 1.3)
+    deliver(ledger, 3, 3, left)
+    assert found(ledger) == {}
+    deliver(ledger, 2, 1, joining)
+    ledger.asked(3, 0)
+    ledger.has_left(3, 0)
+    deliver(ledger, 3, 3, left)
+    assert found(ledger) == {"strayed": 1}
+    ledger.has_left(3, 0)
+    deliver(ledger, 3, 4, late)
+    assert ledger.findings.messages == {Kind.STRAYED: {ledger.id_of(joining), ledger.id_of(late)}}
+    ledger.closed(3, 1.4)
+    deliver(ledger, 3, 5, send(ledger))  # what had been read before it ended
+    assert found(ledger) == {"strayed": 2}
+
+
 def test_a_message_that_is_delivered_in_another_conversation_is_found(ledger: Ledger) -> None:
     ledger.joined(2, 1, 0, 0.5)
     n = send(ledger)

@@ -109,7 +109,7 @@ async def test_an_honest_server_is_not_accused_and_the_rate_is_kept_exactly() ->
     [
         ("lost", "hole", "redelivered", "altered"),
         ("unheard", "undelivered", "echoed"),
-        ("doubled", "renumbered"),
+        ("doubled", "renumbered", "strayed"),
         ("misordered",),
     ],
     ids="-".join,

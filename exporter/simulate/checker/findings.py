@@ -26,6 +26,7 @@ class Kind(StrEnum):
     REDELIVERED = "redelivered"  # one connection got it twice
     MISORDERED = "misordered"  # overtook an earlier message of the same sender
     ECHOED = "echoed"  # came back to the connection that sent it
+    STRAYED = "strayed"  # came to a connection that had not asked to join, or had left
 
 
 @dataclass(slots=True)

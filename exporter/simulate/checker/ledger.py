@@ -10,6 +10,7 @@ monotonic clock. Nothing is claimed that the contract does not promise:
   a slow one that was not reading, is owed nothing: the message may have been on its way. What it missed it finds by
   catching up. Between several nodes it may be on its way for ``delivery_timeout``: while their broker is out of reach
   nothing comes, and then all of it.
+* A connection that has not asked to join, or has been told that it left, gets nothing.
 * Messages of one sending connection, each sent once, arrive in the order of their ``seq``, and in that of their
   acknowledgements where they went to several conversations (of one node's: nodes of a cluster keep the order within
   a conversation, and ``several_nodes`` asks for no more). Between senders no order is promised; what came out of
@@ -21,7 +22,7 @@ Memory: a message costs 20 bytes once it is settled, so a day at 100 messages a 
 from __future__ import annotations
 
 from array import array
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from exporter.simulate.checker.findings import Findings, Kind
@@ -71,6 +72,7 @@ class Ledger:
         self._settling: deque[Pending] = deque()
         self._memberships: dict[int, dict[int, Membership]] = {}
         self._audience: dict[int, dict[Membership, int]] = {}
+        self._asked: dict[int, Counter[int]] = {}  # by connection, conversation: joins that may still let messages in
         self._deleted: dict[int, set[int]] = {}
         self._arrived: dict[int, dict[int, tuple[int, int]]] = {}  # by receiver, sender: the latest arrival, its number
 
@@ -150,6 +152,15 @@ class Ledger:
 
     # --- receiving ------------------------------------------------------------------------------------------
 
+    def asked(self, connection: int, conversation: int) -> None:
+        """The connection asks to join: messages may come from now on."""
+        self._asked.setdefault(connection, Counter())[conversation] += 1
+
+    def has_left(self, connection: int, conversation: int) -> None:
+        """``left`` was read: none comes any more, unless it has asked again."""
+        if asked := self._asked.get(connection):
+            asked[conversation] = max(0, asked[conversation] - 1)
+
     def joined(self, connection: int, conversation: int, last_seq: int, now: float) -> None:
         """``joined`` was read: from now on the connection is owed what is sent."""
         mine = self._memberships.setdefault(connection, {})
@@ -167,6 +178,7 @@ class Ledger:
     def closed(self, connection: int, now: float, *, too_slow: bool = False) -> None:
         """The connection is gone, or about to be; one that was cut for being too slow is owed nothing at all."""
         self._arrived.pop(connection, None)
+        self._asked.pop(connection, None)
         for membership in self._memberships.pop(connection, {}).values():
             membership.end(now)
             if too_slow:
@@ -189,6 +201,8 @@ class Ledger:
     def delivered(self, connection: int, conversation: int, seq: int, id: str, body: str, now: float) -> float | None:
         """A ``message`` arrived. Returns the seconds since its first attempt, None where that is not known."""
         self.deliveries += 1
+        if (asked := self._asked.get(connection)) and not asked[conversation]:
+            self.findings.add(Kind.STRAYED, id, f"{id}: seq {seq} delivered to a connection that had not joined")
         membership = self._memberships.get(connection, {}).get(conversation)
         n = self.number_of(id)
         pending = self._pending.get(n) if n is not None else None

@@ -156,11 +156,8 @@ class Client:
     def _get_distracted(self) -> None:
         if not self.context.calm and self._looking:
             self._pause = self.random.uniform(1.0, 5.0)
-        self._later(self.random.expovariate(1 / max(1.0, self._pause_every)), self._get_distracted)
-
-    @property
-    def _pause_every(self) -> float:
-        return self.context.organisation.people[self.person].pause_every
+        pause_every = self.context.organisation.people[self.person].pause_every
+        self._later(self.random.expovariate(1 / max(1.0, pause_every)), self._get_distracted)
 
     async def _look_away(self, connection: ClientConnection) -> None:
         """A slow reader: the socket fills up meanwhile."""
@@ -196,7 +193,8 @@ class Client:
         self._timers.add(timer)
 
     def _join(self, conversation: int) -> None:
-        if not self._leaving:
+        if not self._leaving and self.connection is not None:
+            self.context.ledger.asked(self.connection.number, conversation)
             self._put(Join(self.context.organisation.conversations[conversation], f"join:{conversation}"))
 
     def _leave(self, connection: ClientConnection, conversation: int) -> None:
@@ -295,6 +293,8 @@ class Client:
 
     def _on_left(self, connection: ClientConnection, frame: Left) -> None:
         conversation = self.context.number_of(frame.conversation)
+        if conversation is not None:
+            self.context.ledger.has_left(connection.number, conversation)
         if frame.reason is not None and conversation in self.joined:  # removed by somebody
             self.joined.discard(conversation)
             self.context.quit(self, conversation)
