@@ -3,7 +3,8 @@
 From each case a test file claims, to the minute: nothing before; pending; still pending one minute before ``for`` has
 passed; firing when it has; exact labels and texts; gone afterwards. And once more with a second installation in the
 same Prometheus, which has the same job and instances and another ``cluster``, and is well: it neither hides the fault
-nor is told of it.
+nor is told of it. One more file claims of each threshold that a little below it nothing is pending, and that a little
+above it fires.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import yaml
 
 from grafana.source import cases_service, cases_source, cases_truth
 from grafana.source.cases import Case
+from grafana.source.cases_thresholds import THRESHOLDS, Threshold
 from grafana.source.series import Series, evening, few, healthy, idle, observing, of_cluster, over
 
 RULES = Path(__file__).parent.parent / "rules"
@@ -154,6 +156,26 @@ def proof(case: Case, rule: dict[str, Any], *, beside_another: bool = False) -> 
     }
 
 
+def sides(threshold: Threshold) -> Iterator[dict[str, Any]]:
+    """Two tests: with a value just below a threshold, and with one just above it."""
+    metrics = needed(threshold.alert)
+    base = idle() if threshold.idle else healthy()
+    for side, value, states in (("below", threshold.below, []), ("above", threshold.above, ["firing"])):
+        series = over(base, threshold.fault(value))
+        yield {
+            "name": f"{threshold.alert}: {threshold.what}, just {side}",
+            "interval": "1m",
+            "input_series": _series({k: values for k, values in series.items() if k.partition("{")[0] in metrics}),
+            "promql_expr_test": [
+                {
+                    "expr": f'group by (alertstate) (ALERTS{{alertname="{threshold.alert}"}})',
+                    "eval_time": _at(threshold.at),
+                    "exp_samples": [{"labels": f'{{alertstate="{state}"}}', "value": 1} for state in states],
+                }
+            ],
+        }
+
+
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # ten times faster, when there
     """Without anchors, so that the files can be read and copied piece by piece."""
 
@@ -169,6 +191,7 @@ def files() -> Iterator[tuple[str, str]]:
         "few": silence("a cluster of a few people whom everything fails", few()),
         "healthy": silence("a healthy cluster, and who observes under its job", healthy() | observing()),
         "idle": silence("an idle cluster", idle()),
+        "thresholds": _file([test for threshold in THRESHOLDS for test in sides(threshold)]),
     }
     for alert in rules:
         cases = [case for case in CASES if case.alert == alert]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grafana.source.cases_thresholds import THRESHOLDS
 from grafana.source.promql import NODE, own
 from grafana.source.proofs import CASES, RULES, alerts, load, minutes
 from tests.exposition import Family, families
@@ -256,6 +257,13 @@ def test_an_alert_s_proof_shows_it_silent_pending_firing_and_gone(name: str) -> 
         (told,) = at["exp_alerts"]
         assert set(told["exp_annotations"]) == {"summary", "description", "runbook_url"}
         assert "{{" not in told["exp_annotations"]["description"]
+
+
+@each_alert
+def test_an_alert_s_thresholds_are_proved_from_both_sides(name: str) -> None:
+    """One case at least for each number that something is compared with; 0 and 1 say that something is there at all."""
+    numbers = set(re.findall(r"[<>]=? ([0-9.]+)", alerts()[name]["expr"])) - {"0", "1"}
+    assert len([threshold for threshold in THRESHOLDS if threshold.alert == name]) >= len(numbers)
 
 
 def test_every_invariant_has_a_proof_of_its_own() -> None:
