@@ -84,6 +84,17 @@ async def test_a_start_that_came_and_an_end_that_was_lost_are_set_right(server: 
             await first.broker.close()
 
 
+async def test_nobody_elsewhere_denies_what_is_so_here(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        types(node, "a", True)
+        await node.hears(b"T ann")
+        for word in ("U", "L"):
+            assert node.broker._announcements.heard(node.broker._held["room"], word, "ann")
+        assert node.ear.heard == [b"J ann", b"T ann"]
+
+
 async def test_whoever_has_left_and_comes_back_may_type_again(server: Server) -> None:
     async with nodes(server.url, lease=1.0) as (first, last):
         await both_there(first, last)

@@ -326,6 +326,20 @@ def test_the_connections_of_a_node_are_those_of_its_latest_call(server: Server) 
         model.close()
 
 
+def test_who_comes_back_under_a_new_name_or_the_old_one_gives_the_others_the_time_to(server: Server) -> None:
+    model = Model(server)
+    nodes = f"{model.root}:nodes"
+    try:
+        for function, *arguments in (("beat", "a", LEASE, 0, 1, 10, 0), ("register", "c", LEASE, 1, 0, "", "a")):
+            for inc in ("a", "b"):
+                model.call("register", inc, LEASE, 1, 0, "")
+            model.client.zadd(nodes, {"a": 1, "b": 1})  # nobody was heard for longer than a lease
+            model.call(function, *arguments)
+            assert (model.client.zscore(nodes, "b") or 0) > 1, f"{function}: b has not come back yet"
+    finally:
+        model.close()
+
+
 def test_the_rights_that_are_missing_are_named(server: Server) -> None:
     model = Model(server)
     user = f"u{uuid.uuid4().hex[:6]}"

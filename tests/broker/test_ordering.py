@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from exporter.broker import ordering as ordering_module
 from exporter.broker.envelope import Envelope
-from exporter.broker.held_conversation import HeldConversation
+from exporter.broker.held_conversation import FRESH, HeldConversation
 from exporter.broker.ordering import LATE, MOST_EARLY, Ordering
 
 
@@ -51,12 +52,12 @@ class Recorder:
 
 
 class Fixture:
-    def __init__(self, *, upto: int | None = 0, lease: float = 100.0) -> None:
+    def __init__(self, *, upto: int | None = 0, lease: float = 100.0, up: bool = True) -> None:
         self.local = Recorder()
         self.held: HeldConversation[str] = HeldConversation("c", b"channel")
         self.held.upto = upto
         self.time = 0.0
-        self.ordering: Ordering[str] = Ordering({"c": self.held}, self.local, lease, lambda: True, lambda: self.time)
+        self.ordering: Ordering[str] = Ordering({"c": self.held}, self.local, lease, lambda: up, lambda: self.time)
         self.local.ordering = self.ordering
         self.late: list[Callable[[], None]] = []
 
@@ -124,6 +125,13 @@ async def test_a_hole_is_read_in_time() -> None:
     assert fixture.handed_out == [1, 2]
 
 
+async def test_without_a_broker_a_hole_is_read_at_once_since_nothing_comes_late() -> None:
+    fixture = Fixture(up=False)
+    fixture.message(2)
+    assert fixture.held.hole is not None
+    assert fixture.held.hole.when() <= asyncio.get_running_loop().time()
+
+
 async def test_what_is_no_message_keeps_its_place_behind_those_that_wait() -> None:
     fixture = Fixture()
     fixture.message(2)
@@ -172,6 +180,19 @@ async def test_a_hole_that_could_not_be_read_is_read_again() -> None:
     assert fixture.local.asked == [(0, 2), (0, 2)]
 
 
+async def test_a_hole_that_comes_while_another_is_read_is_read_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixture = Fixture()
+    fixture.message(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(fixture.local, "heal", lambda *asked: None)  # it takes its time
+        fixture.pass_time()
+    fixture.message(5)
+    fixture.message(1)
+    fixture.ordering.healed("c", 2)
+    fixture.pass_time()
+    assert fixture.handed_out == [1, 2, 3, 4, 5]
+
+
 async def test_before_the_first_join_nothing_is_handed_out_and_what_came_counts() -> None:
     fixture = Fixture(upto=None)
     fixture.message(6)
@@ -198,6 +219,18 @@ async def test_what_waits_is_bounded() -> None:
     assert fixture.handed_out[0] == 2
 
 
+async def test_what_was_too_much_before_the_first_join_is_read_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering_module, "MOST_EARLY", 10)
+    fixture = Fixture(upto=None)
+    for seq in range(2, 13):
+        fixture.message(seq)
+    assert not fixture.held.early
+    fixture.held.begin(0)
+    fixture.ordering.watch(fixture.held)
+    fixture.pass_time()
+    assert fixture.handed_out == list(range(1, 13))
+
+
 def test_participants_are_sorted_whoever_comes_and_goes_and_at_most_so_many_are_listed() -> None:
     held: HeldConversation[str] = HeldConversation("c", b"channel")
     for user in "dbca":
@@ -219,3 +252,31 @@ def test_what_is_no_message_waits_behind_the_last_of_those_that_wait() -> None:
         assert held.keep(Envelope("c", b"%d" % seq, seq=seq))
     assert held.behind(Envelope("c", b"deleted"))
     assert [envelope.frame for envelope in held.skip_to(2)] == [b"3", b"4", b"deleted"]
+
+
+def test_of_whom_frames_said_lately_whether_they_type_is_known_for_so_long_at_least() -> None:
+    held: HeldConversation[str] = HeldConversation("c", b"channel")
+    held.hears_typing("ann", 10.0)
+    held.hears_typing("bob", 10.0 + FRESH * 0.9)
+    held.hears_typing("cat", 10.0 + FRESH * 1.1)
+    assert held.heard_lately(10.0 + FRESH * 1.8) >= {"bob", "cat"}
+    assert held.heard_lately(10.0 + FRESH * 3.2) == frozenset()
+
+
+def test_that_a_user_is_nowhere_else_is_known_by_the_connection_that_has_heard_it_all() -> None:
+    connection = object()
+    held: HeldConversation[str] = HeldConversation("c", b"channel", connection)
+    assert held.only_here("ann", connection)
+    held.shared.add("bob")
+    assert not held.only_here("bob", connection)
+    for another in (object(), None):
+        assert not held.only_here("ann", another)
+
+
+async def test_who_waits_for_a_message_that_was_deleted_goes_on_when_that_is_known() -> None:
+    fixture, went_on = Fixture(), list[str]()
+    fixture.local.deleted = {2}
+    fixture.held.catching_up.append((2, lambda: went_on.append("joined")))
+    fixture.ordering.look(fixture.held, 2)
+    fixture.pass_time()
+    assert (fixture.handed_out, went_on) == ([1], ["joined"])

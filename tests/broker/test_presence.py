@@ -139,6 +139,48 @@ async def test_whoever_types_is_told_behind_their_join_though_that_is_in_the_nex
     assert last.index(b"+proom\ncat") < last.index(b"+troom\ncat")
 
 
+async def test_a_coming_and_a_going_that_both_wait_are_nothing() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    for first in (True, False):
+        presence.toggle("troom\nann", first)
+        presence.toggle("troom\nann", not first)
+        presence.toggles_are_due()
+        assert not presence.waiting
+
+
+async def test_that_the_server_has_all_that_is_held_is_said_once() -> None:
+    presence, line, _, _ = registered(3)
+    said: list[bool] = []
+    presence._completed = lambda: said.append(presence.complete)
+    line.answer(b"ok")
+    presence.add("uann")
+    presence.flush(line)
+    line.answer(b"ok")
+    assert said == [True]
+
+
+async def test_a_start_that_waits_is_told_before_the_end_that_is_said_in_another_way() -> None:
+    """Else the server knows of neither, and whoever has heard of the start in another way hears of no end."""
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    presence.toggle("troom\nann", True)
+    presence.remove("troom\nann")
+    presence.flush(line)
+    ((batch, _),) = line.asked
+    assert 0 < batch.index(b"+troom\nann") < batch.index(b"-troom\nann")
+
+
+async def test_more_that_comes_and_goes_than_a_batch_takes_leaves_in_several() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    for number in range(SLICE + 1):
+        presence.toggle(f"troom\nu{number}", True)
+    presence.toggles_are_due()
+    presence.flush(line, ahead=True)
+    assert [data.count(b"+troom") for data, _ in line.asked] == [SLICE, 1]
+
+
 async def test_a_node_in_which_too_much_has_changed_tells_all_it_holds_at_its_next_beat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

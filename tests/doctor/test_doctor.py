@@ -7,18 +7,28 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from exporter.core.errors import Misconfigured
 from exporter.doctor import Finding, Outcome, page, status
+from exporter.doctor import configuration as configuration_of_doctor
+from exporter.doctor import database as database_of_doctor
 from exporter.doctor import machine as machine_of_doctor
+from exporter.doctor import proxy as proxy_of_doctor
 from exporter.settings.model import Settings
+from exporter.store.diagnosis import Diagnosis
+from exporter.web.sockets import BACKLOG
 from tests.deploy.proxies import command, environment, proxy
 from tests.servers.exporter import ROOT, Exporter, running
 from tests.servers.postgres import Postgres
@@ -422,10 +432,42 @@ def test_clocks_that_differ_are_told_by_what_it_means(ahead: float, outcome: Out
     assert ("behind" in found.text) == (ahead < 0)
 
 
+async def test_a_server_whose_clock_differs_is_told() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        seen = {"scheme": "http", "host": request.host, "origin_allowed": True, "remote": "127.0.0.1", "headers": {}}
+        date = formatdate(time.time() - 60, usegmt=True)
+        return web.json_response({**seen, "http_version": "1.1"}, headers={"Date": date})
+
+    app = web.Application()
+    app.router.add_get("/v1/messaging/request", answer)
+    async with TestServer(app) as server:
+        found = await proxy_of_doctor.examine(Settings(), str(server.make_url("")), "a token")
+    (clock,) = [finding for finding in found if finding.subject == "clock"]
+    assert clock.outcome is Outcome.FAILED
+    assert "s behind this machine's" in clock.text
+
+
+def test_a_folder_that_may_be_read_and_not_written_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)  # root may do everything
+    for folder in (tmp_path, tmp_path / "absent"):
+        assert configuration_of_doctor._folder("data folder", folder).outcome is Outcome.FAILED
+
+
 def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 86_400.0)
     found = asyncio.run(machine_of_doctor.examine(Settings()))
     assert [finding.outcome for finding in found if finding.subject == "clock"] == [Outcome.FAILED]
+
+
+def test_a_round_trip_that_every_send_waits_for_and_a_short_queue_are_warnings(tmp_path: Path) -> None:
+    near = Diagnosis("PostgreSQL 17", 0.09, 0.0, "0007", None, behind=False)
+    assert database_of_doctor._reached(near).outcome is Outcome.OK
+    assert database_of_doctor._reached(replace(near, seconds=0.11)).outcome is Outcome.WARNING
+    limit = tmp_path / "somaxconn"
+    for most, outcome in ((BACKLOG, Outcome.OK), (BACKLOG - 1, Outcome.WARNING)):
+        limit.write_text(f"{most}\n")
+        (found,) = machine_of_doctor._backlog(limit)
+        assert found.outcome is outcome
 
 
 def test_the_status_is_the_worst_that_keeps_a_server_from_working() -> None:
@@ -469,7 +511,5 @@ def test_extras_that_are_not_installed_are_all_named_and_hide_nothing_else(tmp_p
 
 
 async def test_an_address_that_is_none_is_one_line() -> None:
-    from exporter.doctor import proxy as examined
-
     with pytest.raises(Misconfigured, match="expected an address"):
-        await examined.examine(Settings(), "chat.example.com", None)
+        await proxy_of_doctor.examine(Settings(), "chat.example.com", None)

@@ -15,7 +15,7 @@ import structlog
 
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
-from exporter.observe.check import ALL_WELL, UNCHECKED, check
+from exporter.observe.check import ALL_WELL, UNCHECKED, check, check_all
 from exporter.observe.collector import IDLE, SourceCollector
 from exporter.observe.connections import reader_of
 from exporter.observe.records import SourceTotals
@@ -97,6 +97,15 @@ async def test_what_cannot_be_checked_is_told_with_its_place_and_without_its_pas
         lines: list[str] = []
         assert await check(Source(url, "mattermost"), out=lines.append) == UNCHECKED
         assert lines[-1] == f"  could not check: {told}"
+
+
+async def test_one_source_that_cannot_be_read_is_the_status_of_all(tmp_path: Path) -> None:
+    server, lines = mattermost(tmp_path), list[str]()
+    well, gone = (Source(url, "mattermost") for url in (server.url, f"sqlite:///{tmp_path}/gone.db"))
+    assert await check_all([well], out=lines.append) == ALL_WELL, lines
+    assert await check_all([gone, well], out=lines.append) == UNCHECKED
+    assert "  stored_messages: 3" in lines
+    server.close()
 
 
 async def test_a_file_that_goes_away_and_comes_back(tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def test_a_check_lists_the_conversations_whose_counter_is_wrong(server: Server, 
     assert "    2: the counter says 9, there are 2 messages" in said
     assert not any(line.startswith("    1:") for line in said)
     assert any("no index on message (deleted_at)" in line for line in said)
+    index, right = "CREATE INDEX i ON message (deleted_at)", "UPDATE conversation SET total_messages = 2 WHERE id = 2"
+    for change, alone in ((index, "the counter"), (right, None), ("DROP INDEX i", "the index")):
+        server.script(change)
+        status = asyncio.run(check(Source(server.url, "custom", config_file=mapping), out=said.append))
+        assert status == (FINDINGS if alone else ALL_WELL), alone
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,13 @@ def test_a_message_that_is_delivered_in_another_conversation_is_found(ledger: Le
     assert found(ledger) == {"altered": 1}
 
 
+def test_a_message_that_is_stored_in_another_conversation_is_found(ledger: Ledger) -> None:
+    n = ledger.write(0, 1)
+    ledger.sent(n, f"body {n}", 1, 1.0)
+    audit(ledger, [(1, n)], 1)
+    assert found(ledger) == {"altered": 1}
+
+
 def test_another_seq_than_acknowledged_is_found_whoever_says_it(ledger: Ledger) -> None:
     ledger.joined(2, 0, 0, 0.5)
     again, elsewhere, delivered = send(ledger), send(ledger), send(ledger)
@@ -350,6 +357,17 @@ def test_a_message_that_was_tried_again_has_no_promised_place(ledger: Ledger) ->
     deliver(ledger, 9, 1, first)
     deliver(ledger, 1, 1, first)  # and it may come back to its sender, who does not know yet
     assert found(ledger) == {}
+
+
+def test_no_connection_that_a_message_was_sent_on_is_owed_it(ledger: Ledger) -> None:
+    for connection in (1, 2):
+        ledger.joined(connection, 0, 0, 0.5)
+    n = send(ledger)
+    ledger.refused(n)
+    ledger.sent(n, f"body {n}", 2, 3.0)
+    acknowledge(ledger, 1, n, 4.0, connection=2)
+    ledger.settle(40.0)
+    assert (found(ledger), ledger.unsettled) == ({}, 0)
 
 
 def test_a_message_that_comes_back_to_the_connection_that_sent_it_is_an_echo_to_another_tab_a_delivery(

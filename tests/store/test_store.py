@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.core.records import Draft, Membership, Message, ReadMark
-from exporter.store import Store, engine
+from exporter.store import Store, engine, writer
 from exporter.store.dialects.base import Session
+from exporter.store.queries import Queries
+from exporter.store.transaction import Item, Transaction
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
 
@@ -56,6 +60,40 @@ async def test_many_sends_at_once_share_transactions_and_keep_their_order(place:
     await finished.wait()
     assert answers == [(i, i + 1) for i in range(2500)]
     assert await place.fetch("SELECT count(*), max(seq) FROM messages") == [(2500, 2500)]
+
+
+async def test_a_transaction_takes_so_many_characters_at_most_but_any_single_message(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+
+    class Noted(Transaction):
+        def __init__(self, queries: Queries, items: Sequence[Item], **more: Any) -> None:
+            batches.append([item.size for item in items])
+            super().__init__(queries, items, **more)
+
+    await store.create_conversation("c", "ann", [])
+    monkeypatch.setattr(writer, "BATCH_CHARACTERS", 10)
+    monkeypatch.setattr(writer, "Transaction", Noted)
+    outcomes = [Outcome() for _ in range(5)]
+    for outcome, size in zip(outcomes, (4, 4, 4, 12, 1), strict=True):
+        store.send(Draft("c", "ann", str(id(outcome)), "x" * size), outcome)
+    assert [(await outcome.future)[0].seq for outcome in outcomes] == [1, 2, 3, 4, 5]
+    assert batches == [[4, 4], [4], [12], [1]]
+
+
+async def test_a_message_in_doubt_is_durable_when_its_number_and_its_time_are_there_behind_the_lock(
+    clock: Clock,
+) -> None:
+    """Of another time it is the same message that another node has stored, and told of."""
+    message = Message("c", 1, "ann", "m", "x", clock.now)
+    for sent_at, durable in ((clock.now, [message]), (clock.now + timedelta(milliseconds=1), [])):
+        queries = AsyncMock()
+        queries.look_up.return_value = [Mock(seq=1, sent_at=sent_at)]
+        transaction = Transaction(queries, [], users=[], in_doubt=[message], now=clock.now)
+        await transaction._resolve(Mock())
+        assert (transaction.looked_up, transaction.resolved) == ([message], durable)
+        assert [name for name, _, _ in queries.mock_calls] == ["lock", "look_up"]
 
 
 async def test_a_repeated_send_is_answered_with_the_first_and_stored_once(place: Place, store: Store) -> None:

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from exporter.core.errors import Misconfigured, NotFound, Unavailable
-from exporter.core.records import Draft, Totals
+from exporter.core.records import Draft, Message, Totals
 from exporter.store import Store
 from exporter.store import verify as verify_module
 from exporter.store.dialects import postgresql
@@ -57,6 +57,15 @@ async def test_what_triggers_kept_agrees(store: Store) -> None:
     assert (report.agrees, report.conversations, report.messages, lines) == (True, 3, 15, [])
     totals = await store.totals(5)
     assert (totals.inaccurate_conversations, totals.verified_at) == (0, Clock().now.timestamp())
+
+
+async def test_what_a_start_finds_takes_nothing_back_that_a_verification_had_found(place: Place, store: Store) -> None:
+    await place.execute(
+        "INSERT INTO daily_totals (day, shard, users) VALUES ('2020-02-29', 3, 7), ('2020-03-01', 3, 1)"
+    )
+    assert wrong((await findings(store))[0]) == (0, 2, 0)
+    assert await compare(store)
+    assert published(await store.totals(5)) == (0, 2, 0)
 
 
 async def test_before_the_first_verification_nothing_is_known(store: Store) -> None:
@@ -109,6 +118,17 @@ async def test_a_difference_is_found_told_and_mended(
     assert published(await store.totals(5)) == (0, 0, 0)
     await assert_exact(place, store, TODAY)
     assert (await findings(store))[0].agrees
+
+
+async def test_a_repair_leaves_a_number_that_was_given_though_its_message_is_deleted(
+    place: Place, store: Store
+) -> None:
+    await store.delete_message("a", 5, "root", True)
+    await place.execute("UPDATE conversations SET total_messages = 99 WHERE id = 'a'")
+    assert (await findings(store, repair=True))[0].repaired
+    stored = await send(store, "a", "u0", "after")
+    assert isinstance(stored, Message)
+    assert stored.seq == 6
 
 
 async def test_a_repair_while_others_write_mends_exactly(place: Place, store: Store) -> None:

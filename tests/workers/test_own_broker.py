@@ -9,6 +9,7 @@ import socket
 import stat
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -75,6 +76,25 @@ async def test_one_that_is_frozen_is_started_again(monkeypatch: pytest.MonkeyPat
         await broker.stop()
         loop.remove_signal_handler(signal.SIGCHLD)
     assert last.returncode == 0, "it was told to go, and had the time"
+
+
+async def test_one_that_answers_now_and_then_is_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_broker, "PING_INTERVAL", 0.0)
+    broker, process = OwnBroker(), Mock()
+    gone = asyncio.get_running_loop().create_future()
+    broker._process, broker._gone = process, gone
+    silent = [True] * (own_broker.UNANSWERED - 1)
+    answers = iter([*silent, False, *silent])
+
+    async def is_silent() -> bool:
+        answer = next(answers, None)
+        if answer is None:
+            gone.set_result(0)
+        return bool(answer)
+
+    monkeypatch.setattr(broker, "_is_silent", is_silent)
+    assert await broker._ended() == 0
+    process.kill.assert_not_called()
 
 
 async def test_a_word_to_it_by_name_reaches_nobody_else(postgres: Postgres, tmp_path: Path) -> None:

@@ -101,3 +101,57 @@ async def test_who_ends_is_not_said_to_have_stopped_to_answer(monkeypatch: pytes
     assert [(line["event"], line["worker"]) for line in lines] == [
         ("a worker does not answer; the others serve", frozen.number)
     ]
+
+
+async def test_a_supervisor_that_was_asleep_itself_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(Settings(), 1, Sockets([], []), lambda status: None)
+    worker = pool._slots[0].worker = Started(0)
+    worker.last_beat -= 100.0
+    pool._ticked -= 100.0
+    looked = asyncio.Event()
+    monkeypatch.setattr(pool, "_balance", looked.set)
+    watching = pool.watch()
+    await looked.wait()
+    watching.cancel()
+    assert not worker.silent
+
+
+async def test_a_worker_that_does_not_answer_is_no_room_for_others_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(Settings(), 2, Sockets([], []), lambda status: None)
+    full, silent = Started(0), Started(1)
+    for slot, worker in zip(pool._slots, (full, silent), strict=True):
+        slot.worker = worker
+    told = list[str]()
+    monkeypatch.setattr(full, "tell", told.append)
+    full.full = True
+    pool._balance()
+    assert told == ["pause"], "the other has room"
+    full.accepting, silent.silent = False, True
+    pool._balance()
+    assert told == ["pause", "accept"], "nobody has: then all refuse"
+
+
+async def test_whoever_takes_a_dead_worker_s_place_is_told_its_name_and_how_often_that_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its name the dead one's entries leave the cluster's figures at once, not after a lease."""
+    told: list[tuple[int, str]] = []
+    again = asyncio.Event()
+
+    async def start(number: int, *_: Any, restarts: int, predecessor: str, **__: Any) -> Started:
+        told.append((restarts, predecessor))
+        worker = Started(number)
+        worker.incarnation = f"name {len(told)}"
+        if len(told) == 3:
+            again.set()
+        return worker
+
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    pool = Pool(Settings(), 2, Sockets([], [[], []]), lambda status: None)
+    await pool.start()
+    (dead, _) = pool.workers
+    assert isinstance(dead, Started)
+    dead.end(-9)
+    await again.wait()
+    await pool.drain()
+    assert told == [(0, ""), (0, ""), (1, "name 1")]
