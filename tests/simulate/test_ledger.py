@@ -391,6 +391,14 @@ def test_messages_of_other_programs_are_counted_and_not_judged_but_for_coming_tw
     assert ledger.number_of("run.zz") is None
 
 
+def test_connections_that_ended_are_forgotten(ledger: Ledger) -> None:
+    ledger.asked(2, 0)
+    ledger.joined(2, 0, 0, 0.5)
+    ledger.closed(2, 1.0)
+    ledger.settle(1.1 + DELIVERY_TIMEOUT)
+    assert (ledger._audience, ledger._memberships, ledger._asked) == ({0: {}}, {}, {})
+
+
 def test_a_gap_costs_bounded_memory() -> None:
     membership = Membership(0, 10, 0.0, floor=10, highest=10)
     for seq in range(12, 12 + 3 * MOST_SEEN):

@@ -96,7 +96,9 @@ async def test_a_user_who_is_erased_and_comes_back_on_the_same_day_counts_once(p
 async def test_users_who_are_truncated_leave_the_days(postgres: Any) -> None:
     place = Postgresql(postgres.url(postgres.create_database()))
     async with opened(place, clock=Clock()) as store:
-        await place.execute(HISTORY, "TRUNCATE users CASCADE")
+        members = "INSERT INTO conversation_members (conversation_id, user_id) VALUES ('a', 'ann'), ('a', 'stranger')"
+        await place.execute(HISTORY, members, "TRUNCATE users CASCADE")
+        assert await place.fetch("SELECT user_id FROM conversation_members") == [("stranger",)]
         assert await shown(store) == [(0, 0), (3, 2), (0, 0), (1, 1)]
         await assert_exact(place, store, TODAY)
         assert (await verify(store)).agrees
@@ -167,6 +169,9 @@ async def test_days_are_kept_for_as_long_as_can_be_asked_and_no_longer(place: Pl
             await store._database.run(Lane.READ, lambda session: totals.compact(session, dialect, store.now()))
 
         await tidy()
+        assert (await shown(store, KEPT))[0] == (3, 2)
+        await place.execute("DELETE FROM user_days WHERE user_id = 'bob'")
+        assert (await verify(store, repair=True)).repaired, "what is kept is missed"
         assert (await shown(store, KEPT))[0] == (3, 2)
         clock.pass_(days=1)
         await tidy()
