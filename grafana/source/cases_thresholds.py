@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from grafana.source.cases import A, B, Fault, both, rejected
 from grafana.source.cases_source import series
-from grafana.source.series import BOUNDS, LENGTH, NODES, growing, histogram, levels, name, steady
+from grafana.source.series import BOUNDS, LENGTH, NODES, growing, histogram, levels, name, ramps, steady
 
 _CLOSED = "messaging_connections_closed_total"
 _CONNECTIONS = "messaging_active_connections"
@@ -64,6 +64,22 @@ def late_delivery(share: float) -> list[Fault]:
         for path in ("local", "cluster")
         for fault in late(_DELIVERY, "0.25", share, node, path=path)
     ]
+
+
+def eased(minutes: int) -> Callable[[float], list[Fault]]:
+    """Half of all messages are late for so long, then this share: the long window is above, the short one decides."""
+
+    def fault(share: float) -> list[Fault]:
+        timely = ramps((minutes, 300), (LENGTH, 600 * (1 - share)))
+        counts = {le: timely if le in ("0.005", "0.25") else growing(600) for le in (*BOUNDS[_DELIVERY], "+Inf")}
+        return [
+            each
+            for node in NODES
+            for path in ("local", "cluster")
+            for each in histogram(_DELIVERY, node, counts, path=path)
+        ]
+
+    return fault
 
 
 def dropped(left: float, closed: int = 0, before: int = 600) -> list[Fault]:
@@ -127,6 +143,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
     ),
     Threshold("MessagingPersistSlow", "6 a minute", lambda n: late(_PERSIST, "0.5", 1, per_minute=n), 5.9, 6.1, True),
     Threshold("MessagingDeliverySlow", "14.4 %", late_delivery, 0.143, 0.145),
+    Threshold("MessagingDeliverySlow", "14.4 % of five minutes", eased(40), 0.143, 0.145, at=60),
     Threshold(
         "MessagingDeliverySlow",
         "3 a minute",
@@ -137,6 +154,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
         at=70,
     ),
     Threshold("MessagingDeliverySlowBurn", "6 %", late_delivery, 0.059, 0.061),
+    Threshold("MessagingDeliverySlowBurn", "6 % of half an hour", eased(60), 0.059, 0.061, at=120),
     Threshold(
         "MessagingDeliverySlowBurn",
         "3 a minute of six hours, of which three have passed",
