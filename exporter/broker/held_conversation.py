@@ -29,12 +29,14 @@ class HeldConversation(Generic[P]):
 
     __slots__ = (
         "asking",
+        "believed",
         "catching_up",
         "channel",
         "connection",
         "conversation",
         "counted",
         "doubted",
+        "doubts",
         "early",
         "epoch",
         "fading",
@@ -63,7 +65,9 @@ class HeldConversation(Generic[P]):
         self.type_prefix = f"t{conversation}\n"  # of entries: who types there
         self.upto: int | None = None
         self.early: dict[int, list[Envelope[P]]] = {}  # each message with what came after it and is no message
-        self.doubted: dict[int, list[Envelope[P]]] = {}  # likewise, under numbers that others had before them
+        # Under numbers that others had before them; each with how many there were before it.
+        self.doubted: dict[int, tuple[int, Envelope[P]]] = {}
+        self.doubts = self.believed = 0
         self.epoch = object()  # another one when its numbers have begun anew
         self.through = 0  # messages up to this number exist
         self.told: set[str] = set()
@@ -83,7 +87,7 @@ class HeldConversation(Generic[P]):
         self.waiting: (
             list[Callable[[], Any]] | None
         ) = []  # who wants to know that the subscription stands; None: it does
-        self.healing = False
+        self.healing: object = None  # the epoch whose messages are being read
         self.hole: asyncio.TimerHandle | None = None
         self.hole_since = 0.0
 
@@ -178,9 +182,21 @@ class HeldConversation(Generic[P]):
     def begin_anew(self, last_seq: int) -> list[Envelope[P]]:
         """Its numbers begin anew behind this one, or where messages have come already: what may be handed out now."""
         self.upto, self.through = min([last_seq, *(seq - 1 for seq in self.doubted)]), 0
-        self.early, self.doubted = self.doubted, {}
+        self.early = {seq: [envelope] for seq, (_, envelope) in self.doubted.items()}
+        self.doubted = {}
         self.epoch = object()
         return self.due()
+
+    def doubt(self, envelope: Envelope[P]) -> None:
+        """Was it here before, or was its number?"""
+        self.doubted[envelope.seq] = self.doubts, envelope
+        self.doubts += 1
+
+    def believe(self, doubts: int) -> None:
+        """The first so many were here before: the database gives no number again."""
+        if doubts > self.believed:
+            self.believed = doubts
+            self.doubted = {seq: doubt for seq, doubt in self.doubted.items() if doubt[0] >= doubts}
 
     def caught_up(self) -> None:
         """Joins that waited for what has been handed out now go on."""

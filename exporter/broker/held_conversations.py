@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from exporter.broker.announcements import Announcements, ignore
 from exporter.broker.connection import Connection, Refused, command
 from exporter.broker.context import Context
 from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.ordering import Ordering
+from exporter.core.records import Membership
 
 P = TypeVar("P")
 
@@ -27,6 +28,14 @@ PAUSE: Final = 0.005
 """Seconds between two subscriptions in a storm: each is a write that wakes the server, and an answer that wakes us."""
 SUBSCRIBE_TIMEOUT: Final = 0.25
 """Seconds that a join waits for the subscription; then it goes on as without a broker."""
+
+
+class Numbers(NamedTuple):
+    """Of a conversation, before the database is asked: what has come since is newer than the answer may be."""
+
+    epoch: object
+    upto: int
+    doubts: int
 
 
 class HeldConversations(Generic[P]):
@@ -189,22 +198,23 @@ class HeldConversations(Generic[P]):
         """
         return self._held[conversation].participants(user, most)
 
-    def known(self, conversation: str) -> tuple[object, int] | None:
-        """What is known of its numbers before the database is asked: ``before`` of ``last_seq``."""
+    def known(self, conversation: str) -> Numbers | None:
+        """What is known of its numbers before the database is asked: ``before`` of ``found``."""
         held = self._held.get(conversation)
-        return None if held is None or held.upto is None else (held.epoch, held.upto)
+        return None if held is None or held.upto is None else Numbers(held.epoch, held.upto, held.doubts)
 
-    def last_seq(self, conversation: str, seq: int, before: tuple[object, int] | None) -> None:
+    def found(self, conversation: str, membership: Membership, before: Numbers | None) -> None:
         """The database says so: what is missing is read. Numbers never go back: then it is another conversation."""
-        held = self._held.get(conversation)
+        held, seq = self._held.get(conversation), membership.last_seq
         if held is None or held.upto is None:
             return
-        if before is not None and before[0] is held.epoch:
-            if seq < before[1]:
+        # A standby may lag: that it lacks a number says nothing.
+        if before is not None and before.epoch is held.epoch and not membership.behind:
+            if seq < before.upto:
                 self._ordering.begin_anew(held, seq)
                 self._local.examine([(conversation, user) for user in self._hub.participants_of(conversation)])
             else:
-                held.doubted.clear()
+                held.believe(before.doubts)
         if seq > held.upto:
             self._ordering.look(held, seq)
 

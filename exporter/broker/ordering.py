@@ -53,7 +53,7 @@ class Ordering(Generic[P]):
                 self._overflow(held)
             self.watch(held)
         elif envelope.sender:  # it has been read meanwhile, or numbers have begun anew
-            held.doubted[seq] = [envelope]
+            held.doubt(envelope)
             self._local.examine([(held.conversation, envelope.sender)])
 
     def other(self, held: HeldConversation[P], envelope: Envelope[P]) -> None:
@@ -65,6 +65,7 @@ class Ordering(Generic[P]):
         """A message is no more. It takes the place of a message that has not been handed out, which never is then."""
         seq = envelope.seq
         if seq <= (held.upto or 0):
+            held.doubted.pop(seq, None)
             self.other(held, envelope)
         elif seq in held.early:
             held.early[seq][0] = envelope
@@ -113,7 +114,7 @@ class Ordering(Generic[P]):
     def _missing(self, held: HeldConversation[P]) -> None:
         held.hole = None
         if self._conversations.get(held.conversation) is held and held.upto is not None and held.has_hole:
-            held.healing = True
+            held.healing = held.epoch
             self._local.heal(held.conversation, held.upto, held.target)
 
     # --- the node has read ----------------------------------------------------------------------------------
@@ -128,8 +129,9 @@ class Ordering(Generic[P]):
         """All messages up to this number that exist have been filled in."""
         held = self._conversations.get(conversation)
         if held is not None and held.healing:
-            held.healing = False
-            if held.upto is not None and held.upto < through:
+            # Where its numbers have begun anew meanwhile, they do not go so far.
+            is_so, held.healing = held.healing is held.epoch, None
+            if is_so and held.upto is not None and held.upto < through:
                 self._hand_out(held, held.skip_to(through))
                 held.caught_up()
             self.watch(held)
@@ -139,7 +141,7 @@ class Ordering(Generic[P]):
         held = self._conversations.get(conversation)
         if held is None or not held.healing:
             return
-        held.healing = False
+        held.healing = None
         if held.early and self._now() - held.hole_since > self._lease:
             self._hand_out(held, held.skip_to(min(held.early) - 1))
         if held.has_hole and held.hole is None:

@@ -43,10 +43,11 @@ class ReadMark(msgspec.Struct, frozen=True, gc=False):
 
 
 class Membership(msgspec.Struct, frozen=True, gc=False):
-    """What a join needs to know of a conversation that exists."""
+    """What a join needs to know of a conversation that exists. ``behind``: a standby says so, which may lag."""
 
     member: bool
     last_seq: int
+    behind: bool = False
 
 
 class Conversation(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from exporter.broker import Envelope
+from exporter.broker.held_conversations import Numbers
 from exporter.broker.location import Location, locate
 from exporter.broker.redis import RedisBroker
 from exporter.core import protocol
@@ -107,12 +108,12 @@ class ClusterNode(Node):
     def _answered(
         self,
         conversation: ConversationId,
-        before: tuple[object, int] | None,
+        before: Numbers | None,
         known: Known,
         question: asyncio.Future[Membership],
     ) -> None:
         if question.exception() is None and question.result().member:
-            self.redis.conversations.last_seq(conversation, question.result().last_seq, before)
+            self.redis.conversations.found(conversation, question.result(), before)
         known(question)
 
     def _membership_known(

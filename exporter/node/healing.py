@@ -149,8 +149,7 @@ class Healing:
                 else:
                     break
             for (conversation, user), known, membership in zip(part, before, found, strict=True):
-                if membership is None or not membership.member:
-                    if (conversation, user) in self._hub.participants:
-                        self._removed(conversation, user)
-                else:
-                    self._broker.conversations.last_seq(conversation, membership.last_seq, known)
+                if membership is not None:  # also of who has said something and is no longer a member
+                    self._broker.conversations.found(conversation, membership, known)
+                if (membership is None or not membership.member) and (conversation, user) in self._hub.participants:
+                    self._removed(conversation, user)

@@ -10,6 +10,8 @@ from asyncio import Future
 from collections.abc import Callable
 from functools import partial
 
+from msgspec import structs
+
 from exporter.core.events import ConversationId, UserId
 from exporter.core.records import Membership
 from exporter.store import Store
@@ -80,6 +82,6 @@ class JoinConsistency:
             del self._watches[conversation]
         if question.exception() is None and watch.last_seq > question.result().last_seq:
             raised: Future[Membership] = question.get_loop().create_future()
-            raised.set_result(Membership(question.result().member, watch.last_seq))
+            raised.set_result(structs.replace(question.result(), last_seq=watch.last_seq))
             question = raised
         known(question)

@@ -254,7 +254,7 @@ class Store:
     async def memberships(self, pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
         """For each (conversation, user); None where there is no such conversation. Raises Unavailable."""
         found = await self._read(lambda session: self._queries.memberships(session, pairs))
-        return [None if last_seq is None else Membership(member, last_seq) for last_seq, member, _ in found]
+        return [membership for membership, _ in found]
 
     async def create_conversation(self, id: str | None, creator: str, participants: Sequence[str]) -> Conversation:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""

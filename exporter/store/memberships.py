@@ -94,13 +94,12 @@ class MembershipLookups:
             if not isinstance(error, Internal):  # whose trace is in the log already
                 raise
             return
-        for ((conversation, user), futures), (last_seq, member, registered) in zip(asked.items(), found, strict=True):
+        for ((conversation, user), futures), (membership, registered) in zip(asked.items(), found, strict=True):
             if not registered or conversation == NOWHERE:
                 self._on_row(user, registered)
-            if last_seq is None:
+            if membership is None:
                 _refuse(futures, NotFound("no such conversation"))
                 continue
-            membership = Membership(member, last_seq)
             for future in futures:
                 if not future.done():
                     future.set_result(membership)

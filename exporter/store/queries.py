@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from exporter.core.records import Message
+from exporter.core.records import Membership, Message
 from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError, ErrorKind
@@ -103,7 +103,8 @@ class Queries:
                 AND conversation_members.user_id = w.reader AND conversation_members.last_read_seq < w.seq
         """
         self._memberships = f"""
-            SELECT c.last_seq, CASE WHEN m.user_id IS NULL THEN 0 ELSE 1 END, CASE WHEN u.id IS NULL THEN 0 ELSE 1 END
+            SELECT c.last_seq, CASE WHEN m.user_id IS NULL THEN 0 ELSE 1 END, CASE WHEN u.id IS NULL THEN 0 ELSE 1 END,
+                {d.behind}
             FROM ({d.source(conversation="text", member="text")}) AS w
             LEFT JOIN users AS u ON u.id = w.member
             LEFT JOIN conversations AS c ON c.id = w.conversation
@@ -172,12 +173,13 @@ class Queries:
 
     async def memberships(
         self, session: Session, wanted: Sequence[tuple[str, str]]
-    ) -> list[tuple[int | None, bool, bool]]:
-        """For each (conversation, user): the conversation's last seq (None: no conversation), is the user a member,
-        and have they a row of their own?
-        """
+    ) -> list[tuple[Membership | None, bool]]:
+        """For each (conversation, user): None where there is no such conversation; and has the user a row?"""
         rows: Sequence[Any] = await session.fetch(self._memberships, *self.dialect.pack(wanted))
-        return [(last_seq, bool(member), bool(registered)) for last_seq, member, registered in rows]
+        return [
+            (None if last_seq is None else Membership(bool(member), last_seq, bool(behind)), bool(registered))
+            for last_seq, member, registered, behind in rows
+        ]
 
     async def locked(self, session: Session, kind: str, keys: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
         """Which rows that are there somebody else has locked: ``conversation``, ``user`` or ``member``."""

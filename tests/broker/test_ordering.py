@@ -156,6 +156,28 @@ async def test_a_deletion_takes_the_place_of_a_message_that_has_not_been_handed_
     assert heard == [b"m", b"deleted 2", b"deleted 3", b"deleted 1"]
 
 
+async def test_what_was_read_before_numbers_began_anew_says_nothing_of_them() -> None:
+    fixture = Fixture(upto=5)
+    fixture.local.heal = lambda conversation, after, through: None  # type: ignore[method-assign]
+    fixture.message(9)
+    fixture.pass_time()  # is being read
+    fixture.ordering.begin_anew(fixture.held, 2)
+    fixture.ordering.healed("c", 9)
+    fixture.message(3)
+    assert fixture.handed_out == [3]
+
+
+def test_a_number_that_came_after_the_question_stays_in_doubt() -> None:
+    held: HeldConversation[str] = HeldConversation("c", b"channel")
+    for seq in (3, 4):
+        held.doubt(Envelope("c", b"m", seq=seq))
+    before = held.doubts
+    for seq in (4, 2):
+        held.doubt(Envelope("c", b"m", seq=seq))
+    held.believe(before)
+    assert sorted(held.doubted) == [2, 4]
+
+
 async def test_without_a_database_those_that_wait_go_out_after_one_lease_and_the_gap_shows() -> None:
     fixture = Fixture(lease=10.0)
     fixture.local.down = True

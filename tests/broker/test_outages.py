@@ -24,7 +24,8 @@ from exporter.node import healing
 from exporter.node.cluster import ClusterNode
 from tests.broker.test_contract import Place, quiet
 from tests.servers.cut import CutProxy
-from tests.servers.exporter import CONVERSATIONS, in_process, until
+from tests.servers.exporter import CONVERSATIONS, Client, in_process, until
+from tests.servers.postgres import Postgres
 from tests.servers.valkey import Server
 
 
@@ -439,6 +440,98 @@ async def test_a_conversation_that_another_program_makes_again_begins_anew_for_w
     await ann.barrier()
     for person in (ann, bob):
         assert not [frame for frame in person.passed_over if frame["type"] == "message"]
+
+
+async def _made_again(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Client, Client, asyncio.Event]:
+    """Three messages, then a conversation of the same name; what the last node examines waits for the event."""
+    room, ann, bob = await apart.ann_and_bob()
+    for id in ("1", "2", "3"):
+        await ann.say(room, "hello", id)
+        await bob.frame("message", id=id)
+    node, gate = apart.last.server.node, asyncio.Event()
+    assert isinstance(node, ClusterNode)
+    ask = node.store.memberships
+
+    async def waits(pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        await gate.wait()
+        return await ask(pairs)
+
+    async def is_timed() -> bool:
+        return node._healing._timer is not None
+
+    await until(is_timed, "the examination of the beginning is over")
+    assert node._healing._timer is not None
+    node._healing._timer.cancel()
+    monkeypatch.setattr(node.store, "memberships", waits)
+    _change(apart, "DELETE FROM conversations WHERE id = ?", room=room)
+    await apart.first.conversation(room, "ann", "bob", "cat")
+    return room, ann, bob, gate
+
+
+async def test_a_number_that_is_given_again_is_heard_also_of_whoever_is_no_longer_a_member(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, _, bob, gate = await _made_again(apart, monkeypatch)
+    cat = await apart.first.connect("cat")
+    await cat.join(room)
+    await cat.say(room, "again", "again 1")
+    path = f"{CONVERSATIONS}/{room}/participants/cat"
+    assert (await apart.first.request("DELETE", path, user="ann"))[0] == 204
+    gate.set()
+    await bob.frame("message", id="again 1", seq=1)
+
+
+async def test_what_is_deleted_while_its_number_is_in_doubt_is_not_handed_out(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, ann, bob, gate = await _made_again(apart, monkeypatch)
+    await ann.say(room, "again", "again 1")
+    await apart.remove_message(room, 1, "ann")
+    await bob.frame("deleted", seq=1)
+    gate.set()
+    await ann.say(room, "again", "again 2")
+    await bob.frame("message", id="again 2", seq=2)
+    assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
+
+
+@pytest.mark.needs("postgres")
+async def test_a_standby_that_lags_makes_no_number_new(server: Server, tmp_path: Path) -> None:
+    """As while primary and standby change places: the address of the last node still leads to the other one."""
+    async with AsyncExitStack() as stack:
+        primary = stack.enter_context(closing(Postgres(fsync="off"))).start()
+        standby = stack.enter_context(closing(Postgres(standby_of=primary, fsync="off"))).start()
+        way = await stack.enter_async_context(CutProxy(primary.port))
+        url = f"postgresql://postgres@127.0.0.1:%d/{primary.create_database()}"
+        more: dict[str, Any] = {"redis_url": server.url, "cluster_name": uuid.uuid4().hex[:8], "cluster_lease": 3.0}
+        place = Place(
+            [
+                await stack.enter_async_context(in_process(tmp_path, database_url=url % port, **more))
+                for port in (primary.port, way.port)
+            ]
+        )
+        room, ann, bob = await place.ann_and_bob()
+        await ann.say(room, "hello", "1")
+        await bob.frame("message", id="1")
+
+        async def is_followed() -> bool:
+            replayed = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()"
+            return primary.psql(replayed).strip() == "1"
+
+        await until(is_followed, "the standby has all")
+        standby.psql("SELECT pg_wal_replay_pause()")
+        way.target = standby.port
+        way.drop()
+        await ann.say(room, "hello", "2")
+        await bob.frame("message", id="2")
+        tab = await place.last.connect("bob")
+        await tab.join(room)
+        await tab.leave(room)
+        standby.psql("SELECT pg_wal_replay_resume()")
+        await until(is_followed, "the standby has all")
+        await tab.join(room)
+        await ann.say(room, "hello", "3")
+        await bob.frame("message", id="3")
+        assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -27,6 +27,7 @@ from exporter.broker.presence import PAUSE
 from exporter.broker.reconnecting import ReconnectingConnection
 from exporter.broker.redis import EARLY, RedisBroker
 from exporter.core.errors import Misconfigured
+from exporter.core.records import Membership
 from exporter.metrics.counters import Metrics
 from tests.broker.conftest import BOTH
 from tests.broker.nodes import Ear, Node, counts, nodes
@@ -537,7 +538,8 @@ class Reader(Ear):
         asyncio.get_running_loop().call_soon(read)
 
     def examine(self, pairs: list[tuple[str, str]] | None) -> None:
-        asyncio.get_running_loop().call_soon(self._broker.conversations.last_seq, "room", max(self._stored))
+        known = Membership(True, max(self._stored))
+        asyncio.get_running_loop().call_soon(self._broker.conversations.found, "room", known, None)
 
 
 async def test_a_frozen_server_delays_nothing_and_is_given_up(server: Server) -> None:

@@ -92,6 +92,8 @@ class Dialect(ABC):
     """The UTC day that it will be in an hour, by the database's clock: what lies beyond has not come."""
     drivers: tuple[type[Exception], ...]
     """What the driver raises of itself; anything else is a defect of ours."""
+    behind: str
+    """Whether the server that answers may lack what another one has acknowledged, as SQL."""
     lock: str
     """Ends a SELECT that must have the rows to itself; the names of the tables may follow ``OF``."""
 

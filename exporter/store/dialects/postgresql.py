@@ -98,6 +98,7 @@ class PostgresDialect(Dialect):
     )
     latest_day = triggers_postgresql.day("(now() + interval '1 hour')")
     drivers = (*DRIVERS, SQLAlchemyError, ValueError)
+    behind = "(SELECT pg_is_in_recovery())"
     lock = " FOR NO KEY UPDATE"
 
     begin_writing = f"BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT}"

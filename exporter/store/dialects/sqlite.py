@@ -123,6 +123,7 @@ class SqliteDialect(Dialect):
     )
     latest_day = "date('now', '+1 hour')"
     drivers = (sqlite3.Error, SQLAlchemyError, OSError, ValueError)
+    behind = "0"
     lock = ""  # BEGIN IMMEDIATE has locked everything
 
     def __init__(self, path: Path) -> None:
