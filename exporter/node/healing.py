@@ -16,7 +16,7 @@ import structlog
 from exporter.broker import Envelope
 from exporter.broker.redis import RedisBroker
 from exporter.core import protocol
-from exporter.core.errors import Refusal
+from exporter.core.errors import Refusal, Unavailable
 from exporter.core.hub import Hub
 from exporter.core.records import Message
 from exporter.core.websocket_frames import text_frame
@@ -106,6 +106,9 @@ class Healing:
         ordering = self._broker.ordering
         try:
             async with self._slots:
+                (known,) = await self._store.memberships([(conversation, "")])
+                if known is not None and known.behind and known.last_seq < through:
+                    raise Unavailable("a standby does not have them yet")
                 while after < through:
                     messages = await self._store.messages_between(conversation, after, through, PAGE)
                     for message in messages:

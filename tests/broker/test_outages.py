@@ -494,44 +494,91 @@ async def test_what_is_deleted_while_its_number_is_in_doubt_is_not_handed_out(
     assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
 
 
-@pytest.mark.needs("postgres")
-async def test_a_standby_that_lags_makes_no_number_new(server: Server, tmp_path: Path) -> None:
-    """As while primary and standby change places: the address of the last node still leads to the other one."""
+@dataclass
+class Lagging(Apart):
+    """While primary and standby change places, the address of the last node may still lead to the other one."""
+
+    primary: Postgres
+    standby: Postgres
+    address: CutProxy
+
+    async def is_followed(self) -> None:
+        replayed = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()"
+
+        async def has_all() -> bool:
+            return self.primary.psql(replayed).strip() == "1"
+
+        await until(has_all, "the standby has all")
+
+    async def lag(self) -> None:
+        """From now on the last node reads from the standby, which gets nothing new."""
+        await self.is_followed()
+        self.standby.psql("SELECT pg_wal_replay_pause()")
+        self.address.target = self.standby.port
+        self.address.drop()
+
+    async def catch_up(self) -> None:
+        """The standby has what the primary has."""
+        self.standby.psql("SELECT pg_wal_replay_resume()")
+        await self.is_followed()
+
+
+@pytest.fixture
+async def lagging(server: Server, tmp_path: Path) -> AsyncIterator[Lagging]:
+    """Two nodes on PostgreSQL, each with a way of its own to the broker."""
     async with AsyncExitStack() as stack:
         primary = stack.enter_context(closing(Postgres(fsync="off"))).start()
         standby = stack.enter_context(closing(Postgres(standby_of=primary, fsync="off"))).start()
-        way = await stack.enter_async_context(CutProxy(primary.port))
+        address = await stack.enter_async_context(CutProxy(primary.port))
+        ways = [await stack.enter_async_context(CutProxy(server.port)) for _ in range(2)]
         url = f"postgresql://postgres@127.0.0.1:%d/{primary.create_database()}"
-        more: dict[str, Any] = {"redis_url": server.url, "cluster_name": uuid.uuid4().hex[:8], "cluster_lease": 3.0}
-        place = Place(
-            [
-                await stack.enter_async_context(in_process(tmp_path, database_url=url % port, **more))
-                for port in (primary.port, way.port)
-            ]
-        )
-        room, ann, bob = await place.ann_and_bob()
-        await ann.say(room, "hello", "1")
-        await bob.frame("message", id="1")
+        more: dict[str, Any] = {"cluster_name": uuid.uuid4().hex[:8], "cluster_lease": 30.0}
+        nodes = [
+            await stack.enter_async_context(
+                in_process(tmp_path, database_url=url % port, redis_url=f"redis://127.0.0.1:{way.port}", **more)
+            )
+            for port, way in zip((primary.port, address.port), ways, strict=True)
+        ]
+        yield Lagging(nodes, ways, primary, standby, address)
 
-        async def is_followed() -> bool:
-            replayed = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()"
-            return primary.psql(replayed).strip() == "1"
 
-        await until(is_followed, "the standby has all")
-        standby.psql("SELECT pg_wal_replay_pause()")
-        way.target = standby.port
-        way.drop()
-        await ann.say(room, "hello", "2")
-        await bob.frame("message", id="2")
-        tab = await place.last.connect("bob")
-        await tab.join(room)
-        await tab.leave(room)
-        standby.psql("SELECT pg_wal_replay_resume()")
-        await until(is_followed, "the standby has all")
-        await tab.join(room)
-        await ann.say(room, "hello", "3")
-        await bob.frame("message", id="3")
-        assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
+@pytest.mark.needs("postgres")
+async def test_a_standby_that_lags_makes_no_number_new(lagging: Lagging) -> None:
+    room, ann, bob = await lagging.ann_and_bob()
+    await lagging.lag()
+    await ann.say(room, "hello", "1")
+    await bob.frame("message", id="1")
+    tab = await lagging.last.connect("bob")
+    await tab.join(room)
+    await tab.leave(room)
+    await lagging.catch_up()
+    await tab.join(room)
+    await ann.say(room, "hello", "2")
+    await bob.frame("message", id="2")
+    assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
+
+
+@pytest.mark.needs("postgres")
+async def test_what_a_standby_that_lags_does_not_have_is_not_passed_over(
+    lagging: Lagging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, ann, bob = await lagging.ann_and_bob()
+    await lagging.lag()
+    await lagging.lose(1)
+    await ann.say(room, "hello", "1")
+    await lagging.find(1)
+    node, read = lagging.last.server.node, asyncio.Event()
+    assert isinstance(node, ClusterNode)
+    ordering = node.redis.ordering
+    healed, not_healed = ordering.healed, ordering.not_healed
+    monkeypatch.setattr(ordering, "healed", lambda *words: (healed(*words), read.set()))
+    monkeypatch.setattr(ordering, "not_healed", lambda *words: (not_healed(*words), read.set()))
+    await ann.say(room, "hello", "2")
+    await read.wait()
+    await lagging.catch_up()
+    await bob.frame("message", id="1", seq=1)
+    await bob.frame("message", id="2", seq=2)
+    assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
 
 
 @pytest.mark.parametrize("times", [1, 2])
