@@ -23,7 +23,7 @@ SLICE: Final = 500
 BUDGET: Final = 300
 """Entries of a dead node that one beat takes out: 2 ms, 5 ms at most."""
 
-_WORDS: Final = ("register", "apply", "beat", "retire", "nodes", "check")
+_WORDS: Final = ("register", "apply", "beat", "retire", "figures", "nodes", "check")
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from exporter.broker.functions import Figures, figures, library
+from exporter.broker.functions import Figures, Functions, figures, library
 from tests.servers.valkey import Server
 
 KINDS = "ucpt"
@@ -365,3 +366,9 @@ def test_the_rights_that_are_missing_are_named(server: Server) -> None:
             assert client.execute_command("FCALL_RO", f"{model.name}_check", 1, model.root) == []
     finally:
         model.close()
+
+
+def test_every_function_of_the_library_can_be_called_by_its_name() -> None:
+    functions = Functions("messaging")
+    registered = re.findall(r"(?:register_function\(|function_name = )'(\w+)'", functions.text)
+    assert sorted(registered) == sorted(functions._names.values())
