@@ -29,6 +29,17 @@ from tests.servers.postgres import Postgres
 from tests.servers.valkey import Server
 
 
+async def no_examination_is_timed(node: ClusterNode) -> None:
+    """The one of the beginning is over, and none follows without a reason."""
+
+    async def is_timed() -> bool:
+        return node._healing._timer is not None
+
+    await until(is_timed, "the examination of the beginning is over")
+    assert node._healing._timer is not None
+    node._healing._timer.cancel()
+
+
 @dataclass
 class Apart(Place):
     """``ways`` lead from the nodes to the server."""
@@ -288,12 +299,7 @@ async def test_a_defect_costs_one_examination(apart: Apart, monkeypatch: pytest.
             examined.set()
         return await ask(pairs)
 
-    async def is_timed() -> bool:
-        return node._healing._timer is not None
-
-    await until(is_timed, "the examination of the beginning is over")
-    assert node._healing._timer is not None
-    node._healing._timer.cancel()
+    await no_examination_is_timed(node)
     monkeypatch.setattr(node.store, "memberships", breaks)
     node.examine(None)
     await asyncio.wait_for(examined.wait(), 20.0)
@@ -456,12 +462,7 @@ async def _made_again(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> tuple[st
         await gate.wait()
         return await ask(pairs)
 
-    async def is_timed() -> bool:
-        return node._healing._timer is not None
-
-    await until(is_timed, "the examination of the beginning is over")
-    assert node._healing._timer is not None
-    node._healing._timer.cancel()
+    await no_examination_is_timed(node)
     monkeypatch.setattr(node.store, "memberships", waits)
     _change(apart, "DELETE FROM conversations WHERE id = ?", room=room)
     await apart.first.conversation(room, "ann", "bob", "cat")
