@@ -112,11 +112,12 @@ def _name() -> str:
 
 def _environment() -> list[bytes]:
     """What this process was started with, and still has. What it has set for itself, each worker may have otherwise: a
-    temporary folder of its own, a key made at random. Where a title lies over it (setproctitle), it is nothing."""
+    temporary folder of its own, a key made at random. Where a title lies over it (setproctitle), it is nothing.
+    Only what pytest-xdist's processes set makes a difference: each of them runs servers of its own."""
     has = {b"=".join(one) for one in os.environb.items() if one[0] != b"SUPERVISOR_PROCESS_NAME"}
     with contextlib.suppress(OSError):
         has &= set(Path("/proc/self/environ").read_bytes().split(b"\0"))
-    return sorted(has)
+    return [*sorted(has), os.environb.get(b"PYTEST_XDIST_WORKER", b"")]
 
 
 def _tidy(base: Path) -> None:

@@ -193,6 +193,29 @@ def test_workers_that_set_something_for_themselves_are_several(tmp_path: Path) -
         assert [line(first, "\n"), line(second, "\n")] == ["False", "False"]
 
 
+def test_processes_of_pytest_xdist_have_servers_of_their_own(tmp_path: Path) -> None:
+    code = """
+        import os, time
+        from pathlib import Path
+        from exporter import Live
+
+        def test_alone() -> None:
+            live = Live()
+            live.asgi()
+            Path(os.environ["PYTEST_XDIST_WORKER"]).touch()
+            end = time.monotonic() + 30
+            while len(list(Path().glob("gw*"))) < 2 and time.monotonic() < end:
+                time.sleep(0.01)
+            assert len(list(Path().glob("gw*"))) == 2
+            assert live.is_alone()
+    """
+    for name in ("test_one.py", "test_other.py"):
+        (tmp_path / name).write_text(textwrap.dedent(code))
+    ask = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+    done = subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment(tmp_path))
+    assert "2 passed" in done.stdout, done.stdout
+
+
 def test_what_the_killed_have_left_is_removed_by_the_next(tmp_path: Path) -> None:
     code = """
         import sys
