@@ -86,7 +86,7 @@ class Workers(Exporter):
         async def found() -> list[dict[str, Any]]:
             return self.said(event)
 
-        return (await until(found, f"a line that says: {event}"))[-1]
+        return (await until(found, f"a line that says: {event}", self.patience))[-1]
 
     def children(self) -> list[int]:
         """The supervisor's."""
