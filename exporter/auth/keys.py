@@ -185,7 +185,8 @@ def read_jwks(path: Path) -> tuple[Key, ...]:
 def _of_jwk(member: dict[str, Any], place: str) -> Key | None:
     if member.get("use", "sig") != "sig" or member.get("alg") not in (None, "RS256", "ES256"):
         return None
-    if "verify" not in (member.get("key_ops") or ["verify"]):
+    operations = member.get("key_ops") or ["verify"]
+    if not isinstance(operations, list) or "verify" not in operations:
         return None
     if member.get("kty") != "RSA" and (member.get("kty"), member.get("crv")) != ("EC", "P-256"):
         return None

@@ -227,6 +227,17 @@ def test_a_replaced_file_counts_at_once_also_for_tokens_seen_before(pem_file: Pa
         authenticator.verify(signed(OLD))
 
 
+@pytest.mark.parametrize("operations", [5, True, "verify", {"verify": True}])
+def test_a_key_whose_operations_are_no_list_is_passed_over_and_takes_nothing_down(
+    operations: object, jwks_file: Path
+) -> None:
+    odd = jwk(OLD, "odd", key_ops=operations)
+    authenticator = with_jwks(jwks_file, jwks(odd, jwk(NEW, "new")))
+    assert authenticator.verify(signed(NEW, kid="new")).user == "ann"
+    replace(jwks_file, jwks(odd))
+    assert authenticator.verify(signed(NEW, kid="new")).user == "ann"  # a file without a key is broken: the old go on
+
+
 def test_a_broken_file_keeps_the_old_keys_and_says_so_once(jwks_file: Path) -> None:
     authenticator = with_jwks(jwks_file, jwks(jwk(OLD, "old")))
     with logged(keys_module) as logged_lines:
