@@ -69,15 +69,18 @@ def test_the_version_is_the_packages_with_the_revision_of_the_clone(capsys) -> N
 
 
 @pytest.mark.parametrize(
-    ("module", "extra", "arguments"),
+    ("module", "extra", "arguments", "status"),
     [
-        ("asyncpg", "postgres", ["migrate", "--database.url", "postgresql://nobody@127.0.0.1:1/nowhere"]),
-        ("cryptography", "keys", ["token", "ann", "--auth.public-key-file", "key.pem"]),
+        ("asyncpg", "postgres", ["migrate", "--database.url", "postgresql://nobody@127.0.0.1:1/nowhere"], 1),
+        ("asyncpg", "postgres", ["verify", "--database.url", "postgresql://nobody@127.0.0.1:1/nowhere"], 2),
+        ("cryptography", "keys", ["token", "ann", "--auth.public-key-file", "key.pem"], 1),
+        ("cryptography", "keys", ["simulate", "--auth.public-key-file", "key.pem"], 2),
     ],
 )
 def test_what_is_not_installed_is_one_line_with_the_extra_that_brings_it(
-    module: str, extra: str, arguments: list[str], tmp_path: Path
+    module: str, extra: str, arguments: list[str], status: int, tmp_path: Path
 ) -> None:
+    """Status 1 of ``verify`` and ``simulate`` is for what they find."""
     (tmp_path / "key.pem").write_text("-----BEGIN PUBLIC KEY-----\n")
     absent = f"import sys; sys.modules[{module!r}] = None; from exporter.cli import main; main({arguments!r})"
     done = subprocess.run(
@@ -88,7 +91,7 @@ def test_what_is_not_installed_is_one_line_with_the_extra_that_brings_it(
         text=True,
         timeout=60,
     )
-    assert done.returncode == 1
+    assert done.returncode == status
     said = one_line(done.stderr)
     assert f"needs {module}" in said
     assert f"'messaging-exporter[{extra}]'" in said
@@ -497,19 +500,23 @@ async def test_a_second_server_on_the_same_data_without_a_broker_is_warned_of(tm
             assert warned(second) == 3
 
 
+@pytest.mark.parametrize(("arguments", "status"), [(("token", "ann"), 1), (("verify",), 2)])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_behind_stdout_is_said_in_one_line(tmp_path: Path) -> None:
-    run("token", "ann", "--data.dir", str(tmp_path))  # makes the secret, which it says, too
+def test_a_full_disk_behind_stdout_is_said_in_one_line(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:
+    """Of ``verify`` it is no finding."""
+    here = ("--data.dir", str(tmp_path))
+    run("token", "ann", *here)  # makes the secret, which it says, too
+    run("migrate", *here)
     with open("/dev/full", "w") as full:
         said = subprocess.run(
-            [sys.executable, "-m", "exporter", "token", "ann", "--data.dir", str(tmp_path)],
+            [sys.executable, "-m", "exporter", *arguments, *here],
             stdout=full,
             stderr=subprocess.PIPE,
             cwd=ROOT,
             text=True,
             timeout=60,
         )
-    assert said.returncode == 1
+    assert said.returncode == status
     assert "space" in one_line(said.stderr)
 
 

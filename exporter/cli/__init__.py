@@ -6,7 +6,6 @@ command line does not know exit with 2, as everywhere.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,10 +13,9 @@ from typing import NoReturn
 import click
 
 from exporter.cli import checking, examining, observing, serving
-from exporter.cli.flags import ALL, FAILED, NAMES, USAGE, print_error
+from exporter.cli.flags import ALL, EXPECTED, FAILED, NAMES, USAGE, print_error, print_reason
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
-from exporter.core.errors import Misconfigured, Unavailable, missing_extra, os_reason
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -37,22 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except Misconfigured as error:
-        print_error(str(error))
-        sys.exit(FAILED)
-    except Unavailable as error:
-        print_error(f"{error.message}; try again")
-        sys.exit(FAILED)
-    except ModuleNotFoundError as error:
-        said = missing_extra(error)
-        if said is None:
+    except EXPECTED as error:
+        if not print_reason(error):
             raise
-        print_error(said)
-        sys.exit(FAILED)
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
-        if not isinstance(error, BrokenPipeError):  # a full disk behind stdout
-            print_error(os_reason(error))
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -9,12 +9,13 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
 
-from exporter.core.errors import Misconfigured, Unavailable
+from exporter.core.errors import Misconfigured, Unavailable, missing_extra, os_problem
 from exporter.core.redaction import mask, printable
 from exporter.settings import options, parsers
 from exporter.settings.misspelt import misspelt
@@ -26,7 +27,8 @@ USAGE: Final = 2
 DIFFERENCES: Final = 1  # of verify
 RESOLVE: Final = "exporter.resolve"  # in a context's meta: a function that reads the settings again
 SEEN: Final = "which every user of this machine could see in the process list"
-UNCHECKED: Final = 2  # of verify and simulate
+UNCHECKED: Final = 2  # of verify, simulate and observe --check
+EXPECTED: Final = (Misconfigured, Unavailable, ModuleNotFoundError, OSError)  # see print_reason
 
 _LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address", "web.systemd-socket")  # of serve alone
 NAMES: Final = tuple(option.name for option in options.OPTIONS)
@@ -50,6 +52,23 @@ def print_error(message: str) -> None:
     line = " ".join(printable(mask(message)).split())
     with contextlib.suppress(OSError):
         click.echo(f"messaging-exporter: {line}", err=True)
+
+
+def print_reason(error: Exception, before: str = "") -> bool:
+    """Say what kept a command from its work, one of ``EXPECTED``; False for a defect, which deserves its trace."""
+    match error:
+        case Unavailable():
+            said: str | None = f"{error.message}; try again"
+        case ModuleNotFoundError():
+            said = missing_extra(error)
+        case OSError():
+            said = os_problem(error)
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
+        case _:
+            said = str(error)
+    if said is not None and not isinstance(error, BrokenPipeError):  # who has gone is told nothing
+        print_error(before + said)
+    return said is not None
 
 
 def print_misspelt() -> None:
@@ -120,13 +139,20 @@ class ServerCommand(SettingsCommand):
 
 
 class CheckingCommand(SettingsCommand):
-    """A command whose exit status 1 is a finding: what keeps it from looking is another."""
+    """A command whose exit status 1 is a finding: whatever keeps it from looking is another."""
+
+    attempt = "verify"
+
+    def is_asked(self, ctx: click.Context) -> bool:
+        """Is this call one that looks?"""
+        return True
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: D102  # click documents it
         try:
             return super().invoke(ctx)
-        except (Misconfigured, Unavailable) as error:
-            print_error(f"could not verify: {error}")
+        except EXPECTED as error:
+            if not self.is_asked(ctx) or not print_reason(error, f"could not {self.attempt}: "):
+                raise
             return UNCHECKED
 
 

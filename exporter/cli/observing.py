@@ -5,28 +5,20 @@ Tested in ``tests/test_cli.py``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from exporter.cli.flags import OBSERVE, UNCHECKED, ServerCommand, flags, print_error
+from exporter.cli.flags import OBSERVE, CheckingCommand, ServerCommand, flags
 from exporter.cli.process import configure_logs, make_folder, no_client_certificates, run
-from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
 
 
-class _Observe(ServerCommand):
+class _Observe(CheckingCommand, ServerCommand):
     """With ``--check``, what keeps it from looking is another exit status than what it finds."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        checking = bool(ctx.params.get("check"))
-        try:
-            return super().invoke(ctx)
-        except Misconfigured as error:
-            if not checking:
-                raise
-            print_error(f"could not check: {error}")
-            return UNCHECKED
+    attempt = "check"
+
+    def is_asked(self, ctx: click.Context) -> bool:
+        return bool(ctx.params["check"])
 
 
 @click.command(cls=_Observe)

@@ -28,6 +28,11 @@ def os_reason(error: OSError) -> str:
     return (error.strerror or str(error) or "no reason given").lower()
 
 
+def os_problem(error: OSError) -> str:
+    """The same behind the file that it is about, where the system names one: whoever did not foresee it cannot."""
+    return f"{error.filename}: {os_reason(error)}" if isinstance(error.filename, str) else os_reason(error)
+
+
 def missing_extra(error: ModuleNotFoundError) -> str | None:
     """What to say of a module that an extra brings; None of any other, whose lack is a defect."""
     name = (error.name or "").partition(".")[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
-from exporter.core.errors import Misconfigured, missing_extra
+from exporter.core.errors import Misconfigured, missing_extra, os_problem
 from exporter.doctor import broker, configuration, database, machine, proxy, workers
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Settings
@@ -47,6 +47,8 @@ async def _safely(subject: str, examination: Awaitable[list[Finding]]) -> list[F
         return [Finding(subject, Outcome.FAILED, said)]
     except Misconfigured as error:
         return [Finding(subject, Outcome.UNKNOWN, str(error))]
+    except OSError as error:
+        return [Finding(subject, Outcome.UNKNOWN, f"could not be examined: {os_problem(error)}")]
     except Exception as error:  # a defect of ours must not hide what the others found
         return [Finding(subject, Outcome.UNKNOWN, f"could not be examined: {type(error).__name__}")]
 

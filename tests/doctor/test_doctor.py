@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -484,10 +485,17 @@ async def test_a_defect_of_one_examination_does_not_hide_the_others(monkeypatch:
     async def breaks(settings: Settings) -> list[Finding]:
         raise RuntimeError("a defect with a secret in it")
 
-    monkeypatch.setattr(package, "EXAMINATIONS", (("database", breaks), ("machine", machine_of_doctor.examine)))
+    async def may_not(_: Settings) -> list[Finding]:
+        raise PermissionError(errno.EACCES, "Permission denied", "/srv/data/messaging.db")
+
+    examinations = (("database", breaks), ("keys", may_not), ("machine", machine_of_doctor.examine))
+    monkeypatch.setattr(package, "EXAMINATIONS", examinations)
     found = await package.examine(Settings())
-    assert found[0] == Finding("database", Outcome.UNKNOWN, "could not be examined: RuntimeError")
-    assert len(found) > 1
+    assert found[:2] == [
+        Finding("database", Outcome.UNKNOWN, "could not be examined: RuntimeError"),
+        Finding("keys", Outcome.UNKNOWN, "could not be examined: /srv/data/messaging.db: permission denied"),
+    ]
+    assert len(found) > 2
 
 
 def test_extras_that_are_not_installed_are_all_named_and_hide_nothing_else(tmp_path: Path) -> None:
