@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
+import msgspec
 
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
 from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
 from exporter.settings.model import Settings
+from exporter.web.routes.schemas import ArrivedRequest
 
 WAIT = 10.0
 """Seconds for each request."""
@@ -65,17 +66,20 @@ async def _request(http: aiohttp.ClientSession, base: str, asked: str, known: bo
         if response.status != 200:
             text = f"the answer is {response.status}, not the server's"
             return [Finding("proxy", Outcome.FAILED, text, _hint(response))]
-        seen: dict[str, Any] = await response.json()
-        dated = response.headers.get("Date")
+        try:
+            seen = msgspec.json.decode(await response.read(), type=ArrivedRequest)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # a page that a proxy answers every address with
+            return [Finding("proxy", Outcome.FAILED, "the answer is 200, but not the server's", _hint(response))]
+        dated = response.headers.get("Date", "")
     findings = [_names(seen, asked, known), _origin(seen), _sender(seen, await _own(urlsplit(base)))]
-    if dated is not None:  # whole seconds, of whoever answered last
+    with suppress(ValueError, OverflowError):  # none, or no date: whoever answered last writes it, in whole seconds
         ahead = parsedate_to_datetime(dated).timestamp() + 0.5 - moment
         findings.append(clock("the server", ahead if abs(ahead) > 1 else 0.0))
     return findings
 
 
-def _names(seen: dict[str, Any], asked: str, known: bool) -> Finding:
-    arrived = f"{seen['scheme']}://{seen['host']}"
+def _names(seen: ArrivedRequest, asked: str, known: bool) -> Finding:
+    arrived = f"{seen.scheme}://{seen.host}"
     if arrived == asked:
         return Finding("proxy: name", Outcome.OK, f"arrives as {arrived}")
     if known:
@@ -84,22 +88,22 @@ def _names(seen: dict[str, Any], asked: str, known: bool) -> Finding:
     return Finding("proxy: name", Outcome.WARNING, f"{asked} arrives as {arrived}", advice)
 
 
-def _origin(seen: dict[str, Any]) -> Finding:
-    if seen["origin_allowed"]:
+def _origin(seen: ArrivedRequest) -> Finding:
+    if seen.origin_allowed:
         return Finding("proxy: origin", Outcome.OK, "pages of this address may sign in and connect")
     advice = "see above, or name the address in --auth.allowed-origins"
     return Finding("proxy: origin", Outcome.FAILED, "pages of this address get 403", advice)
 
 
-def _sender(seen: dict[str, Any], own: Sequence[str]) -> Finding:
-    told = "; ".join(f"{name}: {', '.join(values)}" for name, values in seen["headers"].items() if name != "Host")
-    text = f"the server sees {seen['remote']}, HTTP/{seen['http_version']}" + (f", {told}" if told else "")
-    senders = " ".join(value for name in ("Forwarded", "X-Forwarded-For") for value in seen["headers"].get(name, ()))
-    if senders and seen["remote"] not in senders:
-        advice = f"they are not believed: name the proxy in --web.trusted-proxies ({seen['remote'] or 'unix'})"
+def _sender(seen: ArrivedRequest, own: Sequence[str]) -> Finding:
+    told = "; ".join(f"{name}: {', '.join(values)}" for name, values in seen.headers.items() if name != "Host")
+    text = f"the server sees {seen.remote}, HTTP/{seen.http_version}" + (f", {told}" if told else "")
+    senders = " ".join(value for name in ("Forwarded", "X-Forwarded-For") for value in seen.headers.get(name, ()))
+    if senders and seen.remote not in senders:
+        advice = f"they are not believed: name the proxy in --web.trusted-proxies ({seen.remote or 'unix'})"
         return Finding("proxy: headers", Outcome.WARNING, text, advice)
-    alike = [address for address in own if (":" in address) == (":" in seen["remote"])]
-    if not senders and alike and seen["remote"] not in alike:
+    alike = [address for address in own if (":" in address) == (":" in seen.remote)]
+    if not senders and alike and seen.remote not in alike:
         text += f", and not {alike[0]}, where this asks from: the proxy does not tell it, and nothing here needs it"
     return Finding("proxy: headers", Outcome.OK, text)
 
@@ -124,13 +128,13 @@ async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding
             asyncio.timeout(WAIT),
             http.ws_connect(f"{base}/v1/messaging/ws", protocols=("messaging.v1", f"bearer.{token}")) as websocket,
         ):
-            welcome = await websocket.receive_json()
+            heartbeat = float((await websocket.receive_json())["heartbeat"])
     except aiohttp.WSServerHandshakeError as error:
         advice = "the proxy must pass Upgrade, Connection and Sec-WebSocket-Protocol on (deploy/)"
         return Finding("proxy: WebSocket", Outcome.FAILED, f"the upgrade is answered with {error.status}", advice)
-    except (TypeError, ValueError, TimeoutError):  # no text frame, none that is JSON, none at all
+    except (LookupError, TypeError, ValueError, TimeoutError):  # no text frame, no JSON, no welcome, none at all
         return Finding("proxy: WebSocket", Outcome.FAILED, "opens, but the server's welcome does not come through")
-    return Finding("proxy: WebSocket", Outcome.OK, f"opens, heartbeats every {welcome['heartbeat']:g} s")
+    return Finding("proxy: WebSocket", Outcome.OK, f"opens, heartbeats every {heartbeat:g} s")
 
 
 def _hint(response: aiohttp.ClientResponse) -> str:
@@ -138,7 +142,7 @@ def _hint(response: aiohttp.ClientResponse) -> str:
         return f"give the address that it redirects to: {response.headers.get('Location', '?').partition('?')[0]}"
     if response.status in (401, 403):
         return "the server does not take this installation's token: is --data.dir the server's?"
-    if response.status == 404:
+    if response.status in (200, 404):
         return "the proxy does not pass /v1/messaging/ on, or the server is an older one"
     return "the proxy reaches no server that is ready"
 

@@ -448,6 +448,44 @@ async def test_a_server_whose_clock_differs_is_told() -> None:
     assert "s behind this machine's" in clock.text
 
 
+@pytest.mark.parametrize("body", [b"<!doctype html>", b'{"ok": true}', b"[]", b"\xff"])
+async def test_a_page_that_a_proxy_answers_every_address_with_is_not_taken_for_the_server(body: bytes) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"Content-Type": "text/html"})
+
+    app = web.Application()
+    app.router.add_get("/{anything:.*}", answer)
+    async with TestServer(app) as server:
+        found, _ = await proxy_of_doctor.examine(Settings(), str(server.make_url("")), "a token")
+    assert (found.outcome, found.text) == (Outcome.FAILED, "the answer is 200, but not the server's")
+    assert "does not pass /v1/messaging/ on" in found.advice
+
+
+async def test_a_date_and_a_welcome_that_are_none_hide_nothing_of_what_arrived() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        seen = {"scheme": "http", "host": request.host, "origin_allowed": True, "remote": "127.0.0.1", "headers": {}}
+        return web.json_response({**seen, "http_version": "1.1"}, headers={"Date": "now"})
+
+    async def upgrade(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse(protocols=("messaging.v1",))
+        await websocket.prepare(request)
+        await websocket.send_json({"type": "welcome"})
+        await websocket.receive()
+        return websocket
+
+    app = web.Application()
+    app.router.add_get("/v1/messaging/request", answer)
+    app.router.add_get("/v1/messaging/ws", upgrade)
+    async with TestServer(app) as server:
+        found = await proxy_of_doctor.examine(Settings(), str(server.make_url("")), "a token")
+    assert [(finding.subject, finding.outcome) for finding in found] == [
+        ("proxy: name", Outcome.OK),
+        ("proxy: origin", Outcome.OK),
+        ("proxy: headers", Outcome.OK),
+        ("proxy: WebSocket", Outcome.FAILED),
+    ]
+
+
 def test_a_folder_that_may_be_read_and_not_written_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)  # root may do everything
     for folder in (tmp_path, tmp_path / "absent"):
