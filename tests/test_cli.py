@@ -520,6 +520,14 @@ def test_a_full_disk_behind_stdout_is_said_in_one_line(arguments: tuple[str, ...
     assert "space" in one_line(said.stderr)
 
 
+def test_a_name_that_stdout_cannot_show_is_escaped(tmp_path: Path) -> None:
+    """The name of a folder is bytes, and an old one may be Latin-1."""
+    folder = os.fsdecode(b"d\xfcrer")
+    said = run("doctor", "--data.dir", folder, cwd=tmp_path, PYTHONIOENCODING="utf-8:strict")
+    assert "Traceback" not in said.stderr
+    assert "d\\udcfcrer" in said.stdout
+
+
 def test_the_documentation_names_every_setting_its_variable_and_its_default() -> None:
     entries = (ROOT / "docs" / "flags.md").read_text().split("\n* ")
     for option in OPTIONS:

@@ -6,6 +6,7 @@ Tested in ``tests/test_cli.py``.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -26,7 +27,9 @@ _folders: list[int] = []  # descriptors that hold a lock while this process is t
 def open_standard_streams() -> None:
     """Where a supervisor has closed stdin, stdout or stderr, /dev/null takes their place.
 
-    Otherwise the first socket would get the number of one of them: logs would go to a peer, and libuv aborts.
+    Otherwise the first socket would get the number of one of them: logs would go to a peer, and libuv aborts. What
+    stdout's encoding does not have (a folder's name that is not UTF-8, an ellipsis in Latin-1) is escaped, as on
+    stderr.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -35,6 +38,8 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)  # the lowest free number: this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whoever runs the command within a process may have put another there
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager
