@@ -59,8 +59,9 @@ async def encoded(text: bytes, kind: str, accept_encoding: str) -> tuple[bytes, 
     """An exposition of that content type as it is sent, compressed where that is accepted, and its headers."""
     headers = {"Content-Type": kind, "Vary": "Accept, Accept-Encoding"}
     if wants_gzip(accept_encoding):
-        work = asyncio.get_running_loop().run_in_executor(None, gzip.compress, text, 4)
-        with contextlib.suppress(TimeoutError):  # whoever takes it compressed takes it plain
+        # Whoever takes it compressed takes it plain. RuntimeError: no thread can be started, as below a limit of tasks.
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            work = asyncio.get_running_loop().run_in_executor(None, gzip.compress, text, 4)
             text = await asyncio.wait_for(work, COMPRESSING)
             headers["Content-Encoding"] = "gzip"
     return text, headers

@@ -42,10 +42,10 @@ class ProcessCollector:
 
     async def collect_in_time(self) -> list[Metric] | None:
         """The same in a thread: old kernels have to list 10,000 open files. None when it fails or takes too long."""
-        work = asyncio.get_running_loop().run_in_executor(None, self.collect)
         try:
+            work = asyncio.get_running_loop().run_in_executor(None, self.collect)
             return await asyncio.wait_for(work, TIMEOUT)
-        except (TimeoutError, OSError, ValueError):
+        except (TimeoutError, OSError, ValueError, RuntimeError):  # the last: no thread can be started
             return None
 
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.metrics.exposition import encoded
 from exporter.metrics.negotiation import MAX_READ, OPENMETRICS, SHARE, TEXT, budget, content_type, wants_gzip
+from exporter.metrics.process import ProcessCollector
 
 # What is really sent, by Prometheus 2.42, 2.53 and 3, VictoriaMetrics, a browser, curl and Python's client.
 PROMETHEUS_2_42 = (
@@ -232,3 +233,13 @@ async def test_a_scrape_is_answered_plain_while_others_keep_all_threads() -> Non
     finally:
         given_back.set()
     assert (body, headers.get("Content-Encoding")) == (b"up 1\n", None)
+
+
+async def test_a_scrape_is_answered_where_no_thread_can_be_started() -> None:
+    """Below a limit of tasks (pids.max, TasksMax=) submitting raises what it raises after the shutdown."""
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    asyncio.get_running_loop().set_default_executor(threads)
+    body, headers = await encoded(b"up 1\n", TEXT, "gzip")
+    assert (body, headers.get("Content-Encoding")) == (b"up 1\n", None)
+    assert await ProcessCollector().collect_in_time() is None
