@@ -51,7 +51,11 @@ class ServerProcess(asyncio.DatagramProtocol):
 
     @classmethod
     async def start(cls, settings: Settings) -> ServerProcess:
-        """Start it in a process group of its own: Ctrl-C is for the demo, which then stops its server."""
+        """Start it in a process group of its own: Ctrl-C is for the demo, which then stops its server.
+
+        Raises Misconfigured.
+        """
+        told = environment(settings)
         server = cls()
         path = f"{server._folder.name}/notify"
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -62,7 +66,7 @@ class ServerProcess(asyncio.DatagramProtocol):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**own_environment(), **environment(settings), "NOTIFY_SOCKET": path},
+            env={**own_environment(), **told, "NOTIFY_SOCKET": path},
             preexec_fn=between_fork_and_exec(signal.SIGTERM),
         )
         server._reading = asyncio.ensure_future(server._read_errors())

@@ -55,7 +55,10 @@ def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str], defau
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that make another process resolve to ``settings``. They may hold secrets."""
+    """The variables that make another process resolve to ``settings``. They may hold secrets.
+
+    Raises Misconfigured for a value that cannot be told so.
+    """
     variables = {}
     for option in OPTIONS:
         if option.name.startswith("source."):  # of observe, which starts no other process
@@ -64,7 +67,12 @@ def environment(settings: Settings) -> dict[str, str]:
         for name in option.field.split("."):
             value = getattr(value, name)
         if value not in (None, "", ()):
-            variables[option.variable] = ",".join(map(_text, value if option.many else (value,)))
+            texts = [_text(one) for one in (value if option.many else (value,))]
+            if option.many and any("," in text for text in texts):
+                raise Misconfigured(
+                    f"--{option.name} has a comma, at which a process that this one starts would take it for two"
+                )
+            variables[option.variable] = ",".join(texts)
     return variables
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Address, Settings
+from exporter.settings.options import environment
 from exporter.web.sockets import BACKLOG, METRICS_LISTEN, bind
 from exporter.web.systemd import sockets as sockets_of_systemd
 
@@ -36,9 +37,7 @@ def check(settings: Settings) -> None:
             f"{asked} needs PostgreSQL: only one process at a time writes to SQLite, so the workers would wait for "
             "each other; give --database.url postgresql://USER@HOST/DATABASE, or leave --workers out"
         )
-    for name, texts in (("auth.audience", settings.auth_audiences), ("auth.issuer", settings.auth_issuers)):
-        if any("," in text for text in texts):
-            raise Misconfigured(f"{asked}: --{name} has a comma, at which a worker would take it for two")
+    environment(settings)  # refuses what the workers cannot be told
     if not settings.redis_url:
         if settings.redis_password_file is not None:
             raise Misconfigured("--redis.password-file is for --redis.url, which is not given")

@@ -125,6 +125,12 @@ def test_the_help_tells_the_default_that_is_in_force(option) -> None:
         assert ((parsed,) if option.many else parsed) == default
 
 
+@pytest.mark.parametrize("name", ["auth.audience", "auth.issuer"])
+def test_what_another_process_would_take_for_two_is_not_told_to_it(name: str) -> None:
+    with pytest.raises(Misconfigured, match=f"--{name} has a comma"):
+        environment(resolve({name: ("CN=idp,O=example",)}, {}))
+
+
 def test_the_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, "drain: {timeout: 3s}\ntyping: {timeout: 3s}\nheartbeat: {interval: 3s}\n")
     environ = {"MESSAGING_DRAIN_TIMEOUT": "2s", "MESSAGING_TYPING_TIMEOUT": "2s", "MESSAGING_CONFIG_FILE": file}
