@@ -111,8 +111,7 @@ def problems() -> Middleware:
                 raise Problem(415, "request bodies are taken uncompressed")
             if not request.can_read_body:
                 return await handler(request)
-            async with asyncio.timeout(BODY_TIME):
-                return await handler(request)
+            return await _in_time(request, handler)
         except Problem as problem:
             return _answer(request, problem)
         except Refusal as refusal:
@@ -121,19 +120,29 @@ def problems() -> Middleware:
             if error.status < 400:
                 raise
             return _answer(request, of_http(error))
-        except ConnectionError:
-            raise  # the client went away: there is nobody to answer, and nothing of ours went wrong
-        except TimeoutError:
-            return _answer(request, Problem(408, f"the request took longer than {BODY_TIME:g} seconds"))
         except web.RequestPayloadError:
             return _answer(request, Problem(400, "the request body is malformed"))
         except Exception as error:  # whatever a handler forgot: the process goes on, and the log says where
+            if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+                raise  # the client went away: there is nobody to answer, and nothing of ours went wrong
             route = request.match_info.route.resource  # not the path, which names users and conversations
             path = route.canonical if route is not None else "unknown"
             _log.error("request failed", method=request.method, path=path, exc_info=error)
             return _answer(request, Problem(500, _DETAIL[500]))
 
     return middleware
+
+
+async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's answer; raises a Problem of status 408 when that takes longer than a body may."""
+    deadline = asyncio.timeout(BODY_TIME)
+    try:
+        async with deadline:
+            return await handler(request)
+    except TimeoutError as error:
+        if not deadline.expired():  # one of the handler's own
+            raise
+        raise Problem(408, f"the request took longer than {BODY_TIME:g} seconds") from error
 
 
 def _answer(request: web.Request, problem: Problem) -> web.StreamResponse:

@@ -26,6 +26,14 @@ async def crash(request: web.Request) -> web.Response:
     raise ZeroDivisionError(EVIL + " password=hunter2")
 
 
+async def lose_another(request: web.Request) -> web.Response:
+    """Not the client's connection, nor its time: a server behind this one."""
+    await request.read()
+    raise {"refused": ConnectionRefusedError, "reset": ConnectionResetError, "late": TimeoutError}[
+        request.match_info["how"]
+    ]
+
+
 async def crash_late(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
@@ -53,6 +61,7 @@ async def client() -> AsyncIterator[TestClient]:
     for path, handler in (("/crash", crash), ("/late", crash_late), ("/echo", echo), ("/found", found)):
         app.router.add_get(path, handler)
     app.router.add_post("/body", body)
+    app.router.add_route("*", "/another/{how}", lose_another)
     server = TestServer(app)
     await server.start_server(auto_decompress=False)  # as the product's listeners do
     async with TestClient(server) as client:
@@ -129,6 +138,16 @@ async def test_a_crash_is_internal_for_the_client_and_a_trace_in_the_log_without
     assert line.count("\n") == 1
     assert "ZeroDivisionError" in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("body", [None, b"x"])
+@pytest.mark.parametrize("how", ["refused", "reset", "late"])
+async def test_what_a_handler_meets_elsewhere_is_not_taken_for_the_clients_doing(
+    client, capsys, how: str, body: bytes | None
+) -> None:
+    logs.configure()
+    await problem(await client.post(f"/another/{how}", data=body), 500, "internal")
+    assert "path=/another/{how}" in capsys.readouterr().err
 
 
 async def test_the_line_of_a_crash_names_the_route_and_nobody_in_it(client, capsys) -> None:
