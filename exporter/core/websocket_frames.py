@@ -26,8 +26,6 @@ _MAX_CONTROL: Final = 125
 # The rate limit counts messages, and an empty fragment is within every size: without this, a flood of them is free.
 # A message of the default limit in pieces of 64 bytes, the smallest that conformance suites send, is within it.
 MAX_FRAGMENTS: Final = 1_024
-
-
 NOT_UTF8: Final = "text is not UTF-8"
 
 
@@ -191,7 +189,7 @@ class FrameReader:
 
     def _wait(self, data: bytes, start: int, need: int) -> int:
         self._buffer = bytearray(data[start:])
-        self._need = need if need > 2 else 2
+        self._need = need
         return -1
 
     def _violation(self, text: str) -> int:

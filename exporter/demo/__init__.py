@@ -23,12 +23,12 @@ from exporter.settings.model import Settings
 from exporter.simulate import SimulateOptions, Summary, loop_factory, on_signals, simulate
 from exporter.simulate.console import live_console, view_for
 from exporter.simulate.people.organisation import Organisation
+from exporter.simulate.summary import INTERRUPTED
 
 T = TypeVar("T")
 ADMIN: Final = "demo-admin"
 SIGN_IN_TTL: Final = 12 * 3600.0  # seconds: a working day in front of the page
 GRACE: Final = 5.0  # seconds above the drain time until the server is killed
-INTERRUPTED: Final = 130
 
 
 def defaults() -> SimulateOptions:

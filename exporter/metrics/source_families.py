@@ -63,7 +63,7 @@ def _families(views: Sequence[SourceView], *, labelled: bool) -> Iterator[Metric
         "Conversations whose denormalised counter the last recount found wrong; absent without one.",
         lambda t: t.inaccurate_conversations,
     )
-    yield from _health(views, gauge)
+    yield from _health(gauge)
     differences = GaugeMetricFamily(
         "messaging_source_recount_difference",
         "What the last full recount corrected: recount minus what had been published; absent before the second count. "
@@ -88,9 +88,7 @@ def _families(views: Sequence[SourceView], *, labelled: bool) -> Iterator[Metric
     yield build_family()
 
 
-def _health(
-    views: Sequence[SourceView], gauge: Callable[[str, str, Callable[[SourceView], float | None]], Metric]
-) -> Iterator[Metric]:
+def _health(gauge: Callable[[str, str, Callable[[SourceView], float | None]], Metric]) -> Iterator[Metric]:
     yield gauge(
         "messaging_source_up", f"1 when the source's database answered this scrape, else 0. {_VIEW}", lambda v: v.up
     )

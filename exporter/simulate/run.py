@@ -101,7 +101,7 @@ class Simulation:
             await crowd.run(self._stop)
             seconds = time.monotonic() - crowd.started
             self._phase = "waiting for answers"
-            await crowd.drain(self._delivery_timeout())
+            await crowd.drain(self._patience())
             self._phase = "going home"
         finally:
             await crowd.disperse()
@@ -119,8 +119,8 @@ class Simulation:
             stopped=self._stop.is_set(),
         )
 
-    def _delivery_timeout(self) -> float:
-        """How long a step of the end may take: not long once somebody has asked to stop."""
+    def _patience(self) -> float:
+        """Seconds that a step of the end may take: few once somebody has asked to stop."""
         return min(HURRIED, self._options.settle) if self._stop.is_set() else self._options.settle
 
     async def _show(self) -> None:
@@ -215,7 +215,7 @@ class Simulation:
         latest, step = after, 1 / self._options.conversations
         while True:
             attempt = partial(self._api.messages, name, member, latest)
-            page = await persist(attempt, time.monotonic() + self._delivery_timeout(), time.monotonic)
+            page = await persist(attempt, time.monotonic() + self._patience(), time.monotonic)
             audit.feed((message.seq, message.id, message.sender, message.body) for message in page.messages)
             highest = max((message.seq for message in page.messages), default=latest)
             if highest <= latest:  # nothing new; a server that repeats itself does not keep us here

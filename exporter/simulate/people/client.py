@@ -80,7 +80,7 @@ class Client:
         except aiohttp.WSServerHandshakeError as error:
             meter.rejected[str(error.status)] += not self.context.closing
             retry_after = error.headers.get("Retry-After", "") if error.headers else ""
-            return min(float(retry_after), 10.0) if retry_after.isdigit() else 0.0
+            return min(float(retry_after), 10.0) if retry_after.isdecimal() else 0.0
         except (aiohttp.ClientError, OSError, TimeoutError):
             meter.rejected["unreachable"] += not self.context.closing
             return 0.0
@@ -95,7 +95,7 @@ class Client:
         return None
 
     async def _read(self, connection: ClientConnection) -> None:
-        self._misfortunes(connection)
+        self._misfortunes()
         async for frame in connection.frames():
             try:
                 self._handle(connection, decode(frame))
@@ -138,7 +138,7 @@ class Client:
 
     # --- misfortunes ----------------------------------------------------------------------------------------
 
-    def _misfortunes(self, connection: ClientConnection) -> None:
+    def _misfortunes(self) -> None:
         person = self.context.organisation.people[self.person]
         if person.abort_every:
             self._later(self.random.expovariate(1 / person.abort_every), self._lose_network)

@@ -1,6 +1,6 @@
 """One WebSocket connection after its upgrade: bytes in, commands to the node, frames out. Knows no HTTP.
 
-It is the transport's protocol itself: aiohttp answers the upgrade and lets go of the socket (``web/ws.py``). No task
+It is the transport's protocol itself: aiohttp answers the upgrade and lets go of the socket (``handshake``). No task
 and no queue per connection: a frame is handled in the callback that read it, so an idle connection is one small object,
 and a busy one never waits for a wake-up.
 
