@@ -1046,6 +1046,29 @@ async def test_a_peer_of_which_anything_is_heard_is_never_cut(monkeypatch: pytes
     ring.close()
 
 
+@pytest.mark.parametrize("standstill", [1.4, 2.0, 100.0])
+async def test_a_standstill_of_the_server_is_no_silence_of_its_peers(
+    monkeypatch: pytest.MonkeyPatch, standstill: float
+) -> None:
+    """A frozen machine, a stopped container: nobody was asked, so nobody has failed to answer."""
+    ring = Ring(monkeypatch)
+    answering, gone = ring.connection(), ring.connection()
+    ring.tick(standstill * 30.0)
+    resumed, pinged_at = ring.clock.now, 0.0
+    while ring.clock.now < resumed + 3 * 30.0 and gone.state is State.OPEN:
+        ring.tick()
+        if gone.transport.written and not pinged_at:
+            pinged_at = ring.clock.now
+        if answering.transport.written:
+            answering.transport.written.clear()
+            answering.data_received(client_frame(PONG))
+    assert answering.state is State.OPEN
+    assert gone.transport.aborted
+    assert pinged_at - resumed <= 30.0 / VISITS + 0.1
+    assert 0.25 * 30.0 <= ring.clock.now - pinged_at <= 0.5 * 30.0
+    ring.close()
+
+
 async def test_a_busy_peer_is_not_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring(monkeypatch)
     connection = ring.connection()

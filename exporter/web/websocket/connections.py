@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 VISITS: Final = 8
 _PING_AFTER: Final = 7 / 8
 _CUT_AFTER: Final = 11 / 8 - 1 / 16
+_TO_ANSWER: Final = 1 / 4  # of an interval, at least, from the ping to the cut: after a late ping, too
 # Closing everybody in one moment would bring everybody back in one moment: at most so many a second, and all of them
 # within four fifths of the drain time, so that the rest is left for the stragglers' sends.
 CLOSES_PER_SECOND: Final = 500.0
@@ -128,9 +129,12 @@ class Connections:
         if connection.is_held_up:
             connection.last_seen = now
         silent = now - connection.last_seen
-        if silent >= _CUT_AFTER * self.heartbeat:
-            connection.abort(ClosedReason.HEARTBEAT)
-        elif silent >= _PING_AFTER * self.heartbeat and not connection.pinged:
+        if connection.pinged:
+            if silent >= _CUT_AFTER * self.heartbeat:
+                connection.abort(ClosedReason.HEARTBEAT)
+        elif silent >= _PING_AFTER * self.heartbeat:
+            # After a standstill of this process (a frozen machine, a stopped container) nobody has been asked for long.
+            connection.last_seen = max(connection.last_seen, now - (_CUT_AFTER - _TO_ANSWER) * self.heartbeat)
             connection.pinged = True
             connection.put(_PING)
 
