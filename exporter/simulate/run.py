@@ -74,8 +74,8 @@ class Simulation:
         if self._options.tokens:
             return self._options.tokens[user]
         token, signed = self._tokens.get(user, ("", 0.0))
-        now = time.monotonic()
-        if not token or now - signed > TOKEN_KEPT:
+        now = time.time()  # as tokens expire: a laptop that slept has another age by the monotonic clock
+        if not token or not 0 <= now - signed <= TOKEN_KEPT:
             assert self._options.token_for is not None  # noqa: S101 - checked() has asked
             token = self._options.token_for(user)
             self._tokens[user] = (token, now)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from exporter.simulate.client.connection import ClientConnection
 from exporter.simulate.console import PlainView, View, view_for
 from exporter.simulate.live_view import LiveView
 from exporter.simulate.options import http_base, socket_url
-from exporter.simulate.run import Simulation
+from exporter.simulate.run import TOKEN_KEPT, Simulation
 from tests.servers.double import Double
 
 
@@ -520,3 +522,17 @@ async def test_a_peer_of_a_lost_network_sees_a_reset_and_no_close_frame() -> Non
             await until(lambda: not double.peers)
         assert peer.ws.close_code == 1006
         link.reset()  # once more does nothing
+
+
+@pytest.mark.parametrize("leap", [TOKEN_KEPT + 1, 7 * 3_600, -3_600])
+def test_a_token_is_signed_anew_when_the_clock_that_it_expires_by_has_moved_on(
+    leap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demo on a laptop that was closed for hours: the monotonic clock has stood still, the tokens have expired."""
+    numbers = itertools.count(1)
+    run = Simulation(SimulateOptions(token_for=lambda user: f"{user}-{next(numbers)}"), asyncio.Event(), View())
+    started = time.time()
+    monkeypatch.setattr(time, "time", lambda: started)
+    assert [run._token_for("ann"), run._token_for("ann")] == ["ann-1", "ann-1"]
+    monkeypatch.setattr(time, "time", lambda: started + leap)
+    assert [run._token_for("ann"), run._token_for("ann")] == ["ann-2", "ann-2"]
