@@ -21,6 +21,7 @@ from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
 from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
+from exporter.settings import parsers
 from exporter.settings.model import Settings
 from exporter.web.routes.schemas import ArrivedRequest
 
@@ -33,10 +34,12 @@ USER = "doctor"
 
 async def examine(settings: Settings, url: str, token: str | None) -> list[Finding]:
     """Asks the server behind ``url`` what it sees, and opens a WebSocket there as a browser would."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise Misconfigured("--url: expected an address such as https://chat.example.com")
-    base, origin = url.rstrip("/"), f"{parts.scheme}://{parts.netloc}"
+    try:
+        parts = urlsplit(url)
+        origin = parsers.origin(f"{parts.scheme}://{parts.netloc}")  # as a browser writes it
+    except ValueError:
+        raise Misconfigured("--url: expected an address such as https://chat.example.com") from None
+    base = url.rstrip("/")
     if token is None:
         token = _signed(settings)
     if token is None:

@@ -93,8 +93,18 @@ def origin(text: str) -> str:
         raise ValueError(expected)
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(expected)
-    host = f"[{name}]" if ":" in name else name
+    try:
+        host = f"[{name}]" if ":" in name else name if name.isascii() else _in_ascii(name)
+    except ValueError:
+        raise ValueError(expected) from None
     return f"{parts.scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}")
+
+
+def _in_ascii(name: str) -> str:
+    """A host's name as browsers write it into ``Origin`` and ``Host``: ``xn--bcher-kva.example`` for bücher.example."""
+    from yarl import URL  # here, because such names are few; it knows today's IDNA, and Python's own codec that of 2003
+
+    return URL.build(scheme="https", host=name).raw_host or ""
 
 
 def external_url(text: str) -> str:

@@ -461,6 +461,24 @@ async def test_a_page_that_a_proxy_answers_every_address_with_is_not_taken_for_t
     assert "does not pass /v1/messaging/ on" in found.advice
 
 
+async def test_an_address_is_asked_as_a_browser_asks_it_however_it_was_typed() -> None:
+    """A browser writes hosts in lower case, and leaves out what ends the address."""
+    origins: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        origins.append(request.headers["Origin"])
+        seen = {"scheme": "http", "host": request.host, "origin_allowed": True, "remote": "127.0.0.1", "headers": {}}
+        return web.json_response({**seen, "http_version": "1.1"})
+
+    app = web.Application()
+    app.router.add_get("/v1/messaging/request", answer)
+    async with TestServer(app) as server:
+        port = server.make_url("").port
+        name, *_ = await proxy_of_doctor.examine(Settings(), f"HTTP://LocalHost:{port}/", "a token")
+    assert origins == [f"http://localhost:{port}"]
+    assert (name.subject, name.outcome) == ("proxy: name", Outcome.OK)
+
+
 async def test_a_date_and_a_welcome_that_are_none_hide_nothing_of_what_arrived() -> None:
     async def answer(request: web.Request) -> web.Response:
         seen = {"scheme": "http", "host": request.host, "origin_allowed": True, "remote": "127.0.0.1", "headers": {}}

@@ -325,6 +325,8 @@ def test_an_address_reads_as_it_is_written(text: str, address: str) -> None:
     ("text", "normal"),
     [
         ("HTTPS://Chat.Example.COM/", "https://chat.example.com"),
+        ("https://Bücher.example:8443", "https://xn--bcher-kva.example:8443"),  # as browsers write it
+        ("https://straße.example", "https://xn--strae-oqa.example"),
         ("https://chat.example.com:443", "https://chat.example.com"),
         ("http://chat.example.com:443", "http://chat.example.com:443"),
         ("http://[::1]:80", "http://[::1]"),
