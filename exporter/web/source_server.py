@@ -114,6 +114,12 @@ class SourceServer:
             self.history.record(time.time(), sample(views, several=self.sources.several))
             await asyncio.sleep(self.history.until_next(time.time()))
 
+    def reload(self) -> None:
+        """Read again what can be read again; what is broken is said, and the old goes on."""
+        reloaded = (self.web_config.reload(), self.authenticator.reload())
+        if all(reloaded):
+            log.info("reloaded")
+
     async def close(self) -> None:
         """End everything."""
         if self._sampling is not None:
@@ -125,13 +131,13 @@ class SourceServer:
 
 
 async def observe(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises Misconfigured."""
+    """Run until SIGTERM or SIGINT; SIGHUP reads again what can be read again. Raises Misconfigured."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     server = SourceServer(settings)
-    loop.add_signal_handler(signal.SIGHUP, server.web_config.reload)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     await server.start()
     try:
         await ended.wait()

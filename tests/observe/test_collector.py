@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 import structlog
 
+from exporter.auth import keys
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured
 from exporter.observe.check import ALL_WELL, UNCHECKED, check, check_all
@@ -21,8 +22,10 @@ from exporter.observe.connections import reader_of
 from exporter.observe.records import SourceTotals
 from exporter.observe.sources import Source
 from exporter.settings.model import Address, Settings, SourceSettings
+from exporter.web import source_server
 from exporter.web.source_server import SourceServer
 from tests.databases import eventually
+from tests.logged import logged
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, SqliteServer
 from tests.servers.pgbouncer import Pgbouncer
@@ -324,3 +327,22 @@ async def test_several_sources_are_told_apart(tmp_path: Path) -> None:
         ("other", 5, True, None),
         ("third", 3, True, None),
     ]
+
+
+async def test_keys_are_read_again_with_the_web_configuration(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, source_url=f"sqlite:///{tmp_path}/chat.db", source_kind="mattermost")
+    server = SourceServer(settings)
+    try:
+        secret = settings.effective_secret_file
+        good = secret.read_text()
+        with logged(source_server), logged(keys) as lines:
+            secret.write_text("short")
+            server.reload()
+            secret.write_text(good)
+            server.reload()
+        assert [line["event"] for line in lines] == [
+            "the keys of tokens cannot be read again; the old ones go on",
+            "reloaded",
+        ]
+    finally:
+        await server.close()
