@@ -62,7 +62,10 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that ``serve`` may be told; times in seconds, sizes in bytes. ``database_url`` holds secrets."""
+    """Everything that may be set; times in seconds, sizes in bytes. The three URLs may hold passwords: never shown.
+
+    What begins with ``source`` is for ``observe`` alone, which ignores most of the rest.
+    """
 
     listen: tuple[Address, ...] = (Address("127.0.0.1", 8765),)
     metrics_listen: tuple[Address, ...] = ()

@@ -1,8 +1,8 @@
 """``GET /metrics``: one scrape is one value, rendered family by family.
 
-prometheus_client renders some 400 series in 5 ms; done in one piece, every message waits for it. So the values are
-taken in one turn, and rendering gives way after each millisecond. Its own aiohttp handler is not used: it runs
-collectors on the loop, and one that raises, or a malformed ``Accept``, turns everything into a 500.
+The values are taken in one turn, and rendering gives way (``metrics.exposition``). prometheus_client's own aiohttp
+handler is not used: it runs collectors on the loop, and one that raises, or a malformed ``Accept``, turns everything
+into a 500.
 
 Tested in ``tests/integration/test_exposition.py``.
 """

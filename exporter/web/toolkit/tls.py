@@ -151,10 +151,10 @@ def _certificate(context: ssl.SSLContext, settings: TlsSettings) -> None:
         with tempfile.TemporaryDirectory() as folder:
             cert, key = settings.cert_file or Path(folder) / "cert", settings.key_file or Path(folder) / "key"
             if settings.cert_file is None:
-                cert.write_text(settings.cert)
+                cert.write_text(settings.cert, encoding="utf-8")
             if settings.key_file is None:
                 key.touch(mode=0o600)
-                key.write_text(settings.key)
+                key.write_text(settings.key, encoding="utf-8")
             context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, OSError, ValueError, TypeError) as error:
         name = "cert_file" if settings.cert_file is not None else "cert"
