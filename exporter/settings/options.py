@@ -18,6 +18,7 @@ from exporter.settings.table import BY_NAME, DEFAULTS, OPTIONS, PREFIX, Option, 
 
 CONFIG_FILE: Final = "config.file"
 SOURCES: Final = "sources"
+_FILE_VARIABLE: Final = variable(CONFIG_FILE)
 
 __all__ = ["BY_NAME", "CONFIG_FILE", "OPTIONS", "PREFIX", "Option", "environment", "resolve", "variable"]
 
@@ -48,10 +49,18 @@ def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str], defau
         if text.strip():  # an empty variable is one that a compose file left open
             texts = [part for part in text.split(",") if part.strip()] if option.many else [text]
             reading.take(option, texts, option.variable)
-    file = flags.get(CONFIG_FILE) or environ.get(variable(CONFIG_FILE))
-    if file:
-        _take_file(reading, Path(str(file)))
+    for given, where in ((flags.get(CONFIG_FILE), f"--{CONFIG_FILE}"), (environ.get(_FILE_VARIABLE), _FILE_VARIABLE)):
+        if text := str(given or "").strip():
+            _take_file(reading, _file(text, where))
+            break
     return _settings(reading.found, defaults)
+
+
+def _file(text: str, where: str) -> Path:
+    try:
+        return parsers.path(text)
+    except ValueError as error:
+        raise Misconfigured(f"{where}: {error}") from error
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -131,6 +131,18 @@ def test_what_another_process_would_take_for_two_is_not_told_to_it(name: str) ->
         environment(resolve({name: ("CN=idp,O=example",)}, {}))
 
 
+def test_the_file_is_named_as_every_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell reads what stands in a unit or a compose file, and none a tilde behind an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.yml").write_text("web: {max-requests: 7}\n")
+    for text in ("~/config.yml", f" {tmp_path}/config.yml "):
+        assert resolve({"config.file": text}, {}).max_requests == 7
+        assert resolve({}, {"MESSAGING_CONFIG_FILE": text}).max_requests == 7
+    assert resolve({}, {"MESSAGING_CONFIG_FILE": " "}).max_requests == Settings().max_requests
+    with pytest.raises(Misconfigured, match="MESSAGING_CONFIG_FILE: expected a path; there is no such user"):
+        resolve({}, {"MESSAGING_CONFIG_FILE": "~nobody-of-this-name/config.yml"})
+
+
 def test_the_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, "drain: {timeout: 3s}\ntyping: {timeout: 3s}\nheartbeat: {interval: 3s}\n")
     environ = {"MESSAGING_DRAIN_TIMEOUT": "2s", "MESSAGING_TYPING_TIMEOUT": "2s", "MESSAGING_CONFIG_FILE": file}
