@@ -13,7 +13,8 @@ from typing import NoReturn
 import click
 
 from exporter.cli import checking, examining, observing, serving
-from exporter.cli.flags import ALL, EXPECTED, FAILED, NAMES, USAGE, print_error, print_reason
+from exporter.cli.failures import EXPECTED, FAILED, USAGE, print_error, print_reason
+from exporter.cli.flags import ALL, NAMES
 from exporter.cli.process import open_standard_streams
 from exporter.cli.version import line
 

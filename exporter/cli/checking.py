@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from exporter.cli.flags import DIFFERENCES, SHARED, CheckingCommand, Duration, Url, flags
+from exporter.cli.failures import DIFFERENCES
+from exporter.cli.flags import SHARED, CheckingCommand, Duration, Url, flags
 from exporter.cli.process import configure_logs, progress, run
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings

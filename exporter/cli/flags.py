@@ -1,34 +1,25 @@
-"""Flags of the settings' table as click knows them. Knows no command.
+"""Flags of the settings' table as click knows them, and the kinds of commands that take them. Knows no command.
 
 Tested in ``tests/test_cli.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
 
-from exporter.core.errors import Misconfigured, Unavailable, missing_extra, os_problem
-from exporter.core.redaction import mask, printable
+from exporter.cli.failures import EXPECTED, UNCHECKED, print_reason
 from exporter.settings import options, parsers
-from exporter.settings.misspelt import misspelt
 from exporter.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-FAILED: Final = 1
-USAGE: Final = 2
-DIFFERENCES: Final = 1  # of verify
 RESOLVE: Final = "exporter.resolve"  # in a context's meta: a function that reads the settings again
 SEEN: Final = "which every user of this machine could see in the process list"
-UNCHECKED: Final = 2  # of verify, simulate and observe --check
-EXPECTED: Final = (Misconfigured, Unavailable, ModuleNotFoundError, OSError)  # see print_reason
 
 _LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address", "web.systemd-socket")  # of serve alone
 NAMES: Final = tuple(option.name for option in options.OPTIONS)
@@ -45,36 +36,6 @@ def _key(name: str) -> str:
 
 
 _BY_KEY: Final = {_key(name): name for name in (options.CONFIG_FILE, *NAMES)}
-
-
-def print_error(message: str) -> None:
-    """One line on stderr, whatever is in it."""
-    line = " ".join(printable(mask(message)).split())
-    with contextlib.suppress(OSError):
-        click.echo(f"messaging-exporter: {line}", err=True)
-
-
-def print_reason(error: Exception, before: str = "") -> bool:
-    """Say what kept a command from its work, one of ``EXPECTED``; False for a defect, which deserves its trace."""
-    match error:
-        case Unavailable():
-            said: str | None = f"{error.message}; try again"
-        case ModuleNotFoundError():
-            said = missing_extra(error)
-        case OSError():
-            said = os_problem(error)
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit, and nobody reads
-        case _:
-            said = str(error)
-    if said is not None and not isinstance(error, BrokenPipeError):  # who has gone is told nothing
-        print_error(before + said)
-    return said is not None
-
-
-def print_misspelt() -> None:
-    """Say which variables of the environment nothing reads, where there is no log to say it."""
-    for name, nearest in misspelt(os.environ).items():
-        print_error(f"the variable {name} is not known, and changes nothing; did you mean {nearest}?")
 
 
 def flags(*names: str) -> Callable[[F], F]:

@@ -10,18 +10,8 @@ from types import ModuleType
 
 import click
 
-from exporter.cli.flags import (
-    ALL,
-    RESOLVE,
-    SHARED,
-    Duration,
-    ServerCommand,
-    SettingsCommand,
-    Url,
-    flags,
-    print_error,
-    print_misspelt,
-)
+from exporter.cli.failures import print_error, print_misspelt
+from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, Url, flags
 from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run, warn_of_another_server
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
