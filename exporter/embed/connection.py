@@ -25,6 +25,7 @@ _DISCONNECTS: Final = frozenset(
         "ConnectionClosedOK",
         "ConnectionClosedError",
         "ClientDisconnected",
+        "Disconnected",  # autobahn's, by way of Daphne
         "WebsocketClosed",  # Sanic
         "WebSocketClosedError",  # Tornado
     )

@@ -7,9 +7,10 @@ Tested in ``tests/embed/test_frameworks.py``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, MutableMapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.events import ClosedReason, RejectedReason
@@ -25,6 +26,10 @@ REASONS: Final = {
     503: RejectedReason.CAPACITY,
 }
 """By the status of a refused handshake."""
+SILENCE: Final = 5.0
+"""Seconds for which a handler only writes, before the middleware itself asks the server whether the client is there."""
+_TELLS_WRITERS: Final = "2.4"
+"""The version of the specification from which on a server raises where a handler writes to a client that has gone."""
 live_connection: ContextVar[Connection | None] = ContextVar("live_connection", default=None)
 """The connection of the WebSocket handler that runs; None before it was accepted and elsewhere."""
 
@@ -57,11 +62,17 @@ class LiveMiddleware:
         else:
             watched.end(ClosedReason.CLIENT)
         finally:
+            watched.leave()
             live_connection.reset(token)
 
 
 class _Watched:
-    """One WebSocket between the server and the application."""
+    """One WebSocket between the server and the application.
+
+    A handler that only writes learns of no end with most servers (findings/asgi-send-to-nobody.sh), so for such a one
+    the next event is asked for in the background, and kept until the handler asks. It is one event at most, and the
+    server is never asked twice at a time.
+    """
 
     def __init__(
         self, live: Live, user: Callable[[Scope], str | None] | None, scope: Scope, receive: Receive, send: Send
@@ -73,12 +84,53 @@ class _Watched:
         self._send = send
         self._connection: Connection | None = None
         self._refused = False
+        # Not where a writer is told: uvicorn tells it otherwise, as a defect, when the end was received before.
+        self._looks = str(scope.get("asgi", {}).get("spec_version") or "") < _TELLS_WRITERS
+        self._reading = 0  # the handler awaits an event, as nearly all do whenever somebody writes
+        self._silent_since: float | None = None  # the first of its messages since it last did
+        self._ahead: asyncio.Task[MutableMapping[str, Any]] | None = None
+        self._context: Context  # the handler's when it was accepted, for middlewares between the server and this one
 
     async def receive(self) -> MutableMapping[str, Any]:
+        while (ahead := self._ahead) is not None:
+            if ahead.done():
+                self._ahead = self._silent_since = None
+                return ahead.result()
+            await asyncio.wait((ahead,))  # a handler that gives up waiting does not take it along
+        self._reading += 1
+        try:
+            message = await self._receive()
+        finally:
+            self._reading -= 1
+            self._silent_since = None
+        if message["type"] == "websocket.disconnect":
+            self.end(ClosedReason.CLIENT)
+        return message
+
+    async def _read_ahead(self) -> MutableMapping[str, Any]:
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             self.end(ClosedReason.CLIENT)
         return message
+
+    def _look(self) -> None:
+        """The handler writes: where it has only done so for long, ask for the next event."""
+        now = self._live._now()
+        if self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since >= SILENCE:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # Trio's
+                self._looks = False
+                return
+            self._ahead = self._context.run(loop.create_task, self._read_ahead(), name="messaging-look")
+
+    def leave(self) -> None:
+        """The handler has ended, and nobody asks any more."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()  # if it has failed, nobody is told that nobody asked
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         kind = message["type"]
@@ -90,15 +142,20 @@ class _Watched:
             self.end(explicit_reason(self._connection.reason) or reason_of_code(message.get("code", 1000)))
         elif kind in ("websocket.close", "websocket.http.response.start") and self._connection is None:
             self._refuse(message.get("status", 403))
+        elif self._looks and not self._reading and self._ahead is None and self._connection is not None:
+            self._look()
         try:
             await self._send(message)
-        except OSError:  # an ASGI server's way to say that the client has gone; the handler may pass over it
-            self.end(ClosedReason.CLIENT)
+        except Exception as error:  # the handler may pass over it
+            # An OSError is an ASGI server's way to say that the client has gone. Daphne's is autobahn's.
+            if isinstance(error, OSError) or reason_of(error, self._live.cancelled) is ClosedReason.CLIENT:
+                self.end(ClosedReason.CLIENT)
             raise
 
     def _open(self) -> None:
         self._connection = accepted(self._live, self._user, self._scope)
         live_connection.set(self._connection)
+        self._context = copy_context()
 
     def _refuse(self, status: int) -> None:
         if not self._refused:
@@ -106,6 +163,7 @@ class _Watched:
             self._live.reject(REASONS.get(status, RejectedReason.HANDSHAKE))
 
     def end(self, reason: ClosedReason) -> None:
+        self._looks = False
         if self._connection is not None:
             self._live.close_without_caller(self._connection, explicit_reason(self._connection.reason) or reason)
 

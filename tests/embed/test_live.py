@@ -83,7 +83,7 @@ def test_a_context_cannot_be_left_open_whatever_happens_inside() -> None:
     assert shown(live)["messaging_connection_duration_seconds_count"] == 5
 
 
-@pytest.mark.parametrize("name", ["WebSocketDisconnect", "WebSocketClosedError", "WebsocketClosed"])
+@pytest.mark.parametrize("name", ["WebSocketDisconnect", "WebSocketClosedError", "WebsocketClosed", "Disconnected"])
 def test_what_frameworks_raise_when_the_peer_has_gone_is_no_internal_error(name: str) -> None:
     live, gone = Live(), type(name, (Exception,), {})
     with pytest.raises(gone), live.open("ann"):
