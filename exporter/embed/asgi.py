@@ -32,6 +32,10 @@ class Asgi:
     def __init__(self, live: Live, admin: Callable[[Principal], Any] | None) -> None:
         self._service = Service(live, admin)
 
+    def __deepcopy__(self, memo: object) -> Asgi:
+        """Itself, as ``Live``."""
+        return self
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] == "lifespan":

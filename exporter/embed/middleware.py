@@ -30,6 +30,8 @@ SILENCE: Final = 5.0
 """Seconds for which a handler only writes, before the middleware itself asks the server whether the client is there."""
 _TELLS_WRITERS: Final = "2.4"
 """The version of the specification from which on a server raises where a handler writes to a client that has gone."""
+_WATCHING: Final = "messaging_exporter.watching"
+"""Who counts it already: a mounted application may have a middleware of its own."""
 live_connection: ContextVar[Connection | None] = ContextVar("live_connection", default=None)
 """The connection of the WebSocket handler that runs; None before it was accepted and elsewhere."""
 
@@ -49,9 +51,11 @@ class LiveMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of the host."""
-        if scope["type"] != "websocket":
+        watching = scope.setdefault(_WATCHING, []) if scope["type"] == "websocket" else None
+        if watching is None or self._live in watching:
             await self._app(scope, receive, send)
             return
+        watching.append(self._live)
         watched = _Watched(self._live, self._user, scope, receive, send)
         token = live_connection.set(None)
         try:

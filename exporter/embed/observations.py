@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from exporter.core.errors import ErrorCode
 from exporter.embed.identifiers import is_hashable
@@ -46,6 +46,10 @@ class Observations:
             raise ValueError(f"reports: {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(REPORTS))}")
         self.metrics = Metrics(commands)
         self._now = now
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: Litestar copies what is in its ``State`` and in a router, and what is told to a copy nobody sees."""
+        return self
 
     def persisted(self, seconds: float) -> None:
         """A message became durable this long after its receipt."""

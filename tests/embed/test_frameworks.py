@@ -513,6 +513,58 @@ async def test_litestar_and_django_mount_it() -> None:
 urlpatterns: list[Any] = []  # of the Django above
 
 
+async def test_litestar_copies_no_live() -> None:
+    """It copies its ``State`` and what is in a router, deeply."""
+    from litestar import Litestar, Router, websocket
+    from litestar import WebSocket as Socket
+    from litestar.datastructures import State
+    from litestar.handlers import asgi as litestar_asgi
+    from litestar.middleware import DefineMiddleware
+
+    live, by_state = Live(workers=1), LockedLive(workers=1)
+    mounted = litestar_asgi("/messaging", is_mount=True, copy_scope=True)(live.asgi())
+
+    @websocket("/ws", signature_namespace={"Socket": Socket, "State": State})
+    async def chat(socket: Socket, state: State) -> None:
+        await socket.accept()
+        with state.live.open("ann"):
+            await socket.send_json([each.stats().active_connections for each in (live, by_state)])
+            await socket.receive_json()
+
+    watched = DefineMiddleware(LiveMiddleware, live=live, user=lambda _: "ann")
+    app = Litestar(
+        [Router("/of", route_handlers=[mounted, chat], middleware=[watched])], state=State({"live": by_state})
+    )
+    async with on_uvicorn(app) as url, aiohttp.ClientSession() as http, http.ws_connect(f"{url}/of/ws") as websocket:
+        assert await websocket.receive_json() == [1, 1]
+        assert (await scrape(http, f"{url}/of"))["messaging_active_connections"] == 1
+
+
+async def test_a_mounted_application_with_a_middleware_of_its_own_counts_a_connection_once() -> None:
+    first, second = Live(workers=1), Live(workers=1)
+    app, inner = FastAPI(), FastAPI()
+    for application, live in ((app, first), (app, second), (inner, first)):
+        application.add_middleware(LiveMiddleware, live=live, user=lambda _: "ann")
+
+    @inner.websocket("/ws")
+    async def chat(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_json([live.stats().active_connections for live in (first, second)])
+        with contextlib.suppress(WebSocketDisconnect):
+            await websocket.receive_text()
+
+    app.mount("/inner", inner)
+    async with on_uvicorn(app) as url, aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"{url}/inner/ws") as websocket:
+            assert await websocket.receive_json() == [1, 1]
+
+        async def gone() -> bool:
+            return [live.stats().active_connections for live in (first, second)] == [0, 0]
+
+        await until(gone, "both have seen the end")
+        assert first.metrics.connections_opened.value == second.metrics.connections_opened.value == 1
+
+
 def test_a_threaded_server_uses_the_locked_form() -> None:
     from flask import Flask, request
     from flask_socketio import SocketIO
