@@ -115,7 +115,7 @@ def reason_of(error: BaseException | None, cancelled: ClosedReason) -> ClosedRea
         return reason_of_code(code)  # FastAPI's and Litestar's way to close on purpose
     if error is None or isinstance(error, _GONE) or type(error).__name__ in _DISCONNECTS:
         return ClosedReason.CLIENT
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError) or type(error).__name__ == "Cancelled":  # Trio's
         return cancelled
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
         return ClosedReason.SHUTDOWN

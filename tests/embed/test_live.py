@@ -91,6 +91,16 @@ def test_what_frameworks_raise_when_the_peer_has_gone_is_no_internal_error(name:
     assert shown(live)["messaging_connections_closed_total{client}"] == 1
 
 
+@pytest.mark.parametrize(("cancels", "reason"), [(True, "client"), (False, "shutdown")])
+def test_trio_cancels_as_asyncio_does(cancels: bool, reason: str) -> None:
+    live, cancelled = Live(cancels_on_disconnect=cancels), type("Cancelled", (BaseException,), {})
+    with pytest.raises(BaseExceptionGroup), live.open("ann"):
+        raise BaseExceptionGroup("of a nursery", [cancelled()])
+    with pytest.raises(cancelled), live.open("ann"):
+        raise cancelled
+    assert shown(live)[f"messaging_connections_closed_total{{{reason}}}"] == 2
+
+
 def test_events_are_returned_so_that_a_caller_can_broadcast_from_them() -> None:
     live = Live()
     first, second = live.open("ann"), live.open("ann")
