@@ -19,6 +19,8 @@ from typing import IO, Final
 from weakref import WeakSet
 
 _PREFIX: Final = "messaging-exporter-"
+_NAMES: Final = (b"SUPERVISOR_PROCESS_NAME", b"SANIC_WORKER_NAME", b"SANIC_WORKER_IDENTIFIER")
+"""Of workers behind one port, by those who start them."""
 EXPLANATION = (
     "this process is one of several workers behind one port, and its figures are not those of the server. Make each "
     "worker a target of its own (docs/embed.md, 'Several workers'), or say Live(workers=1) if this is wrong"
@@ -114,7 +116,7 @@ def _environment() -> list[bytes]:
     """What this process was started with, and still has. What it has set for itself, each worker may have otherwise: a
     temporary folder of its own, a key made at random. Where a title lies over it (setproctitle), it is nothing.
     Only what pytest-xdist's processes set makes a difference: each of them runs servers of its own."""
-    has = {b"=".join(one) for one in os.environb.items() if one[0] != b"SUPERVISOR_PROCESS_NAME"}
+    has = {b"=".join(one) for one in os.environb.items() if one[0] not in _NAMES}
     with contextlib.suppress(OSError):
         has &= set(Path("/proc/self/environ").read_bytes().split(b"\0"))
     return [*sorted(has), os.environb.get(b"PYTEST_XDIST_WORKER", b"")]

@@ -167,10 +167,11 @@ def test_processes_of_one_supervisor_on_one_socket_are_several(tmp_path: Path) -
         for _ in sys.stdin:
             print(live.is_alone(), flush=True)
     """
-    both = [environment(tmp_path, SUPERVISOR_PROCESS_NAME=f"uvicorn-{number}") for number in range(2)]
-    with processes(tmp_path, code, *both) as (first, second):
-        line(first, "\n"), line(second, "\n")
-        assert [line(first, "\n"), line(second, "\n")] == ["False", "False"]
+    for names in (["SUPERVISOR_PROCESS_NAME"], ["SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER"]):
+        both = [environment(tmp_path, **dict.fromkeys(names, f"worker-{number}")) for number in range(2)]
+        with processes(tmp_path, code, *both) as (first, second):
+            line(first, "\n"), line(second, "\n")
+            assert [line(first, "\n"), line(second, "\n")] == ["False", "False"]
     other = [environment(tmp_path, PORT=f"800{number}") for number in range(2)]
     with processes(tmp_path, code, *other) as (first, second):
         line(first, "\n"), line(second, "\n")
