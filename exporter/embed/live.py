@@ -55,8 +55,8 @@ class Live(Observations):
             what a connection left that a ``with`` block or a middleware closed, or whose handle was opened again.
             What it raises is logged, and nothing else comes of it.
         totals: the host's database; see ``Source``.
-        cancels_on_disconnect: the server cancels the handler of a client that has gone (Quart, Sanic, aiohttp with
-            ``handler_cancellation``). A cancelled handler has then ended for ``client`` and not for ``shutdown``.
+        cancels_on_disconnect: the server cancels the handler of a client that has gone (Quart, Sanic, Daphne, aiohttp
+            with ``handler_cancellation``). A cancelled handler has then ended for ``client`` and not for ``shutdown``.
         workers: 1 says that this process is the only worker; None finds out (see ``exporter.embed.workers``).
         now: seconds of a clock that does not go back.
     """
