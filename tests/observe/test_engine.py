@@ -244,6 +244,53 @@ async def test_rows_that_become_others_while_it_runs_are_another_database(server
     await engine.close()
 
 
+async def test_rows_that_were_sealed_since_the_count_and_are_others_now_are_another_database(server: Server) -> None:
+    """The backup that was put back is younger than the count: the rows up to there are themselves."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    post(server, 101, 200)
+    for _ in range(4):
+        clock.now += 70
+        assert (await engine.look()).stored_messages == 200
+    assert engine.base is not None
+    assert engine.base.cut.lows["createat"] > (MS + 50_000) * 1_000
+    server.script(f"DELETE FROM posts WHERE createat > {MS + 50_000}")
+    post(server, 151, 260, prefix="q", user="u2")
+    assert (await engine.look()).stored_messages is None
+    totals = await engine.count()
+    assert (totals.stored_messages, totals.active_users[1]) == (260, 2)
+    await engine.close()
+
+
+async def test_what_was_seen_of_another_database_seals_nothing_of_this_one(server: Server, tmp_path: Path) -> None:
+    """Its numbers are lower, and one that was taken first is used last."""
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: numbered, key: id, time: {column: at, unit: s}}")
+    server.script("CREATE TABLE numbered (id bigint PRIMARY KEY, at bigint)")
+
+    def store(first: int, last: int) -> None:
+        server.script(
+            f"INSERT INTO numbered VALUES {', '.join(f'({i}, {int(NOON) + i})' for i in range(first, last + 1))}"
+        )
+
+    store(1_001, 1_100)
+    clock = Clock()
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=clock, tail=10)
+    assert (await sealed(engine, clock)).stored_messages == 100
+    server.script("DELETE FROM numbered WHERE id > 0")
+    store(1, 100)
+    assert (await engine.look()).stored_messages is None
+    assert (await engine.count()).stored_messages == 100
+    store(101, 104)
+    store(106, 130)
+    assert (await engine.look()).stored_messages == 129
+    store(105, 105)
+    assert (await engine.look()).stored_messages == 130
+    await engine.close()
+
+
 async def test_a_row_that_nothing_identifies_is_no_other_one(server: Server, tmp_path: Path) -> None:
     """Of a mapping of one's own: without a time, or a sender where the key is the time."""
     path = tmp_path / "mapping.yml"
