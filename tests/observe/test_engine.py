@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -93,6 +94,17 @@ async def test_a_deletion_among_sealed_rows_is_seen_by_the_next_pass(server: Ser
     await engine.close()
 
 
+async def test_what_vanishes_among_the_newest_is_seen_by_the_next_pass_without_a_trace(server: Server) -> None:
+    clock = Clock()
+    clock.now += 1_000
+    post(server, 1, 1_000)
+    engine = Engine(Source(server.url, "mattermost"), State(None), load=1.0, clock=clock)
+    assert (await sealed(engine, clock)).stored_messages == 1_000
+    server.script("DELETE FROM posts WHERE id IN ('p760', 'p990')")
+    assert (await engine.look()).stored_messages == 998
+    await engine.close()
+
+
 async def test_what_vanished_without_a_trace_is_mended_by_a_recount_that_says_by_how_much(server: Server) -> None:
     clock = Clock()
     engine = engine_of(server, None, clock)
@@ -162,6 +174,28 @@ async def test_who_wrote_tomorrow_by_a_clock_that_is_fast_has_written_today_afte
     await engine.close()
 
 
+async def test_who_wrote_today_has_done_so_also_where_what_comes_behind_it_is_older(
+    server: Server, tmp_path: Path
+) -> None:
+    """An import of old messages: its numbers are the newest."""
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: numbered, key: id, time: {column: at, unit: s}, sender: who}")
+    server.script("CREATE TABLE numbered (id bigint PRIMARY KEY, at bigint, who text)")
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=Clock(), tail=10)
+
+    def store(first: int, last: int, days: int) -> None:
+        rows = ", ".join(f"({i}, {int(NOON) - days * 86_400}, 'u1')" for i in range(first, last + 1))
+        server.script(f"INSERT INTO numbered VALUES {rows}")
+
+    store(1, 20, 0)
+    store(21, 40, 5)
+    assert (await engine.count()).active_users == {1: 1, 7: 1, 30: 1}
+    store(41, 60, 20)
+    assert (await engine.look()).active_users == {1: 1, 7: 1, 30: 1}
+    assert (await engine.count()).active_users == {1: 1, 7: 1, 30: 1}
+    await engine.close()
+
+
 async def test_a_restart_goes_on_where_the_last_step_ended(server: Server, tmp_path: Path) -> None:
     clock = Clock()
     engine = engine_of(server, tmp_path / "state.db", clock)
@@ -199,6 +233,28 @@ async def test_a_count_that_was_cut_off_goes_on(server: Server, tmp_path: Path) 
         await again.advance()
     assert (await again.look()).stored_messages == 5_000
     await again.close()
+
+
+async def test_a_recount_that_is_begun_again_has_nothing_of_the_one_that_was_left(
+    server: Server, tmp_path: Path
+) -> None:
+    """Conversations and people whose rows have vanished since."""
+    path = tmp_path / "mapping.yml"
+    time = "time: {column: createat, unit: ms}"
+    path.write_text(f"messages: {{table: posts, key: createat, {time}, sender: userid, conversation: userid}}")
+    clock = Clock()
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=clock, tail=10)
+    post(server, 1, 50, user="u1")
+    post(server, 51, 100, user="u2")
+    await sealed(engine, clock)
+    await engine.begin()
+    while engine.counting and not engine.counting.done:
+        await engine.advance()
+        await engine._pages.kept()
+    server.script("DELETE FROM posts WHERE userid = 'u1'")
+    totals = await engine.count()
+    assert (totals.stored_messages, totals.stored_conversations, totals.active_users[1]) == (50, 1, 1)
+    await engine.close()
 
 
 async def test_while_it_is_counted_for_the_first_time_nothing_is_known(server: Server) -> None:
@@ -558,6 +614,25 @@ async def test_a_state_of_another_form_is_counted_anew(server: Server, tmp_path:
     engine.require_recheck()
     assert (await engine.count()).stored_messages == 100
     await engine.close()
+
+
+async def test_a_state_of_another_version_is_counted_anew(server: Server, tmp_path: Path) -> None:
+    """What it holds may have meant something else, also where it can be read."""
+    post(server, 1, 100)
+    path = tmp_path / "state.db"
+    engine = engine_of(server, path, Clock())
+    await engine.count()
+    await engine.close()
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        (version,) = file.execute("PRAGMA user_version").fetchone()
+        file.execute(f"PRAGMA user_version = {version - 1}")
+        file.execute("ALTER TABLE writers RENAME COLUMN day TO hour")
+    again = engine_of(server, path, Clock())
+    await again.open()
+    assert (await again.look()).stored_messages is None
+    totals = await again.count()
+    assert (totals.stored_messages, totals.active_users[1]) == (100, 1)
+    await again.close()
 
 
 def test_two_processes_do_not_share_a_state(tmp_path: Path) -> None:

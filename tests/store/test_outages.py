@@ -24,7 +24,7 @@ import structlog
 
 from exporter.core.errors import Internal, Misconfigured, Refusal, Unavailable
 from exporter.core.records import Draft, Message, PoolStats
-from exporter.store import Store
+from exporter.store import Store, sharing
 from exporter.store.connections import Lane
 from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.dialects import sqlite_errors
@@ -670,6 +670,52 @@ async def test_who_no_longer_wants_an_answer_says_nothing_of_the_database(postgr
         await other.close()
         assert store.error is None
         assert store.up
+        assert await store.conversations_of("ann"), "nor does it keep the turn from others"
+
+
+@pytest.mark.needs("postgres")
+async def test_who_waits_for_a_connection_does_not_ask_for_it_again_and_again(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, the server would make a process, only to say that there is no connection more."""
+    name = postgres.create_database()
+    place = Postgresql(postgres.url(name, name), postgres.url(name))
+    await place.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1; ALTER DATABASE {name} OWNER TO {name}")
+    tried: list[float] = []
+    connect = Connector._open
+
+    async def counted(self: Connector, timeout: float) -> Any:
+        tried.append(timeout)
+        return await connect(self, timeout)
+
+    async with opened(place, timeout=60.0) as store:
+        await store.create_conversation("c", "ann", [])
+        monkeypatch.setattr(sharing, "AGAIN", 3600.0)
+        monkeypatch.setattr(Connector, "_open", counted)
+        other = await asyncpg.connect(place.direct)
+        async with other.transaction():
+            await other.execute("LOCK TABLE conversations")
+            readers = [asyncio.create_task(store.conversations_of("ann")) for _ in range(2)]
+            await eventually(lambda: tried and store._database.sharing.wanted)
+            for _ in range(20):
+                await place.fetch("SELECT 1")  # a connection of its own each
+            assert len(tried) == 1
+        await other.close()
+        assert [len(found) for found in await asyncio.gather(*readers)] == [1, 1]
+
+
+@pytest.mark.needs("postgres")
+async def test_what_lacks_memory_at_work_is_not_done_again_for_want_of_a_connection(postgres: Postgres) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place, timeout=10.0) as store:
+        await place.execute(
+            "CREATE SEQUENCE tries; CREATE FUNCTION lacking() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "PERFORM nextval('tries'); RAISE 'out of memory' USING ERRCODE = '53200'; END $$;"
+            "CREATE TRIGGER lacking BEFORE INSERT ON conversations FOR EACH ROW EXECUTE FUNCTION lacking()"
+        )
+        with pytest.raises(Unavailable, match=CROWDED):
+            await store.create_conversation("c", "ann", [])
+        assert await place.fetch("SELECT last_value FROM tries") == [(2,)], "once more, on another connection"
 
 
 @pytest.mark.needs("postgres")

@@ -193,13 +193,18 @@ async def test_a_conversation_with_messages_cannot_be_renamed(place: Place, stor
     await assert_exact(place, store, TODAY)
 
 
-async def test_a_message_without_a_conversation_is_refused(place: Place, store: Store) -> None:
-    with pytest.raises(Exception, match="conversation"):
-        await place.execute("INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('gone', 1, 'ann')")
-    with pytest.raises(Exception, match="conversation"):
-        await place.execute("INSERT INTO conversation_members (conversation_id, user_id) VALUES ('gone', 'ann')")
-    with pytest.raises(Exception, match="conversation"):
-        await place.execute("UPDATE messages SET conversation_id = 'gone'")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO messages (conversation_id, seq, sender_id) VALUES ('gone', 1, 'ann')",
+        "INSERT INTO conversation_members (conversation_id, user_id) VALUES ('gone', 'ann')",
+        "UPDATE messages SET conversation_id = 'gone' WHERE seq = 5",
+        "UPDATE conversation_members SET conversation_id = 'gone' WHERE user_id = 'bob'",
+    ],
+)
+async def test_a_row_of_a_conversation_that_is_not_there_is_refused(place: Place, store: Store, statement: str) -> None:
+    with pytest.raises(Exception, match=r"no such conversation|foreign key"):
+        await place.execute(statement)
     await assert_exact(place, store, TODAY)
 
 
@@ -303,6 +308,18 @@ async def test_sqlite_refuses_a_time_that_could_not_be_counted_twice_alike(
         f"INSERT INTO conversations (id, created_at) VALUES ('new', '{text}')",
     ):
         with pytest.raises(Exception, match="not a time"):
+            await place.execute(statement)
+    await assert_exact(place, store, TODAY)
+
+
+@pytest.mark.parametrize("text", ["now", "", "yesterday", "2026-13-01", "2026-03-10T00:00:00Z", "2026-3-9"])
+async def test_sqlite_refuses_a_last_day_that_no_window_would_find(sqlite: tuple[Sqlite, Store], text: str) -> None:
+    place, store = sqlite
+    for statement in (
+        f"INSERT INTO users (id, last_active_on) VALUES ('new', '{text}')",
+        f"UPDATE users SET last_active_on = '{text}' WHERE id = 'eve'",
+    ):
+        with pytest.raises(Exception, match="not a day"):
             await place.execute(statement)
     await assert_exact(place, store, TODAY)
 
