@@ -174,25 +174,29 @@ async def test_who_wrote_tomorrow_by_a_clock_that_is_fast_has_written_today_afte
     await engine.close()
 
 
+@pytest.mark.parametrize("tail", [10, 100])
 async def test_who_wrote_today_has_done_so_also_where_what_comes_behind_it_is_older(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, tail: int
 ) -> None:
     """An import of old messages: its numbers are the newest."""
     path = tmp_path / "mapping.yml"
-    path.write_text("messages: {table: numbered, key: id, time: {column: at, unit: s}, sender: who}")
-    server.script("CREATE TABLE numbered (id bigint PRIMARY KEY, at bigint, who text)")
-    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=Clock(), tail=10)
+    time = "time: {column: at, unit: s}"
+    path.write_text(f"messages: {{table: numbered, key: id, {time}, sender: who, conversation: place}}")
+    server.script("CREATE TABLE numbered (id bigint PRIMARY KEY, at bigint, who text, place text)")
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=Clock(), tail=tail)
 
-    def store(first: int, last: int, days: int) -> None:
-        rows = ", ".join(f"({i}, {int(NOON) - days * 86_400}, 'u1')" for i in range(first, last + 1))
+    def store(first: int, last: int, days: int, place: str) -> None:
+        rows = ", ".join(f"({i}, {int(NOON) - days * 86_400}, 'u1', '{place}')" for i in range(first, last + 1))
         server.script(f"INSERT INTO numbered VALUES {rows}")
 
-    store(1, 20, 0)
-    store(21, 40, 5)
+    store(1, 20, 0, "b")
+    store(21, 40, 5, "a")
+    store(41, 60, 5, "c")
     assert (await engine.count()).active_users == {1: 1, 7: 1, 30: 1}
-    store(41, 60, 20)
+    store(61, 80, 20, "d")
     assert (await engine.look()).active_users == {1: 1, 7: 1, 30: 1}
-    assert (await engine.count()).active_users == {1: 1, 7: 1, 30: 1}
+    totals = await engine.count()
+    assert (totals.active_users, totals.stored_conversations) == ({1: 1, 7: 1, 30: 1}, 4)
     await engine.close()
 
 
@@ -438,14 +442,33 @@ async def test_a_copy_in_the_place_of_a_file_is_another_database(tmp_path: Path)
     await again.close()
 
 
-async def test_a_row_dated_in_the_future_hides_nothing_that_comes_after_it(server: Server) -> None:
+@pytest.mark.parametrize("number", [1, 30])
+async def test_rows_dated_in_the_future_hide_nothing_that_comes_after_them(server: Server, number: int) -> None:
+    """Also more of them than stay unsealed."""
     clock = Clock()
     engine = engine_of(server, None, clock)
     post(server, 1, 100)
-    post(server, 9_999_999, 9_999_999)
-    await sealed(engine, clock)
-    post(server, 101, 150)
-    assert (await engine.look()).stored_messages == 151
+    post(server, 9_999_999, 9_999_998 + number)
+    assert (await engine.count()).stored_messages == 100 + number
+    post(server, 101, 120)
+    assert (await sealed(engine, clock)).stored_messages == 120 + number
+    post(server, 211, 240)
+    assert (await engine.look()).stored_messages == 150 + number
+    await engine.close()
+
+
+async def test_what_appears_late_below_the_newest_is_counted_also_after_the_first_count(server: Server) -> None:
+    """A message and a deletion, whose times were taken before others' that had been committed when it began."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    assert (await engine.count()).stored_messages == 100
+    late = MS - 45_500
+    server.script(f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {late}, {late}, 'u2')")
+    totals = await engine.look()
+    assert (totals.stored_messages, totals.active_users[1]) == (101, 2)
+    server.script(f"UPDATE posts SET deleteat = {late}, updateat = {late} WHERE id = 'p3'")
+    assert (await engine.look()).stored_messages == 100
     await engine.close()
 
 
