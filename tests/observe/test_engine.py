@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -150,6 +151,38 @@ async def test_midnight_passes(server: Server) -> None:
     assert totals.active_users == {1: 0, 7: 1, 30: 1}
     clock.now += 30 * 86_400
     assert (await engine.look()).active_users == {1: 0, 7: 0, 30: 0}
+    await engine.close()
+
+
+async def test_a_page_that_is_kept_after_midnight_is_of_the_day_before(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    clock.now += 43_200 - 600
+    post(server, 1, 5_000)
+    engine = engine_of(server, None, clock)
+    await engine.open()
+    await engine.begin()
+    assert engine.counting is not None
+    for scan in engine.counting.all():
+        scan.span = 500_000_000  # µs: 500 rows
+    go_on, digest = threading.Event(), counting.Page.digest
+
+    def late(page: counting.Page, mapping: Mapping) -> Facts:
+        go_on.wait()
+        return digest(page, mapping)
+
+    monkeypatch.setattr(counting.Page, "digest", late)
+    await engine.advance()
+    clock.now += 1_200
+    next_page = asyncio.create_task(engine.advance())
+    await asyncio.sleep(0)  # it begins
+    go_on.set()
+    await next_page
+    while engine.counting:
+        await engine.advance()
+    totals = await engine.look()
+    assert (totals.stored_messages, totals.messages_today) == (5_000, 0)
     await engine.close()
 
 
@@ -572,6 +605,53 @@ async def test_a_transaction_that_outlives_the_process_which_waited_for_it_is_co
     assert not engine.due
     await engine.close()
     server.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_a_transaction_of_a_server_before_its_restore_is_not_awaited_for_ever(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """Transactions are numbered anew there, from far below."""
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql"))
+    post(server, 1, 100)
+    state = State(tmp_path / "state.db")
+    engine = Engine(Source(server.url, "mattermost"), state, load=1.0, clock=Clock(), tail=10)
+    await engine.count()
+    with state.step():
+        state.put("awaited", 2**50)
+    engine.require_recheck()
+    await engine.open()
+    assert not engine.due
+    await engine.look()
+    assert engine.due
+    await engine.count()
+    assert not engine.due
+    await engine.close()
+    server.close()
+
+
+async def test_what_a_server_says_to_be_under_way_is_not_sealed(server: Server) -> None:
+    """Synapse: an event that has its number, while those behind it are there already. The newest are not, either."""
+    event = "INSERT INTO events (stream_ordering, event_id, type, room_id, sender, origin_server_ts) VALUES "
+
+    def rows(*numbers: int) -> str:
+        return event + ", ".join(f"({i}, '${i}', 'm.room.message', '!r', '@a:x', {MS})" for i in numbers) + ";"
+
+    server.script(
+        "DROP TABLE users;" + schemas.synapse(server.engine) + rows(*range(1, 50), *range(51, 101))
+        + "INSERT INTO stream_positions VALUES ('events', 'master', 49);"
+    )  # fmt: skip
+    for under_way in (True, False):
+        engine = Engine(Source(server.url, "synapse"), State(None), load=1.0, clock=Clock(), tail=10)
+        assert (await engine.count()).stored_messages == 100 - under_way
+        if under_way:
+            server.script(rows(50) + "UPDATE stream_positions SET stream_id = 100")
+            assert (await engine.look()).stored_messages == 100
+        else:
+            server.script("DELETE FROM events WHERE stream_ordering IN (92, 99)")
+            assert (await engine.look()).stored_messages == 98
+        await engine.close()
 
 
 @pytest.mark.needs("postgres")
