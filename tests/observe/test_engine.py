@@ -233,6 +233,45 @@ async def test_who_wrote_today_has_done_so_also_where_what_comes_behind_it_is_ol
     await engine.close()
 
 
+def by_number(server: Server, tmp_path: Path) -> Source:
+    """A table of one's own: numbered, with an index on the time, which says who wrote lately."""
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: numbered, key: id, time: {column: at, unit: s}, sender: who}")
+    server.script("CREATE TABLE numbered (id bigint PRIMARY KEY, at bigint, who text); CREATE INDEX i ON numbered (at)")
+    return Source(server.url, "custom", config_file=path)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+async def test_a_window_begins_at_its_midnight(server: Server, tmp_path: Path, indexed: bool) -> None:
+    source = by_number(server, tmp_path)
+    midnight = int(NOON) - 43_200
+    days = [(f"u{day}", midnight - day * 86_400) for day in (0, 6, 29)]
+    rows = [*days, *((f"before {who}", at - 1) for who, at in days), *[("now", int(NOON))] * 20]
+    values = ", ".join(f"({i}, {at}, '{who}')" for i, (who, at) in enumerate(rows))
+    server.script(f"INSERT INTO numbered VALUES {values};{'' if indexed else 'DROP INDEX i'}")
+    engine = Engine(source, State(None), load=1.0, clock=Clock(), tail=10)
+    assert (await engine.count()).active_users == {1: 2, 7: 4, 30: 6}
+    await engine.close()
+
+
+async def test_a_count_whose_index_is_gone_is_begun_again(server: Server, tmp_path: Path) -> None:
+    source = by_number(server, tmp_path)
+    rows = ", ".join(f"({i}, {int(NOON)}, 'u{i % 3}')" for i in range(100))
+    server.script(f"INSERT INTO numbered VALUES {rows}")
+    engine = Engine(source, State(tmp_path / "state.db"), load=1.0, clock=Clock(), tail=10)
+    await engine.open()
+    await engine.begin()
+    await engine.advance()
+    await engine.close()
+    server.script("DROP INDEX i")
+    again = Engine(source, State(tmp_path / "state.db"), load=1.0, clock=Clock(), tail=10)
+    await again.open()
+    assert again.counting is None
+    totals = await again.count()
+    assert (totals.stored_messages, totals.active_users[1]) == (100, 3)
+    await again.close()
+
+
 async def test_a_restart_goes_on_where_the_last_step_ended(server: Server, tmp_path: Path) -> None:
     clock = Clock()
     engine = engine_of(server, tmp_path / "state.db", clock)

@@ -15,9 +15,10 @@ import pytest
 from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.core.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store, engine, writer
+from exporter.store.connections import Lane
 from exporter.store.dialects.base import Session
 from exporter.store.queries import Queries
-from exporter.store.transaction import Item, Transaction
+from exporter.store.transaction import Item, SendItem, Transaction
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
 
@@ -94,6 +95,25 @@ async def test_a_message_in_doubt_is_durable_when_its_number_and_its_time_are_th
         await transaction._resolve(Mock())
         assert (transaction.looked_up, transaction.resolved) == ([message], durable)
         assert [name for name, _, _ in queries.mock_calls] == ["lock", "look_up"]
+
+
+async def test_who_was_told_unavailable_while_a_transaction_was_on_its_way_is_left_out_of_it(
+    place: Place, store: Store
+) -> None:
+    await store.create_conversation("c", "ann", [])
+    sends = [SendItem(Mock(), Draft("c", "ann", name, "x")) for name in ("waits", "was told")]
+    queries = Queries(store._dialect)
+    register = queries.register
+
+    async def long_enough(session: Session, users: Sequence[str], now: datetime) -> int:
+        sends[1].answered = True
+        return await register(session, users, now)
+
+    queries.register = long_enough
+    transaction = Transaction(queries, sends, users=["ann"], in_doubt=[], now=store.now())
+    await store._database.run(Lane.WRITE, transaction.run)
+    assert await place.fetch("SELECT client_id FROM messages") == [("waits",)]
+    assert [*transaction.results] == sends[:1]
 
 
 async def test_a_repeated_send_is_answered_with_the_first_and_stored_once(place: Place, store: Store) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -17,8 +18,10 @@ from exporter.core.errors import Misconfigured, NotFound, Unavailable
 from exporter.core.records import Draft, Message, Totals
 from exporter.store import Store
 from exporter.store import verify as verify_module
+from exporter.store.connections import Lane
 from exporter.store.dialects import postgresql
 from exporter.store.dialects.base import Row, Session
+from exporter.store.totals import tidy
 from exporter.store.verify import compare, queries, run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
 from tests.servers.postgres import Postgres
@@ -276,13 +279,33 @@ async def test_past_days_need_one_row_each_afterwards(place: Place, store: Store
     for shard in (93, 95, -1):
         await place.execute(
             "INSERT INTO daily_totals (day, shard, messages, users) VALUES"
-            f" ('2026-01-01', {shard}, 1, 1), ('2026-03-10', {shard}, 2, 0)"
+            f" ('2026-01-01', {shard}, 1, 1), ('2026-03-09', {shard}, 3, 0), ('2026-03-10', {shard}, 2, 0)"
         )
     before = await place.fetch("SELECT day, sum(messages), sum(users) FROM daily_totals GROUP BY 1 ORDER BY 1")
     await verify(store)
     assert before == await place.fetch("SELECT day, sum(messages), sum(users) FROM daily_totals GROUP BY 1 ORDER BY 1")
     assert await place.fetch("SELECT shard FROM daily_totals WHERE day = '2026-01-01'") == [(0,)]
-    assert len(await place.fetch("SELECT shard FROM daily_totals WHERE day = '2026-03-10'")) >= 3
+    for day in ("2026-03-09", "2026-03-10"):  # transactions that began before midnight may write to yesterday still
+        assert len(await place.fetch(f"SELECT shard FROM daily_totals WHERE day = '{day}'")) >= 3
+
+
+@pytest.mark.needs("postgres")
+async def test_a_connection_that_is_lost_while_past_days_are_put_together_is_no_reason_not_to(
+    postgres: Postgres,
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place, clock=Clock(), timeout=60.0) as store:
+        await place.execute("INSERT INTO daily_totals (day, shard, messages) VALUES ('2026-01-01', 93, 1)")
+        holder = await asyncpg.connect(place.direct)
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE daily_totals")
+            work = partial(tidy, dialect=store._dialect, now=store.now())
+            tidying = asyncio.create_task(store._database.run(Lane.READ, work))
+            lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = "
+            await eventually(lambda: holder.fetch(f"{lost} current_database()"))
+        await holder.close()
+        await tidying
+        assert await place.fetch("SELECT shard FROM daily_totals WHERE day = '2026-01-01'") == [(0,)]
 
 
 async def test_what_cannot_be_checked_is_said(place: Place, store: Store) -> None:
@@ -320,6 +343,28 @@ async def test_in_the_background_it_is_done_when_it_is_due(place: Place, store: 
         task.cancel()
         await asyncio.wait({task})
     assert await place.fetch("SELECT total_messages FROM conversations WHERE id = 'a'") == [(9,)], "it only looks"
+
+
+async def test_in_the_background_what_hinders_it_is_told_each_time_that_it_begins(place: Place, store: Store) -> None:
+    async def verified_since(moment: float) -> bool:
+        return ((await store.totals(5)).verified_at or 0.0) > moment
+
+    def told(times: int) -> bool:
+        return [entry["event"] for entry in logs].count("verification was not possible") == times
+
+    clock = store._clock
+    assert isinstance(clock, Clock)
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(run_verification_forever(store, 0.05, pace=0))
+        for number in (1, 2):
+            began = store.now().timestamp()
+            clock.pass_(seconds=1)
+            await eventually(partial(verified_since, began))
+            await place.execute("ALTER TABLE messages RENAME TO elsewhere")
+            await eventually(partial(told, number))
+            await place.execute("ALTER TABLE elsewhere RENAME TO messages")
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def test_in_the_background_it_waits_until_it_is_due(place: Place, store: Store) -> None:
@@ -405,6 +450,8 @@ UPDATE daily_totals SET messages = 2 * messages, conversations = 2 * conversatio
         "UPDATE daily_totals SET users = 100",
         "DELETE FROM daily_totals",
         "UPDATE daily_totals SET last_active_users = 0",
+        "UPDATE daily_totals SET conversations = 7",
+        "UPDATE daily_totals SET active_users = -1",
     ],
 )
 async def test_totals_that_cannot_be_right_are_published_and_logged_at_a_start(
@@ -556,10 +603,11 @@ async def test_a_day_that_has_not_come_is_found_and_mended_by_the_messages_that_
     report, lines = await findings(store)
     assert lines == ["day 2199-01-01: 2 users were last active on it, and it has not come"]
     assert wrong(report) == (0, 1, 0)
+    await place.execute(insert(100, "2199-01-02"))
     report, _ = await findings(store, repair=True)
     assert report.repaired
     found = await active_days(place)
-    assert (found["u1"], found["u2"]) == ("2026-03-10", None)
+    assert (found["u0"], found["u1"], found["u2"]) == ("2026-03-10", "2026-03-10", None)
     await assert_exact(place, store, TODAY)
 
 
