@@ -188,11 +188,15 @@ def test_a_key_of_texts_is_refused_in_one_line(server: Server, tmp_path: Path) -
 
 
 @pytest.mark.needs("postgres")
-def test_ids_of_different_types_are_told_apart_from_missing_columns(postgres: Postgres, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ours", "theirs"), [("text", "uuid"), ("text", "bigint"), ("integer", "uuid")])
+def test_ids_of_different_types_are_told_apart_from_missing_columns(
+    postgres: Postgres, tmp_path: Path, ours: str, theirs: str
+) -> None:
     other = PostgresqlServer(postgres)
     other.script(
-        "CREATE TABLE people (id uuid); CREATE TABLE message (id bigint PRIMARY KEY, at timestamptz, sender text);"
-        "INSERT INTO message VALUES (1, now(), 'x')"
+        f"CREATE TABLE people (id {theirs});"
+        f"CREATE TABLE message (id bigint PRIMARY KEY, at timestamptz, sender {ours});"
+        "INSERT INTO message VALUES (1, now(), '1')"
     )
     path = tmp_path / "mapping.yml"
     path.write_text(
@@ -200,7 +204,7 @@ def test_ids_of_different_types_are_told_apart_from_missing_columns(postgres: Po
         "users: {table: people, id: id}\n"
     )
     with pytest.raises(
-        Misconfigured, match=r"of different types: sender of message \(text\) and id of people \(uuid\)"
+        Misconfigured, match=rf"of different types: sender of message \({ours}\) and id of people \({theirs}\)"
     ):
         asyncio.run(count_once(other.url, "custom", config_file=path))
     other.close()
@@ -429,6 +433,15 @@ def test_a_key_that_is_numbered_anew_in_each_conversation_is_refused(server: Ser
     with pytest.raises(Misconfigured, match=r"the key number is unique only together with room: .*\(key: at\)"):
         observed(server, tmp_path, mapping)
     assert observed(server, tmp_path, mapping.replace("key: number", "key: at")).stored_messages == 3
+
+
+def test_the_counter_of_a_conversation_that_the_filter_leaves_out_is_not_compared(
+    server: Server, tmp_path: Path
+) -> None:
+    totals = observed(server, tmp_path, MAPPING)
+    assert (totals.stored_conversations, totals.inaccurate_conversations) == (3, 1)
+    totals = observed(server, tmp_path, MAPPING.replace("total_messages}", 'total_messages, filter: "id <> 2"}'))
+    assert (totals.stored_conversations, totals.inaccurate_conversations) == (2, 0)
 
 
 async def test_counters_of_conversations_whose_ids_are_bytes_are_each_compared_once(

@@ -233,6 +233,37 @@ async def test_who_wrote_today_has_done_so_also_where_what_comes_behind_it_is_ol
     await engine.close()
 
 
+async def test_who_writes_again_on_another_day_counts_once(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    clock.now += 86_400
+    post(server, 86_540, 86_541)
+    assert (await engine.look()).active_users == {1: 1, 7: 1, 30: 1}
+    await engine.close()
+
+
+async def test_a_recount_is_due_after_its_time_sooner_where_rows_vanished_and_where_a_clock_was_put_back(
+    server: Server,
+) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+
+    def due_after(seconds: float) -> bool:
+        clock.now = NOON + seconds
+        return engine.due
+
+    assert [due_after(seconds) for seconds in (-1, 0, 300, 3_599, 3_600)] == [True, False, False, False, True]
+    clock.now = NOON + 1
+    server.script("DELETE FROM posts WHERE id = 'p95'")
+    assert (await engine.look()).stored_messages == 99
+    assert [due_after(seconds) for seconds in (1, 299, 300)] == [False, False, True]
+    await engine.close()
+
+
 def by_number(server: Server, tmp_path: Path) -> Source:
     """A table of one's own: numbered, with an index on the time, which says who wrote lately."""
     path = tmp_path / "mapping.yml"

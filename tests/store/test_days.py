@@ -12,7 +12,7 @@ import pytest
 from exporter.core.records import DayTotals
 from exporter.store import Store, totals
 from exporter.store.connections import Lane
-from exporter.store.days import KEPT
+from exporter.store.days import IMPOSSIBLE, KEPT
 from exporter.store.schema.migrate import revisions
 from exporter.store.verify import verify
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, make_as_of, opened, send
@@ -156,6 +156,8 @@ async def test_rows_loaded_past_the_triggers_are_found_and_mended(place: Place, 
 async def test_a_total_that_cannot_be_is_not_known(place: Place, store: Store) -> None:
     await place.execute("UPDATE daily_totals SET active_users = -7, messages = -9 WHERE day = '2026-03-08'")
     assert (await shown(store))[1] == (None, None)
+    await place.execute("UPDATE daily_totals SET messages = 3 WHERE day = '2026-03-08'")
+    assert (await store.days(3))[0] == DayTotals(TODAY - timedelta(days=2), 3, None, IMPOSSIBLE)
 
 
 async def test_days_are_kept_for_as_long_as_can_be_asked_and_no_longer(place: Place) -> None:

@@ -134,6 +134,22 @@ async def test_a_repair_leaves_a_number_that_was_given_though_its_message_is_del
     assert stored.seq == 6
 
 
+async def test_a_conversation_that_is_deleted_before_its_repair_stays_so(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.execute("UPDATE conversations SET total_messages = 99 WHERE id = 'a'")
+    original = queries.repair_conversation
+
+    async def deleted_before(session: Session, begin: str, lock: str, name: str) -> None:
+        await place.execute("DELETE FROM conversations WHERE id = 'a'")
+        await original(session, begin, lock, name)
+
+    monkeypatch.setattr(queries, "repair_conversation", deleted_before)
+    assert (await findings(store, repair=True))[0].repaired
+    assert (await store.totals(5)).stored_conversations == 2
+    await assert_exact(place, store, TODAY)
+
+
 async def test_a_repair_while_others_write_mends_exactly(place: Place, store: Store) -> None:
     stop = asyncio.Event()
 
@@ -463,8 +479,12 @@ async def test_totals_that_cannot_be_right_are_published_and_logged_at_a_start(
     assert published(await store.totals(5)) == (None, 1, 0)
     assert ["verify --repair" in entry["event"] for entry in logs] == [True]
     await verify(store, repair=True)
-    assert published(await store.totals(5)) == (0, 0, 0)
-    assert not await compare(store)
+    with structlog.testing.capture_logs() as logs:
+        assert published(await store.totals(5)) == (0, 0, 0)
+        assert not await compare(store)
+        await place.execute(spoil)
+        assert await compare(store)
+    assert [entry["log_level"] for entry in logs] == ["info", "warning"], "that it is right, and that it no longer is"
 
 
 async def test_triggers_that_are_gone_are_published_at_a_start(place: Place, store: Store) -> None:
@@ -592,6 +612,8 @@ async def test_a_day_that_has_not_come_gives_way_to_the_next_message(place: Plac
     assert (await active_days(place))["u0"] == tomorrow
     await place.execute(insert(101, "2026-03-09"), insert(102, "2026-03-11"), insert(103, "2026-03-10"))
     assert (await active_days(place))["u0"] == "2026-03-11", "and then the latest stays"
+    await place.execute(f"{insert(104, tomorrow)}, ('a', 105, 'u0', '2026-03-12T10:00:00Z')")
+    assert (await active_days(place))["u0"] == "2026-03-12", "also within one statement"
     await assert_exact(place, store, TODAY)
 
 
