@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,28 @@ async def test_the_upgrade_counts_the_days_of_the_messages_that_are_there(place:
         assert await shown(store) == [(0, 0), (3, 2), (0, 0), (1, 1)]
         await assert_exact(place, store, TODAY)
         assert (await verify(store)).agrees
+
+
+async def test_the_upgrade_knows_people_s_latest_days_numbers_that_were_given_and_the_oldest_day_that_is_kept(
+    place: Place,
+) -> None:
+    first = Store(place.url)
+    await first.migrate(revisions()[0])
+    await first.close()
+    today = datetime.now(UTC).date()  # as the database reckons what is kept
+    old = [today - timedelta(days=ago) for ago in (KEPT - 2, KEPT - 1)]
+    await place.execute(
+        HISTORY,
+        f"{INSERT} ('a', 5, 'bob', '2', 'x', '2026-03-01T00:00:00Z')",
+        *(f"{INSERT} ('a', {6 + i}, 'old', '{i}', 'x', '{day}T00:00:00Z')" for i, day in enumerate(old)),
+        "UPDATE conversations SET last_seq = 20",
+    )
+    async with opened(place, clock=Clock()) as store:
+        assert (await store.totals(5)).active_users == {1: 1, 7: 3, 30: 3}
+        assert (await send(store, "a", "ann", "new")).seq == 21
+        await assert_exact(place, store, TODAY)
+        kept = {str(day) for (day,) in await place.fetch("SELECT day FROM user_days WHERE user_id = 'old'")}
+        assert kept >= {str(day) for day in old if (datetime.now(UTC).date() - day).days < KEPT}
 
 
 async def test_where_messages_had_been_deleted_before_the_days_before_the_oldest_are_not_known(place: Place) -> None:
