@@ -303,6 +303,18 @@ def test_a_body_may_hold_anything_else(body: str) -> None:
     assert parse(encoded({"type": "send", "conversation": "c", "body": body, "id": "1"})) == Send("c", body, "1")
 
 
+@pytest.mark.parametrize("part", [b"1,", b"[", b'{"a":', b'"\\n",'])
+def test_a_frame_of_very_many_parts_that_is_no_command_is_not_read_again(
+    part: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json, "loads", None)
+    payload = b'{"type":"read","id":"1","conversation":"c","seq":"x","more":[' + part * (protocol.MAX_PARTS + 1)
+    with pytest.raises(Malformed) as caught:
+        parse(payload)
+    assert (caught.value.command, caught.value.id) == ("unknown", None)
+    assert caught.value.refusal.code is ErrorCode.BAD_FRAME
+
+
 def test_a_type_that_is_given_twice_is_a_bad_frame_and_echoes_neither() -> None:
     malformed = refused(b'{"type": "secret", "type": "ping", "id": "1"}')
     assert (malformed.refusal.code, malformed.refusal.message) == (ErrorCode.BAD_FRAME, "type is given twice")
