@@ -8,8 +8,8 @@ from exporter.core.errors import Misconfigured, Unavailable
 from exporter.doctor.configuration import listen
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Settings
-from exporter.store.connections import WIDTH
 from exporter.store.diagnosis import diagnose
+from exporter.store.lanes import WIDTH
 from exporter.web.sockets import METRICS_LISTEN
 from exporter.workers import plan
 

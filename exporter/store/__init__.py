@@ -1,10 +1,10 @@
 """The database: messages, members, read marks, and totals that are exact after every commit.
 
-``Store`` is all that others import. Behind it: ``writer`` (queue, group commit), ``transaction`` (one commit),
-``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and ``conversations`` (SQL, once for both
-databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window, shared time-outs), ``totals`` (the
-collector's statement), ``verify`` (the slow recount), ``connections`` (pools, time limits), ``dialects`` (SQLite,
-PostgreSQL), ``schema`` (migrations, triggers).
+``Store`` is all that others import. Behind it: ``writer`` (group commit), ``queue`` (what it takes of each user),
+``transaction`` (one commit), ``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and
+``conversations`` (SQL, once for both databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window,
+shared time-outs), ``totals`` (the collector's statement), ``verify`` (the slow recount), ``lanes`` (whose turn it is),
+``connections`` (pools, time limits), ``dialects`` (SQLite, PostgreSQL), ``schema`` (migrations, triggers).
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """
@@ -13,27 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from exporter.core.errors import BadFrame, Refusal, Unavailable
 from exporter.core.records import Conversation, DayTotals, Draft, Membership, Message, PoolStats, ReadMark, Totals
 from exporter.store import days, errors, totals
-from exporter.store.connections import Database, Lane, Work
+from exporter.store.connections import Database, Work
 from exporter.store.conversations import Conversations
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError
+from exporter.store.lanes import Lane
 from exporter.store.location import dialect_of
 from exporter.store.memberships import MembershipLookups
 from exporter.store.queries import Queries
 from exporter.store.registrations import MAX_WAITING
 from exporter.store.schema import migrate
 from exporter.store.storable import number, require_storable
-from exporter.store.transaction import MarkItem, OperationItem, SendItem
+from exporter.store.transaction import MarkItem, Operation, SendItem
 from exporter.store.writer import Writer
 
 __all__ = ["Store", "utcnow"]
@@ -146,6 +148,11 @@ class Store:
         await self._database.close(1.0)
 
     @property
+    def timeout(self) -> float:
+        """Seconds that anything takes at most."""
+        return self._timeout
+
+    @property
     def up(self) -> bool:
         """Did the latest use of the database succeed?"""
         return self._database.up
@@ -206,16 +213,21 @@ class Store:
     async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by)
-        await self._change(
-            "delete",
-            lambda s, _: self._conversations.delete_message(s, conversation, number(seq), by, admin),
-            conversation,
-        )
+        operation: Operation = lambda s, _: self._conversations.delete_message(s, conversation, number(seq), by, admin)  # noqa: E731 — typed
+        await self._writing().operate("delete", by, operation, conversation)
 
-    async def messages_after(self, conversation: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
-        """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable."""
+    async def messages_after(
+        self, conversation: str, user: str, after: int, limit: int, characters: float = math.inf
+    ) -> tuple[list[Message], int]:
+        """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable.
+
+        They may be fewer than there are when their bodies have more than so many characters together.
+        """
         require_storable(conversation, user)
-        return await self._read(lambda s: self._conversations.after(s, conversation, user, number(after), limit))
+        work: Work[tuple[list[Message], int]] = lambda s: self._conversations.after(  # noqa: E731 — typed
+            s, conversation, user, number(after), limit, characters
+        )
+        return await self._read(work, user)
 
     async def messages_between(self, conversation: str, after: int, through: int, limit: int) -> list[Message]:
         """Messages after a number, up to another, in order, whoever asks. Raises Unavailable."""
@@ -260,29 +272,32 @@ class Store:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""
         name = uuid.uuid4().hex if id is None else id
         require_storable(name, creator, *participants)
-        return await self._change(
-            "create", lambda s, now: self._conversations.create(s, now, name, creator, participants)
-        )
+        operation: Operation = lambda s, now: self._conversations.create(s, now, name, creator, participants)  # noqa: E731 — typed
+        made: Conversation = await self._writing().operate("create", creator, operation, rows=2 + len(participants))
+        return made
 
     async def conversations_of(self, user: str, after: str = "", limit: int = 1_000) -> list[Conversation]:
         """The next conversations of a member behind a name, by name; 100 members of each. Raises Unavailable."""
         require_storable(user, after)
-        return await self._read(lambda s: self._conversations.of(s, user, after, limit))
+        return await self._read(lambda s: self._conversations.of(s, user, after, limit), user)
 
     async def members(self, conversation: str, user: str, after: str, limit: int) -> tuple[list[str], int]:
         """The next members behind a name, by name, and how many there are. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, user, after)
-        return await self._read(lambda s: self._conversations.members(s, conversation, user, after, limit))
+        return await self._read(lambda s: self._conversations.members(s, conversation, user, after, limit), user)
 
     async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members; any member may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by, *users)
-        return await self._change("add", lambda s, _: self._conversations.add(s, conversation, by, users), conversation)
+        operation: Operation = lambda s, _: self._conversations.add(s, conversation, by, users)  # noqa: E731 — typed
+        found: Conversation = await self._writing().operate("add", by, operation, conversation, rows=1 + len(users))
+        return found
 
     async def remove_participant(self, conversation: str, by: str, user: str) -> None:
         """Remove a member; any member may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by, user)
-        await self._change("remove", lambda s, _: self._conversations.remove(s, conversation, by, user), conversation)
+        operation: Operation = lambda s, _: self._conversations.remove(s, conversation, by, user)  # noqa: E731 — typed
+        await self._writing().operate("remove", by, operation, conversation)
 
     # --- figures ------------------------------------------------------------------------------------------
 
@@ -328,23 +343,8 @@ class Store:
             raise Unavailable("the database is not ready")
         return self._writer
 
-    async def _read(self, work: Work[T]) -> T:
+    async def _read(self, work: Work[T], user: str | None = None) -> T:
         try:
-            return await self._database.run(Lane.READ, work)
+            return await self._database.run(Lane.READ, work, whose=user)
         except DatabaseError as failure:
             raise Unavailable(failure.text) from failure
-
-    async def _change(
-        self, kind: str, operation: Callable[[Session, datetime], Awaitable[T]], conversation: str | None = None
-    ) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def done(result: T | Refusal) -> None:
-            if not future.cancelled():
-                if isinstance(result, Refusal):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-
-        self._writing().put(OperationItem(done, kind, operation, conversation))
-        return await future

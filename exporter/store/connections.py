@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
-from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -24,6 +23,7 @@ from exporter.store import errors
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.engine import AsyncEngine
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.lanes import WIDTH, Lane, Turns
 from exporter.store.sharing import Sharing
 
 T = TypeVar("T")
@@ -39,26 +39,6 @@ DEFECT = "an error of the server's, not of yours: its log says more"
 _GENERATION = "messaging_age"
 
 
-class Lane(Enum):
-    """Who may use how many connections, so that no one's slowness is another's."""
-
-    WRITE = 1
-    """Group commit: one transaction at a time."""
-    JOIN = 2
-    """Look-ups of memberships: one statement at a time, for all who ask."""
-    READ = 3
-    """Conversations and history."""
-    TOTALS = 4
-    """Scrapes: never behind anybody else."""
-    PROBE = 5
-    """Does the database take writes? Never behind anybody else."""
-    VERIFY = 6
-    """Recounting; without a time limit, on a connection beside the pool."""
-
-
-WIDTH = {Lane.WRITE: 1, Lane.JOIN: 1, Lane.READ: 2, Lane.TOTALS: 1, Lane.PROBE: 1, Lane.VERIFY: 1}
-
-
 class Job(Generic[T]):
     """Work on a connection of its own, from asking for one to giving it back."""
 
@@ -71,6 +51,7 @@ class Job(Generic[T]):
         *,
         tried_again: bool = False,
         kinds: Collection[str] = (),
+        whose: str | None = None,
     ) -> None:
         self._database = database
         self._tried_again = tried_again
@@ -78,6 +59,8 @@ class Job(Generic[T]):
         self._kinds = kinds
         self._work = work
         self._session: Session | None = None
+        self._whose = whose
+        self._has_turn = False
         self._waiting = False
         self._unwanted = False  # nobody waits for it any more: that it was cut off says nothing of the database
         self.aborted = False
@@ -100,9 +83,12 @@ class Job(Generic[T]):
             await self.abort()
             raise
         if not done:
+            crowded = self._whose is not None and not self._has_turn  # which says nothing of the database
             await self.abort()
-            failure = DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT, self._database.dialect.place)
-            self._database.note(failure, self._lane, self._kinds)
+            text = errors.TOO_MUCH_TO_READ if crowded else errors.TIMEOUT
+            failure = DatabaseError(ErrorKind.TIMEOUT, text, self._database.dialect.place)
+            if not crowded:
+                self._database.note(failure, self._lane, self._kinds)
             raise failure
         return self.task.result()
 
@@ -135,8 +121,9 @@ class Job(Generic[T]):
             await self._session.abort()
 
     async def _run(self) -> T:
-        slots = self._database.slots[self._lane]
-        await self._wait(slots.acquire())
+        lane = self._database.lanes[self._lane]
+        await self._wait(lane.take(self._whose))
+        self._has_turn = True
         try:
             result = await self._use()
         except DatabaseError as failure:
@@ -144,7 +131,7 @@ class Job(Generic[T]):
                 self._database.note(failure, self._lane, self._kinds)
             raise
         finally:
-            slots.release()
+            lane.give_back(self._whose)
         self._database.note(None, self._lane, self._kinds)
         return result
 
@@ -191,7 +178,7 @@ class Database:
         self.dialect = dialect
         self.timeout = timeout
         self.jobs: set[asyncio.Task[Any]] = set()
-        self.slots = {lane: asyncio.Semaphore(width) for lane, width in WIDTH.items()}
+        self.lanes = {lane: Turns(width) for lane, width in WIDTH.items()}
         self.up = False
         self.error: str | None = None
         self._write_errors = {"start": errors.NOT_READY}  # by what was to be written, the oldest first
@@ -227,8 +214,10 @@ class Database:
         """Begin to do some work with a connection, within a time (seconds); ``kinds``: what it writes, in words."""
         return Job(self, lane, work, timeout, kinds=kinds)
 
-    async def run(self, lane: Lane, work: Work[T], timeout: float | None = None) -> T:
+    async def run(self, lane: Lane, work: Work[T], timeout: float | None = None, whose: str | None = None) -> T:
         """Work with a connection, within ``timeout`` seconds (None: the database's own). Raises DatabaseError.
+
+        ``whose``: the user who asks, if one does.
 
         Work that may be done twice: a connection that died, or whose server changed its role, while nobody used it says
         nothing about the next one.
@@ -238,7 +227,7 @@ class Database:
         while True:
             left = until - asyncio.get_running_loop().time()
             try:
-                return await Job(self, lane, work, left, tried_again=True).result()
+                return await Job(self, lane, work, left, tried_again=True, whose=whose).result()
             except DatabaseError as failure:
                 if failure.kind not in TRY_AGAIN:
                     raise
@@ -249,7 +238,7 @@ class Database:
                 # A pooler may keep many such sessions; each was closed by being asked.
                 if failure.text != errors.OLD_SESSION:
                     break
-        return await self.job(lane, work, left).result()
+        return await Job(self, lane, work, left, whose=whose).result()
 
     async def use(self, job: Job[T]) -> T:
         """Have a job done on a connection from the pool; one that failed is thrown away."""

@@ -25,6 +25,8 @@ LISTED = 100
 """Members of each conversation in a list of many."""
 SHOWN = 1_000
 """Members of one conversation that is shown by itself."""
+PAGE = 200
+"""Messages read at once: a thousand of the largest are 64 MB, and an answer has room for 4."""
 SLICE = 50
 """Conversations whose members are read from JSON in one turn of the loop: a quarter of a millisecond."""
 
@@ -146,10 +148,24 @@ class Conversations:
         count = await session.fetch("SELECT count(*) FROM conversation_members WHERE conversation_id = $1", name)
         return [member for (member,) in rows], int(count[0][0])
 
-    async def after(self, session: Session, name: str, user: str, after: int, limit: int) -> tuple[list[Message], int]:
-        """Messages with a higher number, in order, and the conversation's last one. Raises NotFound, Forbidden."""
+    async def after(
+        self, session: Session, name: str, user: str, after: int, limit: int, characters: float
+    ) -> tuple[list[Message], int]:
+        """Messages with a higher number, in order, and the conversation's last one. Raises NotFound, Forbidden.
+
+        There may be more when the bodies have more than so many characters together.
+        """
         last_seq = await self._require(session, name, user)
-        return await self.between(session, name, after, last_seq, limit), last_seq
+        found: list[Message] = []
+        while len(found) < limit and characters >= 0:
+            wanted = min(PAGE, limit - len(found))
+            part = await self.between(session, name, after, last_seq, wanted)
+            found += part
+            if len(part) < wanted:
+                break
+            after = part[-1].seq
+            characters -= sum(len(message.body) for message in part)
+        return found, last_seq
 
     async def between(self, session: Session, name: str, after: int, through: int, limit: int) -> list[Message]:
         """Messages with a higher number than ``after`` and none above ``through``, in order."""

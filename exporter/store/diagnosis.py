@@ -12,9 +12,10 @@ from typing import Final
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
-from exporter.store.connections import Database, Lane
+from exporter.store.connections import Database
 from exporter.store.dialects.base import Dialect, Session
 from exporter.store.errors import DatabaseError
+from exporter.store.lanes import Lane
 from exporter.store.location import SqliteLocation, dialect_of, locate
 from exporter.store.schema import migrate
 from exporter.store.schema.shape import listed

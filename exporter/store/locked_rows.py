@@ -14,9 +14,10 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from exporter.store.connections import Database, Lane
+from exporter.store.connections import Database
 from exporter.store.dialects.base import Session
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
 from exporter.store.transaction import Item, MarkItem, OperationItem, SendItem
 
@@ -34,7 +35,7 @@ def rows_of(item: Item) -> tuple[RowKey, ...]:
     match item:
         case SendItem(draft=draft):
             return ("conversation", draft.conversation), ("user", draft.sender)
-        case MarkItem(conversation=conversation, user=user):
+        case MarkItem(conversation=conversation, whose=user):
             return (("member", conversation, user),)
         case OperationItem(conversation=str(conversation)):
             return (("conversation", conversation),)

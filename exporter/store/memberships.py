@@ -12,8 +12,9 @@ from itertools import islice
 from exporter.core.errors import Internal, NotFound, Refusal, Unavailable
 from exporter.core.records import Membership
 from exporter.store.coalescing import SharedTimeout, batching_window
-from exporter.store.connections import DEFECT, Database, Lane
+from exporter.store.connections import DEFECT, Database
 from exporter.store.errors import DatabaseError
+from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
 from exporter.store.supervision import keep_running
 

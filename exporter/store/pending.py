@@ -20,6 +20,8 @@ QUEUE_ITEMS = 10_000
 """Waiting at most: about a second's work of either database."""
 QUEUE_CHARACTERS = 64 * 1024 * 1024
 """Of message bodies waiting at most."""
+SHARE = 4
+"""One user may have the fourth part of it waiting: what they send beyond is refused, and others find room."""
 
 log = structlog.get_logger("exporter.store")
 
@@ -34,6 +36,7 @@ class Pending:
         self._loop = asyncio.get_running_loop()
         self._items: deque[Item] = deque()  # oldest first; answered ones linger at times
         self.characters = 0
+        self._of: dict[str, tuple[int, int]] = {}  # each user's items and characters
         self._sweeper: asyncio.TimerHandle | None = None
 
     def admit(self, item: Item) -> None:
@@ -42,6 +45,10 @@ class Pending:
             self.forget_answered()
             if self._full():
                 raise Unavailable("too much is waiting to be stored")
+        items, characters = self._of.get(item.whose, (0, 0))
+        if items >= QUEUE_ITEMS // SHARE or characters >= QUEUE_CHARACTERS // SHARE:
+            raise Unavailable("too much of this user is waiting to be stored")
+        self._of[item.whose] = (items + 1, characters + item.size)
         item.deadline = self._loop.time() + self._timeout
         self._items.append(item)
         self.characters += item.size
@@ -57,6 +64,9 @@ class Pending:
             return
         item.answered = True
         self.characters -= item.size
+        items, characters = self._of.pop(item.whose)
+        if items > 1:
+            self._of[item.whose] = (items - 1, characters - item.size)
         try:
             item.answer(result)
         except Exception:  # a listener's mistake must not stop the writer, which everybody waits for

@@ -34,7 +34,11 @@ class Item:
     done: Callable[..., None]
     kind: str = field(init=False)
     """What it writes, in a word: writing one thing may work while another does not."""
+    whose: str
+    """The user who asked for it."""
     size: int = field(default=0, init=False)
+    rows: int = field(default=1, kw_only=True)
+    """How many it writes, about."""
     answered: bool = field(default=False, init=False)
     deadline: float = field(default=0.0, init=False)
 
@@ -48,10 +52,12 @@ class SendItem(Item):
     """A message to be stored; ``done`` is told whether it was there before, too."""
 
     draft: Draft
+    whose: str = field(init=False)
     kind: str = field(default="send", init=False)
 
     def __post_init__(self) -> None:
         self.size = len(self.draft.body)
+        self.whose = self.draft.sender
 
     @property
     def key(self) -> Key:
@@ -70,7 +76,6 @@ class SendItem(Item):
 class MarkItem(Item):
     """A read mark to be moved."""
 
-    user: str
     conversation: str
     seq: int
     kind: str = field(default="read", init=False)
@@ -190,10 +195,10 @@ class Transaction:
             await self._queries.insert(session, self.stored)
 
     async def _mark(self, session: Session, items: Sequence[MarkItem]) -> None:
-        found = await self._queries.marks(session, [(i.conversation, i.user, i.seq) for i in items])
+        found = await self._queries.marks(session, [(i.conversation, i.whose, i.seq) for i in items])
         reached: dict[tuple[str, str], int] = {}
         for item, mark in zip(items, found, strict=True):
-            at = (item.conversation, item.user)
+            at = (item.conversation, item.whose)
             if mark.last_seq is None:
                 self.results[item] = NotFound("no such conversation")
             elif mark.last_read is None:

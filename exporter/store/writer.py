@@ -10,28 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 import structlog
 
 from exporter.core.errors import BadFrame, Internal, Refusal, Unavailable
 from exporter.core.records import Message
 from exporter.store.coalescing import KnownUsers, batching_window
-from exporter.store.connections import Database, Lane
+from exporter.store.connections import Database
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.lanes import Lane
 from exporter.store.locked_rows import POLL_INTERVAL, LockedRows, rows_of
 from exporter.store.pending import Pending
 from exporter.store.queries import Key, Queries
+from exporter.store.queue import BATCH_ROWS, Queue
 from exporter.store.registrations import Registrations
 from exporter.store.supervision import keep_running
-from exporter.store.transaction import Item, SendItem, Transaction
+from exporter.store.transaction import Item, Operation, OperationItem, SendItem, Transaction
 
-BATCH_ITEMS = 1_000
-"""In one transaction at most: by then its flush is shared enough, and it bounds how long a neighbour is waited for."""
-BATCH_CHARACTERS = 4 * 1024 * 1024
-"""Of message bodies in one transaction at most, but for a single one."""
 RACES = 8
 """How often a transaction that the database took back is tried again."""
 ENOUGH = 64
@@ -62,7 +60,7 @@ class Writer:
         self._clock = clock
         self._on_resolved = on_resolved
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Item] = deque()
+        self._queue = Queue()
         self._pending = Pending(database.timeout, self._expired)
         self._unregistered = Registrations(database.timeout)
         self._register_at = 0.0  # not before, unless something else is to be stored anyway
@@ -87,8 +85,21 @@ class Writer:
         if self._closing:
             raise Unavailable("the server is shutting down")
         self._pending.admit(item)
-        self._queue.append(item)
+        self._queue.put(item)
         self._wake.set()
+
+    def operate(
+        self, kind: str, by: str, operation: Operation, conversation: str | None = None, *, rows: int = 1
+    ) -> asyncio.Future[Any]:
+        """Queue any other change, in about that many rows; errors as with ``put``, and the future may raise Refusal."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(result: Any) -> None:
+            if not future.cancelled():
+                (future.set_exception if isinstance(result, Refusal) else future.set_result)(result)
+
+        self.put(OperationItem(done, kind, by, operation, conversation, rows=rows))
+        return future
 
     def is_known(self, user: str) -> bool:
         """Was this user registered a short time ago?"""
@@ -155,23 +166,13 @@ class Writer:
                 self._wake_in(POLL_INTERVAL)
 
     def _take(self) -> list[Item]:
-        batch: list[Item] = []
-        characters = 0
-        while self._queue and len(batch) < BATCH_ITEMS:
-            item = self._queue[0]
-            if batch and characters + item.size > BATCH_CHARACTERS:
-                break
-            self._queue.popleft()
-            if not item.answered:
-                batch.append(item)
-                characters += item.size
-        return self._without_locked(batch)
+        return self._without_locked(self._queue.take())
 
     def _resolvable(self) -> list[Message]:
         return [m for m in self._in_doubt.values() if ("conversation", m.conversation) not in self._locked_rows]
 
     def _next_users(self) -> list[str]:
-        return self._unregistered.next(BATCH_ITEMS, self._locked_rows.users())
+        return self._unregistered.next(BATCH_ROWS, self._locked_rows.users())
 
     def _wake_in(self, seconds: float) -> None:
         if self._timer is not None:
@@ -277,12 +278,12 @@ class Writer:
 
     async def _retry_waiting(self) -> None:
         """Take back what is free, to its place before what came later."""
-        self._queue.extendleft(reversed(await self._locked_rows.take_unlocked()))
+        self._queue.put_back(await self._locked_rows.take_unlocked())
         tried = self._locked_rows.take_one()
         if tried is not None:
             await self._commit([tried], [])
             if tried.answered:
-                self._queue.extendleft(reversed(self._locked_rows.take_rest()))
+                self._queue.put_back(self._locked_rows.take_rest())
 
     async def _bisect(self, items: Sequence[Item], users: Sequence[str], failure: DatabaseError | Internal) -> bool:
         """Something in there cannot be stored: find it, and store the rest, in order."""
@@ -346,5 +347,4 @@ class Writer:
             self._unregistered.refused(RETRY)
 
     def _expired(self) -> None:
-        while self._queue and self._queue[0].answered:  # however long the writer is held up, they do not pile up
-            self._queue.popleft()
+        self._queue.forget_answered()  # however long the writer is held up, they do not pile up

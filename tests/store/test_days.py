@@ -11,8 +11,8 @@ import pytest
 
 from exporter.core.records import DayTotals
 from exporter.store import Store, totals
-from exporter.store.connections import Lane
 from exporter.store.days import IMPOSSIBLE, KEPT
+from exporter.store.lanes import Lane
 from exporter.store.schema.migrate import revisions
 from exporter.store.verify import verify
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, make_as_of, opened, send

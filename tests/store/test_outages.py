@@ -25,11 +25,11 @@ import structlog
 from exporter.core.errors import Internal, Misconfigured, Refusal, Unavailable
 from exporter.core.records import Draft, Message, PoolStats
 from exporter.store import Store, sharing
-from exporter.store.connections import Lane
 from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.dialects import sqlite_errors
 from exporter.store.dialects.postgresql_connection import Connector
 from exporter.store.errors import CROWDED, MOVED, DatabaseError, ErrorKind
+from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
 from exporter.store.transaction import Transaction
 from exporter.store.verify import verify
@@ -661,7 +661,7 @@ async def test_who_no_longer_wants_an_answer_says_nothing_of_the_database(postgr
         other = await asyncpg.connect(postgres.url(name))
         async with other.transaction():
             await other.execute("LOCK TABLE conversations")
-            working, waiting = (asyncio.create_task(store.conversations_of("ann")) for _ in range(2))
+            working, waiting = (asyncio.create_task(store.conversations_of(user)) for user in ("ann", "bob"))
             await eventually(lambda: len(store._database.jobs) == 2 and store._database.sharing.wanted)
             for reader in (waiting, working):
                 reader.cancel()

@@ -14,8 +14,7 @@ import pytest
 
 from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.core.records import Draft, Membership, Message, ReadMark
-from exporter.store import Store, engine, writer
-from exporter.store.connections import Lane
+from exporter.store import Store, engine, queue, writer
 from exporter.store.dialects.base import Session
 from exporter.store.queries import Queries
 from exporter.store.transaction import Item, SendItem, Transaction
@@ -74,11 +73,11 @@ async def test_a_transaction_takes_so_many_characters_at_most_but_any_single_mes
             super().__init__(queries, items, **more)
 
     await store.create_conversation("c", "ann", [])
-    monkeypatch.setattr(writer, "BATCH_CHARACTERS", 10)
+    monkeypatch.setattr(queue, "BATCH_CHARACTERS", 10)
     monkeypatch.setattr(writer, "Transaction", Noted)
     outcomes = [Outcome() for _ in range(5)]
-    for outcome, size in zip(outcomes, (4, 4, 4, 12, 1), strict=True):
-        store.send(Draft("c", "ann", str(id(outcome)), "x" * size), outcome)
+    for number, (outcome, size) in enumerate(zip(outcomes, (4, 4, 4, 12, 1), strict=True)):
+        store.send(Draft("c", f"user {number}", "m", "x" * size), outcome)  # of one alone it takes less
     assert [(await outcome.future)[0].seq for outcome in outcomes] == [1, 2, 3, 4, 5]
     assert batches == [[4, 4], [4], [12], [1]]
 
@@ -395,12 +394,80 @@ async def test_the_queue_is_bounded_and_says_so(store: Store, monkeypatch: pytes
     await store.create_conversation("c", "ann", [])
     outcomes = [Outcome() for _ in range(100)]
     for i, outcome in enumerate(outcomes):
-        store.send(Draft("c", "ann", f"m{i}", "x"), outcome)
+        store.send(Draft("c", f"user {i % 4}", f"m{i}", "x"), outcome)
     with pytest.raises(Unavailable):
         store.send(Draft("c", "ann", "one too many", "x"), Outcome())
     for outcome in outcomes:
         assert isinstance((await outcome.future)[0], Message)
     assert isinstance(await send(store, "c", "ann", "room again"), Message)
+
+
+async def test_one_user_fills_their_share_of_the_queue_and_others_find_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.store.pending.QUEUE_CHARACTERS", 400)
+    await store.create_conversation("c", "ann", [])
+    anns, bobs = Outcome(), Outcome()
+    store.send(Draft("c", "ann", "m", "x" * 100), anns)
+    with pytest.raises(Unavailable, match="of this user"):
+        store.send(Draft("c", "ann", "one too many", "x"), Outcome())
+    store.send(Draft("c", "bob", "m", "x" * 100), bobs)
+    for outcome in (anns, bobs):
+        assert isinstance((await outcome.future)[0], Message)
+    assert isinstance(await send(store, "c", "ann", "room again"), Message)
+
+
+async def test_another_users_change_does_not_wait_for_all_of_one_who_wants_much(store: Store) -> None:
+    for user in ("ann", "bob"):
+        await store.create_conversation(f"{user}'s", user, [])
+    order: list[str] = []
+
+    async def add(by: str, name: str, users: list[str]) -> None:
+        await store.add_participants(f"{by}'s", by, users)
+        order.append(name)
+
+    members = [f"user {number}" for number in range(200)]
+    await asyncio.gather(*(add("ann", f"ann {i}", members) for i in range(4)), add("bob", "bob", ["cid"]))
+    assert order == ["ann 0", "bob", "ann 1", "ann 2", "ann 3"]
+
+
+async def test_one_users_reads_hold_up_their_own_and_do_not_say_that_the_database_is_down(
+    place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(place, clock=clock, timeout=2.0) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        held, of = asyncio.Event(), store._conversations.of
+
+        async def slow(session: Session, user: str, after: str, limit: int) -> Any:
+            if user == "ann":
+                await held.wait()
+            return await of(session, user, after, limit)
+
+        monkeypatch.setattr(store._conversations, "of", slow)
+        until = asyncio.get_running_loop().time() + store.timeout / 2
+        first = asyncio.create_task(store.conversations_of("ann"))
+        asyncio.get_running_loop().call_at(until + store.timeout * 2, held.set)
+        waiting = [asyncio.create_task(store.conversations_of("ann")) for _ in range(5)]
+        assert [found.id for found in await store.conversations_of("bob")] == ["c"]
+        assert [message for message, _ in [await store.messages_after("c", "bob", 0, 1)]] == [[]]
+        noted: list[str] = []
+        monkeypatch.setattr(store._database, "note", lambda failure, *_: noted.append(failure and failure.text))
+        refused = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {str(error) for error in refused} == {"too much is waiting to be read"}
+        with pytest.raises(Unavailable, match="did not answer in time"):
+            await first
+        assert noted == ["the database did not answer in time"], "the one that had a connection, and nobody else"
+        held.set()
+
+
+async def test_of_large_messages_no_more_are_read_than_an_answer_has_room_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.store.conversations.PAGE", 2)
+    await store.create_conversation("c", "ann", [])
+    sent = [await send(store, "c", "ann", f"m{i}", "x" * 10) for i in range(7)]
+    for limit, characters, count in ((7, 25, 4), (7, 20, 4), (7, 19, 2), (7, 1_000, 7), (3, 1_000, 3), (3, 0, 2)):
+        assert await store.messages_after("c", "ann", 0, limit, characters) == (sent[:count], 7)
 
 
 async def test_two_nodes_number_without_holes_and_store_a_message_that_both_got_once(

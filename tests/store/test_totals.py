@@ -13,8 +13,8 @@ import pytest
 from exporter.core.errors import BadFrame
 from exporter.node.totals_collector import Collector
 from exporter.store import Store
-from exporter.store.connections import Lane
 from exporter.store.dialects.base import Session
+from exporter.store.lanes import Lane
 from exporter.store.totals import STATEMENT
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, opened, read, recount, send
 

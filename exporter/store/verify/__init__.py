@@ -22,9 +22,10 @@ import structlog
 
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store, days, errors, totals
-from exporter.store.connections import Database, Lane
+from exporter.store.connections import Database
 from exporter.store.dialects.base import Dialect, Row, Session, transaction
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.lanes import Lane
 from exporter.store.schema import migrate
 from exporter.store.schema.shape import COUNTED, Difference
 from exporter.store.verify import queries

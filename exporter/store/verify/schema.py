@@ -17,9 +17,9 @@ import structlog
 
 from exporter.core.errors import Misconfigured
 from exporter.store import Store
-from exporter.store.connections import Lane
 from exporter.store.dialects.base import Session
 from exporter.store.errors import DatabaseError
+from exporter.store.lanes import Lane
 from exporter.store.schema.shape import Difference, listed
 from exporter.store.verify import queries
 
