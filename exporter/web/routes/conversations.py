@@ -6,17 +6,20 @@ Tested in ``tests/integration/test_http.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from exporter.auth.tokens import ADMIN, Authenticator
-from exporter.core.errors import BadFrame
+from exporter.core.errors import BadFrame, Unavailable
 from exporter.core.protocol import MAX_SEQ, check_identifier
 from exporter.core.records import Conversation, Message
 from exporter.node.node import Node
+from exporter.store.lanes import Turns
 from exporter.web.access import claims_of
 from exporter.web.problems import Problem
 from exporter.web.routes import schemas
@@ -27,6 +30,8 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
 MAX_PARTICIPANTS = 1_000  # in one request
 MAX_BODIES = 4 * 1024 * 1024  # bytes of message bodies in one answer, and one message besides
+MAX_LISTS = 8
+"""Of one user's lists under way at once, until they are read: each may take 4 MiB, and who reads slowly holds it."""
 SLICE = 262_144  # bytes, about, that are encoded in one turn of the loop: half a millisecond
 ITEM = 100  # bytes of an item besides names and bodies
 
@@ -39,19 +44,41 @@ class Conversations:
     def __init__(self, node: Node, authenticator: Authenticator) -> None:
         self._node = node
         self._authenticator = authenticator
+        self._lists = Turns(None, MAX_LISTS)
 
     def routes(self) -> list[web.RouteDef]:
         """All below ``/v1/messaging/conversations``; a segment matches anything, aiohttp's own ``{id}`` no braces."""
         base = "/v1/messaging/conversations"
         named = [
-            web.get(base + "/{id:[^/]+}/participants", self.participants),
+            web.get(base + "/{id:[^/]+}/participants", self._listing(self.participants)),
             web.post(base + "/{id:[^/]+}/participants", self.add),
             web.delete(base + "/{id:[^/]+}/participants/{user:[^/]+}", self.remove),
-            web.get(base + "/{id:[^/]+}/messages", self.messages),
+            web.get(base + "/{id:[^/]+}/messages", self._listing(self.messages)),
             web.delete(base + "/{id:[^/]+}/messages/{seq:[^/]+}", self.delete),
         ]
         both = [web.route(r.method, path, r.handler) for r in named for path in by_path_and_query(r.path)]
-        return [web.post(base, self.create), web.get(base, self.mine), *both]
+        return [web.post(base, self.create), web.get(base, self._listing(self.mine)), *both]
+
+    def _listing(self, handler: Handler) -> Handler:
+        """A list, once the user's earlier ones have been read; 503 when they are not in time."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            user = claims_of(request, self._authenticator).user
+            try:
+                async with asyncio.timeout(self._node.store.timeout):
+                    await self._lists.take(user)
+            except TimeoutError:
+                raise Unavailable("earlier answers to this user have not been read") from None
+            try:
+                response = await handler(request)
+                with contextlib.suppress(ConnectionError):  # aiohttp meets it, too
+                    await response.prepare(request)
+                    await response.write_eof()
+            finally:
+                self._lists.give_back(user)
+            return response
+
+        return handle
 
     async def create(self, request: web.Request) -> web.Response:
         """201 with the conversation; 409 for an existing id."""
@@ -99,8 +126,8 @@ class Conversations:
         """
         claims = claims_of(request, self._authenticator)
         after = _number(request, "after", 0, lowest=0)
-        limit = _limit(request)
-        found, last_seq = await self._node.store.messages_after(identifier(request, "id"), claims.user, after, limit)
+        limit, name = _limit(request), identifier(request, "id")
+        found, last_seq = await self._node.store.messages_after(name, claims.user, after, limit, MAX_BODIES)
         return await _json_list('{"messages":', _fitting(found), f',"last_seq":{last_seq}}}')
 
     async def delete(self, request: web.Request) -> web.Response:
