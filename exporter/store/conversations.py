@@ -25,7 +25,7 @@ LISTED = 100
 """Members of each conversation in a list of many."""
 SHOWN = 1_000
 """Members of one conversation that is shown by itself."""
-PAGE = 200
+PAGE = 100
 """Messages read at once: a thousand of the largest are 64 MB, and an answer has room for 4."""
 SLICE = 50
 """Conversations whose members are read from JSON in one turn of the loop: a quarter of a millisecond."""
