@@ -16,6 +16,7 @@ from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavai
 from exporter.core.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store, engine, queue, writer
 from exporter.store.dialects.base import Session
+from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
 from exporter.store.transaction import Item, SendItem, Transaction
 from exporter.store.verify import verify

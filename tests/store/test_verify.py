@@ -18,9 +18,9 @@ from exporter.core.errors import Misconfigured, NotFound, Unavailable
 from exporter.core.records import Draft, Message, Totals
 from exporter.store import Store
 from exporter.store import verify as verify_module
-from exporter.store.connections import Lane
 from exporter.store.dialects import postgresql
 from exporter.store.dialects.base import Row, Session
+from exporter.store.lanes import Lane
 from exporter.store.totals import tidy
 from exporter.store.verify import compare, queries, run_verification_forever, verify
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
