@@ -689,13 +689,13 @@ async def test_who_waits_for_a_connection_does_not_ask_for_it_again_and_again(
         return await connect(self, timeout)
 
     async with opened(place, timeout=60.0) as store:
-        await store.create_conversation("c", "ann", [])
+        await store.create_conversation("c", "ann", ["bob"])
         monkeypatch.setattr(sharing, "AGAIN", 3600.0)
         monkeypatch.setattr(Connector, "_open", counted)
         other = await asyncpg.connect(place.direct)
         async with other.transaction():
             await other.execute("LOCK TABLE conversations")
-            readers = [asyncio.create_task(store.conversations_of("ann")) for _ in range(2)]
+            readers = [asyncio.create_task(store.conversations_of(user)) for user in ("ann", "bob")]
             await eventually(lambda: tried and store._database.sharing.wanted)
             for _ in range(20):
                 await place.fetch("SELECT 1")  # a connection of its own each
