@@ -25,12 +25,13 @@ _MESSAGE, _TYPING, _TYPING_RUN = int(Kind.MESSAGE), int(Kind.TYPING), int(Kind.T
 
 LATE: Final = 0.25
 """Seconds on the way after which whoever was removed may be a member again, and have joined: the database is asked."""
-MOST_LASTING: Final = 10_000
-"""Frames that may come again, of which it is known that they have been here."""
 
 
 class Incoming(Generic[P]):
-    """``returned`` is called with the stamp of each payload of this node's own that comes back."""
+    """``returned`` is called with the stamp of each payload of this node's own that comes back.
+
+    ``is_news``: has what lasts not been here yet?
+    """
 
     def __init__(
         self,
@@ -39,13 +40,13 @@ class Incoming(Generic[P]):
         announcements: Announcements[P],
         nodes_channel: NodesChannel,
         returned: Callable[[int], None],
+        is_news: Callable[[str, str, bytes], bool],
     ) -> None:
         self._by_channel, self._mine = context.by_channel, b"F" + context.node
         self._hub, self._local = context.hub, context.local
         self._ordering, self._announcements = ordering, announcements
         self._clock, self._meters, self._now = context.clock, context.meters, context.now
-        self._nodes_channel, self._returned = nodes_channel, returned
-        self._lasting: dict[tuple[str, str, bytes], None] = {}
+        self._nodes_channel, self._returned, self._is_news = nodes_channel, returned, is_news
 
     def pushed(self, push: list[Any]) -> None:
         """One push of the connection."""
@@ -128,13 +129,3 @@ class Incoming(Generic[P]):
     def _is_late(self, payload: bytes) -> bool:
         published = self._clock.here(frames.published_at(payload))
         return published is None or self._now() - published > LATE
-
-    def _is_news(self, conversation: str, number: str, data: bytes) -> bool:
-        """What lasts is sent again for those who have been away, and to all."""
-        key = conversation, number, data
-        if key in self._lasting:
-            return False
-        self._lasting[key] = None
-        if len(self._lasting) > MOST_LASTING:
-            del self._lasting[next(iter(self._lasting))]
-        return True

@@ -9,7 +9,6 @@ Tested in ``tests/broker/test_redis.py``.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from itertools import groupby
 from operator import itemgetter
@@ -29,8 +28,6 @@ OWED_AT_ONCE: Final = 1_000
 """Of those, how many are told in one write."""
 MEASURED: Final = 0.1
 """Seconds between two measurements of how long the way takes."""
-MOST_LASTING: Final = 1_000
-"""Frames that other nodes are sent again when they have been away."""
 LOOKED_AT: Final = 64
 """Frames of a conversation that are looked at when somebody leaves it, 3 µs."""
 
@@ -56,7 +53,6 @@ class Outbox(Generic[P]):
         self._look: dict[str, int] = {}
         self._typists: set[str] = set()
         self._again: deque[tuple[str, Outgoing]] = deque(maxlen=MOST_OWED)
-        self._lasting: deque[tuple[float, str, Outgoing]] = deque(maxlen=MOST_LASTING)
         self._owes = False  # more of that is to be told to this connection
         self._measured_at = float("-inf")
         self._stamp = 0  # of what was published last
@@ -81,20 +77,6 @@ class Outbox(Generic[P]):
         if stamp and now > self._measured_at + MEASURED:
             self._measured_at, self._measured = now, stamp
         connection.send(frames.PUBLISH + words, self._answered, frames.PUBLISHED + words)
-
-    def remember(self, conversation: str, frame: Outgoing) -> Outgoing:
-        """Whoever is away now is to hear it, too: it has a number, unlike others that say the same."""
-        frame = (*frame[:3], str(time.time_ns()), None)
-        self._lasting.append((self._now(), conversation, frame))
-        return frame
-
-    def repeat(self, seconds: float) -> None:
-        """Another node has been away for so long."""
-        since = self._now() - seconds
-        for at, conversation, frame in self._lasting:
-            if at >= since:
-                self.put(conversation, frame)
-        self._schedule()
 
     def drop(self, conversation: str, frame: Outgoing) -> None:
         """There is no connection."""

@@ -1,13 +1,14 @@
 """Frames that last are delivered again to nodes that have missed them: each says when it is back, and since when.
 
 Whoever was away itself cannot have heard that. It says that it is back, too, and then the others repeat to it what they
-had said meanwhile. ``Outbox`` keeps the frames, and ``Incoming`` passes over those that have been here.
+had said meanwhile. All hear what is repeated for one, and pass over what has been here.
 
 Tested in ``tests/broker/test_outages.py``.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -16,23 +17,57 @@ from typing import Any, Final
 from exporter.broker.announcements import ignore
 from exporter.broker.connection import Connection, Refused, Reply, command
 from exporter.broker.context import Context
-from exporter.broker.frames import IncomingFrame, Kind
+from exporter.broker.frames import IncomingFrame, Kind, Outgoing
 from exporter.broker.nodes_channel import NodesChannel
 from exporter.broker.reconnecting import SILENCE
 
+MOST_SENT: Final = 1_000
+"""Frames of this node that others are sent again when they have been away."""
+MOST_HEARD: Final = 10_000
+"""Frames that may come again, of which it is known that they have been here."""
 MOST_ABSENCES: Final = 1_000
 """Of this node, that are remembered: the last half hour's, of a broker that is lost every two seconds."""
 
 
 class Redelivery:
-    """``repeat`` sends again what lasted of this node's in so many seconds."""
+    """``put`` sends a frame to those who hold a conversation, with the next flush."""
 
-    def __init__(self, context: Context[Any], nodes_channel: NodesChannel, repeat: Callable[[float], object]) -> None:
+    def __init__(
+        self, context: Context[Any], nodes_channel: NodesChannel, put: Callable[[str, Outgoing], object]
+    ) -> None:
         self._node, self._reconnecting, self._now = context.node, context.reconnecting, context.now
-        self._nodes_channel, self._repeat = nodes_channel, repeat
+        self._nodes_channel, self._put, self._schedule = nodes_channel, put, context.schedule
         nodes_channel.handlers[Kind.BACK] = self._another_is_back
+        self._sent: deque[tuple[float, str, Outgoing]] = deque(maxlen=MOST_SENT)
+        self._heard: dict[tuple[str, str, bytes], None] = {}
         self._last_heard: tuple[float, int | None] | None = None  # before this absence; None: all know of it
         self._absences: deque[tuple[float, float]] = deque(maxlen=MOST_ABSENCES)  # when each began and ended
+
+    # --- frames that last -----------------------------------------------------------------------------------------
+
+    def remember(self, conversation: str, data: bytes, seq: int) -> Outgoing:
+        """Whoever is away now is to hear it, too: it has a number, unlike others that say the same."""
+        frame = Kind.LASTING, data, seq, str(time.time_ns()), None
+        self._sent.append((self._now(), conversation, frame))
+        return frame
+
+    def is_news(self, conversation: str, number: str, data: bytes) -> bool:
+        """Has it not been here yet?"""
+        key = conversation, number, data
+        if key in self._heard:
+            return False
+        self._heard[key] = None
+        if len(self._heard) > MOST_HEARD:
+            del self._heard[next(iter(self._heard))]
+        return True
+
+    def _repeat(self, since: float) -> None:
+        for at, conversation, frame in self._sent:
+            if at >= since:
+                self._put(conversation, frame)
+        self._schedule()
+
+    # --- this node was away ---------------------------------------------------------------------------------------
 
     def opened(self, last_heard: float, stamp: int | None) -> None:
         """There is a connection; the last answer came at that time, by this process's clock and by the server's."""
@@ -68,13 +103,15 @@ class Redelivery:
         milliseconds = round((self._now() - since) * 1000)
         self._nodes_channel.publish(connection, Kind.BACK, milliseconds, data=to, told=told)
 
+    # --- another was ----------------------------------------------------------------------------------------------
+
     def _another_is_back(self, node: bytes, frame: IncomingFrame, late: float) -> None:
         _, to, milliseconds, _, _ = frame
         if to and to != self._node:
             return
-        away, connection = milliseconds / 1000 + late, self._reconnecting.connection
-        self._repeat(away)
+        since, connection = self._now() - (milliseconds / 1000 + late), self._reconnecting.connection
+        self._repeat(since)
         # Those that ended while it was away: it has not heard of them.
-        unheard = [began for began, ended in self._absences if ended > self._now() - away]
+        unheard = [began for began, ended in self._absences if ended > since]
         if unheard and not to and connection is not None:
             self._say(connection, min(unheard), node)

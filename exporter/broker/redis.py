@@ -127,10 +127,15 @@ class RedisBroker(Generic[P]):
         self._nodes_channel = NodesChannel(context)
         self.inquiries = Inquiries(context, self._nodes_channel)
         self._outbox = Outbox(context)
-        self._redelivery = Redelivery(context, self._nodes_channel, self._outbox.repeat)
+        self._redelivery = Redelivery(context, self._nodes_channel, self._outbox.put)
         self.conversations = HeldConversations(context, self.ordering, self._announcements, self._redelivery.was_late)
         self._incoming = Incoming(
-            context, self.ordering, self._announcements, self._nodes_channel, self._outbox.returned
+            context,
+            self.ordering,
+            self._announcements,
+            self._nodes_channel,
+            self._outbox.returned,
+            self._redelivery.is_news,
         )
         self._reconnecting.on_push = self._incoming.pushed
         self.events = EventPublisher(context, self._presence, self._announcements, self.conversations, self._outbox)
@@ -228,7 +233,7 @@ class RedisBroker(Generic[P]):
         else:
             self.ordering.other(held, envelope)
         if envelope.lasting:
-            frame = self._outbox.remember(conversation, (Kind.LASTING, envelope.frame, seq, "", None))
+            frame = self._redelivery.remember(conversation, envelope.frame, seq)
         elif seq:
             frame = (_MESSAGE, envelope.frame, seq, envelope.sender or "", envelope.received)
         else:
