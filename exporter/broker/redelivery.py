@@ -3,11 +3,12 @@
 Whoever was away itself cannot have heard that. It says that it is back, too, and then the others repeat to it what they
 had said meanwhile. All hear what is repeated for one, and pass over what has been here.
 
-Tested in ``tests/broker/test_outages.py``.
+Tested in ``tests/broker/test_redelivery.py``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,9 @@ MOST_SENT: Final = 1_000
 """Frames of this node that others are sent again when they have been away."""
 MOST_HEARD: Final = 10_000
 """Frames that may come again, of which it is known that they have been here."""
+TOGETHER: Final = 1.0
+"""Seconds in which nodes that are back are answered together: after an outage all of them are, and each would be sent
+everything for each of the others."""
 MOST_ABSENCES: Final = 1_000
 """Of this node, that are remembered: the last half hour's, of a broker that is lost every two seconds."""
 
@@ -35,10 +39,12 @@ class Redelivery:
     def __init__(
         self, context: Context[Any], nodes_channel: NodesChannel, put: Callable[[str, Outgoing], object]
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._node, self._reconnecting, self._now = context.node, context.reconnecting, context.now
         self._nodes_channel, self._put, self._schedule = nodes_channel, put, context.schedule
         nodes_channel.handlers[Kind.BACK] = self._another_is_back
         self._sent: deque[tuple[float, str, Outgoing]] = deque(maxlen=MOST_SENT)
+        self._repeats_since = float("inf")  # what is to be sent again
         self._heard: dict[tuple[str, str, bytes], None] = {}
         self._last_heard: tuple[float, int | None] | None = None  # before this absence; None: all know of it
         self._absences: deque[tuple[float, float]] = deque(maxlen=MOST_ABSENCES)  # when each began and ended
@@ -61,7 +67,8 @@ class Redelivery:
             del self._heard[next(iter(self._heard))]
         return True
 
-    def _repeat(self, since: float) -> None:
+    def _repeat(self) -> None:
+        since, self._repeats_since = self._repeats_since, float("inf")
         for at, conversation, frame in self._sent:
             if at >= since:
                 self._put(conversation, frame)
@@ -110,7 +117,9 @@ class Redelivery:
         if to and to != self._node:
             return
         since, connection = self._now() - (milliseconds / 1000 + late), self._reconnecting.connection
-        self._repeat(since)
+        if self._repeats_since == float("inf"):
+            self._loop.call_later(TOGETHER, self._repeat)
+        self._repeats_since = min(self._repeats_since, since)
         # Those that ended while it was away: it has not heard of them.
         unheard = [began for began, ended in self._absences if ended > since]
         if unheard and not to and connection is not None:
