@@ -29,6 +29,8 @@ MOST_HEARD: Final = 10_000
 TOGETHER: Final = 1.0
 """Seconds in which nodes that are back are answered together: after an outage all of them are, and each would be sent
 everything for each of the others."""
+TAKES: Final = 4.0
+"""Seconds until the others have answered so. A connection that was lost before may not have brought it."""
 MOST_ABSENCES: Final = 1_000
 """Of this node, that are remembered: the last half hour's, of a broker that is lost every two seconds."""
 
@@ -46,7 +48,8 @@ class Redelivery:
         self._sent: deque[tuple[float, str, Outgoing]] = deque(maxlen=MOST_SENT)
         self._repeats_since = float("inf")  # what is to be sent again
         self._heard: dict[tuple[str, str, bytes], None] = {}
-        self._last_heard: tuple[float, int | None] | None = None  # before this absence; None: all know of it
+        self._last_heard: tuple[float, int | None] = 0.0, None  # before this absence
+        self._said_at = float("-inf")  # when the others were told of it; infinite: not yet
         self._absences: deque[tuple[float, float]] = deque(maxlen=MOST_ABSENCES)  # when each began and ended
 
     # --- frames that last -----------------------------------------------------------------------------------------
@@ -78,15 +81,15 @@ class Redelivery:
 
     def opened(self, last_heard: float, stamp: int | None) -> None:
         """There is a connection; the last answer came at that time, by this process's clock and by the server's."""
-        if self._last_heard is None:  # else nobody has heard yet that this node was away before the last one
+        if last_heard > self._said_at + TAKES:  # else what came before the last one has not been made good yet
             self._last_heard = last_heard, stamp
+        self._said_at = float("inf")
 
     def is_back(self, connection: Connection) -> None:
         """This node hears everything again."""
         connection.queue(command("TIME"), 1, partial(self._ask_for_what_was_missed, connection))
 
     def _ask_for_what_was_missed(self, connection: Connection, time: Any) -> None:
-        assert self._last_heard is not None  # noqa: S101 - the connection was opened
         last_heard, stamp = self._last_heard
         if stamp is not None and not isinstance(time, Refused):
             seconds, microseconds = map(int, time)
@@ -96,7 +99,7 @@ class Redelivery:
 
     def _is_said(self, reply: Any) -> None:
         if not isinstance(reply, Refused):
-            self._last_heard = None
+            self._said_at = self._now()
 
     def was_late(self, connection: Connection) -> None:
         """A subscription came after somebody had joined; it took less time than a connection that is silent has."""

@@ -590,6 +590,7 @@ async def test_a_deletion_is_heard_by_who_came_back_while_the_node_that_knows_it
     apart: Apart, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery, "SILENCE", 0.0)  # the second absence is not to reach back to the first
+    monkeypatch.setattr(redelivery, "TAKES", 0.0)
     room, ann, bob = await apart.ann_and_bob()
     await ann.say(room, "hello", "1")
     await bob.frame("message", id="1")
