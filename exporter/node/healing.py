@@ -127,7 +127,8 @@ class Healing:
     async def _examine_all(self) -> None:
         while self._examines_again:  # each to its end: while many nodes come and go, the last would never be reached
             self._examines_again = False
-            await self._examine(list(self._hub.participants))
+            if await self._examine(list(self._hub.participants)):
+                self._again_in = AGAIN
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(self._again_in, self._examine_once_more)
@@ -135,9 +136,13 @@ class Healing:
     async def _examine_asked(self) -> None:
         while self._asked:
             pairs, self._asked = list(self._asked), {}
-            await self._examine(pairs)
+            if unsure := await self._examine(pairs):
+                await asyncio.sleep(RETRY)
+                self._asked |= dict.fromkeys(unsure)
 
-    async def _examine(self, pairs: list[tuple[str, str]]) -> None:
+    async def _examine(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Returns those of whom only a standby has said something, which may lag."""
+        unsure: list[tuple[str, str]] = []
         for start in range(0, len(pairs), PAGE):
             part = pairs[start : start + PAGE]
             while True:
@@ -148,11 +153,14 @@ class Healing:
                     await asyncio.sleep(RETRY)
                 except Exception:  # a defect costs this examination, not those to come
                     log.exception("participants could not be examined")
-                    return
+                    return unsure
                 else:
                     break
             for (conversation, user), known, membership in zip(part, before, found, strict=True):
                 if membership is not None:  # also of who has said something and is no longer a member
                     self._broker.conversations.found(conversation, membership, known)
-                if (membership is None or not membership.member) and (conversation, user) in self._hub.participants:
+                if membership is not None and membership.behind:
+                    unsure.append((conversation, user))
+                elif (membership is None or not membership.member) and (conversation, user) in self._hub.participants:
                     self._removed(conversation, user)
+        return unsure

@@ -101,6 +101,9 @@ class MembershipLookups:
             if membership is None:
                 _refuse(futures, NotFound("no such conversation"))
                 continue
+            if membership.behind and not membership.member:
+                _refuse(futures, Unavailable("the database is a standby, which may not know of it yet"))
+                continue
             for future in futures:
                 if not future.done():
                     future.set_result(membership)

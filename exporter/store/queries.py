@@ -174,10 +174,16 @@ class Queries:
     async def memberships(
         self, session: Session, wanted: Sequence[tuple[str, str]]
     ) -> list[tuple[Membership | None, bool]]:
-        """For each (conversation, user): None where there is no such conversation; and has the user a row?"""
+        """For each (conversation, user): None where there is no such conversation; and has the user a row?
+
+        Where a standby lacks the conversation, nobody is a member yet.
+        """
         rows: Sequence[Any] = await session.fetch(self._memberships, *self.dialect.pack(wanted))
         return [
-            (None if last_seq is None else Membership(bool(member), last_seq, bool(behind)), bool(registered))
+            (
+                None if last_seq is None and not behind else Membership(bool(member), last_seq or 0, bool(behind)),
+                bool(registered),
+            )
             for last_seq, member, registered, behind in rows
         ]
 

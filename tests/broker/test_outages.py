@@ -514,10 +514,18 @@ class Lagging(Apart):
 
         await until(has_all, "the standby has all")
 
-    async def lag(self) -> None:
-        """From now on the last node reads from the standby, which gets nothing new."""
+    async def pause(self) -> None:
+        """The standby gets nothing new."""
         await self.is_followed()
         self.standby.psql("SELECT pg_wal_replay_pause()")
+
+    async def lag(self) -> None:
+        """From now on the last node reads from the standby, which gets nothing new."""
+        await self.pause()
+        self.change_places()
+
+    def change_places(self) -> None:
+        """The last node's address leads to the standby."""
         self.address.target = self.standby.port
         self.address.drop()
 
@@ -563,11 +571,16 @@ async def test_a_standby_that_lags_makes_no_number_new(lagging: Lagging) -> None
 
 
 @pytest.mark.needs("postgres")
+@pytest.mark.parametrize("lacks", ["the message", "the conversation"])
 async def test_what_a_standby_that_lags_does_not_have_is_not_passed_over(
-    lagging: Lagging, monkeypatch: pytest.MonkeyPatch
+    lagging: Lagging, lacks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if lacks == "the conversation":
+        await lagging.pause()
     room, ann, bob = await lagging.ann_and_bob()
-    await lagging.lag()
+    if lacks == "the message":
+        await lagging.pause()
+    lagging.change_places()
     await lagging.lose(1)
     await ann.say(room, "hello", "1")
     await lagging.find(1)
@@ -583,6 +596,92 @@ async def test_what_a_standby_that_lags_does_not_have_is_not_passed_over(
     await bob.frame("message", id="1", seq=1)
     await bob.frame("message", id="2", seq=2)
     assert not [frame for frame in bob.passed_over if frame["type"] == "message"]
+
+
+def _questions(node: ClusterNode, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Awaitable[None]]:
+    """Waits until so many more have been answered by the database, and another one has been asked."""
+    ask, asked = node.store.memberships, 0
+
+    async def memberships(pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        nonlocal asked
+        asked += 1
+        return await ask(pairs)
+
+    async def more(count: int) -> None:
+        before = asked
+
+        async def are_answered() -> bool:
+            return asked > before + count
+
+        await until(are_answered, f"{count} answers")
+
+    monkeypatch.setattr(node.store, "memberships", memberships)
+    monkeypatch.setattr(healing, "RETRY", 0.05)
+    return more
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("lacks", ["the member", "the conversation"])
+async def test_a_standby_that_lags_removes_nobody(
+    lagging: Lagging, lacks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lacks == "the conversation":
+        await lagging.pause()
+    room = await lagging.room("ann")
+    if lacks == "the member":
+        await lagging.pause()
+    path = f"{CONVERSATIONS}/{room}/participants"
+    assert (await lagging.first.request("POST", path, user="ann", json={"participants": ["bob", "cat"]}))[0] == 201
+    ann = await lagging.first.connect("ann")
+    bob, cat = [await lagging.last.connect(name) for name in ("bob", "cat")]
+    await ann.join(room)
+    await bob.join(room)
+    lagging.change_places()
+    node = lagging.last.server.node
+    assert isinstance(node, ClusterNode)
+    node.examine(None)
+    assert node._healing._examination is not None
+    await node._healing._examination
+    answers = _questions(node, monkeypatch)
+    node.examine([(room, "bob")])
+    await answers(2)
+    await cat.send("join", conversation=room)
+    await cat.frame("error", code="unavailable")
+    await lagging.catch_up()
+    await ann.say(room, "hello", "1")
+    await bob.frame("message", id="1")
+    assert not [frame for frame in bob.passed_over if frame["type"] == "left"]
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("all", [True, False])
+async def test_a_standby_that_lags_is_asked_again_until_it_knows(
+    lagging: Lagging, all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, _, bob = await lagging.ann_and_bob()
+    await lagging.lag()
+    await lagging.lose(1)
+    path = f"{CONVERSATIONS}/{room}/participants/bob"
+    assert (await lagging.first.request("DELETE", path, user="ann"))[0] == 204
+    await lagging.find(1)
+    node = lagging.last.server.node
+    assert isinstance(node, ClusterNode)
+    assert node._healing._examination is not None
+    await node._healing._examination
+    await no_examination_is_timed(node)
+    answers = _questions(node, monkeypatch)
+    if all:
+        monkeypatch.setattr(healing, "AGAIN", 0.05)
+        node.examine(None)
+        await answers(4)
+        assert node._healing._again_in == healing.AGAIN, "it is not asked less and less often"
+    else:
+        node.examine([(room, "bob")])
+        await answers(1)
+    await lagging.catch_up()
+    lagging.address.target = lagging.primary.port
+    lagging.address.drop()
+    await bob.frame("left", reason="removed")
 
 
 @pytest.mark.parametrize("times", [1, 2])
