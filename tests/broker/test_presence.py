@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from exporter.broker import presence as module
-from exporter.broker.connection import Connection, Reply
+from exporter.broker.connection import Connection, Refused, Reply
 from exporter.broker.functions import SLICE, Functions
 from exporter.broker.presence import PAUSE, WINDOW, Presence
 
@@ -158,6 +158,43 @@ async def test_that_the_server_has_all_that_is_held_is_said_once() -> None:
     presence.flush(line)
     line.answer(b"ok")
     assert said == [True]
+
+
+async def test_who_stops_typing_and_leaves_does_so_in_that_order_whatever_follows() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    presence.toggle("troom\nann", False)
+    presence.remove("proom\nann")
+    presence.add("ubob")
+    presence.flush(line)
+    ((batch, _),) = line.asked
+    assert 0 < batch.index(b"-troom\nann") < batch.index(b"-proom\nann")
+
+
+async def test_a_new_connection_tells_what_came_and_went_before_the_server_is_asked_anything() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    presence.add("uann")
+    presence.flush(line)
+    presence.toggle("troom\nann", True)
+    line.asked.clear()  # the connection is lost
+    presence.connected(line, False)
+    first, second, beat = (data for data, _ in line.asked)
+    assert b"+uann" in first
+    assert b"+troom\nann" in second
+    assert b"beat" in beat
+
+
+async def test_a_server_that_refuses_a_node_is_left() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    refused: list[str] = []
+    presence._refused = refused.append
+    presence.begin_anew()
+    presence.beat(line)
+    (_, is_registered), *_ = line.asked
+    is_registered(Refused("NOPERM"))
+    assert refused == ["NOPERM"]
 
 
 async def test_a_start_that_waits_is_told_before_the_end_that_is_said_in_another_way() -> None:

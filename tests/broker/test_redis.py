@@ -184,6 +184,18 @@ async def test_a_right_that_is_taken_away_and_given_back_leaves_all_as_it_should
                 await counts(node, nodes=2, connections=3, users=3, conversations=1, participants=2, settling=0)
 
 
+async def test_frames_are_counted_one_by_one_however_many_share_a_payload(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
+        last.join("b", "bob", "room")
+        await counts(first, nodes=2, participants=1, settling=0)
+        sent, received = first.metrics.broker_frames_sent, last.metrics.broker_frames_received
+        before = sent.value, received.value
+        for seq in (1, 2, 3):
+            first.broker.publish(Envelope("room", b"%d" % seq, seq=seq, sender="ann"))
+        await last.hears(b"3")
+        assert (sent.value, received.value) == (before[0] + 3, before[1] + 3)
+
+
 @pytest.mark.parametrize("conversations", [3, 95_000])
 async def test_what_is_owed_after_an_outage_is_told_piece_by_piece(server: Server, conversations: int) -> None:
     async with nodes(server.url, 1, lease=15.0) as (node,):

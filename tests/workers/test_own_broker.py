@@ -34,7 +34,8 @@ async def test_it_is_private_comes_back_when_killed_and_goes_with_the_server(
         pid = server.broker
         folder = server.broker_folder()
         assert short is None or folder.parent == tmp_path
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        for path in (folder, folder / own_broker._SOCKET):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
         clients = [await server.connect(f"u-{number}") for number in range(4)]
         for worker in server.workers:
             await worker.scraped(lambda f: f.get("messaging_cluster_users") == 4, "four are known")

@@ -116,6 +116,17 @@ async def test_a_supervisor_that_was_asleep_itself_blames_nobody(monkeypatch: py
     assert not worker.silent
 
 
+async def test_who_was_told_to_go_and_does_not_end_in_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "GRACE", 0.0)
+    pool = Pool(Settings(drain_timeout=0.0), 2, Sockets([], []), lambda status: None)
+    ends, hangs = Started(0), Started(1)
+    ends.end(0)
+    with logged(pool_module) as lines:
+        await pool.ended([ends, hangs])
+    assert (ends.exited.result(), hangs.exited.result()) == (0, -9)
+    assert [line["worker"] for line in lines] == [hangs.number]
+
+
 async def test_a_worker_that_does_not_answer_is_no_room_for_others_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(Settings(), 2, Sockets([], []), lambda status: None)
     full, silent = Started(0), Started(1)
