@@ -103,9 +103,10 @@ class Redelivery:
 
     def was_late(self, connection: Connection) -> None:
         """A subscription came after somebody had joined; it took less time than a connection that is silent has."""
-        self._was_away(connection, self._now() - 2 * SILENCE)
+        self.opened(self._now() - SILENCE, None)  # if it ends soon, the next one asks for that, too
+        self._was_away(connection, self._now() - 2 * SILENCE, self._is_said)
 
-    def _was_away(self, connection: Connection, since: float, told: Reply = ignore) -> None:
+    def _was_away(self, connection: Connection, since: float, told: Reply) -> None:
         self._absences.append((since, self._now()))
         self._say(connection, since, told=told)
 

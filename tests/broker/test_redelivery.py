@@ -142,6 +142,25 @@ async def test_an_absence_is_told_again_unless_the_connection_after_it_lasted_un
     assert node.is_back(Line()) == (300.0 - since + SILENCE) * 1000
 
 
+async def test_what_came_before_a_subscription_that_was_late_is_asked_for_again_by_a_connection_that_follows_soon() -> (
+    None
+):
+    node = Alone()
+    node.part.opened(50.0, None)
+    node.is_back(Line())
+    node.channel.told(1)
+    node.time = 200.0
+    node.part.was_late(Line())  # type: ignore[arg-type]
+    node.channel.told(1)
+    node.time = 201.0
+    node.part.was_late(Line())  # type: ignore[arg-type]
+    node.channel.told(1)
+    assert node.channel.said[1:] == 2 * [(round(2 * SILENCE * 1000), b"")], "a storm of them asks for no more and more"
+    node.time = 203.0
+    node.part.opened(202.0, None)
+    assert node.is_back(Line()) == (3.0 + 2 * SILENCE) * 1000
+
+
 async def test_whoever_was_away_meanwhile_is_told_of_this_node_s_absences_that_ended_then() -> None:
     node = Alone()
     for began, ended in ((70.0, 75.0), (80.0, 95.0), (85.0, 96.0)):
