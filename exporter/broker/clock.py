@@ -2,7 +2,7 @@
 
 Measured by the quickest beat of the last minutes; the error is at most half of that beat's round trip.
 
-Tested in ``tests/broker/test_redis.py``.
+Tested in ``tests/broker/test_clock.py``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class ServerClock:
     def measured(self, asked: float, microseconds: int) -> None:
         """An answer has come now: what the server's clock said between ``asked`` and now."""
         now = self._now()
-        error = (now - asked) / 2
-        if error <= self._error:
-            self._error, self._offset = error, microseconds / 1e6 - (now + asked) / 2
+        error, offset = (now - asked) / 2, microseconds / 1e6 - (now + asked) / 2
+        # Where both cannot be true, a clock was set, or this machine and its own were suspended.
+        if error <= self._error or self._offset is None or abs(offset - self._offset) > error + self._error:
+            self._error, self._offset = error, offset
         else:
             self._error *= _FADING
 

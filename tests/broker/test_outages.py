@@ -283,6 +283,24 @@ async def test_what_a_cut_off_node_acknowledged_before_its_end_is_heard_although
     await bob.frame("message", id="1", seq=1)
 
 
+async def test_without_a_reason_it_is_examined_less_and_less_often(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = apart.last.server.node
+    assert isinstance(node, ClusterNode)
+    await no_examination_is_timed(node)
+    monkeypatch.setattr(healing, "AGAIN", 0.01)
+    node.examine(None)
+
+    async def seldom() -> bool:
+        return node._healing._again_in > 0.05
+
+    await until(seldom, "it is asked less often")
+    monkeypatch.setattr(healing, "AGAIN", 10.0)
+    node.examine(None)
+    assert node._healing._again_in == 10.0
+
+
 async def test_a_defect_costs_one_examination(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(healing, "AGAIN", 0.1)
     room, _, _ = await apart.ann_and_bob()
