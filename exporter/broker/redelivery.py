@@ -48,7 +48,8 @@ class Redelivery:
         self._sent: deque[tuple[float, str, Outgoing]] = deque(maxlen=MOST_SENT)
         self._repeats_since = float("inf")  # what is to be sent again
         self._heard: dict[tuple[str, str, bytes], None] = {}
-        self._last_heard: tuple[float, int | None] = 0.0, None  # before this absence
+        self._last_heard = 0.0  # before this absence
+        self._stamp: int | None = None  # the same by the server's clock
         self._said_at = float("-inf")  # when the others were told of it; infinite: not yet
         self._absences: deque[tuple[float, float]] = deque(maxlen=MOST_ABSENCES)  # when each began and ended
 
@@ -82,7 +83,9 @@ class Redelivery:
     def opened(self, last_heard: float, stamp: int | None) -> None:
         """There is a connection; the last answer came at that time, by this process's clock and by the server's."""
         if last_heard > self._said_at + TAKES:  # else what came before the last one has not been made good yet
-            self._last_heard = last_heard, stamp
+            self._last_heard, self._stamp = last_heard, stamp
+        elif self._stamp is None:
+            self._stamp = stamp
         self._said_at = float("inf")
 
     def is_back(self, connection: Connection) -> None:
@@ -90,11 +93,11 @@ class Redelivery:
         connection.queue(command("TIME"), 1, partial(self._ask_for_what_was_missed, connection))
 
     def _ask_for_what_was_missed(self, connection: Connection, time: Any) -> None:
-        last_heard, stamp = self._last_heard
-        if stamp is not None and not isinstance(time, Refused):
+        last_heard = self._last_heard
+        if self._stamp is not None and not isinstance(time, Refused):
             seconds, microseconds = map(int, time)
             # This machine, and its clock, may have been suspended; another server's clock may be behind.
-            last_heard = min(last_heard, self._now() - (seconds * 1_000_000 + microseconds - stamp) / 1e6)
+            last_heard = min(last_heard, self._now() - (seconds * 1_000_000 + microseconds - self._stamp) / 1e6)
         self._was_away(connection, last_heard - SILENCE, self._is_said)  # silence is not noticed at once
 
     def _is_said(self, reply: Any) -> None:

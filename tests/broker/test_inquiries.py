@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import MagicMock
 
 from exporter.broker import frames
 from exporter.broker.frames import Kind
@@ -27,6 +28,13 @@ async def test_every_node_answers_and_ends_what_it_is_told_to(server: Server) ->
         found, error = await first.broker.inquiries.ask("ann", True)
         assert (sorted(one.opened_at or () for one in found), error) == ([(1.5, 2.5), (3.5,)], None)
         assert (second.ear.opened, third.ear.opened) == ({}, {"bob": [4.5]})
+
+
+async def test_what_all_nodes_are_told_leaves_at_once(server: Server) -> None:
+    async with nodes(server.url, 1, lease=1.0) as (node,):
+        connection = MagicMock()
+        node.broker._nodes_channel.publish(connection, Kind.BACK, 0)
+        assert [name for name, *_ in connection.mock_calls] == ["queue", "flush"]
 
 
 async def test_many_questions_at_once_get_each_their_own_answer(server: Server) -> None:

@@ -142,6 +142,18 @@ async def test_an_absence_is_told_again_unless_the_connection_after_it_lasted_un
     assert node.is_back(Line()) == (300.0 - since + SILENCE) * 1000
 
 
+async def test_an_absence_that_is_told_again_is_as_long_as_the_server_s_clock_says_of_either() -> None:
+    node = Alone()
+    node.part.opened(99.0, None)
+    node.is_back(Line())
+    node.channel.told(1)
+    node.time = 101.0
+    node.part.opened(100.5, 5_000_000)
+    assert node.is_back(Line(35, 0)) == (30.0 + SILENCE) * 1000
+    node.part.opened(100.8, 30_000_000)
+    assert node.is_back(Line(35, 0)) == (30.0 + SILENCE) * 1000
+
+
 async def test_what_came_before_a_subscription_that_was_late_is_asked_for_again_by_a_connection_that_follows_soon() -> (
     None
 ):
