@@ -224,6 +224,7 @@ async def test_a_node_in_which_too_much_has_changed_tells_all_it_holds_at_its_ne
     monkeypatch.setattr(module, "MOST_CHANGES", 10)
     presence, line, _, _ = registered(3)
     line.answer(b"ok")
+    before = presence.incarnation or ""
     for number in range(11):
         presence.add(f"u{number}")
     assert presence.incarnation is None
@@ -231,6 +232,7 @@ async def test_a_node_in_which_too_much_has_changed_tells_all_it_holds_at_its_ne
     assert presence.incarnation is not None
     (register, is_registered), (batch, is_applied) = line.asked
     assert b"register" in register
+    assert before.encode() in register, "whose place it takes, or it would count twice"
     assert b"+cc0" in batch
     is_registered(FIGURES)
     is_applied(b"ok")
