@@ -175,6 +175,17 @@ async def test_a_database_that_cannot_be_asked_is_asked_again_and_its_answer_hel
     await place.healing.close()
 
 
+async def test_what_a_standby_says_is_asked_again_and_removes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healing, "RETRY", 0.0)
+    place = Place("a")
+    for member in (True, False):
+        place.database.answers.append(lambda pairs, member=member: [Membership(member, 5, True)])  # type: ignore[misc]
+    place.healing.examine([("a", "a")])
+    await place.answered()
+    assert place.database.asked == 3 * [[("a", "a")]]
+    assert not place.removed
+
+
 async def test_messages_are_read_page_by_page_and_whoever_waits_for_the_acknowledgement_of_one_does_not_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
