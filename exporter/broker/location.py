@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import URL_FORM, Misconfigured
 
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -72,7 +72,7 @@ class Location:
         if self.password_file is None:
             return self.password
         try:
-            return self.password_file.read_text().strip()
+            return self.password_file.read_text("utf-8-sig").strip()  # Windows writes a mark before the text
         except (OSError, UnicodeDecodeError) as error:
             raise Misconfigured(
                 f"cannot read the broker's password file {self.password_file}: {_words(error)}"
@@ -93,6 +93,8 @@ def locate(url: str, password_file: Path | None = None) -> Location:
             "the broker's URL begins with none of redis://, rediss://, valkey://, valkeys://, unix:// and "
             f"redis+sentinel://{named}"
         )
+    if kind != "unix" and ("#" in rest or "@" in rest.partition("?")[0].partition("/")[2]):
+        raise Misconfigured(f"the broker's URL cannot be read: {URL_FORM}")  # its password ends it too early
     found = _sentinels(rest, tls=kind == "sentinels") if kind.startswith("sentinel") else _server(kind, rest)
     options = {**found, "password_file": password_file}
     if password_file is not None and found.get("password") is not None:
@@ -112,7 +114,7 @@ def _server(kind: str, rest: str) -> dict[str, Any]:
             raise ValueError
     except (ValueError, TypeError):
         raise Misconfigured(
-            "the broker's URL cannot be read: a port, a database number or an option is wrong"
+            f"the broker's URL cannot be read: a port, a database number or an option is wrong; {URL_FORM}"
         ) from None
     options.pop("connection_class", None)
     database = int(options.get("db") or 0) if kind == "unix" else _database(rest, options.get("db"))

@@ -166,6 +166,8 @@ def _flat(document: Any, path: Path, prefix: str = "", depth: int = 0) -> dict[s
 
 
 def _parse(option: Option, text: str, where: str) -> Any:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":  # docker run --env-file hands them on
+        raise Misconfigured(f"{where}: leave out the quotes around the value: here they are part of it")
     try:
         return option.parse(text)
     except ValueError as error:

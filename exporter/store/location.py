@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import URL_FORM, Misconfigured
 from exporter.store.dialects.base import Dialect
 
 
@@ -68,8 +68,12 @@ def _dsn(rest: str) -> str:
         parts = urlsplit(dsn)
         if "," not in parts.netloc:  # several hosts: the driver reads them
             _ = parts.port
+        # A password's @ or / leaves a host that nobody meant, and a # something that no such URL has.
+        torn = parts.netloc.count("@") > 1 or ("@" in parts.path and "@" not in parts.netloc) or bool(parts.fragment)
     except ValueError:
-        raise Misconfigured("the database URL's host or port cannot be read") from None
+        torn = True
+    if torn:
+        raise Misconfigured(f"the database URL's host or port cannot be read: {URL_FORM}")
     return dsn
 
 

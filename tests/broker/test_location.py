@@ -62,7 +62,7 @@ def test_a_password_from_a_file_is_read_for_each_connection(tmp_path: Path) -> N
     file.write_text("first\n")
     found = locate("redis://ann@h", file)
     assert found.secret() == "first"
-    file.write_text("second\n")
+    file.write_bytes(b"\xef\xbb\xbfsecond\r\n")  # as Windows writes it
     assert found.secret() == "second"
     file.unlink()
     with pytest.raises(Misconfigured, match="password file"):
@@ -99,6 +99,21 @@ def test_a_wrong_url_is_one_clear_error_without_its_secret(url: str, words: str)
         locate(url.replace("://", "://ann:s3cret@", 1) if "://h" in url else url)
     assert "s3cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"redis://ann:s3cret{sign}x@h:6379/0" for sign in "/?#["),
+        *(f"redis://ann:1{sign}s3cret@h:6379/0" for sign in "/#"),
+        *(f"redis+sentinel://ann:1{sign}s3cret@h:6379/main" for sign in "/#"),
+        "redis://::1:6379",
+    ],
+)
+def test_a_password_that_tears_the_url_is_told_how_to_be_written(url: str) -> None:
+    with pytest.raises(Misconfigured, match="%40 %2F %3F %23") as caught:
+        locate(url)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_tls_files_that_are_not_there_are_named_as_the_reason(tmp_path: Path) -> None:

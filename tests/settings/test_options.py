@@ -162,6 +162,15 @@ def test_an_empty_variable_is_one_that_nobody_set() -> None:
     assert resolve({}, {option.variable: " " for option in OPTIONS}) == Settings()
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("name", ["database.url", "data.dir", "auth.audience", "workers"])
+def test_quotes_that_nobody_took_away_are_refused_and_the_value_is_not_repeated(name: str, quote: str) -> None:
+    with pytest.raises(Misconfigured, match="leave out the quotes") as caught:
+        resolve({}, {variable(name): f"{quote}postgresql://ann:hunter2@db/chat{quote}"})
+    assert str(caught.value).startswith(variable(name))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_numbers_and_switches_of_yaml_need_no_quotes(tmp_path: Path) -> None:
     file = write(tmp_path, "limits: {frame-bytes: 100}\ndatabase: {migrate: false}\nverify: {interval: 0}\n")
     settings = resolve({"config.file": file}, {})

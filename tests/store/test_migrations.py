@@ -262,6 +262,20 @@ def test_a_url_that_names_no_database_is_one_clear_line_without_secrets(url: str
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        *(f"postgresql://ann:hunter2{sign}x@h:5432/db" for sign in "@/?#["),
+        *(f"postgresql://ann:1{sign}hunter2@h:5432/db" for sign in "@/#"),
+        "postgresql://ann:hunter2@::1:5432/db",
+    ],
+)
+def test_a_password_that_tears_the_url_is_told_how_to_be_written(url: str) -> None:
+    with pytest.raises(Misconfigured, match="%40 %2F %3F %23") as caught:
+        locate(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("url", "found"),
     [
         ("sqlite:///data/messaging.db", SqliteLocation(Path("data/messaging.db"))),
