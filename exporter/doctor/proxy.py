@@ -6,6 +6,7 @@ Tested in ``tests/doctor/test_doctor.py``.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -72,7 +73,8 @@ async def _request(http: aiohttp.ClientSession, base: str, asked: str, known: bo
         try:
             seen = msgspec.json.decode(await response.read(), type=ArrivedRequest)
         except (msgspec.DecodeError, UnicodeDecodeError):  # a page that a proxy answers every address with
-            return [Finding("proxy", Outcome.FAILED, "the answer is 200, but not the server's", _hint(response))]
+            text = f"the answer is 200 ({response.content_type}), not the server's"
+            return [Finding("proxy", Outcome.FAILED, text, _hint(response))]
         dated = response.headers.get("Date", "")
     findings = [_names(seen, asked, known), _origin(seen), _sender(seen, await _own(urlsplit(base)))]
     with suppress(ValueError, OverflowError):  # none, or no date: whoever answered last writes it, in whole seconds
@@ -146,7 +148,9 @@ def _hint(response: aiohttp.ClientResponse) -> str:
     if response.status in (401, 403):
         return "the server does not take this installation's token: is --data.dir the server's?"
     if response.status in (200, 404):
-        return "the proxy does not pass /v1/messaging/ on, or the server is an older one"
+        path = response.url.path.removesuffix("/v1/messaging/request")
+        longer = f", or --url has a path too many ({path})" if path else ""
+        return f"the proxy does not pass /v1/messaging/ on, or the server is an older one{longer}"
     return "the proxy reaches no server that is ready"
 
 
@@ -157,6 +161,10 @@ def _reason(error: Exception) -> str:
         return f"no answer within {WAIT:g} s"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the name is unknown here"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or "no connection").lower()
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return "what listens there does not speak TLS as it is spoken here: is it http://?"
+    if isinstance(error, aiohttp.ClientConnectorError):  # the number's words: asyncio puts its own in their place
+        return os.strerror(error.errno).lower() if error.errno else "no connection"
+    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+        return "what listens there hung up: is it https://?"
     return type(error).__name__

@@ -416,8 +416,27 @@ async def test_a_server_that_takes_other_tokens_and_one_that_is_not_there_are_to
         code, found, _ = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url)
         assert (code, found["proxy"][0]) == (2, "unknown")
     code, found, _ = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url, "--token-file", str(token))
-    assert (code, found["proxy"][0]) == (1, "failed")
-    assert "cannot be reached" in found["proxy"][1]
+    assert (code, found["proxy"]) == (1, ("failed", f"{exporter.url} cannot be reached: connection refused"))
+
+
+async def _page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server of pages that answers any path with one of them."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\nConnection: close\r\n\r\npage")
+    writer.close()
+
+
+async def test_an_address_that_people_mistype_is_told_as_what_it_is(tmp_path: Path) -> None:
+    async with running(tmp_path) as exporter, await asyncio.start_server(_page, "127.0.0.1", 0) as pages:
+        other = f"http://127.0.0.1:{pages.sockets[0].getsockname()[1]}"
+        for url, told in (
+            (exporter.url.replace("http:", "https:"), "does not speak TLS as it is spoken here: is it http://?"),
+            (f"{exporter.url}/admin", "or --url has a path too many (/admin)"),
+            (other, "the answer is 200 (text/html), not the server's"),
+        ):
+            code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url)
+            assert (code, found["proxy"][0]) == (1, "failed"), said
+            assert told in found["proxy"][1]
 
 
 # --- what is examined, by itself ------------------------------------------------------------------------------
