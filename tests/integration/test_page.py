@@ -709,6 +709,21 @@ async def test_what_the_last_minute_says_is_told_with_since_when(browser: Browse
         await page.locator("messaging-stats .well .note", has_text="Deliveries are late since").wait_for()
 
 
+async def test_what_is_bad_comes_before_what_is_late(browser: Browser, double: StatsDouble) -> None:
+    for i in range(12):
+        late = Sample(active_connections=5, delivered=100 * i, delivered_in_time=80 * i)
+        double.history.record(time.time() - 10 * (12 - i), late)
+    error = "the broker cannot be reached"
+    double.figures["inaccurate"] = {"conversations": 3, "days": 0, "triggers": 0}
+    double.figures.update(scope="cluster", cluster={"up": False, "as_of": None, "error": error})
+    async with visit(browser) as seen:
+        await seen.page.goto(double.link())
+        await told(seen.page, rf"The other nodes are not seen: {error}\.")
+        await seen.page.locator("messaging-stats .status.bad").wait_for()
+        notes = seen.page.locator("messaging-stats .well .note", has_text="Deliveries are late since")
+        await notes.filter(has_text="Stored totals are wrong").wait_for()
+
+
 async def test_what_the_hour_says_of_the_process_before_a_restart_is_not_told_of_the_one_after(
     browser: Browser, double: StatsDouble
 ) -> None:
@@ -816,6 +831,9 @@ async def test_a_restart_is_told(browser: Browser, double: StatsDouble) -> None:
         assert re.fullmatch(r"All is well\. Up since \w+ \d+, \d\d:\d\d\.", await status(page).inner_text())
         double.figures["started_at"] = moment(time.time())
         await told(page, r"All is well\. Up since [\d:]{8}: the server has just started\.")
+        dot = "(name) => getComputedStyle(document.querySelector(name).shadowRoot.querySelector('.dot')).{}"
+        assert await page.evaluate(dot.format("backgroundColor"), "messaging-stats") == "rgb(24, 121, 78)"  # as when well
+        assert await page.evaluate(dot.format("borderRadius"), "messaging-stats") == "50%"
         await eventually(lambda: _titled(page, "Just started · 1,240 connected · Messaging"), "the title tells it")
         await double.stop()
         await told(page, r"Server lost since .*")

@@ -43,7 +43,8 @@ def landing(
     )
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>messaging-exporter</title>'
-        '<meta name="viewport" content="width=device-width"></head><body><h1>messaging-exporter</h1>'
+        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark"></head>'
+        "<body><h1>messaging-exporter</h1>"
         f"<p>Version {html.escape(__version__)}</p><ul>{items}</ul></body></html>"
     )
 

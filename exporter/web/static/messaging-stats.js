@@ -271,8 +271,8 @@ const CSS = `
 .state { color: var(--ink); display: flex; gap: 0.6em; align-items: baseline; font-size: 1.15em; font-weight: 600; min-height: calc(var(--lines) * 1.4em); }
 .state span { min-inline-size: 0; overflow-wrap: anywhere; }
 .dot { flex: none; inline-size: 0.6em; block-size: 0.6em; border-radius: 50%; background: var(--muted); }
-.good .dot { background: var(--good); }
-.note .dot, .warn .dot { background: var(--warn); border-radius: 0; }
+.good .dot, .note .dot { background: var(--good); }
+.warn .dot { background: var(--warn); border-radius: 0; }
 .bad .dot { background: var(--bad); border-radius: 0; }
 .warn .state { color: var(--warn); }
 .bad .state { color: var(--bad); }
@@ -1356,7 +1356,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     }
     if (Object.values(stats.inaccurate ?? {}).some((count) => known(count) > 0)) add('warn', 'totals_wrong', null);
     for (const code of this.#first.keys()) if (!found.some((one) => one.code === code)) this.#first.delete(code);
-    if (found.length > 0) return found;
+    if (found.length > 0) return found.sort((a, b) => (a.level === 'bad' ? 0 : 1) - (b.level === 'bad' ? 0 : 1));
     const started = moment(stats.started_at);
     const young = started !== null && client.serverTime - started < YOUNG;
     if (started === null) add('good', 'all_is_well', null);
