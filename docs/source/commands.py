@@ -20,7 +20,7 @@ so does the manual page [messaging-exporter.1](messaging-exporter.1), which is i
 messaging-exporter`. Settings are explained in [flags.md](flags.md).
 
 Whatever cannot work says so in one line on standard error and exits with 1. Words that the command line does not know
-exit with 2. A command interrupted by Ctrl-C exits with 130.
+exit with 2. Ctrl-C ends `serve`, `observe`, `demo` and `simulate` in order; any other command exits with 130.
 
 ## Completion
 
@@ -101,7 +101,7 @@ def manual() -> str:
     lines += [
         ".SH EXIT STATUS",
         "0 success; 1 something cannot work, or a check found something; 2 unknown words, or a check that could not be"
-        " made; 130 interrupted.",
+        " made; 130 interrupted by Ctrl-C, which ends serve, observe, demo and simulate in order.",
         ".SH FILES",
         ".TP",
         ".I data/auth.secret",

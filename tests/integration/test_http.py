@@ -456,10 +456,13 @@ async def test_the_landing_page_says_what_this_is_and_its_links_lead_somewhere(e
     page = body.decode()
     assert "messaging-exporter" in page
     assert __version__ in page
+    assert '<meta name="color-scheme" content="light dark">' in page
     links = [urljoin("/", link) for link in re.findall(r'href="([^"]+)"', page)]
     assert {"/metrics", "/admin", WS, "/openapi.json"} <= set(links)
     for link in links:
-        assert (await exporter.get(link))[0] == (426 if link == WS else 200), link
+        status, answer, _ = await exporter.get(link)
+        assert status == (426 if link == WS else 200), link
+        assert link != WS or "a proxy must pass them on" in answer["detail"]
 
 
 async def test_it_is_healthy_and_ready(exporter: Exporter) -> None:

@@ -139,7 +139,8 @@ def _handshake(request: web.Request) -> bytes:
     headers = request.headers
     if "websocket" not in _tokens(request, "Upgrade") or "upgrade" not in _tokens(request, "Connection"):
         needed = {"Upgrade": "websocket", "Connection": "Upgrade"}
-        raise Rejected(RejectedReason.HANDSHAKE, 426, "this is a WebSocket", needed)
+        told = "this is a WebSocket, and the request lacks Upgrade or Connection: a proxy must pass them on"
+        raise Rejected(RejectedReason.HANDSHAKE, 426, told, needed)
     if headers.get("Sec-WebSocket-Version", "").strip() != "13":
         raise Rejected(RejectedReason.HANDSHAKE, 426, "the WebSocket version is 13", {"Sec-WebSocket-Version": "13"})
     if (request.version.major, request.version.minor) < (1, 1) or request.method != "GET":
