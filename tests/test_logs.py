@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -153,6 +155,23 @@ def test_a_text_that_only_begins_like_secrets_takes_no_longer_than_others(part: 
 )
 def test_what_is_passed_over_hides_no_secret_behind_it(text: str, shown: str) -> None:
     assert mask(text) == shown
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """What a module may say: its texts without docstrings; what is filled in is a word."""
+    tree = ast.parse(path.read_text())
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "word" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node.value
+
+
+def test_no_text_of_this_program_looks_like_a_secret_and_is_masked() -> None:
+    package = Path(logs.__file__).parent
+    texts = {text for path in package.rglob("*.py") for text in _texts(path) if text.count(" ") > 2}
+    assert [text for text in texts if mask(text) != text] == []
 
 
 @pytest.mark.parametrize("key", ["password", "auth_token", "Authorization", "cookie", "client_secret"])

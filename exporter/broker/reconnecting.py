@@ -32,7 +32,7 @@ SILENCE: Final = 2.0
 
 _WRONG: Final = {
     "WRONGPASS": "the broker refuses the user or the password of --redis.url",
-    "NOAUTH": "the broker wants a password: give it with --redis.url in the environment, or with --redis.password-file",
+    "NOAUTH": "the broker wants a password; give it with --redis.url in the environment, or with --redis.password-file",
     "NOPERM": "the broker's user lacks rights; docs/cluster.md has the list",
     "NOPROTO": "the broker speaks no RESP3: Redis 7.0 or Valkey 7.2 at least",
 }
@@ -131,7 +131,8 @@ class ReconnectingConnection:
     def _failed(self, reason: str, wrong: Misconfigured | None) -> None:
         self.error = reason
         if wrong is not None and not self._first.done():
-            self._first.set_exception(wrong)
+            self._first.set_exception(wrong)  # the start ends with it, and says so
+            return
         if reason != self._told:
             log.warning("the broker cannot be reached; trying on", reason=reason)
             self._told = reason

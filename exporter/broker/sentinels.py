@@ -18,7 +18,7 @@ _ABSENT: Final = "no Sentinel can be reached"
 _CLOSED: Final = "the Sentinels end the connection: if they speak TLS, add sentinel_ssl=true to the URL"
 _CERTIFICATE: Final = "a Sentinel's certificate cannot be verified: see ssl_ca_certs in docs/cluster.md"
 _REFUSED: Final = (
-    "the Sentinels refuse the user or the password: sentinel_username and sentinel_password are for them, in the URL"
+    "the Sentinels refuse the user or the password; sentinel_username and sentinel_password are for them, in the URL"
 )
 
 

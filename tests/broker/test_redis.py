@@ -16,7 +16,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from exporter.broker import outgoing, redelivery
+from exporter.broker import outgoing, reconnecting, redelivery
 from exporter.broker.connection import Connection, Reply
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
@@ -31,6 +31,7 @@ from exporter.core.records import Membership
 from exporter.metrics.counters import Metrics
 from tests.broker.conftest import BOTH
 from tests.broker.nodes import Ear, Node, counts, nodes
+from tests.logged import logged
 from tests.servers import certificates
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import until
@@ -65,8 +66,9 @@ async def refused(url: str, words: str, **more: Any) -> None:
     """A start that ends with one clear line, which holds no secret."""
     node = Node(url, "messaging", **more)
     try:
-        with pytest.raises(Misconfigured, match=words) as caught:
+        with logged(reconnecting) as lines, pytest.raises(Misconfigured, match=words) as caught:
             await node.broker.start(5.0)
+        assert lines == []  # nothing is tried on, and whoever started it says why
         assert "\n" not in str(caught.value)
         assert "s3cret" not in str(caught.value)
     finally:

@@ -95,9 +95,9 @@ def _require_pair(context: ssl.SSLContext, certificate: str, key: str, password:
         context.load_cert_chain(certificate, key, passphrase)
     except (ssl.SSLError, ValueError) as error:
         if asked and not password:
-            problem = f"sslkey is encrypted: give its passphrase with sslpassword: {key}"
+            problem = f"sslkey is encrypted: give its passphrase with sslpassword ({key})"
         elif asked:
-            problem = f"sslkey is not opened by sslpassword: {key}"
+            problem = f"sslkey is not opened by sslpassword ({key})"
         elif getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             problem = f"sslkey is not the key of sslcert: {key}, {certificate}"
         else:
