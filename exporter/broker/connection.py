@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: it is gone."""
         if self._transport is not None and exc is not None:
-            self.reason = getattr(exc, "strerror", None) or type(exc).__name__
+            self.reason = (getattr(exc, "strerror", None) or "").lower() or type(exc).__name__
         self._gone()
 
     def _gone(self) -> None:
