@@ -23,8 +23,7 @@ EXTRAS: Final = {
 """What a plain install does not bring, and the extra that does. Whatever needs it imports it when it is asked for."""
 
 URL_FORM: Final = (
-    "write @ / ? # [ ] and % of a name or password as %40 %2F %3F %23 %5B %5D and %25, "
-    "and an IPv6 address in brackets"
+    "write @ / ? # [ ] and % of a name or password as %40 %2F %3F %23 %5B %5D and %25, and an IPv6 address in brackets"
 )
 """What to do about a URL that falls apart: a password's own signs end what they stand in."""
 

@@ -172,7 +172,8 @@ def _parse(option: Option, text: str, where: str) -> Any:
         return option.parse(text)
     except ValueError as error:
         shown = "" if option.secret else f", not {_shown(text)}"
-        raise Misconfigured(f"{where}: {error}{shown}") from error
+        several = "; of several, give each by itself: the flag once more, or a list in YAML" if "," in text else ""
+        raise Misconfigured(f"{where}: {error}{shown}{several if option.many else ''}") from error
 
 
 def _shown(text: str) -> str:

@@ -832,7 +832,7 @@ async def test_a_restart_is_told(browser: Browser, double: StatsDouble) -> None:
         double.figures["started_at"] = moment(time.time())
         await told(page, r"All is well\. Up since [\d:]{8}: the server has just started\.")
         dot = "(name) => getComputedStyle(document.querySelector(name).shadowRoot.querySelector('.dot')).{}"
-        assert await page.evaluate(dot.format("backgroundColor"), "messaging-stats") == "rgb(24, 121, 78)"  # as when well
+        assert await page.evaluate(dot.format("backgroundColor"), "messaging-stats") == "rgb(24, 121, 78)"  # good
         assert await page.evaluate(dot.format("borderRadius"), "messaging-stats") == "50%"
         await eventually(lambda: _titled(page, "Just started · 1,240 connected · Messaging"), "the title tells it")
         await double.stop()

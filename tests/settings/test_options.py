@@ -162,6 +162,16 @@ def test_an_empty_variable_is_one_that_nobody_set() -> None:
     assert resolve({}, {option.variable: " " for option in OPTIONS}) == Settings()
 
 
+def test_commas_in_a_flag_are_told_to_be_several_flags(tmp_path: Path) -> None:
+    both = "https://a.example, https://b.example"
+    for flags in (
+        {"auth.allowed-origins": [both]},
+        {"config.file": write(tmp_path, f"auth: {{allowed-origins: '{both}'}}")},
+    ):
+        with pytest.raises(Misconfigured, match="the flag once more, or a list in YAML"):
+            resolve(flags, {})
+
+
 @pytest.mark.parametrize("quote", ["'", '"'])
 @pytest.mark.parametrize("name", ["database.url", "data.dir", "auth.audience", "workers"])
 def test_quotes_that_nobody_took_away_are_refused_and_the_value_is_not_repeated(name: str, quote: str) -> None:
