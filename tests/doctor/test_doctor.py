@@ -476,7 +476,7 @@ async def test_a_page_that_a_proxy_answers_every_address_with_is_not_taken_for_t
     app.router.add_get("/{anything:.*}", answer)
     async with TestServer(app) as server:
         found, _ = await proxy_of_doctor.examine(Settings(), str(server.make_url("")), "a token")
-    assert (found.outcome, found.text) == (Outcome.FAILED, "the answer is 200, but not the server's")
+    assert (found.outcome, found.text) == (Outcome.FAILED, "the answer is 200 (text/html), not the server's")
     assert "does not pass /v1/messaging/ on" in found.advice
 
 
