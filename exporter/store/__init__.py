@@ -4,7 +4,8 @@
 ``transaction`` (one commit), ``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and
 ``conversations`` (SQL, once for both databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window,
 shared time-outs), ``totals`` (the collector's statement), ``verify`` (the slow recount), ``lanes`` (whose turn it is),
-``connections`` (pools, time limits), ``dialects`` (SQLite, PostgreSQL), ``schema`` (migrations, triggers).
+``connections`` (pools, time limits), ``circles`` (servers that do not hear each other), ``dialects`` (SQLite,
+PostgreSQL), ``schema`` (migrations, triggers).
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """
@@ -26,7 +27,7 @@ from exporter.core.records import Conversation, DayTotals, Draft, Membership, Me
 from exporter.store import days, errors, totals
 from exporter.store.connections import Database, Work
 from exporter.store.conversations import Conversations
-from exporter.store.dialects.base import Dialect, Session
+from exporter.store.dialects.base import Circles, Dialect, Session
 from exporter.store.errors import DatabaseError
 from exporter.store.lanes import Lane
 from exporter.store.location import dialect_of
@@ -54,10 +55,6 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-def _ignore(told: object) -> None:
-    """Nobody wants to know."""
-
-
 class Store:
     """The database of one process, used from one event loop.
 
@@ -73,8 +70,8 @@ class Store:
         schema: str | None = None,
         timeout: float = 5.0,
         clock: Callable[[], datetime] = utcnow,
-        on_resolved: Callable[[Message], None] = _ignore,
-        on_failed: Callable[[str], object] = _ignore,
+        on_resolved: Callable[[Message], None] = lambda message: None,
+        on_failed: Callable[[str], object] = lambda task: None,
     ) -> None:
         """Open nothing yet.
 
@@ -117,12 +114,12 @@ class Store:
             left = await migrate.migrate(self._dialect, revision)
         except DatabaseError as failure:
             raise errors.at_start(failure) from failure
-
         self._compared = revision == "head"
         return [str(difference) for difference in left]
 
-    async def start(self) -> None:
-        """Check place, schema and rights, and begin to work. Errors as of ``migrate``."""
+    async def start(self, circle: int | None = None) -> None:
+        """Check place, schema and rights, begin to work; a server says in which circle. Errors as of ``migrate``."""
+        self._dialect.circle = circle
         try:
             await self._database.run(Lane.READ, self._check)
         except DatabaseError as failure:
@@ -184,6 +181,10 @@ class Store:
         work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self._database.doubtful)  # noqa: E731 — typed
         with contextlib.suppress(DatabaseError):
             await self._database.run(Lane.PROBE, work, min(self._timeout, PROBE_EVERY))
+
+    async def circles(self) -> Circles:
+        """Servers that work with this database now, where it can tell; see ``store.circles``. Raises Unavailable."""
+        return await self._read(self._dialect.circles)
 
     def pool(self) -> PoolStats:
         """Connections in use and idle."""

@@ -5,15 +5,16 @@ Tested in ``tests/store/test_store.py``.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.connections import Database
-from exporter.store.dialects.base import Dialect, Session
+from exporter.store.dialects.base import Circles, Dialect, Session
 from exporter.store.errors import DatabaseError
 from exporter.store.lanes import Lane
 from exporter.store.location import SqliteLocation, dialect_of, locate
@@ -31,7 +32,8 @@ class Diagnosis:
     """What was seen. ``seconds`` is the quickest round trip; ``clock`` is the server's time minus this machine's.
 
     ``problem`` says in a sentence what is wrong with schema or rights, None when nothing is; ``behind`` means that
-    ``migrate`` repairs it. ``max_connections`` are the connections that PostgreSQL has for ordinary users.
+    ``migrate`` repairs it. ``max_connections`` are the connections that PostgreSQL has for ordinary users. ``circles``
+    are those of servers at work, see ``store.circles``.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class Diagnosis:
     problem: str | None
     behind: bool
     max_connections: int | None = None
+    circles: Circles = field(default_factory=dict)
 
 
 async def _lacking(database: Database, dialect: Dialect) -> str | None:
@@ -106,6 +109,9 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             problem = failure.told
             if failure.text == errors.RIGHTS:  # on what says which revision it is: on what else?
                 problem = await _lacking(database, dialect) or problem
-        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, max_connections)
+        circles: Circles = {}
+        with contextlib.suppress(DatabaseError):
+            circles = await database.run(Lane.READ, dialect.circles)
+        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, max_connections, circles)
     finally:
         await database.close(1.0)

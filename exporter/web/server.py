@@ -20,7 +20,6 @@ import structlog
 from exporter import __version__
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured, Unavailable
-from exporter.core.records import Message
 from exporter.metrics.counters import BackgroundTask, Metrics
 from exporter.metrics.loop_lag import LoopLagMonitor
 from exporter.metrics.negotiation import SHARE
@@ -32,6 +31,7 @@ from exporter.node.snapshot import SnapshotBuilder
 from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
 from exporter.store import Store
+from exporter.store.circles import circle_of, warn_of_others
 from exporter.web import notify, systemd
 from exporter.web.aiohttp_seams import self_check
 from exporter.web.application import Application
@@ -55,12 +55,14 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class Server:
     """One process: ``start``, then ``stop``.
 
+    ``circle`` is of others that it hears, see ``store.circles``; None: whoever has a broker, too.
     Known after the start: ``urls``, where users connect, such as ``http://127.0.0.1:8765``, and ``metrics_urls``, where
     ``/metrics`` and the admin page are.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, circle: int | None = None) -> None:
         self.settings = settings
+        self._circle = circle_of(settings.redis_url) if circle is None else circle
         self.authenticator = Authenticator.from_settings(settings)
         self.web_config = WebConfig(settings.web_config_file, always_served=f"{settings.prefix}/-/healthy")
         self.metrics = Metrics()
@@ -70,7 +72,7 @@ class Server:
             settings.effective_database_url,
             schema=settings.database_schema,
             timeout=settings.database_timeout,
-            on_resolved=self._resolved,
+            on_resolved=lambda message: self.node.resolved(message),
             on_failed=lambda name: self.background.failed(name),
         )
         self.node = _node(settings, self.store, self.metrics, self.fan_out)
@@ -101,9 +103,6 @@ class Server:
             self.conditions,
             self._not_ready,
         )
-
-    def _resolved(self, message: Message) -> None:
-        self.node.resolved(message)
 
     def _not_ready(self) -> str | None:
         if self.upgrade_handler.draining or not self.ready:
@@ -189,7 +188,7 @@ class Server:
             try:
                 if self.settings.database_migrate:
                     await self.store.migrate()
-                await self.store.start()
+                await self.store.start(self._circle)
                 break
             except Unavailable as error:
                 if not told:
@@ -214,6 +213,7 @@ class Server:
     async def _watch_schema(self) -> None:
         from exporter.store.verify.schema import watch_schema_forever
 
+        await warn_of_others(self.store, self._circle, self.settings.drain_timeout)
         await watch_schema_forever(self.store)
 
     async def _sample(self) -> None:

@@ -89,6 +89,7 @@ class WorkerProcess:
         restarts: int,
         predecessor: str,
         standby: bool,
+        circle: int | None,
         changed: Callable[[], None],
     ) -> WorkerProcess:
         """Start it. ``standby``: it makes everything ready and listens when it is told to. Raises OSError.
@@ -124,6 +125,7 @@ class WorkerProcess:
             restarts=restarts,
             predecessor=predecessor,
             standby=standby,
+            circle=circle,
         )
         return worker
 

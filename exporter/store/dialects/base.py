@@ -39,6 +39,12 @@ _DRY_RUN = (
 )
 
 
+Circles = dict[int, set[str]]
+"""Servers at work, by the number of their circle: the addresses from which they come, as far as there are any."""
+LIVELY = 15
+"""Seconds within which a server at work has used its database: three of its questions whether that takes writes."""
+
+
 class Session(Protocol):
     """One connection that somebody has taken, outside or inside a transaction that they opened themselves."""
 
@@ -80,6 +86,8 @@ class Dialect(ABC):
     """One kind of database at one place."""
 
     name: str
+    circle: int | None = None
+    """Which servers hear each other, while this is one: connections that are made say so. None: this is no server."""
     place: str = ""
     """The file, or the server's addresses: for logs and terminals only. Empty where it is not known."""
     begin: str
@@ -157,6 +165,10 @@ class Dialect(ABC):
                 await session.execute("ROLLBACK")
             raise
         await session.execute("ROLLBACK")
+
+    async def circles(self, session: Session) -> Circles:
+        """Which servers are at work here? Raises DatabaseError."""
+        return {}  # of a file nobody knows who has it open
 
     @abstractmethod
     async def named(self, session: Session, names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ Tested in ``tests/store/test_store.py``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
-from exporter.store.dialects.base import Ask, Dialect, Row, Session
+from exporter.store.dialects.base import LIVELY, Ask, Circles, Dialect, Row, Session
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.postgresql_connection import (
     DRIVERS,
@@ -36,6 +37,8 @@ VERIFY_LOCK_WAIT = 3.0
 """Seconds that a verification waits for a row or a table."""
 CONNECT_WAIT = 60.0
 """Seconds to reach the server for a migration."""
+TELL_WAIT = 1.0
+"""Seconds at most until a new session says whose it is."""
 
 EARLIEST = "timestamptz '0001-01-01 00:00Z'"
 LATEST = "timestamptz '9999-12-31 23:59:59.999Z'"
@@ -70,6 +73,16 @@ WHERE w.application_name = $1 AND w.datname = current_database() AND w.wait_even
 ORDER BY 1
 """
 """Not those for whom the writer of a server waits, which is a tenth of a second."""
+
+
+_CIRCLE = "hashtext('messaging-exporter server ' || current_schema())"
+_CIRCLES = f"""
+SELECT DISTINCT CAST(l.objid AS bigint), coalesce(host(a.client_addr), '')
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid AND a.datid = l.database
+WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = CAST({_CIRCLE} AS oid)
+    AND a.datname = current_database() AND a.state_change > clock_timestamp() - {LIVELY} * interval '1 second'
+"""
+"""A session of a machine that has gone stays for hours, and does nothing. What other users do is told to few."""
 
 
 def is_of_the_server(schema: str) -> bool:
@@ -119,7 +132,7 @@ class PostgresDialect(Dialect):
             "statement_timeout": f"{max(1, round(timeout * 1000))}",
             "idle_in_transaction_session_timeout": f"{max(10_000, round(timeout * 2000))}",
         }
-        return self._engine(connections, self._connect(timeout, settings))
+        return self._engine(connections, self._connect(timeout, settings, of_a_server=True))
 
     def maintenance_engine(self, timeout: float) -> AsyncEngine:
         """One connection of its own."""
@@ -144,11 +157,31 @@ class PostgresDialect(Dialect):
             pool_reset_on_return=None,  # whoever opens a transaction ends it
         )
 
-    def _connect(self, timeout: float, settings: dict[str, str]) -> Callable[[], Awaitable[Any]]:
+    def _connect(
+        self, timeout: float, settings: dict[str, str], *, of_a_server: bool = False
+    ) -> Callable[[], Awaitable[Any]]:
         async def connect() -> Any:
-            return await self._connector.connect(timeout, {**SETTINGS, **settings})
+            connection = await self._connector.connect(timeout, {**SETTINGS, **settings})
+            if of_a_server and self.circle is not None and connection.local is None:
+                await self._tell(connection, self.circle)
+            return connection
 
         return connect
+
+    async def _tell(self, connection: Connection, circle: int) -> None:
+        """A lock that is never in anybody's way says for as long as the session lives which server's it is.
+
+        Not in a pooler's session: it would say so of whoever has that next.
+        """
+        with contextlib.suppress(*DRIVERS):  # whoever may not lock is not seen; a dead connection is noticed by its use
+            await connection.execute(f"SELECT pg_try_advisory_lock_shared({_CIRCLE}, {circle})", timeout=TELL_WAIT)
+
+    async def circles(self, session: Session) -> Circles:
+        """Those of all sessions that were used lately."""
+        found: Circles = {}
+        for circle, address in await session.fetch(_CIRCLES):
+            found.setdefault(circle, set()).update({address} - {""})
+        return found
 
     async def prepare_migration(self, connection: AsyncConnection) -> None:
         """Is it a server that this works with? Makes the schema, if one was named."""
