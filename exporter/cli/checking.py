@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from exporter.cli.failures import DIFFERENCES
+from exporter.cli.failures import DIFFERENCES, print_error
 from exporter.cli.flags import SHARED, CheckingCommand, Duration, Url, flags
 from exporter.cli.process import configure_logs, progress, run
 from exporter.core.errors import Misconfigured
@@ -37,6 +37,8 @@ async def _verify(settings: Settings, repair: bool) -> int:
     store = Store(settings.effective_database_url, schema=settings.database_schema, timeout=settings.database_timeout)
     with progress("recounting") as moved:
         report = await verify(store, repair=repair, progress=moved, out=click.echo)
+    if report.unkept:
+        print_error(f"the server cannot publish what was found: {report.unkept}")
     counted = f"{report.conversations:,} conversations, about {report.messages:,} messages"
     if report.agrees:
         click.echo(f"all figures agree: {counted}")

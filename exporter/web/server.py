@@ -204,7 +204,8 @@ class Server:
         self.background.start(BackgroundTask.SCHEMA, self._watch_schema)
 
     async def _verify(self) -> None:
-        from exporter.store.verify import compare, run_verification_forever
+        from exporter.store.verify import compare
+        from exporter.store.verify.background import run_verification_forever
 
         doubtful = await compare(self.store)
         if self.settings.verify_interval > 0:

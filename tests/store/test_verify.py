@@ -16,13 +16,15 @@ import structlog
 
 from exporter.core.errors import Misconfigured, NotFound, Unavailable
 from exporter.core.records import Draft, Message, Totals
-from exporter.store import Store
+from exporter.store import Store, totals
 from exporter.store import verify as verify_module
 from exporter.store.dialects import postgresql
 from exporter.store.dialects.base import Row, Session
 from exporter.store.lanes import Lane
 from exporter.store.totals import tidy
-from exporter.store.verify import compare, queries, run_verification_forever, verify
+from exporter.store.verify import background, compare, queries, verify
+from exporter.store.verify.background import run_verification_forever
+from exporter.store.verify.schema import watch_schema_forever
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
 from tests.servers.postgres import Postgres
 
@@ -386,10 +388,10 @@ async def test_in_the_background_what_hinders_it_is_told_each_time_that_it_begin
 async def test_in_the_background_it_waits_until_it_is_due(place: Place, store: Store) -> None:
     await verify(store)
     waits: list[float] = []
-    waits.append(await verify_module._until_due(store, 3600.0))
+    waits.append(await background._until_due(store, 3600.0))
     assert 3600.0 <= waits[0] <= 3600.0 + 1
     store._clock = lambda: datetime(2026, 3, 10, 14, 0, tzinfo=UTC)
-    assert await verify_module._until_due(store, 3600.0) <= 360.0
+    assert await background._until_due(store, 3600.0) <= 360.0
 
 
 async def test_a_repair_that_others_undo_is_published_as_what_a_recount_finds(
@@ -709,3 +711,105 @@ async def test_a_restore_of_rows_alone_is_found_at_the_start(postgres: Postgres,
         assert (await findings(store, repair=True))[0].repaired
         assert (await store.totals(5)).stored_messages == 5
         assert not await compare(store)
+
+
+# --- who may not write the result -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def reader(postgres: Postgres) -> AsyncIterator[tuple[Postgresql, Postgresql]]:
+    """A database with something wrong, as its owner and as a user with the rights that a server needs, and no more."""
+    name = postgres.create_database()
+    owner, place = Postgresql(postgres.url(name)), Postgresql(postgres.url(name, name))
+    async with opened(owner, clock=Clock()) as store:
+        await store.create_conversation("c", "ann", [])
+        await send(store, "c", "ann", "m")
+    await owner.execute(
+        f"CREATE ROLE {name} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name};"
+        f"GRANT INSERT, DELETE ON messages, conversation_members TO {name};"
+        f"GRANT INSERT, UPDATE ON users, conversations TO {name}; GRANT UPDATE ON conversation_members TO {name}",
+        "UPDATE conversations SET total_messages = 7",
+    )
+    yield owner, place
+    await owner.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.mark.needs("postgres")
+async def test_what_was_found_is_told_where_it_cannot_be_kept(
+    reader: tuple[Postgresql, Postgresql], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[verify_module.Report] = []
+
+    async def once_more(store: Store, **options: float) -> verify_module.Report:
+        counted.append(await verify(store, **options))
+        return counted[-1]
+
+    monkeypatch.setattr(background, "verify", once_more)
+    store = Store(reader[1].url, clock=Clock())
+    with structlog.testing.capture_logs() as logs:
+        await store.start()
+        task = asyncio.create_task(run_verification_forever(store, 3600.0, pace=0, at_once=True))
+        (told,) = await eventually(lambda: [entry for entry in logs if entry["log_level"] == "warning"])
+        assert (await store.totals(5)).verified_at is None
+        task.cancel()
+        await asyncio.wait({task})
+        await store.close()
+    assert told["event"] == "what a verification found could not be kept"
+    assert (told["conversations"], told["days"], told["triggers"]) == (1, 0, 0)
+    assert "lacks a right" in told["reason"]
+    assert [wrong(report) for report in counted] == [(1, 0, 0)]
+    assert not counted[0].agrees
+    assert not counted[0].repaired
+
+
+@pytest.mark.needs("postgres")
+async def test_a_start_and_the_minute_tell_what_is_wrong_where_it_cannot_be_kept(
+    reader: tuple[Postgresql, Postgresql],
+) -> None:
+    owner, place = reader
+    store = Store(place.url, clock=Clock())
+    with structlog.testing.capture_logs() as logs:
+        await store.start()
+        await owner.execute("ALTER TABLE messages DISABLE TRIGGER messages_inserted")
+        assert await compare(store)
+        await store.totals(5)
+        watching = asyncio.create_task(watch_schema_forever(store, 0.01))
+        (found,) = await eventually(lambda: [entry["found"] for entry in logs if "found" in entry])
+        watching.cancel()
+        await asyncio.wait({watching})
+        await store.close()
+    assert "trigger messages_inserted" in found
+    (warning,) = [entry for entry in logs if entry["event"] == totals.WRONG]
+    assert (warning["days"], warning["triggers"]) == (1, 1)
+    assert "lacks a right" in warning["unkept"]
+    assert not [entry for entry in logs if "agree" in entry["event"]]
+
+
+@pytest.mark.needs("postgres")
+def test_on_a_read_only_database_the_command_says_what_it_counted(postgres: Postgres) -> None:
+    name = postgres.create_database()
+    url = postgres.url(name)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "exporter", *words, "--database.url", url],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    assert command("migrate")[0] == 0
+    read_only = f"ALTER DATABASE {name} SET default_transaction_read_only = on"
+    postgres.psql(read_only)
+    status, out, said = command("verify")
+    assert (status, "all figures agree" in out) == (0, True)
+    assert said.strip() == "messaging-exporter: the server cannot publish what was found: the database is read-only"
+    insert = "BEGIN READ WRITE; INSERT INTO conversations (id) VALUES ('c'); "
+    postgres.psql(f"{insert} UPDATE conversations SET total_messages = 7; COMMIT", name)
+    status, out, said = command("verify")
+    assert (status, "1 conversations" in out) == (1, True)
+    assert "read-only" in said
+    status, out, said = command("verify", "--repair")
+    assert (status, "read-only" in said) == (2, True)

@@ -30,9 +30,6 @@ from exporter.store.schema import migrate
 from exporter.store.schema.shape import COUNTED, Difference
 from exporter.store.verify import queries
 
-BACKGROUND_PACE = 9.0
-"""In the background it works a tenth of the time."""
-
 LOCKED_TRIES = 2  # before what is held is left to whoever holds it
 
 LOOK_FOR_LOCK_HOLDERS = 0.7  # seconds of waiting after which is asked for whom
@@ -60,6 +57,8 @@ class Report:
     """Found missing, disabled or changed: triggers, functions, keys and whatever else of the schema is not as made."""
     repaired: bool
     """Was something wrong, and is nothing wrong any more, as a second recount says?"""
+    unkept: str = ""
+    """Why nobody can publish it, where the database did not take it: it was counted all the same."""
 
     @property
     def agrees(self) -> bool:
@@ -111,56 +110,26 @@ async def compare(store: Store) -> bool:
     database = store.maintenance()
     dialect = database.dialect
 
-    async def look(session: Session) -> tuple[bool, Sequence[Difference]]:
-        differs = bool((await session.fetch(queries.COMPARISON))[0][0])
+    async def look(session: Session) -> tuple[bool, Sequence[Difference], str]:
+        differs, unkept = bool((await session.fetch(queries.COMPARISON))[0][0]), ""
         findings = await dialect.differences(session)
         if differs or findings:
-            await queries.keep_comparison(session, differs, len(findings))
-        return differs, findings
+            unkept = await queries.why_unkept(queries.keep_comparison(session, differs, len(findings)))
+        return differs, findings, unkept
 
     try:
-        differs, findings = await database.job(Lane.VERIFY, look, None).result()
+        differs, findings, unkept = await database.job(Lane.VERIFY, look, None).result()
     except (DatabaseError, Misconfigured) as error:
         reason = error.told if isinstance(error, DatabaseError) else str(error)
         log.warning("the totals could not be compared", reason=reason)
         return False
     finally:
         await database.close(1.0)
-    store.findings.tell(None, int(differs), len(findings))
+    if unkept:  # what the database tells next would be a contradiction
+        log.warning(totals.WRONG, days=int(differs), triggers=len(findings), unkept=unkept)
+    else:
+        store.findings.tell(None, int(differs), len(findings))
     return differs or bool(findings)
-
-
-async def run_verification_forever(
-    store: Store, interval: float, *, pace: float = BACKGROUND_PACE, at_once: bool = False
-) -> None:
-    """Verify once per interval (seconds), whichever node does it; until cancelled. Never repairs.
-
-    Differences are logged as one warning; the collector's figures tell the rest. ``at_once``: there is reason to.
-    """
-    hindered = ""
-    while True:
-        await asyncio.sleep(0 if at_once else await _until_due(store, interval))
-        at_once = False
-        try:
-            report = await verify(store, pace=pace)
-        except (Unavailable, Misconfigured) as error:
-            if str(error) != hindered:
-                hindered = str(error)
-                log.warning("verification was not possible", reason=hindered)
-            await asyncio.sleep(min(interval, 300.0))
-            continue
-        hindered = ""
-        store.findings.tell(report.inaccurate_conversations, report.inaccurate_days, report.missing_triggers)
-
-
-async def _until_due(store: Store, interval: float) -> float:
-    # A little chance, so that the nodes of a cluster do not all begin at once and one finds the other's result.
-    wait = random.uniform(0.0, min(interval * 0.1, 600.0))
-    try:
-        found = (await store.totals(30.0)).verified_at
-    except Unavailable:
-        return min(interval, 60.0)
-    return wait if found is None else max(wait, found + interval - store.now().timestamp())
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +162,18 @@ class _Verification:
         if self.repair and any(found.wrong):  # what is published was recounted, not believed
             self.repair, self.out = False, lambda line: None
             left = await self._pass()
+        unkept = await self._keep(left)
+        repaired = any(found.wrong) > any(left.wrong)
+        return Report(found.conversations, found.messages, *found.wrong, repaired, unkept)
+
+    async def _keep(self, left: _Found) -> str:
         now = self.store.now()
-        await self._run(lambda session: queries.keep(session, now.timestamp(), *left.wrong))
-        await self._run(lambda session: totals.compact(session, self.dialect, now))
-        return Report(found.conversations, found.messages, *found.wrong, repaired=any(found.wrong) > any(left.wrong))
+        keeping = self._run(lambda session: queries.keep(session, now.timestamp(), *left.wrong))
+        if unkept := await queries.why_unkept(keeping):
+            return unkept
+        with suppress(DatabaseError):  # a scrape reads more rows then, and is right
+            await self._run(lambda session: totals.compact(session, self.dialect, now))
+        return ""
 
     async def _pass(self) -> _Found:
         differences = await self._differences()

@@ -7,10 +7,11 @@ Tested in ``tests/store/test_verify.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 
 from exporter.store.dialects.base import Dialect, Row, Session, transaction
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema.shape import ADD_TO_DAY, ADDED
 
 PAGE_CONVERSATIONS = 500
@@ -205,6 +206,17 @@ FROM (
 
 No message is read.
 """
+
+
+async def why_unkept(keeping: Awaitable[None]) -> str:
+    """Wait until a result is kept; why it cannot be: who may not write may recount all the same, and say it."""
+    try:
+        await keeping
+    except DatabaseError as failure:
+        if failure.kind not in (ErrorKind.CONFIGURATION, ErrorKind.READ_ONLY):
+            raise
+        return failure.told
+    return ""
 
 
 async def keep(session: Session, verified_at: float, conversations: int, days: int, triggers: int) -> None:

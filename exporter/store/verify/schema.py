@@ -46,7 +46,7 @@ async def _look(store: Store) -> list[Difference]:
 
     async def look(session: Session) -> list[Difference]:
         found = list(await database.dialect.differences(session))
-        await queries.keep_schema(session, len(found))
+        await queries.why_unkept(queries.keep_schema(session, len(found)))  # the log tells it in any case
         return found
 
     try:
