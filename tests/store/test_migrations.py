@@ -25,7 +25,7 @@ from exporter.core.errors import Misconfigured, Unavailable
 from exporter.store import Store
 from exporter.store.location import PostgresLocation, SqliteLocation, locate
 from exporter.store.schema.migrate import revisions
-from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, make_as_of, opened, send
+from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, eventually, make_as_of, opened, send
 from tests.servers.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +126,27 @@ async def test_a_migration_that_is_killed_half_way_has_done_nothing_and_can_be_r
     assert await place.fetch("SELECT version_num FROM messaging_schema_version") == [(revisions()[0],)]
     async with opened(place, clock=Clock()) as store:
         await assert_exact(place, store, TODAY)
+
+
+STOPPED = KILLED.replace("SIGKILL", "SIGSTOP").replace(
+    "original = ", "from exporter.store.dialects import postgresql; postgresql.ASLEEP = 0.5\noriginal = "
+)
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+@pytest.mark.needs("postgres")
+async def test_a_migration_whose_machine_falls_asleep_keeps_nothing_from_others(place: Place) -> None:
+    await migrate(place, revisions()[0])
+    await place.execute(old_rows(place))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", STOPPED, place.url, cwd=ROOT)
+    try:
+        stat = Path(f"/proc/{process.pid}/stat")
+        await eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        async with opened(place, clock=Clock()) as store:
+            await assert_exact(place, store, TODAY)
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def test_rows_written_while_it_migrates_are_counted(place: Place) -> None:

@@ -19,7 +19,8 @@ from exporter.core.records import Draft, Message, Totals
 from exporter.store import Store, totals
 from exporter.store import verify as verify_module
 from exporter.store.dialects import postgresql
-from exporter.store.dialects.base import Row, Session
+from exporter.store.dialects.base import Row, Session, transaction
+from exporter.store.errors import DatabaseError
 from exporter.store.lanes import Lane
 from exporter.store.totals import tidy
 from exporter.store.verify import background, compare, queries, verify
@@ -711,6 +712,35 @@ async def test_a_restore_of_rows_alone_is_found_at_the_start(postgres: Postgres,
         assert (await findings(store, repair=True))[0].repaired
         assert (await store.totals(5)).stored_messages == 5
         assert not await compare(store)
+
+
+@pytest.mark.parametrize("place", ["postgresql", "pgbouncer"], indirect=True)
+@pytest.mark.needs("postgres", "pgbouncer")
+async def test_a_repair_whose_machine_falls_asleep_keeps_nothing_from_others(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "ASLEEP", 0.5)
+    database = store.maintenance()
+    awake = asyncio.Event()
+
+    async def sleep(session: Session) -> None:
+        async with transaction(session, database.dialect.begin):
+            await session.fetch("SELECT 1 FROM conversations WHERE id = 'a'" + database.dialect.lock)
+            held.set()
+            await awake.wait()
+
+    held = asyncio.Event()
+    job = database.job(Lane.VERIFY, sleep, None)
+    await held.wait()
+
+    async def sent() -> bool:
+        return isinstance(await send(store, "a", "ann", "new"), Message)
+
+    await eventually(sent)
+    awake.set()
+    with pytest.raises(DatabaseError):
+        await job.result()
+    await database.close(1.0)
 
 
 # --- who may not write the result -----------------------------------------------------------------------------------

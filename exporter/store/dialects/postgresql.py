@@ -37,6 +37,8 @@ VERIFY_LOCK_WAIT = 3.0
 """Seconds that a verification waits for a row or a table."""
 CONNECT_WAIT = 60.0
 """Seconds to reach the server for a migration."""
+ASLEEP = 30.0
+"""Seconds until the transaction of a command is ended whose process or machine is asleep or gone: it holds rows."""
 TELL_WAIT = 1.0
 """Seconds at most until a new session says whose it is."""
 
@@ -90,6 +92,11 @@ def is_of_the_server(schema: str) -> bool:
     return schema == "information_schema" or schema.startswith("pg_")
 
 
+def _untimed() -> dict[str, str]:
+    """Settings of a command whose statements may take as long as they need."""
+    return {"statement_timeout": "0", "idle_in_transaction_session_timeout": f"{round(ASLEEP * 1000)}"}
+
+
 def _require_writable(session: Session, read_only: bool, standby: bool, age: float | None) -> None:
     if standby:  # it may be promoted, or the address may move to another server
         raise DatabaseError(ErrorKind.READ_ONLY, errors.STANDBY)
@@ -136,12 +143,12 @@ class PostgresDialect(Dialect):
 
     def maintenance_engine(self, timeout: float) -> AsyncEngine:
         """One connection of its own."""
-        settings = {"statement_timeout": "0", "lock_timeout": f"{round(VERIFY_LOCK_WAIT * 1000)}"}
+        settings = {**_untimed(), "lock_timeout": f"{round(VERIFY_LOCK_WAIT * 1000)}"}
         return self._engine(1, self._connect(timeout, settings))
 
     def migrating_engine(self) -> AsyncEngine:
         """One connection that may take its time."""
-        return self._engine(1, self._connect(CONNECT_WAIT, {"statement_timeout": "0"}))
+        return self._engine(1, self._connect(CONNECT_WAIT, _untimed()))
 
     def _engine(self, connections: int, connect: Callable[[], Awaitable[Any]]) -> AsyncEngine:
         return create_async_engine(
