@@ -196,12 +196,12 @@ async def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any
 
 
 @contextlib.asynccontextmanager
-async def opened(place: Place, *, circle: int | None = None, **options: Any) -> AsyncIterator[Store]:
-    """A store at work, closed at the end; with ``circle`` as a server's."""
+async def opened(place: Place, *, cluster: int | None = None, **options: Any) -> AsyncIterator[Store]:
+    """A store at work, closed at the end; with ``cluster`` as a server's."""
     store = Store(place.url, **options)
     try:
         await store.migrate()
-        await store.start(circle)
+        await store.start(cluster)
         yield store
     finally:
         await store.close()

@@ -11,9 +11,9 @@ from exporter.doctor.machine import clock
 from exporter.doctor.reaching import unreached
 from exporter.settings.model import Settings
 from exporter.store import errors
-from exporter.store.circles import BY_A_BROKER
+from exporter.store.clusters import BY_A_BROKER
 from exporter.store.diagnosis import Diagnosis, diagnose
-from exporter.store.dialects.base import Circles
+from exporter.store.dialects.base import Clusters
 from exporter.store.dialects.libpq import target
 from exporter.store.errors import DatabaseError
 from exporter.store.location import PostgresLocation, locate
@@ -26,8 +26,8 @@ ADVICE = {
 }
 """What to do, where the words of the store do not say it."""
 GRANT = "whoever owns the tables gives them: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA … TO …"
-DEAF = "several servers use it that do not hear each other, or would not hear one that is started like this"
-DEAF_ADVICE = "give each a database or --database.schema of its own, or all of them the same --redis.url"
+SEPARATE = "several servers use it that do not hear each other, or would not hear one that is started like this"
+SEPARATE_ADVICE = "give each a database or --database.schema of its own, or all of them the same --redis.url"
 SLOW = 0.1
 """Seconds of a round trip that every send waits for at least."""
 
@@ -54,18 +54,18 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(Finding("schema, rights", Outcome.FAILED, found.problem, advice))
     if found.clock is not None:
         findings.append(clock("the database", found.clock))
-    if deaf(found.circles, broker=bool(settings.redis_url)):
-        findings.append(Finding("servers", Outcome.WARNING, DEAF, DEAF_ADVICE))
+    if separate(found.clusters, broker=bool(settings.redis_url)):
+        findings.append(Finding("servers", Outcome.WARNING, SEPARATE, SEPARATE_ADVICE))
     return findings
 
 
-def deaf(circles: Circles, *, broker: bool) -> bool:
+def separate(clusters: Clusters, *, broker: bool) -> bool:
     """Are there servers that do not hear each other, or would not hear one with these settings?
 
     One without a broker may be the very server whose settings these are.
     """
-    alone = len(circles.keys() - {BY_A_BROKER})
-    return alone > 0 if broker else BY_A_BROKER in circles or alone > 1
+    alone = len(clusters.keys() - {BY_A_BROKER})
+    return alone > 0 if broker else BY_A_BROKER in clusters or alone > 1
 
 
 async def _unreached(url: str, text: str, told: str) -> Finding:

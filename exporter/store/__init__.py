@@ -4,7 +4,7 @@
 ``transaction`` (one commit), ``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and
 ``conversations`` (SQL, once for both databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window,
 shared time-outs), ``totals`` (the collector's statement), ``verify`` (the slow recount), ``lanes`` (whose turn it is),
-``connections`` (pools, time limits), ``circles`` (servers that do not hear each other), ``dialects`` (SQLite,
+``connections`` (pools, time limits), ``clusters`` (servers that do not hear each other), ``dialects`` (SQLite,
 PostgreSQL), ``schema`` (migrations, triggers).
 
 It may not know a connection of a client, a frame, a metric or a broker.
@@ -27,7 +27,7 @@ from exporter.core.records import Conversation, DayTotals, Draft, Membership, Me
 from exporter.store import days, errors, totals
 from exporter.store.connections import Database, Work
 from exporter.store.conversations import Conversations
-from exporter.store.dialects.base import Circles, Dialect, Session
+from exporter.store.dialects.base import Clusters, Dialect, Session
 from exporter.store.errors import DatabaseError
 from exporter.store.lanes import Lane
 from exporter.store.location import dialect_of
@@ -117,9 +117,9 @@ class Store:
         self._compared = revision == "head"
         return [str(difference) for difference in left]
 
-    async def start(self, circle: int | None = None) -> None:
-        """Check place, schema and rights, begin to work; a server says in which circle. Errors as of ``migrate``."""
-        self._dialect.circle = circle
+    async def start(self, cluster: int | None = None) -> None:
+        """Check place, schema and rights, begin to work; a server says in which cluster. Errors as of ``migrate``."""
+        self._dialect.cluster = cluster
         try:
             await self._database.run(Lane.READ, self._check)
         except DatabaseError as failure:
@@ -182,9 +182,9 @@ class Store:
         with contextlib.suppress(DatabaseError):
             await self._database.run(Lane.PROBE, work, min(self._timeout, PROBE_EVERY))
 
-    async def circles(self) -> Circles:
-        """Servers that work with this database now, where it can tell; see ``store.circles``. Raises Unavailable."""
-        return await self._read(self._dialect.circles)
+    async def clusters(self) -> Clusters:
+        """Servers that work with this database now, where it can tell; see ``store.clusters``. Raises Unavailable."""
+        return await self._read(self._dialect.clusters)
 
     def pool(self) -> PoolStats:
         """Connections in use and idle."""

@@ -14,7 +14,7 @@ from typing import Final
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.connections import Database
-from exporter.store.dialects.base import Circles, Dialect, Session
+from exporter.store.dialects.base import Clusters, Dialect, Session
 from exporter.store.errors import DatabaseError
 from exporter.store.lanes import Lane
 from exporter.store.location import SqliteLocation, dialect_of, locate
@@ -32,8 +32,8 @@ class Diagnosis:
     """What was seen. ``seconds`` is the quickest round trip; ``clock`` is the server's time minus this machine's.
 
     ``problem`` says in a sentence what is wrong with schema or rights, None when nothing is; ``behind`` means that
-    ``migrate`` repairs it. ``max_connections`` are the connections that PostgreSQL has for ordinary users. ``circles``
-    are those of servers at work, see ``store.circles``.
+    ``migrate`` repairs it. ``max_connections`` are the connections that PostgreSQL has for ordinary users. ``clusters``
+    are those of servers at work, see ``store.clusters``.
     """
 
     engine: str
@@ -43,7 +43,7 @@ class Diagnosis:
     problem: str | None
     behind: bool
     max_connections: int | None = None
-    circles: Circles = field(default_factory=dict)
+    clusters: Clusters = field(default_factory=dict)
 
 
 async def _lacking(database: Database, dialect: Dialect) -> str | None:
@@ -109,9 +109,9 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             problem = failure.told
             if failure.text == errors.RIGHTS:  # on what says which revision it is: on what else?
                 problem = await _lacking(database, dialect) or problem
-        circles: Circles = {}
+        clusters: Clusters = {}
         with contextlib.suppress(DatabaseError):
-            circles = await database.run(Lane.READ, dialect.circles)
-        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, max_connections, circles)
+            clusters = await database.run(Lane.READ, dialect.clusters)
+        return Diagnosis(engine, seconds, ahead, migrate.revisions()[-1], problem, behind, max_connections, clusters)
     finally:
         await database.close(1.0)

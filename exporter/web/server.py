@@ -31,7 +31,7 @@ from exporter.node.snapshot import SnapshotBuilder
 from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
 from exporter.store import Store
-from exporter.store.circles import circle_of, warn_of_others
+from exporter.store.clusters import cluster_of, warn_of_others
 from exporter.web import notify, systemd
 from exporter.web.aiohttp_seams import self_check
 from exporter.web.application import Application
@@ -55,14 +55,14 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class Server:
     """One process: ``start``, then ``stop``.
 
-    ``circle`` is of others that it hears, see ``store.circles``; None: whoever has a broker, too.
+    ``cluster`` is of others that it hears, see ``store.clusters``; None: whoever has a broker, too.
     Known after the start: ``urls``, where users connect, such as ``http://127.0.0.1:8765``, and ``metrics_urls``, where
     ``/metrics`` and the admin page are.
     """
 
-    def __init__(self, settings: Settings, circle: int | None = None) -> None:
+    def __init__(self, settings: Settings, cluster: int | None = None) -> None:
         self.settings = settings
-        self._circle = circle_of(settings.redis_url) if circle is None else circle
+        self._cluster = cluster_of(settings.redis_url) if cluster is None else cluster
         self.authenticator = Authenticator.from_settings(settings)
         self.web_config = WebConfig(settings.web_config_file, always_served=f"{settings.prefix}/-/healthy")
         self.metrics = Metrics()
@@ -188,7 +188,7 @@ class Server:
             try:
                 if self.settings.database_migrate:
                     await self.store.migrate()
-                await self.store.start(self._circle)
+                await self.store.start(self._cluster)
                 break
             except Unavailable as error:
                 if not told:
@@ -214,7 +214,7 @@ class Server:
     async def _watch_schema(self) -> None:
         from exporter.store.verify.schema import watch_schema_forever
 
-        await warn_of_others(self.store, self._circle, self.settings.drain_timeout)
+        await warn_of_others(self.store, self._cluster, self.settings.drain_timeout)
         await watch_schema_forever(self.store)
 
     async def _sample(self) -> None:

@@ -59,8 +59,8 @@ class OwnBroker:
 
     def __init__(self) -> None:
         self._program = binary()
-        self.circle = random.randrange(1, 2**31)
-        """See ``store.circles``: whoever hears by this one hears no server but its own workers."""
+        self.cluster = random.randrange(1, 2**31)
+        """See ``store.clusters``: whoever hears by this one hears no server but its own workers."""
         self._folder = Path()
         self._lock = -1  # a descriptor that says that the folder's owner lives
         self._process: subprocess.Popen[bytes] | None = None

@@ -35,20 +35,20 @@ class Slot:
 
 class Pool:
     """``settings`` are what the next worker is started with. ``on_last`` hears that none serves, and a status.
-    ``circle`` is for the ``Server`` of each worker.
+    ``cluster`` is for the ``Server`` of each worker.
 
     That is when one ended by itself, with an error: whoever started the server decides what to do about it, as with a
     server of one process. So it is after a defect here: a server whose workers nobody starts again ends in order.
     """
 
     def __init__(
-        self, settings: Settings, count: int, sockets: Sockets, on_last: Callable[[int], None], circle: int | None
+        self, settings: Settings, count: int, sockets: Sockets, on_last: Callable[[int], None], cluster: int | None
     ) -> None:
         self.settings = settings
         self.stopping = False
         self._sockets = sockets
         self._on_last = on_last
-        self._circle = circle
+        self._cluster = cluster
         self._slots = [Slot(number) for number in range(count)]
         self._replaced: list[WorkerProcess] = []  # not yet ended
         self._keeping: list[asyncio.Task[None]] = []
@@ -106,7 +106,7 @@ class Pool:
             restarts=slot.restarts,
             predecessor="" if standby else slot.predecessor,
             standby=standby,
-            circle=self._circle,
+            cluster=self._cluster,
             changed=self._balance,
         )
         if standby:

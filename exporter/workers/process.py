@@ -89,7 +89,7 @@ class WorkerProcess:
         restarts: int,
         predecessor: str,
         standby: bool,
-        circle: int | None,
+        cluster: int | None,
         changed: Callable[[], None],
     ) -> WorkerProcess:
         """Start it. ``standby``: it makes everything ready and listens when it is told to. Raises OSError.
@@ -125,7 +125,7 @@ class WorkerProcess:
             restarts=restarts,
             predecessor=predecessor,
             standby=standby,
-            circle=circle,
+            cluster=cluster,
         )
         return worker
 

@@ -57,8 +57,8 @@ class _Supervisor:
         self._signals = signals
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._broker = None if settings.redis_url else OwnBroker()
-        circle = None if self._broker is None else self._broker.circle
-        self._pool = Pool(settings, settings.workers, sockets, self._last_ended, circle)
+        cluster = None if self._broker is None else self._broker.cluster
+        self._pool = Pool(settings, settings.workers, sockets, self._last_ended, cluster)
         self._replacing: asyncio.Task[None] | None = None
 
     def _last_ended(self, status: int) -> None:

@@ -90,7 +90,7 @@ class _Worker:
     async def run(self, settings: Settings, handed: ChannelMessage) -> None:
         """Serve until the end."""
         ending = asyncio.ensure_future(self._ends.get())
-        server = Server(settings, handed["circle"])
+        server = Server(settings, handed["cluster"])
         server.metrics.worker_restarts.value = handed["restarts"]
         self._reload = server.reload
         broker = server.node.redis if isinstance(server.node, ClusterNode) else None

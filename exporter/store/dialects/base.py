@@ -39,8 +39,8 @@ _DRY_RUN = (
 )
 
 
-Circles = dict[int, set[str]]
-"""Servers at work, by the number of their circle: the addresses from which they come, as far as there are any."""
+Clusters = dict[int, set[str]]
+"""Servers at work, by the number of their cluster: the addresses from which they come, as far as there are any."""
 LIVELY = 15
 """Seconds within which a server at work has used its database: three of its questions whether that takes writes."""
 
@@ -86,7 +86,7 @@ class Dialect(ABC):
     """One kind of database at one place."""
 
     name: str
-    circle: int | None = None
+    cluster: int | None = None
     """Which servers hear each other, while this is one: connections that are made say so. None: this is no server."""
     place: str = ""
     """The file, or the server's addresses: for logs and terminals only. Empty where it is not known."""
@@ -166,7 +166,7 @@ class Dialect(ABC):
             raise
         await session.execute("ROLLBACK")
 
-    async def circles(self, session: Session) -> Circles:
+    async def clusters(self, session: Session) -> Clusters:
         """Which servers are at work here? Raises DatabaseError."""
         return {}  # of a file nobody knows who has it open
 

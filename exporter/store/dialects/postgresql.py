@@ -15,7 +15,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
 from exporter.store import errors
-from exporter.store.dialects.base import LIVELY, Ask, Circles, Dialect, Row, Session
+from exporter.store.dialects.base import LIVELY, Ask, Clusters, Dialect, Row, Session
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.postgresql_connection import (
     DRIVERS,
@@ -77,11 +77,11 @@ ORDER BY 1
 """Not those for whom the writer of a server waits, which is a tenth of a second."""
 
 
-_CIRCLE = "hashtext('messaging-exporter server ' || current_schema())"
-_CIRCLES = f"""
+_CLUSTER = "hashtext('messaging-exporter server ' || current_schema())"
+_CLUSTERS = f"""
 SELECT DISTINCT CAST(l.objid AS bigint), coalesce(host(a.client_addr), '')
 FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid AND a.datid = l.database
-WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = CAST({_CIRCLE} AS oid)
+WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = CAST({_CLUSTER} AS oid)
     AND a.datname = current_database() AND a.state_change > clock_timestamp() - {LIVELY} * interval '1 second'
 """
 """A session of a machine that has gone stays for hours, and does nothing. What other users do is told to few."""
@@ -169,25 +169,25 @@ class PostgresDialect(Dialect):
     ) -> Callable[[], Awaitable[Any]]:
         async def connect() -> Any:
             connection = await self._connector.connect(timeout, {**SETTINGS, **settings})
-            if of_a_server and self.circle is not None and connection.local is None:
-                await self._tell(connection, self.circle)
+            if of_a_server and self.cluster is not None and connection.local is None:
+                await self._tell(connection, self.cluster)
             return connection
 
         return connect
 
-    async def _tell(self, connection: Connection, circle: int) -> None:
+    async def _tell(self, connection: Connection, cluster: int) -> None:
         """A lock that is never in anybody's way says for as long as the session lives which server's it is.
 
         Not in a pooler's session: it would say so of whoever has that next.
         """
         with contextlib.suppress(*DRIVERS):  # whoever may not lock is not seen; a dead connection is noticed by its use
-            await connection.execute(f"SELECT pg_try_advisory_lock_shared({_CIRCLE}, {circle})", timeout=TELL_WAIT)
+            await connection.execute(f"SELECT pg_try_advisory_lock_shared({_CLUSTER}, {cluster})", timeout=TELL_WAIT)
 
-    async def circles(self, session: Session) -> Circles:
+    async def clusters(self, session: Session) -> Clusters:
         """Those of all sessions that were used lately."""
-        found: Circles = {}
-        for circle, address in await session.fetch(_CIRCLES):
-            found.setdefault(circle, set()).update({address} - {""})
+        found: Clusters = {}
+        for cluster, address in await session.fetch(_CLUSTERS):
+            found.setdefault(cluster, set()).update({address} - {""})
         return found
 
     async def prepare_migration(self, connection: AsyncConnection) -> None:

@@ -16,8 +16,8 @@ from exporter.core.errors import Unavailable
 from exporter.core.records import Message
 from exporter.doctor import Outcome, database
 from exporter.settings.model import Settings
-from exporter.store import Store, circles
-from exporter.store.circles import BY_A_BROKER, circle_of, warn_of_others
+from exporter.store import Store, clusters
+from exporter.store.clusters import BY_A_BROKER, cluster_of, warn_of_others
 from exporter.store.dialects import postgresql
 from exporter.store.dialects.base import LIVELY
 from exporter.store.verify import verify
@@ -43,45 +43,45 @@ def direct(postgres: Postgres) -> Postgresql:
     return Postgresql(postgres.url(postgres.create_database()))
 
 
-async def warned(store: Store, circle: int) -> list[list[str]]:
+async def warned(store: Store, cluster: int) -> list[list[str]]:
     """Where the others are, a list for each warning."""
     with structlog.testing.capture_logs() as logs:
-        await warn_of_others(store, circle, AT_ONCE)
+        await warn_of_others(store, cluster, AT_ONCE)
     return [entry["others"] for entry in logs if EVENT in entry["event"]]
 
 
 async def test_whoever_starts_hears_of_a_server_that_it_does_not_hear(direct: Postgresql) -> None:
-    async with opened(direct, circle=1) as first:
+    async with opened(direct, cluster=1) as first:
         assert await warned(first, 1) == []
-        async with opened(direct, circle=2) as second:
+        async with opened(direct, cluster=2) as second:
             assert await warned(second, 2) == [["127.0.0.1"]]
         await eventually(lambda: alone(first, 1))
 
 
-async def alone(store: Store, circle: int) -> bool:
+async def alone(store: Store, cluster: int) -> bool:
     """Is nobody seen but this one?"""
-    return (await store.circles()).keys() == {circle}
+    return (await store.clusters()).keys() == {cluster}
 
 
 async def test_nodes_hear_each_other_and_whoever_has_no_broker_does_not(direct: Postgresql) -> None:
-    with_broker, without = circle_of("redis://one"), circle_of(None)
-    assert circle_of("rediss://another.name") == with_broker == BY_A_BROKER
-    assert len({without, circle_of(None), BY_A_BROKER}) == 3
-    async with opened(direct, circle=with_broker) as first, opened(direct, circle=with_broker) as second:
+    with_broker, without = cluster_of("redis://one"), cluster_of(None)
+    assert cluster_of("rediss://another.name") == with_broker == BY_A_BROKER
+    assert len({without, cluster_of(None), BY_A_BROKER}) == 3
+    async with opened(direct, cluster=with_broker) as first, opened(direct, cluster=with_broker) as second:
         assert await warned(first, with_broker) == await warned(second, with_broker) == []
-        async with opened(direct, circle=without) as third:
+        async with opened(direct, cluster=without) as third:
             assert await warned(third, without) == await warned(first, with_broker) == [["127.0.0.1"]]
 
 
 async def test_commands_beside_a_server_are_none(direct: Postgresql) -> None:
-    async with opened(direct, circle=1) as server, opened(direct) as command:
+    async with opened(direct, cluster=1) as server, opened(direct) as command:
         await asyncio.gather(command.totals(5), command.days(1), command.migrate(), verify(Store(direct.url)))
         assert await alone(server, 1)
         assert await warned(server, 1) == []
 
 
 async def test_another_schema_is_another_installation(direct: Postgresql) -> None:
-    async with opened(direct, circle=1, schema="one") as one, opened(direct, circle=2, schema="other") as other:
+    async with opened(direct, cluster=1, schema="one") as one, opened(direct, cluster=2, schema="other") as other:
         assert await warned(one, 1) == await warned(other, 2) == []
 
 
@@ -89,15 +89,15 @@ async def test_what_is_left_of_a_machine_that_is_gone_is_no_server(
     direct: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lately = f"{LIVELY} * interval"
-    assert lately in postgresql._CIRCLES
-    monkeypatch.setattr(postgresql, "_CIRCLES", postgresql._CIRCLES.replace(lately, "0.25 * interval"))
+    assert lately in postgresql._CLUSTERS
+    monkeypatch.setattr(postgresql, "_CLUSTERS", postgresql._CLUSTERS.replace(lately, "0.25 * interval"))
     left = await asyncpg.connect(direct.url)
     try:
-        async with opened(direct, circle=1) as store:
-            await left.execute(f"SELECT pg_advisory_lock_shared({postgresql._CIRCLE}, 7)")
+        async with opened(direct, cluster=1) as store:
+            await left.execute(f"SELECT pg_advisory_lock_shared({postgresql._CLUSTER}, 7)")
             await eventually(lambda: alone(store, 1))
             await left.execute("SELECT 1")
-            assert (await store.circles()).keys() == {1, 7}, "it lives after all"
+            assert (await store.clusters()).keys() == {1, 7}, "it lives after all"
     finally:
         await left.close()
 
@@ -107,8 +107,8 @@ async def test_a_server_with_one_connection_is_seen_and_sees(postgres: Postgres)
     place = Postgresql(postgres.url(name, name), postgres.url(name))
     await place.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1; ALTER DATABASE {name} OWNER TO {name}")
     other = Postgresql(place.direct)
-    async with opened(place, circle=1) as store:
-        async with opened(other, circle=2) as second:
+    async with opened(place, cluster=1) as store:
+        async with opened(other, cluster=2) as second:
             assert await warned(second, 2) == [["127.0.0.1"]]
             assert await warned(store, 1) == [], "what a user who is more does is not shown"
         assert await warned(store, 1) == []
@@ -120,7 +120,7 @@ async def test_a_server_with_one_connection_is_seen_and_sees(postgres: Postgres)
 async def test_after_a_restart_of_the_database_it_is_seen_again() -> None:
     with contextlib.closing(Postgres(fsync="off").start()) as server:
         place = Postgresql(server.url(server.create_database()))
-        async with opened(place, circle=1) as store:
+        async with opened(place, cluster=1) as store:
             await store.totals(5)
             await asyncio.to_thread(server.restart)
             assert await alone(store, 1)
@@ -133,8 +133,8 @@ async def test_who_may_take_no_lock_serves_and_is_not_seen(postgres: Postgres) -
         f"CREATE ROLE {name} LOGIN; ALTER DATABASE {name} OWNER TO {name};"
         "REVOKE EXECUTE ON FUNCTION pg_try_advisory_lock_shared(integer, integer) FROM public"
     )
-    async with opened(place, circle=1) as store:
-        assert await store.circles() == {}
+    async with opened(place, cluster=1) as store:
+        assert await store.clusters() == {}
         await store.create_conversation("c", "ann", [])
         assert isinstance(await send(store, "c", "ann", "m1"), Message)
 
@@ -146,33 +146,33 @@ async def test_nothing_is_left_in_a_poolers_session_and_nothing_wrong_is_said(
 ) -> None:
     with contextlib.closing(Pgbouncer(postgres, mode, size=20)) as pooler:
         place = Postgresql(pooler.url(direct.url), direct.url)
-        async with opened(place, circle=1) as store, opened(place, circle=2) as second:
+        async with opened(place, cluster=1) as store, opened(place, cluster=2) as second:
             await asyncio.gather(store.totals(5), store.days(1), second.totals(5), second.days(1))
             assert await warned(store, 1) == await warned(second, 2) == []
             assert await direct.fetch(MARKS) == [(0,)]
-            async with opened(direct, circle=3) as third:
+            async with opened(direct, cluster=3) as third:
                 assert await warned(second, 2) == [["127.0.0.1"]], "what has its own sessions is seen"
                 assert await warned(third, 3) == []
 
 
 async def test_of_a_file_nobody_says_anything(tmp_path: Path) -> None:
-    async with opened(Sqlite(tmp_path / "messaging.db"), circle=1) as store:
+    async with opened(Sqlite(tmp_path / "messaging.db"), cluster=1) as store:
         assert await warned(store, 1) == []
 
 
 async def test_it_is_looked_again_where_the_database_did_not_answer(
     direct: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circles, "AGAIN", 0.0)
-    async with opened(direct, circle=1) as store, opened(direct, circle=2):
-        look, failures = store.circles, [Unavailable("the database did not answer in time")]
+    monkeypatch.setattr(clusters, "AGAIN", 0.0)
+    async with opened(direct, cluster=1) as store, opened(direct, cluster=2):
+        look, failures = store.clusters, [Unavailable("the database did not answer in time")]
 
         async def looked() -> object:
             if failures:
                 raise failures.pop()
             return await look()
 
-        monkeypatch.setattr(store, "circles", looked)
+        monkeypatch.setattr(store, "clusters", looked)
         assert await warned(store, 1) == [["127.0.0.1"]]
         assert not failures
 
@@ -183,7 +183,7 @@ async def test_it_is_looked_again_where_the_database_did_not_answer(
 async def test_a_second_server_without_a_broker_warns_and_doctor_does(
     direct: Postgresql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circles, "LIVELY", 0)
+    monkeypatch.setattr(clusters, "LIVELY", 0)
     told = partial(deaf_servers, direct.url)
     with structlog.testing.capture_logs() as logs:
         async with running(tmp_path / "first", "--database.url", direct.url) as first:
@@ -210,8 +210,8 @@ async def nobody_is_told(told: Callable[[], Awaitable[Outcome | None]]) -> bool:
 
 @pytest.mark.needs("valkey")
 async def test_workers_with_a_broker_of_their_own_hear_nobody_else(direct: Postgresql, tmp_path: Path) -> None:
-    async with workers(tmp_path, direct.url), opened(direct, circle=BY_A_BROKER) as other:
-        found = await other.circles()
+    async with workers(tmp_path, direct.url), opened(direct, cluster=BY_A_BROKER) as other:
+        found = await other.clusters()
         (own,) = found.keys() - {BY_A_BROKER}
         assert await warned(other, BY_A_BROKER) == [["127.0.0.1"]]
         assert await warned(other, own) == [["127.0.0.1"]]
@@ -221,7 +221,7 @@ async def test_workers_with_a_broker_of_their_own_hear_nobody_else(direct: Postg
 
 async def test_nodes_are_nothing_to_doctor(direct: Postgresql) -> None:
     broker = "redis://127.0.0.1:1"
-    async with opened(direct, circle=circle_of(broker)) as one, opened(direct, circle=circle_of(broker)):
+    async with opened(direct, cluster=cluster_of(broker)) as one, opened(direct, cluster=cluster_of(broker)):
         assert await alone(one, BY_A_BROKER)
         assert await deaf_servers(direct.url, broker) is None
         assert await deaf_servers(direct.url) is Outcome.WARNING, "a start without one would not hear them"
