@@ -2,10 +2,9 @@
 
 ``Store`` is all that others import. Behind it: ``writer`` (group commit), ``queue`` (what it takes of each user),
 ``transaction`` (one commit), ``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and
-``conversations`` (SQL, once for both databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window,
-shared time-outs), ``totals`` (the collector's statement), ``verify`` (the slow recount), ``lanes`` (whose turn it is),
-``connections`` (pools, time limits), ``clusters`` (servers that do not hear each other), ``dialects`` (SQLite,
-PostgreSQL), ``schema`` (migrations, triggers).
+``conversations`` (SQL for both databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window),
+``totals`` (the collector's statement), ``verify`` (the recount), ``lanes`` (whose turn it is), ``connections`` (pools,
+time limits), ``clusters`` (who does not hear whom), ``dialects``, ``schema`` (migrations, triggers).
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """

@@ -42,7 +42,12 @@ class Pool:
     """
 
     def __init__(
-        self, settings: Settings, count: int, sockets: Sockets, on_last: Callable[[int], None], cluster: int | None
+        self,
+        settings: Settings,
+        count: int,
+        sockets: Sockets,
+        on_last: Callable[[int], None],
+        cluster: int | None = None,
     ) -> None:
         self.settings = settings
         self.stopping = False

@@ -89,8 +89,8 @@ class WorkerProcess:
         restarts: int,
         predecessor: str,
         standby: bool,
-        cluster: int | None,
         changed: Callable[[], None],
+        cluster: int | None = None,
     ) -> WorkerProcess:
         """Start it. ``standby``: it makes everything ready and listens when it is told to. Raises OSError.
 
