@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import time
 import uuid
@@ -217,7 +216,7 @@ class Store:
         await self._writing().operate("delete", by, operation, conversation)
 
     async def messages_after(
-        self, conversation: str, user: str, after: int, limit: int, characters: float = math.inf
+        self, conversation: str, user: str, after: int, limit: int, characters: int = 2**62
     ) -> tuple[list[Message], int]:
         """The next messages after a number, and the conversation's last. Raises NotFound, Forbidden, Unavailable.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -26,7 +25,7 @@ LISTED = 100
 SHOWN = 1_000
 """Members of one conversation that is shown by itself."""
 PAGE = 100
-"""Messages read at once: a thousand of the largest are 64 MB, and an answer has room for 4."""
+"""Messages that SQLite reads at once: a thousand of the largest are 64 MB, and an answer has room for 4."""
 SLICE = 50
 """Conversations whose members are read from JSON in one turn of the loop: a quarter of a millisecond."""
 
@@ -75,6 +74,19 @@ class Conversations:
             SELECT seq, sender_id, client_id, body, {dialect.time("sent_at")} FROM messages
             WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
         """
+        # The same, as many as fit, and the size of all of them. PostgreSQL looks up how large a body is, and each
+        # part is a round trip. SQLite has to read a body for it, so there it is as well to read a few at once.
+        self._most_at_once = {"sqlite": PAGE, "postgresql": None}[dialect.name]
+        self._fitting = {
+            "sqlite": self._after.replace(" FROM", ", 0 FROM").replace(" ORDER", " AND $5 >= 0 ORDER"),
+            "postgresql": f"""
+                SELECT seq, sender_id, client_id, body, {dialect.time("sent_at")}, through FROM (
+                    SELECT seq, sender_id, client_id, body, sent_at, octet_length(body) AS size,
+                        CAST(sum(octet_length(body)) OVER (ORDER BY seq) AS bigint) AS through
+                    FROM messages WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
+                ) AS m WHERE through - size <= $5 ORDER BY seq
+            """,
+        }[dialect.name]
 
     async def create(
         self, session: Session, now: datetime, name: str, creator: str, participants: Sequence[str]
@@ -149,7 +161,7 @@ class Conversations:
         return [member for (member,) in rows], int(count[0][0])
 
     async def after(
-        self, session: Session, name: str, user: str, after: int, limit: int, characters: float
+        self, session: Session, name: str, user: str, after: int, limit: int, characters: int
     ) -> tuple[list[Message], int]:
         """Messages with a higher number, in order, and the conversation's last one. Raises NotFound, Forbidden.
 
@@ -158,20 +170,22 @@ class Conversations:
         last_seq = await self._require(session, name, user)
         found: list[Message] = []
         while len(found) < limit and characters >= 0:
-            wanted = min(PAGE, limit - len(found))
-            part = await self.between(session, name, after, last_seq, wanted)
-            found += part
-            if len(part) < wanted:
+            wanted = min(self._most_at_once or limit, limit - len(found))
+            rows = await session.fetch(self._fitting, name, after, last_seq, wanted, characters)
+            found += self._messages(name, rows)
+            if not rows or (len(rows) < wanted and rows[-1][-1] <= characters):
                 break
-            after = part[-1].seq
-            characters -= sum(len(message.body) for message in part)
+            after = found[-1].seq
+            characters -= sum(len(row[3]) for row in rows)  # PostgreSQL's sizes are bytes, of which there are more
         return found, last_seq
 
     async def between(self, session: Session, name: str, after: int, through: int, limit: int) -> list[Message]:
         """Messages with a higher number than ``after`` and none above ``through``, in order."""
-        rows: Sequence[Any] = await session.fetch(self._after, name, after, through, limit)
+        return self._messages(name, await session.fetch(self._after, name, after, through, limit))
+
+    def _messages(self, name: str, rows: Sequence[Row]) -> list[Message]:
         when = self._dialect.when
-        return [Message(name, seq, sender, client, body, when(at)) for seq, sender, client, body, at in rows]
+        return [Message(name, seq, sender, client, body, when(at)) for seq, sender, client, body, at, *_ in rows]
 
     async def _require(self, session: Session, name: str, user: str) -> int:
         rows = await session.fetch(

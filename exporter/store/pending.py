@@ -1,12 +1,12 @@
 """Items that wait for their answer: how many and how large they may be together, and until when. Knows no database.
 
-Tested in ``tests/store/test_store.py``.
+Tested in ``tests/store/test_pending.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -29,40 +29,36 @@ log = structlog.get_logger("exporter.store")
 class Pending:
     """Each item is answered exactly once, at its deadline at the latest."""
 
-    def __init__(self, timeout: float, on_expired: Callable[[], None]) -> None:
-        """``timeout`` in seconds; ``on_expired`` is called after some were answered because their time was over."""
+    def __init__(self, timeout: float, on_expired: Callable[[Item], None]) -> None:
+        """``timeout`` in seconds; ``on_expired`` is called after one was answered because its time was over."""
         self._timeout = timeout
         self._on_expired = on_expired
         self._loop = asyncio.get_running_loop()
-        self._items: deque[Item] = deque()  # oldest first; answered ones linger at times
+        self._items: OrderedDict[Item, None] = OrderedDict()  # oldest first
         self.characters = 0
         self._of: dict[str, tuple[int, int]] = {}  # each user's items and characters
         self._sweeper: asyncio.TimerHandle | None = None
 
     def admit(self, item: Item) -> None:
         """Take an item, with a deadline from now on. Raises Unavailable: too much is waiting."""
-        if self._full():
-            self.forget_answered()
-            if self._full():
-                raise Unavailable("too much is waiting to be stored")
+        if len(self._items) >= QUEUE_ITEMS or self.characters >= QUEUE_CHARACTERS:
+            raise Unavailable("too much is waiting to be stored")
         items, characters = self._of.get(item.whose, (0, 0))
         if items >= QUEUE_ITEMS // SHARE or characters >= QUEUE_CHARACTERS // SHARE:
             raise Unavailable("too much of this user is waiting to be stored")
         self._of[item.whose] = (items + 1, characters + item.size)
         item.deadline = self._loop.time() + self._timeout
-        self._items.append(item)
+        self._items[item] = None
         self.characters += item.size
         if self._sweeper is None:
             self._sweeper = self._loop.call_at(item.deadline, self._sweep)
-
-    def _full(self) -> bool:
-        return len(self._items) >= QUEUE_ITEMS or self.characters >= QUEUE_CHARACTERS
 
     def answer(self, item: Item, result: Any) -> None:
         """Tell the one who waits, unless they have been told."""
         if item.answered:
             return
         item.answered = True
+        del self._items[item]
         self.characters -= item.size
         items, characters = self._of.pop(item.whose)
         if items > 1:
@@ -72,21 +68,16 @@ class Pending:
         except Exception:  # a listener's mistake must not stop the writer, which everybody waits for
             log.exception("a listener failed")
 
-    def forget_answered(self) -> None:
-        """Let go of what is answered at the front."""
-        while self._items and self._items[0].answered:
-            self._items.popleft()
-
     def close(self) -> None:
         """Whoever still waits is told that the server ends."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for item in self._items:
+        for item in tuple(self._items):
             self.answer(item, Unavailable("the server is shutting down"))
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        while self._items and (self._items[0].answered or self._items[0].deadline <= now):
-            self.answer(self._items.popleft(), Unavailable(errors.TIMEOUT))
-        self._on_expired()
-        self._sweeper = self._loop.call_at(self._items[0].deadline, self._sweep) if self._items else None
+        while (item := next(iter(self._items), None)) is not None and item.deadline <= now:
+            self.answer(item, Unavailable(errors.TIMEOUT))
+            self._on_expired(item)
+        self._sweeper = None if item is None else self._loop.call_at(item.deadline, self._sweep)

@@ -41,6 +41,8 @@ class Item:
     """How many it writes, about."""
     answered: bool = field(default=False, init=False)
     deadline: float = field(default=0.0, init=False)
+    came: int = field(default=0, init=False)
+    """Its number in the queue."""
 
     def answer(self, result: Any) -> None:
         """Tell the one who asked."""

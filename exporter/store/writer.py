@@ -327,7 +327,6 @@ class Writer:
                 self._pending.answer(item, result)
             elif isinstance(item, SendItem) and not isinstance(result, Refusal) and not result[1]:
                 self._resolve(result[0])  # it took longer than its sender was willing to wait
-        self._pending.forget_answered()
 
     def _mark_in_doubt(self, transaction: Transaction) -> None:
         for message in transaction.stored:
@@ -346,5 +345,5 @@ class Writer:
         if users:
             self._unregistered.refused(RETRY)
 
-    def _expired(self) -> None:
-        self._queue.forget_answered()  # however long the writer is held up, they do not pile up
+    def _expired(self, item: Item) -> None:
+        self._queue.forget_answered(item.whose)  # however long the writer is held up, they do not pile up

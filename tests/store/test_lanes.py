@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 
 from exporter.store.lanes import Turns
 
@@ -98,3 +100,34 @@ async def test_whoever_gives_up_is_passed_over_whenever_that_is() -> None:
     assert not people.turns._waiting
     first.cancel()
     await asyncio.gather(first, last, return_exceptions=True)
+
+
+async def test_whoever_asks_ends_and_gives_up_no_place_is_lost_and_none_is_given_twice() -> None:
+    chance = random.Random(3)
+    for width, each in ((1, 1), (2, 1), (3, 2), (None, 2)):
+        turns = Turns(width, each)
+        at_work: list[str | None] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        async def work(whose: str | None, turns: Turns = turns, at_work: list[str | None] = at_work) -> None:
+            await turns.take(whose)
+            at_work.append(whose)
+            try:
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+            finally:
+                at_work.remove(whose)
+                turns.give_back(whose)
+
+        for _ in range(3_000):
+            if chance.random() < 0.6:
+                tasks.append(asyncio.create_task(work(chance.choice(("ann", "ann", "ann", "bob", "cid", None)))))
+            if tasks and chance.random() < 0.3:
+                chance.choice(tasks[-20:]).cancel()
+            if chance.random() < 0.6:
+                await asyncio.sleep(0)
+            assert width is None or len(at_work) <= width
+            assert all(at_work.count(user) <= each for user in ("ann", "bob", "cid"))
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (at_work, dict(turns._at_work), dict(turns._waiting)) == ([], {}, {})
+        assert turns._free == (math.inf if width is None else width)

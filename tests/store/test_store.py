@@ -427,7 +427,7 @@ async def test_another_users_change_does_not_wait_for_all_of_one_who_wants_much(
         await store.add_participants(f"{by}'s", by, users)
         order.append(name)
 
-    members = [f"user {number}" for number in range(200)]
+    members = [f"user {number}" for number in range(600)]
     await asyncio.gather(*(add("ann", f"ann {i}", members) for i in range(4)), add("bob", "bob", ["cid"]))
     assert order == ["ann 0", "bob", "ann 1", "ann 2", "ann 3"]
 
@@ -461,14 +461,34 @@ async def test_one_users_reads_hold_up_their_own_and_do_not_say_that_the_databas
         held.set()
 
 
+@pytest.mark.parametrize("letter", ["x", "\N{HIRAGANA LETTER A}"])
 async def test_of_large_messages_no_more_are_read_than_an_answer_has_room_for(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, letter: str
 ) -> None:
-    monkeypatch.setattr("exporter.store.conversations.PAGE", 2)
+    """The one that is too many tells that there was no room, and SQLite reads to the end of a part."""
+    monkeypatch.setattr(store._conversations, "_most_at_once", store._conversations._most_at_once and 2)
     await store.create_conversation("c", "ann", [])
-    sent = [await send(store, "c", "ann", f"m{i}", "x" * 10) for i in range(7)]
-    for limit, characters, count in ((7, 25, 4), (7, 20, 4), (7, 19, 2), (7, 1_000, 7), (3, 1_000, 3), (3, 0, 2)):
-        assert await store.messages_after("c", "ann", 0, limit, characters) == (sent[:count], 7)
+    sent = [await send(store, "c", "ann", f"m{i}", letter * 10) for i in range(7)]
+    for limit, characters, most in ((7, 25, 4), (7, 20, 4), (7, 19, 2), (7, 1_000, 7), (3, 1_000, 3), (3, 0, 2)):
+        found, last_seq = await store.messages_after("c", "ann", 0, limit, characters)
+        assert (found, last_seq) == (sent[: len(found)], 7)
+        assert min(limit, 7, characters // 10 + 1) <= len(found) <= most
+    await store.delete_message("c", 7, "ann", False)
+    assert await store.messages_after("c", "ann", 3, 1_000, 1_000) == (sent[3:6], 7)
+
+
+async def test_a_page_of_small_messages_is_a_single_round_trip_to_postgresql(
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.create_conversation("c", "ann", [])
+    await asyncio.gather(*(send(store, "c", "ann", f"m{number}") for number in range(150)))
+    parts: list[int] = []
+    made = store._conversations._messages
+    monkeypatch.setattr(
+        store._conversations, "_messages", lambda name, rows: parts.append(len(rows)) or made(name, rows)
+    )
+    await store.messages_after("c", "ann", 0, 1_000, 1_000_000)
+    assert parts == ([100, 50] if isinstance(place, Sqlite) else [150])
 
 
 async def test_two_nodes_number_without_holes_and_store_a_message_that_both_got_once(
