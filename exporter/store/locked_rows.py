@@ -19,7 +19,7 @@ from exporter.store.dialects.base import Session
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
-from exporter.store.transaction import Item, MarkItem, OperationItem, SendItem
+from exporter.store.transaction import Item, MarkItem, OperationItem, SendItem, came
 
 RowKey = tuple[str, ...]
 """("conversation", id), ("user", id) or ("member", conversation, user)."""
@@ -44,7 +44,7 @@ def rows_of(item: Item) -> tuple[RowKey, ...]:
 
 
 class LockedRows:
-    """What was found locked, and the items that were set aside for it, oldest first."""
+    """What was found locked, and the items that were set aside for it."""
 
     def __init__(self, database: Database, queries: Queries) -> None:
         self._database = database
@@ -126,16 +126,27 @@ class LockedRows:
         return self._take([row for row in waited_for if row is not None and row not in self._rows])
 
     def take_one(self) -> Item | None:
-        """An item that waits for what cannot be asked for, when it is time to try one; it is no longer set aside."""
+        """An item that waits for what cannot be asked for, when it is time to try one; it is no longer set aside.
+
+        Users come in turn, and of each it is their oldest, or another would overtake it.
+        """
         now = asyncio.get_running_loop().time()
         if now < self._retry_at:
             return None
-        for item, row in self._waiting.items():
-            if not item.answered and (row is None or 0.0 < self._rows.get(row, 0.0) <= now):
-                self._retry_at = now + RETRY_INTERVAL
-                del self._waiting[item]
-                return item
-        return None
+        ready = [
+            item
+            for item, row in self._waiting.items()
+            if not item.answered and (row is None or 0.0 < self._rows.get(row, 0.0) <= now)
+        ]
+        if not ready:
+            return None
+        self._retry_at = now + RETRY_INTERVAL
+        of_one = [item for item in ready if item.whose == ready[0].whose]
+        for item in of_one:
+            self._waiting[item] = self._waiting.pop(item)  # behind everybody else's
+        tried = min(of_one, key=came)
+        del self._waiting[tried]
+        return tried
 
     def take_rest(self) -> list[Item]:
         """All items that wait for what cannot be asked for: one of them has got through, and nobody knows that the
@@ -147,7 +158,7 @@ class LockedRows:
         return self._take({None, *tried})
 
     def _take(self, rows: Collection[RowKey | None]) -> list[Item]:
-        taken = [item for item, row in self._waiting.items() if row in rows]
+        taken = sorted((item for item, row in self._waiting.items() if row in rows), key=came)
         for item in taken:
             del self._waiting[item]
         return taken

@@ -13,9 +13,8 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 
-from exporter.store.transaction import Item
+from exporter.store.transaction import Item, came
 
 BATCH_ROWS = 1_000
 """In one transaction at most: by then its flush is shared enough, and it bounds how long a neighbour is waited for."""
@@ -25,8 +24,6 @@ SHARE = 8
 """Of so many users a transaction has room for a turn of each."""
 MOST_ROWS = BATCH_ROWS // SHARE
 """Of one user in one turn. A single change that writes more is a large one, and has a turn for itself."""
-
-_came = attrgetter("came")
 
 
 @dataclass(slots=True)
@@ -112,7 +109,7 @@ class Queue:
         for whose, items in reversed(left):
             self._of[whose] = items
             self._of.move_to_end(whose, last=False)
-        batch.items.sort(key=_came)
+        batch.items.sort(key=came)
         return batch.items
 
     def _turn(self, items: deque[Item], batch: _Batch) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from exporter.core.errors import Forbidden, NotFound, Refusal
@@ -47,6 +48,9 @@ class Item:
     def answer(self, result: Any) -> None:
         """Tell the one who asked."""
         self.done(result)
+
+
+came = attrgetter("came")
 
 
 @dataclass(slots=True, eq=False)

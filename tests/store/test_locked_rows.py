@@ -138,6 +138,20 @@ async def test_messages_of_one_sender_keep_their_order_while_some_are_set_aside(
     assert [result.seq for result in results] == list(range(2, 22))
 
 
+@pytest.mark.parametrize("held", [0.9, 1.9])
+async def test_messages_of_one_sender_keep_their_order_while_they_are_tried_one_by_one(
+    place: Postgresql, store: Store, held: float
+) -> None:
+    """It is the oldest that is tried, however often, and nobody knows when the lock goes."""
+    async with holding(place, "LOCK TABLE messages"):
+        waiting = [begin(store, "free", sender, f"m{number}") for number in range(6) for sender in ("ann", "bob")]
+        await asyncio.sleep(held)
+    results = [(await soon(future))[0] for future in waiting]
+    for sender in ("ann", "bob"):
+        of_one = [result.seq for result in results if result.sender == sender]
+        assert of_one == sorted(of_one)
+
+
 @pytest.mark.parametrize("table", ["conversations", "messages", "users", "daily_totals"])
 async def test_with_the_whole_table_locked_each_send_fails_at_its_own_deadline_and_works_again_at_once(
     place: Postgresql, store: Store, table: str
