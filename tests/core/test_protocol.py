@@ -315,6 +315,25 @@ def test_a_frame_of_very_many_parts_that_is_no_command_is_not_read_again(
     assert caught.value.refusal.code is ErrorCode.BAD_FRAME
 
 
+@pytest.mark.parametrize(
+    ("start", "command", "id"),
+    [
+        (b'{"type":"read","id":"1","conversation":"c","seq":"x"', "read", "1"),
+        (b'{"type":"dance","id":"1"', "unknown", "1"),
+        (b'{"type":["read"],"id":"1"', "unknown", "1"),
+        (b'{"type":"read","id":[1]', "read", None),
+        (b'{"id":"1"', "unknown", "1"),
+    ],
+)
+def test_of_a_frame_of_very_many_parts_command_and_id_are_told_all_the_same(
+    start: bytes, command: str, id: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(Malformed) as caught:
+        parse(start + b',"more":[' + b"1," * protocol.MAX_PARTS + b"1]}")
+    assert (caught.value.command, caught.value.id) == (command, id)
+
+
 def test_a_type_that_is_given_twice_is_a_bad_frame_and_echoes_neither() -> None:
     malformed = refused(b'{"type": "secret", "type": "ping", "id": "1"}')
     assert (malformed.refusal.code, malformed.refusal.message) == (ErrorCode.BAD_FRAME, "type is given twice")
