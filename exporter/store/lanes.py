@@ -70,10 +70,12 @@ class Turns:
             if not self._at_work[whose]:
                 del self._at_work[whose]
         while self._free:
-            following = next((user for user in self._waiting if self._may_begin(user)), self)
-            if following is self:
+            for user in self._waiting:
+                if self._may_begin(user):
+                    self._call(user)
+                    break
+            else:
                 return
-            self._call(following)  # type: ignore[arg-type]  # it is a user, or None
 
     def _may_begin(self, whose: str | None) -> bool:
         return self._free > 0 and (whose is None or self._at_work[whose] < self._each)
