@@ -4,7 +4,8 @@
 ``transaction`` (one commit), ``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and
 ``conversations`` (SQL for both databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window),
 ``totals`` (the collector's statement), ``verify`` (the recount), ``lanes`` (whose turn it is), ``connections`` (pools,
-time limits), ``clusters`` (who does not hear whom), ``dialects``, ``schema`` (migrations, triggers).
+time limits), ``upkeep`` (from time to time), ``clusters`` (who does not hear whom), ``dialects``, ``schema``
+(migrations, triggers).
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """
@@ -12,9 +13,6 @@ It may not know a connection of a client, a frame, a metric or a broker.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,7 +20,7 @@ from typing import TypeVar
 
 from exporter.core.errors import BadFrame, Refusal, Unavailable
 from exporter.core.records import Conversation, DayTotals, Draft, Membership, Message, PoolStats, ReadMark, Totals
-from exporter.store import days, errors, totals
+from exporter.store import days, errors, totals, upkeep
 from exporter.store.connections import Database, Work
 from exporter.store.conversations import Conversations
 from exporter.store.dialects.base import Clusters, Dialect, Session
@@ -34,18 +32,12 @@ from exporter.store.queries import Queries
 from exporter.store.registrations import MAX_WAITING
 from exporter.store.schema import migrate
 from exporter.store.storable import number, require_storable
-from exporter.store.transaction import MarkItem, Operation, SendItem
+from exporter.store.transaction import MarkItem, SendItem
 from exporter.store.writer import Writer
 
 __all__ = ["Store", "utcnow"]
 
 T = TypeVar("T")
-TIDY_INTERVAL = 3600.0
-"""Seconds, on average, until the shards of past days are put together again: sixteen rows a day at most."""
-PROBE_EVERY = 5.0
-"""Seconds between questions whether the database takes writes, while it does and nobody writes."""
-PROBE_AGAIN = 1.0
-"""Seconds between questions while it does not."""
 
 
 def utcnow() -> datetime:
@@ -167,18 +159,7 @@ class Store:
 
         So a read-only server, a standby or a full disk is noticed without a message, and its end: see ``write_error``.
         """
-        pause = PROBE_AGAIN
-        while True:
-            await asyncio.sleep(pause)
-            pause = PROBE_EVERY - (time.monotonic() - self._database.wrote_at)
-            if self._database.doubtful or pause < 0.001:  # by so little a loop's timer may come early
-                await self._probe()
-                pause = PROBE_AGAIN
-
-    async def _probe(self) -> None:
-        work: Work[None] = lambda s: self._dialect.check_writing(s, doubtful=self._database.doubtful)  # noqa: E731 — typed
-        with contextlib.suppress(DatabaseError):
-            await self._database.run(Lane.PROBE, work, min(self._timeout, PROBE_EVERY))
+        await upkeep.watch_writing(self._database, self._dialect, self._timeout)
 
     async def clusters(self) -> Clusters:
         """Servers that work with this database now, where it can tell; see ``store.clusters``. Raises Unavailable."""
@@ -212,8 +193,12 @@ class Store:
     async def delete_message(self, conversation: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message; only its sender or an admin may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by)
-        operation: Operation = lambda s, _: self._conversations.delete_message(s, conversation, number(seq), by, admin)  # noqa: E731 — typed
-        await self._writing().operate("delete", by, operation, conversation)
+        await self._writing().operate(
+            "delete",
+            by,
+            lambda s, _: self._conversations.delete_message(s, conversation, number(seq), by, admin),
+            conversation,
+        )
 
     async def messages_after(
         self, conversation: str, user: str, after: int, limit: int, characters: int = 2**62
@@ -223,10 +208,9 @@ class Store:
         They may be fewer than there are when their bodies have more than so many characters together.
         """
         require_storable(conversation, user)
-        work: Work[tuple[list[Message], int]] = lambda s: self._conversations.after(  # noqa: E731 — typed
-            s, conversation, user, number(after), limit, characters
+        return await self._read(
+            lambda s: self._conversations.after(s, conversation, user, number(after), limit, characters), user
         )
-        return await self._read(work, user)
 
     async def messages_between(self, conversation: str, after: int, through: int, limit: int) -> list[Message]:
         """Messages after a number, up to another, in order, whoever asks. Raises Unavailable."""
@@ -271,9 +255,12 @@ class Store:
         """Make a conversation with its members, the creator included. Raises Conflict, Unavailable."""
         name = uuid.uuid4().hex if id is None else id
         require_storable(name, creator, *participants)
-        operation: Operation = lambda s, now: self._conversations.create(s, now, name, creator, participants)  # noqa: E731 — typed
-        made: Conversation = await self._writing().operate("create", creator, operation, rows=2 + len(participants))
-        return made
+        return await self._writing().operate(
+            "create",
+            creator,
+            lambda s, now: self._conversations.create(s, now, name, creator, participants),
+            rows=2 + len(participants),
+        )
 
     async def conversations_of(self, user: str, after: str = "", limit: int = 1_000) -> list[Conversation]:
         """The next conversations of a member behind a name, by name; 100 members of each. Raises Unavailable."""
@@ -288,24 +275,32 @@ class Store:
     async def add_participants(self, conversation: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members; any member may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by, *users)
-        operation: Operation = lambda s, _: self._conversations.add(s, conversation, by, users)  # noqa: E731 — typed
-        found: Conversation = await self._writing().operate("add", by, operation, conversation, rows=1 + len(users))
-        return found
+        return await self._writing().operate(
+            "add",
+            by,
+            lambda s, _: self._conversations.add(s, conversation, by, users),
+            conversation,
+            rows=1 + len(users),
+        )
 
     async def remove_participant(self, conversation: str, by: str, user: str) -> None:
         """Remove a member; any member may. Raises NotFound, Forbidden, Unavailable."""
         require_storable(conversation, by, user)
-        operation: Operation = lambda s, _: self._conversations.remove(s, conversation, by, user)  # noqa: E731 — typed
-        await self._writing().operate("remove", by, operation, conversation)
+        await self._writing().operate(
+            "remove", by, lambda s, _: self._conversations.remove(s, conversation, by, user), conversation
+        )
 
     # --- figures ------------------------------------------------------------------------------------------
 
     async def totals(self, timeout: float) -> Totals:
         """All figures, in one round trip. Raises Unavailable within ``timeout`` seconds, the statement ended too."""
         self._writing()  # before the start nobody has looked whether there are tables to be counted
-        work: Work[Totals] = lambda session: totals.read(session, self._dialect, self._clock())  # noqa: E731 — typed
         try:
-            found = await self._database.run(Lane.TOTALS, work, min(timeout, self._timeout))
+            found = await self._database.run(
+                Lane.TOTALS,
+                lambda session: totals.read(session, self._dialect, self._clock()),
+                min(timeout, self._timeout),
+            )
         except DatabaseError as failure:
             raise Unavailable(failure.text) from failure
         self.findings.tell(found.inaccurate_conversations, found.inaccurate_days, found.missing_triggers)
@@ -329,11 +324,7 @@ class Store:
 
     async def tidy_forever(self) -> None:
         """Put the shards of past days together from time to time; until cancelled. For a task of its own."""
-        work: Work[None] = lambda session: totals.tidy(session, self._dialect, self.now())  # noqa: E731 — typed
-        while True:
-            await asyncio.sleep(random.uniform(0.5, 1.5) * TIDY_INTERVAL)  # the nodes of a cluster not all at once
-            with contextlib.suppress(DatabaseError):
-                await self._database.run(Lane.READ, work)
+        await upkeep.tidy(self._database, self._dialect, self.now)
 
     # --- within -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from exporter.core.errors import Forbidden, NotFound, Refusal
 from exporter.core.records import Draft, Message, ReadMark
@@ -24,7 +24,8 @@ from exporter.store.queries import Key, Queries
 LAST_SEQ = 2**63 - 1
 """The highest number that a column holds; SQLite would round what lies beyond to a number that is given already."""
 
-Operation = Callable[[Session, datetime], Awaitable[Any]]
+T = TypeVar("T")
+Operation = Callable[[Session, datetime], Awaitable[T]]
 """Any other change, done within the transaction; what it raises as a Refusal undoes it alone."""
 
 
@@ -92,7 +93,7 @@ class OperationItem(Item):
     """Any other change; ``conversation``: the one that it is about, if it is there already."""
 
     kind: str
-    operation: Operation
+    operation: Operation[Any]
     conversation: str | None = None
 
 
@@ -219,7 +220,7 @@ class Transaction:
         if reached:
             await self._queries.move(session, [(*at, seq) for at, seq in sorted(reached.items())])
 
-    async def _operate(self, session: Session, operation: Operation) -> Any:
+    async def _operate(self, session: Session, operation: Operation[Any]) -> Any:
         await session.execute("SAVEPOINT operation")
         try:
             result = await operation(session, self._now)

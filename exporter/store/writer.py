@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -30,6 +30,7 @@ from exporter.store.registrations import Registrations
 from exporter.store.supervision import keep_running
 from exporter.store.transaction import Item, Operation, OperationItem, SendItem, Transaction
 
+T = TypeVar("T")
 RACES = 8
 """How often a transaction that the database took back is tried again."""
 ENOUGH = 64
@@ -89,10 +90,10 @@ class Writer:
         self._wake.set()
 
     def operate(
-        self, kind: str, by: str, operation: Operation, conversation: str | None = None, *, rows: int = 1
-    ) -> asyncio.Future[Any]:
+        self, kind: str, by: str, operation: Operation[T], conversation: str | None = None, *, rows: int = 1
+    ) -> asyncio.Future[T]:
         """Queue any other change, in about that many rows; errors as with ``put``, and the future may raise Refusal."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[T] = self._loop.create_future()
 
         def done(result: Any) -> None:
             if not future.cancelled():

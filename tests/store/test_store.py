@@ -573,7 +573,7 @@ async def test_times_are_kept_to_the_millisecond_in_utc(place: Place, clock: Clo
 async def test_past_days_are_put_together_by_themselves(
     place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.store.TIDY_INTERVAL", 0.05)
+    monkeypatch.setattr("exporter.store.upkeep.TIDY_INTERVAL", 0.05)
     async with opened(place, clock=clock) as store:
         await place.execute(
             *(f"INSERT INTO daily_totals (day, shard, messages) VALUES ('2026-01-01', {n}, {n})" for n in range(90, 99))

@@ -11,10 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-import exporter.store as store_module
 from exporter.core.errors import Unavailable
 from exporter.core.records import Draft, Message
-from exporter.store import Store
+from exporter.store import Store, upkeep
 from exporter.store.diagnosis import diagnose
 from exporter.store.errors import (
     MOVED,
@@ -33,8 +32,8 @@ from tests.servers.postgres import Postgres
 @contextlib.asynccontextmanager
 async def watching(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Have a store ask often."""
-    monkeypatch.setattr(store_module, "PROBE_EVERY", 0.3)
-    monkeypatch.setattr(store_module, "PROBE_AGAIN", 0.1)
+    monkeypatch.setattr(upkeep, "PROBE_EVERY", 0.3)
+    monkeypatch.setattr(upkeep, "PROBE_AGAIN", 0.1)
     watcher = asyncio.create_task(store.watch_writing_forever())
     try:
         yield
@@ -410,15 +409,15 @@ async def test_it_is_asked_every_few_seconds_on_a_loop_whose_timers_come_early_a
         if began < 1012.0 <= now:
             store._database.wrote_at = 1012.0
 
-    async def probe() -> None:
+    async def probe(*_: object) -> None:
         asked.append(now)
         store._database.wrote_at = now
         if len(asked) == 4:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: now)
-    monkeypatch.setattr(store_module.asyncio, "sleep", sleep)
-    monkeypatch.setattr(store, "_probe", probe)
+    monkeypatch.setattr(upkeep.time, "monotonic", lambda: now)
+    monkeypatch.setattr(upkeep.asyncio, "sleep", sleep)
+    monkeypatch.setattr(upkeep, "probe", probe)
     with pytest.raises(asyncio.CancelledError):
         await store.watch_writing_forever()
     monkeypatch.undo()
