@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from docs.source import alerts, commands, flags, http, metrics, prometheus_rule, protocol
+from docs.source import alerts, commands, flags, http, metrics, modules, prometheus_rule, protocol
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +20,7 @@ def generated() -> Iterator[tuple[Path, str]]:
     yield docs / "alerts.md", alerts.text()
     yield docs / "metrics.md", metrics.text()
     yield docs / "protocol.md", protocol.text()
+    yield docs / "modules.md", modules.text()
     yield docs / "asyncapi.json", protocol.asyncapi()
     yield ROOT / "deploy" / "kubernetes" / "prometheusrule.yaml", prometheus_rule.text()
 
