@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.bench import totals
 from tests.bench.load import MASK, NUMBER, Connection, Load, frame
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table
 from tests.bench.subjects import AiohttpSend, BareUvloop, commands, event, join
 from tests.bench.without_instruments import CALLS, Cut
+from tests.servers.postgres import Postgres
 
 EXPORTER = Path(__file__).parent.parent / "exporter"
 
@@ -115,3 +118,17 @@ def test_medians_and_ratios_go_round_by_round() -> None:
 def test_subjects_are_chosen_by_a_part_of_their_name() -> None:
     assert Options(only=("uweb",)).wants("uWebSockets (C++)")
     assert not Options(only=("node",)).wants("uWebSockets (C++)")
+
+
+@pytest.mark.needs("postgres")
+def test_databases_of_any_size_are_as_a_server_would_have_made_them(postgres: Postgres, tmp_path: Path) -> None:
+    """Also where each day is on sixteen shards; what is measured on a wrong database says nothing."""
+    name = postgres.create_database()
+    totals.fill_postgresql(postgres, name, 10_000)
+    totals.fill_sqlite(tmp_path / "m.db", 10_000)
+    for url in (postgres.url(name), f"sqlite:///{tmp_path}/m.db"):
+        asyncio.run(totals._migrate(url))
+        if "postgresql" in url:
+            postgres.psql(totals.SPLIT, name)
+            assert int(postgres.psql("SELECT count(*) / count(DISTINCT day) FROM daily_totals", name)) == totals.SHARDS
+        asyncio.run(totals._verify(url))

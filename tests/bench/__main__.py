@@ -16,6 +16,9 @@ import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from tests.bench.machine import describe, raise_files, unpinned
 from tests.bench.options import Options
@@ -69,6 +72,8 @@ def main() -> int:
     head = [datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), *describe(), f"open files: {files}"]
     parts = ["\n".join(f"- {line}" for line in head) + "\n"]
     print(parts[0], flush=True)
+    errors: list[str] = []
+    structlog.configure(processors=[lambda _, method, line: _noted(errors, method, line)])
     failed = 0
     for name in given.experiment or EXPERIMENTS:
         started, allowed = time.monotonic(), os.sched_getaffinity(0)
@@ -79,12 +84,23 @@ def main() -> int:
         except Exception as error:  # the other experiments go on
             failed = 1
             text = f"### {name}\n\nfailed: {error}\n"
+        if errors:  # what part of the work was not done costs nothing
+            failed = 1
+            text += "\nfailed: " + "; ".join(errors) + "\n"
+            errors.clear()
         os.sched_setaffinity(0, allowed)  # where an experiment has kept itself to one core
         parts.append(text)
         print(f"\n{text}\n({name}: {time.monotonic() - started:.0f} s)\n", flush=True)
     if given.output:
         given.output.write_text("\n".join(parts))
     return failed
+
+
+def _noted(errors: list[str], method: str, line: dict[str, Any]) -> str:
+    """Keep what is an error; of the rest the tables say enough."""
+    if method in ("error", "exception", "critical"):
+        errors.append(line["event"])
+    raise structlog.DropEvent
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

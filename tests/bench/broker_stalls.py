@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from exporter.core import protocol
 from exporter.core.events import ClosedReason
+from exporter.core.records import Membership
 from exporter.core.websocket_frames import text_frame
 from exporter.metrics.counters import Metrics
 from exporter.node.cluster import ClusterNode, locate
@@ -24,6 +25,13 @@ from tests.servers.exporter import until
 from tests.servers.valkey import Server, running
 
 
+class Members(FakeStore):
+    """Whoever is asked about is a member, and nothing has been said: a node asks when another one comes."""
+
+    async def memberships(self, pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
+        return [Membership(member=True, last_seq=0) for _ in pairs]
+
+
 class World:
     """One node of two."""
 
@@ -31,7 +39,7 @@ class World:
         metrics = Metrics()
         self.fan_out = FanOut(asyncio.get_running_loop().call_soon, metrics.sent_bytes, time.monotonic)
         self.node = ClusterNode(
-            FakeStore(),
+            Members(),
             metrics,
             self.fan_out,
             location=locate(server.url),

@@ -112,7 +112,8 @@ def _environments() -> tuple[Path, Path]:
 
 def _venv(folder: Path, *packages: str) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)], check=True, timeout=120)
-    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
+    # Isolated: it would find this tree installed already where PYTHONPATH names it.
+    pip = [sys.executable, "-I", "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
     subprocess.run([*pip, *packages], check=True, timeout=600)
 
 

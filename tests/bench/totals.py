@@ -38,6 +38,7 @@ from exporter.core.records import Draft, Message
 from exporter.node.totals_collector import Collector
 from exporter.store import Store
 from exporter.store.schema.migrate import revisions
+from exporter.store.schema.shape import COUNTED
 from exporter.store.verify import verify
 from tests.bench.options import Options
 from tests.bench.report import Sample, ratio, table
@@ -114,12 +115,14 @@ def fill_postgresql(server: Postgres, name: str, messages: int) -> None:
     )
 
 
+WHOLE = [column for column in COUNTED if column != "messages"]
+"""What is not taken apart, but is on a shard of its own."""
 SPLIT = f"""
 WITH gone AS (DELETE FROM daily_totals RETURNING *), shards AS (SELECT generate_series(0, {SHARDS - 1}) AS shard)
-INSERT INTO daily_totals (day, shard, messages, conversations, users, last_active_users)
+INSERT INTO daily_totals (day, shard, messages, {", ".join(WHOLE)})
 SELECT day, s.shard, messages / {SHARDS} + CASE WHEN s.shard = 0 THEN messages % {SHARDS} ELSE 0 END,
-    CASE WHEN s.shard = 1 THEN conversations ELSE 0 END, CASE WHEN s.shard = 2 THEN users ELSE 0 END,
-    CASE WHEN s.shard = 3 THEN last_active_users ELSE 0 END FROM gone, shards AS s
+    {", ".join(f"CASE WHEN s.shard = {shard} THEN {column} ELSE 0 END" for shard, column in enumerate(WHOLE, 1))}
+FROM gone, shards AS s
 """
 """As if sixteen writers had been at work at once on each of those days, and no verification had compacted them."""
 
