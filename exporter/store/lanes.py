@@ -86,11 +86,18 @@ class Turns:
             self._at_work[whose] += 1
 
     def _call(self, whose: str | None) -> None:
-        """The first of this user's begins; their next comes behind everybody else's first."""
-        queue = self._waiting.pop(whose)
+        """The first of this user's begins; their next comes behind everybody else's first.
+
+        A place that was given up and is still in the queue was no turn: then their next keeps theirs.
+        """
+        queue = self._waiting[whose]
         place = queue.popleft()
+        if place.cancelled():
+            if not queue:
+                del self._waiting[whose]
+            return
+        del self._waiting[whose]
         if queue:
             self._waiting[whose] = queue
-        if not place.cancelled():
-            self._begin(whose)
-            place.set_result(None)
+        self._begin(whose)
+        place.set_result(None)

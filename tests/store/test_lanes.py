@@ -102,6 +102,19 @@ async def test_whoever_gives_up_is_passed_over_whenever_that_is() -> None:
     await asyncio.gather(first, last, return_exceptions=True)
 
 
+async def test_a_question_that_was_given_up_costs_its_user_no_turn() -> None:
+    people = People(Turns(1))
+    tasks = [await people.ask(name, name.split()[0]) for name in ("ann", "bob 0", "bob 1", "cid")]
+    people.ends["ann"].set()
+    tasks[1].cancel()  # it has not learned of it when the place gets free
+    await people.end("ann")
+    for name in ("bob 1", "cid"):
+        assert people.begun[-1] == name
+        await people.end(name)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert not people.turns._waiting
+
+
 async def test_whoever_asks_ends_and_gives_up_no_place_is_lost_and_none_is_given_twice() -> None:
     chance = random.Random(3)
     for width, each in ((1, 1), (2, 1), (3, 2), (None, 2)):
