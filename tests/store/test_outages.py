@@ -493,6 +493,23 @@ async def test_a_full_disk_refuses_and_takes_again_when_there_is_room(
         assert store.up
 
 
+async def test_a_log_that_grew_behind_a_long_reader_gives_its_room_back(file: Sqlite) -> None:
+    log = file.path.with_name(file.path.name + "-wal")
+    async with opened(file) as store:
+        await store.create_conversation("c", "ann", [])
+        with contextlib.closing(sqlite3.connect(file.path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM messages").fetchall()
+            number = 0
+            while log.stat().st_size < 2 * sqlite_module.KEPT_LOG:
+                number += 1
+                assert isinstance(await send(store, "c", "ann", f"m{number}", "x" * 1_000_000), Message)
+        for after in range(3):  # one writes the log back, the next begins it anew
+            assert isinstance(await send(store, "c", "ann", f"after {after}"), Message)
+        assert log.stat().st_size <= sqlite_module.KEPT_LOG
+        assert (await store.totals(5)).stored_messages == number + 3
+
+
 # --- PostgreSQL -----------------------------------------------------------------------------------------------
 
 

@@ -38,12 +38,16 @@ OLDEST = (3, 35)
 MIGRATION_WAIT = 600.0
 """Seconds to wait for another process that migrates: ten million messages are counted in less than a minute."""
 
+KEPT_LOG = 16 * 1024 * 1024
+"""Bytes that the file -wal keeps for what is written next: four times what an ordinary load makes of it."""
+
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 PRAGMAS = (
     "synchronous = FULL",  # in WAL mode the default of some builds would lose the latest commits with the power
     "foreign_keys = ON",
     "cache_size = -16384",  # 16 MiB; the default 2 MiB thrashes at ten million rows
+    f"journal_size_limit = {KEPT_LOG}",  # what a storm or a long reader made of the log would else stay for ever
 )
 """What each connection sets for itself."""
 
