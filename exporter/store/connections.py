@@ -266,7 +266,11 @@ class Database:
                     if isinstance(error, Exception) and not isinstance(error, (DatabaseError, Misconfigured)):
                         raise self._defect(error) from error
                     raise
-        except (DatabaseError, Refusal, Misconfigured):
+        except DatabaseError as failure:
+            if failure.text == errors.LOG_GONE:
+                await self._engine.close_idle()  # the last that is closed writes back what is in a log without a name
+            raise
+        except (Refusal, Misconfigured):
             raise
         except Exception as error:  # whatever a driver raises while it connects
             raise self.dialect.translate(error) from error

@@ -94,6 +94,13 @@ class AsyncEngine:
         finally:
             await _to_its_end(greenlet_spawn(connection.sync_connection.close))
 
+    async def close_idle(self) -> None:
+        """Close the connections that nobody uses at this moment; the next use makes others."""
+        for _ in range(self.pool.size()):  # type: ignore[attr-defined]  # it is a queue, and gives each in turn
+            if self.idle:
+                async with self.connect() as connection:
+                    await connection.invalidate()
+
     async def dispose(self) -> None:
         """Close all connections that nobody uses."""
         await greenlet_spawn(self.sync_engine.dispose)

@@ -473,6 +473,38 @@ async def test_a_file_that_was_removed_does_not_come_back_empty(file: Sqlite) ->
         assert not file.path.exists()
 
 
+@pytest.mark.parametrize("removed", [("-wal",), ("-shm",), ("-wal", "-shm")], ids="".join)
+async def test_what_was_committed_to_a_log_that_somebody_removed_is_kept(
+    removed: tuple[str, ...], file: Sqlite
+) -> None:
+    witness = Witness()
+    async with opened(file, on_resolved=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        for round in range(3):
+            # Several connections have the log open.
+            await asyncio.gather(store.totals(5), store.membership("c", "bob"), store.conversations_of("bob"))
+            await witness.send(store, "c", "ann", f"before {round}")
+            for suffix in removed:
+                file.path.with_name(file.path.name + suffix).unlink()
+            with structlog.testing.capture_logs() as logs:
+                await eventually(lambda: sent(store, f"after {round}"))  # noqa: B023 - it is over in this round
+            assert {log["reason"] for log in logs if "reason" in log} == {
+                f"the log beside the database's file, or its index, was moved, removed or replaced ({file.path}-wal, "
+                f"{file.path.name}-shm)"
+            }
+        assert not witness.refused
+        assert await file.fetch("SELECT client_id, seq FROM messages ORDER BY seq") == [
+            (f"{when} {round}", 2 * round + seq) for round in range(3) for seq, when in ((1, "before"), (2, "after"))
+        ], "another program does not see what was acknowledged"
+        assert (await store.totals(5)).stored_messages == 6
+        assert await file.fetch("PRAGMA integrity_check") == [("ok",)]
+
+
+async def sent(store: Store, id: str) -> bool:
+    """Is it stored now? A client would try again, too."""
+    return isinstance(await send(store, "c", "ann", id), Message)
+
+
 async def test_a_full_disk_refuses_and_takes_again_when_there_is_room(
     file: Sqlite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Everything of aiosqlite that is not its documented API, in one place: the thread of a connection.
+"""Everything of aiosqlite that is not its documented API, in one place: the thread of a connection, and its end.
 
 Tested in ``tests/store/test_store.py``.
 """
@@ -24,3 +24,8 @@ async def open_connection(*args: Any, **options: Any) -> aiosqlite.Connection:
     except BaseException:  # cancelled, too
         await asyncio.to_thread(connection._thread.join, 1.0)
         raise
+
+
+def is_open(connection: aiosqlite.Connection) -> bool:
+    """Has it its files open? Not any more when closing it has returned."""
+    return connection._connection is not None

@@ -24,12 +24,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
-from exporter.store import errors
 from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Ask, Dialect, Row, Session
 from exporter.store.dialects.sqlite_errors import translate_error
+from exporter.store.dialects.sqlite_files import Files
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
-from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.errors import DatabaseError
 from exporter.store.schema import catalogue_sqlite, triggers_sqlite
 from exporter.store.schema.shape import ADD_TO_DAY, ADDED, COLUMNS, SUMMED, Difference
 
@@ -135,7 +135,7 @@ class SqliteDialect(Dialect):
             raise Misconfigured(f"Python's SQLite is {sqlite3.sqlite_version}: 3.35 or newer is needed")
         self.path = path
         self.place = str(path.absolute())
-        self._identity: tuple[int, int] | None = None
+        self._files = Files(path)
 
     def engine(self, timeout: float, connections: int) -> AsyncEngine:
         """Connections that never create the file: a file that was moved away must not come back empty."""
@@ -212,13 +212,14 @@ class SqliteDialect(Dialect):
 
         @event.listens_for(engine.sync_engine, "connect")
         def prepare(connection: Any, _record: Any) -> None:
-            self.check()
+            self._files.opening(connection.driver_connection)
             cursor = connection.cursor()
             try:
-                for pragma in PRAGMAS:
+                for pragma in PRAGMAS:  # some of them read
                     cursor.execute(f"PRAGMA {pragma}")
             finally:
                 cursor.close()
+            self._files.opened()
 
         return engine
 
@@ -245,22 +246,13 @@ class SqliteDialect(Dialect):
         """What an error means, SQLAlchemy's wrapping taken off."""
         return translate_error(getattr(error, "orig", None) or error, self.path)
 
-    def _stat(self) -> tuple[int, int] | None:
-        # On the loop: it takes 2 µs on a local file system, and SQLite in WAL mode works on no other.
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
-
     def check(self) -> None:
-        """Is the file still the one that was opened? A commit into an unlinked file is lost."""
-        if self._identity is not None and self._stat() != self._identity:
-            raise DatabaseError(ErrorKind.DISCONNECTED, errors.MOVED, self.place)
+        """Are the files still those that were opened?"""
+        self._files.check()
 
     def remember_identity(self) -> None:
         """Remember which file it is."""
-        self._identity = self._stat()
+        self._files.remember()
 
     def source(self, **columns: str) -> str:
         """The rows of one JSON array of arrays."""
