@@ -60,8 +60,10 @@ class DatabaseError(Exception):
 
 
 def at_start(failure: DatabaseError) -> Misconfigured | Unavailable:
-    """What ends a start, or is worth trying again. No client has asked for a start, so it says where, too."""
+    """What ends a start or a command, or is worth trying again. No client has asked for it, so it says where, too."""
     lasting = failure.kind is ErrorKind.CONFIGURATION or failure.text == READ_ONLY
+    if failure.text == FULL:  # to try again is right, and of no use before
+        return Unavailable(f"{failure.told}: make room there")
     return Misconfigured(failure.told) if lasting else Unavailable(failure.told)
 
 

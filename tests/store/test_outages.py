@@ -525,6 +525,18 @@ async def test_a_full_disk_refuses_and_takes_again_when_there_is_room(
         assert store.up
 
 
+async def test_whoever_may_not_start_for_a_full_disk_is_told_what_to_do_first(
+    file: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "PRAGMAS", (*sqlite_module.PRAGMAS, "max_page_count = 4"))
+    store = Store(file.url)
+    with pytest.raises(Unavailable, match=re.escape(f"is full ({file.path}): make room there")):
+        await store.migrate()
+    monkeypatch.undo()
+    await store.migrate()
+    await store.close()
+
+
 async def test_a_log_that_grew_behind_a_long_reader_gives_its_room_back(file: Sqlite) -> None:
     log = file.path.with_name(file.path.name + "-wal")
     async with opened(file) as store:

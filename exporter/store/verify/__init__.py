@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from exporter.core.errors import Misconfigured, Unavailable
+from exporter.core.errors import Misconfigured
 from exporter.store import Store, days, errors, totals
 from exporter.store.connections import Database
 from exporter.store.dialects.base import Dialect, Row, Session, transaction
@@ -94,9 +94,7 @@ async def verify(
     try:
         return await _Verification(store, database, repair, progress, out, pace).run()
     except DatabaseError as failure:
-        if failure.kind is ErrorKind.CONFIGURATION:
-            raise Misconfigured(failure.told) from failure
-        raise Unavailable(failure.told) from failure
+        raise errors.at_start(failure) from failure
     finally:
         await database.close(1.0)
 
