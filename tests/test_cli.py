@@ -500,6 +500,26 @@ async def test_a_second_server_on_the_same_data_without_a_broker_is_warned_of(tm
             assert warned(second) == 3
 
 
+async def test_it_is_the_file_that_two_servers_have_in_common_whatever_they_call_it(tmp_path: Path) -> None:
+    def warned(server: Exporter) -> int:
+        return sum("another server uses the same data" in line.get("event", "") for line in server.lines())
+
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    async with running(tmp_path / "first") as first:
+        link.symlink_to(first.database)
+        for url, warnings in (
+            (f"sqlite:///{first.database}", 1),
+            (f"sqlite:///{link}", 1),
+            (f"sqlite:///{first.database.with_name('another.db')}", 0),
+        ):
+            async with running(tmp_path / f"second {url[-8:]}", "--database.url", url) as second:
+                assert warned(second) == warnings
+                assert run("verify", "--database.url", url).returncode == 0
+        async with running(tmp_path / "first") as second:
+            assert warned(second) == 1, "of the data folder's own, too"
+
+
 @pytest.mark.parametrize(("arguments", "status"), [(("token", "ann"), 1), (("verify",), 2)])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_behind_stdout_is_said_in_one_line(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
-_folders: list[int] = []  # descriptors that hold a lock while this process is there
+_locks: list[int] = []  # descriptors that hold one while this process is there
 
 
 def open_standard_streams() -> None:
@@ -75,28 +75,33 @@ def make_folder(folder: Path) -> None:
 
 
 def warn_of_another_server(settings: Settings) -> None:
-    """Does another one use the embedded database, and one of the two has no broker? Then people miss messages.
+    """Does another one use the same SQLite file, and one of the two has no broker? Then people miss messages.
 
-    Each server tells the next by a lock on the folder, which ends with the process; with a broker it may be shared.
+    Each server tells the next by a lock that ends with its process, on an empty file beside the database; with a broker
+    it may be shared. Not on the database: on macOS that would keep SQLite out. No other command takes it.
     """
-    if settings.database_url:
-        return
     import fcntl
 
     import structlog
 
+    from exporter.store.location import SqliteLocation, locate
+
+    place = locate(settings.effective_database_url)
+    if not isinstance(place, SqliteLocation):
+        return
     how = fcntl.LOCK_SH if settings.redis_url else fcntl.LOCK_EX
+    file = place.path.resolve()  # as SQLite finds what lies beside a link's target
     try:
-        _folders.append(os.open(settings.data_dir, os.O_RDONLY))
-        fcntl.flock(_folders[-1], how | fcntl.LOCK_NB)
+        _locks.append(os.open(file.with_name(f"{file.name}-server"), os.O_RDONLY | os.O_CREAT, 0o644))
+        fcntl.flock(_locks[-1], how | fcntl.LOCK_NB)
     except BlockingIOError:
         structlog.get_logger(__name__).warning(
             "another server uses the same data, and people on one do not hear those on the other: give this one a "
-            "--data.dir of its own, or both --redis.url",
-            folder=str(settings.data_dir),
+            "--data.dir or --database.url of its own, or both --redis.url",
+            file=str(place.path),
         )
     except OSError:
-        return  # a file system without locks, a folder that may not be listed: nothing is known
+        return  # a file system without locks, a folder that is not there or not this user's: nothing is known
 
 
 def configure_logs(settings: Settings, **every: object) -> None:

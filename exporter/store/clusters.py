@@ -2,8 +2,8 @@
 
 Servers of one cluster hear each other by their broker; one without a broker is a cluster by itself. Each connection of
 a server's pool says which cluster it belongs to, by a lock on PostgreSQL that ends with the session, so nothing is left
-of a server that was killed. Whoever starts looks once, and the log tells. With an embedded database the lock is on its
-folder, and ``exporter.cli.process`` looks.
+of a server that was killed. Whoever starts looks once, and the log tells. With an embedded database the lock is on a
+file beside it, and ``exporter.cli.process`` looks.
 
 Tested in ``tests/store/test_clusters.py``.
 """
