@@ -24,7 +24,7 @@ import structlog
 
 from exporter.core.errors import Internal, Misconfigured, Refusal, Unavailable
 from exporter.core.records import Draft, Message, PoolStats
-from exporter.store import Store, sharing
+from exporter.store import Store, sharing, upkeep
 from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.dialects import sqlite_errors
 from exporter.store.dialects.postgresql_connection import Connector
@@ -213,6 +213,21 @@ async def test_a_disk_that_is_full_is_logged_once_however_many_scrapes_succeed(p
             ("database is down", "writing"),
             ("database is up", "writing"),
         ]
+
+
+async def test_a_full_disk_is_not_called_writable_for_what_little_the_log_has_room_for(
+    file: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(file) as store:
+        await store.create_conversation("c", "ann", [])
+        full = DatabaseError(ErrorKind.DISCONNECTED, "the database's disk is full")
+        store._database.note(full, Lane.WRITE, {"send"})
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_errors, "NEEDED", 2**80)
+            await upkeep.probe(store._database, store._dialect, TIMEOUT)
+            assert store.write_error == "the database's disk is full"
+        await upkeep.probe(store._database, store._dialect, TIMEOUT)
+        assert store.write_error is None
 
 
 async def test_a_defect_of_ours_is_logged_with_its_trace_and_is_not_the_databases(
@@ -569,6 +584,29 @@ async def own(tmp_path: Path) -> AsyncIterator[tuple[Postgres, Postgresql]]:
 
 
 @pytest.mark.needs("postgres")
+async def test_a_database_that_admits_nobody_any_more_is_named_as_such(own: tuple[Postgres, Postgresql]) -> None:
+    server, place = own
+    name = place.url.rpartition("/")[2]
+    other = Postgresql(server.url("postgres"))
+    async with opened(place, timeout=TIMEOUT) as store:
+        await other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        await other.execute(gone)
+        await eventually(lambda: refused(store, "the database admits no connections"))
+        await other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await store.create_conversation("c", "ann", [])
+
+
+async def refused(store: Store, reason: str) -> bool:
+    """Is that what a scrape is told now?"""
+    try:
+        await store.totals(TIMEOUT)
+    except Unavailable as refusal:
+        return refusal.message.startswith(reason)
+    return False
+
+
+@pytest.mark.needs("postgres")
 async def test_a_server_that_goes_and_comes_back(own: tuple[Postgres, Postgresql]) -> None:
     server, place = own
     async with opened(place, timeout=TIMEOUT) as store:
@@ -904,7 +942,7 @@ async def open_to_all() -> AsyncIterator[Sqlite]:
     with tempfile.TemporaryDirectory() as name:
         place = Sqlite(Path(name) / "messaging.db")
         async with opened(place):
-            pass
+            await asyncio.to_thread(place.path.stat)  # loads what may lie where the other user does not get
         yield place
         place.path.parent.chmod(0o700)
 
@@ -948,6 +986,21 @@ async def test_a_folder_that_may_not_be_written_is_told_with_the_reason_why_it_m
     told = rf"the database('s file cannot be opened| is read-only) \({open_to_all.path}: this user, {folder}"
     assert said, "which of the two depends on SQLite's version"
     assert all(re.fullmatch(told, line) for line in said), said
+
+
+async def test_a_folder_that_was_shut_is_not_called_a_file_that_was_moved(open_to_all: Sqlite) -> None:
+    async with opened(open_to_all) as store:
+        with as_an_ordinary_user(0, 0o666, open_to_all.path):
+            with (
+                structlog.testing.capture_logs() as logs,
+                pytest.raises(Unavailable, match=r"^the database's file cannot be opened$"),
+            ):
+                await store.totals(5)
+            [said] = await refusals(open_to_all)
+        open_to_all.path.parent.chmod(0o700)
+        assert (await store.totals(5)).stored_messages == 0
+    assert [entry["reason"] for entry in logs] == [said]
+    assert re.search(r"cannot be opened \(\S+: this user, \w+, must be able to write in its folder", said)
 
 
 async def test_a_file_of_somebody_else_is_told_with_both_users(open_to_all: Sqlite) -> None:

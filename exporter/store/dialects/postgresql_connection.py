@@ -85,7 +85,9 @@ def translate_error(error: BaseException) -> DatabaseError:
         for start, kind, text in _BY_STATE:
             if state.startswith(start):
                 return DatabaseError(kind, text)
-        return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
+        if state == "55000" and getattr(error, "severity_en", None) == "FATAL":  # of a statement it means many things
+            return DatabaseError(ErrorKind.DISCONNECTED, errors.CLOSED_TO_ALL)
+        return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN, f"SQLSTATE {state}")
     if isinstance(error, TimeoutError):
         return DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
@@ -170,7 +172,9 @@ class Connector:
             known = isinstance(error, DRIVERS)
             failure = translate_error(error) if known else DatabaseError(ErrorKind.CONFIGURATION, errors.BAD_URL)
             if failure.kind in (ErrorKind.DISCONNECTED, ErrorKind.TIMEOUT):
-                failure = DatabaseError(failure.kind, failure.text, unreached(self.target.place, error))
+                failure = DatabaseError(
+                    failure.kind, failure.text, failure.where or unreached(self.target.place, error)
+                )
             raise failure from error
 
     async def _open(self, timeout: float) -> Connection:

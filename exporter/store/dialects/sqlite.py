@@ -24,12 +24,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from exporter.core.errors import Misconfigured
+from exporter.store import errors
 from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Ask, Dialect, Row, Session
-from exporter.store.dialects.sqlite_errors import translate_error
+from exporter.store.dialects.sqlite_errors import is_full, translate_error
 from exporter.store.dialects.sqlite_files import Files
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
-from exporter.store.errors import DatabaseError
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_sqlite, triggers_sqlite
 from exporter.store.schema.shape import ADD_TO_DAY, ADDED, COLUMNS, SUMMED, Difference
 
@@ -182,6 +183,8 @@ class SqliteDialect(Dialect):
     async def check_writing(self, session: Session, *, doubtful: bool) -> None:
         """Takes the lock and writes; to the disk only where a write has failed, so an idle server writes nothing."""
         if doubtful:
+            if is_full(self.path.parent):  # what little is written here may have its room in the log, and nothing else
+                raise DatabaseError(ErrorKind.DISCONNECTED, errors.FULL, self.place)
             await self.dry_run(session)
         await session.fetch(COLUMNS)
         await session.execute(self.begin)

@@ -10,6 +10,7 @@ import functools
 import os
 import pwd
 import sqlite3
+import stat
 from pathlib import Path
 
 from exporter.store import errors
@@ -54,7 +55,7 @@ def translate_error(error: BaseException, path: Path) -> DatabaseError:
     if isinstance(error, DatabaseError):
         return error
     name = str(getattr(error, "sqlite_errorname", None) or "")
-    if name.startswith("SQLITE_IOERR") and _is_full(path.parent):  # the files beside it, of which SQLite says no more
+    if name.startswith("SQLITE_IOERR") and is_full(path.parent):  # the files beside it, of which SQLite says no more
         return DatabaseError(ErrorKind.DISCONNECTED, errors.FULL, str(path.absolute()))
     for start, kind, text in _BY_NAME:
         if name.startswith(start):
@@ -68,23 +69,37 @@ def translate_error(error: BaseException, path: Path) -> DatabaseError:
         return DatabaseError(ErrorKind.CONFIGURATION, errors.FOREIGN)
     if isinstance(error, ValueError):  # aiosqlite: "no active connection", "Connection closed"
         return DatabaseError(ErrorKind.DISCONNECTED, errors.LOST)
-    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN)
+    return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN, name)
 
 
-def _is_full(folder: Path) -> bool:
+def is_full(folder: Path) -> bool:
+    """Is nothing free there?"""
     with contextlib.suppress(OSError):
         found = os.statvfs(folder)
         return found.f_bavail * found.f_frsize < NEEDED
     return False
 
 
+def not_there(path: Path) -> DatabaseError:
+    """Why the file at a path is not the one that was opened there."""
+    text = errors.MOVED
+    with contextlib.suppress(OSError):
+        try:
+            path.stat()
+        except PermissionError:
+            text = errors.NO_FILE  # the folder was shut, and the file may well be in it
+    return DatabaseError(ErrorKind.DISCONNECTED, text, _where(path.absolute(), text))
+
+
 def _of_the_path(path: Path) -> str:
     """Why a file cannot be opened, as far as the path alone tells."""
-    if not path.parent.is_dir():
-        return errors.NO_FOLDER
-    if path.is_dir():
-        return errors.A_FOLDER
-    return errors.NO_FILE if path.exists() else errors.NO_FILE_YET
+    try:
+        found = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return errors.NO_FILE_YET if os.path.isdir(path.parent) else errors.NO_FOLDER
+    except OSError:
+        return errors.NO_FILE
+    return errors.A_FOLDER if stat.S_ISDIR(found) else errors.NO_FILE
 
 
 def _where(path: Path, text: str) -> str:
@@ -98,7 +113,7 @@ def _where(path: Path, text: str) -> str:
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return f"{path}: it lies on a read-only file system, and must be writable with its folder, {_BESIDE}"
         for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
-            if file.exists() and not _may(file, os.R_OK | os.W_OK):
+            if os.path.exists(file) and not _may(file, os.R_OK | os.W_OK):  # never raises
                 return f"{file} belongs to {_owner(file)}, and this user, {_named(os.geteuid())}, may not write it"
         if not _may(folder, os.W_OK | os.X_OK):
             return f"{path}: this user, {_named(os.geteuid())}, must be able to write in its folder, {_BESIDE}"

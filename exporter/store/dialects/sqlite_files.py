@@ -19,6 +19,7 @@ import aiosqlite
 
 from exporter.store import errors
 from exporter.store.dialects.aiosqlite_seams import is_open
+from exporter.store.dialects.sqlite_errors import not_there
 from exporter.store.errors import DatabaseError, ErrorKind
 
 _Identity = tuple[int, int] | None  # device and inode; None: it is not there
@@ -37,7 +38,7 @@ class Files:
     def check(self) -> None:
         """Are they where they were? A commit into an unlinked file is lost. Raises DatabaseError."""
         if self._database is not None and _identity(self._path) != self._database:
-            raise DatabaseError(ErrorKind.DISCONNECTED, errors.MOVED, str(self._path.absolute()))
+            raise not_there(self._path)
         if self._open() and self._beside is not None and self._look_beside() != self._beside:
             where = f"{self._wal.absolute()}, {self._shm.name}"
             raise DatabaseError(ErrorKind.DISCONNECTED, errors.LOG_GONE, where)
