@@ -30,22 +30,23 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._wal, self._shm = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+        self._file = str(path)
+        target = os.path.realpath(path)  # SQLite makes them beside what a link leads to
+        self._wal, self._shm = f"{target}-wal", f"{target}-shm"
         self._database: _Identity = None
         self._beside: tuple[_Identity, _Identity] | None = None
         self._connections: WeakSet[aiosqlite.Connection] = WeakSet()
 
     def check(self) -> None:
         """Are they where they were? A commit into an unlinked file is lost. Raises DatabaseError."""
-        if self._database is not None and _identity(self._path) != self._database:
+        if self._database is not None and _identity(self._file) != self._database:
             raise not_there(self._path)
-        if self._open() and self._beside is not None and self._look_beside() != self._beside:
-            where = f"{self._wal.absolute()}, {self._shm.name}"
-            raise DatabaseError(ErrorKind.DISCONNECTED, errors.LOG_GONE, where)
+        if self._beside is not None and self._look_beside() != self._beside and self._open():
+            raise DatabaseError(ErrorKind.DISCONNECTED, errors.LOG_GONE, f"{self._wal}, {self._shm}")
 
     def remember(self) -> None:
         """From now on the database is the file that is there at this moment."""
-        self._database = _identity(self._path)
+        self._database = _identity(self._file)
 
     def opening(self, connection: aiosqlite.Connection) -> None:
         """A connection is about to read for the first time. Raises DatabaseError."""
@@ -67,7 +68,7 @@ class Files:
         return _identity(self._wal), _identity(self._shm)
 
 
-def _identity(file: Path) -> _Identity:
+def _identity(file: str) -> _Identity:
     # On the loop: it takes 2 µs on a local file system, and SQLite in WAL mode works on no other.
     try:
         found = os.stat(file)
