@@ -1,4 +1,4 @@
-"""SQLite through aiosqlite: one thread per connection, and the file's identity.
+"""SQLite through aiosqlite: one thread per connection, one file in WAL mode.
 
 Tested in ``tests/store/test_outages.py``.
 """
