@@ -12,8 +12,9 @@
 --   K:m:C, K:y:C   sets        users who take part, who type, in conversation C
 --   K:c:C          channel     what everybody who holds C hears
 --   K:a            channel     what all nodes hear
---   K:state        hash        since (when K began), settles (until when entries may be missing), came (how many
---                              incarnations have registered)
+--   K:state        hash        evicted (keys that the server had dropped when K began), remains (there is one if sets of
+--                              who takes part may be older than that), settles (until when entries may be missing), came
+--                              (how many incarnations have registered)
 --
 -- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
 -- by one in nodes, dying, or has nothing left; an announcement leaves exactly on 0 <-> 1; no call touches more entries
@@ -39,7 +40,8 @@ local function may_write(K)
   local key = K .. ':x'
   if not (redis.acl_check_cmd('HMGET', key, 'x') and redis.acl_check_cmd('HSET', key, 'x', '1')
       and redis.acl_check_cmd('HDEL', key, 'x') and redis.acl_check_cmd('SADD', key, 'x')
-      and redis.acl_check_cmd('SREM', key, 'x') and redis.acl_check_cmd('DEL', key)) then
+      and redis.acl_check_cmd('SREM', key, 'x') and redis.acl_check_cmd('SMEMBERS', key)
+      and redis.acl_check_cmd('DEL', key)) then
     error({err = 'NOPERM the user lacks rights'})
   end
 end
@@ -71,7 +73,7 @@ end
 local function count(K, kind, entries, by, said)
   local holders, index = K .. ':' .. kind, INDEX[kind]
   local before = redis.call('HMGET', holders, unpack(entries))
-  local kept, gone = {}, {}
+  local kept, gone, first = {}, {}, {}
   for i, entry in ipairs(entries) do
     local after = tonumber(before[i] or '0') + by
     local word
@@ -86,6 +88,9 @@ local function count(K, kind, entries, by, said)
       elseif after == 1 or by == 1 then
         word = SHARED[kind] and SHARED[kind][by == 1 and 1 or 2]
       end
+      if kind == 'c' and after == 1 and by == 1 then
+        first[#first + 1] = entry
+      end
     end
     if word then
       local cut = string.find(entry, '\n', 1, true)
@@ -96,6 +101,14 @@ local function count(K, kind, entries, by, said)
         redis.call('SADD', K .. index .. conversation, user)
       end
       say(said, conversation, word .. user)
+    end
+  end
+  if #first > 0 and redis.call('HGET', K .. ':state', 'remains') then
+    for _, conversation in ipairs(first) do  -- nobody takes part yet: what says so is older than K
+      for _, user in ipairs(redis.call('SMEMBERS', K .. ':m:' .. conversation)) do
+        say(said, conversation, 'L' .. user)
+      end
+      redis.call('DEL', K .. ':m:' .. conversation, K .. ':y:' .. conversation)
     end
   end
   if #kept > 0 then
@@ -140,6 +153,42 @@ local function taken_over(K, inc)
     list[#list + 1] = old
   end
   return list
+end
+
+local function forget(K, inc)
+  local held = K .. ':h:' .. inc
+  redis.call('DEL', K .. ':n:' .. inc, held .. ':u', held .. ':c', held .. ':p', held .. ':t')
+end
+
+-- A server that makes room drops whole keys, and what is left of K is wrong then, for ever. While it may do so, nobody is
+-- told figures: the answer is an error. When it has done so, K begins anew, as on an empty server.
+local function refuse_or_begin(K, time, lease)
+  local info = redis.call('INFO', 'memory', 'stats')
+  local policy = string.match(info, 'maxmemory_policy:(%S+)') or 'noeviction'
+  if policy ~= 'noeviction' then
+    return redis.error_reply("EVICTS the broker's maxmemory-policy is " .. policy)
+  end
+  local evicted = string.match(info, 'evicted_keys:(%d+)') or '0'
+  local before = redis.call('HGET', K .. ':state', 'evicted')
+  if before ~= evicted then
+    for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '-inf', '+inf')) do
+      for _, old in ipairs(taken_over(K, inc)) do
+        forget(K, old)
+      end
+      forget(K, inc)
+    end
+    for _, inc in ipairs(redis.call('SMEMBERS', K .. ':dying')) do
+      forget(K, inc)
+    end
+    redis.call('DEL', K .. ':u', K .. ':c', K .. ':p', K .. ':t')
+    redis.call('DEL', K .. ':nodes', K .. ':conns', K .. ':syncing', K .. ':dying', K .. ':state')
+    redis.call('HSET', K .. ':state', 'evicted', evicted)
+    if before or evicted ~= '0' then
+      redis.call('HSET', K .. ':state', 'remains', '1')
+    end
+    unsettle(K, time, lease)  -- perhaps nodes have not come back yet
+  end
+  return nil
 end
 
 -- Out of the living; its entries stay until they are purged.
@@ -230,10 +279,11 @@ local function register(keys, args)
   may_write(keys[1])
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
   local time = now()
-  if not redis.call('HGET', K .. ':state', 'since') then
-    redis.call('HSET', K .. ':state', 'since', text(time))  -- empty: perhaps nodes have not come back yet
-    unsettle(K, time, lease)
-  elseif args[4] == '1' then
+  local wrong = refuse_or_begin(K, time, lease)
+  if wrong then
+    return wrong
+  end
+  if args[4] == '1' then
     unsettle(K, time, lease)
   end
   redis.call('HSET', K .. ':state', 'came', text(tonumber(redis.call('HGET', K .. ':state', 'came') or '0') + 1))
@@ -314,7 +364,7 @@ local function beat(keys, args)
   may_write(keys[1])
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
   local time = now()
-  local why = stranger(K, inc, tonumber(args[3]), time, lease)
+  local why = refuse_or_begin(K, time, lease) or stranger(K, inc, tonumber(args[3]), time, lease)
   if why then
     return why
   end

@@ -18,8 +18,12 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
+import structlog
+
 from exporter.broker.connection import Connection, Refused
 from exporter.broker.functions import SLICE, Figures, Functions, figures
+
+log = structlog.get_logger(__name__)
 
 WINDOW: Final = 4
 """Full batches without an answer. Of others only one: what happens meanwhile is gathered, and leaves in the next.
@@ -36,6 +40,7 @@ Each batch is a write, and its answer a turn of the loop and a read: without a p
 is quick, and a node that is busy with a storm has many small turns, with writes to people that say little.
 """
 _MOST_OLD: Final = 32
+_GONE: Final = "it was emptied, or had not heard of this node for a lease"
 TOGGLED: Final = "t"
 """The kind of what comes and goes."""
 
@@ -79,7 +84,7 @@ class Presence:
         self.incarnation: str | None = None
         self.registered = False  # the server has said so
         self.complete = False  # and it has all that is held
-        self._old: list[str] = []
+        self._old: list[str] = []  # all of them: a server that goes back to an earlier state knows one of those again
         self._seq = 0
         self._changes: deque[str] = deque()
         self._toggles: dict[str, bool] = {}  # what comes and goes quickly: only what is left of it is told
@@ -274,7 +279,6 @@ class Presence:
                 self._in_flight -= len(changes)
                 if completes:
                     self.complete = True
-                    self._old.clear()
                     self._completed()
             if self.waiting:
                 self._schedule()
@@ -293,5 +297,7 @@ class Presence:
             self._refused(str(reply))
             return
         if not self._retired:
+            lost = "it has gone back to an earlier state" if reply == b"lost" else _GONE
+            log.warning("the broker no longer has all that this node holds; it is told anew", reason=lost)
             self._register(connection, unsure=False)
             connection.flush()

@@ -341,6 +341,31 @@ def test_who_comes_back_under_a_new_name_or_the_old_one_gives_the_others_the_tim
         model.close()
 
 
+def test_what_is_left_of_a_server_that_has_dropped_keys_is_nobodys(server: Server) -> None:
+    model = Model(server)
+    said: list[str] = []
+    try:
+        model.register("a")
+        model.client.hset(f"{model.root}:state", "evicted", "17")  # other keys than now: some of these were dropped
+        model.client.sadd(f"{model.root}:m:room", "ghost")
+        model.client.sadd(f"{model.root}:y:room", "ghost")
+        assert model.call("beat", "a", LEASE, 0, 1, 10, 0) == "gone"
+        reply = model.call("register", "b", LEASE, 1, 0, "", "a")
+        assert isinstance(reply, list)
+        assert (figures(reply).nodes, figures(reply).unsettled > 0) == (1, True)
+        with model.client.pubsub() as hearing:
+            hearing.ssubscribe(f"{model.root}:c:room")
+            model.call("apply", "b", LEASE, 1, 1, 1, "+croom", "+proom\nann")
+            while not said:
+                heard = hearing.get_sharded_message(timeout=1.0)
+                said += heard["data"].split("\n")[1:] if heard and heard["type"] == "smessage" else []
+        assert said == ["Lghost", "Jann"], "whoever has read that they take part is told"
+        assert model.client.smembers(f"{model.root}:m:room") == {"ann"}
+        assert not model.client.exists(f"{model.root}:y:room")
+    finally:
+        model.close()
+
+
 def test_the_rights_that_are_missing_are_named(server: Server) -> None:
     model = Model(server)
     user = f"u{uuid.uuid4().hex[:6]}"

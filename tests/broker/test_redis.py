@@ -155,7 +155,7 @@ async def test_publishing_that_is_refused_is_told_and_what_it_carried_is_told_ag
             await last.hears(b"heal 1 49")
 
 
-@pytest.mark.parametrize("right", ["hset", "hdel", "spublish"])
+@pytest.mark.parametrize("right", ["hset", "hdel", "smembers", "spublish"])
 @pytest.mark.parametrize("kind", BOTH)
 async def test_a_right_that_is_taken_away_and_given_back_leaves_all_as_it_should_be(kind: str, right: str) -> None:
     with _with(kind, "requirepass s3cret", password="s3cret") as server, server.client() as client:
@@ -248,6 +248,54 @@ async def test_by_ipv6() -> None:
 async def test_a_server_that_evicts_is_refused(kind: str) -> None:
     with _with(kind, "maxmemory 100mb", "maxmemory-policy allkeys-lru") as server:
         await refused(server.url, "maxmemory-policy is allkeys-lru")
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_server_that_begins_to_evict_is_left_and_what_it_has_dropped_is_told_anew(kind: str) -> None:
+    with _with(kind) as server, server.client() as client:
+        async with nodes(server.url) as (first, last):
+            first.join("a", "ann", "room")
+            last.join("b", "bob", "room")
+            for node in (first, last):
+                await counts(node, connections=2, users=2, participants=2)
+            client.config_set("maxmemory-policy", "volatile-ttl")
+
+            async def told() -> bool:
+                return all("maxmemory-policy is volatile-ttl" in str(n.broker.error) for n in (first, last))
+
+            await until(told, "the reason, and no figures")
+            client.set("somebody's", "value", ex=1000)
+            client.config_set("maxmemory", 1)
+            assert client.info("stats")["evicted_keys"] == 1
+            root = first.broker._functions.root
+            assert client.delete(f"{root}:u", f"{root}:p", f"{root}:h:{first.broker.incarnation}:p") == 3  # others too
+            client.config_set("maxmemory", 0)
+            client.config_set("maxmemory-policy", "noeviction")
+            for node in (first, last):
+                await counts(node, nodes=2, connections=2, users=2, conversations=1, participants=2, settling=0)
+            for event in first.hub.leave("a", "room"):
+                first.broker.events.on_event[type(event)](event)
+            await last.hears(b"L ann")
+            await counts(last, users=2, conversations=1, participants=1)
+
+
+async def test_a_server_that_goes_back_to_what_it_knew_before_counts_nobody_twice(server: Server) -> None:
+    before: set[str | None] = set()
+
+    async with nodes(server.url, lease=60.0) as both:
+        both[0].join("a", "ann", "room")
+
+        async def begun_anew() -> bool:
+            now = {node.broker.incarnation for node in both}
+            return not now & before and all(node.broker.up for node in both)
+
+        with server.client() as client:
+            for _ in range(2):
+                before |= {node.broker.incarnation for node in both}
+                client.swapdb(0, 1)
+                await until(begun_anew, "both have told all they hold anew")
+        for node in both:
+            await counts(node, nodes=2, connections=1, users=1, conversations=1, participants=1)
 
 
 async def test_what_is_wrong_only_after_the_start_was_waited_for_is_a_reason_and_no_lost_exception() -> None:
