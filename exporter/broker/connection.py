@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
+from exporter.broker import tls_errors
 from exporter.broker.location import Location
 from exporter.broker.ports import Turn
 
@@ -243,8 +244,11 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: it is gone."""
-        if self._transport is not None and exc is not None:
-            self.reason = (getattr(exc, "strerror", None) or "").lower() or type(exc).__name__
+        if self._transport is not None and exc is None:
+            self.reason = "the server has ended the connection"
+        elif self._transport is not None:
+            said = (getattr(exc, "strerror", None) or "").lower() or type(exc).__name__
+            self.reason = tls_errors.words(exc, "the broker") or said
         self._gone()
 
     def _gone(self) -> None:

@@ -195,12 +195,15 @@ def _host(text: str) -> tuple[str, int]:
 
 
 def _context(tls: dict[str, str]) -> ssl.SSLContext:
+    read = "ssl_ca_certs"
     try:
         context = ssl.create_default_context(cafile=tls.get("ssl_ca_certs"))
+        read = "ssl_certfile and ssl_keyfile"
         if tls.get("ssl_certfile"):
             context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile"))
     except (OSError, ssl.SSLError) as error:
-        raise Misconfigured(f"the broker's TLS files cannot be used: {_words(error)}") from None
+        said = (error.reason or "").replace("_", " ").lower() if isinstance(error, ssl.SSLError) else ""
+        raise Misconfigured(f"the broker's TLS files cannot be used: {said or _words(error)} ({read})") from None
     if tls.get("ssl_check_hostname", "true").lower() in _NO:
         context.check_hostname = False
     if tls.get("ssl_cert_reqs", "required").lower() == "none":

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from exporter.broker import sentinels
+from exporter.broker import sentinels, tls_errors
 from exporter.broker.connection import Connection, Push, Refused, connect
 from exporter.broker.functions import Functions
 from exporter.broker.location import Location
@@ -31,7 +31,7 @@ SILENCE: Final = 2.0
 """Seconds without an answer until the connection is given up."""
 
 _WRONG: Final = {
-    "WRONGPASS": "the broker refuses the user or the password of --redis.url",
+    "WRONGPASS": "the broker refuses the user or the password of --redis.url, or of --redis.password-file",
     "NOAUTH": "the broker wants a password; give it with --redis.url in the environment, or with --redis.password-file",
     "NOPERM": "the broker's user lacks rights; docs/cluster.md has the list",
     "NOPROTO": "the broker speaks no RESP3: Redis 7.0 or Valkey 7.2 at least",
@@ -269,5 +269,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "a Sentinel URL needs the extra: pip install 'messaging-exporter[redis]'"
     if isinstance(error, OSError) and error.strerror:
-        return str(error.strerror).lower()
+        return tls_errors.words(error, "the broker") or str(error.strerror).lower()
     return str(error) or type(error).__name__

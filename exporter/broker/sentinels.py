@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from exporter.broker import tls_errors
 from exporter.broker.location import Location
 from exporter.core.errors import Misconfigured
 
@@ -16,7 +17,6 @@ TIMEOUT: Final = 0.5
 _UNKNOWN: Final = "no Sentinel knows a living master of that name"
 _ABSENT: Final = "no Sentinel can be reached"
 _CLOSED: Final = "the Sentinels end the connection: if they speak TLS, add sentinel_ssl=true to the URL"
-_CERTIFICATE: Final = "a Sentinel's certificate cannot be verified: see ssl_ca_certs in docs/cluster.md"
 _REFUSED: Final = (
     "the Sentinels refuse the user or the password; sentinel_username and sentinel_password are for them, in the URL"
 )
@@ -61,7 +61,7 @@ async def master(location: Location) -> tuple[str, int]:
 
 
 def _reason(error: Exception) -> str:
-    words = str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in words:
-        return _CERTIFICATE
-    return _CLOSED if "closed" in words.lower() or "reset" in words.lower() else _ABSENT
+    if certificate := tls_errors.words(error, "a Sentinel"):
+        return certificate
+    words = str(error).lower()
+    return _CLOSED if "closed" in words or "reset" in words else _ABSENT

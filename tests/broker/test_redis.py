@@ -391,9 +391,11 @@ async def test_a_node_that_may_not_say_goodbye_does_not_insist() -> None:
 
 
 @contextmanager
-def speaking_tls(folder: Path, *options: str) -> Iterator[Server]:
+def speaking_tls(
+    folder: Path, *options: str, authority: certificates.CertificateAuthority | None = None
+) -> Iterator[Server]:
     """A server with a certificate for this machine; there are ``client.crt`` and ``client.key`` for its clients."""
-    authority = certificates.CertificateAuthority()
+    authority = authority or certificates.CertificateAuthority()
     authority.write(folder)
     authority.write(folder, "client", client=True)
     server = Server(
@@ -452,6 +454,50 @@ async def test_a_server_that_wants_a_certificate_of_its_clients(tmp_path: Path) 
             await talk(first, last)
         await absent(url, "certificate")
         await refused(f"{url}&ssl_certfile={tmp_path}/absent.crt", "TLS files cannot be used: no such file")
+
+
+@pytest.mark.needs("redis")
+async def test_a_certificate_that_expires_while_nodes_run_is_told_whose_it_is_and_a_new_one_is_read(
+    tmp_path: Path,
+) -> None:
+    authority, shown = certificates.CertificateAuthority(), tmp_path / "shown"
+    shown.mkdir()
+
+    def show(name: str, *, expired: bool) -> None:
+        authority.write(shown, name, client=name == "client", expired=expired)
+        if name == "server":  # it reads the files when it is told of them
+            files = {"tls-cert-file": f"{shown}/server.crt", "tls-key-file": f"{shown}/server.key"}
+            client.execute_command("CONFIG", "SET", *(word for pair in files.items() for word in pair))
+
+    with speaking_tls(tmp_path, "tls-auth-clients yes", authority=authority) as server, server.client() as client:
+        show("client", expired=False)
+        url = f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={tmp_path}/ca.crt"
+        async with nodes(f"{url}&ssl_certfile={shown}/client.crt&ssl_keyfile={shown}/client.key") as (first, last):
+            for name, words in (
+                ("server", "the broker's certificate cannot be verified: certificate has expired"),
+                ("client", "refuses this node's certificate, ssl_certfile of --redis.url: certificate expired"),
+            ):
+                show(name, expired=True)
+                client.client_kill_filter(_type="pubsub")
+
+                async def told(words: str = words) -> bool:
+                    return words in str(first.broker.error)
+
+                await until(told, f"{words}, not {first.broker.error}")
+                show(name, expired=False)
+                await first.up()
+                await last.up()
+            await talk(first, last)
+
+
+@pytest.mark.needs("redis")
+async def test_a_ca_that_is_not_known_is_told_where_to_be_named(tmp_path: Path) -> None:
+    with speaking_tls(tmp_path, "tls-auth-clients no") as server:
+        await absent(f"rediss://127.0.0.1:{server.port}", "; ssl_ca_certs of --redis.url names its ca")
+        (tmp_path / "ca.crt").write_text("nonsense")
+        await refused(
+            f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={tmp_path}/ca.crt", r"cannot be used: .*\(ssl_ca_certs\)"
+        )
 
 
 @pytest.mark.needs("redis")

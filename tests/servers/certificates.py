@@ -32,7 +32,9 @@ class CertificateAuthority:
         builder = builder.add_extension(usage, critical=True)
         self.cert = builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, expired: bool = False
+    ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -41,7 +43,7 @@ class CertificateAuthority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(hours=-1 if expired else 24))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
@@ -50,13 +52,19 @@ class CertificateAuthority:
         )
 
     def issue(
-        self, name: str, sans: Sequence[str] = ("127.0.0.1",), *, client: bool = False, password: bytes | None = None
+        self,
+        name: str,
+        sans: Sequence[str] = ("127.0.0.1",),
+        *,
+        client: bool = False,
+        expired: bool = False,
+        password: bytes | None = None,
     ) -> tuple[bytes, bytes]:
         """(certificate, key) in PEM for DNS names or IP addresses ``sans``."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         certificate = (
-            self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key())
+            self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key(), expired)
             .add_extension(x509.SubjectAlternativeName([_general(san) for san in sans]), critical=False)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .sign(self._key, hashes.SHA256())
@@ -68,10 +76,16 @@ class CertificateAuthority:
         )
 
     def write(
-        self, folder: Path, name: str = "server", *, sans: Sequence[str] = ("127.0.0.1",), client: bool = False
+        self,
+        folder: Path,
+        name: str = "server",
+        *,
+        sans: Sequence[str] = ("127.0.0.1",),
+        client: bool = False,
+        expired: bool = False,
     ) -> None:
         """``ca.crt``, ``NAME.crt`` and ``NAME.key`` in ``folder``."""
-        cert, key = self.issue(name, sans, client=client)
+        cert, key = self.issue(name, sans, client=client, expired=expired)
         (folder / "ca.crt").write_bytes(self.cert)
         (folder / f"{name}.crt").write_bytes(cert)
         (folder / f"{name}.key").write_bytes(key)
