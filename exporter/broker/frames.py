@@ -46,6 +46,7 @@ class Kind(IntEnum):
     HERE = 11  # the answer to the question of that seq; data: the node that asked, when they were opened
     TYPING_RUN = 12  # several of TYPING: ``typing_run``; seq is how many
     BACK = 13  # to all nodes, or to that of data: the sender has missed what was LASTING in the last seq milliseconds
+    DATABASE = 14  # to all nodes: which one the sender uses, and its name
 
 
 _KNOWN: Final = frozenset(map(int, Kind))

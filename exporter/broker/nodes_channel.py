@@ -18,17 +18,20 @@ from exporter.broker.frames import IncomingFrame, Kind
 class NodesChannel:
     """``handlers``: by kind of frame, what is called with the node that sent one, the frame, and how long that took.
 
-    In seconds; 0 where it is not known. A node may have been asleep before it heard it.
+    In seconds; 0 where it is not known. A node may have been asleep before it heard it. ``on_open``: what is called
+    with each connection on which this node hears the others.
     """
 
     def __init__(self, context: Context[Any]) -> None:
         self._node, self._clock, self._meters, self._now = context.node, context.clock, context.meters, context.now
         self.name = context.functions.nodes_channel.encode()
         self.handlers: dict[int, Callable[[bytes, IncomingFrame, float], None]] = {}
+        self.on_open: Callable[[Connection], object] = ignore
 
     def opened(self, connection: Connection) -> None:
         """Listen, before the server counts this node among those who answer."""
         connection.queue(command("SSUBSCRIBE", self.name), 0, ignore)
+        self.on_open(connection)
 
     def publish(
         self,

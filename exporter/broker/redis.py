@@ -124,16 +124,16 @@ class RedisBroker(Generic[P]):
         self._held = context.held
         self.ordering = Ordering(self._held, local, lease, lambda: self.up, now)
         self._announcements = Announcements(context)
-        self._nodes_channel = NodesChannel(context)
-        self.inquiries = Inquiries(context, self._nodes_channel)
+        self.nodes_channel = NodesChannel(context)
+        self.inquiries = Inquiries(context, self.nodes_channel)
         self._outbox = Outbox(context)
-        self._redelivery = Redelivery(context, self._nodes_channel, self._outbox.put)
+        self._redelivery = Redelivery(context, self.nodes_channel, self._outbox.put)
         self.conversations = HeldConversations(context, self.ordering, self._announcements, self._redelivery.was_late)
         self._incoming = Incoming(
             context,
             self.ordering,
             self._announcements,
-            self._nodes_channel,
+            self.nodes_channel,
             self._outbox.returned,
             self._redelivery.is_news,
         )
@@ -302,7 +302,7 @@ class RedisBroker(Generic[P]):
 
     def _opened(self, connection: Connection, another: bool) -> None:
         self._clock.forget()
-        self._nodes_channel.opened(connection)
+        self.nodes_channel.opened(connection)
         self._presence.connected(connection, another)
         stamp = None if self._figures is None else self._figures.time
         self._redelivery.opened(max(self._alive_until - self._lease, self._began), stamp)

@@ -30,6 +30,7 @@ from exporter.node.healing import Healing
 from exporter.node.join_consistency import Known
 from exporter.node.node import Node
 from exporter.node.publisher import NodeConnection
+from exporter.node.same_database import SameDatabase
 from exporter.store import Store
 
 __all__ = ["ClusterNode", "locate"]
@@ -71,6 +72,7 @@ class ClusterNode(Node):
         )
         self.user_connections.name = name
         self.user_connections.ask_other_nodes = self.redis.inquiries.ask
+        self._same_database = SameDatabase(self.redis.nodes_channel, store.identity, name)
         self._healing = Healing(store, self.hub, self.redis, self.removed, self._sender)
         self.broker = self._publisher.broker = self.redis
         self._publisher.on_event = self.redis.events.on_event
@@ -83,6 +85,7 @@ class ClusterNode(Node):
     async def close_all(self) -> None:
         """As alone; then leave the cluster: this node's part of the figures is gone at once."""
         await super().close_all()
+        self._same_database.close()
         await self.redis.close()
         await self._healing.close()
 

@@ -165,6 +165,10 @@ class Store:
         """Servers that work with this database now, where it can tell; see ``store.clusters``. Raises Unavailable."""
         return await self._read(self._dialect.clusters)
 
+    async def identity(self) -> str:
+        """Which database this is, in a word; empty where nobody knows. Raises Unavailable."""
+        return await self._read(self._dialect.identity)
+
     def pool(self) -> PoolStats:
         """Connections in use and idle."""
         return self._database.pool()

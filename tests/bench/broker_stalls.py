@@ -31,6 +31,9 @@ class Members(FakeStore):
     async def memberships(self, pairs: Sequence[tuple[str, str]]) -> list[Membership | None]:
         return [Membership(member=True, last_seq=0) for _ in pairs]
 
+    async def identity(self) -> str:
+        return ""
+
 
 class World:
     """One node of two."""

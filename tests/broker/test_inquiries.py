@@ -33,7 +33,7 @@ async def test_every_node_answers_and_ends_what_it_is_told_to(server: Server) ->
 async def test_what_all_nodes_are_told_leaves_at_once(server: Server) -> None:
     async with nodes(server.url, 1, lease=1.0) as (node,):
         connection = MagicMock()
-        node.broker._nodes_channel.publish(connection, Kind.BACK, 0)
+        node.broker.nodes_channel.publish(connection, Kind.BACK, 0)
         assert [name for name, *_ in connection.mock_calls] == ["queue", "flush"]
 
 
@@ -88,7 +88,7 @@ async def test_what_a_later_release_sends_to_all_nodes_is_counted_and_passed_ove
     async with nodes(server.url, 1, lease=1.0) as (node,):
         await counts(node, nodes=1, settling=0)
         dropped = node.metrics.broker_frames_dropped.value
-        channel = node.broker._nodes_channel.name
+        channel = node.broker.nodes_channel.name
         head = frames.head(b"another1", 0)
         with server.client() as client:
             client.execute_command("SPUBLISH", channel, head + bytes([0, 0, 0, 15, 99]) + bytes(14))

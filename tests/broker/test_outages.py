@@ -385,7 +385,7 @@ async def test_a_deletion_is_sent_again_by_a_node_that_was_asleep_when_another_c
     await bob.frame("deleted", seq=1)
     again = asyncio.Event()
     monkeypatch.setattr(node.redis._redelivery, "_put", lambda *words: again.set())
-    node.redis._nodes_channel.heard(frames.head(b"another1", back_at) + frames.pack(Kind.BACK, b""))
+    node.redis.nodes_channel.heard(frames.head(b"another1", back_at) + frames.pack(Kind.BACK, b""))
     await again.wait()
 
 

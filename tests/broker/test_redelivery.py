@@ -78,7 +78,7 @@ def deletion(seq: int) -> Envelope[str]:
 
 def is_back(node: Node, milliseconds: int) -> None:
     """Another one, which says so to this one."""
-    node.broker._nodes_channel.heard(frames.head(OTHER, 0) + frames.pack(Kind.BACK, b"", milliseconds))
+    node.broker.nodes_channel.heard(frames.head(OTHER, 0) + frames.pack(Kind.BACK, b"", milliseconds))
 
 
 async def test_what_was_missed_and_nothing_older_is_sent_again() -> None:

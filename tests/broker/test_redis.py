@@ -325,7 +325,7 @@ async def test_a_connection_that_a_defect_has_met_is_not_heard_beside_the_next(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Node(server.url, uuid.uuid4().hex[:8])
-    channel = node.broker._nodes_channel
+    channel = node.broker.nodes_channel
     opened = channel.opened
 
     def breaks(connection: Connection) -> None:

@@ -102,6 +102,8 @@ class Dialect(ABC):
     """What the driver raises of itself; anything else is a defect of ours."""
     behind: str
     """Whether the server that answers may lack what another one has acknowledged, as SQL."""
+    which: str
+    """Tells a database from others, as a query."""
     lock: str
     """Ends a SELECT that must have the rows to itself; the names of the tables may follow ``OF``."""
 
@@ -165,6 +167,19 @@ class Dialect(ABC):
                 await session.execute("ROLLBACK")
             raise
         await session.execute("ROLLBACK")
+
+    async def identity(self, session: Session) -> str:
+        """Which database this is: one word, whoever asks and whatever it is reached by. Raises DatabaseError.
+
+        Empty where this user may not ask.
+        """
+        try:
+            [[word]] = await session.fetch(self.which)
+        except DatabaseError as failure:
+            if failure.kind is not ErrorKind.CONFIGURATION:
+                raise
+            return ""
+        return str(word)
 
     async def clusters(self, session: Session) -> Clusters:
         """Which servers are at work here? Raises DatabaseError."""

@@ -119,8 +119,8 @@ class PostgresDialect(Dialect):
     latest_day = triggers_postgresql.day("(now() + interval '1 hour')")
     drivers = (*DRIVERS, SQLAlchemyError, ValueError)
     behind = "(SELECT pg_is_in_recovery())"
+    which = catalogue_postgresql.WHICH
     lock = " FOR NO KEY UPDATE"
-
     begin_writing = f"BEGIN; SET LOCAL lock_timeout = {LOCK_WAIT}"
 
     def __init__(self, dsn: str, schema: str | None = None) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -42,6 +43,8 @@ MIGRATION_WAIT = 600.0
 KEPT_LOG = 16 * 1024 * 1024
 """Bytes that the file -wal keeps for what is written next: four times what an ordinary load makes of it."""
 
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 PRAGMAS = (
@@ -51,6 +54,13 @@ PRAGMAS = (
     f"journal_size_limit = {KEPT_LOG}",  # what a storm or a long reader made of the log would else stay for ever
 )
 """What each connection sets for itself."""
+
+
+def _machine() -> str:
+    try:
+        return _BOOT.read_text("ascii").strip()  # a container has a host name of its own
+    except OSError:
+        return socket.gethostname()
 
 
 class SqliteSession:
@@ -252,6 +262,11 @@ class SqliteDialect(Dialect):
     def check(self) -> None:
         """Are the files still those that were opened?"""
         self._files.check()
+
+    async def identity(self, session: Session) -> str:
+        """The file, and the machine that it is on."""
+        found = self._files.database()
+        return "" if found is None else f"{_machine()}/{found[0]}/{found[1]}"
 
     def remember_identity(self) -> None:
         """Remember which file it is."""

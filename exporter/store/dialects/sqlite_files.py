@@ -39,14 +39,18 @@ class Files:
 
     def check(self) -> None:
         """Are they where they were? A commit into an unlinked file is lost. Raises DatabaseError."""
-        if self._database is not None and _identity(self._file) != self._database:
+        if self._database is not None and self.database() != self._database:
             raise not_there(self._path)
         if self._beside is not None and self._look_beside() != self._beside and self._open():
             raise DatabaseError(ErrorKind.DISCONNECTED, errors.LOG_GONE, f"{self._wal}, {self._shm}")
 
+    def database(self) -> tuple[int, int] | None:
+        """Device and inode of the database that is there at this moment; None: there is none."""
+        return _identity(self._file)
+
     def remember(self) -> None:
         """From now on the database is the file that is there at this moment."""
-        self._database = _identity(self._file)
+        self._database = self.database()
 
     def opening(self, connection: aiosqlite.Connection) -> None:
         """A connection is about to read for the first time. Raises DatabaseError."""

@@ -25,6 +25,11 @@ from exporter.store.schema.shape import (
 )
 from exporter.store.schema.triggers_postgresql import quoted
 
+WHICH = """
+SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()), oid, current_schema())
+FROM pg_database WHERE datname = current_database()
+"""
+"""A standby that is promoted is the same, a copy by ``pg_dump`` is another."""
 _HERE = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 _POLICIES = """
     FROM pg_policy WHERE polrelid = pg_class.oid AND polcmd IN ('*', 'r')

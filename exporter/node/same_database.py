@@ -1,0 +1,93 @@
+"""Do all nodes of a cluster use one database? Where not, two clusters have one name, and the logs of both say so.
+
+Each node tells the others which one it uses, when it begins to hear them. Nothing is taken from anybody: which of the
+two has the wrong settings only people know.
+
+Tested in ``tests/node/test_same_database.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from exporter.broker.connection import Connection
+from exporter.broker.frames import IncomingFrame, Kind
+from exporter.broker.nodes_channel import NodesChannel
+from exporter.core.errors import Refusal
+
+log = structlog.get_logger(__name__)
+
+AGAIN: Final = 60.0
+"""Seconds until a database is asked again that cannot be."""
+
+
+class SameDatabase:
+    """``identity`` asks which database this node uses, empty: nobody knows; ``name`` is how operators know the node."""
+
+    def __init__(
+        self, nodes_channel: NodesChannel, identity: Callable[[], Coroutine[Any, Any, str]], name: str
+    ) -> None:
+        self._nodes_channel, self._identity, self._name = nodes_channel, identity, name
+        self._connection: Connection | None = None
+        self._mine: str | None = None
+        self._warned_of: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        nodes_channel.handlers[Kind.DATABASE] = self._heard
+        nodes_channel.on_open = self._opened
+
+    def close(self) -> None:
+        """Nothing is compared any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _opened(self, connection: Connection) -> None:
+        self._connection = connection
+        self._spawn(self._tell(connection))
+
+    async def _tell(self, connection: Connection) -> None:
+        while self._mine is None and connection.open:
+            try:
+                self._mine = await self._identity()
+            except Refusal:
+                await asyncio.sleep(AGAIN)
+        self._say(connection)
+
+    def _say(self, connection: Connection | None) -> None:
+        if connection is not None and connection.open and self._mine:
+            self._nodes_channel.publish(
+                connection, Kind.DATABASE, 0, data=msgspec.json.encode((self._mine, self._name))
+            )
+
+    def _heard(self, node: bytes, frame: IncomingFrame, late: float) -> None:
+        try:
+            theirs, name = msgspec.json.decode(frame[1], type=tuple[str, str])
+        except msgspec.DecodeError:
+            return  # a later release's
+        if self._mine and theirs != self._mine and theirs not in self._warned_of:
+            self._warned_of.add(theirs)
+            self._spawn(self._compare(theirs, name))
+
+    async def _compare(self, theirs: str, name: str) -> None:
+        try:
+            self._mine = await self._identity()  # another may have its address by now
+        except Refusal:
+            self._warned_of.discard(theirs)  # they say it again
+            return
+        if self._mine and theirs != self._mine:
+            log.warning(
+                "another node of this cluster uses another database: people are sent what is said in conversations of "
+                "the same name there, and the cluster's figures are of both; give one of the two a --cluster.name of "
+                "its own",
+                node=name,
+            )
+            self._say(self._connection)  # they may not have heard which one is used here

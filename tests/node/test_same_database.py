@@ -1,0 +1,99 @@
+"""Two clusters of one name by mistake: their nodes use two databases over one broker, and the logs of both say so."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.servers.cut import CutProxy
+from tests.servers.exporter import in_process, until
+from tests.servers.postgres import Postgres
+from tests.servers.valkey import Server, running
+
+SAID = "another node of this cluster uses another database"
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Server]:
+    with running("valkey") as started:
+        yield started
+
+
+@asynccontextmanager
+async def nodes(folder: Path, ways: list[int], databases: list[str]) -> AsyncIterator[list[Any]]:
+    """One for each of the databases, in one cluster."""
+    name = uuid.uuid4().hex[:8]
+    async with AsyncExitStack() as stack:
+        made = []
+        for number, (port, database) in enumerate(zip(ways, databases, strict=True)):
+            own = folder / str(number)
+            own.mkdir()
+            more: dict[str, Any] = {"database_url": database, "cluster_name": name, "cluster_lease": 3.0}
+            made.append(await stack.enter_async_context(in_process(own, redis_url=f"redis://127.0.0.1:{port}", **more)))
+        for node in made:
+            await node.scraped(lambda found: found.get("messaging_cluster_nodes") == len(databases), "all are there")
+        yield made
+
+
+def said(logs: Any) -> int:
+    return sum(entry["event"].startswith(SAID) for entry in logs)
+
+
+@pytest.mark.needs("valkey")
+async def test_each_is_warned_once_that_the_other_has_another_database(broker: Server, tmp_path: Path) -> None:
+    async with CutProxy(broker.port) as way:
+        databases = [f"sqlite:///{tmp_path}/one.db", f"sqlite:///{tmp_path}/other.db"]
+        with capture_logs() as logs:
+            async with nodes(tmp_path, [way.port, way.port], databases) as both:
+
+                async def warned() -> bool:
+                    return said(logs) == 2
+
+                await until(warned, "both are warned")
+                way.drop()  # they tell each other again
+                received = [(await node.scrape())["messaging_broker_frames_received_total"] for node in both]
+                for node, before in zip(both, received, strict=True):
+                    await node.scraped(lambda f, b=before: f["messaging_broker_frames_received_total"] > b, "again")
+        assert said(logs) == 2
+
+
+@pytest.mark.needs("valkey")
+async def test_whoever_shares_a_database_is_warned_of_nothing(broker: Server, tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        (tmp_path / "link.db").symlink_to(tmp_path / "one.db")
+        databases = [f"sqlite:///{tmp_path}/one.db", f"sqlite:///{tmp_path}/link.db"]
+        async with nodes(tmp_path, [broker.port] * 2, databases) as both:
+            await both[0].scraped(lambda found: found["messaging_broker_frames_received_total"] > 0, "the other's word")
+            assert not [task for node in both for task in node.server.node._same_database._tasks]
+    assert not said(logs)
+
+
+@pytest.mark.needs("postgres")
+async def test_a_database_is_the_same_by_any_user_and_is_not_its_copy() -> None:
+    from exporter.store import Store
+
+    server = Postgres().start()
+    try:
+        name = server.create_database()
+        server.psql("CREATE ROLE guest LOGIN")
+        copy = server.create_database()
+        urls = [server.url(name), server.url(name, user="guest"), server.url(copy)]
+        words = []
+        for url in urls:
+            store = Store(url)
+            words.append(await store.identity())
+            await store.close()
+        assert words[0] == words[1] != words[2]
+        server.psql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", name)
+        store = Store(urls[1])
+        assert (await store.identity(), store.up) == ("", True), "whoever may not ask does not know, and goes on"
+        await store.close()
+    finally:
+        await asyncio.to_thread(server.close)
