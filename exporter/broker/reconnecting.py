@@ -77,6 +77,7 @@ class ReconnectingConnection:
         self._timer: asyncio.TimerHandle | None = None
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._silent_since: float | None = None
+        self._due = float("inf")  # the next beat
         self._told: str | None = None  # the reason that was logged last
         self.connection: Connection | None = None
         self.error: str | None = "not connected yet"
@@ -161,7 +162,7 @@ class ReconnectingConnection:
         another, self._run_id = self._run_id not in (None, run_id), run_id
         self._gone.clear()
         self.connection, self.error = connection, None
-        self._silent_since = None
+        self._silent_since, self._due = None, float("inf")
         connection.stale_after, connection.turn = self._now() + self._lease, self._turn
         if not self._first.done():
             self._first.set_result(None)
@@ -221,11 +222,12 @@ class ReconnectingConnection:
         if connection is None:
             return
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+        late, self._due = now - self._due, now + self._interval
         if now > connection.stale_after:  # a lease without a tick: what waits in the socket is too old
             connection.abort("this process had been asleep")
             return
         connection.stale_after = now + self._lease
-        if self._silent_since is None:
+        if self._silent_since is None or late > self._interval:  # asleep or busy: what has come is not read yet
             self._silent_since = now
         elif now - self._silent_since > self._silence:
             connection.abort(f"no answer for {self._silence:g} s")

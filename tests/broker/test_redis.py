@@ -842,6 +842,24 @@ async def test_a_server_that_answers_no_beat_is_given_up(server: Server) -> None
         await way.close()
 
 
+async def test_whoever_was_asleep_reads_what_has_come_before_a_server_is_given_up(server: Server) -> None:
+    later, beats = 0.0, list[Connection]()
+    way = way_to(server, beat=beats.append, now=lambda: time.monotonic() + later)
+    await way.start(5.0)
+    try:
+        way._tick()
+        later = 5.0  # the answer lies in the socket
+        way._tick()
+        later = 6.0
+        way._tick()
+        assert way.connection is not None
+        later = 7.0
+        way._tick()
+        assert (way.connection, way.error, len(beats)) == (None, "no answer for 2 s", 3)
+    finally:
+        await way.close()
+
+
 async def test_a_connection_to_another_server_than_before_is_told_apart(server: Server) -> None:
     """Others' entries may be missing there: the figures are not final yet."""
     opened: list[bool] = []
