@@ -86,8 +86,8 @@ class SameDatabase:
         if self._mine and theirs != self._mine:
             log.warning(
                 "another node of this cluster uses another database: people are sent what is said in conversations of "
-                "the same name there, and the cluster's figures are of both; give one of the two a --cluster.name of "
-                "its own",
+                "the same name there, and the cluster's figures are of both; give both the same --database.url, or "
+                "one of them a --cluster.name of its own",
                 node=name,
             )
             self._say(self._connection)  # they may not have heard which one is used here
