@@ -487,13 +487,11 @@ def test_a_password_may_hold_colons() -> None:
 
 async def test_a_file_that_breaks_means_500_but_for_healthy_until_it_is_mended(start) -> None:
     server = await start(USERS)
-    for broken in ("nonsense: 1", "", None):
+    for broken in (b"nonsense: 1", b"\xff\xfe\x00", b"", b"# nothing\n", b"basic_auth_users:\n", None):
         if broken is None:
             server.file.unlink()
-        elif broken:
-            server.file.write_text(broken)
         else:
-            server.file.write_bytes(b"\xff\xfe\x00")
+            server.file.write_bytes(broken)
         for path in ("/", "/metrics", "/-/ready", "/v1/messaging/stats", "/absent"):
             answer = await server.get(path, headers=basic("ann", "right"))
             assert (answer.status, answer.content_type) == (500, "application/problem+json")

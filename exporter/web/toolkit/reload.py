@@ -136,6 +136,8 @@ class WebConfig:
             settings = read(path)
             if (settings.context is None) != (self._current.context is None):
                 raise Misconfigured(f"{path}: switching TLS on or off needs a restart")
+            if settings == WebSettings() != self._current:  # cut off before it is written anew, or on a full disk
+                raise Misconfigured(f"{path}: nothing is left of it; to do without it needs a restart")
         except Misconfigured as error:
             self._error = str(error)
             if before != self._error:  # once per state: every scrape comes by here
