@@ -72,11 +72,14 @@ class Location:
         if self.password_file is None:
             return self.password
         try:
-            return self.password_file.read_text("utf-8-sig").strip()  # Windows writes a mark before the text
+            password = self.password_file.read_text("utf-8-sig").strip()  # Windows writes a mark before the text
         except (OSError, UnicodeDecodeError) as error:
             raise Misconfigured(
                 f"cannot read the broker's password file {self.password_file}: {_words(error)}"
             ) from None
+        if not password:  # else the server would say that one is needed, or take a password of nobody's
+            raise Misconfigured(f"the broker's password file {self.password_file} is empty")
+        return password
 
 
 def locate(url: str, password_file: Path | None = None) -> Location:

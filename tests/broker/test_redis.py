@@ -115,6 +115,8 @@ async def test_a_password_and_the_rights_of_the_documentation_are_enough(kind: s
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "messaging", "+@all", "resetkeys", "~other:*")
         await refused(f"redis://messaging@127.0.0.1:{server.port}", "lacks rights", password_file=file)
+        file.write_text("\n")
+        await refused(f"redis://messaging@127.0.0.1:{server.port}", "password file .* is empty", password_file=file)
 
 
 def test_the_documented_rights_are_those_of_these_tests() -> None:
