@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,7 @@ def load(path: Path) -> bytes:
         content.decode()
     except UnicodeDecodeError as error:
         raise Misconfigured(f"the secret file {path} is not text; make one with: openssl rand -base64 48") from error
-    secret = content.strip()
+    secret = content.removeprefix(BOM_UTF8).strip()  # Windows writes a mark before the text
     if len(secret) < MIN_SECRET_BYTES:
         raise Misconfigured(
             f"the secret in {path} has {len(secret)} bytes, and {MIN_SECRET_BYTES} are the least; "

@@ -409,8 +409,9 @@ def test_the_secret_stays_the_same_and_white_space_around_it_does_not_count(tmp_
     text = Authenticator.from_settings(settings).sign("ann")
     assert Authenticator.from_settings(settings).verify(text).user == "ann"
     content = settings.effective_secret_file.read_text().strip()
-    settings.effective_secret_file.write_text(f"\n  {content}\r\n\n")
-    assert Authenticator.from_settings(settings).verify(text).user == "ann"
+    for encoding in ("utf-8", "utf-8-sig"):  # Windows writes a mark before the text
+        settings.effective_secret_file.write_text(f"\n  {content}\r\n\n", encoding)
+        assert Authenticator.from_settings(settings).verify(text).user == "ann"
     assert jwt.decode(text, content, ["HS256"])["sub"] == "ann"
 
 
