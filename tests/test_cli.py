@@ -229,6 +229,11 @@ def test_words_that_the_command_line_does_not_know_exit_with_2_and_one_line(argu
         (("verify", "--web.config.file", "x.yml"), "--web.config.file is a setting of serve, not of verify"),
         (("migrate", "--no-web.systemd-socket"), "--web.systemd-socket is a setting of serve, not of migrate"),
         (("serve", "--source.kind", "synapse"), "--source.kind is a setting of observe, not of serve"),
+        (
+            ("observe", "--web.external-url=https://a.example"),
+            "--web.external-url is a setting of serve, not of observe",
+        ),
+        (("observe", "--web.trusted-proxies", "::1"), "--web.trusted-proxies is a setting of serve, not of observe"),
     ],
 )
 def test_a_setting_of_another_command_is_said_to_be_that_and_no_other_is_proposed(arguments, answer, capsys) -> None:
@@ -416,10 +421,44 @@ def test_a_variable_that_nothing_reads_is_said_once_by_name_and_never_by_value(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     listen = () if arguments[0] not in ("serve", "demo") else ("--web.listen-address", "192.0.2.1:1")  # soon at an end
-    said = run(*arguments, *listen, cwd=tmp_path, MESAGING_WEB_LISTEN_ADDRES="hunter2")
+    said = run(*arguments, *listen, cwd=tmp_path, MESAGING_WEB_LISTEN_ADDRES="hunter2", MESSAGING_DATABASE_URL="")
     (line,) = [line for line in said.stderr.splitlines() if "MESAGING_WEB_LISTEN_ADDRES" in line]
     assert "MESSAGING_WEB_LISTEN_ADDRESS" in line
     assert "hunter2" not in said.stderr + said.stdout
+    (line,) = [line for line in said.stderr.splitlines() if "MESSAGING_DATABASE_URL" in line]
+    assert re.search("empty.* as not set", line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "unread"),
+    [
+        (
+            ("serve",),
+            "sources: [{name: a, url: 'sqlite:///hunter2', kind: custom}]\nsource: {load: 1%}",
+            "source.load,sources",
+        ),
+        (
+            ("observe", "--source.kind=custom", "--source.url=sqlite:///x"),
+            "redis: {url: 'redis://:hunter2@h'}",
+            "redis.url",
+        ),
+    ],
+)
+def test_what_a_server_passes_over_in_its_file_is_said_by_name(
+    arguments: tuple[str, ...], text: str, unread: str, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.yml").write_text(text)
+    listen = ("--web.listen-address", "192.0.2.1:1")  # soon at an end
+    said = run(*arguments, *listen, "--config.file", "settings.yml", cwd=tmp_path)
+    (line,) = [line for line in said.stderr.splitlines() if "another command" in line]
+    assert f"settings={unread}" in line
+    assert "hunter2" not in said.stderr
+
+
+def test_one_source_and_a_list_of_sources_exclude_each_other(tmp_path: Path) -> None:
+    (tmp_path / "sources.yml").write_text("sources: [{name: a, url: 'sqlite:///a.db', kind: ejabberd}]")
+    said = run("observe", "--config.file", "sources.yml", "--source.host", "example.org", "--check", cwd=tmp_path)
+    assert "either --source.url and what belongs to it, or sources" in one_line(said.stderr)
 
 
 @pytest.mark.parametrize("flag", ["--web.listen-address", "--web.metrics-listen-address"])

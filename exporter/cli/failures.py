@@ -14,7 +14,7 @@ import click
 
 from exporter.core.errors import Misconfigured, Unavailable, missing_extra, os_problem
 from exporter.core.redaction import mask, printable
-from exporter.settings.misspelt import misspelt
+from exporter.settings.misspelt import left_empty, misspelt
 
 FAILED: Final = 1
 DIFFERENCES: Final = 1  # of verify
@@ -49,6 +49,8 @@ def print_reason(error: Exception, before: str = "") -> bool:
 
 
 def print_misspelt() -> None:
-    """Say which variables of the environment nothing reads, where there is no log to say it."""
+    """Say which variables of the environment set nothing, where there is no log to say it."""
     for name, nearest in misspelt(os.environ).items():
         print_error(f"the variable {name} is not known, and changes nothing; did you mean {nearest}?")
+    for name in left_empty(os.environ):
+        print_error(f"the variable {name} is empty, and counts as not set")

@@ -21,12 +21,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 RESOLVE: Final = "exporter.resolve"  # in a context's meta: a function that reads the settings again
 SEEN: Final = "which every user of this machine could see in the process list"
 
-_LIVE: Final = ("auth.allowed-origins", "web.metrics-listen-address", "web.systemd-socket")  # of serve alone
+_WEB_OF_OBSERVE: Final = ("web.listen-address", "web.telemetry-path", "web.config.file", "web.max-requests")
 NAMES: Final = tuple(option.name for option in options.OPTIONS)
 ALL: Final = tuple(name for name in NAMES if not name.startswith("source."))  # of serve
 SHARED: Final = tuple(n for n in ALL if n.startswith(("data.", "database.", "auth.", "log.")))
 OBSERVE: Final = tuple(
-    name for name in NAMES if name.startswith(("source.", "web.", "data.", "auth.", "log.")) and name not in _LIVE
+    name
+    for name in NAMES
+    if name in _WEB_OF_OBSERVE
+    or (name.startswith(("source.", "data.", "auth.", "log.")) and name != "auth.allowed-origins")
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from exporter.cli.flags import OBSERVE, CheckingCommand, ServerCommand, flags
-from exporter.cli.process import configure_logs, make_folder, no_client_certificates, run
+from exporter.cli.process import configure_logs, make_folder, no_client_certificates, run, warn_of_unread
 from exporter.settings.model import Settings
 
 
@@ -32,6 +32,7 @@ def observe(settings: Settings, check: bool) -> int:
     Exit status of --check: 0 all is well, 1 something is missing or wrong, 2 could not check.
     """
     configure_logs(settings)
+    warn_of_unread(settings, OBSERVE)
     if check:
         from exporter.observe.check import check_all
         from exporter.web.source_server import sources_of

@@ -9,13 +9,14 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.core.errors import Misconfigured, os_reason
-from exporter.settings.misspelt import misspelt
+from exporter.settings.misspelt import left_empty, misspelt
 from exporter.settings.model import Settings
+from exporter.settings.options import unread
 
 if TYPE_CHECKING:
     import asyncio
@@ -105,7 +106,7 @@ def warn_of_another_server(settings: Settings) -> None:
 
 
 def configure_logs(settings: Settings, **every: object) -> None:
-    """Logs as the settings say; ``every`` are fields of every line. The first lines: settings that nothing reads."""
+    """Logs as the settings say; ``every`` are fields of every line. The first lines: variables that set nothing."""
     import structlog
 
     from exporter import logs
@@ -115,6 +116,16 @@ def configure_logs(settings: Settings, **every: object) -> None:
         structlog.get_logger(__name__).warning(
             "a variable of the environment is not known, and changes nothing", variable=name, did_you_mean=nearest
         )
+    if empty := left_empty(os.environ):
+        structlog.get_logger(__name__).warning("variables that are empty count as not set", variables=empty)
+
+
+def warn_of_unread(settings: Settings, names: Sequence[str]) -> None:
+    """Say what was set that a server passes over, which reads the settings ``names``: it is another command's."""
+    import structlog
+
+    if found := unread(settings, names):
+        structlog.get_logger(__name__).warning("settings of another command change nothing here", settings=found)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,14 @@ import click
 
 from exporter.cli.failures import print_error, print_misspelt
 from exporter.cli.flags import ALL, RESOLVE, SHARED, Duration, ServerCommand, SettingsCommand, Url, flags
-from exporter.cli.process import configure_logs, make_data_folder, no_client_certificates, run, warn_of_another_server
+from exporter.cli.process import (
+    configure_logs,
+    make_data_folder,
+    no_client_certificates,
+    run,
+    warn_of_another_server,
+    warn_of_unread,
+)
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.model import Settings
 
@@ -25,6 +32,7 @@ def serve(settings: Settings) -> int:
         return _supervise(settings)
     server = _server()
     configure_logs(settings)
+    warn_of_unread(settings, ALL)
     make_data_folder(settings)
     warn_of_another_server(settings)
     run(server.serve(settings))
@@ -47,6 +55,7 @@ def _supervise(settings: Settings) -> int:
     from exporter.workers.supervisor import supervise
 
     configure_logs(settings)
+    warn_of_unread(settings, ALL)
     read_again = click.get_current_context().meta[RESOLVE]
     return asyncio.run(supervise(settings, read_again))  # the standard loop: it has little to do, and is smaller
 

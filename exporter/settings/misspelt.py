@@ -1,4 +1,7 @@
-"""Variables of the environment that were meant for a setting and are called otherwise. Knows names, and no value.
+"""Variables of the environment that were meant for a setting and set none. Knows names, and no value.
+
+They are called otherwise, or empty: a compose file has left them open, or a variable that it takes them from is not
+set. Empty counts as not set, so that a default may be in force that nobody meant: another database, any audience.
 
 A flag or a key that is not known is an error. A variable that is not known may be another program's, so only those are
 told whose name is close to one of ours: nothing reads them, and whoever has set them believes that they are in force.
@@ -34,6 +37,11 @@ def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
         if name[:1] in ("M", "m") and name not in _KNOWN and value.strip() and (nearest := _nearest(name.upper())):
             found[name] = nearest
     return found
+
+
+def left_empty(environ: Mapping[str, str]) -> list[str]:
+    """Names in ``environ`` of settings, with nothing in them."""
+    return sorted(name for name in _KNOWN & environ.keys() if not environ[name].strip())
 
 
 def _nearest(name: str) -> str | None:

@@ -5,7 +5,7 @@ What there is to set is in ``table``. Knows no click, no server and no store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +13,13 @@ from typing import Any, Final
 from exporter.core.errors import Misconfigured
 from exporter.core.redaction import mask, printable
 from exporter.settings import parsers, source_list, strict_yaml
-from exporter.settings.model import Limits, Settings
+from exporter.settings.model import Address, Limits, Settings
 from exporter.settings.table import BY_NAME, DEFAULTS, OPTIONS, PREFIX, Option, variable
 
 CONFIG_FILE: Final = "config.file"
 SOURCES: Final = "sources"
 _FILE_VARIABLE: Final = variable(CONFIG_FILE)
+_ADDRESSES: Final = "(--web.listen-address, --web.metrics-listen-address)"
 
 __all__ = ["BY_NAME", "CONFIG_FILE", "OPTIONS", "PREFIX", "Option", "environment", "resolve", "variable"]
 
@@ -34,6 +35,8 @@ class _Reading:
     def take(self, option: Option, texts: Sequence[str], where: str) -> None:
         if option.name in self.found:
             return
+        if not texts:  # a comma alone, an empty list: else a server would listen nowhere, or take tokens for anybody
+            raise Misconfigured(f"{where}: has no value")
         parsed = tuple(_parse(option, text.strip(), where) for text in texts)
         self.found[option.name] = parsed if option.many else parsed[-1]
 
@@ -49,10 +52,11 @@ def resolve(flags: Mapping[str, Given | None], environ: Mapping[str, str], defau
         if text.strip():  # an empty variable is one that a compose file left open
             texts = [part for part in text.split(",") if part.strip()] if option.many else [text]
             reading.take(option, texts, option.variable)
-    for given, where in ((flags.get(CONFIG_FILE), f"--{CONFIG_FILE}"), (environ.get(_FILE_VARIABLE), _FILE_VARIABLE)):
-        if text := str(given or "").strip():
-            _take_file(reading, _file(text, where))
-            break
+    file, where = flags.get(CONFIG_FILE), f"--{CONFIG_FILE}"
+    if file is None:
+        file, where = environ.get(_FILE_VARIABLE, "").strip() or None, _FILE_VARIABLE
+    if file is not None:
+        _take_file(reading, _file(str(file).strip(), where))
     return _settings(reading.found, defaults)
 
 
@@ -72,9 +76,7 @@ def environment(settings: Settings) -> dict[str, str]:
     for option in OPTIONS:
         if option.name.startswith("source."):  # of observe, which starts no other process
             continue
-        value: Any = settings
-        for name in option.field.split("."):
-            value = getattr(value, name)
+        value = _value(settings, option)
         if value not in (None, "", ()):
             texts = [_text(one) for one in (value if option.many else (value,))]
             if option.many and any("," in text for text in texts):
@@ -83,6 +85,25 @@ def environment(settings: Settings) -> dict[str, str]:
                 )
             variables[option.variable] = ",".join(texts)
     return variables
+
+
+def unread(settings: Settings, names: Container[str]) -> list[str]:
+    """Settings that differ from their defaults and are not among ``names``, which are those that a command reads."""
+    found = [o.name for o in OPTIONS if o.name not in names and _value(settings, o) != _value(DEFAULTS, o)]
+    return found + [SOURCES] * (bool(settings.sources) and "source.url" not in names)
+
+
+def require_broker(settings: Settings) -> None:
+    """Is a password given, and nobody to be told it? Raises Misconfigured."""
+    if settings.redis_password_file is not None and not settings.redis_url:
+        raise Misconfigured("--redis.password-file is for --redis.url, which is not given")
+
+
+def _value(settings: Settings, option: Option) -> Any:
+    value: Any = settings
+    for name in option.field.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def _text(value: Any) -> str:
@@ -132,8 +153,6 @@ def _texts(option: Option, value: Any, where: str) -> list[str]:
     items = value if isinstance(value, list) else [value]
     if isinstance(value, list) and not option.many:
         raise Misconfigured(f"{where}: expected one value, not a list")
-    if not items:
-        raise Misconfigured(f"{where}: has no value")
     texts = []
     for item in items:
         if item is None or isinstance(item, dict | list) or (isinstance(item, bool) and not option.switch):
@@ -200,12 +219,13 @@ def _settings(found: Mapping[str, Any], defaults: Settings) -> Settings:
 
 def _check(settings: Settings) -> None:
     """What no single value can know."""
-    fixed = [address for address in (*settings.listen, *settings.metrics_listen) if address.port]
+    listen = () if settings.systemd_socket else settings.listen
+    fixed = [address for address in (*listen, *settings.metrics_listen) if address.port]
     for address in fixed:
         if fixed.count(address) > 1:
-            raise Misconfigured(
-                f"the address {address} is given twice (--web.listen-address, --web.metrics-listen-address)"
-            )
+            raise Misconfigured(f"the address {address} is given twice {_ADDRESSES}")
+        if address.host and Address("", address.port) in fixed:
+            raise Misconfigured(f":{address.port} is all interfaces, and {address} among them {_ADDRESSES}")
     files = (settings.auth_secret_file, settings.auth_public_key_file, settings.auth_jwks_file)
     if sum(file is not None for file in files) > 1:
         raise Misconfigured("--auth.secret-file, --auth.public-key-file and --auth.jwks-file exclude each other")

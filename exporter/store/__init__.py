@@ -75,6 +75,7 @@ class Store:
             on_failed: called with ``writer`` or ``memberships`` when a defect ended that task, which then goes on.
         """
         self._dialect: Dialect = dialect_of(url, schema)
+        self.place = self._dialect.place  # the file, or the server's hosts and ports: fit to be shown
         self._timeout = timeout
         self._clock = clock
         self._on_resolved = on_resolved

@@ -30,6 +30,7 @@ from exporter.node.node import Node
 from exporter.node.snapshot import SnapshotBuilder
 from exporter.node.totals_collector import Collector
 from exporter.settings.model import Settings
+from exporter.settings.options import require_broker
 from exporter.store import Store
 from exporter.store.clusters import cluster_of, warn_of_others
 from exporter.web import notify, systemd
@@ -142,7 +143,7 @@ class Server:
                 operations = self._application.build(public=False, operations=True)
                 self.metrics_urls = await self.listeners.open(operations, self.settings.metrics_listen, METRICS_LISTEN)
         self._begin()
-        log.info("listening", urls=self.urls, metrics=self.metrics_urls, version=__version__)
+        log.info("listening", urls=self.urls, metrics=self.metrics_urls, database=self.store.place, version=__version__)
 
     async def listen_with_others(self, shared: Sequence[socket.socket], own: Sequence[socket.socket]) -> None:
         """As ``listen``, on sockets that are bound: ``shared`` with other processes, and this one's ``own``.
@@ -274,8 +275,7 @@ class Server:
 def _node(settings: Settings, store: Store, metrics: Metrics, fan_out: FanOut) -> Node:
     """Alone, or one of several. Raises Misconfigured."""
     if not settings.redis_url:
-        if settings.redis_password_file is not None:
-            raise Misconfigured("--redis.password-file is for --redis.url, which is not given")
+        require_broker(settings)
         return Node(store, metrics, fan_out, typing_timeout=settings.typing_timeout)
     try:
         from exporter.node.cluster import ClusterNode, locate

@@ -37,9 +37,10 @@ TIMEOUT: Final = 5.0
 
 def sources_of(settings: Settings) -> tuple[SourceSettings, ...]:
     """What is to be observed. Raises Misconfigured."""
-    if settings.sources and (settings.source_url or settings.source_kind):
-        raise Misconfigured("give either --source.url and --source.kind, or sources in --config.file")
     if settings.sources:
+        single = (settings.source_url, settings.source_kind, settings.source_config_file, settings.source_hosts)
+        if any(single):
+            raise Misconfigured("give either --source.url and what belongs to it, or sources in --config.file")
         return settings.sources
     for name, value in (("url", settings.source_url), ("kind", settings.source_kind)):
         if not value:

@@ -13,7 +13,7 @@ from typing import Final
 
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Address, Settings
-from exporter.settings.options import environment
+from exporter.settings.options import environment, require_broker
 from exporter.web.sockets import BACKLOG, METRICS_LISTEN, bind
 from exporter.web.systemd import sockets as sockets_of_systemd
 
@@ -39,8 +39,7 @@ def check(settings: Settings) -> None:
         )
     environment(settings)  # refuses what the workers cannot be told
     if not settings.redis_url:
-        if settings.redis_password_file is not None:
-            raise Misconfigured("--redis.password-file is for --redis.url, which is not given")
+        require_broker(settings)
         from exporter.workers.own_broker import binary
 
         if binary() is None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from exporter.core.errors import Misconfigured
 from exporter.settings import parsers, strict_yaml
-from exporter.settings.misspelt import misspelt
+from exporter.settings.misspelt import left_empty, misspelt
 from exporter.settings.model import Address, Limits, Settings, SourceSettings
-from exporter.settings.options import BY_NAME, OPTIONS, environment, resolve, variable
+from exporter.settings.options import BY_NAME, OPTIONS, environment, resolve, unread, variable
 
 SECRET = "hunter2-%40-s3cr3t"
 URLS_WITH_PASSWORD = [
@@ -158,8 +158,31 @@ def test_repeated_settings_are_commas_in_the_environment_and_lists_in_the_file(t
     assert resolve({"config.file": file}, {}).listen == expected
 
 
-def test_an_empty_variable_is_one_that_nobody_set() -> None:
-    assert resolve({}, {option.variable: " " for option in OPTIONS}) == Settings()
+def test_an_empty_variable_is_one_that_nobody_set_and_can_be_told() -> None:
+    empty = {option.variable: " " for option in OPTIONS} | {variable("config.file"): ""}
+    assert resolve({}, empty) == Settings()
+    assert left_empty(empty | {"MESSAGING_OF_OTHERS": "", "PATH": ""}) == sorted(empty)
+    assert left_empty({"MESSAGING_LOG_LEVEL": "info"}) == []
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.many], ids=lambda option: option.name)
+def test_commas_without_anything_between_them_are_no_value(option) -> None:
+    with pytest.raises(Misconfigured, match=f"^{option.variable}: has no value$"):
+        resolve({}, {option.variable: " , ,"})
+
+
+def test_an_empty_name_of_the_file_is_refused_as_every_other_empty_flag(tmp_path: Path) -> None:
+    environment = {variable("config.file"): write(tmp_path, "log: {level: warn}")}
+    with pytest.raises(Misconfigured, match=r"^--config\.file: expected a path"):
+        resolve({"config.file": " "}, environment)
+
+
+def test_what_a_command_does_not_read_is_told_by_name(tmp_path: Path) -> None:
+    file = write(tmp_path, "sources: [{name: a, url: 'sqlite:///a.db', kind: custom}]\nsource: {load: 1%}\n")
+    settings = resolve({"config.file": file, "log.level": "info"}, {"MESSAGING_LIMITS_CONNECTIONS": "3"})
+    assert unread(settings, ("limits.connections",)) == ["source.load", "sources"]
+    assert unread(settings, ("source.url", "source.load")) == ["limits.connections"]
+    assert unread(settings, ("source.url", "source.load", "limits.connections")) == []
 
 
 def test_commas_in_a_flag_are_told_to_be_several_flags(tmp_path: Path) -> None:
@@ -324,6 +347,19 @@ def test_an_address_cannot_be_given_twice_but_any_free_port_can() -> None:
     with pytest.raises(Misconfigured, match="given twice"):
         resolve({"web.listen-address": (":1",), "web.metrics-listen-address": (":1",)}, {})
     assert len(resolve({"web.listen-address": (":0", ":0")}, {}).listen) == 2
+
+
+def test_what_lies_within_all_interfaces_cannot_be_given_beside_them() -> None:
+    with pytest.raises(Misconfigured, match=r"^:1 is all interfaces, and 127\.0\.0\.1:1 among them"):
+        resolve({"web.listen-address": (":1",), "web.metrics-listen-address": ("127.0.0.1:1",)}, {})
+    resolve({"web.listen-address": (":1",), "web.metrics-listen-address": ("127.0.0.1:2",)}, {})
+
+
+def test_an_address_that_sockets_of_systemd_take_the_place_of_is_free_for_the_metrics() -> None:
+    metrics = {"web.metrics-listen-address": [str(Settings().listen[0])]}
+    with pytest.raises(Misconfigured, match="given twice"):
+        resolve(metrics, {})
+    assert resolve(metrics | {"web.systemd-socket": True}, {}).metrics_listen == Settings().listen
 
 
 def test_two_kinds_of_key_exclude_each_other() -> None:
