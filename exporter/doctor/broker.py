@@ -12,6 +12,7 @@ from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
 from exporter.doctor.reaching import unreached
 from exporter.settings.model import Settings
+from exporter.settings.options import require_broker
 
 WAIT = 3.0
 """Seconds for the connection and its checks."""
@@ -19,7 +20,15 @@ WAIT = 3.0
 
 async def examine(settings: Settings) -> list[Finding]:
     """Connects as a node does, takes part in nothing, and goes."""
+    try:
+        return await _examine(settings)
+    except Misconfigured as error:
+        return [Finding("broker", Outcome.FAILED, str(error))]
+
+
+async def _examine(settings: Settings) -> list[Finding]:
     if not settings.redis_url:
+        require_broker(settings)
         own = "none: the workers get a Valkey of their own" if settings.workers > 1 else "none: this node is alone"
         return [Finding("broker", Outcome.NONE, own)]
     from exporter.broker.functions import Functions  # needs the extra redis
@@ -48,8 +57,6 @@ async def examine(settings: Settings) -> list[Finding]:
         text = f"answers in {1000 * (now - begun):.1f} ms, evicts nothing, gives every right that is needed"
         ahead = int(seconds) + int(micros) / 1e6 - (begun + now) / 2
         return [Finding("broker", Outcome.OK, text), clock("the broker", ahead)]
-    except Misconfigured as error:
-        return [Finding("broker", Outcome.FAILED, str(error))]
     finally:
         await reconnecting.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured, missing_extra
 from exporter.doctor.findings import Finding, Outcome
-from exporter.settings.misspelt import misspelt
+from exporter.settings.misspelt import left_empty, misspelt
 from exporter.settings.model import Address, Settings
 from exporter.store.location import SqliteLocation, locate
 from exporter.web import sockets
@@ -71,6 +71,8 @@ def _folder(subject: str, folder: Path) -> Finding:
     """May this user write there, and is there room? One that is absent is made by the first start."""
     if there := os.path.exists(folder):  # Path's raises where this user may not look
         place = folder
+        if not folder.is_dir():
+            return Finding(subject, Outcome.FAILED, f"{folder} is not a folder")
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             return Finding(subject, Outcome.FAILED, f"{folder} cannot be written by this user ({os.geteuid()})")
     else:
@@ -116,8 +118,12 @@ def _audience(settings: Settings) -> Finding:
 
 
 def _environment() -> list[Finding]:
-    """Variables that nothing reads; no line where there is none."""
+    """Variables that set nothing; no line where there is none."""
+    advice = "the file of --config.file counts, or else the default"
     return [
+        Finding("environment", Outcome.WARNING, f"{name} is empty, and counts as not set", advice)
+        for name in left_empty(os.environ)
+    ] + [
         Finding("environment", Outcome.WARNING, f"{name} is not known, and changes nothing", f"did you mean {nearest}?")
         for name, nearest in misspelt(os.environ).items()
     ]

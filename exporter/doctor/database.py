@@ -16,7 +16,7 @@ from exporter.store.diagnosis import Diagnosis, diagnose
 from exporter.store.dialects.base import Clusters
 from exporter.store.dialects.libpq import target
 from exporter.store.errors import DatabaseError
-from exporter.store.location import PostgresLocation, locate
+from exporter.store.location import PostgresLocation, dialect_of, locate
 
 ADVICE = {
     errors.UNREACHABLE: "check host and port of --database.url, and PostgreSQL's listen_addresses",
@@ -34,16 +34,19 @@ SLOW = 0.1
 
 async def examine(settings: Settings) -> list[Finding]:
     """Reaching it, its schema and rights, its clock."""
-    if not settings.database_url and not (settings.data_dir / "messaging.db").exists():
-        return [Finding("database", Outcome.OK, "SQLite in the data folder: the first start makes it")]
+    url = settings.effective_database_url
+    made_at_start = not settings.database_url and settings.database_migrate
     try:
-        found = await diagnose(settings.effective_database_url, settings.database_timeout, settings.database_schema)
+        if made_at_start and not (settings.data_dir / "messaging.db").exists():
+            dialect_of(url, settings.database_schema)  # refuses what is for PostgreSQL
+            return [Finding("database", Outcome.OK, "SQLite in the data folder: the first start makes it")]
+        found = await diagnose(url, settings.database_timeout, settings.database_schema)
     except (Misconfigured, Unavailable) as error:
         failure = error.__cause__
         text = failure.text if isinstance(failure, DatabaseError) else ""
         if text == errors.NO_FILE_YET and settings.database_migrate:
             return [Finding("database", Outcome.OK, "is not there yet: the first start makes it")]
-        return [await _unreached(settings.effective_database_url, text, str(error))]
+        return [await _unreached(url, text, str(error))]
     findings = [_reached(found)]
     if found.problem is None:
         findings.append(Finding("schema, rights", Outcome.OK, f"revision {found.revision}, may read and write"))

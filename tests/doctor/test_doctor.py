@@ -115,6 +115,32 @@ def test_a_secret_that_others_can_read_is_found_and_so_is_a_folder_that_is_a_fil
     assert (code, found["data folder"][0]) == (1, "failed")
 
 
+@pytest.mark.parametrize(
+    ("subject", "flags"),
+    [
+        ("database", ("--no-database.migrate",)),
+        ("database", ("--database.schema", "chat")),
+        ("broker", ("--redis.password-file", "secret")),
+        ("broker", ("--redis.url", "redis://127.0.0.1:1/no-number")),
+        ("data folder", ("--data.dir", "file")),
+    ],
+)
+def test_what_ends_a_start_is_found(subject: str, flags: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, found, said = doctor(tmp_path, *flags)
+    assert (code, found[subject][0]) == (1, "failed"), said
+    words = [sys.executable, "-m", "exporter", "serve", "--web.listen-address", "127.0.0.1:0", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert started.returncode == 1
+    if subject == "data folder":
+        assert found[subject][1] == "file is not a folder"
+    elif "--no-database.migrate" not in flags:  # where doctor cannot know the folder that a start makes first
+        assert found[subject][1] in started.stderr
+
+
 @contextmanager
 def small_disk(place: Path, options: str) -> Iterator[None]:
     """A file system of its own for a folder, where this user may mount one."""
@@ -165,6 +191,13 @@ def test_a_variable_that_nothing_reads_is_a_warning_with_the_one_that_was_meant(
     assert "did you mean MESSAGING_LIMITS_CONNECTIONS?" in text
     assert "hunter2" not in said
     assert "MESSAGING_EXPORTER_PORT" not in said
+
+
+def test_a_variable_that_is_empty_is_a_warning(tmp_path: Path) -> None:
+    code, found, said = doctor(tmp_path, environment={"MESSAGING_DATABASE_URL": " "})
+    assert code == 0, said
+    assert found["environment"][0] == "warning"
+    assert found["environment"][1].startswith("MESSAGING_DATABASE_URL is empty, and counts as not set")
 
 
 def test_keys_of_an_identity_provider_without_an_audience_are_a_warning(tmp_path: Path) -> None:
