@@ -521,6 +521,28 @@ def test_a_server_without_standard_streams_serves(tmp_path: Path) -> None:
         process.wait()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_the_first_process_of_a_container_ends_when_it_is_told_however_early(tmp_path: Path) -> None:
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False, timeout=30).returncode:
+        pytest.skip("this user may not make a namespace")
+    file = tmp_path / "settings.yml"
+    os.mkfifo(file)  # a start that takes its time
+    words = [*alone, sys.executable, "-m", "exporter", "serve", "--config.file", str(file)]
+    process = subprocess.Popen(words, cwd=ROOT)
+    try:
+        descriptor = None
+        while descriptor is None and process.poll() is None:
+            with contextlib.suppress(OSError):  # until somebody reads
+                descriptor = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+        [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def test_a_second_server_on_the_same_data_without_a_broker_is_warned_of(tmp_path: Path) -> None:
     def warned(server: Exporter) -> int:
         return sum("another server uses the same data" in line.get("event", "") for line in server.lines())

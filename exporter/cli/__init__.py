@@ -15,12 +15,13 @@ import click
 from exporter.cli import checking, examining, observing, serving
 from exporter.cli.failures import EXPECTED, FAILED, USAGE, print_error, print_reason
 from exporter.cli.flags import ALL, NAMES
-from exporter.cli.process import open_standard_streams
+from exporter.cli.process import end_when_told, open_standard_streams
 from exporter.cli.version import line
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its status."""
+    end_when_told()
     open_standard_streams()
     try:
         given = None if arguments is None else list(arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,15 @@ def open_standard_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):  # whoever runs the command within a process may have put another there
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def end_when_told() -> None:
+    """The first process of a container gets no signal that it has no handler for: SIGTERM ends this one as any other.
+
+    A server's own handler takes its place. Until then it would be lost, and whoever stops the container waits in vain.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
 
 
 @contextlib.contextmanager
