@@ -444,13 +444,13 @@ def test_a_variable_that_nothing_reads_is_said_once_by_name_and_never_by_value(
         ),
     ],
 )
-def test_what_a_server_passes_over_in_its_file_is_said_by_name(
+def test_what_changes_nothing_for_a_server_is_said_by_name(
     arguments: tuple[str, ...], text: str, unread: str, tmp_path: Path
 ) -> None:
     (tmp_path / "settings.yml").write_text(text)
     listen = ("--web.listen-address", "192.0.2.1:1")  # soon at an end
     said = run(*arguments, *listen, "--config.file", "settings.yml", cwd=tmp_path)
-    (line,) = [line for line in said.stderr.splitlines() if "another command" in line]
+    (line,) = [line for line in said.stderr.splitlines() if "change nothing here" in line]
     assert f"settings={unread}" in line
     assert "hunter2" not in said.stderr
 

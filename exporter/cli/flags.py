@@ -23,7 +23,7 @@ SEEN: Final = "which every user of this machine could see in the process list"
 
 _WEB_OF_OBSERVE: Final = ("web.listen-address", "web.telemetry-path", "web.config.file", "web.max-requests")
 NAMES: Final = tuple(option.name for option in options.OPTIONS)
-ALL: Final = tuple(name for name in NAMES if not name.startswith("source."))  # of serve
+ALL: Final = options.OF_SERVE
 SHARED: Final = tuple(n for n in ALL if n.startswith(("data.", "database.", "auth.", "log.")))
 OBSERVE: Final = tuple(
     name

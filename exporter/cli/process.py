@@ -131,11 +131,11 @@ def configure_logs(settings: Settings, **every: object) -> None:
 
 
 def warn_of_unread(settings: Settings, names: Sequence[str]) -> None:
-    """Say what was set that a server passes over, which reads the settings ``names``: it is another command's."""
+    """Say what was set and changes nothing for a server that reads the settings ``names``."""
     import structlog
 
     if found := unread(settings, names):
-        structlog.get_logger(__name__).warning("settings of another command change nothing here", settings=found)
+        structlog.get_logger(__name__).warning("settings that change nothing here", settings=found)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from exporter.core.errors import Misconfigured, missing_extra
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.misspelt import left_empty, misspelt
 from exporter.settings.model import Address, Settings
+from exporter.settings.options import OF_SERVE, unread
 from exporter.store.location import SqliteLocation, locate
 from exporter.web import sockets
 from exporter.web.toolkit.reload import WebConfig
@@ -34,6 +35,8 @@ async def examine(settings: Settings) -> list[Finding]:
     findings += [listen(address, sockets.METRICS_LISTEN) for address in settings.metrics_listen]
     findings += _data(settings)
     findings += [_keys(settings), _audience(settings), *_environment()]
+    if idle := unread(settings, OF_SERVE):
+        findings.append(Finding("settings", Outcome.WARNING, f"{', '.join(idle)}: nothing changes by it"))
     if settings.web_config_file is not None:
         findings.append(_try("web config", lambda: WebConfig(settings.web_config_file).close(), "read and valid"))
     return findings

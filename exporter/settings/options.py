@@ -18,6 +18,7 @@ from exporter.settings.table import BY_NAME, DEFAULTS, OPTIONS, PREFIX, Option, 
 
 CONFIG_FILE: Final = "config.file"
 SOURCES: Final = "sources"
+OF_SERVE: Final = tuple(option.name for option in OPTIONS if not option.name.startswith("source."))
 _FILE_VARIABLE: Final = variable(CONFIG_FILE)
 _ADDRESSES: Final = "(--web.listen-address, --web.metrics-listen-address)"
 
@@ -88,8 +89,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def unread(settings: Settings, names: Container[str]) -> list[str]:
-    """Settings that differ from their defaults and are not among ``names``, which are those that a command reads."""
-    found = [o.name for o in OPTIONS if o.name not in names and _value(settings, o) != _value(DEFAULTS, o)]
+    """Settings that differ from their defaults and change nothing: others take their place, or must be given, too.
+
+    Or they are not among ``names``, which are those that the command reads.
+    """
+    given = [option.name for option in OPTIONS if _value(settings, option) != _value(DEFAULTS, option)]
+    idle = ("web.listen-address",) if settings.systemd_socket else ()
+    idle += () if settings.redis_url or settings.workers > 1 else ("cluster.name", "cluster.lease")
+    found = [name for name in given if name not in names or name in idle]
     return found + [SOURCES] * (bool(settings.sources) and "source.url" not in names)
 
 

@@ -200,6 +200,11 @@ def test_a_variable_that_is_empty_is_a_warning(tmp_path: Path) -> None:
     assert found["environment"][1].startswith("MESSAGING_DATABASE_URL is empty, and counts as not set")
 
 
+def test_what_changes_nothing_is_a_warning(tmp_path: Path) -> None:
+    code, found, said = doctor(tmp_path, "--cluster.name", "chat")
+    assert (code, found["settings"]) == (0, ("warning", "cluster.name: nothing changes by it")), said
+
+
 def test_keys_of_an_identity_provider_without_an_audience_are_a_warning(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

@@ -15,7 +15,7 @@ from exporter.core.errors import Misconfigured
 from exporter.settings import parsers, strict_yaml
 from exporter.settings.misspelt import left_empty, misspelt
 from exporter.settings.model import Address, Limits, Settings, SourceSettings
-from exporter.settings.options import BY_NAME, OPTIONS, environment, resolve, unread, variable
+from exporter.settings.options import BY_NAME, OF_SERVE, OPTIONS, environment, resolve, unread, variable
 
 SECRET = "hunter2-%40-s3cr3t"
 URLS_WITH_PASSWORD = [
@@ -183,6 +183,16 @@ def test_what_a_command_does_not_read_is_told_by_name(tmp_path: Path) -> None:
     assert unread(settings, ("limits.connections",)) == ["source.load", "sources"]
     assert unread(settings, ("source.url", "source.load")) == ["limits.connections"]
     assert unread(settings, ("source.url", "source.load", "limits.connections")) == []
+
+
+def test_what_changes_nothing_beside_the_others_is_told_by_name() -> None:
+    sockets = {"web.systemd-socket": True, "web.listen-address": (":1",)}
+    assert unread(resolve(sockets, {}), OF_SERVE) == ["web.listen-address"]
+    assert unread(resolve(sockets | {"web.systemd-socket": False}, {}), OF_SERVE) == []
+    nodes = {"cluster.name": "chat", "cluster.lease": "5s"}
+    assert unread(resolve(nodes, {}), OF_SERVE) == ["cluster.name", "cluster.lease"]
+    for broker in ({"redis.url": "redis://h"}, {"workers": "2"}):
+        assert unread(resolve(nodes | broker, {}), OF_SERVE) == []
 
 
 def test_commas_in_a_flag_are_told_to_be_several_flags(tmp_path: Path) -> None:
