@@ -17,7 +17,7 @@ import structlog
 
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings import secret_file
-from exporter.settings.file_watch import FileWatch
+from exporter.settings.file_watch import FileWatch, refuse_pipe
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -210,6 +210,7 @@ def _json(content: bytes, path: Path) -> list[Any]:
 
 
 def _content(path: Path, what: str) -> bytes:
+    refuse_pipe(path)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from exporter.core.errors import Misconfigured
+
 # A change within the clock tick of the last look may leave no trace in the times (git calls it "racily clean"),
 # and a broken file may be repaired by a file that is not looked at yet: seconds after which it is read all the same.
 _TICK: Final = 1.0
@@ -46,6 +48,15 @@ class FileWatch:
         """Was a file changed so shortly before it was looked at that a further change would look the same?"""
         assert self._seen is not None  # noqa: S101 - the caller has compared it
         return any(entry is not None and abs(self._looked_at - entry[4] / 1e9) < _TICK for entry in self._seen)
+
+
+def refuse_pipe(path: Path) -> None:
+    """A pipe, such as ``<(…)`` of a shell, is empty when it is read again, or holds up whoever does.
+
+    Raises Misconfigured.
+    """
+    if path.is_fifo():
+        raise Misconfigured(f"{path} is a pipe, and is read more than once: give a file")
 
 
 def _signature(paths: Sequence[Path]) -> _Signature:

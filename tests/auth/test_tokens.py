@@ -522,6 +522,13 @@ def test_a_secret_that_is_no_good_secret_is_refused_without_being_shown(
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["auth_public_key_file", "auth_jwks_file"])
+def test_a_pipe_is_no_file_of_keys(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    with pytest.raises(Misconfigured, match="is a pipe, and is read more than once: give a file"):
+        Authenticator.from_settings(Settings(**{name: tmp_path / "keys"}))
+
+
 def test_a_secret_that_is_a_folder_or_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir(mode=0o700)
     os.mkfifo(tmp_path / "pipe", 0o600)

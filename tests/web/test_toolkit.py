@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
 import subprocess
 import threading
@@ -499,6 +500,19 @@ async def test_a_file_that_breaks_means_500_but_for_healthy_until_it_is_mended(s
         server.file.write_text(USERS)
         assert (await server.get("/metrics")).status == 401
         assert (await server.get("/metrics", headers=basic("ann", "right"))).status == 200
+
+
+def test_a_pipe_is_refused_at_once_and_never_read_as_nothing(tmp_path: Path) -> None:
+    """Of a shell's ``<(…)`` the users were gone with the first reload; one with a name held up the whole server."""
+    os.mkfifo(tmp_path / "web.yml")
+    reading, writing = os.pipe()
+    try:
+        for path in (tmp_path / "web.yml", Path(f"/dev/fd/{reading}")):
+            with pytest.raises(Misconfigured, match="is a pipe, and is read more than once: give a file"):
+                WebConfig(path)
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 async def test_the_log_says_once_that_the_file_is_broken_and_once_that_it_is_good(start, capsys) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from exporter.core.errors import Misconfigured
 from exporter.settings import parsers, strict_yaml
+from exporter.settings.file_watch import refuse_pipe
 from exporter.web.toolkit import basic_auth, tls
 from exporter.web.toolkit.tls import TlsSettings
 
@@ -52,6 +53,7 @@ class WebSettings:
 
 def read(path: Path) -> WebSettings:
     """The settings in ``path``, certificates tried; raises Misconfigured, which names the key and its line."""
+    refuse_pipe(path)
     document = strict_yaml.load(path)
     try:
         document = {} if document is None else document
