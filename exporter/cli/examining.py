@@ -40,9 +40,11 @@ def doctor(settings: Settings, url: str | None, token_file: Path | None) -> int:
     token = None
     if token_file is not None:
         try:
-            token = token_file.read_text(encoding="utf-8").strip()
+            token = token_file.read_text(encoding="utf-8-sig").strip()  # Windows writes a mark before the text
         except (OSError, UnicodeDecodeError) as error:
             raise Misconfigured(f"cannot read the token file {token_file}") from error
+        if not token:
+            raise Misconfigured(f"the token file {token_file} is empty")
     findings = run(examination.examine(settings, url, token))
     click.echo(f"{line()}, Python {platform.python_version()}, {platform.system()} {platform.release()}\n")
     for text in examination.page(findings):

@@ -94,8 +94,8 @@ def unread(settings: Settings, names: Container[str]) -> list[str]:
     Or they are not among ``names``, which are those that the command reads.
     """
     given = [option.name for option in OPTIONS if _value(settings, option) != _value(DEFAULTS, option)]
-    idle = ("web.listen-address",) if settings.systemd_socket else ()
-    idle += () if settings.redis_url or settings.workers > 1 else ("cluster.name", "cluster.lease")
+    idle = ["web.listen-address"] if settings.systemd_socket else []
+    idle += [] if settings.redis_url or settings.workers > 1 else ["cluster.name", "cluster.lease"]
     found = [name for name in given if name not in names or name in idle]
     return found + [SOURCES] * (bool(settings.sources) and "source.url" not in names)
 

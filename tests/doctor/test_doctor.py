@@ -447,7 +447,10 @@ async def test_a_server_that_takes_other_tokens_and_one_that_is_not_there_are_to
         assert (code, found["proxy"][0]) == (1, "failed")
         assert "is --data.dir the server's?" in found["proxy"][1]
         token = tmp_path / "token"
-        token.write_text(exporter.token("root", role="admin"))
+        token.write_text("\n")
+        code, _, said = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url, "--token-file", str(token))
+        assert (code, said) == (1, f"messaging-exporter: the token file {token} is empty\n")
+        token.write_text(exporter.token("root", role="admin"), "utf-8-sig")
         code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url, "--token-file", str(token))
         assert code == 0, said
         secret.unlink()
