@@ -26,6 +26,7 @@ from exporter.settings.model import Settings
 from exporter.settings.options import OPTIONS
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import Exporter, running
+from tests.servers.ports import free_port
 from tests.settings.test_options import URLS_WITH_PASSWORD
 
 ROOT = Path(__file__).parent.parent
@@ -502,8 +503,7 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_trace(tmp_path: Path) -> Non
 
 def test_a_server_without_standard_streams_serves(tmp_path: Path) -> None:
     """A supervisor may have closed them; a socket in their place would be written to, or abort the event loop."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "exporter", "serve", f"--web.listen-address=127.0.0.1:{port}"]
     process = subprocess.Popen(
         ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command, f"--data.dir={tmp_path / 'data'}"], cwd=ROOT

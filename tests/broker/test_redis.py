@@ -35,7 +35,8 @@ from tests.logged import logged
 from tests.servers import certificates
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import until
-from tests.servers.valkey import Sentinel, Server, free_port, running
+from tests.servers.ports import free_port
+from tests.servers.valkey import Sentinel, Server, running
 
 # As docs/cluster.md has them.
 RIGHTS = (
@@ -545,11 +546,7 @@ async def test_sentinel_names_the_master_and_the_one_after_a_failover() -> None:
 
 def _shard(kind: str) -> AbstractContextManager[Server]:
     """A server of a Redis Cluster; its second option names the port for the others."""
-    ports: set[int] = set()
-    while len(ports) < 2:
-        ports.add(free_port())
-    port, bus = ports
-    return _with(kind, "cluster-enabled yes", f"cluster-port {bus}", port=port)
+    return _with(kind, "cluster-enabled yes", f"cluster-port {free_port()}")
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -16,7 +16,8 @@ from tests.broker.nodes import Node, nodes
 from tests.broker.test_redis import talk
 from tests.servers import certificates
 from tests.servers.exporter import until
-from tests.servers.valkey import Sentinel, Server, free_port
+from tests.servers.ports import free_port
+from tests.servers.valkey import Sentinel, Server
 
 pytestmark = pytest.mark.needs("redis")
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.servers.exporter import ROOT, until
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 
 DEPLOY = ROOT / "deploy"
 CONFIGURATIONS = {

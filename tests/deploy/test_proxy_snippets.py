@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 from tests.deploy.proxies import NGINX, environment, listens, program
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import ROOT, WS, Exporter, running, until
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 
 NAME = "chat.example.com"
 SNIPPET = re.compile(

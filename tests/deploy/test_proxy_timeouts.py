@@ -12,7 +12,7 @@ import pytest
 
 from tests.deploy.proxies import NGINX, environment, listens, program
 from tests.servers.exporter import Client, Exporter, Figures, running
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 
 PROXIES = [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("nginx", "haproxy")]
 IDLE = 2

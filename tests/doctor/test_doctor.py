@@ -32,8 +32,8 @@ from exporter.store.diagnosis import Diagnosis
 from exporter.web.sockets import BACKLOG
 from tests.deploy.proxies import command, environment, proxy
 from tests.servers.exporter import ROOT, Exporter, running
+from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
-from tests.servers.prometheus import free_port
 
 Report = dict[str, tuple[str, str]]
 """Subject to outcome and text."""

@@ -19,7 +19,7 @@ import socketio
 
 from tests.embed.hosts import blocks, reset, until
 from tests.servers.exporter import Figures, figures_of
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 LIVE = ("messaging_active_connections", "messaging_participants", "messaging_typing_users")

@@ -14,7 +14,8 @@ import yaml
 from exporter.simulate import SimulateOptions, simulate
 from tests.grafana.boards import BOARDS, OBSERVED, panels, targets
 from tests.servers.exporter import WS, Exporter
-from tests.servers.prometheus import Prometheus, free_port, hurried, until
+from tests.servers.ports import free_port
+from tests.servers.prometheus import Prometheus, hurried, until
 
 pytestmark = pytest.mark.needs("prometheus")
 

@@ -18,7 +18,7 @@ from playwright.async_api import Browser, Page
 
 from tests.servers.chromium import chromium, eventually, shows, visit, well
 from tests.servers.npm import install
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 from tests.servers.stats_double import StatsDouble
 
 pytestmark = [

@@ -18,7 +18,7 @@ from yarl import URL
 
 from exporter import __version__
 from tests.servers.exporter import CONVERSATIONS, STATS, WS, Exporter, running
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 from tests.servers.wire import Wire
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -36,8 +36,8 @@ from tests.servers.exporter import (
     in_process,
     until,
 )
+from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
-from tests.servers.valkey import free_port
 
 TIMEOUT = 1.5
 """Seconds: ``database.timeout`` of the servers here; anything that blocked the loop would do so for half of it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from playwright.async_api import Browser, Page
 
 from tests.servers.chromium import Visit, chromium, shows, told, visit, well
 from tests.servers.exporter import Exporter, Figures, running
+from tests.servers.ports import free_port
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="module")]
 
@@ -53,9 +53,7 @@ class Site:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     async with running(tmp_path, "--web.listen-address", f"127.0.0.1:{port}") as exporter:
         yield Site(exporter, f"http://127.0.0.1:{port}")
 

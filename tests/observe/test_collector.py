@@ -29,8 +29,8 @@ from tests.logged import logged
 from tests.observe import schemas
 from tests.observe.databases import PostgresqlServer, SqliteServer
 from tests.servers.pgbouncer import Pgbouncer
+from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
-from tests.servers.valkey import free_port
 
 
 def mattermost(tmp_path: Path, posts: int = 3, name: str = "chat") -> SqliteServer:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 
 MAPPING = Path(__file__).parents[2] / "examples" / "fastapi_chat" / "mapping.yml"
 TABLES = """

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
 
 SETTINGS = """
@@ -52,9 +53,7 @@ class Pgbouncer:
     def __init__(self, server: Postgres, mode: str, *, size: int = 4, more: str = "") -> None:
         """``mode``: session or transaction; ``size``: server connections of a pool; ``more``: settings."""
         self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         file = self._folder / "pgbouncer.ini"
         file.write_text(
             SETTINGS.format(server=server.port, port=self.port, mode=mode, size=size, folder=self._folder, more=more)

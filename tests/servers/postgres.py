@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.ports import free_port
+
 
 def find_binaries() -> Path | None:
     """The folder with ``initdb`` and ``postgres``: the newest of version 15 or later that this machine has."""
@@ -40,12 +42,6 @@ def find_binaries() -> Path | None:
     return None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Postgres:
     """A running server; ``url()`` names databases in it. Stop it, also when something failed."""
 
@@ -58,7 +54,7 @@ class Postgres:
         self._data = self._folder / "data"
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self._user: pwd.struct_passwd | None = None
         if os.geteuid() == 0:
             names = [entry.pw_name for entry in pwd.getpwall()]

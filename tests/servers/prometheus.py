@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +18,8 @@ import aiohttp
 import yaml
 from aiohttp import web
 
+from tests.servers.ports import free_port
+
 T = TypeVar("T")
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -27,14 +28,6 @@ PATIENCE = 30.0
 
 Sample = tuple[dict[str, str], list[float]]
 """Labels and values, one for an instant query."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until(condition: Callable[[], Awaitable[T]], what: str, within: float = PATIENCE) -> T:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
+from tests.servers.ports import free_port
 
 KINDS = ("valkey", "redis")
 
@@ -33,13 +34,6 @@ def binary(kind: str) -> str:
     program = shutil.which("redis-server")
     assert program is not None, "no redis-server here"
     return program
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:

@@ -21,14 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from tests.servers.ports import free_port
+
 FAKETIME = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
-
-
-def free_port() -> int:
-    """A port on the loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Service:
@@ -113,6 +108,7 @@ class Service:
 
 _ACCOUNTS = """
 import pathlib, struct, sys
+from tests.servers.ports import free_port
 folder = pathlib.Path(__file__).with_name("accounts")
 folder.mkdir(exist_ok=True)
 while head := sys.stdin.buffer.read(2):

@@ -20,8 +20,8 @@ from exporter.store.dialects.unreached import unreached
 from tests.databases import Postgresql, eventually, opened, send
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.pgbouncer import Pgbouncer
+from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
-from tests.servers.valkey import free_port
 
 BASE = "postgresql://ann:hunter2@host/chat"
 

@@ -25,7 +25,7 @@ from tests.deploy.proxies import program
 from tests.logged import logged
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import Exporter, InProcess, in_process, running, until
-from tests.servers.prometheus import free_port
+from tests.servers.ports import free_port
 
 
 async def test_this_version_fits_and_says_nothing() -> None:

@@ -18,6 +18,7 @@ from exporter.workers import supervisor
 from exporter.workers.plan import Sockets
 from tests.logged import logged
 from tests.servers.exporter import ROOT, until
+from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
 from tests.servers.workers import running
 
@@ -87,8 +88,8 @@ def neighbours() -> Iterator[tuple[int, socket.socket]]:
             taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             port = int(taken.getsockname()[1]) - 2
             try:
-                for free in (port, port + 1):
-                    socket.create_server(("127.0.0.1", free)).close()
+                free_port(port)
+                free_port(port + 1)
             except OSError:
                 continue
             yield port, taken

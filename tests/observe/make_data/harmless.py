@@ -19,7 +19,8 @@ import aiohttp
 from tests.observe.chatting import MESSAGES, ROWS, ordinary_reader, rows, two_people, write
 from tests.observe.make_data.install import install
 from tests.servers.exporter import figures_of
-from tests.servers.xmpp_servers import Ejabberd, Prosody, free_port
+from tests.servers.ports import free_port
+from tests.servers.xmpp_servers import Ejabberd, Prosody
 
 RATE = 10
 """Messages a second."""

@@ -17,7 +17,8 @@ from urllib.parse import quote
 import aiohttp
 
 from tests.observe.make_data.install import VENV
-from tests.servers.xmpp_servers import Service, free_port
+from tests.servers.ports import free_port
+from tests.servers.xmpp_servers import Service
 
 BRIDGE_TOKEN = "bridge-token"
 _SERVER_TOKEN = "server-token"
