@@ -76,14 +76,19 @@ class Client:
         return bool(data)
 
     async def frames(self, count: int) -> list[dict[str, Any]]:
-        """The next text frames."""
-        while True:
-            with contextlib.suppress(AssertionError, IndexError):
-                if len(found := texts(self.seen)) >= count:
-                    self.seen = b""
-                    assert len(found) == count, found
-                    return found
-            assert await self._receive(), f"closed after {texts(self.seen)}"
+        """The next text frames, and no more of them."""
+        while len(found := self._whole()) < count:
+            assert await self._receive(), f"closed after {found}"
+        self.seen = b""
+        assert len(found) == count, found
+        return found
+
+    def _whole(self) -> list[dict[str, Any]]:
+        """None of them while a part of the last is still on its way."""
+        try:
+            return texts(self.seen)
+        except (AssertionError, IndexError):
+            return []
 
     async def rest(self, *, answered: bool = False) -> list[tuple[int, bytes]]:
         """Everything up to the end of the stream; a close frame is answered, so that the server need not wait."""
