@@ -183,7 +183,7 @@ async def read(store: Store, user: str, conversation: str, seq: int) -> Any:
     return (await outcome.future)[0]
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until a condition holds; what it returned."""
     async with asyncio.timeout(seconds):
         while True:

@@ -19,7 +19,7 @@ from typing import Any
 from tests.broker.people import Person
 from tests.servers.cluster import CLUSTER_FIGURES, NODE_FIGURES, Cluster
 from tests.servers.cut import CutProxy
-from tests.servers.exporter import Exporter
+from tests.servers.exporter import PATIENCE, Exporter
 from tests.servers.postgres import Postgres
 from tests.servers.valkey import Server
 
@@ -249,7 +249,7 @@ class Disasters:
             last[room] = self.sent
         await self._answered()
         through = {room: self.acks[room, f"m{number}"] for room, number in last.items()}
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             missing = {
                 (person, room): gaps
@@ -295,7 +295,7 @@ class Disasters:
 
     async def _answered(self) -> None:
         await asyncio.gather(*(person.barrier() for person in self.people))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while any(person.unacknowledged or person.pending for person in self.people):
             if time.monotonic() > deadline:
                 self.finding("a command was not answered")

@@ -59,7 +59,7 @@ class Person(asyncio.Protocol):
         self.connecting = True
         self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await asyncio.get_running_loop().create_connection(lambda: self, parts.hostname, parts.port)
                 key = base64.b64encode(os.urandom(16)).decode()
                 request = (

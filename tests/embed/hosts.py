@@ -9,7 +9,7 @@ import random
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from fastapi import FastAPI, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from exporter import Connection, Live
-
-PATIENCE = 30.0
+from tests.servers.exporter import PATIENCE
 
 
 async def obey(connection: Connection, text: str) -> dict[str, Any]:
@@ -272,13 +271,6 @@ def reset(websocket: aiohttp.ClientWebSocketResponse[bool]) -> None:
     transport.abort()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Ask again and again, for half a minute."""
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110  # it asks another process
-            await asyncio.sleep(0.01)
-
-
 def blocks(heading: str) -> list[str]:
     """The Python of docs/embed.md below this heading, up to the next one."""
     text = (Path(__file__).parents[2] / "docs" / "embed.md").read_text()
@@ -288,4 +280,4 @@ def blocks(heading: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 
-__all__ = ["HOSTS", "Churn", "Model", "blocks", "on_aiohttp", "on_uvicorn", "reset", "until"]
+__all__ = ["HOSTS", "Churn", "Model", "blocks", "on_aiohttp", "on_uvicorn", "reset"]

@@ -19,8 +19,8 @@ import structlog
 from prometheus_client import REGISTRY
 
 from exporter import Live, LockedLive
-from tests.embed.hosts import blocks, on_aiohttp, on_uvicorn, until
-from tests.servers.exporter import figures_of
+from tests.embed.hosts import blocks, on_aiohttp, on_uvicorn
+from tests.servers.exporter import figures_of, until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

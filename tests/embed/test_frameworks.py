@@ -18,8 +18,8 @@ from starlette_exporter import PrometheusMiddleware, handle_metrics
 
 from exporter import Connection, Live, LiveMiddleware, LockedLive, live_connection
 from exporter.embed.aiohttp_app import CONNECTION, watch
-from tests.embed.hosts import HOSTS, Churn, on_aiohttp, on_uvicorn, reset, until
-from tests.servers.exporter import Figures, figures_of
+from tests.embed.hosts import HOSTS, Churn, on_aiohttp, on_uvicorn, reset
+from tests.servers.exporter import Figures, figures_of, until
 
 LIVE = tuple(name for name in Churn(None, "", 0).model.figures())
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 from exporter.embed import Live, Source
 from exporter.embed.service import Service
 from exporter.observe import collector
-from tests.embed.hosts import PATIENCE
+from tests.servers.exporter import PATIENCE
 from tests.servers.postgres import Postgres
 
 SAY = "INSERT INTO message (room, sender, at) VALUES ('room', 'ann', now())"

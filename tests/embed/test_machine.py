@@ -23,8 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from exporter import Connection, Live
 from exporter.core.hub import Hub
-from tests.embed.hosts import HOSTS, PATIENCE, Model, on_aiohttp, reset, until
-from tests.servers.exporter import figures_of
+from tests.embed.hosts import HOSTS, Model, on_aiohttp, reset
+from tests.servers.exporter import PATIENCE, figures_of, until
 
 T = TypeVar("T")
 TYPING = 6.0

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 import socketio
 
-from tests.embed.hosts import blocks, reset, until
-from tests.servers.exporter import Figures, figures_of
+from tests.embed.hosts import blocks, reset
+from tests.servers.exporter import Figures, figures_of, until
 from tests.servers.ports import free_port
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ import pytest
 from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
 from exporter.observe import collector
-from tests.embed.hosts import until
+from tests.servers.exporter import until
 
 
 async def test_a_kernel_that_tells_nothing_costs_the_process_figures_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +51,8 @@ async def test_the_last_hour_is_recorded_again_after_a_defect(monkeypatch: pytes
             defect.setattr(figures, "document", broken)
             await samples()
             assert service._sampling is not None
-            await asyncio.wait({service._sampling}, timeout=10)
-        async with asyncio.timeout(10):
+            await asyncio.wait({service._sampling}, timeout=60)
+        async with asyncio.timeout(60):
             while True:
                 if await samples():
                     break
@@ -108,7 +108,7 @@ def test_totals_are_read_on_in_a_second_event_loop_and_are_unknown_while_there_i
 
     async def reads(wanted: int) -> None:
         live.open("ann").close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while live.get_stats()["total_messages"] != wanted:  # noqa: ASYNC110  # it asks a database
                 await asyncio.sleep(0.01)
 
@@ -136,7 +136,7 @@ def test_a_first_count_that_an_event_loop_did_not_live_to_see_ends_in_the_next(t
 
     async def reads(wanted: int | None) -> None:
         live.open("ann").close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await source.view(1.0)).totals is None or live.get_stats()["total_messages"] != wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -213,7 +213,7 @@ async def test_a_host_that_commits_on_its_event_loop_never_waits_for_a_reading_o
         for _ in range(300):
             connection.execute(say)  # on the loop, as many hosts do; "database is locked" after two seconds
             await source.view(0.001)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while live.get_stats()["total_messages"] != 300:
                 await source.view(1.0)
     finally:

@@ -16,8 +16,9 @@ from autobahn.exception import Disconnected
 
 from exporter import Live, LiveMiddleware
 from exporter.embed.middleware import SILENCE
-from tests.embed.hosts import PATIENCE, reset, until
+from tests.embed.hosts import reset
 from tests.embed.test_servers import SERVERS, scrape, serving
+from tests.servers.exporter import PATIENCE, until
 
 TENANT: ContextVar[str] = ContextVar("tenant", default="nobody")
 DISCONNECT = {"type": "websocket.disconnect", "code": 1001}

@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.soak,
     pytest.mark.needs("chromium", "node"),
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(600),
 ]
 
 STATIC = Path(str(resources.files("exporter.web"))) / "static"
@@ -84,7 +83,7 @@ async def serving(folder: Path, url: str, *command: str, **environment: str) -> 
             return False
 
     try:
-        await eventually(answers, f"{command[0]} answers", within=60)
+        await eventually(answers, f"{command[0]} answers")
         yield
     finally:
         os.killpg(process.pid, 9)
@@ -176,7 +175,7 @@ createRoot(document.getElementById('root')!).render(<StrictMode><Admin /></Stric
     async with serving(tmp_path, url, *command), visit(browser) as seen:
         await token_for(seen.page, double, "/my/admin-token")
         await seen.page.goto(url)
-        await well(seen.page, within=60)
+        await well(seen.page)
         await shows(seen.page.locator("h1").first, "1240 connected")
         assert await seen.page.title() == "Admin"
         assert double.token() not in await seen.page.content()
@@ -209,6 +208,6 @@ fetch('/my/admin-token').then((answer) => answer.text())
     async with serving(tmp_path, url, *command), visit(browser) as seen:
         await token_for(seen.page, double, "/my/admin-token")
         await seen.page.goto(url)
-        await well(seen.page, within=60)
+        await well(seen.page)
         await shows(seen.page.locator("[data-figure=active_connections] .number"), "1,240")
         assert double.token() not in await seen.page.content()

@@ -1031,7 +1031,7 @@ async def test_a_slow_consumer_is_seen_then_cut_off_and_what_it_missed_is_counte
 
 
 async def test_a_draining_server_acknowledges_what_it_took_and_is_not_ready(tmp_path: Path) -> None:
-    async with in_process(tmp_path, drain_timeout=PATIENCE, verify_interval=0.0) as exporter:
+    async with in_process(tmp_path, drain_timeout=20.0, verify_interval=0.0) as exporter:
         world = World(exporter)
         ann, bob, cat = await world.joined("ann", "bob", "cat")
         with locked(exporter.database):

@@ -155,7 +155,6 @@ async def kill_twice(folder: Path, *flags: str) -> Exporter:
     return exporter
 
 
-@pytest.mark.timeout(120)
 async def test_what_was_acknowledged_is_there_once_and_what_was_not_is_stored_once_when_sent_again(
     tmp_path: Path,
 ) -> None:
@@ -165,7 +164,6 @@ async def test_what_was_acknowledged_is_there_once_and_what_was_not_is_stored_on
         assert database.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.needs("postgres")
 async def test_the_same_holds_on_postgresql(tmp_path: Path, postgres: Postgres) -> None:
     await kill_twice(tmp_path, "--database.url", postgres.url(postgres.create_database()))

@@ -1153,12 +1153,12 @@ async def test_a_server_that_is_gone_is_said_to_be_gone_with_the_age_and_one_tha
         await said.wait_for()
         assert re.fullmatch(r"Server lost since \d\d:\d\d:\d\d\. Figures of then\.", await said.inner_text())
         assert await figure(page, "active_connections").inner_text() == "1,240", "what was known stays to be seen"
-        await page.locator("messaging-stats .status", has_text=re.compile(r"last answer [2-9] s ago")).wait_for()
+        await page.locator("messaging-stats .status", has_text=re.compile(r"last answer ([2-9]|\d\d) s ago")).wait_for()
         await shows(page.locator("[data-health=server]"), "no answer")
 
         double.figures["active_connections"] = 5
         await double.start()
-        await well(page, within=15)
+        await well(page)
         await shows(figure(page, "active_connections"), "5")
         await shows(page.locator("messaging-stats .days .note"), "UTC days; a gap is a day of which it is not known")
         await shows(page.locator("#largest-note"), "Read once a minute.")
@@ -1237,7 +1237,7 @@ async def test_one_poll_at_a_time_however_slow_the_server_is(browser: Browser, d
         asked = double.asked
         await eventually(lambda: _is(double.asked > asked), "the next poll came")
         asked = double.asked
-        await page.locator("messaging-stats .status", has_text=re.compile("last answer [3-9] s ago")).wait_for()
+        await page.locator("messaging-stats .status", has_text=re.compile(r"last answer ([3-9]|\d\d) s ago")).wait_for()
         assert double.asked == asked, "no second poll while the first waits"
         double.held.set()
         await page.locator("messaging-stats .status", has_text="as of ").wait_for()

@@ -75,7 +75,6 @@ def stored(database: Path) -> set[tuple[str, int, str]]:
         connection.close()
 
 
-@pytest.mark.timeout(180)
 async def test_sigterm_among_a_thousand_busy_clients_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     limits = ("--limits.connections", "2000", "--limits.frames-per-second", "1000", "--drain.timeout", "10s")
     async with running(tmp_path, *limits) as exporter:

@@ -13,8 +13,6 @@ from exporter.observe.records import SourceError
 from tests.observe.chatting import MESSAGES, ROWS, ordinary_reader, rows, two_people, write
 from tests.servers.xmpp_servers import Ejabberd, Prosody
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(
     params=[

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
 
+from tests.servers.exporter import PATIENCE
+
 FLAGS = (
     "--headless",
     "--no-sandbox",  # containers and root have no user namespaces for it
@@ -92,6 +94,7 @@ async def visit(
         locale="en-US",
         timezone_id="UTC",
     )
+    context.set_default_timeout(1_000 * PATIENCE)
     try:
         await context.add_init_script(SHIFTS)
         yield Visit(await context.new_page(), context)
@@ -99,7 +102,7 @@ async def visit(
         await context.close()
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within: float = 20) -> float:
+async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within: float = PATIENCE) -> float:
     """Wait until ``check()`` holds; returns the seconds it took, and fails with ``what`` when it never does."""
     began = time.monotonic()
     while not await check():
@@ -108,7 +111,7 @@ async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within:
     return time.monotonic() - began
 
 
-async def told(page: Page, pattern: str, *, within: float = 20) -> str:
+async def told(page: Page, pattern: str, *, within: float = PATIENCE) -> str:
     """Wait until the panel's first line matches ``pattern`` as a whole; returns what it says."""
     line, seen = page.locator("messaging-stats [role=status]").first, ""
 
@@ -124,12 +127,12 @@ async def told(page: Page, pattern: str, *, within: float = 20) -> str:
     return seen
 
 
-async def well(page: Page, *, within: float = 20) -> str:
+async def well(page: Page, *, within: float = PATIENCE) -> str:
     """Wait until the panel is live and says that all is well."""
     return await told(page, r"All is well\..*", within=within)
 
 
-async def shows(locator: Locator, text: str, *, within: float = 20) -> float:
+async def shows(locator: Locator, text: str, *, within: float = PATIENCE) -> float:
     """Wait until the element's text is ``text``; returns the seconds it took."""
     seen = ""
 

@@ -35,7 +35,7 @@ from exporter.web.server import Server
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that anything may take on a busy machine before a test gives up on it; nothing waits for it to pass."""
 WS = "/v1/messaging/ws"
 CONVERSATIONS = "/v1/messaging/conversations"
@@ -323,8 +323,8 @@ class Exporter(Asking):
     ``inherit`` are descriptors of this process that it keeps.
     """
 
-    patience = 3 * PATIENCE
-    """Seconds that a start may take: half of one of CPU, which several at once on a busy machine get late."""
+    patience = 2 * PATIENCE
+    """Seconds that a start may take: a second of CPU, which several at once on a busy machine get late."""
 
     def __init__(
         self,

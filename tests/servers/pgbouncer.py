@@ -70,7 +70,7 @@ class Pgbouncer:
             cwd=self._folder,
             **become,
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._answers():
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, "pgbouncer did not start"

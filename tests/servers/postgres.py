@@ -123,7 +123,7 @@ class Postgres:
             subprocess.run(
                 [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)],
                 check=False,
-                timeout=10,
+                timeout=60,
             )
             if (self._binaries / "pg_isready").exists()
             else None

@@ -23,7 +23,7 @@ from tests.servers.ports import free_port
 T = TypeVar("T")
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that anything may take on a busy machine before a test gives up; nothing waits for them to pass."""
 
 Sample = tuple[dict[str, str], list[float]]

@@ -71,7 +71,7 @@ class Server:
             self.process = subprocess.Popen(
                 [binary(self.kind), str(self.folder / "conf"), *self._mode()], stdout=log, stderr=log, cwd=self.folder
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self._answers():
             assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
             assert time.monotonic() < deadline, f"{self.kind} did not start"

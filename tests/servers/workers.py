@@ -39,7 +39,7 @@ class Worker(Asking):
         async def changed() -> bool:
             return self.pid != pid
 
-        await until(changed, f"a new process in the place of worker {self.number}")
+        await until(changed, f"a new process in the place of worker {self.number}", self._server.patience)
         await until(self.ready, "ready")
         return self.pid
 
@@ -52,7 +52,7 @@ class Workers(Exporter):
     """A server. ``url`` is the shared port, ``workers`` are those behind it."""
 
     workers: list[Worker]
-    patience = 6 * PATIENCE  # they start one after the other
+    patience = 3 * PATIENCE  # they start one after the other
 
     def __init__(self, folder: Path, database: str, *flags: str, count: int = 2, **options: Any) -> None:
         more = ("--workers", str(count), "--database.url", database, "--cluster.lease", f"{LEASE:g}s")

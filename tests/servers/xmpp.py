@@ -14,7 +14,7 @@ from typing import Self
 from xml.etree.ElementTree import Element, XMLPullParser
 from xml.sax.saxutils import escape, quoteattr
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that an answer may take on a busy machine."""
 _STREAM = "{http://etherx.jabber.org/streams}"
 _SASL = "urn:ietf:params:xml:ns:xmpp-sasl"

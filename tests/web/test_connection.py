@@ -45,7 +45,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 MEMBER = Membership(member=True, last_seq=0)
 NEVER = 1e12
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

@@ -101,7 +101,7 @@ def trusting(folder: Path, client: str | None = None) -> ssl.SSLContext:
     return context
 
 
-async def eventually(condition: Callable[[], asyncio.Future[bool]], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], asyncio.Future[bool]], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not await condition():
         assert time.monotonic() < deadline, "it did not happen in time"
