@@ -104,10 +104,11 @@ async def visit(
 
 async def eventually(check: Callable[[], Awaitable[bool]], what: str, *, within: float = PATIENCE) -> float:
     """Wait until ``check()`` holds; returns the seconds it took, and fails with ``what`` when it never does."""
-    began = time.monotonic()
+    began, late = time.monotonic(), False
     while not await check():
-        assert time.monotonic() - began < within, f"not within {within} s: {what}"
+        assert not late, f"not within {within} s: {what}"
         await asyncio.sleep(0.02)
+        late = time.monotonic() - began > within
     return time.monotonic() - began
 
 

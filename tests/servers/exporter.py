@@ -49,13 +49,14 @@ Figures = dict[str, float]
 
 
 async def until(condition: Callable[[], Awaitable[T]], what: str, within: float = PATIENCE) -> T:
-    """Ask again until the answer is true; the answer."""
+    """Ask again until the answer is true; the answer. What was asked before the time was over may be answered after."""
     deadline = time.monotonic() + within
     while True:
+        late = time.monotonic() > deadline
         answer = await condition()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        assert not late, f"not within {within} s: {what}"
         await asyncio.sleep(0.01)
 
 

@@ -34,10 +34,11 @@ async def until(condition: Callable[[], Awaitable[T]], what: str, within: float 
     """Ask again until the answer is true; the answer."""
     deadline = time.monotonic() + within
     while True:
+        late = time.monotonic() > deadline
         answer = await condition()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        assert not late, f"not within {within} s: {what}"
         await asyncio.sleep(0.1)
 
 
