@@ -48,7 +48,7 @@ class Listeners:
     async def serve(self, app: web.Application, sockets: Iterable[socket.socket], *, shared: bool = False) -> list[str]:
         """Serve ``app`` on sockets that are bound; the URLs, ``unix:PATH`` for a Unix socket.
 
-        ``shared``: other processes accept on these sockets, too; see ``set_accepting``.
+        ``shared``: other processes accept on these sockets, too, and this one from when ``set_accepting`` is told to.
         """
         context = self._web_config.ssl_context()
         runner = ProblemRunner(
@@ -68,7 +68,8 @@ class Listeners:
             url = shown_url(listening, "http" if context is None else "https")
             site = _Site(runner, listening, context, shared)
             self._sites.append(site)
-            await site.start()
+            if not shared:
+                await site.start()
             urls.append(url)
         return urls
 

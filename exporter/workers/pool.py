@@ -186,7 +186,7 @@ class Pool:
         self._balance()
 
     def _balance(self) -> None:
-        """A worker without room leaves new connections to the others, unless nobody has room: then all refuse them."""
+        """A worker without room or database leaves who comes to the others, unless all are so: then all refuse them."""
         running = [w for w in self.workers if w.listening.done() and not (w.leaving or w.silent or w.exited.done())]
         room = any(not worker.full for worker in running)
         for worker in running:

@@ -67,9 +67,10 @@ class WorkerProcess:
         self.listening: asyncio.Future[ChannelMessage] = loop.create_future()
         self.exited: asyncio.Future[int] = loop.create_future()
         self.full = False
+        """It has no room, or no database yet."""
         self.incarnation = ""
         """Its name at the broker."""
-        self.accepting = True
+        self.accepting = False
         self.leaving = False
         """It was told to go, or says that it does."""
         self.last_beat = time.monotonic()

@@ -138,9 +138,10 @@ class _Worker:
     async def _beat(self, server: Server, broker: RedisBroker[Any] | None) -> None:
         limit = server.settings.limits.connections
         while True:
-            self._full = len(server.connections) >= (limit * _ROOM if self._full else limit)
+            self._full = not server.ready or len(server.connections) >= (limit * _ROOM if self._full else limit)
             self.channel.send(full=self._full, incarnation=None if broker is None else broker.incarnation)
-            await asyncio.sleep(BEAT_INTERVAL if len(server.connections) < limit * _NEARLY else BEAT_INTERVAL / 20)
+            calm = server.ready and len(server.connections) < limit * _NEARLY
+            await asyncio.sleep(BEAT_INTERVAL if calm else BEAT_INTERVAL / 20)
 
 
 def _socket(descriptor: int) -> socket.socket:

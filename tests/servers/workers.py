@@ -70,10 +70,13 @@ class Workers(Exporter):
         return self._http
 
     async def start(self, *, ready: bool = True) -> Workers:
-        """Start; returns when all of them listen."""
+        """Start; returns when all of them listen and, unless told otherwise, are ready."""
         await super().start(ready=ready)
         listening = self.said("listening")[-1]
         self.workers = [Worker(self, number, url) for number, url in enumerate(listening["metrics"])]
+        if ready:
+            for worker in self.workers:
+                await until(worker.ready, f"worker {worker.number} is ready")
         return self
 
     def said(self, event: str) -> list[dict[str, Any]]:

@@ -134,7 +134,7 @@ async def test_a_worker_that_does_not_answer_is_no_room_for_others_connections(m
         slot.worker = worker
     told = list[str]()
     monkeypatch.setattr(full, "tell", told.append)
-    full.full = True
+    full.full = full.accepting = True
     pool._balance()
     assert told == ["pause"], "the other has room"
     full.accepting, silent.silent = False, True

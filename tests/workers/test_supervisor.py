@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -197,6 +198,28 @@ async def test_a_killed_worker_is_started_again_and_counted_and_the_figures_are_
     ]
     assert died[0]["pause"] < died[1]["pause"]  # it had died at once
     await ann.barrier()
+
+
+async def test_a_worker_whose_database_is_not_open_yet_leaves_connections_to_the_others(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    database = postgres.url(postgres.create_database())
+    async with running(tmp_path, database) as server:
+        _, second = server.workers
+        await server.settled()  # both have theirs
+        other = await asyncpg.connect(database)
+        try:
+            async with other.transaction():
+                await other.execute("LOCK TABLE messaging_schema_version")
+                pid = second.pid
+                second.signal(signal.SIGKILL)
+                await until(lambda: _true(second.pid != pid), "another listens", server.patience)
+                for number in range(40):
+                    await server.conversation(f"room-{number}", "ann")
+                assert (await second.get("/-/ready"))[0] == 503
+        finally:
+            await other.close()
+        await until(second.ready, "it has its database")
 
 
 async def test_a_worker_that_is_told_to_end_leaves_new_connections_to_the_others(server: Workers) -> None:
