@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.exporter import ROOT, until
 from tests.servers.ports import free_port
 
@@ -103,7 +104,12 @@ async def proxy(name: str, folder: Path, nodes: list[str]) -> AsyncIterator[str]
     log = folder / "log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *command(name, configuration, folder), env=environment(folder), stdout=output, stderr=output, cwd=folder
+            *command(name, configuration, folder),
+            env=environment(folder),
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            preexec_fn=ends_with_the_tests(signal.SIGTERM),
         )
 
     try:

@@ -21,6 +21,7 @@ from websockets.typing import Subprotocol
 
 from tests.deploy.proxies import NGINX, environment, listens, program
 from tests.servers.certificates import CertificateAuthority
+from tests.servers.children import ends_with_the_tests
 from tests.servers.exporter import ROOT, WS, Exporter, running, until
 from tests.servers.ports import free_port
 
@@ -95,7 +96,12 @@ async def started(snippet: Snippet, folder: Path, upstream: str, port: int) -> A
     log = folder / "log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *words, env=environment(folder), stdout=output, stderr=output, cwd=folder
+            *words,
+            env=environment(folder),
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            preexec_fn=ends_with_the_tests(signal.SIGTERM),
         )
 
     try:

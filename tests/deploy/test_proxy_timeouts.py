@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.proxies import NGINX, environment, listens, program
+from tests.servers.children import ends_with_the_tests
 from tests.servers.exporter import Client, Exporter, Figures, running
 from tests.servers.ports import free_port
 
@@ -55,7 +56,9 @@ async def impatient(name: str, folder: Path, server: Exporter) -> AsyncIterator[
         # One process, so that one signal stops all of it.
         (folder / "nginx.conf").write_text("master_process off;\n" + NGINX.format(folder=folder, snippet=file))
         words = ["-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
-    process = await asyncio.create_subprocess_exec(program(name), *words, env=environment(folder), cwd=folder)
+    process = await asyncio.create_subprocess_exec(
+        program(name), *words, env=environment(folder), cwd=folder, preexec_fn=ends_with_the_tests(signal.SIGTERM)
+    )
 
     try:
         await listens(process, port, name)

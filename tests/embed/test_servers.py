@@ -18,6 +18,7 @@ import pytest
 import socketio
 
 from tests.embed.hosts import blocks, reset
+from tests.servers.children import ends_with_the_tests
 from tests.servers.exporter import Figures, figures_of, until
 from tests.servers.ports import free_port
 
@@ -64,6 +65,7 @@ async def serving(folder: Path, *command: str) -> AsyncIterator[str]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=ends_with_the_tests(signal.SIGTERM),
         )
 
     async def listens() -> bool:

@@ -19,7 +19,8 @@ import pytest
 
 from exporter.demo.server_process import ServerProcess
 from exporter.settings.model import Address, Settings
-from tests.servers.exporter import PATIENCE, ROOT, Figures, figures_of, until
+from tests.servers.children import ends_with_the_tests
+from tests.servers.exporter import PATIENCE, ROOT, Exporter, Figures, figures_of, until
 from tests.servers.postgres import Postgres
 
 LIVE = (
@@ -65,6 +66,7 @@ class Demo:
                 stdout=out if terminal is None else terminal,
                 stderr=errors if terminal is None else terminal,
                 start_new_session=True,
+                preexec_fn=ends_with_the_tests(),
             )
 
     def said(self) -> str:
@@ -78,7 +80,7 @@ class Demo:
             found = [re.search(rf"{name} +(\S+)", self.said()) for name in ("Metrics", "Admin page", "WebSocket")]
             return tuple(match[1] for match in found if match) if all(found) else None
 
-        found = await until(printed, "the three URLs")
+        found = await until(printed, "the three URLs", Exporter.patience)
         assert found is not None
         return found
 
@@ -209,7 +211,7 @@ async def test_on_a_terminal_it_draws_and_ctrl_c_is_enough(tmp_path: Path) -> No
         async def drawn() -> bool:
             return b"in fast motion" in shown
 
-        await until(drawn, "the live table")
+        await until(drawn, "the live table", Exporter.patience)
         os.killpg(running.process.pid, signal.SIGINT)
         assert await running.ended() == 0
         await running.nobody_left()

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 import yaml
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.prometheus import GRAFANA, PATIENCE, until
 
 pytestmark = [pytest.mark.needs("prometheus"), pytest.mark.needs("alertmanager")]
@@ -51,6 +52,7 @@ class Terminal:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, str(GRAFANA / "source" / "observe.py"), "--data.dir", str(self.data),
                 cwd=self.folder, env=self._environment, stdout=said, stderr=said,
+                preexec_fn=ends_with_the_tests(signal.SIGTERM),
             )  # fmt: skip
 
     async def says(self, pattern: str) -> re.Match[str]:

@@ -31,6 +31,7 @@ from websockets.typing import Subprotocol
 from exporter.auth.tokens import Authenticator
 from exporter.settings.model import Address, Settings
 from exporter.web.server import Server
+from tests.servers.children import ends_with_the_tests
 
 T = TypeVar("T")
 
@@ -379,6 +380,7 @@ class Exporter(Asking):
                 stdout=log,
                 stderr=log,
                 pass_fds=self._inherit,
+                preexec_fn=ends_with_the_tests(),
             )
         try:
             self.url = await until(lambda: self._listening(begins_at), "listening", self.patience)
@@ -419,6 +421,7 @@ class Exporter(Asking):
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
+                preexec_fn=ends_with_the_tests(),
             )
         async with asyncio.timeout(PATIENCE):
             return await process.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.ports import free_port
 
 MAPPING = Path(__file__).parents[2] / "examples" / "fastapi_chat" / "mapping.yml"
@@ -63,6 +64,7 @@ class Observer:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "exporter", "observe", *flags, "--data.dir", str(self.folder / "data"),
                 "--web.listen-address", self.address, stdout=log, stderr=log,
+                preexec_fn=ends_with_the_tests(),
             )  # fmt: skip
 
     async def kill(self) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
 
@@ -68,6 +69,7 @@ class Pgbouncer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self._folder,
+            preexec_fn=ends_with_the_tests(),
             **become,
         )
         deadline = time.monotonic() + 60

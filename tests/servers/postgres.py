@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.ports import free_port
 
 
@@ -109,6 +110,7 @@ class Postgres:
                 stderr=log,
                 cwd=self._folder,
                 env=self._environment(),
+                preexec_fn=ends_with_the_tests(signal.SIGQUIT),
                 **self._become(),
             )
         deadline = time.monotonic() + 60

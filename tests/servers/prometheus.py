@@ -18,6 +18,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.ports import free_port
 
 T = TypeVar("T")
@@ -61,7 +62,9 @@ class Process:
 
     async def _start(self, *command: str) -> None:
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*command, cwd=self.folder, stdout=log, stderr=log)
+            self._process = await asyncio.create_subprocess_exec(
+                *command, cwd=self.folder, stdout=log, stderr=log, preexec_fn=ends_with_the_tests()
+            )
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
         try:
             await until(self._ready, f"{command[0]} is ready")

@@ -19,6 +19,7 @@ from typing import Any
 
 import redis
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.ports import free_port
 
 KINDS = ("valkey", "redis")
@@ -69,7 +70,11 @@ class Server:
         (self.folder / "conf").write_text("\n".join(lines) + "\n")
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [binary(self.kind), str(self.folder / "conf"), *self._mode()], stdout=log, stderr=log, cwd=self.folder
+                [binary(self.kind), str(self.folder / "conf"), *self._mode()],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=ends_with_the_tests(),
             )
         deadline = time.monotonic() + 60
         while not self._answers():

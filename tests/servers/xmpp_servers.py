@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from tests.servers.children import ends_with_the_tests
 from tests.servers.ports import free_port
 
 FAKETIME = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
@@ -54,6 +55,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
                 start_new_session=True,
+                preexec_fn=ends_with_the_tests(signal.SIGTERM),
                 env={**os.environ, "HOME": str(self.folder), **self.environment(), **self.at(when)},
             )
         deadline = time.monotonic() + 60
@@ -108,7 +110,6 @@ class Service:
 
 _ACCOUNTS = """
 import pathlib, struct, sys
-from tests.servers.ports import free_port
 folder = pathlib.Path(__file__).with_name("accounts")
 folder.mkdir(exist_ok=True)
 while head := sys.stdin.buffer.read(2):
