@@ -13,8 +13,9 @@ WORKERS ?= 2
 # What a release needs, the quick ones first: each can be made by itself.
 RELEASE = committed lint generated wheel test test-lowest platforms bench compare committed
 
-# A temporary folder of its own for each run: pytest clears the older ones of the same user, also of runs under way.
-OWN_TEMPORARY = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && PYTEST_DEBUG_TEMPROOT="$$tmp"
+# A temporary folder of its own for each run, servers' data included, which goes with it however it ends (dash runs no
+# EXIT trap after a Ctrl-C). PostgreSQL runs as another user, who must get through.
+OWN_TEMPORARY = tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM HUP && chmod 711 "$$tmp" && TMPDIR="$$tmp"
 PYTEST = $(OWN_TEMPORARY) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
