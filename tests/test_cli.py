@@ -40,7 +40,7 @@ def run(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.Complet
         [sys.executable, "-m", "exporter", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
         cwd=cwd,
         env=inherited | {"PYTHONPATH": str(ROOT)} | environ,
     )
@@ -90,7 +90,7 @@ def test_what_is_not_installed_is_one_line_with_the_extra_that_brings_it(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
     )
     assert done.returncode == status
     said = one_line(done.stderr)
@@ -158,7 +158,7 @@ def test_help_loads_nothing_that_is_slow() -> None:
         "slow = {'aiohttp', 'sqlalchemy', 'jwt', 'cryptography', 'prometheus_client', 'rich', 'structlog', 'yaml'}\n"
         "print(sorted(slow & set(sys.modules)), file=sys.stderr)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=400)
     assert said.stderr.strip() == "[]"
 
 
@@ -172,7 +172,7 @@ def test_a_server_starts_without_the_certificates_that_only_a_client_needs(tmp_p
     )
     environ = os.environ | {"SSL_CERT_FILE": str(tmp_path / "ca.pem"), "SSL_CERT_DIR": str(tmp_path)}
     said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ, timeout=400
     )
     assert said.stdout.strip() == "[0, 1] CERT_REQUIRED", said.stderr
 
@@ -192,7 +192,7 @@ def test_a_server_that_has_started_collects_garbage_again(tmp_path: Path) -> Non
         text=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=400,
     )
     assert "True True" in said.stdout.splitlines(), said.stderr
 
@@ -595,7 +595,7 @@ def test_a_full_disk_behind_stdout_is_said_in_one_line(arguments: tuple[str, ...
             stderr=subprocess.PIPE,
             cwd=ROOT,
             text=True,
-            timeout=60,
+            timeout=400,
         )
     assert said.returncode == status
     assert "space" in one_line(said.stderr)
@@ -653,7 +653,7 @@ def test_a_signal_to_read_again_or_to_replace_ends_no_server_however_early_it_co
         with pipe.open("w") as config:  # waits for the reader
             server.send_signal(number)
             config.write("nonsense: 1\n")
-        _, said = server.communicate(timeout=60)
+        _, said = server.communicate(timeout=400)
     finally:
         server.kill()
     assert server.returncode == 1

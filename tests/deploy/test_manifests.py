@@ -38,7 +38,7 @@ def passes(*words: str | Path, cwd: Path = ROOT, **environment: str) -> str:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -81,7 +81,7 @@ def test_the_proxy_itself_finds_nothing_wrong_with_the_file(name: str, tmp_path:
         env=environment(tmp_path / "proxy"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

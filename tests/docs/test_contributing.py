@@ -26,7 +26,7 @@ def example() -> str:
 def run(*words: str, cwd: Path, given: str | None = None) -> None:
     environment = {**os.environ, "PYTHONPATH": str(cwd), "GIT_CEILING_DIRECTORIES": str(cwd.parent)}
     done = subprocess.run(
-        words, cwd=cwd, env=environment, input=given, capture_output=True, text=True, timeout=120, check=False
+        words, cwd=cwd, env=environment, input=given, capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -67,7 +67,7 @@ def doctor(
         env={**kept, "PYTHONPATH": str(ROOT), **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
         check=False,
     )
     return done.returncode, report(done.stdout), done.stdout + done.stderr
@@ -249,7 +249,7 @@ def test_postgresql_is_asked_for_its_schema_its_rights_and_its_time(tmp_path: Pa
     assert "the next start does it" in found["schema, rights"][1]
     assert doctor(tmp_path, "--no-database.migrate", environment=url)[0] == 1
     kept = {**os.environ, "PYTHONPATH": str(ROOT), **url}
-    subprocess.run([sys.executable, "-m", "exporter", "migrate"], cwd=tmp_path, env=kept, check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "exporter", "migrate"], cwd=tmp_path, env=kept, check=True, timeout=400)
     code, found, said = doctor(tmp_path, environment=url)
     assert code == 0, said
     assert found["database"][1].startswith("PostgreSQL ")

@@ -26,7 +26,7 @@ def told(folder: Path, *lines: str, cwd: Path | None = None, **more: bytes) -> l
     """What a program prints; what is in the temporary folder of other people is still there."""
     code = "\n".join(["import os, time", "from exporter import Live, LockedLive", *map(textwrap.dedent, lines)])
     given = environment(folder) | {os.fsencode(name): value for name, value in more.items()}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=given, cwd=cwd)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=400, env=given, cwd=cwd)
     assert done.returncode == 0, done.stderr.decode()
     assert (folder / "somebodys.sqlite").exists()
     return done.stdout.decode().split()
@@ -213,7 +213,7 @@ def test_processes_of_pytest_xdist_have_servers_of_their_own(tmp_path: Path) -> 
     for name in ("test_one.py", "test_other.py"):
         (tmp_path / name).write_text(textwrap.dedent(code))
     ask = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
-    done = subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment(tmp_path))
+    done = subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, timeout=400, env=environment(tmp_path))
     assert "2 passed" in done.stdout, done.stdout
 
 

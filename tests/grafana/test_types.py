@@ -71,7 +71,7 @@ def grafana_types(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("grafana-types")
     packages = ("@grafana/schema@13.2.3", "typescript@5")
     command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
-    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=folder)
+    subprocess.run(command, check=True, capture_output=True, timeout=400, cwd=folder)
     return folder
 
 
@@ -81,7 +81,7 @@ def compiled(folder: Path, sources: dict[str, str]) -> str:
         (folder / f"{name}.ts").write_text(text)
     options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler"]
     command = [str(folder / "node_modules" / ".bin" / "tsc"), *options, *(f"{name}.ts" for name in sources)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=folder)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=400, cwd=folder)
     return done.stdout
 
 

@@ -95,7 +95,7 @@ async def typed(command: str, shell: dict[str, str], folder: Path) -> tuple[int,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    out, errors = await asyncio.wait_for(process.communicate(), 60)
+    out, errors = await asyncio.wait_for(process.communicate(), 400)
     assert process.returncode is not None
     return process.returncode, out.decode(), errors.decode()
 

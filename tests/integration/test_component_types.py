@@ -73,7 +73,7 @@ def compile_strictly(modules: Path, folder: Path, name: str, text: str, *flags: 
     (folder / name).write_text(text)
     command = [str(modules / ".bin" / "tsc"), "--strict", "--noEmit", "--target", "es2022", "--lib", "es2022,dom"]
     command += ["--module", "esnext", "--moduleResolution", "bundler", "--noUnusedLocals", *flags, name]
-    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=90)
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
     return said.stdout + said.stderr
 
 

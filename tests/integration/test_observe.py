@@ -75,7 +75,7 @@ class Terminal:
 
 
 async def said(found: Callable[[], Awaitable[re.Match[str] | None]]) -> re.Match[str]:
-    match = await until(found, "it is said", within=60)
+    match = await until(found, "it is said", within=400)
     assert match is not None
     return match
 
@@ -184,7 +184,7 @@ async def test_a_part_that_ends_by_itself_ends_the_whole_with_its_last_words(tmp
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     async with observing(tmp_path, programs) as terminal:
         assert terminal.process is not None
-        assert await asyncio.wait_for(terminal.process.wait(), 60) == 1
+        assert await asyncio.wait_for(terminal.process.wait(), 400) == 1
         await terminal.says("observe: Prometheus ended with status 7:\nno room on the disk")
     assert children_in(tmp_path) == []
 
@@ -195,7 +195,7 @@ async def test_a_flag_that_the_demo_does_not_know_ends_it(flag: str, tmp_path: P
         sys.executable, str(GRAFANA / "source" / "observe.py"), flag,
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(GRAFANA.parent)}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, told = await asyncio.wait_for(process.communicate(), 60)
+    _, told = await asyncio.wait_for(process.communicate(), 400)
     assert process.returncode == 1
     assert b"No such option" in told
     assert b"observe: the demo ended with status 2" in told

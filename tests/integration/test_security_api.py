@@ -19,7 +19,7 @@ from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import CONVERSATIONS, Exporter, in_process, running
 from tests.servers.wire import Wire, resident
 
-LONG = 120
+LONG = 400
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_readings_that_are_cancelled_early_and_late_leave_the_process_whole(file
         [sys.executable, "-c", CANCELLED, f"sqlite:///{file}"],
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=400,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

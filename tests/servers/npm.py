@@ -24,7 +24,7 @@ def install(folder: Path, *packages: str) -> None:
         ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *packages],
         check=True,
         capture_output=True,
-        timeout=180,
+        timeout=400,
     )
 
 
@@ -44,5 +44,5 @@ def bundle(modules: Path, source: Path, target: Path) -> None:
     """What a front-end developer's build step does: JSX and imports become one file."""
     command = [str(modules / ".bin" / "esbuild"), str(source), "--bundle", f"--outfile={target}", "--jsx=automatic"]
     subprocess.run(
-        [*command, '--define:process.env.NODE_ENV="production"'], check=True, capture_output=True, timeout=60
+        [*command, '--define:process.env.NODE_ENV="production"'], check=True, capture_output=True, timeout=400
     )

@@ -125,7 +125,7 @@ class Postgres:
             subprocess.run(
                 [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)],
                 check=False,
-                timeout=60,
+                timeout=400,
             )
             if (self._binaries / "pg_isready").exists()
             else None

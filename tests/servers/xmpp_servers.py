@@ -311,7 +311,7 @@ class Prosody(Service):
         """Run ``prosodyctl``; its output."""
         done = subprocess.run(
             ["/usr/bin/prosodyctl", "--config", str(self._config), *arguments],
-            capture_output=True, text=True, timeout=60, cwd=self.folder, check=False,
+            capture_output=True, text=True, timeout=400, cwd=self.folder, check=False,
             env={**os.environ, "HOME": str(self.folder)},
         )  # fmt: skip
         assert done.returncode == 0, f"prosodyctl {arguments}: {done.stdout}{done.stderr}"

@@ -66,7 +66,7 @@ def test_without_a_socket_it_says_so(environment: dict[str, str], reason: str, t
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
     )
     assert done.returncode == 1
     assert reason in done.stderr.splitlines()[-1]
@@ -83,7 +83,7 @@ def test_a_socket_that_does_not_listen_is_refused(kind: int, tmp_path: Path) -> 
             pass_fds=(wrong.fileno(),),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=400,
         )
     assert done.returncode == 1
     assert re.search("descriptor 3 is no listening stream socket", done.stderr.splitlines()[-1])

@@ -33,7 +33,7 @@ def refused(folder: Path, *flags: str, environment: dict[str, str] | None = None
         env={**ours, "PYTHONPATH": str(ROOT), **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
         check=False,
     )
     assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
@@ -130,7 +130,7 @@ def test_no_place_for_the_socket_is_said(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "MESSAGING_WEB_LISTEN_ADDRESS": "127.0.0.1:0"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 1
