@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, patch
@@ -62,6 +64,7 @@ class World:
         self.room = f"room-{self.number}"
         self.people: list[Client] = []
         self.sockets: list[asyncio.StreamWriter] = []
+        self.users: set[str] = set()
 
     def name(self, who: str) -> str:
         return f"{who}-{self.number}"
@@ -70,7 +73,13 @@ class World:
         """Another connection of this user."""
         client = await self.exporter.connect(self.name(who), **options)
         self.people.append(client)
+        self.users.add(self.name(who))
         return client
+
+    async def registered(self) -> bool:
+        """Is everybody who has come? Whoever connects waits for it for a quarter of a second and no longer."""
+        with closing(sqlite3.connect(self.exporter.database)) as database:
+            return self.users <= {user for (user,) in database.execute("SELECT id FROM users")}
 
     async def gather(self, *members: str, room: str | None = None) -> None:
         """Make the room, with these members."""
@@ -836,9 +845,12 @@ async def play(exporter: Asking, scene: Scene, expected: Figures) -> None:
     steps = scene(world)
     try:
         await anext(steps)
+        await until(world.registered, "everybody is registered")
         before = await exporter.scrape()
         is_consistent(before)
         assert await anext(steps, "over") == "over"
+        if "messaging_registered_users" in expected:
+            await until(world.registered, "whoever came is registered")
         after = await exporter.scrape()
         assert difference(before, after) == expected
         is_consistent(after)
