@@ -65,7 +65,7 @@ class Pass:
             found.counted = await counting.tail(snapshot, mapping, self.done.base.cut, day)
             found.samples = await identity.sample(snapshot, mapping, self.done.base.cut)
         elif base is not None:
-            found.sealed = await self.sealing.next(snapshot, mapping, base, further, found.horizon, now)
+            found.sealed = await self.sealing.next(snapshot, mapping, base, newest, further, found.horizon, now)
             if found.sealed is not None:
                 found.samples = await identity.sample(snapshot, mapping, found.sealed)
                 found.rest = await counting.tail(snapshot, mapping, found.sealed, day)

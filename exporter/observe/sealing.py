@@ -92,6 +92,7 @@ class Sealing:
         snapshot: Snapshot,
         mapping: Mapping,
         base: Base,
+        newest: MappingOf[str, int],
         further: MappingOf[str, int],
         horizon: Horizon | None,
         now: float,
@@ -112,14 +113,22 @@ class Sealing:
             if now - mark.at < MAX_TRANSACTION_AGE:
                 low = await _safe(snapshot, mapping, key.name, low)
             lows[key.name] = max(low, base.cut.lows[key.name])
-        self._marks = [other for other in self._marks if other.at >= mark.at]
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
         if moved and horizon is not None and (mark.next_transaction or 0) > horizon.oldest:
             self.awaited = max(self.awaited or 0, mark.next_transaction or 0)
-        changed = int(mark.at * 1_000_000)
+        left = settled if horizon is not None else self._until(self._end_of_the_writer(newest), now)
+        changed = int(left[-1].at * 1_000_000) if left else base.cut.moment
+        self._marks = [other for other in self._marks if not left or other.at >= left[-1].at]
         if mapping.change is not None and mapping.change.time is not None:
             changed = mapping.change.time.settled(changed)
         return Cut(lows, max(base.cut.moment, changed)) if moved else None
+
+    def _end_of_the_writer(self, newest: MappingOf[str, int]) -> float:
+        """The latest moment whose writer, of which SQLite has one, has ended since: something came after it.
+
+        Keys need no such wait, since nobody writes beside it. But its deletions may have the time of its beginning.
+        """
+        return max((mark.at for mark in self._marks if mark.newest != newest), default=float("-inf"))
 
     def _settled_marks(self, horizon: Horizon | None, now: float) -> list[_Mark]:
         """Marks below which nothing appears any more.
@@ -132,6 +141,9 @@ class Sealing:
         else:
             ends = [mark.at for mark in self._marks if (mark.next_transaction or 0) <= horizon.oldest]
             ended = max(ends, default=float("-inf"))
+        return self._until(ended, now)
+
+    def _until(self, ended: float, now: float) -> list[_Mark]:
         latest = max(ended - self._overlap, now - MAX_TRANSACTION_AGE)
         return [mark for mark in self._marks if mark.at <= latest]
 

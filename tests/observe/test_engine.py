@@ -575,6 +575,35 @@ async def test_what_appears_late_below_the_newest_is_counted_also_after_the_firs
     await engine.close()
 
 
+async def test_deletions_of_a_transaction_that_took_minutes_are_seen_when_it_ends(server: Server) -> None:
+    """They are dated with its beginning, and the line has moved since: of SQLite's writer nobody tells."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    for first in (101, 141):
+        post(server, first, first + 39)
+        clock.now += 100
+        await engine.look()
+    stamp = int(clock.now * 1_000)
+    for sql in ("BEGIN", f"UPDATE posts SET deleteat = {stamp}, updateat = {stamp} WHERE id <= 'p2'"):
+        server.execute(sql)
+    for _ in range(12):
+        clock.now += 10
+        assert (await engine.look()).stored_messages == 180
+    server.execute("COMMIT")
+    true = server.fetch("SELECT COUNT(*) FROM posts WHERE deleteat = 0")[0][0]
+    assert (await engine.look()).stored_messages == true < 180
+    for first in (301, 341, 381):  # and the line goes on, past them
+        post(server, first, first + 39)
+        clock.now += 100
+        true += 40
+        assert (await engine.look()).stored_messages == true
+    assert engine.base is not None
+    assert engine.base.cut.moment > stamp * 1_000
+    await engine.close()
+
+
 @pytest.mark.needs("postgres")
 async def test_rows_of_a_transaction_that_stays_open_are_counted_when_it_ends(postgres: Postgres) -> None:
     """They come minutes later, below everything that was seen meanwhile."""

@@ -152,3 +152,32 @@ async def test_a_deletion_that_reaches_a_standby_late_is_seen(
     deleted = int((clock.now - age) * 1_000)
     server.script(f"UPDATE posts SET deleteat = {deleted}, updateat = {deleted} WHERE id = 'p1'")
     assert (await engine.look()).stored_messages == posts - 1
+
+
+@pytest.mark.parametrize("deletes", [False, True], ids=["rows", "deletions"])
+async def test_a_transaction_that_nobody_else_ends_behind_is_waited_for(
+    server: PostgresqlServer, tmp_path: Path, deletes: bool
+) -> None:
+    """On a quiet server it is the newest, and stays open: a snapshot's bounds are those of what has ended."""
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await engine.count()
+    post(server, 101, 199)
+    clock.now += 100
+    await engine.look()
+    post(server, 200, 240)
+    stamp = int(clock.now * 1_000)
+    change = (
+        f"UPDATE posts SET deleteat = {stamp}, updateat = {stamp} WHERE id <= 'p2'"
+        if deletes
+        else f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {stamp}, {stamp}, 'u2')"
+    )
+    for sql in ("BEGIN", change):
+        server.execute(sql, 1)
+    for _ in range(12):
+        clock.now += 10
+        assert (await engine.look()).stored_messages == 240
+    server.execute("COMMIT", 1)
+    assert (await engine.look()).stored_messages == server.fetch("SELECT COUNT(*) FROM posts WHERE deleteat = 0")[0][0]
+    await engine.close()

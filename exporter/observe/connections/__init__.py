@@ -18,7 +18,7 @@ Row = Sequence[Any]
 
 
 class Horizon(NamedTuple):
-    """Every transaction below ``oldest`` has ended; none at or above ``next`` had begun."""
+    """Every transaction below ``oldest`` has ended; none at or above ``next`` had begun to write."""
 
     oldest: int
     next: int

@@ -226,16 +226,20 @@ class PostgresReader:
         return await self.read(work, LONGEST)
 
     async def horizon(self, snapshot: Snapshot) -> Horizon | None:
-        """Of a standby with its age: that of the latest commit, unless it has all that a server sends it now."""
-        ((oldest, next_, behind),) = await snapshot.fetch(
-            "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text, CASE WHEN NOT pg_is_in_recovery() "
+        """Of a standby with its age: that of the latest commit, unless it has all that a server sends it now.
+
+        A snapshot knows the latest transaction that has ended: above it some may be open, which its age tells.
+        """
+        ((oldest, above, open_, behind),) = await snapshot.fetch(
+            "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text, age(pg_snapshot_xmax(s)::xid), "
+            "CASE WHEN NOT pg_is_in_recovery() "
             "OR pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() AND EXISTS (SELECT 1 FROM pg_stat_wal_receiver) "
             "THEN 0 ELSE date_part('epoch', clock_timestamp() - pg_last_xact_replay_timestamp()) END "
             "FROM pg_current_snapshot() s"
         )
         if behind is None:
             raise SourceError(STRAYED)
-        return Horizon(int(oldest), int(next_), max(0.0, behind))
+        return Horizon(int(oldest), int(above) + open_, max(0.0, behind))
 
     async def close(self) -> None:
         """Say goodbye to the server."""
