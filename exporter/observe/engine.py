@@ -171,11 +171,11 @@ class Engine:
     @property
     def due(self) -> bool:
         """Is a full count under way, or its time come?"""
-        under_way = self.base is None or self.counting or self.comparison
-        if under_way or self.recounted_at is None or self._sealing.overtaken:
+        base, now = self.base, self.clock()
+        if not base or self.counting or self.comparison or self.recounted_at is None or self._sealing.overtaken:
             return True
         wait = self.recount_interval / EARLY_RECOUNT_DIVISOR if self._recount_early else self.recount_interval
-        return not 0 <= self.clock() - self.recounted_at < wait
+        return base.day > now // 86_400 or not 0 <= now - self.recounted_at < wait
 
     async def count(self) -> SourceTotals:
         """A whole count without pauses, and the figures. Raises Misconfigured, SourceError."""

@@ -52,21 +52,20 @@ class Pass:
     async def read(self, snapshot: Snapshot) -> PassResult:
         """All of it. Raises SourceError."""
         mapping, base, now = self.mapping, self.base, self.now
-        day = int(now // 86_400) * DAY
         newest, further = await counting.newest(snapshot, mapping, 0, self.sealing.longest(mapping))
         found = PassResult(
             newest=newest,
             horizon=await self.reader.horizon(snapshot),
-            facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, day),
+            facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, base.day * DAY),
             direct=self.direct.cached(now) or await self.direct.read(snapshot, mapping, now),
             others=base is not None and await identity.latest_differs(snapshot, mapping, self.samples),
         )
         if self.done is not None:
-            found.counted = await counting.tail(snapshot, mapping, self.done.base.cut, day)
+            found.counted = await counting.tail(snapshot, mapping, self.done.base.cut, self.done.base.day * DAY)
             found.samples = await identity.sample(snapshot, mapping, self.done.base.cut)
         elif base is not None:
             found.sealed = await self.sealing.next(snapshot, mapping, base, newest, further, found.horizon, now)
             if found.sealed is not None:
                 found.samples = await identity.sample(snapshot, mapping, found.sealed)
-                found.rest = await counting.tail(snapshot, mapping, found.sealed, day)
+                found.rest = await counting.tail(snapshot, mapping, found.sealed, base.day * DAY)
         return found

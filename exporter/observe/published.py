@@ -16,6 +16,7 @@ from exporter.observe.state import State
 from exporter.observe.tally import Facts
 
 COMPRESSED: Final = "messages are stored in binary (compress_xml), which SQL cannot read"
+PUT_BACK: Final = "this machine's clock was put back: days are reckoned anew by the next recount"
 IMPOSSIBLE: Final = "the count is below zero: the next recount will tell"
 
 
@@ -78,6 +79,8 @@ def figures(
         unknown |= dict.fromkeys(
             ("stored_messages", "stored_conversations", "messages_today", "active_users"), COMPRESSED
         )
+    if whole.day > int(now // 86_400):
+        unknown |= dict.fromkeys(("messages_today", "active_users"), PUT_BACK)
     numbers: dict[str, int | None] = {
         "stored_messages": whole.tally.weight(rooms) // mapping.units,
         "messages_today": whole.tally.weight(rooms, youngest=1) // mapping.units,

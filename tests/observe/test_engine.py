@@ -264,6 +264,34 @@ async def test_a_recount_is_due_after_its_time_sooner_where_rows_vanished_and_wh
     await engine.close()
 
 
+async def test_a_clock_that_is_put_back_over_midnight_makes_nothing_of_yesterday_today_s(server: Server) -> None:
+    """What was sealed is of the past by then, and cannot be told from what is older."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    midnight = NOON + 43_200
+    clock.now = midnight - 200
+    post(server, 1, 100)
+    assert (await engine.count()).messages_today == 100
+    post(server, 43_100, 43_139)
+    for at, today in ((-100, 140), (-1, 140), (1, 0)):
+        clock.now = midnight + at
+        assert (await engine.look()).messages_today == today
+    clock.now = midnight - 1
+    totals = await engine.look()
+    assert (totals.stored_messages, totals.messages_today) == (140, None)
+    assert totals.active_users == {1: None, 7: None, 30: None}
+    assert "put back" in totals.unknown["messages_today"]
+    assert engine.due
+    post(server, 43_290, 43_299)
+    clock.now = midnight + 1
+    totals = await engine.look()
+    assert (totals.stored_messages, totals.messages_today, totals.active_users[1]) == (150, 0, 0)
+    clock.now = midnight - 1
+    assert (await engine.count()).messages_today == 150
+    assert not engine.due
+    await engine.close()
+
+
 def by_number(server: Server, tmp_path: Path) -> Source:
     """A table of one's own: numbered, with an index on the time, which says who wrote lately."""
     path = tmp_path / "mapping.yml"
