@@ -128,7 +128,7 @@ class Document:
         if conversations is None and "conversation" not in messages:
             absent["stored_conversations"] = "no conversations are mapped"
         distinct = conversations is None and "conversation" in messages
-        identity = "sender" if column == self.time["column"] and "sender" in messages else None
+        told = messages["sender"] if column == self.time["column"] and "sender" in messages else self.time["column"]
         return Mapping(
             kind="custom",
             schema="custom",
@@ -147,7 +147,7 @@ class Document:
             if users is None
             else f"SELECT 1 FROM {_table(users['table'])} u WHERE u.{_name(users['id'])} = {{w}}{_and(users)}",
             conversation=f"e.{_name(messages['conversation'])}" if distinct else None,
-            identity=f"CAST({{a}}.{_name(messages[identity] if identity else self.time['column'])} AS text)",
+            identity=dialect.as_text(f"{{a}}.{_name(told)}"),
             users=None if users is None else _count(users),
             conversations=None if conversations is None else _count(conversations),
             undone=undone,
@@ -155,7 +155,7 @@ class Document:
             absent=absent,
             counter=self._counter(),
             meaning=self._meaning(),
-            rules=fitting.rules(messages, users, conversations is None),
+            rules=fitting.rules(messages, users, conversations is None, undone is not None),
             indexes=self._indexes(),
             without_index=self._without_index(),
         )

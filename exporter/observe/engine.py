@@ -145,7 +145,7 @@ class Engine:
             self.state.forget()
             for key, value in kept.items():
                 self.state.put(key, value)
-        self.base = self.counting = self.recounted_at = self._published = None
+        self.base = self.counting = self.recounted_at = self._published = self.comparison = self.inaccurate = None
         self._direct = DirectFiguresCache(background_refresh=self._background_refresh)
         self.differences = {}
         self._sealing.forget()

@@ -45,6 +45,10 @@ class Dialect:
         """Does the database itself make 64 bits out of a text? What it sends is then a number instead of a name."""
         return self.name == "postgresql"
 
+    def as_text(self, column: str) -> str:
+        """SQL: what tells a value from others, as a text; SQLite would cast bytes (a UUID) into what is no text."""
+        return f"CAST({column} AS text)" if self.name == "postgresql" else f"NULLIF(hex({column}), '')"
+
     @staticmethod
     def literal(text: str) -> str:
         """A text as an SQL literal."""
@@ -281,7 +285,8 @@ class Mapping:
     weight: str
     meaning: MappingOf[str, str]
     rules: str = ""
-    """Of a file of the user's own, what decides which rows count and for whom: counts by other rules do not go on."""
+    """Of a file of the user's own, what decides which rows count and for whom, and whether deletions are seen at once:
+    counts by other rules do not go on."""
     where_of_few: str | None = None
     """The same as ``where``, where there is a form that is better for few rows."""
     units: int = 1

@@ -529,3 +529,72 @@ async def test_what_was_counted_by_another_mapping_is_counted_anew(server: Serve
     mapping.write_text(MAPPING.replace("sender: sender_id", "sender: sender_id\n  filter: \"content = 'a'\""))
     assert (await again.count()).stored_messages == 1  # changed while it runs: the next recount reads the file, too
     await again.close()
+
+
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100) "
+
+
+async def test_rows_whose_senders_are_bytes_are_no_others(server: Server, tmp_path: Path) -> None:
+    """UUIDs of 16 bytes, which are no texts; the key is the time, so the sender tells rows apart."""
+    bytes_ = "bytea" if server.engine == "postgresql" else "blob"
+    who = "decode('00ff' || md5('u'), 'hex')" if server.engine == "postgresql" else "X'00ff10ab'"
+    server.script(f"CREATE TABLE posts (at int, who {bytes_}); CREATE INDEX a ON posts (at);")
+    server.script(f"{NUMBERS} INSERT INTO posts SELECT {int(NOON)} - 500 + i, {who} FROM n")
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: posts, key: at, time: {column: at, unit: s}, sender: who}")
+    source = Source(server.url, "custom", config_file=path)
+    engine = Engine(source, State(None), load=1.0, clock=lambda: NOON, tail=10)
+    assert (await engine.count()).stored_messages == 100
+    engine.require_recheck()
+    await engine.open()
+    assert (await engine.look()).stored_messages == 100
+    server.script("UPDATE posts SET who = NULL")
+    assert (await engine.look()).stored_messages is None
+    await engine.close()
+
+
+async def test_an_index_by_which_deletions_are_seen_comes_and_goes(server: Server, tmp_path: Path) -> None:
+    """A count without it has left out what was deleted before it, and one with it has not."""
+    server.script("CREATE TABLE posts (id int, at int, gone int); CREATE INDEX i ON posts (id);")
+    server.script(f"{NUMBERS} INSERT INTO posts SELECT i, {int(NOON)} - 500 + i, NULL FROM n")
+    server.script(f"UPDATE posts SET gone = {int(NOON)} - 30 WHERE id < 5")
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: posts, key: id, time: {column: at, unit: s}, deleted: {column: gone, unit: s}}")
+    source = Source(server.url, "custom", config_file=path)
+    engine = Engine(source, State(None), load=1.0, clock=lambda: NOON, tail=10)
+    assert (await engine.count()).stored_messages == 96
+    for change, messages in (("CREATE INDEX g ON posts (gone)", 96), ("DROP INDEX g", 95)):
+        server.script(change)
+        engine.require_recheck()
+        await engine.open()
+        assert (await engine.look()).stored_messages is None
+        assert (await engine.count()).stored_messages == messages
+        assert engine.differences["stored_messages"] == 0
+        server.script(f"UPDATE posts SET gone = {int(NOON)} WHERE id = 50")
+        assert (await engine.look()).stored_messages == 95
+    await engine.close()
+
+
+async def test_counters_of_a_database_that_is_counted_anew_are_not_known(server: Server, tmp_path: Path) -> None:
+    """Neither what was found before, nor what a comparison that was under way had found."""
+    server.script(
+        "CREATE TABLE posts (id int, at int, room int); CREATE INDEX i ON posts (id);"
+        "CREATE TABLE rooms (id int, counter int); INSERT INTO rooms VALUES (1, 7);"
+    )
+    server.script(f"{NUMBERS} INSERT INTO posts SELECT i, {int(NOON)} - 500 + i, 1 FROM n")
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        "messages: {table: posts, key: id, time: {column: at, unit: s}, conversation: room}\n"
+        "conversations: {table: rooms, id: id, counter: counter}"
+    )
+    source = Source(server.url, "custom", config_file=path)
+    engine = Engine(source, State(None), load=1.0, clock=lambda: NOON, tail=10)
+    assert (await engine.count()).inaccurate_conversations == 1
+    await engine.begin()
+    while engine.counting:
+        await engine.advance()
+    assert engine.comparison
+    server.script("DELETE FROM posts")
+    totals = await engine.look()
+    assert (totals.stored_messages, totals.inaccurate_conversations, engine.comparison) == (None, None, None)
+    await engine.close()
