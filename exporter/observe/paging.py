@@ -127,8 +127,7 @@ async def _scan(snapshot: Snapshot, mapping: Mapping, count: Count, scan: KeySca
     key = mapping.recent if scan is count.writers else _key(mapping, count, scan)
     assert key is not None  # noqa: S101 - the count would not fit the mapping
     if scan is count.writers:
-        last = None if high == scan.top else high  # some are dated in the future
-        page = await counting.writers(snapshot, mapping, key, low, last, midnight)
+        page = await counting.writers(snapshot, mapping, key, low, None if high == scan.top else high, midnight)
     else:
         if count.lookup_scans and mapping.relaxed is not None:
             counted = replace(mapping, where=mapping.relaxed.where, weight="1", undone=None)
@@ -139,7 +138,9 @@ async def _scan(snapshot: Snapshot, mapping: Mapping, count: Count, scan: KeySca
         )
     if page.empty and high < scan.top:  # a gap: on to the next row
         rows = await snapshot.fetch(key.next_above(high, mapping.table))
-        high = min(scan.top, counting.key_value(key, rows[0][0]) - 1) if rows else scan.top
+        # What is dated in the future, above the top, is of the last page of those who wrote: that one is to be read.
+        last = scan.top - 1 if scan is count.writers else scan.top
+        high = min(last, counting.key_value(key, rows[0][0]) - 1) if rows else scan.top
     return high, page
 
 

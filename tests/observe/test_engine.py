@@ -313,6 +313,18 @@ async def test_a_window_begins_at_its_midnight(server: Server, tmp_path: Path, i
     await engine.close()
 
 
+async def test_who_wrote_by_a_clock_that_is_fast_has_written_also_after_quiet_weeks(
+    server: Server, tmp_path: Path
+) -> None:
+    """Nobody else wrote since: a full count passes over them."""
+    source = by_number(server, tmp_path)
+    rows = ", ".join(f"({i}, {int(NOON) - 29 * 86_400}, 'u')" for i in range(2, 41))
+    server.script(f"INSERT INTO numbered VALUES (1, {int(NOON) + 60}, 'fast'), {rows}")
+    engine = Engine(source, State(None), load=1.0, clock=Clock(), tail=10)
+    assert (await engine.count()).active_users == {1: 1, 7: 1, 30: 2}
+    await engine.close()
+
+
 async def test_a_count_whose_index_is_gone_is_begun_again(server: Server, tmp_path: Path) -> None:
     source = by_number(server, tmp_path)
     rows = ", ".join(f"({i}, {int(NOON)}, 'u{i % 3}')" for i in range(100))
