@@ -126,7 +126,8 @@ class Sealing:
     def _end_of_the_writer(self, newest: MappingOf[str, int]) -> float:
         """The latest moment whose writer, of which SQLite has one, has ended since: something came after it.
 
-        Keys need no such wait, since nobody writes beside it. But its deletions may have the time of its beginning.
+        Keys do not wait for it, since nobody writes beside it: what it writes is above what is there, unless that is
+        dated in the future. But its deletions may have the time of its beginning.
         """
         return max((mark.at for mark in self._marks if mark.newest != newest), default=float("-inf"))
 

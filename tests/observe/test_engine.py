@@ -186,6 +186,26 @@ async def test_a_page_that_is_kept_after_midnight_is_of_the_day_before(
     await engine.close()
 
 
+async def test_a_count_that_is_completed_after_midnight_is_of_that_day(server: Server) -> None:
+    """All of its pages were read before."""
+    clock = Clock()
+    clock.now += 43_200 - 600
+    post(server, 1, 100)
+    engine = engine_of(server, None, clock)
+    await engine.open()
+    await engine.begin()
+    while engine.counting and not engine.counting.read:
+        await engine.advance()
+    clock.now += 1_200
+    await engine.advance()
+    assert engine.counting is None
+    assert engine.differences == {}
+    assert engine.base is not None
+    assert engine.state.get("published")["messages_today"] == 0
+    assert (await engine.look()).active_users == {1: 0, 7: 1, 30: 1}
+    await engine.close()
+
+
 async def test_who_wrote_tomorrow_by_a_clock_that_is_fast_has_written_today_after_midnight(server: Server) -> None:
     """Its number grows with the others', so it is sealed before midnight, and not read again after it."""
     clock = Clock()
@@ -358,6 +378,67 @@ async def test_a_restart_goes_on_where_the_last_step_ended(server: Server, tmp_p
     await again.close()
 
 
+async def test_a_restart_knows_when_and_by_what_the_last_recount_corrected(server: Server, tmp_path: Path) -> None:
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    server.script("DELETE FROM posts WHERE id = 'p1'")
+    await engine.count()
+    await engine.close()
+    recounted = clock.now
+    clock.now += 600
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    assert again.recounted_at == recounted
+    assert again.differences == engine.differences
+    assert again.differences["stored_messages"] == -1
+    await again.close()
+
+
+@pytest.mark.parametrize("pages", [1, 40], ids=["one page", "many pages"])
+async def test_what_is_deleted_before_while_and_after_a_recount_reads_it_is_taken_off_once(
+    server: Server, pages: int
+) -> None:
+    """Each page adds the deletions among its own rows, and no others; the tail takes all of them off."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 400)
+    clock.now += 300
+    await engine.count()
+    left = 400
+
+    def delete(*numbers: int) -> None:
+        stamp = int(clock.now * 1_000)
+        ids = ", ".join(f"'p{i}'" for i in numbers)
+        server.script(f"UPDATE posts SET deleteat = {stamp}, updateat = {stamp} WHERE id IN ({ids})")
+
+    for numbers in ((3, 200), (399, 340)):  # of the first, the middle and the last page, and of the tail
+        clock.now += 1
+        delete(*numbers)
+        left -= 2
+        assert (await engine.look()).stored_messages == left
+    await engine.begin()
+    first = True
+    while engine.counting:
+        for scan in engine.counting.all():
+            scan.span = (scan.top - scan.bottom) // pages + 1
+        await engine.advance()
+        if first:
+            delete(1, 2, 390)
+            left, first = left - 3, False
+        if engine.counting and engine.counting.read:  # what comes between two passes is no difference
+            delete(7)
+            left -= 1
+        else:
+            assert (await engine.look()).stored_messages == left
+    assert engine.differences["stored_messages"] == 0
+    assert (await engine.look()).stored_messages == left
+    delete(5)
+    assert (await engine.look()).stored_messages == left - 1
+    await engine.close()
+
+
 async def test_a_count_that_was_cut_off_goes_on(server: Server, tmp_path: Path) -> None:
     clock = Clock()
     clock.now += 5_000
@@ -429,6 +510,22 @@ async def test_rows_that_are_others_now_are_another_database(server: Server, tmp
     assert again.base is None
     totals = await again.count()
     assert (totals.stored_messages, totals.active_users[1]) == (120, 1)
+    await again.close()
+
+
+async def test_a_row_that_was_remembered_and_is_gone_is_no_other_database(server: Server, tmp_path: Path) -> None:
+    """A purge of old rows, while the newest are themselves: the next recount tells."""
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await engine.count()
+    (sample,) = engine.state.get("samples")
+    await engine.close()
+    server.script(f"DELETE FROM posts WHERE id = '{sample[2]}'")
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    assert (await again.look()).stored_messages == 100
+    assert (await again.count()).stored_messages == 99
     await again.close()
 
 
@@ -528,14 +625,18 @@ async def test_where_the_newest_rows_are_gone_nothing_is_known_until_the_recount
     engine = engine_of(server, tmp_path / "state.db", clock)
     post(server, 1, 100)
     await sealed(engine, clock)
+    server.script("DELETE FROM posts WHERE id = 'p3'")
+    await engine.count()
+    assert engine.differences["stored_messages"] == -1
     server.script("DELETE FROM posts WHERE id NOT IN ('p1', 'p2')")
     assert (await engine.look()).stored_messages is None
+    assert engine.differences == {}
     await engine.close()
     again = engine_of(server, tmp_path / "state.db", clock)
     await again.open()
     assert (await again.look()).stored_messages is None
     assert (await again.count()).stored_messages == 2
-    assert again.differences["stored_messages"] == -98
+    assert again.differences["stored_messages"] == -97
     assert again.differences["registered_users"] == 0
     await again.close()
 
@@ -791,6 +892,31 @@ async def test_what_a_server_says_to_be_under_way_is_not_sealed(server: Server) 
             server.script("DELETE FROM events WHERE stream_ordering IN (92, 99)")
             assert (await engine.look()).stored_messages == 98
         await engine.close()
+
+
+async def test_what_a_server_says_to_be_under_way_for_too_long_holds_nothing_back(server: Server) -> None:
+    """Synapse died, and its database has gone on with another one that does not tell."""
+    clock = Clock()
+
+    def rows(first: int, last: int) -> str:
+        values = ", ".join(f"({i}, '${i}', 'm.room.message', '!r', '@a:x', {MS})" for i in range(first, last + 1))
+        return (
+            f"INSERT INTO events (stream_ordering, event_id, type, room_id, sender, origin_server_ts) VALUES {values};"
+        )
+
+    server.script(
+        "DROP TABLE users;" + schemas.synapse(server.engine) + rows(1, 100)
+        + "INSERT INTO stream_positions VALUES ('events', 'master', 49);"
+    )  # fmt: skip
+    engine = Engine(Source(server.url, "synapse"), State(None), load=1.0, clock=clock, tail=10)
+    assert (await engine.count()).stored_messages == 100
+    assert engine.base is not None
+    for step, passes in ((100, False), (100, False), (1_200, True)):
+        clock.now += step
+        server.script(rows(101 + int(clock.now - NOON), 130 + int(clock.now - NOON)))
+        await engine.look()
+        assert (engine.base.cut.lows["stream_ordering"] > 49) is passes
+    await engine.close()
 
 
 @pytest.mark.needs("postgres")
