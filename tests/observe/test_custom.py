@@ -590,6 +590,9 @@ async def test_counters_of_a_database_that_is_counted_anew_are_not_known(server:
     source = Source(server.url, "custom", config_file=path)
     engine = Engine(source, State(None), load=1.0, clock=lambda: NOON, tail=10)
     assert (await engine.count()).inaccurate_conversations == 1
+    engine.require_recheck()
+    await engine.open()
+    assert (await engine.look()).inaccurate_conversations == 1
     await engine.begin()
     while engine.counting:
         await engine.advance()

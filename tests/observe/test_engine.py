@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from exporter.core.errors import Misconfigured
-from exporter.observe import counting, statements
+from exporter.observe import counting, direct_figures, statements
 from exporter.observe.connections import Snapshot
 from exporter.observe.engine import Engine
 from exporter.observe.mapping import Cut, Mapping
@@ -529,6 +529,45 @@ async def test_a_row_that_was_remembered_and_is_gone_is_no_other_database(server
     await again.close()
 
 
+async def test_of_the_rows_that_are_remembered_an_older_one_tells_it_too(server: Server, tmp_path: Path) -> None:
+    """The latest has no row of its key in what was put back."""
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await engine.count()
+    post(server, 101, 130)
+    for _ in range(3):
+        clock.now += 1_000
+        post(server, int(clock.now - NOON), int(clock.now - NOON) + 20)
+        await engine.look()
+    samples = engine.state.get("samples")
+    assert len(samples) > 1
+    await engine.close()
+    latest = max(samples, key=lambda sample: sample[1])
+    server.script("UPDATE posts SET id = 'other' || id")
+    server.script(f"DELETE FROM posts WHERE createat = {latest[1] // 1_000}")
+    again = engine_of(server, tmp_path / "state.db", clock)
+    await again.open()
+    assert again.base is None
+    await again.close()
+
+
+async def test_slow_figures_that_are_kept_between_scrapes_are_not_those_of_another_database(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_figures, "QUICK", -1.0)
+    source = Source(server.url, "mattermost")
+    engine = Engine(source, State(None), load=1.0, clock=Clock(), tail=10, background_refresh=True)
+    post(server, 1, 100)
+    assert (await engine.count()).registered_users == 2
+    server.script("DELETE FROM users WHERE id = 'u2'")
+    assert (await engine.look()).registered_users == 2  # as of then
+    server.script("DELETE FROM posts WHERE createat > 0")
+    assert (await engine.look()).stored_messages is None
+    assert (await engine.count()).registered_users == 1
+    await engine.close()
+
+
 @pytest.mark.parametrize("moved", [False, True], ids=["counted", "sealed"])
 async def test_rows_that_become_others_while_it_runs_are_another_database(server: Server, moved: bool) -> None:
     """A backup was put back between two scrapes, on the same connection, and is longer than what was sealed."""
@@ -628,6 +667,9 @@ async def test_where_the_newest_rows_are_gone_nothing_is_known_until_the_recount
     server.script("DELETE FROM posts WHERE id = 'p3'")
     await engine.count()
     assert engine.differences["stored_messages"] == -1
+    assert engine.base is not None
+    assert engine.state.days(engine.base.generation)
+    assert engine.state.days(engine.base.generation - 1) == {}
     server.script("DELETE FROM posts WHERE id NOT IN ('p1', 'p2')")
     assert (await engine.look()).stored_messages is None
     assert engine.differences == {}
@@ -785,8 +827,11 @@ async def test_a_transaction_that_is_open_for_longer_than_it_is_waited_for_is_co
     assert not engine.due
     server.execute("COMMIT", 1)
     await engine.look()
+    engine.require_recheck()
+    await engine.open()
     assert engine.due
     assert (await engine.count()).stored_messages == 130
+    assert not engine.due
     await engine.close()
     server.close()
 
