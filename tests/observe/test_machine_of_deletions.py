@@ -76,6 +76,8 @@ class Deletions(RuleBasedStateMachine):
     )
     def begin(self, key: str, indexed: bool, traceless: bool, skew: int) -> None:
         self.key, self.traceless, self.skew = key, traceless, skew
+        if key == "at" and self.server.writers == 1:  # as below: rows are not dated in the future
+            self.skew = max(0, skew)
         (self.folder / "mapping.yml").write_text(MAPPING.replace("KEY", key))
         self.server.script("DROP TABLE IF EXISTS posts; DROP TABLE IF EXISTS saved;" + TABLE)
         if not indexed and key == "id":
@@ -200,7 +202,7 @@ class Deletions(RuleBasedStateMachine):
         figures = by_name(self._run(self.engine.look))
         if self.engine.base is None:
             assert figures == {}
-            assert self.silent or not self.counted
+            assert self.traceless or not self.counted  # rows that are remembered may be those of before
         else:
             true = self.truth()
             assert figures == true or self.silent, f"{figures} is not {true}"
