@@ -12,9 +12,9 @@
 --   K:m:C, K:y:C   sets        users who take part, who type, in conversation C
 --   K:c:C          channel     what everybody who holds C hears
 --   K:a            channel     what all nodes hear
---   K:state        hash        evicted (keys that the server had dropped when K began), remains (there is one if sets of
---                              who takes part may be older than that), settles (until when entries may be missing), came
---                              (how many incarnations have registered)
+--   K:state        hash        evicted (keys that the server had dropped when K began; ? if it may have dropped some
+--                              since), remains (there is one if sets of who takes part may be older than that), settles
+--                              (until when entries may be missing), came (how many incarnations have registered)
 --
 -- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
 -- by one in nodes, dying, or has nothing left; an announcement leaves exactly on 0 <-> 1; no call touches more entries
@@ -69,6 +69,17 @@ local function say(said, conversation, word)
   words[#words + 1] = word
 end
 
+-- Freed behind the server's back where that is allowed: sets and hashes may be large, and nobody waits for their end.
+local function drop(...)
+  local word = redis.acl_check_cmd('UNLINK', ...) and 'UNLINK' or 'DEL'
+  redis.call(word, ...)
+end
+
+-- Entries of nodes that have not come back yet may be missing: for so many more milliseconds.
+local function unsettled(K, time)
+  return math.max(0, tonumber(redis.call('HGET', K .. ':state', 'settles') or '0') - time)
+end
+
 -- These entries of one kind, each once, have one holder more or fewer.
 local function count(K, kind, entries, by, said)
   local holders, index = K .. ':' .. kind, INDEX[kind]
@@ -104,11 +115,12 @@ local function count(K, kind, entries, by, said)
     end
   end
   if #first > 0 and redis.call('HGET', K .. ':state', 'remains') then
+    local settled = unsettled(K, now()) == 0  -- until then whoever is in there comes back; then all nodes compare
     for _, conversation in ipairs(first) do  -- nobody takes part yet: what says so is older than K
-      for _, user in ipairs(redis.call('SMEMBERS', K .. ':m:' .. conversation)) do
+      for _, user in ipairs(settled and redis.call('SMEMBERS', K .. ':m:' .. conversation) or {}) do
         say(said, conversation, 'L' .. user)
       end
-      redis.call('DEL', K .. ':m:' .. conversation, K .. ':y:' .. conversation)
+      drop(K .. ':m:' .. conversation, K .. ':y:' .. conversation)
     end
   end
   if #kept > 0 then
@@ -157,20 +169,25 @@ end
 
 local function forget(K, inc)
   local held = K .. ':h:' .. inc
-  redis.call('DEL', K .. ':n:' .. inc, held .. ':u', held .. ':c', held .. ':p', held .. ':t')
+  drop(K .. ':n:' .. inc, held .. ':u', held .. ':c', held .. ':p', held .. ':t')
 end
 
 -- A server that makes room drops whole keys, and what is left of K is wrong then, for ever. While it may do so, nobody is
--- told figures: the answer is an error. When it has done so, K begins anew, as on an empty server.
+-- told figures: the answer is an error. When it has done so, K begins anew, as on an empty server; so it does after any
+-- time in which it was seen that it may, because the server's counter begins anew too, with its process or on request.
 local function refuse_or_begin(K, time, lease)
   local info = redis.call('INFO', 'memory', 'stats')
   local policy = string.match(info, 'maxmemory_policy:(%S+)') or 'noeviction'
+  local before = redis.call('HGET', K .. ':state', 'evicted')
   if policy ~= 'noeviction' then
+    if before then
+      redis.call('HSET', K .. ':state', 'evicted', '?')
+    end
     return redis.error_reply("EVICTS the broker's maxmemory-policy is " .. policy)
   end
   local evicted = string.match(info, 'evicted_keys:(%d+)') or '0'
-  local before = redis.call('HGET', K .. ':state', 'evicted')
   if before ~= evicted then
+    local remains = before or evicted ~= '0' or redis.call('HLEN', K .. ':c') > 0
     for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '-inf', '+inf')) do
       for _, old in ipairs(taken_over(K, inc)) do
         forget(K, old)
@@ -180,10 +197,10 @@ local function refuse_or_begin(K, time, lease)
     for _, inc in ipairs(redis.call('SMEMBERS', K .. ':dying')) do
       forget(K, inc)
     end
-    redis.call('DEL', K .. ':u', K .. ':c', K .. ':p', K .. ':t')
+    drop(K .. ':u', K .. ':c', K .. ':p', K .. ':t')
     redis.call('DEL', K .. ':nodes', K .. ':conns', K .. ':syncing', K .. ':dying', K .. ':state')
     redis.call('HSET', K .. ':state', 'evicted', evicted)
-    if before or evicted ~= '0' then
+    if remains then
       redis.call('HSET', K .. ':state', 'remains', '1')
     end
     unsettle(K, time, lease)  -- perhaps nodes have not come back yet
@@ -237,9 +254,14 @@ local function reprieve(K, time, lease)
   end
 end
 
+-- Of the last batch applied of an incarnation that is in; what a server has left of one that it has dropped is nobody's.
+local function seq_of(K, inc)
+  return redis.call('ZSCORE', K .. ':nodes', inc) and redis.call('HGET', K .. ':n:' .. inc, 'seq')
+end
+
 -- seq is the caller's; nil when it is what is stored here, else the word that says why not.
 local function stranger(K, inc, seq, time, lease)
-  local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
+  local stored = seq_of(K, inc)
   if not stored then
     return 'gone'
   end
@@ -317,7 +339,7 @@ local function apply(keys, args)
   may_write(keys[1])
   may_announce(keys[1])
   local K, inc, seq = keys[1], args[1], tonumber(args[3])
-  local stored = redis.call('HGET', K .. ':n:' .. inc, 'seq')
+  local stored = seq_of(K, inc)
   if not stored then
     return 'gone'
   end
@@ -398,8 +420,7 @@ end
 -- nodes K  Answers for how many more milliseconds nodes may be missing, then each living incarnation and its label.
 local function nodes(keys)
   local K, time = keys[1], now()
-  local settles = tonumber(redis.call('HGET', K .. ':state', 'settles') or '0')
-  local found = {math.max(0, settles - time)}
+  local found = {unsettled(K, time)}
   for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '(' .. text(time), '+inf')) do
     found[#found + 1] = inc
     found[#found + 1] = redis.call('HGET', K .. ':n:' .. inc, 'label') or ''

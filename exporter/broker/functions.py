@@ -102,6 +102,10 @@ class Functions:
         """Which rights the user lacks, as names of commands; not packed."""
         return ("FCALL_RO", self._names["check"], 1, self.root)
 
+    def look(self, lease: float) -> tuple[str | int, ...]:
+        """Nobody's beat: has the server look at its policy, and remember a wrong one; not packed."""
+        return ("FCALL", self._names["beat"], 1, self.root, "", _ms(lease), 0, 0, 0, 0)
+
     def participants(self, conversation: str) -> bytes:
         """Users who take part in a conversation, on all nodes."""
         return command("SMEMBERS", f"{self.root}:m:{conversation}")

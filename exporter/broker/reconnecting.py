@@ -188,18 +188,20 @@ class ReconnectingConnection:
         version = info.get("valkey_version") or info.get("redis_version", "0")
         if int(version.partition(".")[0]) < 7:
             raise Misconfigured(f"the broker is version {version}: Redis 7.0 or Valkey 7.2 at least is needed")
+        if info.get("role") != "master":
+            raise ConnectionError("the server is a replica")
         policy = info.get("maxmemory_policy", "noeviction")
+        try:
+            await self._load(connection)
+            if policy != "noeviction":  # what it drops from now on is known later, by whoever finds it put right
+                await connection.call(*self._functions.look(self._lease))
+        except Refused:
+            if policy == "noeviction":
+                raise
         if policy != "noeviction":
             raise Misconfigured(
                 f"the broker's maxmemory-policy is {policy}: it would drop parts of the figures; set it to noeviction"
             )
-        if info.get("role") != "master":
-            raise ConnectionError("the server is a replica")
-        try:
-            await connection.call("FUNCTION", "LOAD", self._functions.text)
-        except Refused as error:
-            if "already exists" not in str(error):
-                raise
         missing = await connection.call(*self._functions.check())
         if missing:
             names = " ".join(f"+{name.decode()}" for name in dict.fromkeys(missing))
@@ -208,6 +210,13 @@ class ReconnectingConnection:
                 "docs/cluster.md has the list"
             )
         return info.get("run_id", "")
+
+    async def _load(self, connection: Connection) -> None:
+        try:
+            await connection.call("FUNCTION", "LOAD", self._functions.text)
+        except Refused as error:
+            if "already exists" not in str(error):
+                raise
 
     def _redirect(self, text: str) -> None:
         """``MOVED 1234 host:port``: another server of a Cluster owns the slot."""

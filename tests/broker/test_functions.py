@@ -353,6 +353,7 @@ def test_what_is_left_of_a_server_that_has_dropped_keys_is_nobodys(server: Serve
         reply = model.call("register", "b", LEASE, 1, 0, "", "a")
         assert isinstance(reply, list)
         assert (figures(reply).nodes, figures(reply).unsettled > 0) == (1, True)
+        model.client.hset(f"{model.root}:state", "settles", 0)  # whoever was there has had the time to come back
         with model.client.pubsub() as hearing:
             hearing.ssubscribe(f"{model.root}:c:room")
             model.call("apply", "b", LEASE, 1, 1, 1, "+croom", "+proom\nann")
@@ -363,6 +364,45 @@ def test_what_is_left_of_a_server_that_has_dropped_keys_is_nobodys(server: Serve
         assert model.client.smembers(f"{model.root}:m:room") == {"ann"}
         assert not model.client.exists(f"{model.root}:y:room")
     finally:
+        model.close()
+
+
+def test_what_the_server_has_left_of_who_is_in_no_longer_is_nobodys(server: Server) -> None:
+    model = Model(server)
+    try:
+        for inc in ("a", "b"):
+            model.register(inc)
+            model.apply(inc, 1, [f"+u{inc}"], True)
+        model.client.delete(f"{model.root}:nodes")  # dropped, and what is known of each node is not
+        model.client.hset(f"{model.root}:state", "evicted", "17")
+        assert model.call("beat", "a", LEASE, 1, 1, 10, 0) == "gone"
+        assert model.call("apply", "b", LEASE, 2, 1, 0, "+uann") == "gone"
+        assert model.call("beat", "b", LEASE, 1, 1, 10, 0) == "gone"
+        assert not model.client.exists(f"{model.root}:u")
+    finally:
+        model.close()
+
+
+def test_a_counter_that_has_begun_anew_does_not_say_that_nothing_was_dropped(server: Server) -> None:
+    model = Model(server)
+    try:
+        model.register("a")
+        model.apply("a", 1, ["+croom"], True)
+        model.client.config_set("maxmemory-policy", "allkeys-random")
+        with pytest.raises(redis.ResponseError, match="EVICTS"):
+            model.call("beat", "a", LEASE, 1, 1, 10, 0)
+        model.client.config_set("maxmemory-policy", "noeviction")
+        model.client.config_resetstat()  # as a start does it
+        assert model.call("beat", "a", LEASE, 1, 1, 10, 0) == "gone"
+        assert model.client.hget(f"{model.root}:state", "remains") == "1"
+        model.register("b", "a")
+        model.apply("b", 1, ["+croom"], True)
+        model.client.hdel(f"{model.root}:state", "evicted")  # this was dropped, too
+        assert model.call("beat", "b", LEASE, 1, 1, 10, 0) == "gone"
+        assert model.client.hget(f"{model.root}:state", "remains") == "1"
+        assert "cmdstat_unlink" in model.client.info("commandstats"), "large sets are freed behind the server's back"
+    finally:
+        model.client.config_set("maxmemory-policy", "noeviction")
         model.close()
 
 

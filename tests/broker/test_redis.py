@@ -282,6 +282,48 @@ async def test_a_server_that_begins_to_evict_is_left_and_what_it_has_dropped_is_
             await counts(last, users=2, conversations=1, participants=1)
 
 
+@pytest.mark.parametrize("kind", BOTH)
+async def test_what_a_server_drops_while_it_serves_nobody_is_told_anew(kind: str) -> None:
+    with _with(kind) as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "messaging", "on", ">s3cret", *RIGHTS.split())
+        async with (
+            CutProxy(server.port) as way,
+            nodes(f"redis://messaging:s3cret@127.0.0.1:{way.port}", 1, lease=60.0) as (node,),
+        ):
+            node.join("a", "ann", "room")
+            await counts(node, users=1, participants=1)
+            way.cut()
+            client.config_set("maxmemory-policy", "allkeys-lru")  # as with a start from other settings
+            way.mend()
+
+            async def told() -> bool:
+                return "maxmemory-policy is allkeys-lru" in str(node.broker.error)
+
+            await until(told, "the reason")
+            assert client.delete(f"{node.broker._functions.root}:u") == 1
+            client.config_set("maxmemory-policy", "noeviction")
+            await counts(node, nodes=1, connections=1, users=1, conversations=1, participants=1)
+
+
+async def test_nobody_is_said_to_leave_where_all_tell_anew_what_they_hold(server: Server) -> None:
+    async with nodes(server.url) as (first, last):
+        first.join("a", "ann", "room")
+        last.join("b", "bob", "room")
+        await first.hears(b"J bob")
+        await last.hears(b"J ann")
+        before = {node.broker.incarnation for node in (first, last)}
+
+        async def begun_anew() -> bool:
+            return not before & {node.broker.incarnation for node in (first, last)}
+
+        with server.client() as client:
+            client.hset(f"{first.broker._functions.root}:state", "evicted", "17")  # keys have been dropped since
+        await until(begun_anew, "both have new names")
+        for node in (first, last):
+            await counts(node, nodes=2, participants=2, settling=0)
+        assert sorted(first.ear.heard) == sorted(last.ear.heard) == [b"J ann", b"J bob"]
+
+
 async def test_a_server_that_goes_back_to_what_it_knew_before_counts_nobody_twice(server: Server) -> None:
     before: set[str | None] = set()
 
