@@ -37,6 +37,7 @@ class SameDatabase:
         self._mine: str | None = None
         self._warned_of: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: asyncio.Task[None] | None = None
         nodes_channel.handlers[Kind.DATABASE] = self._heard
         nodes_channel.on_open = self._opened
 
@@ -45,21 +46,30 @@ class SameDatabase:
         for task in self._tasks:
             task.cancel()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _opened(self, connection: Connection) -> None:
         self._connection = connection
-        self._spawn(self._tell(connection))
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling = self._spawn(self._tell(connection))
 
-    async def _tell(self, connection: Connection) -> None:
-        while self._mine is None and connection.open:
+    async def _ask(self) -> None:
+        """Each time anew: another database may have the address by now, and nobody is to be told of the one before."""
+        while True:
             try:
                 self._mine = await self._identity()
             except Refusal:
                 await asyncio.sleep(AGAIN)
+            else:
+                return
+
+    async def _tell(self, connection: Connection) -> None:
+        await self._ask()
         self._say(connection)
 
     def _say(self, connection: Connection | None) -> None:
@@ -78,12 +88,10 @@ class SameDatabase:
             self._spawn(self._compare(theirs, name))
 
     async def _compare(self, theirs: str, name: str) -> None:
-        try:
-            self._mine = await self._identity()  # another may have its address by now
-        except Refusal:
-            self._warned_of.discard(theirs)  # they say it again
-            return
-        if self._mine and theirs != self._mine:
+        await self._ask()
+        if self._mine == theirs:
+            self._warned_of.discard(theirs)
+        elif self._mine:
             log.warning(
                 "another node of this cluster uses another database: people are sent what is said in conversations of "
                 "the same name there, and the cluster's figures are of both; give both the same --database.url, or "

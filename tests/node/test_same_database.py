@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from exporter.core.errors import Unavailable
+from exporter.node import same_database
 from tests.servers.cut import CutProxy
 from tests.servers.exporter import in_process, until
 from tests.servers.postgres import Postgres
@@ -73,6 +75,75 @@ async def test_whoever_shares_a_database_is_warned_of_nothing(broker: Server, tm
             await both[0].scraped(lambda found: found["messaging_broker_frames_received_total"] > 0, "the other's word")
             assert not [task for node in both for task in node.server.node._same_database._tasks]
     assert not said(logs)
+
+
+@pytest.mark.needs("valkey")
+async def test_a_database_that_cannot_be_asked_just_then_is_compared_later(
+    broker: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(same_database, "AGAIN", 0.01)
+    refused: list[str] = []
+
+    async def down() -> str:
+        refused.append("")
+        raise Unavailable("down")
+
+    async with CutProxy(broker.port) as way:
+        databases = [f"sqlite:///{tmp_path}/one.db"] * 2
+        with capture_logs() as logs:
+            async with nodes(tmp_path, [broker.port, way.port], databases) as (asked, other):
+                mine, others = (node.server.node._same_database for node in (asked, other))
+
+                async def settled() -> bool:
+                    return bool(mine._mine and others._mine and not mine._tasks and not others._tasks)
+
+                await until(settled, "both have told")
+                is_up, mine._identity = mine._identity, down
+                others._identity = _answers("another")
+                way.drop()  # it tells the first one again, once
+
+                async def tried() -> bool:
+                    return len(refused) > 1
+
+                await until(tried, "the first one's database is asked again")
+                assert not said(logs)
+                mine._identity = is_up
+
+                async def warned() -> bool:
+                    return said(logs) == 2
+
+                await until(warned, "both are warned")
+
+
+@pytest.mark.needs("valkey")
+async def test_who_has_moved_to_another_database_with_the_others_is_nobody_to_be_warned_of(
+    broker: Server, tmp_path: Path
+) -> None:
+    async with CutProxy(broker.port) as way:
+        databases = [f"sqlite:///{tmp_path}/one.db"] * 2
+        with capture_logs() as logs:
+            async with nodes(tmp_path, [broker.port, way.port], databases) as (moved, other):
+                both = [node.server.node._same_database for node in (moved, other)]
+
+                async def settled() -> bool:
+                    return all(one._mine and not one._tasks for one in both)
+
+                await until(settled, "both have told")
+                for one in both:
+                    one._identity = _answers("another")
+                both[0]._mine = "another"  # it was started again
+                received = (await moved.scrape())["messaging_broker_frames_received_total"]
+                way.drop()  # the other one says which it uses
+                await moved.scraped(lambda f: f["messaging_broker_frames_received_total"] > received, "its word")
+                await until(settled, "they have compared")
+        assert not said(logs)
+
+
+def _answers(word: str) -> Callable[[], Coroutine[Any, Any, str]]:
+    async def identity() -> str:
+        return word
+
+    return identity
 
 
 @pytest.mark.needs("postgres")
