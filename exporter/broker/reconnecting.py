@@ -77,6 +77,7 @@ class ReconnectingConnection:
         self._timer: asyncio.TimerHandle | None = None
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._silent_since: float | None = None
+        self._waited_longer = False
         self._due = float("inf")  # the next beat
         self._told: str | None = None  # the reason that was logged last
         self.connection: Connection | None = None
@@ -236,8 +237,10 @@ class ReconnectingConnection:
             connection.abort("this process had been asleep")
             return
         connection.stale_after = now + self._lease
-        if self._silent_since is None or late > self._interval:  # asleep or busy: what has come is not read yet
-            self._silent_since = now
+        if self._silent_since is None:
+            self._silent_since, self._waited_longer = now, False
+        elif late > self._interval and not self._waited_longer:  # asleep or busy: what has come is not read yet
+            self._silent_since, self._waited_longer = now, True  # once: who is always late would wait for ever
         elif now - self._silent_since > self._silence:
             connection.abort(f"no answer for {self._silence:g} s")
             return

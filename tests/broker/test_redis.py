@@ -901,6 +901,20 @@ async def test_whoever_was_asleep_reads_what_has_come_before_a_server_is_given_u
         await way.close()
 
 
+async def test_whoever_is_always_late_gives_a_server_up_that_does_not_answer(server: Server) -> None:
+    later = 0.0
+    way = way_to(server, now=lambda: time.monotonic() + later)
+    await way.start(5.0)
+    try:
+        for passed in (0.0, 3.5, 7.0):
+            assert way.connection is not None
+            later = passed
+            way._tick()
+        assert (way.connection, way.error) == (None, "no answer for 2 s")
+    finally:
+        await way.close()
+
+
 async def test_a_connection_to_another_server_than_before_is_told_apart(server: Server) -> None:
     """Others' entries may be missing there: the figures are not final yet."""
     opened: list[bool] = []
