@@ -246,9 +246,10 @@ class Pool:
         self._take_over(slot, new)
         if old is not None:
             self._replaced.append(old)
+        await asyncio.wait((new.listening, new.exited), timeout=PREPARING, return_when=asyncio.FIRST_COMPLETED)
+        if old is not None:  # it has accepted until now: the others may have no room
             old.tell("retire")
             await self.ended([old])
-        await asyncio.wait((new.listening, new.exited), timeout=PREPARING, return_when=asyncio.FIRST_COMPLETED)
         return True
 
     def _take_over(self, slot: Slot, new: WorkerProcess) -> None:

@@ -66,8 +66,8 @@ class WorkerProcess:
         self.prepared: asyncio.Future[None] = loop.create_future()
         self.listening: asyncio.Future[ChannelMessage] = loop.create_future()
         self.exited: asyncio.Future[int] = loop.create_future()
-        self.full = False
-        """It has no room, or no database yet."""
+        self.full = True
+        """It has no room, or no database yet, or has not said so: it listens before it says the first time."""
         self.incarnation = ""
         """Its name at the broker."""
         self.accepting = False
@@ -166,6 +166,7 @@ class WorkerProcess:
         self.last_beat = time.monotonic()
         if "prepared" in message and not self.prepared.done():
             self.prepared.set_result(None)
+            self.full = False  # it has its database, and nobody is there yet
         if "listening" in message and not self.listening.done():
             self.listening.set_result(message["listening"])
         if "leaving" in message:

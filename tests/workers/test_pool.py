@@ -135,11 +135,59 @@ async def test_a_worker_that_does_not_answer_is_no_room_for_others_connections(m
     told = list[str]()
     monkeypatch.setattr(full, "tell", told.append)
     full.full = full.accepting = True
+    silent.full = False
     pool._balance()
     assert told == ["pause"], "the other has room"
     full.accepting, silent.silent = False, True
     pool._balance()
     assert told == ["pause", "accept"], "nobody has: then all refuse"
+
+
+async def test_who_has_not_said_yet_that_it_has_its_database_leaves_connections_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Pool(Settings(), 2, Sockets([], []), lambda status: None)
+    other, new = Started(0), Started(1)
+    for slot, worker in zip(pool._slots, (other, new), strict=True):
+        slot.worker = worker
+    told = list[str]()
+    monkeypatch.setattr(new, "tell", told.append)
+    other.full, other.accepting = False, True
+    pool._balance()
+    assert not told, "it listens, and that is all that is known of it"
+    other.full = True
+    pool._balance()
+    assert told == ["accept"], "nobody has room: then all refuse"
+    replacement = WorkerProcess(1, lambda: None)
+    replacement._on_message({"prepared": True})
+    assert not replacement.full, "who waits with its database for the place of another has room at once"
+
+
+async def test_the_old_one_is_told_to_go_when_the_new_one_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(Settings(), 1, Sockets([], [[]]), lambda status: None)
+    old, new = Started(0), Started(0)
+    pool._slots[0].worker = old
+    told = asyncio.Event()
+
+    def tell(word: str) -> None:
+        assert word == "listen"
+        new.listening = asyncio.get_running_loop().create_future()
+        told.set()
+
+    async def start(*_: Any, **__: Any) -> Started:
+        return new
+
+    monkeypatch.setattr(new, "tell", tell)
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    replacing = asyncio.create_task(pool.replace())
+    await told.wait()
+    for _ in range(10):  # steps of the loop: more than it would take to tell the old one
+        await asyncio.sleep(0)
+    assert not old.exited.done()
+    assert old in pool.workers
+    new.listening.set_result({})
+    assert await replacing
+    assert old.exited.done()
 
 
 async def test_whoever_takes_a_dead_worker_s_place_is_told_its_name_and_how_often_that_was(
