@@ -324,6 +324,8 @@ local function register(keys, args)
       redis.call('HDEL', K .. ':conns', old)
       redis.call('SREM', K .. ':syncing', old)
       redis.call('DEL', K .. ':n:' .. old)
+    elseif redis.call('HGET', K .. ':n:' .. old, 'seq') then  -- nodes was dropped, and this was not
+      forget(K, old)
     end
   end
   redis.call('ZADD', K .. ':nodes', text(time + lease), inc)

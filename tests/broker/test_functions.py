@@ -379,6 +379,9 @@ def test_what_the_server_has_left_of_who_is_in_no_longer_is_nobodys(server: Serv
         assert model.call("apply", "b", LEASE, 2, 1, 0, "+uann") == "gone"
         assert model.call("beat", "b", LEASE, 1, 1, 10, 0) == "gone"
         assert not model.client.exists(f"{model.root}:u")
+        for inc in ("a", "b"):
+            model.call("register", f"new {inc}", LEASE, 1, 0, "", inc)
+        assert not model.client.keys(f"{model.root}:[hn]:[ab]*"), "nothing is left for ever"
     finally:
         model.close()
 
