@@ -85,8 +85,8 @@ class ClusterNode(Node):
     async def close_all(self) -> None:
         """As alone; then leave the cluster: this node's part of the figures is gone at once."""
         await super().close_all()
-        self._same_database.close()
         await self.redis.close()
+        self._same_database.close()  # no connection is opened any more
         await self._healing.close()
 
     def cluster(self) -> ClusterStats | None:

@@ -139,6 +139,24 @@ async def test_who_has_moved_to_another_database_with_the_others_is_nobody_to_be
         assert not said(logs)
 
 
+@pytest.mark.needs("valkey")
+async def test_a_connection_that_is_opened_while_the_node_ends_leaves_nobody_asking(
+    broker: Server, tmp_path: Path
+) -> None:
+    async with nodes(tmp_path, [broker.port], [f"sqlite:///{tmp_path}/one.db"]) as (one,):
+        node = one.server.node
+        same, close = node._same_database, node.redis.close
+        same._identity = asyncio.Event().wait
+
+        async def closes() -> None:
+            node.redis.nodes_channel.on_open(node.redis._reconnecting.connection)
+            await close()
+
+        node.redis.close = closes
+    await asyncio.sleep(0)
+    assert not same._tasks
+
+
 def _answers(word: str) -> Callable[[], Coroutine[Any, Any, str]]:
     async def identity() -> str:
         return word
