@@ -581,6 +581,17 @@ async def test_it_is_the_file_that_two_servers_have_in_common_whatever_they_call
             assert warned(second) == 1, "of the data folder's own, too"
 
 
+def test_a_database_that_is_a_link_to_itself_is_told_in_one_line(tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(link)
+    flags = ("--data.dir", str(tmp_path), "--web.listen-address", "127.0.0.1:0")
+    said = run("serve", *flags, "--database.url", f"sqlite:///{link}")
+    assert (said.returncode, said.stderr.splitlines()[-1]) == (
+        1,
+        f"messaging-exporter: the database's file cannot be opened ({link})",
+    )
+
+
 @pytest.mark.parametrize(("arguments", "status"), [(("token", "ann"), 1), (("verify",), 2)])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_behind_stdout_is_said_in_one_line(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:

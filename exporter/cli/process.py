@@ -101,7 +101,7 @@ def warn_of_another_server(settings: Settings) -> None:
     if not isinstance(place, SqliteLocation):
         return
     how = fcntl.LOCK_SH if settings.redis_url else fcntl.LOCK_EX
-    file = place.path.resolve()  # as SQLite finds what lies beside a link's target
+    file = Path(os.path.realpath(place.path))  # as SQLite finds what lies beside a link's target
     try:
         _locks.append(os.open(file.with_name(f"{file.name}-server"), os.O_RDONLY | os.O_CREAT, 0o644))
         fcntl.flock(_locks[-1], how | fcntl.LOCK_NB)
