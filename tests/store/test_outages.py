@@ -230,6 +230,20 @@ async def test_a_full_disk_is_not_called_writable_for_what_little_the_log_has_ro
         assert store.write_error is None
 
 
+@pytest.mark.parametrize("root", [True, False], ids=["root", "others"])
+async def test_what_a_file_system_reserves_for_root_is_room_for_root_alone(
+    root: bool, file: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(file) as store:
+        store._database.note(DatabaseError(ErrorKind.TIMEOUT, "late"), Lane.PROBE)
+        of = list(os.statvfs(file.path.parent))
+        of[3], of[4] = 2**30, 0  # f_bfree, f_bavail
+        monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+        monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(of))
+        await upkeep.probe(store._database, store._dialect, TIMEOUT)
+        assert store.write_error == (None if root else "the database's disk is full")
+
+
 async def test_a_defect_of_ours_is_logged_with_its_trace_and_is_not_the_databases(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

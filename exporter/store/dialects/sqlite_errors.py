@@ -76,7 +76,8 @@ def is_full(folder: Path) -> bool:
     """Is nothing free there?"""
     with contextlib.suppress(OSError):
         found = os.statvfs(folder)
-        return found.f_bavail * found.f_frsize < NEEDED
+        free = found.f_bavail if os.geteuid() else found.f_bfree  # what ext4 reserves is root's
+        return free * found.f_frsize < NEEDED
     return False
 
 
