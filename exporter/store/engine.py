@@ -10,8 +10,8 @@ Tested in ``tests/store/test_store.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Pool, create_engine, event
@@ -50,7 +50,7 @@ class AsyncConnection:
         """Call a synchronous function with the connection."""
         return await greenlet_spawn(work, self.sync_connection, *arguments)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[None]:
         """A transaction: committed at the end of the block, rolled back by an error in it."""
         transaction = await greenlet_spawn(self.sync_connection.begin)
@@ -85,7 +85,7 @@ class AsyncEngine:
         """For its counts."""
         return self.sync_engine.pool
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection for the length of a block. What was not committed is rolled back where the pool resets."""
         connection = AsyncConnection(await greenlet_spawn(self.sync_engine.connect))
@@ -98,8 +98,9 @@ class AsyncEngine:
         """Close the connections that nobody uses at this moment; the next use makes others."""
         for _ in range(self.pool.size()):  # type: ignore[attr-defined]  # it is a queue, and gives each in turn
             if self.idle:
-                async with self.connect() as connection:
-                    await connection.invalidate()
+                with contextlib.suppress(Exception):  # its turn may be one's that is not open, and cannot be meanwhile
+                    async with self.connect() as connection:
+                        await connection.invalidate()
 
     async def dispose(self) -> None:
         """Close all connections that nobody uses."""

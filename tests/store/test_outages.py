@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,8 +26,10 @@ import structlog
 from exporter.core.errors import Internal, Misconfigured, Refusal, Unavailable
 from exporter.core.records import Draft, Message, PoolStats
 from exporter.store import Store, sharing, upkeep
+from exporter.store.connections import Work
 from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.dialects import sqlite_errors
+from exporter.store.dialects.base import Session
 from exporter.store.dialects.postgresql_connection import Connector
 from exporter.store.errors import CROWDED, MOVED, DatabaseError, ErrorKind
 from exporter.store.lanes import Lane
@@ -528,6 +531,78 @@ async def test_what_was_committed_to_a_log_that_somebody_removed_is_kept(
         ], "another program does not see what was acknowledged"
         assert (await store.totals(5)).stored_messages == 6
         assert await file.fetch("PRAGMA integrity_check") == [("ok",)]
+
+
+READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+print(connection.execute("SELECT count(*) FROM messages").fetchone(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("removed", [("-wal",), ("-wal", "-shm")], ids="".join)
+async def test_what_was_committed_to_a_log_that_somebody_removed_is_kept_while_another_program_has_it_open(
+    removed: tuple[str, ...], file: Sqlite
+) -> None:
+    async with opened(file) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        assert await sent(store, "before")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", READER, str(file.path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert process.stdout is not None
+            assert await process.stdout.readline()
+            for suffix in removed:
+                file.path.with_name(file.path.name + suffix).unlink()
+            await eventually(lambda: sent(store, "after"))
+            assert (await store.totals(5)).stored_messages == 2
+        finally:
+            await process.communicate(b"")
+        assert await sent(store, "at last")
+    assert await file.fetch("SELECT client_id FROM messages ORDER BY seq") == [("before",), ("after",), ("at last",)]
+    assert await file.fetch("PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_whoever_asks_first_after_a_log_was_removed_is_answered(file: Sqlite) -> None:
+    async with opened(file) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        over = asyncio.Event()
+
+        async def breaks(session: Session) -> None:
+            raise DatabaseError(ErrorKind.DISCONNECTED, "broken")
+
+        async def waits(session: Session) -> None:
+            await over.wait()
+
+        others = [store._database.job(lane, waits, TIMEOUT) for lane in (Lane.JOIN, Lane.TOTALS)]
+        try:
+            with pytest.raises(DatabaseError, match="broken"):
+                await store._database.job(Lane.READ, breaks, TIMEOUT).result()
+        finally:
+            over.set()
+        for other in others:
+            await other.result()
+        # The first in the queue is not open now, and two behind it are.
+        file.path.with_name(file.path.name + "-wal").unlink()
+        assert (await store.totals(TIMEOUT)).stored_messages == 0
+
+
+async def test_a_log_that_another_program_begins_is_not_called_one_that_was_removed(file: Sqlite) -> None:
+    async with opened(file):
+        pass
+    await file.execute("PRAGMA journal_mode = DELETE")  # as a copy is that VACUUM INTO has made
+    database = Store(file.url).maintenance()
+    work: Work[object] = lambda session: session.fetch("SELECT count(*) FROM messages")  # noqa: E731 - typed
+    await database.job(Lane.VERIFY, work, TIMEOUT).result()
+    async with opened(file) as server:
+        assert await database.job(Lane.VERIFY, work, TIMEOUT).result() == [(0,)]
+        file.path.with_name(file.path.name + "-wal").unlink()
+        with pytest.raises(DatabaseError, match="was moved, removed or replaced"):
+            await database.job(Lane.VERIFY, work, TIMEOUT).result()
+        await database.close(TIMEOUT)
+        await eventually(lambda: server.totals(TIMEOUT))
 
 
 async def sent(store: Store, id: str) -> bool:

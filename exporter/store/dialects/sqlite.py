@@ -234,6 +234,13 @@ class SqliteDialect(Dialect):
                 cursor.close()
             self._files.opened()
 
+        @event.listens_for(engine.sync_engine, "close")
+        def save(connection: Any, _record: Any) -> None:
+            if self._files.log_has_no_name():  # SQLite does it itself, but not while another program has it open
+                with contextlib.suppress(*self.drivers):
+                    connection.rollback()
+                    connection.cursor().execute("PRAGMA wal_checkpoint")
+
         return engine
 
     async def named(self, session: Session, names: Sequence[str]) -> list[str]:

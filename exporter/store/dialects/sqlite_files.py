@@ -4,7 +4,8 @@ What was committed last is in the file -wal, and -shm tells all processes where 
 while anybody has the database open, and never looks whether they are still there. When something else removes them,
 a cleaning job for instance, what is committed goes on into a file without a name, which ends with this process, and
 whoever opens the database next gets new files that know nothing of it: the two would overwrite each other. The way out
-is to close every connection: the last one writes back what is in the old files, and the next makes new ones.
+is to close every connection: the last one writes back what is in the old files, and the next makes new ones. The last
+of this process is not the last of all where another program has it open, too: each writes back what it can.
 
 Tested in ``tests/store/test_outages.py``.
 """
@@ -41,8 +42,11 @@ class Files:
         """Are they where they were? A commit into an unlinked file is lost. Raises DatabaseError."""
         if self._database is not None and self.database() != self._database:
             raise not_there(self._path)
-        if self._beside is not None and self._look_beside() != self._beside and self._open():
-            raise DatabaseError(ErrorKind.DISCONNECTED, errors.LOG_GONE, f"{self._wal}, {self._shm}")
+        if self._beside is not None and (now := self._look_beside()) != self._beside and self._open():
+            if self._beside != (None, None):
+                raise DatabaseError(ErrorKind.DISCONNECTED, errors.LOG_GONE, f"{self._wal}, {self._shm}")
+            if None not in now:  # a restored copy had no log until another program, a server's start, gave it one
+                self._beside = now
 
     def database(self) -> tuple[int, int] | None:
         """Device and inode of the database that is there at this moment; None: there is none."""
@@ -64,6 +68,10 @@ class Files:
         if self._beside is None:
             self._beside = self._look_beside()
         self.check()
+
+    def log_has_no_name(self) -> bool:
+        """Has somebody removed the log, and opened none since? Then what is in it can only be written back, or lost."""
+        return self._beside is not None and self._beside[0] is not None and _identity(self._wal) is None
 
     def _open(self) -> bool:
         return any(map(is_open, self._connections))
