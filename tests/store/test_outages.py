@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import asyncpg
 import pytest
 import structlog
@@ -603,6 +604,38 @@ async def test_a_log_that_another_program_begins_is_not_called_one_that_was_remo
             await database.job(Lane.VERIFY, work, TIMEOUT).result()
         await database.close(TIMEOUT)
         await eventually(lambda: server.totals(TIMEOUT))
+
+
+async def test_a_log_that_goes_with_the_last_connection_is_not_called_one_that_was_removed(
+    file: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, asked = asyncio.Event(), asyncio.Event()
+    real = aiosqlite.Connection._execute
+
+    async def late(connection: aiosqlite.Connection, function: Any, *args: Any, **options: Any) -> Any:
+        last = function == connection._conn.close
+        result = await real(connection, function, *args, **options)
+        if last:  # what comes now finds no log, and a connection that is not known to be closed
+            gone.set()
+            await asked.wait()
+        return result
+
+    async def breaks(session: Session) -> None:
+        raise DatabaseError(ErrorKind.DISCONNECTED, "broken")
+
+    async with opened(file) as store:
+        await store._database._engine.close_idle()
+        await store.create_conversation("c", "ann", [])
+        monkeypatch.setattr(aiosqlite.Connection, "_execute", late)
+        try:
+            broken = asyncio.create_task(store._database.job(Lane.READ, breaks, TIMEOUT).result())
+            await gone.wait()
+            assert not file.path.with_name(file.path.name + "-wal").exists()
+            assert (await store.totals(TIMEOUT)).stored_messages == 0
+        finally:
+            asked.set()
+        with pytest.raises(DatabaseError, match="broken"):
+            await broken
 
 
 async def sent(store: Store, id: str) -> bool:

@@ -236,6 +236,7 @@ class SqliteDialect(Dialect):
 
         @event.listens_for(engine.sync_engine, "close")
         def save(connection: Any, _record: Any) -> None:
+            self._files.closing(connection.driver_connection)
             if self._files.log_has_no_name():  # SQLite does it itself, but not while another program has it open
                 with contextlib.suppress(*self.drivers):
                     connection.rollback()

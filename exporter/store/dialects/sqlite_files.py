@@ -69,6 +69,11 @@ class Files:
             self._beside = self._look_beside()
         self.check()
 
+    def closing(self, connection: aiosqlite.Connection) -> None:
+        """A connection is about to be closed. If it is the last, SQLite takes the files away, and nobody else has."""
+        if self._look_beside() == self._beside:
+            self._connections.discard(connection)
+
     def log_has_no_name(self) -> bool:
         """Has somebody removed the log, and opened none since? Then what is in it can only be written back, or lost."""
         return self._beside is not None and self._beside[0] is not None and _identity(self._wal) is None
