@@ -120,12 +120,12 @@ class Server:
 
     async def prepare(self) -> None:
         """Everything of the start but listening. Raises Misconfigured."""
-        opening = self._opening = asyncio.create_task(self._open_database())
-        # A wrong setting shows at once and ends the start; an outage or a long migration does not hold up listening.
-        await asyncio.wait({opening}, timeout=min(1.0, self.settings.database_timeout))
-        if opening.done():
-            opening.result()
         async with self._closed_by_a_failure():
+            opening = self._opening = asyncio.create_task(self._open_database())
+            # A wrong setting shows at once and ends the start; an outage or a long migration holds up no listening.
+            await asyncio.wait({opening}, timeout=min(1.0, self.settings.database_timeout))
+            if opening.done():
+                opening.result()
             await self_check()
             await self.node.start()
 
@@ -163,11 +163,7 @@ class Server:
         try:
             yield
         except BaseException:  # cancelled, too: nothing stays open
-            if self._opening is not None:
-                self._opening.cancel()
-            await self.listeners.close()
-            await self.node.close_all()
-            await self.store.close()
+            await self.close()
             raise
 
     def _begin(self) -> None:
@@ -260,7 +256,7 @@ class Server:
         """Close everything, without courtesy."""
         self.connections.stop()
         self._loop_lag.stop()
-        if self._opening is not None:
+        if self._opening is not None:  # to its end: a connection cut off while it is closed is a trace in the log
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
         await self.background.close()

@@ -232,7 +232,8 @@ async def test_a_port_that_is_taken_is_one_clear_line_and_nothing_is_written(tmp
             assert await running.ended() == 1
             await running.nobody_left()
             errors = running.errors.read_text()
-    (line,) = errors.splitlines()
+    line, *others = errors.splitlines()
+    assert others == []
     assert line.startswith(f"messaging-exporter: cannot listen on 127.0.0.1:{port}: address already in use; ")
     assert line.endswith('(make run ARGS="--web.listen-address HOST:PORT")')  # which is how most have begun
     assert "three months" not in running.said()

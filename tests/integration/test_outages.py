@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from unittest.mock import patch
 
 import pytest
 
+from exporter.core.errors import Misconfigured
+from exporter.settings.model import Address, Settings
 from exporter.store import Store
 from tests.integration.figures import is_consistent
 from tests.servers.exporter import (
@@ -531,6 +534,32 @@ MISTAKES: dict[str, Callable[[Path], str]] = {
     "a file that is no database": _no_database,
     "a schema from a newer version": _newer_schema,
 }
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_whoever_cannot_listen_ends_with_nothing_under_way(tmp_path: Path, opened: bool) -> None:
+    """Else what is left is cut off with the loop: a connection in the middle of being closed is a trace in the log."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        server = InProcess(Settings(listen=(address,), data_dir=tmp_path, database_timeout=1.5)).server
+        closed = opened
+
+        async def hangs() -> list[str]:
+            nonlocal closed
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)  # whoever is cancelled has a connection to close
+                closed = True
+            return []
+
+        if not opened:
+            server.store.migrate = hangs
+        before = asyncio.all_tasks()
+        with pytest.raises(Misconfigured, match="cannot listen"):
+            await server.start()
+        assert closed
+        assert asyncio.all_tasks() == before
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
