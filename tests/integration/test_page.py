@@ -418,6 +418,7 @@ async def test_pointing_at_a_line_tells_the_value_of_that_moment_on_every_line(
 async def test_the_keyboard_reads_the_lines_as_pointing_does(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double, refresh=60)
+        await shows(page.locator("[data-figure=active_connections] .range"), "1,240 to 1,500")  # the lines are there
         await page.keyboard.press("Tab")
         await page.keyboard.press("Tab")
         slider = page.get_by_role("slider", name="Moment on the lines")
