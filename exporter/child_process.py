@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import exporter
-from exporter.settings.misspelt import misspelt
+from exporter.settings.ineffective_variables import misspelt
 from exporter.settings.options import PREFIX
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)

@@ -14,7 +14,7 @@ import click
 
 from exporter.core.errors import Misconfigured, Unavailable, missing_extra, os_problem
 from exporter.core.redaction import mask, printable
-from exporter.settings.misspelt import left_empty, misspelt
+from exporter.settings.ineffective_variables import left_empty, misspelt
 
 FAILED: Final = 1
 DIFFERENCES: Final = 1  # of verify

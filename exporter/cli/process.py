@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.core.errors import Misconfigured, os_reason
-from exporter.settings.misspelt import left_empty, misspelt
+from exporter.settings.ineffective_variables import left_empty, misspelt
 from exporter.settings.model import Settings
 from exporter.settings.options import unread
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured, missing_extra
 from exporter.doctor.findings import Finding, Outcome
-from exporter.settings.misspelt import left_empty, misspelt
+from exporter.settings.ineffective_variables import left_empty, misspelt
 from exporter.settings.model import Address, Settings
 from exporter.settings.options import OF_SERVE, unread
 from exporter.store.location import SqliteLocation, locate

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.core.errors import Misconfigured
 from exporter.settings import parsers, strict_yaml
-from exporter.settings.misspelt import left_empty, misspelt
+from exporter.settings.ineffective_variables import left_empty, misspelt
 from exporter.settings.model import Address, Limits, Settings, SourceSettings
 from exporter.settings.options import BY_NAME, OF_SERVE, OPTIONS, environment, resolve, unread, variable
 
