@@ -15,7 +15,7 @@ from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.ineffective_variables import left_empty, misspelt
 from exporter.settings.model import Address, Settings
 from exporter.settings.options import OF_SERVE, unread
-from exporter.store.location import SqliteLocation, locate
+from exporter.store.location import SqliteLocation, free_bytes, locate
 from exporter.web import sockets
 from exporter.web.toolkit.reload import WebConfig
 
@@ -82,8 +82,7 @@ def _folder(subject: str, folder: Path) -> Finding:
         place = next(path for path in folder.absolute().parents if os.path.exists(path))
         if not os.access(place, os.W_OK | os.X_OK):
             return Finding(subject, Outcome.FAILED, f"{folder} is not there, and {place} cannot be written")
-    disk = os.statvfs(place)
-    free = disk.f_bavail * disk.f_frsize
+    free, disk = free_bytes(place), os.statvfs(place)
     text = f"{folder}: {_size(free)} free" + ("" if there else "; it will be made by the first start")
     if free < NO_ROOM:
         return Finding(subject, Outcome.FAILED, text, "the disk is full: nothing can be stored")

@@ -7,6 +7,7 @@ Tested in ``tests/store/test_migrations.py``.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -89,3 +90,9 @@ def dialect_of(url: str, schema: str | None = None) -> Dialect:
     from exporter.store.dialects.postgresql import PostgresDialect
 
     return PostgresDialect(location.dsn, schema)
+
+
+def free_bytes(folder: Path) -> int:
+    """What this user may still write there: what a file system reserves is root's. Raises OSError."""
+    found = os.statvfs(folder)
+    return found.f_frsize * (found.f_bavail if os.geteuid() else found.f_bfree)

@@ -570,6 +570,17 @@ def test_a_folder_that_may_be_read_and_not_written_fails(tmp_path: Path, monkeyp
         assert configuration_of_doctor._folder("data folder", folder).outcome is Outcome.FAILED
 
 
+@pytest.mark.parametrize(("user", "outcome"), [(0, Outcome.OK), (1000, Outcome.FAILED)], ids=["root", "others"])
+def test_what_a_file_system_reserves_for_root_is_room_for_root_alone(
+    user: int, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = list(os.statvfs(tmp_path))
+    of[3], of[4] = 2**30, 0  # f_bfree, f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(of))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert configuration_of_doctor._folder("data folder", tmp_path).outcome is outcome
+
+
 def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 86_400.0)
     found = asyncio.run(machine_of_doctor.examine(Settings()))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from exporter.store import errors
 from exporter.store.errors import DatabaseError, ErrorKind
+from exporter.store.location import free_bytes
 
 NEEDED = 64 * 1024
 """Bytes of free space: SQLite's shared memory takes half of it before anything is written."""
@@ -75,9 +76,7 @@ def translate_error(error: BaseException, path: Path) -> DatabaseError:
 def is_full(folder: Path) -> bool:
     """Is nothing free there?"""
     with contextlib.suppress(OSError):
-        found = os.statvfs(folder)
-        free = found.f_bavail if os.geteuid() else found.f_bfree  # what ext4 reserves is root's
-        return free * found.f_frsize < NEEDED
+        return free_bytes(folder) < NEEDED
     return False
 
 
