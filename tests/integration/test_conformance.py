@@ -245,6 +245,9 @@ async def test_the_answer_is_what_the_rfc_says_and_the_server_ends_it(here: InPr
         ({"Connection": "keep-alive"}, 426),
         ({"Upgrade": "websockets"}, 426),
         ({"Upgrade": "not-websocket"}, 426),
+        ({"Sec-WebSocket-Protocol": ""}, 101),  # as a proxy sends it that copies what is not there
+        ({"Sec-WebSocket-Protocol": ", messaging.v1,"}, 101),
+        ({"Sec-WebSocket-Protocol": "messaging"}, 400),
     ],
 )
 async def test_tokens_of_a_header_are_compared_whole(here: InProcess, headers: dict[str, str], status: int) -> None:

@@ -152,7 +152,8 @@ def _handshake(request: web.Request) -> bytes:
         valid = False
     if not valid:
         raise Rejected(RejectedReason.HANDSHAKE, 400, "Sec-WebSocket-Key is not 16 bytes in base64")
-    offered = [name.strip() for line in headers.getall("Sec-WebSocket-Protocol", ()) for name in line.split(",")]
+    lists = headers.getall("Sec-WebSocket-Protocol", ())  # empty elements are none (RFC 9110 section 5.6.1.2)
+    offered = [name for line in lists for name in map(str.strip, line.split(",")) if name]
     if offered and protocol.SUBPROTOCOL not in offered:
         raise Rejected(RejectedReason.HANDSHAKE, 400, f"the subprotocol is {protocol.SUBPROTOCOL}")
     digest = hashlib.sha1(keys[0].strip().encode() + _GUID, usedforsecurity=False).digest()
