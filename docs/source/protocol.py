@@ -14,6 +14,7 @@ import msgspec
 from docs.source.text import wrapped
 from exporter import __version__
 from exporter.core import errors, events, protocol
+from exporter.core.hub import MAX_JOINED
 from exporter.settings.model import Limits
 
 CLOSES = {
@@ -89,7 +90,8 @@ def text() -> str:
                 "others: "
                 + ", ".join(f"`{name}`" for name in ("frame_bytes", "frames_per_second", "send_buffer_bytes"))
                 + f" (by default {Limits().frame_bytes:,}, {Limits().frames_per_second} and "
-                f"{Limits().send_buffer_bytes:,}). `joined` lists at most {protocol.MAX_LISTED:,} participants."
+                f"{Limits().send_buffer_bytes:,}). `joined` lists at most {protocol.MAX_LISTED:,} participants. "
+                f"One connection may have joined {MAX_JOINED:,} conversations; the next join is `forbidden`."
             ),
             "",
         )

@@ -104,7 +104,7 @@ class NotJoined(Refusal):
 
 
 class Forbidden(Refusal):
-    """The client's fault: not a member, not the sender, not an admin."""
+    """The client's fault: not a member, not the sender, not an admin, or one conversation too many joined."""
 
     code = ErrorCode.FORBIDDEN
 
