@@ -749,7 +749,9 @@ async def a_tab_too_many(world: World) -> AsyncIterator[None]:
     await world.tab("ann")
     await world.tab("ann")
     yield
-    assert (await world.exporter.refused(world.exporter.token(world.name("ann")))).response.status_code == 429
+    refusal = (await world.exporter.refused(world.exporter.token(world.name("ann")))).response
+    assert refusal.status_code == 429
+    assert b"too many connections: 2 are allowed" in refusal.body
 
 
 @row(TIGHT, connections_rejected_total__capacity=1)

@@ -101,8 +101,9 @@ class UpgradeHandler:
             raise _draining()
         if len(self._connections) >= self._limits.connections:
             raise Rejected(RejectedReason.CAPACITY, 503, "all connections are taken", {"Retry-After": RETRY_AFTER})
-        if self._node.hub.connections_of(claims.user) >= self._limits.connections_per_user:
-            raise Rejected(RejectedReason.USER_LIMIT, 429, "this user has too many connections")
+        most = self._limits.connections_per_user
+        if self._node.hub.connections_of(claims.user) >= most:
+            raise Rejected(RejectedReason.USER_LIMIT, 429, f"this user has too many connections: {most} are allowed")
 
     def _hand_over(self, request: web.Request, answer: bytes, claims: Claims) -> web.StreamResponse:
         transport = request.transport
