@@ -6,7 +6,6 @@ a folder of that group, and whoever is asked for the figures of *the* server loo
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import hashlib
@@ -15,8 +14,8 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Final
-from weakref import WeakSet
+from typing import IO, Any, Final
+from weakref import WeakSet, finalize
 
 _PREFIX: Final = "messaging-exporter-"
 _NAMES: Final = (b"SUPERVISOR_PROCESS_NAME", b"SANIC_WORKER_NAME", b"SANIC_WORKER_IDENTIFIER")
@@ -34,8 +33,8 @@ class WorkerGroup:
         self._base = folder
         self._folder: Path | None = None  # none until it is entered, and where there is no temporary folder
         self._pid = 0
-        self._mark: tuple[IO[bytes], Path] | None = None
-        atexit.register(self.leave)
+        self._mark: IO[bytes] | None = None
+        self._unmark: finalize[Any, WorkerGroup] | None = None  # with the process, or with a host that is made anew
         _groups.add(self)
 
     def enter(self) -> None:
@@ -47,7 +46,8 @@ class WorkerGroup:
         with contextlib.suppress(OSError):
             base = self._base or Path(tempfile.gettempdir())
             self._folder = base / _name()
-            self._mark = _marked(self._folder, self._pid)
+            self._mark, path = _marked(self._folder, self._pid)
+            self._unmark = finalize(self, _unmarked, self._mark, path, self._pid)
             _tidy(base)
 
     def count(self) -> int:
@@ -57,8 +57,8 @@ class WorkerGroup:
         What was taken all the same is made again.
         """
         if self._mark is not None:
-            if os.fstat(self._mark[0].fileno()).st_nlink:
-                os.utime(self._mark[0].fileno())
+            if os.fstat(self._mark.fileno()).st_nlink:
+                os.utime(self._mark.fileno())
             else:
                 self._pid = 0
                 self.enter()
@@ -75,19 +75,23 @@ class WorkerGroup:
 
     def leave(self) -> None:
         """No longer be counted, until it is entered again."""
-        if self._pid != os.getpid():
-            return
-        if self._mark is not None:
-            with contextlib.suppress(OSError):
-                self._mark[1].unlink()
-                self._mark[1].parent.rmdir()
-        self.forget()
+        if self._pid == os.getpid():
+            self.forget()
 
     def forget(self) -> None:
         """In a child: the mark is its parent's and ends with it, however long this child lives."""
-        mark, self._mark, self._folder, self._pid = self._mark, None, None, 0
-        if mark is not None:
-            mark[0].close()
+        unmark, self._mark, self._unmark, self._folder, self._pid = self._unmark, None, None, None, 0
+        if unmark is not None:
+            unmark()
+
+
+def _unmarked(mark: IO[bytes], path: Path, pid: int) -> None:
+    """Remove a mark, in the process whose it is."""
+    if os.getpid() == pid:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            path.parent.rmdir()
+    mark.close()
 
 
 _groups: WeakSet[WorkerGroup] = WeakSet()

@@ -221,7 +221,7 @@ def test_what_the_killed_have_left_is_removed_by_the_next(tmp_path: Path) -> Non
     code = """
         import sys
         from exporter import Live
-        Live().asgi()
+        pages = Live().asgi()
         print(flush=True)
         sys.stdin.read()
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import itertools
 import os
 import shutil
@@ -137,6 +138,22 @@ def test_two_groups_of_one_process_are_one_worker(tmp_path: Path) -> None:
     assert [worker.does("count") for worker in (one, again, other)] == [2, 2, 2]
     one.does("leave")
     assert [worker.does("count") for worker in (again, other)] == [2, 2]
+
+
+def test_a_group_that_nobody_has_any_more_leaves_and_keeps_no_file_open(tmp_path: Path) -> None:
+    """A test suite makes its application anew for each test."""
+    kept = WorkerGroup(tmp_path)
+    kept.enter()
+    for _ in range(3):
+        WorkerGroup(tmp_path).enter()
+    gc.collect()
+    open_files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    [folder] = tmp_path.iterdir()
+    [mark] = folder.iterdir()
+    assert [file for file in open_files if file.startswith(str(tmp_path))] == [str(mark)]
+    assert kept.count() == 1
+    kept.leave()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_marks_that_were_cleaned_away_are_made_again_and_stay_young(tmp_path: Path) -> None:
