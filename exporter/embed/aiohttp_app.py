@@ -19,6 +19,7 @@ from exporter.embed.middleware import REASONS, accepted
 from exporter.embed.service import Service
 
 if TYPE_CHECKING:
+    from exporter.embed.identifiers import User
     from exporter.embed.live import Live
 
 CONNECTION: Final = web.RequestKey("live_connection", Connection)
@@ -49,7 +50,7 @@ def application(live: Live, admin: Callable[[web.Request], Any] | None = None) -
     return app
 
 
-def watch(app: web.Application, live: Live, user: Callable[[web.Request], str | None] | None = None) -> None:
+def watch(app: web.Application, live: Live, user: Callable[[web.Request], User | None] | None = None) -> None:
     """Count the WebSockets of a host: opened when the response is prepared, closed when the handler ends.
 
     ``user(request)`` says whose connection it is, or None. ``request[CONNECTION]`` is the connection, from the

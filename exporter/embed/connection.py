@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 from exporter.core.events import ClosedReason, HubEvent
+from exporter.embed.identifiers import User
 
 if TYPE_CHECKING:
     from exporter.embed.live import Live
@@ -64,7 +64,7 @@ class Connection:
         """Is it still counted?"""
         return self._live.is_open(self)
 
-    def identify(self, user: str | int | UUID) -> list[HubEvent]:
+    def identify(self, user: User) -> list[HubEvent]:
         """Say whose connection this is, once; for connections that a middleware opened. Events of what it joined."""
         return self._live.identify(self, user)
 

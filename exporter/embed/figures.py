@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
 from prometheus_client.core import Metric
@@ -23,7 +23,7 @@ from exporter.embed.totals import UNREAD
 from exporter.embed.workers import EXPLANATION
 from exporter.metrics.families import build_family, drift_family, live_families
 from exporter.metrics.quality import quality
-from exporter.metrics.source_families import source_families
+from exporter.metrics.source_families import every_source_family, source_families
 from exporter.node.document import LIVE, totals_figures, utc
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 NO_DATABASE = "no database is observed: give Live(totals=Source(url, mapping))"
 ANONYMOUS = "some connections' users are not known"
 UNREPORTED = "the host does not report it"
+_REPORTED: Final = tuple(name for names in REPORTS.values() for name in names)
 
 
 def unknown(live: Live) -> dict[str, str]:
@@ -118,20 +119,16 @@ def _families(live: Live, drift: dict[str, int] | None) -> Iterator[Metric]:
             yield family
     if drift is not None:
         yield drift_family({name: value for name, value in drift.items() if name not in missing})
-    yield from _counters(live)
-    yield build_family()
-
-
-def _counters(live: Live) -> Iterator[Metric]:
-    metrics = live.metrics
-    yield metrics.connections_opened.family()
-    yield metrics.connections_closed.family()
-    yield metrics.connection_duration.family()
     shown = (
         set(live.reported) if live.by_middleware else {*live.reported, *REPORTS["conversations"], *REPORTS["typing"]}
     )
-    for name in (name for names in REPORTS.values() for name in names if name in shown):
-        family = getattr(metrics, name).family()
+    yield from _counters(live, [name for name in _REPORTED if name in shown])
+    yield build_family()
+
+
+def _counters(live: Live, reported: Iterable[str]) -> Iterator[Metric]:
+    for name in ("connections_opened", "connections_closed", "connection_duration", *reported):
+        family = getattr(live.metrics, name).family()
         # A host has no other broker than its own.
         family.samples = [sample for sample in family.samples if sample.labels.get("path") != "cluster"]
         yield family
@@ -148,6 +145,15 @@ class LiveCollector(Collector):
 
     def __init__(self, live: Live) -> None:
         self._live = live
+
+    def describe(self) -> Iterator[Metric]:
+        """Every family that may come, so that a registry finds those by name that are not there yet. Asks nobody."""
+        yield from live_families(self._live.hub.stats()).values()
+        yield drift_family({})
+        yield from _counters(self._live, _REPORTED)
+        yield build_family()
+        if self._live.totals is not None:
+            yield from every_source_family()
 
     def collect(self) -> Iterator[Metric]:
         """The families now."""

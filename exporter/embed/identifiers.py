@@ -5,7 +5,11 @@ Tested in ``tests/embed/test_live.py``.
 
 from __future__ import annotations
 
+from typing import TypeAlias
 from uuid import UUID
+
+User: TypeAlias = str | int | UUID
+"""What identifies a user, as a host has it."""
 
 
 def identifier(user: object) -> str:

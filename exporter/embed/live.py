@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from msgspec.structs import replace
 
@@ -26,7 +25,7 @@ from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, Rejec
 from exporter.core.hub import Hub
 from exporter.core.records import HubStats
 from exporter.embed.connection import Connection, explicit_reason
-from exporter.embed.identifiers import identifier, is_hashable
+from exporter.embed.identifiers import User, identifier, is_hashable
 from exporter.embed.observations import REPORTS, Observations
 from exporter.embed.workers import WorkerGroup
 from exporter.metrics.counters import COMMAND_NAMES
@@ -95,7 +94,7 @@ class Live(Observations):
 
     # --- connections --------------------------------------------------------------------------------------
 
-    def open(self, user: str | int | UUID, *, handle: Hashable | None = None) -> Connection:
+    def open(self, user: User, *, handle: Hashable | None = None) -> Connection:
         """A connection of ``user`` was accepted. Leave no way out without ``close``: ``with live.open(user):``.
 
         ``user`` is an identifier; a number or a UUID is kept as its text. TypeError for anything else, None included.
@@ -116,7 +115,7 @@ class Live(Observations):
         self.metrics.connections_opened.value += 1
         return connection
 
-    def identify(self, connection: Connection | Hashable, user: str | int | UUID) -> list[HubEvent]:
+    def identify(self, connection: Connection | Hashable, user: User) -> list[HubEvent]:
         """Say whose it is (``user`` as in ``open``), once, while it is open. Returns the events of its joins."""
         user = identifier(user)
         found = self._of(connection)
@@ -243,7 +242,7 @@ class Live(Observations):
                 raise
             return []
 
-    def remove(self, conversation: str, user: str | int | UUID) -> list[HubEvent]:
+    def remove(self, conversation: str, user: User) -> list[HubEvent]:
         """A user may no longer take part: all their connections leave. ``user`` as in ``open``."""
         user = identifier(user)
         return self._count(self.hub.remove(conversation, user)[0]) if is_hashable(conversation) else []

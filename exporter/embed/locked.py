@@ -55,11 +55,10 @@ class LockedLive(Live):
 
     lock: threading.RLock
 
-    def __init__(self, **options: Any) -> None:
+    def _make_lock(self) -> None:
         self.lock = threading.RLock()
         self._untold: deque[list[HubEvent]] = deque()
         _lives.add(self)
-        super().__init__(**options)
 
     def _tell(self, events: list[HubEvent]) -> None:
         self._untold.append(events)
@@ -86,9 +85,8 @@ _lives: WeakSet[LockedLive] = WeakSet()
 
 
 def _forked() -> None:
-    for live in _lives:
-        live.lock = threading.RLock()  # whoever held the other one is not in the child
-        live._untold.clear()  # the parent tells it
+    for live in list(_lives):
+        live._make_lock()  # whoever held the other one is not in the child; what is untold the parent tells
 
 
 os.register_at_fork(after_in_child=_forked)

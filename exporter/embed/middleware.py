@@ -19,6 +19,7 @@ from exporter.embed.live import Live
 
 if TYPE_CHECKING:
     from exporter.embed.asgi import Application, Receive, Scope, Send
+    from exporter.embed.identifiers import User
 
 REASONS: Final = {
     401: RejectedReason.UNAUTHENTICATED,
@@ -44,7 +45,7 @@ class LiveMiddleware:
     handshake that is refused is counted as rejected; one that is cancelled, or whose client goes, leaves no trace.
     """
 
-    def __init__(self, app: Application, live: Live, user: Callable[[Scope], str | None] | None = None) -> None:
+    def __init__(self, app: Application, live: Live, user: Callable[[Scope], User | None] | None = None) -> None:
         self._app = app
         self._live = live
         self._user = user
@@ -79,7 +80,7 @@ class _Watched:
     """
 
     def __init__(
-        self, live: Live, user: Callable[[Scope], str | None] | None, scope: Scope, receive: Receive, send: Send
+        self, live: Live, user: Callable[[Scope], User | None] | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         self._live = live
         self._user = user

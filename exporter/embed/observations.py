@@ -39,6 +39,7 @@ class Observations:
         commands: Sequence[str] = COMMAND_NAMES,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._make_lock()
         announced = set(reports)
         self.reported = announced.union(*(REPORTS.get(name, ()) for name in announced))
         """Groups and instruments of which something was announced or told."""
@@ -46,6 +47,9 @@ class Observations:
             raise ValueError(f"reports: {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(REPORTS))}")
         self.metrics = Metrics(commands)
         self._now = now
+
+    def _make_lock(self) -> None:
+        """For ``LockedLive``, so that it takes, and shows, the same options as ``Live``."""
 
     def __deepcopy__(self, memo: object) -> Self:
         """Itself: Litestar copies what is in its ``State`` and in a router, and what is told to a copy nobody sees."""

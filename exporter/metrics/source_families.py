@@ -28,6 +28,11 @@ def source_families(views: Sequence[SourceView], *, labelled: bool) -> Iterator[
     return (family for family in _families(views, labelled=labelled) if family.samples)
 
 
+def every_source_family() -> Iterator[Metric]:
+    """What ``source_families`` may ever have of one source; without values, and without what others have, too."""
+    return (family for family in _families([], labelled=False) if family.name != "messaging_build")
+
+
 def _families(views: Sequence[SourceView], *, labelled: bool) -> Iterator[Metric]:
     labels = ["source"] if labelled else []
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
 from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
@@ -262,3 +263,39 @@ async def test_what_another_server_answered_the_admin_check_is_not_the_host_s_de
     answer = await Service(Live(workers=1), admin).answer("GET", "/v1/messaging/stats", {}, {}, None)
     assert answer.status == status
     assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("described", [False, True])
+async def test_a_registry_finds_by_name_what_is_known_only_after_the_registration(
+    described: bool, tmp_path: Path
+) -> None:
+    """Prometheus may ask for single names (``params: name[]``), and a host registers before anybody has come."""
+    database = sqlite3.connect(tmp_path / "host.db")
+    database.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, sender TEXT, at TEXT)")
+    (tmp_path / "mapping.yml").write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender}\n"
+    )
+    asked: list[int] = []
+
+    def sockets() -> list[str]:
+        asked.append(1)
+        return ["tab"]
+
+    live = Live(open_sockets=sockets, totals=Source(f"sqlite:///{tmp_path}/host.db", tmp_path / "mapping.yml"))
+    registry = CollectorRegistry(auto_describe=described)
+    registry.register(live.collector())
+    assert not asked, "the host is only half imported"
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(Live().collector())
+    assert live.totals is not None
+    await live.totals.start()
+    await live.totals.view(5.0)
+    live.open("ann", handle="tab").message("room")
+    families = list(registry.collect())
+    assert {"messaging_live_drift", "messaging_messages_accepted", "messaging_source_up"} <= {
+        family.name for family in families
+    }
+    for family in families:
+        names = {sample.name for sample in family.samples}
+        assert [found.name for found in registry.restricted_registry(names).collect()] == [family.name]
+    await live.totals.close()
