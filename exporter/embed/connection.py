@@ -27,6 +27,7 @@ _DISCONNECTS: Final = frozenset(
         "ClientDisconnected",
         "Disconnected",  # autobahn's, by way of Daphne
         "WebsocketClosed",  # Sanic
+        "WebSocketDisconnectError",  # BlackSheep
         "WebSocketClosedError",  # Tornado
     )
 )
@@ -111,10 +112,11 @@ def reason_of(error: BaseException | None, cancelled: ClosedReason) -> ClosedRea
         error, BaseExceptionGroup
     ):  # of a TaskGroup: a reader that found the peer gone, and who was cancelled
         return min((reason_of(inner, cancelled) for inner in error.exceptions), key=_WEIGHTIEST_FIRST.index)
-    if type(error).__name__ == "WebSocketException" and isinstance(code := getattr(error, "code", None), int):
-        return reason_of_code(code)  # FastAPI's and Litestar's way to close on purpose
-    if error is None or isinstance(error, _GONE) or type(error).__name__ in _DISCONNECTS:
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # a host may have made its own of them
+    if error is None or isinstance(error, _GONE) or not kinds.isdisjoint(_DISCONNECTS):
         return ClosedReason.CLIENT
+    if "WebSocketException" in kinds and isinstance(code := getattr(error, "code", None), int):
+        return reason_of_code(code)  # FastAPI's and Litestar's way to close on purpose
     if isinstance(error, asyncio.CancelledError) or type(error).__name__ == "Cancelled":  # Trio's
         return cancelled
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):

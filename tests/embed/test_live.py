@@ -13,9 +13,11 @@ from uuid import UUID
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from litestar.exceptions import WebSocketDisconnect as LitestarDisconnect
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.exceptions import WebSocketException
+from starlette.websockets import WebSocketDisconnect
 
 import exporter
 from exporter import ClosedReason, Connection, Live, LockedLive, ParticipantJoined, ParticipantLeft, TypingStopped
@@ -83,7 +85,10 @@ def test_a_context_cannot_be_left_open_whatever_happens_inside() -> None:
     assert shown(live)["messaging_connection_duration_seconds_count"] == 5
 
 
-@pytest.mark.parametrize("name", ["WebSocketDisconnect", "WebSocketClosedError", "WebsocketClosed", "Disconnected"])
+@pytest.mark.parametrize(
+    "name",
+    ["WebSocketDisconnect", "WebSocketClosedError", "WebsocketClosed", "Disconnected", "WebSocketDisconnectError"],
+)
 def test_what_frameworks_raise_when_the_peer_has_gone_is_no_internal_error(name: str) -> None:
     live, gone = Live(), type(name, (Exception,), {})
     with pytest.raises(gone), live.open("ann"):
@@ -610,6 +615,23 @@ def test_a_framework_s_exception_that_closes_on_purpose_says_why_by_its_code() -
     assert [
         counted[reason].value for reason in (ClosedReason.CLIENT, ClosedReason.INTERNAL_ERROR, ClosedReason.SHUTDOWN)
     ] == [1] * 3
+
+
+def test_what_a_host_made_of_a_framework_s_exception_is_still_one() -> None:
+    live = Live(workers=1)
+
+    class Restarting(WebSocketException):
+        """The host's."""
+
+    class Gone(WebSocketDisconnect):
+        """The host's."""
+
+    browser = LitestarDisconnect(detail="the tab was closed", code=1001)  # a WebSocketException, too
+    for error in (Gone(1006), browser, Restarting(1012)):
+        with contextlib.suppress(type(error)), live.open("ann"):
+            raise error
+    counted = live.metrics.connections_closed
+    assert [counted[reason].value for reason in (ClosedReason.CLIENT, ClosedReason.SHUTDOWN)] == [2, 1]
 
 
 def test_a_function_that_would_never_be_awaited_is_refused() -> None:
