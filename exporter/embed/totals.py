@@ -55,6 +55,13 @@ class Source:
     _looked_at: float = field(default=0.0, init=False, repr=False)
     _error: str = field(default=UNREAD, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.url, str):  # it would be found in a task that nobody awaits
+            raise TypeError(
+                f"a database's URL is text, not {type(self.url).__name__}; that of an SQLAlchemy engine is "
+                f"engine.url.render_as_string(hide_password=False)"
+            )
+
     def start_soon(self) -> None:
         """Begin to count when an event loop runs, or go on in another one; without one ``await start()`` does."""
         try:
@@ -94,6 +101,10 @@ class Source:
                     logging.getLogger("exporter.embed").error("totals: %s", error)
                 self._error = str(error)
                 await asyncio.sleep(RETRY)
+            except Exception:  # a defect, or something that only shows now: nobody awaits this, so nobody would be told
+                logging.getLogger("exporter.embed").exception("totals: the database cannot be read")
+                self._error = "the database cannot be read: the log says why"
+                await asyncio.sleep(RETRY)
 
     async def start(self) -> None:
         """Begin to count, on the running loop; once. Raises Misconfigured."""
@@ -108,6 +119,8 @@ class Source:
                 f"pip install messaging-exporter"
             ) from error
 
+        if self.kind == "custom" and self.mapping is None:
+            raise Misconfigured("what a message is, a mapping says: Source(url, 'mapping.yml'); see docs/observe.md")
         described = sources.Source(
             self.url, self.kind, config_file=None if self.mapping is None else Path(self.mapping)
         )

@@ -30,8 +30,12 @@ class PostgresLocation:
     dsn: str = field(repr=False)
 
 
-_SQLITE = ("sqlite", "sqlite+aiosqlite")
-_POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
+# With SQLAlchemy's names of drivers, because a program beside has such a URL; ours are chosen all the same.
+_SQLITE = ("sqlite", "sqlite+aiosqlite", "sqlite+pysqlite")
+_POSTGRES = (
+    *("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg_async"),
+    *("postgresql+psycopg2", "postgresql+psycopg2cffi", "postgresql+pg8000"),
+)
 
 
 def locate(url: str) -> SqliteLocation | PostgresLocation:
@@ -71,8 +75,14 @@ def _dsn(rest: str) -> str:
             _ = parts.port
         # A password's @ or / leaves a host that nobody meant, and a # something that no such URL has.
         torn = parts.netloc.count("@") > 1 or ("@" in parts.path and "@" not in parts.netloc) or bool(parts.fragment)
+        hidden = parts.password == "***"
     except ValueError:
-        torn = True
+        torn, hidden = True, False
+    if hidden:
+        raise Misconfigured(
+            "the password in the database URL is '***', as SQLAlchemy writes it in place of one: give it "
+            "url.render_as_string(hide_password=False)"
+        )
     if torn:
         raise Misconfigured(f"the database URL's host or port cannot be read: {URL_FORM}")
     return dsn

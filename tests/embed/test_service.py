@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import make_url
 
 from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
@@ -299,3 +300,31 @@ async def test_a_registry_finds_by_name_what_is_known_only_after_the_registratio
         names = {sample.name for sample in family.samples}
         assert [found.name for found in registry.restricted_registry(names).collect()] == [family.name]
     await live.totals.close()
+
+
+async def test_totals_that_can_never_be_read_say_so_and_how_to_mend_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url: Any = make_url("postgresql://ann:hunter2@h/d")
+    with pytest.raises(TypeError, match="hide_password=False") as refused:
+        Source(url, "mapping.yml")
+    assert "hunter2" not in str(refused.value)
+
+    async def error(live: Live) -> str:
+        told: str | None = totals.UNREAD
+        while told == totals.UNREAD:
+            await asyncio.sleep(0)
+            told = live.get_stats()["database"]["error"]
+        assert live.totals is not None
+        await live.totals.close()
+        return str(told)
+
+    assert "Source(url, 'mapping.yml')" in await error(Live(workers=1, totals=Source("sqlite:///host.db")))
+
+    def defective(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(collector, "SourceCollector", defective)
+    live = Live(workers=1, totals=Source("sqlite:///host.db", tmp_path / "mapping.yml"))
+    assert await error(live) == "the database cannot be read: the log says why"
+    assert "ZeroDivisionError" in caplog.text

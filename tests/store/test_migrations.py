@@ -19,6 +19,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
 
 from exporter import store as package
 from exporter.core.errors import Misconfigured, Unavailable
@@ -305,11 +306,20 @@ def test_a_password_that_tears_the_url_is_told_how_to_be_written(url: str) -> No
         ("postgres://u:p@h/d?sslmode=require", PostgresLocation("postgresql://u:p@h/d?sslmode=require")),
         ("postgresql://h1:5432,h2:5433/d", PostgresLocation("postgresql://h1:5432,h2:5433/d")),
         ("postgresql+asyncpg:///d?host=/run", PostgresLocation("postgresql:///d?host=/run")),
+        ("sqlite+pysqlite:///x.db", SqliteLocation(Path("x.db"))),
+        ("postgresql+psycopg://u:p@h/d", PostgresLocation("postgresql://u:p@h/d")),
+        ("postgresql+psycopg2://u:p@h/d", PostgresLocation("postgresql://u:p@h/d")),
     ],
 )
 def test_urls_in_all_their_forms(url: str, found: Any) -> None:
     assert locate(url) == found
     assert ":p@" not in repr(locate(url))
+
+
+def test_a_password_that_sqlalchemy_hides_is_told_where_it_is() -> None:
+    """``str(engine.url)`` looks like a URL, and the server would say that the password is wrong."""
+    with pytest.raises(Misconfigured, match="hide_password=False"):
+        locate(str(make_url("postgresql+psycopg://ann:hunter2@h/d")))
 
 
 async def refused(url: str, kind: type[Exception], match: str) -> str:
