@@ -1,10 +1,14 @@
 """What a host may report besides connections, conversations and typing. What it does not report is absent.
 
+A host subtracts: one of the audience, two readings of a wall clock. A difference below 0 is told as 0, because a
+counter that falls looks like a restart.
+
 Tested in ``tests/embed/test_live.py``.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -58,16 +62,17 @@ class Observations:
     def persisted(self, seconds: float) -> None:
         """A message became durable this long after its receipt."""
         self.reported.add("message_persist_duration")
-        self.metrics.message_persist_duration.observe(seconds)
+        self.metrics.message_persist_duration.observe(max(0.0, seconds))
 
     def delivered(self, recipients: int, seconds: float | None = None) -> None:
         """A message was handed to so many connections, the last of them this long after its receipt."""
+        recipients = max(0, recipients)
         self.reported.update(("deliveries", "fanout_recipients"))
         self.metrics.deliveries.value += recipients
         self.metrics.fanout_recipients.observe(recipients)
         if seconds is not None and recipients:
             self.reported.add("message_delivery_duration")
-            self.metrics.message_delivery_duration["local"].observe(seconds)
+            self.metrics.message_delivery_duration["local"].observe(max(0.0, seconds))
 
     def dropped(self, deliveries: int = 1) -> None:
         """Deliveries that were given up."""
@@ -102,7 +107,10 @@ class Observations:
             buckets.observe(seconds)
 
     def command_rejected(self, name: str, code: ErrorCode | str) -> None:
-        """A command was refused with one of the codes of ``ErrorCode``."""
+        """A command was refused with one of the codes of ``ErrorCode``; what is none is logged and not counted."""
+        if code not in list(ErrorCode):  # at the first refusal of its kind, and the handler is to answer its client
+            logging.getLogger("exporter.embed").error("command_rejected: expected one of %s", ", ".join(ErrorCode))
+            return
         self.reported.add("commands_rejected")
         known = name if is_hashable(name) and name in self.metrics.command_duration.children else "unknown"
         self.metrics.commands_rejected[known, ErrorCode(code)].value += 1

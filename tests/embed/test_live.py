@@ -168,6 +168,28 @@ def test_a_room_that_a_client_made_up_changes_nothing_and_does_not_break_the_hos
     assert live.metrics.commands_rejected["unknown", ErrorCode.BAD_FRAME].value == 1
 
 
+def test_a_difference_below_nothing_lowers_no_counter_and_a_code_of_the_host_s_own_breaks_no_handler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    live = Live(workers=1)
+    live.delivered(2, 0.5)
+    live.persisted(0.5)
+    for refused in ("forbidden", "banned", ["banned"]):
+        live.command_rejected("send", refused)  # type: ignore[arg-type]
+    before = shown(live)
+    live.delivered(len(live.audience("room")) - 1, -1.0)  # everybody but the sender, who has left
+    live.delivered(1, -1.0)
+    live.persisted(-1.0)
+    fallen = {name for name, value in shown(live).items() if value < before[name]}
+    assert not fallen
+    assert shown(live)["messaging_deliveries_total"] == 3
+    counted = {
+        name: value for name, value in before.items() if name.startswith("messaging_commands_rejected") and value
+    }
+    assert counted == {"messaging_commands_rejected_total{forbidden}{send}": 1}
+    assert caplog.text.count("expected one of bad_frame, ") == 2
+
+
 def test_a_handle_that_cannot_be_one_is_named() -> None:
     live = Live()
     with pytest.raises(TypeError, match="handle has to be hashable, and dict is not"):
