@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
@@ -57,7 +58,10 @@ class Answer:
 
 
 class Service:
-    """The routes of one ``Live`` on one event loop. ``admin`` is asked before anything for admins is shown."""
+    """The routes of one ``Live``. ``admin`` is asked before anything for admins is shown.
+
+    Several event loops may have them at once: a host that serves one application at two addresses, in two threads.
+    """
 
     def __init__(self, live: Live, admin: Callable[[Any], Any] | None) -> None:
         self._live = live
@@ -67,7 +71,7 @@ class Service:
         # From the mounting on, which every worker does, and not from the first request, which may be another's.
         if live.workers is None:
             live.worker_group.enter()
-        self._work = asyncio.Lock()
+        self._work: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sampling: asyncio.Task[None] | None = None
 
@@ -109,8 +113,8 @@ class Service:
 
     async def close(self) -> None:
         """Stop what runs beside the requests; a later request begins anew."""
-        sampling, self._sampling = self._sampling, None
-        if sampling is not None and self._loop is asyncio.get_running_loop():
+        if self._sampling is not None and self._loop is asyncio.get_running_loop():
+            sampling, self._sampling = self._sampling, None
             sampling.cancel()
             await asyncio.gather(sampling, return_exceptions=True)
         if self._live.totals is not None:
@@ -128,7 +132,8 @@ class Service:
         process = await self._process.collect_in_time()
         view = await self._database(until - time.monotonic())
         kind = content_type(headers.get("accept", ""))
-        async with self._work:  # one rendering at a time: each gives way, and together they would hold up a message
+        # One rendering at a time: each gives way, and together they would hold up a message.
+        async with self._work.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             drift = figures.Drift(self._live)
             for _ in drift.count():
                 await asyncio.sleep(0)
@@ -151,8 +156,9 @@ class Service:
     def _start(self) -> None:
         """With the first request, because a mounted application is told of no beginning."""
         if self._loop is None or self._loop.is_closed():  # with all that ran in it
-            self._loop, self._work, self._sampling = asyncio.get_running_loop(), asyncio.Lock(), None
+            self._sampling = None
         if self._sampling is None or self._sampling.done():  # a defect ended it: the loop has said so
+            self._loop = asyncio.get_running_loop()
             self._sampling = asyncio.create_task(self._sample(), name="messaging-history")
         if self._live.totals is not None:
             self._live.totals.start_soon()

@@ -1,4 +1,4 @@
-"""Totals of a host that has two event loops at once, as its tests have whose client answers each request on its own."""
+"""A host that has two event loops at once: an application at two addresses, tests whose client has one per request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from exporter.embed import Live, Source
+from exporter.embed import Live, LockedLive, Source
 from exporter.embed.service import Service
 from exporter.observe import collector
 from tests.servers.exporter import PATIENCE
@@ -72,6 +72,37 @@ def test_totals_are_read_by_the_loop_that_has_the_connection(
         postgres.psql(SAY, database)
         first.run_until_complete(reads(6))  # and now it is run again
         assert not [error for _, error in answers if "an error of messaging-exporter" in (error or "")]
+        first.run_until_complete(service.close())
+    finally:
+        first.close()
+
+
+def test_a_scrape_in_one_loop_waits_for_none_in_another() -> None:
+    rendering, answered = threading.Event(), threading.Event()
+
+    def sockets() -> list[object]:
+        """The first scrape is held up in the middle of its work."""
+        if not rendering.is_set():
+            rendering.set()
+            answered.wait(PATIENCE)
+        return []
+
+    service = Service(LockedLive(workers=1, open_sockets=sockets), None)
+
+    async def scrapes(times: int) -> list[int]:
+        async with asyncio.timeout(PATIENCE):
+            return [(await service.answer("GET", "/metrics", {}, {}, None)).status for _ in range(times)]
+
+    first = asyncio.new_event_loop()
+    try:
+        with _in_a_thread(first):
+            held_up = asyncio.run_coroutine_threadsafe(scrapes(1), first)
+            assert rendering.wait(PATIENCE)
+            try:
+                assert asyncio.run(scrapes(2)) == [200, 200]
+            finally:
+                answered.set()
+            assert held_up.result() == [200]
         first.run_until_complete(service.close())
     finally:
         first.close()
