@@ -111,6 +111,7 @@ NOT_ADMITTED = (
 NO_DATABASE = "the database that the URL names does not exist"
 BAD_URL = "the database's URL cannot be read"
 CLOSED_TO_ALL = "the database admits no connections: somebody has set ALLOW_CONNECTIONS to false for it"
+NO_SESSION = "the database can begin no session: its own log says why; a full disk is told like this, too"
 CROWDED = "the database has no connection or memory to spare"
 STARTING = "the database is starting up or shutting down"
 RACED = "the database took the transaction back: others were in its way"

@@ -318,6 +318,23 @@ def test_a_database_that_lets_nobody_in_is_told_by_the_reason(tmp_path: Path, po
     assert "no.such.invalid:5432: the name is unknown" in told("postgresql://ann@no.such.invalid/chat")
 
 
+async def test_a_database_that_can_begin_no_session_leads_to_its_log(tmp_path: Path) -> None:
+    """PostgreSQL 15 on a full disk: a session begins with a file that it writes. Its words are in its log alone."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(int.from_bytes(await reader.readexactly(4)) - 4)
+        said = b"SFATAL\0VFATAL\0CXX000\0Mcould not write init file\0\0"
+        writer.write(b"E" + (4 + len(said)).to_bytes(4) + said)
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        url = {"MESSAGING_DATABASE_URL": f"postgresql://ann@{place}/chat?sslmode=disable"}
+        code, found, said = await asyncio.to_thread(doctor, tmp_path, environment=url)
+    assert (code, found["database"][0]) == (1, "failed"), said
+    assert "its own log says why" in found["database"][1]
+
+
 def test_a_database_that_is_not_there_fails_and_its_password_is_nowhere(tmp_path: Path) -> None:
     url = {"MESSAGING_DATABASE_URL": f"postgresql://ann:hunter2@127.0.0.1:{free_port()}/nowhere"}
     code, found, said = doctor(tmp_path, environment=url)

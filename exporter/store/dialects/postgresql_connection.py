@@ -61,6 +61,8 @@ _BY_STATE = (  # SQLSTATE, or its beginning; the first that fits
     ("08P01", ErrorKind.DISCONNECTED, errors.REFUSED),
     ("08", ErrorKind.DISCONNECTED, errors.LOST),
 )
+# Of a statement these mean many things. "Could not write init file", for one, is an internal error to PostgreSQL.
+_OF_A_SESSION: Final = {"55000": errors.CLOSED_TO_ALL, "XX000": errors.NO_SESSION}
 _BY_WORDS = (("root certificate", errors.NO_ROOT_CERTIFICATE), ("could not match", errors.PORTS))
 _ANYWHERE = ("57014", "55P03", "40", "53", "58")
 _LANGUAGE = re.compile(r"\bPL/\w")
@@ -85,8 +87,8 @@ def translate_error(error: BaseException) -> DatabaseError:
         for start, kind, text in _BY_STATE:
             if state.startswith(start):
                 return DatabaseError(kind, text)
-        if state == "55000" and getattr(error, "severity_en", None) == "FATAL":  # of a statement it means many things
-            return DatabaseError(ErrorKind.DISCONNECTED, errors.CLOSED_TO_ALL)
+        if state in _OF_A_SESSION and getattr(error, "severity_en", None) == "FATAL":
+            return DatabaseError(ErrorKind.DISCONNECTED, _OF_A_SESSION[state])
         return DatabaseError(ErrorKind.DISCONNECTED, errors.UNKNOWN, f"SQLSTATE {state}")
     if isinstance(error, TimeoutError):
         return DatabaseError(ErrorKind.TIMEOUT, errors.TIMEOUT)
