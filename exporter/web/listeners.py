@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import socket
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 IDLE = 30.0
 
 SPARE_FILES = 200  # besides the connections: database, listeners, scrapes, logs
+_MORE_FILES = "raise the hard limit (LimitNOFILE= in the unit, ulimit -n), or lower --limits.connections"
 MACOS_OPEN_MAX = 10_240  # what setrlimit(2) of macOS takes in any case
 
 # Bytes that the kernel takes for one connection without being able to send them. By itself it takes up to 4 MB
@@ -118,6 +120,25 @@ class _Site:
             self._listening.close()
 
 
+class OpenFiles:
+    """Whether one more file may be opened. At the limit libuv cuts off whoever connects, and says nothing."""
+
+    def __init__(self) -> None:
+        self._exhausted = False
+
+    def look(self) -> None:
+        """Say it in the log when it is no longer so, or is so again."""
+        before, self._exhausted = self._exhausted, False
+        try:
+            socket.socket().close()
+        except OSError as error:
+            self._exhausted = error.errno in (errno.EMFILE, errno.ENFILE)
+        if self._exhausted and not before:
+            log.warning("no more files may be opened: whoever connects is cut off", hint=_MORE_FILES)
+        elif before and not self._exhausted:
+            log.info("files may be opened again")
+
+
 def allow_open_files(connections: int) -> None:
     """Raise the soft limit of open files to the hard one: each connection is one; say so when it is not enough.
 
@@ -140,5 +161,5 @@ def allow_open_files(connections: int) -> None:
             files=soft,
             needed=connections + SPARE_FILES,
             connections=connections,
-            hint="raise the hard limit (LimitNOFILE= in the unit, ulimit -n), or lower --limits.connections",
+            hint=_MORE_FILES,
         )

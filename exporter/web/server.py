@@ -37,7 +37,7 @@ from exporter.web import notify, systemd
 from exporter.web.aiohttp_seams import self_check
 from exporter.web.application import Application
 from exporter.web.background import BackgroundTasks
-from exporter.web.listeners import Listeners, allow_open_files
+from exporter.web.listeners import Listeners, OpenFiles, allow_open_files
 from exporter.web.origins import Origins
 from exporter.web.routes.stats import look, sample
 from exporter.web.sockets import METRICS_LISTEN
@@ -216,9 +216,11 @@ class Server:
 
     async def _sample(self) -> None:
         """One point of the last hour every ten seconds."""
+        files = OpenFiles()
         while True:
             snapshot = await self.snapshots.snapshot(self.settings.database_timeout * SHARE, saturation=False)
             look(self.conditions, snapshot, self.metrics)
+            files.look()
             self.history.record(snapshot.as_of, sample(snapshot, self.metrics))
             await asyncio.sleep(self.history.until_next(time.time()))
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from exporter.settings.model import Address
 from exporter.web import listeners
-from exporter.web.listeners import MACOS_OPEN_MAX, SPARE_FILES, Listeners, allow_open_files
+from exporter.web.listeners import MACOS_OPEN_MAX, SPARE_FILES, Listeners, OpenFiles, allow_open_files
 from exporter.web.sockets import bind, shown_url
 from exporter.web.toolkit.reload import WebConfig
 from tests.logged import logged
@@ -109,6 +109,21 @@ def no_more_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in taken:
             os.close(descriptor)
+
+
+def test_that_nothing_more_can_be_opened_is_said_once_and_so_is_that_it_can() -> None:
+    files = OpenFiles()
+    with logged(listeners) as lines:
+        files.look()
+        with no_more_files():
+            files.look()
+            files.look()
+        files.look()
+        files.look()
+    assert [line["event"] for line in lines] == [
+        "no more files may be opened: whoever connects is cut off",
+        "files may be opened again",
+    ]
 
 
 def test_at_the_limit_of_open_files_others_are_served_and_the_log_is_not_flooded() -> None:
