@@ -11,6 +11,7 @@ from pathlib import Path
 
 from exporter.auth.tokens import Authenticator
 from exporter.core.errors import Misconfigured, missing_extra
+from exporter.doctor import certificate
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.ineffective_variables import left_empty, misspelt
 from exporter.settings.model import Address, Settings
@@ -39,6 +40,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(Finding("settings", Outcome.WARNING, f"{', '.join(idle)}: nothing changes by it"))
     if settings.web_config_file is not None:
         findings.append(_try("web config", lambda: WebConfig(settings.web_config_file).close(), "read and valid"))
+        findings += certificate.examine(settings.web_config_file)
     return findings
 
 

@@ -156,7 +156,8 @@ def _hint(response: aiohttp.ClientResponse) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "its certificate is not trusted on this machine"
+        problem = getattr(error.certificate_error, "verify_message", "no reason given")
+        return f"its certificate is not trusted on this machine: {problem}"
     if isinstance(error, TimeoutError):
         return f"no answer within {WAIT:g} s"
     if isinstance(error, aiohttp.ClientConnectorDNSError):

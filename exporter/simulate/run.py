@@ -179,7 +179,8 @@ class Simulation:
                 return f"the server at {base} refuses the tokens: are they signed with its secret?"
             return str(error)
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            return f"the server at {base} has a certificate that is not trusted here"
+            problem = getattr(error.certificate_error, "verify_message", "no reason given")
+            return f"the server at {base} has a certificate that is not trusted here: {problem}"
         if isinstance(error, aiohttp.ClientSSLError):
             return f"the server at {base} does not speak TLS as it is spoken here: is it ws:// or http://?"
         if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -1,0 +1,64 @@
+"""``doctor`` reads the dates of the certificate that the server shows, and says why one is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from exporter.doctor import Outcome
+from exporter.doctor.certificate import finding
+from exporter.web.toolkit.tls import TlsSettings, build
+from tests.doctor.test_doctor import doctor
+from tests.servers.certificates import CertificateAuthority
+
+HOUR = 3600
+TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
+
+
+@pytest.mark.parametrize(
+    ("hours", "outcome", "told"),
+    [
+        (-25, Outcome.FAILED, "is not good before"),
+        (0, Outcome.OK, "is good until"),
+        (12, Outcome.WARNING, "expires on"),  # of 48 hours, which is short-lived
+        (25, Outcome.FAILED, "has expired on"),
+    ],
+)
+def test_a_certificate_is_told_by_its_dates(hours: float, outcome: Outcome, told: str) -> None:
+    cert, key = CertificateAuthority().issue("server")
+    settings = TlsSettings(cert="friendlyName: Köln\n" + cert.decode(), key=key.decode())
+    found = finding(settings, time.time() + hours * HOUR)
+    assert (found.outcome, told in found.text) == (outcome, True), found
+
+
+def test_a_certificate_for_clients_is_a_warning() -> None:
+    cert, key = CertificateAuthority().issue("ann", client=True)
+    found = finding(TlsSettings(cert=cert.decode(), key=key.decode()), time.time())
+    assert (found.outcome, "purpose" in found.text) == (Outcome.WARNING, True), found
+
+
+async def test_one_that_has_expired_fails_and_whoever_asks_the_server_is_told_so(tmp_path: Path) -> None:
+    """Also where clients need a certificate of their own."""
+    CertificateAuthority().write(tmp_path, expired=True)
+    (tmp_path / "web.yml").write_text(TLS)
+    clients = "server.key, client_ca_file: ca.crt, client_auth_type: RequireAndVerifyClientCert}"
+    (tmp_path / "clients.yml").write_text(TLS.replace("server.key}", clients))
+    for file in ("web.yml", "clients.yml"):
+        code, found, said = await asyncio.to_thread(doctor, tmp_path, "--web.config.file", file)
+        assert (code, found["web config"][0], found["certificate"][0]) == (1, "ok", "failed"), said
+        assert found["certificate"][1].startswith("server.crt has expired on ")
+    (tmp_path / "token").write_text("any")
+    context = build(TlsSettings(cert_file=tmp_path / "server.crt", key_file=tmp_path / "server.key"))
+    async with await asyncio.start_server(_hang_up, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        trust = {"SSL_CERT_FILE": str(tmp_path / "ca.crt")}
+        words = ("--url", url, "--token-file", "token")
+        _, found, _ = await asyncio.to_thread(doctor, tmp_path, *words, environment=trust)
+    assert "not trusted on this machine: certificate has expired" in found["proxy"][1]
+
+
+async def _hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
