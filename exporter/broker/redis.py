@@ -199,8 +199,10 @@ class RedisBroker(Generic[P]):
 
     @property
     def view(self) -> BrokerView:
-        """How this node sees the broker now."""
-        return BrokerView(self.error, None if self._figures is None else self._figures.time / 1e6)
+        """How this node sees the broker now; the reason names it, for it is shown beside the database's."""
+        why = self.error
+        why = why if "broker" in (why or "broker") else f"the broker cannot be reached: {why}"
+        return BrokerView(why, None if self._figures is None else self._figures.time / 1e6)
 
     def cluster(self) -> ClusterStats | None:
         """The figures of all nodes, as of the last beat; None when they are not known now."""
