@@ -679,6 +679,17 @@ async def test_the_first_line_says_what_is_wrong_and_the_title_follows(
         assert await seen.shifts() == []
 
 
+async def test_of_two_troubles_each_reason_is_told_once_in_words_of_its_own(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.figures.update({**TROUBLES["the cluster is not seen"][0], "database": DOWN})
+    async with visit(browser) as seen:
+        await seen.page.goto(double.link())
+        await told(seen.page, TROUBLES["the database is down"][1])
+        note = await seen.page.locator("messaging-stats .well .note").inner_text()
+    assert note == "The database cannot be reached. The other nodes are not seen: the broker cannot be reached."
+
+
 @pytest.mark.parametrize(
     ("code", "figures"),
     [("database_read_only", TROUBLES["it takes no writes"][0]), ("totals_wrong", TROUBLES["totals are wrong"][0])],

@@ -1731,8 +1731,12 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     if (wrong === null) say('checked', this.#say(database.up === false ? 'unknown' : 'not_recounted'));
     else say('checked', this.#say(wrong ? 'differ' : 'agree'), wrong ? 'bad' : 'good');
     const observed = stats.scope === 'source'; // what is wrong there is said beside each database
-    const reasons = [observed ? null : trouble, observed ? null : database.error ?? null, wrong || null].filter((reason) => reason !== null).map(sentence);
-    const others = verdicts.slice(1).map(({ text }) => text);
+    const rest = verdicts.slice(1); // they give their reasons themselves
+    const unless = (codes, reason) => (observed || rest.some(({ code }) => codes.includes(code)) ? null : reason ?? null);
+    const lost = unless(['cluster_down'], trouble);
+    const down = unless(['database_down', 'database_read_only'], database.error);
+    const reasons = [lost, down, wrong || null].filter((reason) => reason !== null).map(sentence);
+    const others = rest.map(({ text }) => text);
     const unread = status === 'live' ? this.#client.detailFailures.history : null;
     if (unread !== null) others.push(`${this.#say('lines')}: ${sentence(this.#reason(unread))}`);
     write(n.healthNote, [...reasons, ...others].join(' '));
