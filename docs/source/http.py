@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 from docs.source.text import wrapped
-from exporter.web.routes.openapi import document
+from exporter.web.problems import codes
+from exporter.web.routes.openapi import PROBLEMS, document
 
 HEAD = """\
 # HTTP routes
 
 This page is made from the server's own description, `/openapi.json`, by `make docs`. Errors are RFC 9457 problem
-documents (`application/problem+json`): `type`, `title`, `status`, `detail` and `code`.
+documents (`application/problem+json`): `type`, `title`, `status`, `detail` and `code` ([all codes](#problems)).
 
 With `--web.metrics-listen-address`, the routes for operations, stats and the admin page are only there.
 """
@@ -23,6 +26,8 @@ WHO = {
     ("", "cookie", "token"): "anyone; an admin sees the figures",
 }
 
+MEANINGS = {**PROBLEMS, 500: "A defect of the server: its log has the trace."}
+
 
 def text() -> str:
     """The whole document."""
@@ -31,7 +36,16 @@ def text() -> str:
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             parts.append(_operation(f"{method.upper()} {path}", operation, described))
-    return "\n".join(parts)
+    return "\n".join([*parts, *_problems()])
+
+
+def _problems() -> Iterator[str]:
+    """A row for each status that is an error, with its codes; what no route names has the words of HTTP."""
+    yield "## Problems\n\n| status | `code` | meaning |\n| --- | --- | --- |"
+    for status, words in codes().items():
+        meaning = MEANINGS.get(status, f"{HTTPStatus(status).description}.")
+        yield f"| {status} | {', '.join(f'`{word}`' for word in words)} | {meaning} |"
+    yield ""
 
 
 def _operation(title: str, operation: dict[str, Any], described: dict[str, Any]) -> str:

@@ -65,6 +65,15 @@ _KEPT_HEADERS: Final = ("Allow", "WWW-Authenticate", "Retry-After", "Upgrade", "
 _log = structlog.get_logger("http")
 
 
+def codes() -> dict[int, list[str]]:
+    """Status to the codes that a problem document of that status may have."""
+    found = {status: {code} for status, code in _CODE.items()}
+    for code, status in _STATUS.items():
+        if code not in (ErrorCode.UNKNOWN_TYPE, ErrorCode.NOT_JOINED):  # of a WebSocket alone
+            found[status].add(code.value)
+    return {status: sorted(words) for status, words in sorted(found.items())}
+
+
 class Problem(Exception):
     """A refusal over HTTP. ``detail`` is shown as it is: no secret in it, and nothing that the client sent."""
 

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from exporter import logs
 from exporter.core import errors
 from exporter.core.errors import ErrorCode
-from exporter.web.problems import CONTENT_TYPE, Problem, problems
+from exporter.web.problems import CONTENT_TYPE, Problem, codes, problems
 
 EVIL = "<script>alert(1)</script>"
 
@@ -74,6 +74,7 @@ async def problem(response: aiohttp.ClientResponse, status: int, code: str) -> d
     assert (response.status, response.content_type, document["status"]) == (status, CONTENT_TYPE, status)
     assert set(document) == {"type", "title", "status", "detail", "code"}
     assert document["code"] == code
+    assert code in (*codes()[status], "unknown_type", "not_joined"), "docs/http.md does not have it"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert "<" not in text

@@ -31,7 +31,7 @@ _SECURITY: Final[dict[str, list[Schema]]] = {
     "guarded": [{}, {"basic": []}],
     "anyone": [],
 }
-_PROBLEMS: Final = {
+PROBLEMS: Final = {
     400: "The request is malformed.",
     401: "The token is missing or not valid (or, where basic auth guards, the password).",
     403: "The route is not for this user, this role or this Origin.",
@@ -64,7 +64,7 @@ def document(telemetry_path: str = "/metrics") -> Schema:
         "paths": _paths(routes),
         "components": {
             "schemas": _shapes(),
-            "responses": {str(status): _problem(words) for status, words in _PROBLEMS.items()},
+            "responses": {str(status): _problem(words) for status, words in PROBLEMS.items()},
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": "messaging_token"},
