@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,19 @@ def test_writing_again_brings_changed_files_back_and_leaves_the_user_s_own(tmp_p
     assert assets.write(tmp_path) == first
     assert changed.read_text() == before
     assert own.exists()
+
+
+def test_what_the_written_pages_link_to_was_written(tmp_path: Path) -> None:
+    """Whoever publishes them has no clone beside them."""
+    written = {path.resolve() for path in assets.write(tmp_path)}
+    links = {
+        (page.parent / link).resolve()
+        for page in written
+        if page.suffix == ".md"
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    }
+    assert links
+    assert links <= written, links - written
 
 
 @pytest.mark.needs("promtool")
