@@ -29,8 +29,9 @@ _MAX_CONNECTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was seen. ``seconds`` is the quickest round trip; ``clock`` is the server's time minus this machine's.
+    """What was seen. ``engine`` says where, too: other settings lead to another database.
 
+    ``seconds`` is the quickest round trip; ``clock`` is the server's time minus this machine's.
     ``problem`` says in a sentence what is wrong with schema or rights, None when nothing is; ``behind`` means that
     ``migrate`` repairs it. ``max_connections`` are the connections that PostgreSQL has for ordinary users. ``clusters``
     are those of servers at work, see ``store.clusters``.
@@ -77,7 +78,7 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             here = datetime.fromtimestamp((begun + time.time()) / 2, UTC)
             ahead = (there - here).total_seconds()
             [[max_connections]] = await session.fetch(_MAX_CONNECTIONS)
-        return f"{name} {str(version).split()[0]}", min(trips), ahead, max_connections
+        return f"{name} {str(version).split()[0]} at {dialect.place}", min(trips), ahead, max_connections
 
     async def fits(session: Session) -> tuple[str | None, bool]:
         async with dialect.read_transaction(session):

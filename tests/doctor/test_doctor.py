@@ -87,6 +87,7 @@ async def test_beside_a_running_server_everything_is_well_and_the_way_to_it_too(
         code, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url)
         assert code == 0, said
         assert found["database"][1].startswith("SQLite 3.")
+        assert f" at {tmp_path}/" in found["database"][1]
         assert found["schema, rights"][0] == "ok"
         assert found["proxy: name"] == ("ok", f"arrives as {exporter.url}")
         assert found["proxy: origin"][0] == found["proxy: WebSocket"][0] == "ok"
@@ -253,6 +254,7 @@ def test_postgresql_is_asked_for_its_schema_its_rights_and_its_time(tmp_path: Pa
     code, found, said = doctor(tmp_path, environment=url)
     assert code == 0, said
     assert found["database"][1].startswith("PostgreSQL ")
+    assert f" at 127.0.0.1:{postgres.port} answers in " in found["database"][1]
     assert "may read and write" in found["schema, rights"][1]
     assert "the database's is" in said  # its clock
     postgres.psql("CREATE ROLE looker LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker", database=name)

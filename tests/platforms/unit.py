@@ -30,6 +30,10 @@ pid=$(systemctl show -p MainPID --value messaging-exporter.service)
 grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' /proc/$pid/status
 ls -ld /var/lib/private/messaging-exporter
 nsenter -t $pid -m touch /usr/forbidden 2>/dev/null && echo "wrote to /usr"
+sh -e <<'END'
+@beside@
+END
+echo "doctor: $?"
 systemctl restart --no-block messaging-exporter.service
 echo "during a restart: $(ask /-/healthy)"
 systemctl stop messaging-exporter.service
@@ -47,11 +51,11 @@ def check(root: Root) -> str:
     """Install as the document says, boot, look; a sentence about what was seen. Raises Failed."""
     root.run("apt-get install --yes --quiet --no-install-recommends systemd systemd-sysv dbus util-linux")
     root.run("rm -rf /opt/messaging-exporter /srv/clone && git clone --quiet /srv/repository.bundle /srv/clone")
-    install, start = _documented()
+    install, start, beside = _documented()
     for command in install:
         root.run(command, folder="/srv/clone")
     script = root.path / "check.sh"
-    script.write_text(CHECK.replace("@commands@", "\n".join(start)))
+    script.write_text(CHECK.replace("@commands@", "\n".join(start)).replace("@beside@", beside))
     script.chmod(0o755)
     service = root.path / "etc" / "systemd" / "system" / "check.service"
     service.write_text("[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nExecStart=/check.sh\n")
@@ -87,6 +91,8 @@ def check(root: Root) -> str:
         r"^CapEff:\s+0+$",
         r"^NoNewPrivs:\s+1$",
         r"^Seccomp:\s+2$",
+        r"^ok +database +SQLite [\d.]+ at /var/lib/",
+        r"^doctor: 0$",
         r"^during a restart: healthy$",
         r"^stopped: success$",
         r"^exposure 0: [^\n]*\nexposure 0: ",
@@ -103,10 +109,10 @@ def check(root: Root) -> str:
     )
 
 
-def _documented() -> tuple[list[str], list[str]]:
-    """The commands of the document: what works before there is a systemd, and what is said to it."""
+def _documented() -> tuple[list[str], list[str], str]:
+    """The commands of the document: what works before there is a systemd, what is said to it, a look beside it."""
     _, _, text = DOCUMENT.read_text().partition("\n## systemd\n")
-    block = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
+    block, beside = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)[:2]
     commands = block.splitlines()
     said = [command for command in commands if command.startswith("systemctl ")]
-    return [command for command in commands if command not in said], said
+    return [command for command in commands if command not in said], said, beside
