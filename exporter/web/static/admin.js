@@ -47,7 +47,7 @@ function ask(reason = INTRODUCTION, problem = '') {
   find('#panel').replaceChildren();
   find('#why').textContent = reason;
   find('#problem').textContent = problem;
-  find('#token').toggleAttribute('aria-invalid', problem !== '');
+  find('#token').setAttribute('aria-invalid', problem !== ''); // an empty attribute would mean that it is valid
   find('#token').focus();
 }
 
