@@ -26,9 +26,6 @@ def _log_as_nobody_configured_it() -> None:
     structlog.reset_defaults()
 
 
-SKIPPED: list[str] = []
-
-
 def _postgres() -> bool:
     from tests.servers.postgres import find_binaries
 

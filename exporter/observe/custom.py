@@ -220,7 +220,7 @@ class Document:
         rows = f"SELECT {_name(key)} AS k FROM {_table(table)} LIMIT {PROBED}"
         return f"SELECT COUNT(x.k) - COUNT(DISTINCT x.k) FROM ({rows}) x"
 
-    def probes(self, dialect: Dialect, facts: DatabaseFacts) -> dict[str, str]:
+    def probes(self, facts: DatabaseFacts) -> dict[str, str]:
         """By column of time, a statement with what one of the newest rows holds."""
         key, table = self.messages["key"], self.messages["table"]
         order = f" ORDER BY {_name(key)} DESC" if (table, key) in facts.indexes else ""

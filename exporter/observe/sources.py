@@ -87,7 +87,7 @@ async def _custom(document: custom.Document, reader: Reader, there: Columns) -> 
             ) from None
     facts = custom.DatabaseFacts(frozenset(await rights.indexes(reader)))
     values = {}
-    for column, probe in document.probes(reader.dialect, facts).items():
+    for column, probe in document.probes(facts).items():
         if found := await _readable(reader, probe):
             values[column] = found[0]
     if (repeated := document.repeated()) and (await _readable(reader, repeated)) not in (None, [0]):

@@ -25,7 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # One process of a server may be a fifth quicker than another of the same, by where its memory happens to lie.
 GENERATIONS = 3
-ON, OFF, PEER = "messaging-exporter", "the same, instruments off", AiohttpLabels.name
+ON, OFF = "messaging-exporter", "the same, instruments off"
 
 
 Costs = dict[tuple[str, str], Sample]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page
 
 from exporter.auth.tokens import LEEWAY
-from tests.servers.chromium import Visit, chromium, eventually, shows, told, visit, well
-from tests.servers.npm import bundle, node_modules
+from tests.servers.chromium import Visit, eventually, shows, told, visit, well
+from tests.servers.npm import bundle
 from tests.servers.stats_double import StatsDouble
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="module")]
@@ -91,27 +89,6 @@ app.mount('#root');
 """
 HOST = """<!doctype html><html lang="en"><head><title>Host</title><link rel="icon" href="/admin/static/icon.svg"></head>
 <body><div id="root" data-token="%s"></div><script type="module" src="/app.js"></script></body></html>"""
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def double() -> AsyncIterator[StatsDouble]:
-    double = StatsDouble()
-    await double.start()
-    try:
-        yield double
-    finally:
-        await double.stop()
-
-
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return node_modules(tmp_path_factory.getbasetemp().parent / "npm")
 
 
 def figure(page: Page, name: str = "active_connections") -> Any:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page
 
-from tests.servers.chromium import chromium, eventually, shows, visit, well
+from tests.servers.chromium import eventually, shows, visit, well
 from tests.servers.npm import install
 from tests.servers.ports import free_port
 from tests.servers.stats_double import StatsDouble
@@ -88,22 +87,6 @@ async def serving(folder: Path, url: str, *command: str, **environment: str) -> 
     finally:
         os.killpg(process.pid, 9)
         await process.wait()
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def double() -> AsyncIterator[StatsDouble]:
-    double = StatsDouble()
-    await double.start()
-    try:
-        yield double
-    finally:
-        await double.stop()
 
 
 async def token_for(page: Page, double: StatsDouble, path: str) -> None:

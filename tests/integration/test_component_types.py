@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.npm import node_modules
-
 pytestmark = pytest.mark.needs("node")
 
 STATIC = Path(str(resources.files("exporter.web"))) / "static"
@@ -59,11 +57,6 @@ new StatsClient({ src: '/v1/messaging/stats', onChange: (what) => what.length })
 // @ts-expect-error seconds are a number
 document.createElement('messaging-stats').refresh = 'soon';
 """
-
-
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return node_modules(tmp_path_factory.getbasetemp().parent / "npm")
 
 
 def compile_strictly(modules: Path, folder: Path, name: str, text: str, *flags: str) -> str:
