@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from tests.servers.cut import CutProxy
 from tests.servers.exporter import Client, Exporter, running, until
 from tests.servers.postgres import Postgres
-from tests.servers.proxy import MovingAddress
 
 pytestmark = pytest.mark.needs("postgres")
 
@@ -85,7 +85,7 @@ class Sender:
 
 async def swap(folder: Path, primary: Postgres, standby: Postgres, *, crash: bool) -> None:
     database = primary.create_database()
-    async with MovingAddress(primary.port) as address:
+    async with CutProxy(primary.port) as address:
         url = f"postgresql://postgres@127.0.0.1:{address.port}/{database}"
         limits = ("--database.timeout=2s", "--limits.connections-per-user=100")
         async with running(folder, *limits, environment={"MESSAGING_DATABASE_URL": url}) as exporter:
