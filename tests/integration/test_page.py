@@ -6,19 +6,16 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page, Route
 
 from exporter.node.history import Sample
-from tests.servers.chromium import Visit, chromium, eventually, shows, told, visit, well
-from tests.servers.npm import node_modules
+from tests.servers.chromium import Visit, eventually, shows, told, visit, well
 from tests.servers.stats_double import FIGURES, StatsDouble, moment
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="module")]
@@ -54,25 +51,8 @@ STORED = ("total_messages", "messages_today", "total_conversations", "registered
 LONG = " ".join(f"reason {n}," for n in range(60)) + " and that is all"  # as a driver's message may be
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def double() -> AsyncIterator[StatsDouble]:
-    double = StatsDouble()
-    await double.start()
-    try:
-        yield double
-    finally:
-        await double.stop()
-
-
 @pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    modules = node_modules(tmp_path_factory.getbasetemp().parent / "npm")
+def axe(modules: Path) -> str:
     return (modules / "axe-core" / "axe.min.js").read_text()
 
 
@@ -85,10 +65,15 @@ def status(page: Page) -> Any:
     return page.locator("messaging-stats [role=status]")
 
 
-async def sign_in_by_link(seen: Visit, double: StatsDouble, refresh: float = 0.5, ttl: float = 3600) -> Page:
+async def follow_link(seen: Visit, double: StatsDouble, refresh: float = 0.5, ttl: float = 3600) -> Page:
     await seen.page.goto(double.link(ttl).replace("/admin", f"/admin?refresh={refresh}"))
-    await well(seen.page)
     return seen.page
+
+
+async def sign_in_by_link(seen: Visit, double: StatsDouble, refresh: float = 0.5, ttl: float = 3600) -> Page:
+    page = await follow_link(seen, double, refresh, ttl)
+    await well(page)
+    return page
 
 
 async def violations(page: Page, axe: str) -> list[str]:
@@ -251,7 +236,7 @@ async def test_when_the_token_expires_the_page_says_so_and_signing_in_again_goes
     browser: Browser, double: StatsDouble
 ) -> None:
     async with visit(browser) as seen:
-        page = await sign_in_by_link(seen, double, ttl=2)
+        page = await follow_link(seen, double, ttl=2)
         await page.locator(
             "#why", has_text=re.compile(r"^Your sign-in expired at \d\d:\d\d\. Sign in again")
         ).wait_for()
@@ -1061,12 +1046,16 @@ async def test_before_the_sign_in_ends_the_page_warns_and_a_new_token_goes_on(
     browser: Browser, double: StatsDouble, width: int
 ) -> None:
     async with visit(browser, size=(width, 800)) as seen:
+        await seen.page.clock.install()
         page = await sign_in_by_link(seen, double)
         assert await page.locator("#ending").inner_text() == ""
         assert await page.get_by_role("button", name="Sign in again").is_hidden()
         await page.get_by_role("button", name="Sign out").click()
-        await page.get_by_label("Admin token").fill(double.token(ttl=6))
+        await page.get_by_label("Admin token").fill(double.token(ttl=240))
         await page.keyboard.press("Enter")
+        await well(page)
+        assert await page.locator("#ending").inner_text() == "", "a short one warns when half of it is left"
+        await page.clock.fast_forward(121_000)
         await page.locator("#ending", has_text=re.compile(r"^Your sign-in ends at \d\d:\d\d\.$")).wait_for()
         assert await page.locator("messaging-stats").count() == 1, "it has not ended yet"
         assert await seen.shifts() == []
@@ -1102,11 +1091,14 @@ async def test_a_clock_that_is_wrong_moves_neither_the_warning_nor_the_end(
         await page.clock.run_for(2_000)
         assert await page.locator("#ending").text_content() == "", "an hour is left"
         await page.get_by_role("button", name="Sign out").click()
-        await page.get_by_label("Admin token").fill(double.token(ttl=5))
+        await page.get_by_label("Admin token").fill(double.token(ttl=600))
         await page.keyboard.press("Enter")
         await well(page)
-        await page.clock.run_for(4_000)
+        await page.clock.fast_forward(301_000)
         await page.locator("#ending", has_text="Your sign-in ends at ").wait_for()
+        await page.get_by_role("button", name="Sign out").click()
+        await page.get_by_label("Admin token").fill(double.token(ttl=2))
+        await page.keyboard.press("Enter")
         await page.locator("#why", has_text="Your sign-in expired at ").wait_for()
 
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
-from tests.servers.chromium import Visit, chromium, shows, told, visit, well
+from tests.servers.chromium import Visit, shows, told, visit, well
 from tests.servers.exporter import Exporter, Figures, running
 from tests.servers.ports import free_port
 
@@ -32,12 +32,6 @@ STORED = {
     "registered_users": "messaging_registered_users",
 }
 REFRESH = 1.0
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
 
 
 class Site:
@@ -187,6 +181,5 @@ async def test_an_expired_sign_in_and_a_user_without_the_role_see_no_figure(brow
         await shows(page.get_by_role("alert"), "The token is good, but its role is not admin.")
         assert await page.locator("messaging-stats").count() == 0
         await page.goto(site.link(ttl=3))
-        await well(page)
         await page.locator("#why", has_text=re.compile(r"^Your sign-in expired at ")).wait_for()
         assert await page.locator("messaging-stats").count() == 0
