@@ -191,7 +191,6 @@ def files() -> Iterator[tuple[str, str]]:
         "few": silence("a cluster of a few people whom everything fails", few()),
         "healthy": silence("a healthy cluster, and who observes under its job", healthy() | observing()),
         "idle": silence("an idle cluster", idle()),
-        "thresholds": _file([test for threshold in THRESHOLDS for test in sides(threshold)]),
     }
     for alert in rules:
         cases = [case for case in CASES if case.alert == alert]
@@ -199,5 +198,7 @@ def files() -> Iterator[tuple[str, str]]:
         proofs += [proof(case, rules[alert], beside_another=True) for case in cases if not case.alone]
         if proofs:
             tests[alert] = _file(proofs)
+        if thresholds := [test for threshold in THRESHOLDS if threshold.alert == alert for test in sides(threshold)]:
+            tests[f"{alert}-thresholds"] = _file(thresholds)
     for stem, content in tests.items():
         yield f"{stem}.yml", HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
