@@ -700,10 +700,13 @@ async def test_who_goes_on_sending_after_the_close_frame_is_cut_off_in_the_end()
 
 
 @pytest.fixture(autouse=True)
-def _short_courtesy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def _courtesy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "cut_off" in request.node.name:
         monkeypatch.setattr(connection_module, "LINGER", 0.3)  # longer than a busy machine keeps the sender waiting
         monkeypatch.setattr(connection_module, "LINGER_MAX", 0.6)
+    elif "the_fin_waits" in request.node.name:
+        for name in ("SILENCE", "LINGER", "LINGER_MAX"):
+            monkeypatch.setattr(connection_module, name, 3_600.0)  # however long this machine keeps the sender waiting
 
 
 @on_both_loops
