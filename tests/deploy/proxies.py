@@ -97,24 +97,21 @@ async def listens(process: asyncio.subprocess.Process, port: int, name: str, log
 
 
 @asynccontextmanager
-async def proxy(name: str, folder: Path, nodes: list[str]) -> AsyncIterator[str]:
-    """The proxy in front of these two addresses for the length of a block: its URL."""
-    port = free_port()
-    configuration = configured(name, folder, port, nodes)
+async def running_proxy(words: list[str], folder: Path, port: int, name: str) -> AsyncIterator[None]:
+    """The proxy that this command starts, from when it listens on to the end of the block."""
     log = folder / "log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *command(name, configuration, folder),
+            *words,
             env=environment(folder),
             stdout=output,
             stderr=output,
             cwd=folder,
             preexec_fn=ends_with_the_tests(signal.SIGTERM),
         )
-
     try:
         await listens(process, port, name, log)
-        yield f"http://127.0.0.1:{port}"
+        yield
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
@@ -123,3 +120,12 @@ async def proxy(name: str, folder: Path, nodes: list[str]) -> AsyncIterator[str]
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+@asynccontextmanager
+async def proxy(name: str, folder: Path, nodes: list[str]) -> AsyncIterator[str]:
+    """The proxy in front of these two addresses for the length of a block: its URL."""
+    port = free_port()
+    words = command(name, configured(name, folder, port, nodes), folder)
+    async with running_proxy(words, folder, port, name):
+        yield f"http://127.0.0.1:{port}"

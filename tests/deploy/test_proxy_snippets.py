@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,9 +18,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from tests.deploy.proxies import NGINX, environment, listens, program
+from tests.deploy.proxies import NGINX, program, running_proxy
 from tests.servers.certificates import CertificateAuthority
-from tests.servers.children import ends_with_the_tests
 from tests.servers.exporter import ROOT, WS, Exporter, running, until
 from tests.servers.ports import free_port
 
@@ -92,29 +90,8 @@ def command(snippet: Snippet, folder: Path, upstream: str, port: int) -> list[st
 @asynccontextmanager
 async def started(snippet: Snippet, folder: Path, upstream: str, port: int) -> AsyncIterator[Path]:
     """The proxy with this snippet, on this port; HAProxy's socket for questions."""
-    words = command(snippet, folder, upstream, port)
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            env=environment(folder),
-            stdout=output,
-            stderr=output,
-            cwd=folder,
-            preexec_fn=ends_with_the_tests(signal.SIGTERM),
-        )
-
-    try:
-        await listens(process, port, snippet.proxy, log)
+    async with running_proxy(command(snippet, folder, upstream, port), folder, port, snippet.proxy):
         yield folder / "stats"
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), 10)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 class Resolver(aiohttp.abc.AbstractResolver):
