@@ -18,7 +18,8 @@ LOGS = Path(__file__).parents[2] / "build" / "platforms"
 # Outside the repository: whoever builds a package walks through everything below it.
 ROOTS = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "messaging-exporter-platforms"
 CERTIFICATES = "/etc/ssl/certs/machine.crt"
-# A mount namespace for /proc, /dev and /tmp, a process namespace so that nothing outlives the command.
+# A mount namespace for /proc, /dev and /tmp, a process namespace so that nothing outlives the command. The shell stays
+# its first process: who becomes another user there is no longer told to end with its parent.
 ENTER = """
 mount --make-rprivate /
 mount --bind "$1" "$1"
@@ -26,7 +27,8 @@ mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/run"
 root=$1; shift
-exec chroot "$root" "$@"
+chroot "$root" "$@"
+exit
 """
 
 
