@@ -558,7 +558,7 @@ def test_processes_that_start_at_once_agree_on_one_secret_and_one_has_made_it(tm
         assert process.stdin is not None
         process.stdin.write("x")
         process.stdin.flush()
-    said = [process.communicate(timeout=30)[0].split() for process in started]
+    said = [process.communicate(timeout=400)[0].split() for process in started]
     (secret,) = {secret for secret, _ in said}
     assert len(secret) >= 32
     assert [made for _, made in said].count("True") == 1

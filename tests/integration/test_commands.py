@@ -142,7 +142,7 @@ async def serve(example: Example, exporter: Exporter, shell: dict[str, str]) -> 
     )
     try:
         assert process.stderr is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(400):
             async for line in process.stderr:
                 if b"event=listening" in line:
                     break

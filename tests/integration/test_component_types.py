@@ -78,7 +78,7 @@ def test_the_module_loads_where_there_is_no_browser_and_defines_nothing_there(tm
         "console.log(typeof m.MessagingStats, typeof m.StatsClient, m.LABELS.now, typeof globalThis.customElements)"
     )
     said = subprocess.run(
-        ["node", "--input-type=module", "--eval", program], capture_output=True, text=True, timeout=30
+        ["node", "--input-type=module", "--eval", program], capture_output=True, text=True, timeout=400
     )
     assert (said.stdout.strip(), said.returncode) == ("function function Now undefined", 0), said.stderr
 
