@@ -181,3 +181,11 @@ async def test_a_transaction_that_nobody_else_ends_behind_is_waited_for(
     server.execute("COMMIT", 1)
     assert (await engine.look()).stored_messages == server.fetch("SELECT COUNT(*) FROM posts WHERE deleteat = 0")[0][0]
     await engine.close()
+
+
+async def test_a_host_that_says_nothing_leaves_time_for_those_behind_it(postgres: Postgres) -> None:
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as silent:
+        hosts = f"127.0.0.1:{silent.sockets[0].getsockname()[1]},127.0.0.1:{postgres.port}"
+        reader = postgresql.PostgresReader(f"postgresql://postgres@{hosts}/postgres")
+        assert "database" in await reader.identity()
+        await reader.close()

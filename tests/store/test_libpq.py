@@ -276,6 +276,18 @@ async def test_of_several_hosts_the_one_that_can_be_written_to_is_used(postgres:
     assert said == "the database's URL names another number of ports than of hosts"
 
 
+@pytest.mark.needs("postgres")
+async def test_a_host_that_says_nothing_leaves_time_for_those_behind_it(postgres: Postgres) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place), await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as silent:
+        hosts = [f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"] * 2 + [f"127.0.0.1:{postgres.port}"]
+        url = place.url.replace(hosts[-1], ",".join(hosts))
+        store = Store(url, timeout=3.0)
+        await store.start()
+        assert (await store.totals(3.0)).stored_messages == 0
+        await store.close()
+
+
 # --- where it was tried -------------------------------------------------------------------------------------
 
 

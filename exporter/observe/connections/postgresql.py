@@ -20,8 +20,9 @@ from exporter.observe.connections import Horizon, Row, Snapshot
 from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
 from exporter.store import errors
-from exporter.store.dialects.libpq import target
+from exporter.store.dialects.libpq import Target, target
 from exporter.store.dialects.postgresql_connection import translate_error
+from exporter.store.dialects.several_hosts import connect
 from exporter.store.dialects.unreached import unreached
 
 T = TypeVar("T")
@@ -151,7 +152,7 @@ class PostgresReader:
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 failure = source_error(error) if connected else _not_connected(error)
                 if not connected and not failure.lasting:
-                    failure.where = unreached(self._place(), error)
+                    failure.where = unreached(self._target().place, error)
                 raise failure from error
             finally:
                 if not ended:
@@ -160,9 +161,8 @@ class PostgresReader:
     async def _connected(self, seconds: float) -> Any:
         if self._connection is None or self._connection.is_closed():
             try:
-                self._connection = await asyncpg.connect(
-                    self._dsn,
-                    timeout=min(seconds, CONNECT),
+                self._connection, _ = await connect(
+                    *(self._dsn, self._target().hosts, min(seconds, CONNECT)),
                     statement_cache_size=0,  # nothing prepared by name: a pooler may give the next one another server
                     server_settings={"application_name": "messaging-exporter observe"},
                 )
@@ -170,10 +170,10 @@ class PostgresReader:
                 raise SourceError(errors.BAD_URL, lasting=True) from error
         return self._connection
 
-    def _place(self) -> str:
+    def _target(self) -> Target:
         with contextlib.suppress(Misconfigured):  # an option that only ``serve`` would refuse
-            return target(self._dsn).place
-        return ""
+            return target(self._dsn)
+        return Target(self._dsn)
 
     async def _end(self) -> None:
         """After a failure: give the connection back in order where it still answers at once, else cut it."""

@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from exporter.store import errors
 from exporter.store.dialects.base import Row
 from exporter.store.dialects.libpq import Target
+from exporter.store.dialects.several_hosts import Hosts, connect
 from exporter.store.dialects.unreached import unreached
 from exporter.store.errors import DatabaseError, ErrorKind
 
@@ -162,11 +163,13 @@ class Connector:
 
     async def connect(self, timeout: float, settings: Mapping[str, str]) -> Connection:
         """A connection within ``timeout`` seconds. Raises DatabaseError."""
-        limit = min(timeout, self.target.connect_timeout or timeout)
+        hosts: Hosts = self.target.hosts
+        until = asyncio.get_running_loop().time() + timeout
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout_at(until):
                 while True:
-                    connection = await self._open(limit)
+                    left = until - asyncio.get_running_loop().time()
+                    connection, hosts = await self._open(hosts, left)
                     if await self._prepare(connection, {**settings, **self.target.settings}):
                         return connection
         except (*DRIVERS, ValueError) as error:
@@ -179,17 +182,20 @@ class Connector:
                 )
             raise failure from error
 
-    async def _open(self, timeout: float) -> Connection:
+    async def _open(self, hosts: Hosts, timeout: float) -> tuple[Connection, Hosts]:
         # Only what every pooler lets through: pgbouncer refuses a connection for any other.
         settings = {
             "application_name": self.application,
             "timezone": "UTC",
         }
-        unnamed = {"statement_cache_size": 0} if self._pooled is not False else {}
-        connection: Connection = await asyncpg.connect(
-            self.target.dsn, timeout=timeout, server_settings=settings, connection_class=Connection, **unnamed
+        unnamed: dict[str, Any] = {"statement_cache_size": 0} if self._pooled is not False else {}
+        return await connect(
+            *(self.target.dsn, hosts, timeout),
+            each=self.target.connect_timeout,
+            server_settings=settings,
+            connection_class=Connection,
+            **unnamed,
         )
-        return connection
 
     async def _prepare(self, connection: Connection, settings: Mapping[str, str]) -> bool:
         """Set what is to be set; False when the connection was made for another kind of way, and is closed."""
