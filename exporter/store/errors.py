@@ -88,6 +88,7 @@ MOVED = "the database's file was moved, removed or replaced"
 LOG_GONE = "the log beside the database's file, or its index, was moved, removed or replaced"
 FULL = "the database's disk is full"
 READ_ONLY = "the database is read-only"
+NO_TRANSACTIONS = "the database takes no writes before it is vacuumed: the numbers of its transactions are used up"
 OLD_SESSION = "the pooler's session is of a time when the database took no writes"
 STATEMENT_POOLING = (
     "the pooler before the database gives each statement another session, which no transaction survives: "
@@ -127,6 +128,7 @@ NO_SCHEMA = (
     "'messaging-exporter doctor' names it"
 )
 REFUSED_BY_TRIGGER = "a trigger of another program in the database refuses it, or fails"
+NO_PARTITION = "a table of the database is partitioned, and has no partition for what is to be written"
 UNFILLED = (
     "the database demands a value in a column that this program does not know: 'messaging-exporter doctor' names it"
 )

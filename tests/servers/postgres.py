@@ -199,6 +199,20 @@ class Postgres:
         self.stop(how)
         self.start()
 
+    def use_up_transactions(self, left: int) -> None:
+        """Restart it so many transactions before it takes no writes until it is vacuumed: 3,000,000 before 2**31."""
+        self.psql("ALTER DATABASE template0 ALLOW_CONNECTIONS true")  # so that ``vacuum_all`` gets there
+        oldest = int(self.psql("SELECT min(datfrozenxid::text::bigint) FROM pg_database"))
+        number = oldest + 2**31 - 1 - 3_000_000 - left
+        self.stop()
+        self._run("pg_resetwal", "-D", str(self._data), "-x", str(number))
+        self.add_file(f"pg_xact/{number // 2**20:04X}", bytes(2**18))  # what became of each, at two bits
+        self.start()
+
+    def vacuum_all(self) -> None:
+        """Every database, so that none has a row of an old transaction."""
+        self._run("vacuumdb", "--all", "--freeze", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres")
+
     def close(self) -> None:
         """Stop it and remove its folder."""
         self.stop(signal.SIGQUIT)

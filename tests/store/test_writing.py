@@ -17,7 +17,9 @@ from exporter.store import Store, upkeep
 from exporter.store.diagnosis import diagnose
 from exporter.store.errors import (
     MOVED,
+    NO_PARTITION,
     NO_SCHEMA,
+    NO_TRANSACTIONS,
     READ_ONLY,
     REFUSED_BY_TRIGGER,
     RIGHTS,
@@ -430,3 +432,60 @@ async def test_it_is_asked_every_few_seconds_on_a_loop_whose_timers_come_early_a
     monkeypatch.undo()
     assert [round(at) for at in asked] == [1005, 1010, 1017, 1022]
     await store.close()
+
+
+PARTITIONED_BY_TIME = """
+DROP TABLE messages;
+CREATE TABLE messages (
+    conversation_id text REFERENCES conversations (id) ON DELETE CASCADE, seq bigint, sender_id text NOT NULL,
+    client_id text NOT NULL DEFAULT gen_random_uuid()::text, body text NOT NULL DEFAULT '',
+    sent_at timestamptz DEFAULT now(),
+    PRIMARY KEY (conversation_id, seq, sent_at), UNIQUE (conversation_id, sender_id, client_id, sent_at)
+) PARTITION BY RANGE (sent_at);
+CREATE TABLE messages_2020 PARTITION OF messages FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+"""
+
+
+@pytest.mark.needs("postgres")
+async def test_a_partition_that_nobody_has_made_yet_is_the_reason_and_not_the_message(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    async with opened(place) as store:
+        await place.execute(PARTITIONED_BY_TIME)
+        await store.migrate()
+        await store.create_conversation("c", "ann", [])
+        refused = await send(store, "c", "ann", "1")
+        assert (type(refused), str(refused)) == (Unavailable, NO_PARTITION)
+        async with watching(store, monkeypatch):
+            await eventually(lambda: store.write_error == NO_PARTITION)
+            await place.execute("CREATE TABLE messages_later PARTITION OF messages DEFAULT")
+            await eventually(lambda: store.write_error is None)
+        assert isinstance(await send(store, "c", "ann", "1"), Message)
+
+
+@pytest.mark.needs("postgres")
+async def test_a_server_that_has_no_more_numbers_for_transactions_takes_no_writes_and_is_not_the_messages_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Postgres(fsync="off", wal_level="logical")
+    with contextlib.closing(server):
+        place = Postgresql(server.start().url(server.create_database()))
+        async with opened(place) as store:
+            await store.create_conversation("c", "ann", [])
+            server.psql(
+                "SELECT pg_create_logical_replication_slot('forgotten', 'pgoutput')"
+            )  # it keeps rows as they are
+            server.use_up_transactions(left=20)
+            refused: object = None
+            for number in range(30):
+                refused = await send(store, "c", "ann", str(number))
+                if not isinstance(refused, Message):
+                    break
+            assert (type(refused), str(refused)) == (Unavailable, NO_TRANSACTIONS)
+            async with watching(store, monkeypatch):
+                await eventually(lambda: store.write_error == NO_TRANSACTIONS)
+                server.psql("SELECT pg_drop_replication_slot('forgotten')")
+                server.vacuum_all()
+                await eventually(lambda: store.write_error is None)
+            assert isinstance(await send(store, "c", "ann", "again"), Message)

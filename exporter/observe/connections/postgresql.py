@@ -21,7 +21,7 @@ from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
 from exporter.store import errors
 from exporter.store.dialects.libpq import Target, target
-from exporter.store.dialects.postgresql_connection import translate_error
+from exporter.store.dialects.postgresql_errors import translate_error
 from exporter.store.dialects.several_hosts import connect
 from exporter.store.dialects.unreached import unreached
 

@@ -17,13 +17,8 @@ from exporter.core.errors import Misconfigured
 from exporter.store import errors
 from exporter.store.dialects.base import LIVELY, Ask, Clusters, Dialect, Row, Session
 from exporter.store.dialects.libpq import target
-from exporter.store.dialects.postgresql_connection import (
-    DRIVERS,
-    Connection,
-    Connector,
-    PostgresSession,
-    translate_error,
-)
+from exporter.store.dialects.postgresql_connection import Connection, Connector, PostgresSession
+from exporter.store.dialects.postgresql_errors import DRIVERS, translate_error
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_postgresql, triggers_postgresql
