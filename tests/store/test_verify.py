@@ -19,7 +19,7 @@ from exporter.core.records import Draft, Message, Totals
 from exporter.store import Store, totals
 from exporter.store import verify as verify_module
 from exporter.store.dialects import postgresql
-from exporter.store.dialects.base import Row, Session, transaction
+from exporter.store.dialects.base import Dialect, Row, Session, transaction
 from exporter.store.errors import DatabaseError
 from exporter.store.lanes import Lane
 from exporter.store.totals import tidy
@@ -401,8 +401,8 @@ async def test_a_repair_that_others_undo_is_published_as_what_a_recount_finds(
     await place.execute("UPDATE daily_totals SET messages = messages + 3")
     original = queries.repair_days
 
-    async def mended_and_spoiled_again(session: Session, begin: str, rows: Sequence[Row]) -> bool:
-        done = await original(session, begin, rows)
+    async def mended_and_spoiled_again(session: Session, dialect: Dialect, rows: Sequence[Row]) -> bool | None:
+        done = await original(session, dialect, rows)
         await session.fetch("UPDATE daily_totals SET users = users + 1 WHERE day = (SELECT max(day) FROM daily_totals)")
         return done
 
@@ -425,11 +425,11 @@ async def test_a_table_that_is_emptied_before_a_repair_is_done_is_recounted(
         await place.execute("UPDATE daily_totals SET messages = 8, conversations = 8, users = 8, last_active_users = 8")
         original, emptied = queries.repair_days, list[str]()
 
-        async def emptied_before(session: Session, begin: str, rows: Sequence[Row]) -> bool | None:
+        async def emptied_before(session: Session, dialect: Dialect, rows: Sequence[Row]) -> bool | None:
             if not emptied:
                 emptied.append(table)
                 await place.execute(f"TRUNCATE {table} CASCADE")
-            return await original(session, begin, rows)
+            return await original(session, dialect, rows)
 
         monkeypatch.setattr(queries, "repair_days", emptied_before)
         assert (await findings(store, repair=True))[0].repaired
@@ -648,6 +648,30 @@ CREATE TABLE "Messages 1" PARTITION OF messages FOR VALUES WITH (MODULUS 2, REMA
 INSERT INTO messages SELECT * FROM plain;
 DROP TABLE plain;
 """
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("style", ["ISO", "German"])
+async def test_days_that_the_driver_does_not_know_are_counted_told_and_mended(postgres: Postgres, style: str) -> None:
+    """Milliseconds that were taken for seconds are some fifty thousand years from now."""
+    place = Postgresql(postgres.url(postgres.create_database()) + f"?options=-cDateStyle%3D{style}")
+    days = ["57883-11-29", "9999-12-31", "infinity", "0044-03-15 BC", "-infinity"]
+    rows = (
+        "INSERT INTO users (id, created_at) VALUES ('{0}{1}', '{1}')",
+        "INSERT INTO conversations (id, created_at) VALUES ('{0}{1}', '{1}')",
+        "INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('{0}{1}', 1, '{0}{1}', '{1}')",
+    )
+    async with opened(place) as store:
+        await place.execute("SET timezone = UTC;" + ";".join(row.format("kept ", day) for day in days for row in rows))
+        report, lines = await findings(store, repair=True)
+        ahead = [f"day {day}: 1 users were last active on it, and it has not come" for day in sorted(days[:3])]
+        assert (sorted(lines), report.repaired) == (ahead, True)
+        behind = "SET timezone = UTC; SET session_replication_role = replica;"
+        await place.execute(behind + ";".join(row.format("not ", day) for day in days for row in rows))
+        report, lines = await findings(store, repair=True)
+        assert (report.inaccurate_conversations, report.repaired) == (len(days), True)
+        assert {f"day {day}: messages is 1, counted 2" for day in days} <= set(lines)
+        assert (await findings(store))[0].agrees
 
 
 @pytest.mark.needs("postgres")

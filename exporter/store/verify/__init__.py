@@ -302,7 +302,7 @@ class _Verification:
             if not rows or not self.repair:
                 break
             # Those whom the counter betrays have not changed anything: look again.
-            repaired = await self._repaired("days", partial(queries.repair_days, begin=self.dialect.begin, rows=rows))
+            repaired = await self._repaired("days", partial(queries.repair_days, dialect=self.dialect, rows=rows))
             if repaired is not None:
                 break
         else:

@@ -101,11 +101,19 @@ async def repair_conversation(session: Session, begin: str, lock: str, name: str
         )
 
 
+def _as_text(dialect: Dialect, day: str) -> str:
+    """A day for people and for ``repair_days``: the driver has no year 10000, and takes the last day before for ever.
+
+    In this form whatever order of day, month and year a session has set.
+    """
+    return {"sqlite": day, "postgresql": f"(to_json({day}) #>> '{{}}')"}[dialect.name]
+
+
 def days_statement(dialect: Dialect) -> str:
     """Days on which a kept figure and its recount differ: day, number of repairs so far, counted ×5, kept ×5."""
     sent, made = dialect.utc_day("sent_at"), dialect.utc_day("created_at")
     return f"""
-    SELECT day, coalesce((SELECT repairs FROM verification WHERE id = 1), 0),
+    SELECT {_as_text(dialect, "day")}, coalesce((SELECT repairs FROM verification WHERE id = 1), 0),
         CAST(sum(m) AS bigint), CAST(sum(c) AS bigint), CAST(sum(u) AS bigint), CAST(sum(a) AS bigint),
         CAST(sum(d) AS bigint), CAST(sum(km) AS bigint), CAST(sum(kc) AS bigint), CAST(sum(ku) AS bigint),
         CAST(sum(ka) AS bigint), CAST(sum(kd) AS bigint)
@@ -127,16 +135,17 @@ def days_statement(dialect: Dialect) -> str:
     """
 
 
-async def repair_days(session: Session, begin: str, rows: Sequence[Row]) -> bool | None:
+async def repair_days(session: Session, dialect: Dialect, rows: Sequence[Row]) -> bool | None:
     """Add what is missing; None when somebody else has done so since the rows were read."""
-    async with transaction(session, begin):
+    given = {"sqlite": "$1", "postgresql": "CAST(CAST($1 AS text) AS date)"}[dialect.name]
+    async with transaction(session, dialect.begin):
         await session.fetch("INSERT INTO verification (id) VALUES (1) ON CONFLICT (id) DO NOTHING")
         mine = await session.fetch(
             "UPDATE verification SET repairs = repairs + 1 WHERE id = 1 AND repairs = $1 RETURNING repairs", rows[0][1]
         )
         for day, _repairs, m, c, u, a, d, km, kc, ku, ka, kd in rows if mine else ():
             await session.fetch(
-                f"{ADD_TO_DAY} VALUES ($1, {REPAIR_SHARD}, $2, $3, $4, $5, $6) {ADDED}",
+                f"{ADD_TO_DAY} VALUES ({given}, {REPAIR_SHARD}, $2, $3, $4, $5, $6) {ADDED}",
                 day, m - km, c - kc, u - ku, a - ka, d - kd,
             )  # fmt: skip
     return True if mine else None
@@ -145,7 +154,8 @@ async def repair_days(session: Session, begin: str, rows: Sequence[Row]) -> bool
 def future_statement(dialect: Dialect) -> str:
     """Days that have not come, and how many users were last active on one; an hour is left to clocks that differ."""
     return f"""
-    SELECT last_active_on, count(*) FROM users WHERE last_active_on > {dialect.latest_day} GROUP BY 1 ORDER BY 1
+    SELECT {_as_text(dialect, "last_active_on")}, count(*) FROM users WHERE last_active_on > {dialect.latest_day}
+    GROUP BY last_active_on ORDER BY last_active_on
     """
 
 
@@ -174,7 +184,8 @@ def _user_days(dialect: Dialect) -> str:
 async def days_without_users(session: Session, dialect: Dialect, since: datetime) -> Sequence[Row]:
     """Days of whose senders some are not in the record, and how many; the record may hold more (deleted messages)."""
     return await session.fetch(
-        f"SELECT day, count(*) FROM ({_user_days(dialect)}) AS p GROUP BY day ORDER BY day", dialect.day(since)
+        f"SELECT {_as_text(dialect, 'day')}, count(*) FROM ({_user_days(dialect)}) AS p GROUP BY day ORDER BY day",
+        dialect.day(since),
     )
 
 
