@@ -104,7 +104,7 @@ class AsyncEngine:
 
     async def dispose(self) -> None:
         """Close all connections that nobody uses."""
-        await greenlet_spawn(self.sync_engine.dispose)
+        await _to_its_end(greenlet_spawn(self.sync_engine.dispose))
         self._idle.clear()
 
 

@@ -16,11 +16,13 @@ from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavai
 from exporter.core.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store, engine, queue, writer
 from exporter.store.dialects.base import Session
+from exporter.store.dialects.postgresql_connection import Connection
 from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
 from exporter.store.transaction import Item, SendItem, Transaction
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
+from tests.servers.postgres import Postgres
 
 
 @pytest.fixture
@@ -645,6 +647,31 @@ async def test_a_connection_that_cannot_be_given_back_to_who_was_cancelled_says_
     del waiting
     gc.collect()
     assert said == []
+
+
+@pytest.mark.needs("postgres")
+async def test_a_pool_is_closed_to_its_end_and_nothing_is_logged_when_who_waits_is_cancelled(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the one who asks for whom a verification waits is, when it need not wait any longer."""
+    begun, go, goodbye, closed = asyncio.Event(), asyncio.Event(), Connection.close, list[bool]()
+
+    async def close(connection: Connection, *, timeout: float | None = None) -> None:
+        begun.set()
+        await go.wait()
+        await goodbye(connection, timeout=timeout)
+        closed.append(connection.is_closed())
+
+    monkeypatch.setattr(Connection, "close", close)
+    beside = Store(postgres.url(postgres.create_database())).maintenance()
+    await beside.run(Lane.VERIFY, lambda session: session.fetch("SELECT 1"))
+    closing = asyncio.create_task(beside.close(1.0))
+    await begun.wait()
+    closing.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait({closing})
+    assert (closing.cancelled(), closed, caplog.messages) == (True, [True], [])
 
 
 async def test_text_of_another_program_that_is_not_utf8_costs_one_message_its_letters(tmp_path: Path) -> None:
