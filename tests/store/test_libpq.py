@@ -17,6 +17,7 @@ from exporter.core.records import Message
 from exporter.store import Store
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.unreached import unreached
+from exporter.store.errors import REFUSED
 from tests.databases import Postgresql, eventually, opened, send
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.pgbouncer import Pgbouncer
@@ -425,6 +426,34 @@ async def test_what_pgbouncer_refuses_is_not_called_a_lost_connection(postgres: 
         await store.close()
     finally:
         pooler.close()
+
+
+@pytest.mark.needs("postgres", "pgbouncer")
+async def test_what_pgbouncer_says_when_it_hangs_up_is_not_called_a_lost_connection(postgres: Postgres) -> None:
+    """With its server gone it goes on taking connections, and hangs up on whoever asks for something."""
+    server = Postgres(fsync="off")
+    pooler = Pgbouncer(server, "transaction", more="server_login_retry = 1")
+    with contextlib.closing(server), contextlib.closing(pooler):
+        async with opened(Postgresql(pooler.url(server.start().url(server.create_database())))) as store:
+            server.stop()
+
+            async def refused() -> bool:
+                with pytest.raises(Unavailable) as told:
+                    await store.totals(5)
+                return str(told.value) == REFUSED
+
+            await eventually(refused)
+            server.start()
+            await eventually(lambda: recovered(store))
+
+
+async def recovered(store: Store) -> bool:
+    """Does it answer again?"""
+    try:
+        await store.totals(5)
+    except Unavailable:
+        return False
+    return True
 
 
 @pytest.mark.needs("postgres", "pgbouncer")

@@ -66,6 +66,9 @@ def translate_error(error: BaseException) -> DatabaseError:
         return error
     if "statement pooling mode" in str(error):  # pgbouncer, which hangs up at the same moment
         return DatabaseError(ErrorKind.CONFIGURATION, errors.STATEMENT_POOLING)
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(error.__cause__, asyncpg.PostgresError):
+        # A pooler, or the server, has said why it hangs up; whatever that is, the connection is gone.
+        return DatabaseError(ErrorKind.DISCONNECTED, translate_error(error.__cause__).text)
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         if getattr(error, "server_source_function", None) in _NUMBERING:
