@@ -324,8 +324,7 @@ class Database:
 
     def pool(self) -> PoolStats:
         """Connections that somebody uses, and others that are open."""
-        pool: Any = self._engine.pool
-        return PoolStats(in_use=pool.checkedout(), idle=self._engine.idle)
+        return PoolStats(in_use=self._engine.in_use, idle=self._engine.idle)
 
     def ended(self, task: asyncio.Task[Any]) -> None:
         """A job is over; one that nobody waited for any more has told its failure through ``note``."""

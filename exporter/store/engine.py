@@ -68,12 +68,20 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.sync_engine = engine
+        self.in_use = 0
+        """Connections that somebody has; not those that are being made, nor those that nobody wants any more."""
         self._idle: set[Any] = set()
+        self._unwanted: dict[asyncio.Future[None], asyncio.Future[Connection]] = {}
+        self._waiting: dict[asyncio.Future[None], None] = {}  # for a connection to be given back, in order
         event.listen(engine, "checkin", self._checked_in)
         event.listen(engine, "checkout", lambda _, record, __: self._idle.discard(record))
 
     def _checked_in(self, connection: Any, record: Any) -> None:
         (self._idle.discard if connection is None else self._idle.add)(record)
+        if connection is not None and self._waiting:
+            first = next(iter(self._waiting))
+            del self._waiting[first]
+            first.set_result(None)
 
     @property
     def idle(self) -> int:
@@ -88,11 +96,41 @@ class AsyncEngine:
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection for the length of a block. What was not committed is rolled back where the pool resets."""
-        connection = AsyncConnection(await greenlet_spawn(self.sync_engine.connect))
+        connection = AsyncConnection(await self._first())
+        self.in_use += 1
         try:
             yield connection
         finally:
+            self.in_use -= 1
             await _to_its_end(greenlet_spawn(connection.sync_connection.close))
+
+    async def _first(self) -> Connection:
+        """A new connection or one that is given back, whichever is there first.
+
+        A pooler may let a new one wait for as long as ours are open, and then nobody would have it.
+        """
+        trying = {self._try()}
+        try:
+            while True:
+                given_back = asyncio.get_running_loop().create_future()
+                self._waiting[given_back] = None
+                try:
+                    await asyncio.wait({*trying, given_back}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    self._waiting.pop(given_back, None)
+                if done := next((one for one in trying if one.done()), None):
+                    trying.remove(done)
+                    return done.result()
+                if self.idle:
+                    trying.add(self._try())
+        finally:
+            for one in trying:
+                giving_back = asyncio.ensure_future(_give_back(one))
+                self._unwanted[giving_back] = one
+                giving_back.add_done_callback(self._unwanted.pop)
+
+    def _try(self) -> asyncio.Future[Connection]:
+        return asyncio.ensure_future(greenlet_spawn(self.sync_engine.connect))
 
     async def close_idle(self) -> None:
         """Close the connections that nobody uses at this moment; the next use makes others."""
@@ -103,7 +141,11 @@ class AsyncEngine:
                         await connection.invalidate()
 
     async def dispose(self) -> None:
-        """Close all connections that nobody uses."""
+        """Close all connections that nobody uses, and open none any more."""
+        for unwanted in self._unwanted.values():
+            unwanted.cancel()
+        if self._unwanted:
+            await asyncio.wait(self._unwanted)
         await _to_its_end(greenlet_spawn(self.sync_engine.dispose))
         self._idle.clear()
 
@@ -121,6 +163,13 @@ def create_async_engine(
         options["creator"] = creator
     engine: Engine = create_engine(url, **options)
     return AsyncEngine(engine)
+
+
+async def _give_back(unwanted: Awaitable[Connection]) -> None:
+    """Nobody waits for this connection any more: another was there first."""
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        connection = await unwanted
+        await _to_its_end(greenlet_spawn(connection.close))
 
 
 async def _to_its_end(work: Awaitable[T]) -> T:

@@ -32,6 +32,7 @@ from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.dialects import sqlite_errors
 from exporter.store.dialects.base import Session
 from exporter.store.dialects.postgresql_connection import Connector
+from exporter.store.dialects.several_hosts import Hosts
 from exporter.store.errors import CROWDED, MOVED, DatabaseError, ErrorKind
 from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
@@ -801,17 +802,25 @@ async def test_a_restart_between_two_uses_is_not_noticed(own: tuple[Postgres, Po
 
 
 @pytest.mark.needs("postgres")
-@pytest.mark.parametrize("pooled", [False, pytest.param(True, marks=pytest.mark.needs("pgbouncer"))])
-async def test_a_server_or_pooler_that_grants_one_connection_has_it_shared(postgres: Postgres, pooled: bool) -> None:
+@pytest.mark.parametrize(
+    "pooled",
+    [
+        None,
+        pytest.param(("transaction", 4, "max_client_conn = 1"), marks=pytest.mark.needs("pgbouncer"), id="refuses"),
+        pytest.param(("session", 1, ""), marks=pytest.mark.needs("pgbouncer"), id="lets wait"),
+    ],
+)
+async def test_a_server_or_pooler_that_grants_one_connection_has_it_shared(
+    postgres: Postgres, pooled: tuple[str, int, str] | None
+) -> None:
     name = postgres.create_database()
     place = Postgresql(postgres.url(name, name), postgres.url(name))
     limit = -1 if pooled else 1
     await place.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit}; ALTER DATABASE {name} OWNER TO {name}")
     with contextlib.ExitStack() as stack, structlog.testing.capture_logs() as logs:
         if pooled:
-            pooler = stack.enter_context(
-                contextlib.closing(Pgbouncer(postgres, "transaction", more="max_client_conn = 1"))
-            )
+            mode, size, more = pooled
+            pooler = stack.enter_context(contextlib.closing(Pgbouncer(postgres, mode, size=size, more=more)))
             place = Postgresql(pooler.url(place.direct), place.direct)
         async with opened(place) as store:
             await store.create_conversation("c", "ann", [])
@@ -853,14 +862,14 @@ async def test_who_has_lost_all_connections_to_others_says_so_at_once(
     tried: list[float] = []
     connect = Connector._open
 
-    async def counted(self: Connector, timeout: float) -> Any:
+    async def counted(self: Connector, hosts: Hosts, timeout: float) -> Any:
         tried.append(timeout)
-        return await connect(self, timeout)
+        return await connect(self, hosts, timeout)
 
     async with opened(place, timeout=TIMEOUT) as store:
         await store.create_conversation("c", "ann", [])
         await asyncio.gather(store.totals(5), store.membership("c", "ann"), store.conversations_of("ann"))
-        assert store.pool().idle > 1
+        await eventually(lambda: store.pool().idle > 1)
         await place.execute(f"ALTER ROLE {name} CONNECTION LIMIT 0")
         await place.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")
         await eventually(lambda: store.pool().idle == 0)
@@ -906,9 +915,9 @@ async def test_who_waits_for_a_connection_does_not_ask_for_it_again_and_again(
     tried: list[float] = []
     connect = Connector._open
 
-    async def counted(self: Connector, timeout: float) -> Any:
+    async def counted(self: Connector, hosts: Hosts, timeout: float) -> Any:
         tried.append(timeout)
-        return await connect(self, timeout)
+        return await connect(self, hosts, timeout)
 
     async with opened(place, timeout=60.0) as store:
         await store.create_conversation("c", "ann", ["bob"])
