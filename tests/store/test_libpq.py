@@ -17,7 +17,7 @@ from exporter.core.records import Message
 from exporter.store import Store
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.unreached import unreached
-from exporter.store.errors import REFUSED
+from exporter.store.errors import PASSWORD, REFUSED
 from tests.databases import Postgresql, eventually, opened, send
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.pgbouncer import Pgbouncer
@@ -167,6 +167,31 @@ def test_a_password_file_that_is_passed_over_is_named(tmp_path: Path) -> None:
     assert target(f"{BASE}?passfile=/no/such", environ={}), "a password is there already"
     with pytest.raises(Misconfigured, match="PGPASSFILE names a file that is not there"):
         target("postgresql://host/", environ={"PGPASSFILE": str(tmp_path / "none")})
+
+
+@pytest.mark.needs("postgres")
+async def test_a_password_that_is_changed_while_the_server_runs_is_read_from_its_file_again(tmp_path: Path) -> None:
+    file = tmp_path / "pgpass"
+    with contextlib.closing(Postgres(fsync="off")) as server:
+        database = server.start().create_database()
+        server.psql(f"CREATE ROLE app LOGIN PASSWORD 'one'; ALTER DATABASE {database} OWNER TO app")
+        server.add_file("pg_hba.conf", b"host all app all scram-sha-256\nhost all all all trust\n")
+        server.psql("SELECT pg_reload_conf()")
+        write_passwords(file, "one")
+        async with opened(Postgresql(server.url(database, "app") + f"?passfile={file}")) as store:
+            server.psql("ALTER ROLE app PASSWORD 'two'")
+            assert await recovered(store), "a session that is open goes on"
+            server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+            with pytest.raises(Unavailable, match=PASSWORD):
+                await store.totals(5)
+            write_passwords(file, "two")
+            assert await recovered(store)
+
+
+def write_passwords(file: Path, password: str) -> None:
+    """One for all databases, as its owner keeps it."""
+    file.write_text(f"*:*:*:app:{password}\n")
+    file.chmod(0o600)
 
 
 def test_files_of_tls_are_named_with_what_is_wrong_with_them(tmp_path: Path) -> None:
