@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 import hiredis
 
 from exporter.broker import tls_errors
+from exporter.broker.addresses import Addresses
 from exporter.broker.location import Location
 from exporter.broker.ports import Turn
 
@@ -269,6 +270,7 @@ class Connection(asyncio.Protocol):
 
 async def connect(
     location: Location,
+    addresses: Addresses,
     host: tuple[str, int],
     on_push: Push,
     on_lost: Callable[[str], None],
@@ -285,7 +287,12 @@ async def connect(
         else:
             context = location.tls_context()
             server = host[0] if context is not None else None
-            await loop.create_connection(lambda: connection, *host, ssl=context, server_hostname=server)
+            sock = await addresses.connected(*host)
+            try:
+                await loop.create_connection(lambda: connection, sock=sock, ssl=context, server_hostname=server)
+            except BaseException:
+                sock.close()  # a handshake that is given up may leave it
+                raise
         hello: list[str] = ["HELLO", "3"]
         password = location.secret()
         if password is not None:

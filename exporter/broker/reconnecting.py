@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from exporter.broker import sentinels, tls_errors
+from exporter.broker.addresses import Addresses
 from exporter.broker.connection import Connection, Push, Refused, connect
 from exporter.broker.functions import Functions
 from exporter.broker.location import Location
@@ -61,7 +62,7 @@ class ReconnectingConnection:
         name: str,
         turn: Turn | None = None,
     ) -> None:
-        self._location = location
+        self._location, self._addresses = location, Addresses()
         self._functions = functions
         self._lease = lease
         self._on_open, self._on_closed, self.on_push, self._beat = on_open, on_closed, on_push, beat
@@ -79,7 +80,7 @@ class ReconnectingConnection:
         self._silent_since: float | None = None
         self._waited_longer = False
         self._due = float("inf")  # the next beat
-        self._told: str | None = None  # the reason that was logged last
+        self._told: set[str] = set()  # reasons that have been logged since it was there
         self.connection: Connection | None = None
         self.error: str | None = "not connected yet"
 
@@ -135,9 +136,9 @@ class ReconnectingConnection:
         if wrong is not None and not self._first.done():
             self._first.set_exception(wrong)  # the start ends with it, and says so
             return
-        if reason != self._told:
+        if reason not in self._told:  # each once: of a host that is down several take turns
             log.warning("the broker cannot be reached; trying on", reason=reason)
-            self._told = reason
+            self._told.add(reason)
 
     async def _open(self) -> None:
         stale_after = self._now() + self._lease
@@ -145,7 +146,7 @@ class ReconnectingConnection:
             host = self._redirected or await self._find()
             self._redirected = None
             connection = await connect(
-                self._location, host, self.on_push, self._lost, self._now, stale_after, self._name
+                self._location, self._addresses, host, self.on_push, self._lost, self._now, stale_after, self._name
             )
         try:
             async with asyncio.timeout(self._silence):
@@ -168,7 +169,7 @@ class ReconnectingConnection:
         if not self._first.done():
             self._first.set_result(None)
         log.info("the broker is there")
-        self._told = None
+        self._told.clear()
         try:
             self._on_open(connection, another)
         except BaseException:  # a defect: it would be heard beside the next one
@@ -180,7 +181,7 @@ class ReconnectingConnection:
     async def _find(self) -> tuple[str, int]:
         location = self._location
         if location.master is not None:
-            return await sentinels.master(location)
+            return await sentinels.master(location, self._addresses)
         return location.hosts[0] if location.hosts else ("", 0)
 
     async def _check(self, connection: Connection) -> str:

@@ -5,9 +5,11 @@ Tested in ``tests/broker/test_sentinels.py``.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from exporter.broker import tls_errors
+from exporter.broker.addresses import Addresses
 from exporter.broker.location import Location
 from exporter.core.errors import Misconfigured
 
@@ -22,7 +24,7 @@ _REFUSED: Final = (
 )
 
 
-async def master(location: Location) -> tuple[str, int]:
+async def master(location: Location, addresses: Addresses) -> tuple[str, int]:
     """Where the master is, by the first Sentinel that knows one that lives.
 
     Raises:
@@ -45,6 +47,7 @@ async def master(location: Location) -> tuple[str, int]:
     for host, port in location.hosts:
         sentinel = Redis(host=host, port=port, **options)
         try:
+            await asyncio.wait_for(addresses.of(host, port), TIMEOUT)  # it would leave a question behind each time
             masters: Any = await sentinel.sentinel_masters()
             known = masters.get(location.master)
         except (AuthenticationError, NoPermissionError):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from exporter.broker import frames
+from exporter.broker.addresses import Addresses
 from exporter.broker.connection import AT_ONCE, ECHO, LIMIT, Connection, Refused, command, connect
 from exporter.broker.location import locate
 from tests.servers.valkey import Server
@@ -201,7 +202,9 @@ async def test_the_servers_send_what_was_published_back_with_the_reply(server: S
     """Nearly always in one piece: then it is not taken apart."""
     replies: asyncio.Queue[Any] = asyncio.Queue()
     location = locate(server.url, None)
-    connection = await connect(location, location.hosts[0], lambda _: None, print, time.monotonic, float("inf"), "x")
+    connection = await connect(
+        location, Addresses(), location.hosts[0], lambda _: None, print, time.monotonic, float("inf"), "x"
+    )
     connection.queue(command("SSUBSCRIBE", "c"), 0, print)
     await connection.call("PING")
     whole = 0
@@ -231,5 +234,5 @@ async def test_a_start_that_is_cancelled_leaves_no_connection_behind(
     monkeypatch.setattr(loop, "create_connection", cancelled)
     location = locate(server.url, None)
     with pytest.raises(asyncio.CancelledError):
-        await connect(location, location.hosts[0], print, print, time.monotonic, float("inf"), "x")
+        await connect(location, Addresses(), location.hosts[0], print, print, time.monotonic, float("inf"), "x")
     assert not made[0].open

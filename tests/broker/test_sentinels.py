@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from exporter.broker import sentinels
+from exporter.broker.addresses import Addresses
 from exporter.broker.location import locate
 from exporter.core.errors import Misconfigured
 from tests.broker.nodes import Node, nodes
@@ -53,7 +54,7 @@ _FILES = {"cert": "server.crt", "key": "server.key", "ca-cert": "ca.crt"}
 async def the_reason(url: str) -> str:
     """Why there is no master."""
     with pytest.raises((ConnectionError, Misconfigured)) as caught:
-        await sentinels.master(locate(url))
+        await sentinels.master(locate(url), Addresses())
     return str(caught.value)
 
 
@@ -61,7 +62,7 @@ async def test_the_next_one_is_asked_when_the_first_is_not_there() -> None:
     with watched() as watcher:
         began = time.monotonic()
         location = locate(f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{watcher.port}/main")
-        assert await sentinels.master(location) == ("127.0.0.1", int(watcher.options[0].split()[4]))
+        assert await sentinels.master(location, Addresses()) == ("127.0.0.1", int(watcher.options[0].split()[4]))
         assert time.monotonic() - began < 2, "the deadline of opening a connection"
         assert await the_reason(f"redis+sentinel://127.0.0.1:{watcher.port}/other") == sentinels._UNKNOWN
     assert await the_reason(f"redis+sentinel://127.0.0.1:{free_port()}/main") == sentinels._ABSENT
