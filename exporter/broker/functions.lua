@@ -254,6 +254,16 @@ local function reprieve(K, time, lease)
   end
 end
 
+-- The server's clock may have been put back: by what it wrote before, a dead node would live on for as long as that was.
+local function rein_in(K, time, lease)
+  for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '(' .. text(time + lease), '+inf')) do
+    redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
+  end
+  if unsettled(K, time) > lease then
+    redis.call('HSET', K .. ':state', 'settles', text(time + lease))
+  end
+end
+
 -- Of the last batch applied of an incarnation that is in; what a server has left of one that it has dropped is nobody's.
 local function seq_of(K, inc)
   return redis.call('ZSCORE', K .. ':nodes', inc) and redis.call('HGET', K .. ':n:' .. inc, 'seq')
@@ -305,6 +315,7 @@ local function register(keys, args)
   if wrong then
     return wrong
   end
+  rein_in(K, time, lease)
   if args[4] == '1' then
     unsettle(K, time, lease)
   end
@@ -392,6 +403,7 @@ local function beat(keys, args)
   if why then
     return why
   end
+  rein_in(K, time, lease)
   reprieve(K, time, lease)
   redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
   redis.call('HSET', K .. ':conns', inc, args[4])

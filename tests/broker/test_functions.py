@@ -341,6 +341,26 @@ def test_who_comes_back_under_a_new_name_or_the_old_one_gives_the_others_the_tim
         model.close()
 
 
+def test_a_clock_that_was_put_back_keeps_nobody_alive_for_longer_than_a_lease(server: Server) -> None:
+    model = Model(server)
+    nodes, state = f"{model.root}:nodes", f"{model.root}:state"
+    try:
+        for function, *arguments in (("beat", "a", LEASE, 0, 1, 10, 0), ("register", "c", LEASE, 1, 0, "", "a")):
+            for inc in ("a", "b"):
+                model.call("register", inc, LEASE, 1, 0, "")
+            seconds, _ = model.client.time()
+            ahead = seconds * 1000 + 24 * LEASE  # as what was written before the clock went back by a day
+            model.client.zadd(nodes, {"a": ahead, "b": ahead})
+            model.client.hset(state, "settles", ahead)
+            reply = model.call(function, *arguments)
+            assert isinstance(reply, list)
+            assert 0 < figures(reply).unsettled <= LEASE, function
+            latest = model.client.time()[0] * 1000 + 1000 + LEASE
+            assert all(deadline <= latest for _, deadline in model.client.zscan_iter(nodes)), function
+    finally:
+        model.close()
+
+
 def test_what_is_left_of_a_server_that_has_dropped_keys_is_nobodys(server: Server) -> None:
     model = Model(server)
     said: list[str] = []

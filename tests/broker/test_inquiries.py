@@ -48,7 +48,7 @@ async def test_many_questions_at_once_get_each_their_own_answer(server: Server) 
 
 
 async def test_an_older_node_is_named_as_not_known(server: Server) -> None:
-    async with nodes(server.url, 1, lease=1.0) as (node,):
+    async with nodes(server.url, 1, lease=2.0) as (node,):
         await counts(node, nodes=1, settling=0)
         root = node.broker._functions.root
         with server.client() as client:
