@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
-from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.connection import Connection, command
 from exporter.broker.context import Context
 from exporter.broker.frames import TypingRun
 from exporter.broker.held_conversation import FRESH, HeldConversation
@@ -207,11 +207,6 @@ class Announcements(Generic[P]):
         connection.flush()
 
     def _compared(self, held: HeldConversation[P], words: str, told: set[str], reply: Any) -> None:
-        if isinstance(reply, Refused):
-            connection = self._reconnecting.connection
-            if connection is not None:
-                connection.abort(str(reply))
-            return
         if self._conversations.get(held.conversation) is not held:
             return
         there = names(reply)

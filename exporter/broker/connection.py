@@ -60,7 +60,9 @@ class Connection(asyncio.Protocol):
 
     ``on_push`` is called for each push, ``on_lost`` once with the reason. After ``stale_after``, by ``now``, what had
     been waiting is thrown away instead of handed out: whoever uses the connection puts it off as long as it is awake.
-    ``turn`` is told of what is read and handed out at once.
+    ``turn`` is told of what is read and handed out at once. Where ``faultless``, a command that the server refuses, as
+    when a right was taken away, ends the connection, and nobody is told: it may be one that has no reply else, and all
+    that follow would be taken for those of other commands.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._now = now
         self.stale_after = stale_after
         self.turn: Turn | None = None
+        self.faultless = False
         self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=Refused, notEnoughData=_MORE)
         self._expected: deque[list[Any]] = deque()  # how many replies, who is told, bytes
         self._out: list[bytes] = []
@@ -224,8 +227,11 @@ class Connection(asyncio.Protocol):
         self._loop.call_soon(self._hand_out)
 
     def _answered(self, reply: Any) -> None:
+        if type(reply) is Refused and (self.faultless or not self._expected):
+            self.abort(str(reply))
+            return
         if not self._expected:
-            self.abort(str(reply) if isinstance(reply, Refused) else "an answer that nobody asked for")
+            self.abort("an answer that nobody asked for")
             return
         entry = self._expected[0]
         entry[0] -= 1

@@ -36,6 +36,5 @@ class Context(Generic[P]):
     schedule: Callable[[], None]  # what is queued leaves at the end of the turn
     changed: Callable[[], None]  # the same for presence, which may wait a moment for more
     put_first: Callable[[], None]  # all that waits goes ahead of what is asked next, and both at the end of the turn
-    refused: Callable[[str], None]  # the server answered what it should not: the connection is of no use then
     held: dict[str, HeldConversation[P]] = field(default_factory=dict)
     by_channel: dict[bytes, HeldConversation[P]] = field(default_factory=dict)

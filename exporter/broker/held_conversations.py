@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from exporter.broker.announcements import Announcements, ignore
-from exporter.broker.connection import Connection, Refused, command
+from exporter.broker.connection import Connection, command
 from exporter.broker.context import Context
 from exporter.broker.held_conversation import HeldConversation
 from exporter.broker.ordering import Ordering
@@ -55,7 +55,7 @@ class HeldConversations(Generic[P]):
         self._held, self._by_channel, self._hub = context.held, context.by_channel, context.hub
         self._local = context.local
         self._functions, self._ordering, self._announcements = context.functions, ordering, announcements
-        self._reconnecting, self._schedule, self._refused = context.reconnecting, context.schedule, context.refused
+        self._reconnecting, self._schedule = context.reconnecting, context.schedule
         self.new: list[HeldConversation[P]] = []  # to be subscribed to
         self._subscribe_at = 0.0  # not before, in a storm
         self._joins = 0  # under way
@@ -102,14 +102,11 @@ class HeldConversations(Generic[P]):
 
     def _seeded(self, asked: Iterator[HeldConversation[P]], reply: Any) -> None:
         held = next(asked)
-        if isinstance(reply, Refused):
-            self._refused(str(reply))
-        else:
-            if self._held.get(held.conversation) is held:  # else let go of meanwhile, and perhaps held anew
-                self._announcements.seeded(held, reply)
-                if held.waiting is None:  # it took longer than a join waits
-                    self._look_back(held)
-            self._is_ready(held)
+        if self._held.get(held.conversation) is held:  # else let go of meanwhile, and perhaps held anew
+            self._announcements.seeded(held, reply)
+            if held.waiting is None:  # it took longer than a join waits
+                self._look_back(held)
+        self._is_ready(held)
 
     def _look_back(self, held: HeldConversation[P]) -> None:
         """What was published before the subscription, after somebody here had joined, is asked of the database."""

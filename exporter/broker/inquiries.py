@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 
-from exporter.broker.connection import Refused
 from exporter.broker.context import Context
 from exporter.broker.frames import NODE_BYTES, IncomingFrame, Kind
 from exporter.broker.nodes_channel import NodesChannel
@@ -98,9 +97,6 @@ class Inquiries:
         return found, question.error
 
     def _listed(self, question: Question, reply: Any) -> None:
-        if isinstance(reply, Refused):
-            question.end(f"the broker refuses to name the nodes: {reply}")
-            return
         unsettled, *pairs = reply
         question.error = UNSETTLED if unsettled else None
         question.expected = {}

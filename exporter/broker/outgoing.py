@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker import frames
-from exporter.broker.connection import ECHO, Connection, Refused
+from exporter.broker.connection import ECHO, Connection
 from exporter.broker.context import Context
 from exporter.broker.frames import Kind, Outgoing
 from exporter.broker.held_conversation import HeldConversation
@@ -47,7 +47,7 @@ class Outbox(Generic[P]):
     def __init__(self, context: Context[P]) -> None:
         self._conversations, self._functions, self._node = context.held, context.functions, context.node
         self._clock, self._meters, self._now = context.clock, context.meters, context.now
-        self._schedule, self._refused = context.schedule, context.refused
+        self._schedule = context.schedule
         self._waiting: dict[str, list[Outgoing]] = {}
         self._unanswered: deque[tuple[str, list[Outgoing]]] = deque()
         self._look: dict[str, int] = {}
@@ -138,9 +138,6 @@ class Outbox(Generic[P]):
     def _answered(self, reply: Any) -> None:
         if reply is ECHO and self._stamp == self._measured:  # of what was queued last, else it would be taken apart
             self.returned(self._stamp)
-        if isinstance(reply, Refused):  # the right to publish was taken away, say: nobody may go on as if it were heard
-            self._refused(str(reply))
-            return
         self._unanswered.popleft()
         if self._owes and not self._waiting and len(self._unanswered) < OWED_AT_ONCE // 10:
             self._tell_what_is_owed()

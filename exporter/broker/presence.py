@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import structlog
 
-from exporter.broker.connection import Connection, Refused
+from exporter.broker.connection import Connection
 from exporter.broker.functions import SLICE, Figures, Functions, figures
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Presence:
     ``connections`` counts; ``lease`` in seconds.
 
     ``answered`` is called with the figures that ``register`` and ``beat`` answer, and with when they were asked for, by
-    ``now``. ``refused`` is called when the server answers what it should not: the connection is of no use then.
+    ``now``.
     ``completed`` is called when the server has all that is held; no figures from before have it.
     ``schedule`` is called when an answer lets go what has waited for it: it has that sent before long. ``label`` is
     what the server knows this node by.
@@ -64,7 +64,6 @@ class Presence:
         held: Callable[[], tuple[int, Iterator[str]]],
         connections: Callable[[], int],
         answered: Callable[[Figures, float], None],
-        refused: Callable[[str], None],
         schedule: Callable[[], None],
         now: Callable[[], float],
         label: str = "",
@@ -76,7 +75,6 @@ class Presence:
         self._held = held
         self._connections = connections
         self._answered = answered
-        self._refused = refused
         self._schedule = schedule
         self._now = now
         self._completed = completed
@@ -264,9 +262,7 @@ class Presence:
     # --- answers ------------------------------------------------------------------------------------------
 
     def _is_registered(self, inc: str, asked: float, reply: Any) -> None:
-        if isinstance(reply, Refused):
-            self._refused(str(reply))
-        elif inc == self.incarnation:
+        if inc == self.incarnation:
             self.registered = True
             self._answered(figures(reply), asked)
 
@@ -293,9 +289,6 @@ class Presence:
 
     def _unknown(self, connection: Connection, reply: Any) -> None:
         """The server has buried this incarnation, or has lost a batch of it."""
-        if isinstance(reply, Refused):
-            self._refused(str(reply))
-            return
         if not self._retired:
             lost = "it has gone back to an earlier state" if reply == b"lost" else _GONE
             log.warning("the broker no longer has all that this node holds; it is told anew", reason=lost)

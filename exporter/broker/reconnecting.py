@@ -166,6 +166,7 @@ class ReconnectingConnection:
         self.connection, self.error = connection, None
         self._silent_since, self._due = None, float("inf")
         connection.stale_after, connection.turn = self._now() + self._lease, self._turn
+        connection.faultless = True  # what it may do has been asked
         if not self._first.done():
             self._first.set_result(None)
         log.info("the broker is there")

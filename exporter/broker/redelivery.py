@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from exporter.broker.announcements import ignore
-from exporter.broker.connection import Connection, Refused, Reply, command
+from exporter.broker.connection import Connection, Reply, command
 from exporter.broker.context import Context
 from exporter.broker.frames import IncomingFrame, Kind, Outgoing
 from exporter.broker.nodes_channel import NodesChannel
@@ -94,15 +94,14 @@ class Redelivery:
 
     def _ask_for_what_was_missed(self, connection: Connection, time: Any) -> None:
         last_heard = self._last_heard
-        if self._stamp is not None and not isinstance(time, Refused):
+        if self._stamp is not None:
             seconds, microseconds = map(int, time)
             # This machine, and its clock, may have been suspended; another server's clock may be behind.
             last_heard = min(last_heard, self._now() - (seconds * 1_000_000 + microseconds - self._stamp) / 1e6)
         self._was_away(connection, last_heard - SILENCE, self._is_said)  # silence is not noticed at once
 
     def _is_said(self, reply: Any) -> None:
-        if not isinstance(reply, Refused):
-            self._said_at = self._now()
+        self._said_at = self._now()
 
     def was_late(self, connection: Connection) -> None:
         """A subscription came after somebody had joined; it took less time than a connection that is silent has."""

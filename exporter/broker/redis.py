@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar
 from exporter.broker import frames
 from exporter.broker.announcements import Announcements
 from exporter.broker.clock import ServerClock
-from exporter.broker.connection import Connection, Refused
+from exporter.broker.connection import Connection
 from exporter.broker.context import Context
 from exporter.broker.envelope import Envelope
 from exporter.broker.event_publisher import EventPublisher
@@ -87,7 +87,6 @@ class RedisBroker(Generic[P]):
             partial(entries, hub),
             lambda: len(hub.connections),
             self._answered,
-            self._refused,
             self._schedule,
             now,
             f"{node.hex()} {name}",
@@ -119,7 +118,6 @@ class RedisBroker(Generic[P]):
             schedule=self._schedule,
             changed=self._changed,
             put_first=self._put_first,
-            refused=self._refused,
         )
         self._held = context.held
         self.ordering = Ordering(self._held, local, lease, lambda: self.up, now)
@@ -167,7 +165,7 @@ class RedisBroker(Generic[P]):
             try:
                 async with asyncio.timeout(FAREWELL):
                     await self._retire(connection)
-            except (TimeoutError, Refused, ConnectionError):
+            except (TimeoutError, ConnectionError):
                 pass  # then the lease ends it
         self._announcements.close()
         self.events.close()
@@ -183,8 +181,6 @@ class RedisBroker(Generic[P]):
         while left[-1] and (farewell := self._presence.retire()):
             connection.queue(farewell, 1, left.append)
             await connection.call("PING")
-            if isinstance(left[-1], Refused):
-                raise left[-1]
 
     @property
     def up(self) -> bool:
@@ -323,11 +319,6 @@ class RedisBroker(Generic[P]):
         self.inquiries.closed()
         self.conversations.closed()
         self._announcements.connection_lost(list(self._presence.ends_without_answer()))
-
-    def _refused(self, reason: str) -> None:
-        connection = self._reconnecting.connection
-        if connection is not None:
-            connection.abort(reason)
 
     def _beat(self) -> None:
         if (connection := self._reconnecting.connection) is not None:

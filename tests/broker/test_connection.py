@@ -198,6 +198,16 @@ async def test_what_is_sent_leaves_at_once_behind_what_is_queued() -> None:
     assert sent.writes[-1] == b"aborted"
 
 
+async def test_a_refusal_ends_what_is_faultless_and_is_nobodys_reply() -> None:
+    """It may be of a command that has no reply else; and nobody may go on as if they had been heard."""
+    here = Listening()
+    here.connection.faultless = True
+    here.connection.queue(command("SUNSUBSCRIBE", "c"), 0, print)
+    here.publish()
+    here.connection.data_received(b"-NOPERM no\r\n:1\r\n")
+    assert (here.replies, here.lost) == ([], ["NOPERM no"])
+
+
 async def test_the_servers_send_what_was_published_back_with_the_reply(server: Server) -> None:
     """Nearly always in one piece: then it is not taken apart."""
     replies: asyncio.Queue[Any] = asyncio.Queue()

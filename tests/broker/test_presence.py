@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from exporter.broker import presence as module
-from exporter.broker.connection import Connection, Refused, Reply
+from exporter.broker.connection import Connection, Reply
 from exporter.broker.functions import SLICE, Functions
 from exporter.broker.presence import PAUSE, WINDOW, Presence
 
@@ -58,7 +58,6 @@ def registered(
         lambda: (held, entries()),
         lambda: 1,
         lambda figures, asked: None,
-        lambda reason: None,
         lambda: wished.append(None),
         clock,
     )
@@ -183,18 +182,6 @@ async def test_a_new_connection_tells_what_came_and_went_before_the_server_is_as
     assert b"+uann" in first
     assert b"+troom\nann" in second
     assert b"beat" in beat
-
-
-async def test_a_server_that_refuses_a_node_is_left() -> None:
-    presence, line, _, _ = registered()
-    line.answer(b"ok")
-    refused: list[str] = []
-    presence._refused = refused.append
-    presence.begin_anew()
-    presence.beat(line)
-    (_, is_registered), *_ = line.asked
-    is_registered(Refused("NOPERM"))
-    assert refused == ["NOPERM"]
 
 
 async def test_a_start_that_waits_is_told_before_the_end_that_is_said_in_another_way() -> None:

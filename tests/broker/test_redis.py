@@ -189,6 +189,29 @@ async def test_a_right_that_is_taken_away_and_given_back_leaves_all_as_it_should
                 await counts(node, nodes=2, connections=3, users=3, conversations=1, participants=2, settling=0)
 
 
+@pytest.mark.parametrize("kind", BOTH)
+async def test_the_refusal_of_what_has_no_reply_is_not_taken_for_the_reply_to_what_follows(kind: str) -> None:
+    with _with(kind) as server, server.client() as client:
+        async with nodes(server.url) as (first, last):
+            await talk(first, last)
+            client.execute_command("ACL", "SETUSER", "default", "-sunsubscribe")
+            connection = first.broker._reconnecting.connection
+            assert connection is not None
+            with logged(reconnecting) as lines:
+                for event in first.hub.leave("a", "room"):
+                    first.broker.events.on_event[type(event)](event)
+                first.broker.nodes_channel.publish(connection, Kind.HERE, 1, data=b"somebody[]")
+
+                async def told() -> bool:
+                    return "lacks rights: +sunsubscribe" in str(first.broker.error)
+
+                await until(told, "the reason")
+                assert all("sunsubscribe" in line["reason"] for line in lines), lines
+            client.execute_command("ACL", "SETUSER", "default", "+sunsubscribe")
+            await first.up()
+            await counts(last, participants=1)
+
+
 async def test_frames_are_counted_one_by_one_however_many_share_a_payload(server: Server) -> None:
     async with nodes(server.url) as (first, last):
         last.join("b", "bob", "room")
