@@ -51,7 +51,7 @@ class Refused(Exception):
     """The server answered a command with an error; ``word`` is its first word, such as NOPERM."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
+        super().__init__(text.partition(", with args")[0])  # of a command that it does not know: one may be a secret
         self.word = text.partition(" ")[0]
 
 

@@ -35,6 +35,14 @@ local function text(number)  -- Redis 7.0 writes large numbers as 1.7e+12 otherw
   return string.format('%.0f', number)
 end
 
+-- May the user run this? nil where the server has no such command, as after a rename-command.
+local function may(...)
+  local known, allowed = pcall(redis.acl_check_cmd, ...)
+  if known then
+    return allowed
+  end
+end
+
 -- A right that is taken away must not show half-way: what was done before would be counted twice or never, or not said.
 local function may_write(K)
   local key = K .. ':x'
@@ -71,7 +79,7 @@ end
 
 -- Freed behind the server's back where that is allowed: sets and hashes may be large, and nobody waits for their end.
 local function drop(...)
-  local word = redis.acl_check_cmd('UNLINK', ...) and 'UNLINK' or 'DEL'
+  local word = may('UNLINK', ...) and 'UNLINK' or 'DEL'
   redis.call(word, ...)
 end
 
@@ -442,7 +450,8 @@ local function nodes(keys)
   return found
 end
 
--- check K  Answers the commands of this library and of a node that the user may not run, or not on these keys.
+-- check K  Answers the commands of this library and of a node that the user may not run, or not on these keys; those
+-- that the server does not have begin with a question mark.
 local function check(keys)
   local K = keys[1]
   local needed = {
@@ -458,8 +467,9 @@ local function check(keys)
   }
   local missing = {}
   for _, command in ipairs(needed) do
-    if not redis.acl_check_cmd(unpack(command)) then
-      missing[#missing + 1] = string.lower(command[1])
+    local allowed = may(unpack(command))
+    if not allowed then
+      missing[#missing + 1] = (allowed == nil and '?' or '') .. string.lower(command[1])
     end
   end
   return missing

@@ -38,6 +38,8 @@ _WRONG: Final = {
     "NOPROTO": "the broker speaks no RESP3: Redis 7.0 or Valkey 7.2 at least",
 }
 
+_UNKNOWN: Final = re.compile(r"unknown command ['`]?(\w+)", re.IGNORECASE)
+_NEEDED: Final = "Redis 7.0 or Valkey 7.2 at least is needed, and no rename-command of what is used"
 _COMMAND: Final = re.compile(r"run the '([a-z_|]+)' command")  # that the user may not run, in the server's words
 
 
@@ -119,7 +121,8 @@ class ReconnectingConnection:
             except Misconfigured as error:
                 self._failed(str(error), error)
             except Refused as error:
-                self._failed(_words(error), Misconfigured(_words(error)) if error.word in _WRONG else None)
+                wrong = error.word in _WRONG or _UNKNOWN.search(str(error)) is not None
+                self._failed(_words(error), Misconfigured(_words(error)) if wrong else None)
             except Exception as error:  # a defect costs one try, with its trace; the node goes on without the broker
                 self._failed(_reason(error), None)
                 if not isinstance(error, OSError | TimeoutError | ConnectionError | ImportError):
@@ -206,10 +209,13 @@ class ReconnectingConnection:
                 f"the broker's maxmemory-policy is {policy}: it would drop parts of the figures; set it to noeviction"
             )
         missing = await connection.call(*self._functions.check())
-        if missing:
-            names = " ".join(f"+{name.decode()}" for name in dict.fromkeys(missing))
+        names = dict.fromkeys(name.decode() for name in missing)
+        if unknown := [name[1:] for name in names if name.startswith("?")]:
+            raise Misconfigured(f"the broker does not know {' '.join(unknown)}: {_NEEDED}")
+        if names:
+            rights = " ".join(f"+{name}" for name in names)
             raise Misconfigured(
-                f"the broker's user lacks rights: {names} on the cluster's keys and channels; "
+                f"the broker's user lacks rights: {rights} on the cluster's keys and channels; "
                 "docs/cluster.md has the list"
             )
         return info.get("run_id", "")
@@ -276,6 +282,8 @@ def _words(error: Refused) -> str:
     command = _COMMAND.search(str(error)) if error.word == "NOPERM" else None
     if command is not None:
         return f"the broker's user lacks rights: +{command[1]}; docs/cluster.md has the list"
+    if unknown := _UNKNOWN.search(str(error)):
+        return f"the broker does not know {unknown[1].lower()}: {_NEEDED}"
     return _WRONG.get(error.word, f"the broker refuses: {error}")
 
 

@@ -137,6 +137,22 @@ async def test_each_of_the_documented_rights_is_needed_and_the_missing_one_is_na
                 await refused(f"redis://messaging:other-s3cret@127.0.0.1:{server.port}", f"lacks rights{named}")
 
 
+@pytest.mark.needs("redis")
+@pytest.mark.parametrize("command", ["hello", "info", "function", "fcall_ro", "hset", "ssubscribe", "unlink"])
+async def test_a_command_that_the_server_does_not_have_is_named_without_the_password_behind_it(command: str) -> None:
+    server = Server("redis", "requirepass s3cret", f'rename-command {command} ""', password="s3cret")
+    server.tls = {"protocol": 2}  # of the tests' own client, which would say hello
+    url = f"redis://:s3cret@127.0.0.1:{server.port}"
+    try:
+        server.start()
+        if command == "unlink":  # which need not be there
+            async with nodes(url, 1):
+                return
+        await refused(url, f"does not know {command}: ")
+    finally:
+        server.remove()
+
+
 @pytest.mark.parametrize("kind", BOTH)
 async def test_publishing_that_is_refused_is_told_and_what_it_carried_is_told_again(kind: str) -> None:
     with _with(kind, "requirepass s3cret", password="s3cret") as server, server.client() as client:
