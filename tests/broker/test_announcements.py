@@ -10,7 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from exporter.broker import frames
+from exporter.broker import announcements, frames
+from exporter.broker.connection import Connection
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
 from exporter.broker.functions import SLICE
@@ -52,6 +53,56 @@ def late(server: Server, node: Node, *told: tuple[str, bool], kind: Kind = Kind.
     payload = frames.head(b"another1", 0) + b"".join(packed)
     with server.client() as client:
         client.execute_command("SPUBLISH", channel, payload)
+
+
+async def test_what_is_let_go_of_while_a_new_connection_subscribes_leaves_nothing_behind_it_unheard(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcements, "CHUNK", 2)
+    monkeypatch.setattr(announcements, "LANES", 1)
+    async with nodes(server.url) as (first, last):
+        for number in range(6):
+            first.join(f"a{number}", f"user{number}", f"room{number}")
+        last.join("b", "bob", "room5")
+        await first.hears(b"J bob")
+        subscribe = first.broker._announcements.subscribe
+
+        def leaving(connection: Connection, done: Callable[[], None]) -> None:
+            subscribe(connection, done)  # the first two rooms; in the next two nobody is any more
+            for event in (*first.hub.leave("a2", "room2"), *first.hub.leave("a3", "room3")):
+                first.broker.events.on_event[type(event)](event)
+
+        monkeypatch.setattr(first.broker._announcements, "subscribe", leaving)
+        connection = first.broker._reconnecting.connection
+        assert connection is not None
+        connection.abort("for this test")
+        await first.up()
+        await counts(last, conversations=4, participants=5)
+        last.broker.publish(Envelope("room5", b"hello", seq=1, sender="bob"))
+        await first.hears(b"hello")
+
+
+async def test_conversations_are_gone_through_in_lanes_and_the_end_is_told_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcements, "CHUNK", 1)
+    async with nodes(server.url, 1) as (node,):
+        for number in range(2 * announcements.LANES + 3):
+            node.join(f"a{number}", "ann", f"room{number}")
+        line, done = Mock(open=True), Mock()
+        node.broker._announcements.subscribe(line, done)
+        subscribed, asked = 0, line.queue.call_args_list
+        while asked:
+            assert not done.called
+            line.queue.call_args_list = []
+            lanes = sum(b"SSUBSCRIBE" in call.args[0] for call in asked)
+            assert lanes <= announcements.LANES
+            subscribed += lanes
+            for call in asked:
+                if b"PING" in call.args[0]:
+                    call.args[2](b"PONG")
+            asked = line.queue.call_args_list
+        assert (subscribed, done.call_count) == (2 * announcements.LANES + 3, 1)
 
 
 async def test_a_start_that_came_and_an_end_that_was_lost_are_set_right(server: Server) -> None:
