@@ -116,7 +116,8 @@ class Engine:
         self.differences = self.state.get("differences") or {}
         self._sealing.resume(self.state.get("awaited"))
         self._published = None if self.base is None else Published(self.state, self.base.generation)
-        if not await identity.samples_match(self.reader, mapping, self.state.get("samples") or []):
+        samples = self.state.get("samples") or []
+        if (await self.reader.read(lambda snapshot: identity.compare(snapshot, mapping, samples), LIMIT))[1]:
             self._begin_anew("rows that were counted are others now: the database was restored or replaced")
         self._take(mapping)
 
@@ -291,7 +292,7 @@ class Engine:
 
     def _keep_pass(self, found: PassResult, now: float) -> SourceTotals:
         mapping, direct = self._known(), found.direct[0]
-        if self.base is not None and (found.others or identity.vanished(mapping, self.base.cut, found.newest)):
+        if found.another:
             self._begin_anew("the newest rows were deleted, or the database was restored", deleted=True)
             return figures(mapping, None, None, direct, now)
         self._rows_passed += sum(
@@ -311,10 +312,9 @@ class Engine:
                 base.tally.add(found.rest.tally, -1)
                 base.rooms |= found.facts.rooms
                 base.cut = found.sealed
-            if found.samples:
-                self.state.put("samples", identity.latest(self.state.get("samples") or [], found.samples))
-            if self._sealing.awaited is not None:  # stays there until the count that it makes due has begun
-                self.state.put("awaited", self._sealing.awaited)
+            for key, value in (("samples", found.samples), ("awaited", self._sealing.awaited)):
+                if value is not None:  # who is awaited stays there until the count that it makes due has begun
+                    self.state.put(key, value)
             if self.base is not None and totals is not None:
                 self.state.put("base", self.base)
                 self.state.put("published", by_name(totals))

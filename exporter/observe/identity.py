@@ -1,4 +1,4 @@
-"""Is it still the database that was counted? Knows readers and mappings.
+"""Is it still the database that was counted? Knows snapshots and mappings.
 
 Three signs: what the database says of itself, rows that were sealed and are others now, and a newest row below the
 sealed ones. A restored copy has one of them.
@@ -12,11 +12,10 @@ from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from typing import Any, Final
 
-from exporter.observe.connections import Reader, Snapshot
+from exporter.observe.connections import Snapshot
 from exporter.observe.counting import DirectFigures
 from exporter.observe.mapping import Cut, Key, Mapping
 
-SECONDS: Final = 4.0
 SAMPLES: Final = 16
 """Rows whose identity is remembered: the latest that were sealed."""
 
@@ -31,34 +30,21 @@ def same_database(there: MappingOf[str, Any], here: MappingOf[str, Any]) -> bool
     return all(there.get(name) == value for name, value in here.items() if name != "changes")
 
 
-async def samples_match(reader: Reader, mapping: Mapping, samples: Samples) -> bool:
-    """Are these rows still themselves? One that is gone says nothing. Raises SourceError."""
+async def compare(snapshot: Snapshot, mapping: Mapping, samples: Samples) -> tuple[Samples, bool]:
+    """Those of these rows that are still themselves, and is any another one now? One that is gone says nothing."""
     keys = {key.name: key for key in mapping.keys}
-
-    async def work(snapshot: Snapshot) -> bool:
-        for name, value, identity in samples:
-            rows = await snapshot.fetch(_identities(mapping, keys[name], value)) if name in keys else []
-            if rows and identity not in [str(row[0]) for row in rows]:
-                return False
-        return True
-
-    return await reader.read(work, SECONDS)
-
-
-async def latest_differs(snapshot: Snapshot, mapping: Mapping, samples: Samples) -> bool:
-    """Is the highest of these rows, by any key, another one now? One that is gone says nothing."""
-    highest: dict[str, tuple[int, str]] = {}
-    for name, value, identity in samples:
-        highest[name] = max(highest.get(name, (value, identity)), (value, identity))
-    others = [
-        f"CASE WHEN EXISTS ({rows}) AND NOT EXISTS ({rows} AND {row} = {mapping.dialect.literal(identity)}) "
-        "THEN 1 ELSE 0 END"
-        for key in mapping.keys
-        if key.name in highest and mapping.identity is not None
-        for value, identity in (highest[key.name],)
-        for rows, row in ((_identities(mapping, key, value), mapping.identity.replace("{a}", "e")),)
+    known = [each for each in samples if each[0] in keys]
+    if not known or mapping.identity is None:
+        return [], False
+    row = mapping.identity.replace("{a}", "e")
+    told = [
+        f"CASE WHEN EXISTS ({rows} AND {row} = {mapping.dialect.literal(identity)}) THEN 1 "
+        f"WHEN EXISTS ({rows}) THEN 2 ELSE 0 END"
+        for name, value, identity in known
+        for rows in (_identities(mapping, keys[name], value),)
     ]
-    return bool(others) and (await snapshot.fetch(f"SELECT {' + '.join(others)}"))[0][0] > 0
+    (found,) = await snapshot.fetch(f"SELECT {', '.join(told)}")
+    return [each for each, what in zip(known, found, strict=True) if what == 1], any(what == 2 for what in found)
 
 
 async def sample(snapshot: Snapshot, mapping: Mapping, cut: Cut) -> Samples:

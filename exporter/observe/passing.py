@@ -5,9 +5,7 @@ Tested in ``tests/observe/test_engine.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from exporter.observe import counting, identity
 from exporter.observe.base import Base, Count
@@ -28,10 +26,11 @@ class PassResult:
     horizon: Horizon | None
     facts: Facts
     direct: tuple[DirectFigures, float, float]
-    others: bool = False
-    """Is a row that was counted another one now?"""
+    another: bool
+    """Are rows that were counted others now, or the newest of them gone?"""
     sealed: Cut | None = None
-    samples: Sequence[Sequence[Any]] = ()
+    samples: Samples | None = None
+    """What is to be remembered from now on, where that changes."""
     rest: Facts | None = None
     counted: Facts | None = None
 
@@ -53,19 +52,22 @@ class Pass:
         """All of it. Raises SourceError."""
         mapping, base, now = self.mapping, self.base, self.now
         newest, further = await counting.newest(snapshot, mapping, 0, self.sealing.longest(mapping))
+        bases = [each for each in (base, self.done and self.done.base) if each]
+        still, others = await identity.compare(snapshot, mapping, self.samples)
         found = PassResult(
             newest=newest,
             horizon=await self.reader.horizon(snapshot),
             facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, base.day * DAY),
             direct=self.direct.cached(now) or await self.direct.read(snapshot, mapping, now),
-            others=base is not None and await identity.latest_differs(snapshot, mapping, self.samples),
+            another=others or any(identity.vanished(mapping, each.cut, newest) for each in bases),
         )
         if self.done is not None:
             found.counted = await counting.tail(snapshot, mapping, self.done.base.cut, self.done.base.day * DAY)
-            found.samples = await identity.sample(snapshot, mapping, self.done.base.cut)
+            # What is gone was not counted: another row may come in its place.
+            found.samples = identity.latest(still, await identity.sample(snapshot, mapping, self.done.base.cut))
         elif base is not None:
             found.sealed = await self.sealing.next(snapshot, mapping, base, newest, further, found.horizon, now)
             if found.sealed is not None:
-                found.samples = await identity.sample(snapshot, mapping, found.sealed)
+                found.samples = identity.latest(self.samples, await identity.sample(snapshot, mapping, found.sealed))
                 found.rest = await counting.tail(snapshot, mapping, found.sealed, base.day * DAY)
         return found

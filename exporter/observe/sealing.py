@@ -105,20 +105,21 @@ class Sealing:
         if not settled:
             return None
         mark = settled[-1]
+        left = settled if horizon is not None else self._until(self._end_of_the_writer(newest), now)
+        moment = left[-1].at if left else 0.0
         (room,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {}
         for key in mapping.keys:
             low = min(mark.newest.get(key.name, key.lowest), room.get(key.name, key.lowest))
-            low = _capped(key, low, mark.at)
+            low = _capped(key, low, moment)
             if now - mark.at < MAX_TRANSACTION_AGE:
                 low = await _safe(snapshot, mapping, key.name, low)
             lows[key.name] = max(low, base.cut.lows[key.name])
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
         if moved and horizon is not None and (mark.next_transaction or 0) > horizon.oldest:
             self.awaited = max(self.awaited or 0, mark.next_transaction or 0)
-        left = settled if horizon is not None else self._until(self._end_of_the_writer(newest), now)
-        changed = int(left[-1].at * 1_000_000) if left else base.cut.moment
-        self._marks = [other for other in self._marks if not left or other.at >= left[-1].at]
+        changed = int(moment * 1_000_000)
+        self._marks = [other for other in self._marks if other.at >= moment]
         if mapping.change is not None and mapping.change.time is not None:
             changed = mapping.change.time.settled(changed)
         return Cut(lows, max(base.cut.moment, changed)) if moved else None
@@ -126,8 +127,8 @@ class Sealing:
     def _end_of_the_writer(self, newest: MappingOf[str, int]) -> float:
         """The latest moment whose writer, of which SQLite has one, has ended since: something came after it.
 
-        Keys do not wait for it, since nobody writes beside it: what it writes is above what is there, unless that is
-        dated in the future. But its deletions may have the time of its beginning.
+        Numbers do not wait for it: nobody writes beside it, so what it writes is above what is there. But its rows and
+        its deletions may have the time of its beginning, and rows that are there have that too, or a later one.
         """
         return max((mark.at for mark in self._marks if mark.newest != newest), default=float("-inf"))
 
