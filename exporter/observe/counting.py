@@ -6,7 +6,7 @@ Tested in ``tests/observe/test_engine.py``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -170,7 +170,10 @@ async def correct(
         return high, Page(taken=taken, whole=correction.whole)
     there, sealed = mapping.identity, statements.below(mapping, cut)
     identified = chosen.replace(f"k.{key}", there)
-    target: Region = lambda alias: f"{sealed(alias)} AND {identified.replace('{a}', alias)}"  # noqa: E731  # typed
+
+    def target(alias: str) -> str:
+        return f"{sealed(alias)} AND {identified.replace('{a}', alias)}"
+
     return high, Page(taken=taken, undone=await _undone(snapshot, mapping, target, cut, midnight))
 
 
@@ -218,10 +221,11 @@ async def count_once(
     from exporter.observe.state import State
 
     hosts = tuple(part.strip() for part in (host or "").split(",") if part.strip())
-    clock: Callable[[], float] = time.time
-    if now is not None:
-        moment = now.timestamp() if isinstance(now, datetime) else now
-        clock = lambda: moment  # noqa: E731  # typed
+    moment = now.timestamp() if isinstance(now, datetime) else now
+
+    def clock() -> float:
+        return time.time() if moment is None else moment
+
     engine = Engine(Source(url, kind, config_file=config_file, hosts=hosts), State(None), load=1.0, clock=clock)
     try:
         return await engine.count()
