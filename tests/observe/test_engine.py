@@ -284,6 +284,45 @@ async def test_a_recount_is_due_after_its_time_sooner_where_rows_vanished_and_wh
     await engine.close()
 
 
+@pytest.mark.parametrize(
+    "vanishes",
+    ["users WHERE id = 'u2'", "channels WHERE id = 'c2'", "posts WHERE id = 'p95'"],
+    ids=["an account", "a conversation", "a row among others that come"],
+)
+async def test_a_recount_is_due_sooner_whatever_has_become_less(server: Server, vanishes: str) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    server.script("INSERT INTO channels (id, type) VALUES ('c1', 'O'), ('c2', 'O')")
+    post(server, 1, 100)
+    await engine.count()
+    for seconds in (300, 600):
+        clock.now = NOON + seconds
+        assert not engine.due
+        await engine.look()
+    server.script(f"DELETE FROM {vanishes}")
+    await engine.look()
+    assert engine.due
+    await engine.look()  # and stays so
+    assert engine.due
+    await engine.count()
+    assert not engine.due
+    await engine.close()
+
+
+async def test_the_line_follows_a_minute_behind_however_often_somebody_looks(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    for number in range(101, 300):
+        post(server, number, number)
+        clock.now = NOON + number - 100
+        assert (await engine.look()).stored_messages == number
+    assert engine.base is not None
+    assert engine.base.cut.lows["createat"] > int((clock.now - 80) * 1_000_000)
+    await engine.close()
+
+
 async def test_a_clock_that_is_put_back_over_midnight_makes_nothing_of_yesterday_today_s(server: Server) -> None:
     """What was sealed is of the past by then, and cannot be told from what is older."""
     clock = Clock()
@@ -782,9 +821,12 @@ async def test_what_appears_late_below_the_newest_is_counted_also_after_the_firs
     await engine.close()
 
 
+@pytest.mark.parametrize("before", [0, 20_000])
 @pytest.mark.parametrize("beside", [0, 30_000], ids=["of the same moment", "dated ahead"])
-async def test_rows_of_a_transaction_that_took_minutes_are_seen_when_it_ends(server: Server, beside: int) -> None:
-    """They are dated with its beginning, where the key is the time, and the newest row that is there is no older."""
+async def test_rows_of_a_transaction_that_took_minutes_are_seen_when_it_ends(
+    server: Server, beside: int, before: int
+) -> None:
+    """They are dated a little before it began, where the key is the time, and the newest row is no older."""
     clock = Clock()
     engine = Engine(Source(server.url, "mattermost"), State(None), load=1.0, clock=clock, tail=1)
     post(server, 1, 100)
@@ -794,7 +836,7 @@ async def test_rows_of_a_transaction_that_took_minutes_are_seen_when_it_ends(ser
     began = int(clock.now * 1_000)
     insert = "INSERT INTO posts (id, createat, updateat, userid) VALUES"
     server.execute(f"{insert} ('x', {began + beside}, {began}, 'u1'), ('y', {began + beside}, {began}, 'u1')")
-    for sql in ("BEGIN", f"{insert} ('late', {began}, {began}, 'u2')"):
+    for sql in ("BEGIN", f"{insert} ('late', {began - before}, {began}, 'u2')"):
         server.execute(sql)
     for _ in range(30):
         clock.now += 10

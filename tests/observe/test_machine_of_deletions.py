@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from exporter.observe.connections import Row, Snapshot
 from exporter.observe.engine import Engine
+from exporter.observe.mapping import Cut
 from exporter.observe.published import by_name
 from exporter.observe.records import SourceError
 from exporter.observe.sources import Source
@@ -67,6 +68,7 @@ class Deletions(RuleBasedStateMachine):
         self.number = self.lives = 0
         self.open: dict[int, tuple[float, set[int]]] = {}  # when a writer's transaction began, what it has deleted
         self.silent = self.silent_in_count = self.saved = self.counted = False
+        self.cut: tuple[int, Cut] | None = None
 
     @initialize(
         key=st.sampled_from(["id", "at"]),
@@ -101,7 +103,7 @@ class Deletions(RuleBasedStateMachine):
     )
     def write(self, writer: int, rows: int, age: int) -> None:
         writer %= self.server.writers
-        if self.key == "at" and (age > 20 or (age and writer in self.open)):
+        if self.key == "at" and age > 20:
             age = 0
         at = int((self._moment(writer) - age) * 1_000)
         numbers = range(self.number + 1, self.number + rows + 1)
@@ -199,9 +201,15 @@ class Deletions(RuleBasedStateMachine):
         if self.engine.base is None:
             assert figures == {}
             assert self.silent or not self.counted
+            self.cut = None
         else:
             true = self.truth()
             assert figures == true or self.silent, f"{figures} is not {true}"
+            generation, cut = self.engine.base.generation, self.engine.base.cut
+            if self.cut is not None and self.cut[0] == generation:  # what was sealed is not read again
+                assert cut.moment >= self.cut[1].moment
+                assert all(low >= self.cut[1].lows[name] for name, low in cut.lows.items())
+            self.cut = (generation, cut)
         return figures
 
     @rule()
