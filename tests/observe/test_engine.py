@@ -20,6 +20,7 @@ from exporter.core.errors import Misconfigured
 from exporter.observe import counting, direct_figures, sealing, statements
 from exporter.observe.connections import Snapshot
 from exporter.observe.engine import Engine
+from exporter.observe.identity import SAMPLES
 from exporter.observe.mapping import Cut, Mapping
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
@@ -286,20 +287,31 @@ async def test_a_recount_is_due_after_its_time_sooner_where_rows_vanished_and_wh
 
 @pytest.mark.parametrize(
     "vanishes",
-    ["users WHERE id = 'u2'", "channels WHERE id = 'c2'", "posts WHERE id = 'p95'"],
-    ids=["an account", "a conversation", "a row among others that come"],
+    [
+        "DELETE FROM users WHERE id = 'u2'",
+        "DELETE FROM channels WHERE id = 'c2'",
+        "DELETE FROM posts WHERE id = 'p95'",
+        f"DELETE FROM posts WHERE id = 'p100'; INSERT INTO posts (id, createat, userid) VALUES ('x', {MS - 1}, 'u1')",
+    ],
+    ids=["an account", "a conversation", "a row", "the newest row, while an older one comes"],
 )
 async def test_a_recount_is_due_sooner_whatever_has_become_less(server: Server, vanishes: str) -> None:
+    """And not after a recount that finds everything as it was."""
     clock = Clock()
     engine = engine_of(server, None, clock)
     server.script("INSERT INTO channels (id, type) VALUES ('c1', 'O'), ('c2', 'O')")
-    post(server, 1, 100)
+    post(server, 1, 40)
+    clock.now = NOON - 1_000
+    await engine.count()
+    post(server, 41, 100)
+    clock.now = NOON
+    await engine.look()
     await engine.count()
     for seconds in (300, 600):
         clock.now = NOON + seconds
-        assert not engine.due
         await engine.look()
-    server.script(f"DELETE FROM {vanishes}")
+        assert not engine.due
+    server.script(vanishes)
     await engine.look()
     assert engine.due
     await engine.look()  # and stays so
@@ -772,6 +784,65 @@ async def test_archives_that_expired_on_a_quiet_server_are_told_as_what_vanished
     assert (await engine.look()).stored_messages == 3
     await engine.close()
     server.close()
+
+
+async def test_a_file_whose_contents_are_those_of_before_is_another_database(tmp_path: Path) -> None:
+    """A backup that is written over it, when the rows that are remembered are in both."""
+    path = tmp_path / "mattermost.db"
+    server = SqliteServer(path, "delete")
+    server.script(schemas.mattermost("sqlite"))
+    post(server, 1, 100)
+    shutil.copyfile(path, tmp_path / "backup.db")
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    assert (await engine.count()).stored_messages == 100
+    await engine.close()
+    server.script("DELETE FROM posts WHERE id = 'p3'")
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    await engine.open()
+    assert (await engine.look()).stored_messages == 100  # the same one, after a restart and a write
+    assert (await engine.count()).stored_messages == 99
+    await engine.close()
+    server.close()
+    shutil.copyfile(tmp_path / "backup.db", path)
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    await engine.open()
+    assert (await engine.look()).stored_messages is None
+    assert (await engine.count()).stored_messages == 100
+    await engine.close()
+
+
+async def test_of_many_rows_that_were_sealed_the_latest_are_remembered(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    sealed_up_to = []
+    for first in range(1_000, 31_000, 1_000):
+        clock.now = NOON + first
+        post(server, first, first + 20)
+        await engine.look()
+        assert engine.base is not None
+        sealed_up_to.append(engine.base.cut.lows["createat"] // 1_000)
+    assert len({*sealed_up_to}) > 2 * SAMPLES - 5
+    server.script(f"UPDATE posts SET id = 'other' || id WHERE createat > {sealed_up_to[-4]}")
+    assert (await engine.look()).stored_messages is None
+    await engine.close()
+
+
+async def test_where_only_unsealed_rows_are_gone_the_figures_stay(server: Server) -> None:
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    assert engine.base is not None
+    low = engine.base.cut.lows["createat"] // 1_000
+    server.script(f"DELETE FROM posts WHERE createat > {low}")
+    assert (await engine.look()).stored_messages == server.fetch("SELECT COUNT(*) FROM posts")[0][0] > 0
+    server.script(f"DELETE FROM posts WHERE createat < {low}")
+    assert (await engine.look()).stored_messages == 40  # until the recount: the newest of the sealed ones is there
+    assert (await engine.count()).stored_messages == 1
+    await engine.close()
 
 
 async def test_a_copy_in_the_place_of_a_file_is_another_database(tmp_path: Path) -> None:
