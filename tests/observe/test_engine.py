@@ -18,7 +18,7 @@ import pytest
 
 from exporter.core.errors import Misconfigured
 from exporter.observe import counting, direct_figures, sealing, statements
-from exporter.observe.connections import Snapshot
+from exporter.observe.connections import Horizon, Snapshot
 from exporter.observe.engine import Engine
 from exporter.observe.identity import SAMPLES
 from exporter.observe.mapping import Cut, Mapping
@@ -139,6 +139,21 @@ def test_as_many_midnights_as_have_passed_make_what_was_to_come_the_past(days: i
     tally = Tally([1, 2, 3, 4], {"here": [1, 2, 3, 4]})
     tally.turn(days)
     assert tally.sure == tally.doubtful["here"] == ages
+
+
+async def test_several_midnights_pass_between_two_scrapes(server: Server, tmp_path: Path) -> None:
+    """What is dated tomorrow, by a fast clock, is sealed where the key is a number; nobody looks for two days."""
+    source = by_number(server, tmp_path)
+    rows = [(1, int(NOON) + 86_400), *((i, int(NOON)) for i in range(2, 60))]
+    values = [f"({i}, {at}, 'u{i}')" for i, at in rows]
+    server.script(f"INSERT INTO numbered VALUES {', '.join(values)}")
+    clock = Clock()
+    engine = Engine(source, State(None), load=1.0, clock=clock, tail=10)
+    assert (await engine.count()).messages_today == 59
+    clock.now += 2 * 86_400
+    totals = await engine.look()
+    assert (totals.messages_today, totals.active_users[1], totals.stored_messages) == (0, 0, 59)
+    await engine.close()
 
 
 async def test_midnight_passes(server: Server) -> None:
@@ -970,6 +985,38 @@ async def test_rows_of_a_transaction_that_stays_open_are_counted_when_it_ends(po
         assert (await engine.look()).stored_messages == i
     server.execute("COMMIT", 1)
     assert (await engine.look()).stored_messages == 160
+    await engine.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_a_standby_that_is_far_behind_seals_nothing_sooner(postgres: Postgres) -> None:
+    """Neither at the first count nor later: what it shows is of half an hour ago."""
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+    clock = Clock()
+    clock.now += 2_000
+    engine = engine_of(server, None, clock)
+    horizon = engine.reader.horizon
+
+    async def of_then(snapshot: Snapshot) -> Horizon | None:
+        found = await horizon(snapshot)
+        return found and found._replace(behind=2_000)
+
+    engine.reader.horizon = of_then  # type: ignore[method-assign]
+    post(server, 1, 100)
+    await engine.count()
+    insert = "INSERT INTO posts (id, createat, updateat, userid) VALUES"
+    server.script(f"{insert} ('late', {MS - 45_500}, {MS}, 'u1')")
+    assert (await engine.look()).stored_messages == 101
+    for sql in ("BEGIN", f"{insert} ('later', {MS}, {MS}, 'u1')"):
+        server.execute(sql, 1)
+    for i in range(101, 160):
+        post(server, i, i)
+        clock.now += 5
+        assert (await engine.look()).stored_messages == i + 1
+    server.execute("COMMIT", 1)
+    assert (await engine.look()).stored_messages == 161
     await engine.close()
     server.close()
 
