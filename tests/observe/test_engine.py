@@ -336,6 +336,21 @@ async def test_a_recount_is_due_sooner_whatever_has_become_less(server: Server, 
     await engine.close()
 
 
+async def test_a_recount_is_due_sooner_where_a_room_is_gone(server: Server) -> None:
+    """Its messages, if it had any, are gone with it."""
+    server.script(schemas.prosody(server.engine))
+    server.script("INSERT INTO prosody VALUES ('rooms.x', 'r', 'config', 'ann@x', 'string', 'owner')")
+    clock = Clock()
+    engine = Engine(Source(server.url, "prosody"), State(None), load=1.0, clock=clock)
+    assert (await engine.count()).stored_conversations == 1
+    clock.now += 300
+    assert not engine.due
+    server.script("DELETE FROM prosody WHERE 1 = 1")
+    assert (await engine.look()).stored_conversations == 0
+    assert engine.due
+    await engine.close()
+
+
 async def test_the_line_follows_a_minute_behind_however_often_somebody_looks(server: Server) -> None:
     clock = Clock()
     engine = engine_of(server, None, clock)
