@@ -18,10 +18,13 @@ import pytest
 
 from exporter.core.errors import Misconfigured
 from exporter.observe import counting, direct_figures, sealing, statements
+from exporter.observe.base import Base
 from exporter.observe.connections import Horizon, Snapshot
+from exporter.observe.counting import DirectFigures
 from exporter.observe.engine import Engine
 from exporter.observe.identity import SAMPLES
 from exporter.observe.mapping import Cut, Mapping
+from exporter.observe.published import Published, figures
 from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sources import Source
 from exporter.observe.state import State
@@ -141,16 +144,31 @@ def test_as_many_midnights_as_have_passed_make_what_was_to_come_the_past(days: i
     assert tally.sure == tally.doubtful["here"] == ages
 
 
+async def test_a_number_below_zero_is_no_figure(server: Server) -> None:
+    """Whatever was taken off twice: not even by one."""
+    engine = engine_of(server, None, Clock())
+    mapping = await engine.look_at_schema()
+    day = int(NOON // 86_400)
+    base = Base(1, Cut({}, 0), Tally(sure=[0, -mapping.units, 0, 0]), day)
+    totals = figures(mapping, base, Published(engine.state, 1), DirectFigures(users=0), NOON)
+    assert (totals.stored_messages, totals.messages_today, totals.registered_users) == (None, None, 0)
+    assert set(totals.unknown) == {"stored_messages", "messages_today"}
+    await engine.close()
+
+
 async def test_several_midnights_pass_between_two_scrapes(server: Server, tmp_path: Path) -> None:
-    """What is dated tomorrow, by a fast clock, is sealed where the key is a number; nobody looks for two days."""
+    """What is dated ahead, by a fast clock, is sealed where the key is a number; nobody looks for two days."""
     source = by_number(server, tmp_path)
-    rows = [(1, int(NOON) + 86_400), *((i, int(NOON)) for i in range(2, 60))]
+    rows = [*((i, int(NOON) + i * 86_400) for i in (1, 2)), *((i, int(NOON)) for i in range(3, 60))]
     values = [f"({i}, {at}, 'u{i}')" for i, at in rows]
     server.script(f"INSERT INTO numbered VALUES {', '.join(values)}")
     clock = Clock()
     engine = Engine(source, State(None), load=1.0, clock=clock, tail=10)
     assert (await engine.count()).messages_today == 59
     clock.now += 2 * 86_400
+    totals = await engine.look()
+    assert (totals.messages_today, totals.active_users[1], totals.stored_messages) == (1, 1, 59)
+    clock.now += 86_400
     totals = await engine.look()
     assert (totals.messages_today, totals.active_users[1], totals.stored_messages) == (0, 0, 59)
     await engine.close()
@@ -332,6 +350,8 @@ async def test_a_recount_is_due_sooner_whatever_has_become_less(server: Server, 
     await engine.look()  # and stays so
     assert engine.due
     await engine.count()
+    clock.now += 300
+    await engine.look()
     assert not engine.due
     await engine.close()
 
