@@ -75,7 +75,7 @@ class Sealing:
         (found,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {key.name: _capped(key, found.get(key.name, key.lowest), moment) for key in mapping.keys}
         safe = {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
-        return Cut(safe, int(moment * 1_000_000))
+        return Cut(safe, _changes(mapping, moment))
 
     def _share(self, mapping: Mapping) -> int:
         """Rows of each key that stay unsealed; the last of several is of hosts that are not known yet."""
@@ -118,11 +118,8 @@ class Sealing:
         moved = any(lows[name] > low for name, low in base.cut.lows.items())
         if moved and horizon is not None and (mark.next_transaction or 0) > horizon.oldest:
             self.awaited = max(self.awaited or 0, mark.next_transaction or 0)
-        changed = int(moment * 1_000_000)
         self._marks = [other for other in self._marks if other.at >= moment]
-        if mapping.change is not None and mapping.change.time is not None:
-            changed = mapping.change.time.settled(changed)
-        return Cut(lows, max(base.cut.moment, changed)) if moved else None
+        return Cut(lows, max(base.cut.moment, _changes(mapping, moment))) if moved else None
 
     def _end_of_the_writer(self, newest: MappingOf[str, int]) -> float:
         """The latest moment whose writer, of which SQLite has one, has ended since: something came after it.
@@ -153,6 +150,12 @@ class Sealing:
 def _capped(key: Key, value: int, moment: float) -> int:
     """A row that is dated in the future must not hide those that come after it."""
     return value if key.time is None else max(key.lowest, min(value, key.time.settled(int(moment * 1_000_000))))
+
+
+def _changes(mapping: Mapping, moment: float) -> int:
+    """Up to where changes are in the base: none to come is dated before, also when clocks are about to be put back."""
+    at = int(moment * 1_000_000)
+    return at if mapping.change is None or mapping.change.time is None else mapping.change.time.settled(at)
 
 
 async def _safe(snapshot: Snapshot, mapping: Mapping, name: str, low: int) -> int:

@@ -421,6 +421,26 @@ def by_number(server: Server, tmp_path: Path) -> Source:
     return Source(server.url, "custom", config_file=path)
 
 
+async def test_a_deletion_after_clocks_were_put_back_is_seen(server: Server, tmp_path: Path) -> None:
+    """In the hour that is written twice, when everything was first counted in the first of the two."""
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        "messages: {table: told, key: id, time: {column: at, unit: s}, "
+        "deleted: {column: gone, unit: text, zone: Europe/Berlin}}"
+    )
+    clock = Clock()
+    clock.now = 1_792_889_400.0  # 2026-10-25T00:50:00Z, 02:50 in Berlin; ten minutes later it is 02:00 again
+    rows = ", ".join(f"({i}, {int(clock.now)}, NULL)" for i in range(1, 101))
+    server.script(f"CREATE TABLE told (id bigint PRIMARY KEY, at bigint, gone text); INSERT INTO told VALUES {rows}")
+    server.script("CREATE INDEX g ON told (gone)")
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=clock, tail=10)
+    assert (await engine.count()).stored_messages == 100
+    clock.now += 1_200
+    server.script("UPDATE told SET gone = '2026-10-25 02:10:00' WHERE id = 3")
+    assert (await engine.look()).stored_messages == 99
+    await engine.close()
+
+
 @pytest.mark.parametrize("indexed", [True, False])
 async def test_a_window_begins_at_its_midnight(server: Server, tmp_path: Path, indexed: bool) -> None:
     source = by_number(server, tmp_path)
