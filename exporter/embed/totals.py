@@ -59,7 +59,7 @@ class Source:
         if not isinstance(self.url, str):  # it would be found in a task that nobody awaits
             raise TypeError(
                 f"a database's URL is text, not {type(self.url).__name__}; that of an SQLAlchemy engine is "
-                f"engine.url.render_as_string(hide_password=False)"
+                f"engine.url.render_as_string(False)"
             )
 
     def start_soon(self) -> None:

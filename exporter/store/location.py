@@ -81,7 +81,7 @@ def _dsn(rest: str) -> str:
     if hidden:
         raise Misconfigured(
             "the password in the database URL is '***', as SQLAlchemy writes it in place of one: give it "
-            "url.render_as_string(hide_password=False)"
+            "url.render_as_string(False)"
         )
     if torn:
         raise Misconfigured(f"the database URL's host or port cannot be read: {URL_FORM}")

@@ -306,7 +306,7 @@ async def test_totals_that_can_never_be_read_say_so_and_how_to_mend_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     url: Any = make_url("postgresql://ann:hunter2@h/d")
-    with pytest.raises(TypeError, match="hide_password=False") as refused:
+    with pytest.raises(TypeError, match=r"render_as_string\(False\)") as refused:
         Source(url, "mapping.yml")
     assert "hunter2" not in str(refused.value)
 

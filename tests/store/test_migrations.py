@@ -318,7 +318,7 @@ def test_urls_in_all_their_forms(url: str, found: Any) -> None:
 
 def test_a_password_that_sqlalchemy_hides_is_told_where_it_is() -> None:
     """``str(engine.url)`` looks like a URL, and the server would say that the password is wrong."""
-    with pytest.raises(Misconfigured, match="hide_password=False"):
+    with pytest.raises(Misconfigured, match=r"render_as_string\(False\)"):
         locate(str(make_url("postgresql+psycopg://ann:hunter2@h/d")))
 
 
