@@ -35,8 +35,9 @@ def finding(settings: tls.TlsSettings, now: float) -> Finding:
     where = settings.cert_file or "that of the web configuration"
     try:
         begin, end = _dates(settings)
-    except ssl.SSLCertVerificationError as error:  # not fit for a server, for example
-        return Finding("certificate", Outcome.WARNING, f"{where} may be refused: {error.verify_message}")
+    except ssl.SSLError as error:  # not fit for a server, or with a key of a kind that clients do not offer
+        problem = getattr(error, "verify_message", "") or (error.reason or "no reason given").replace("_", " ").lower()
+        return Finding("certificate", Outcome.WARNING, f"{where} may be refused: {problem}")
     if now < begin:
         advice = "is this machine's clock right? everybody refuses the certificate until then"
         return Finding("certificate", Outcome.FAILED, f"{where} is not good before {_shown(begin)}", advice)
@@ -58,7 +59,7 @@ def _dates(settings: tls.TlsSettings) -> tuple[float, float]:
     trusting.load_verify_locations(cadata=pem.decode("ascii", "ignore"))  # names beside it may be of any letters
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     client, server = trusting.wrap_bio(down, up), tls.build(ours).wrap_bio(up, down, server_side=True)
-    for side in (client, server, client):
+    for side in (client, server, client, server, client):  # the last two where this machine's TLS ends at 1.2
         with suppress(ssl.SSLWantReadError):
             side.do_handshake()
     shown = client.getpeercert() or {}

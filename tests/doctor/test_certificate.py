@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from exporter.doctor import Outcome
 from exporter.doctor.certificate import finding
@@ -38,6 +39,25 @@ def test_a_certificate_for_clients_is_a_warning() -> None:
     cert, key = CertificateAuthority().issue("ann", client=True)
     found = finding(TlsSettings(cert=cert.decode(), key=key.decode()), time.time())
     assert (found.outcome, "purpose" in found.text) == (Outcome.WARNING, True), found
+
+
+def test_a_key_that_no_client_asks_for_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = CertificateAuthority()
+    monkeypatch.setattr(ec, "SECP256R1", ec.SECP256K1)
+    cert, key = authority.issue("server")
+    found = finding(TlsSettings(cert=cert.decode(), key=key.decode()), time.time())
+    assert (found.outcome, "no shared cipher" in found.text) == (Outcome.WARNING, True), found
+
+
+def test_its_dates_are_read_where_the_machine_allows_no_more_than_tls_1_2(tmp_path: Path) -> None:
+    CertificateAuthority().write(tmp_path)
+    (tmp_path / "web.yml").write_text(TLS)
+    sections = (
+        "openssl_conf = all\n[all]\nssl_conf = tls\n[tls]\nsystem_default = most\n[most]\nMaxProtocol = TLSv1.2\n"
+    )
+    (tmp_path / "openssl.cnf").write_text(sections)
+    _, found, said = doctor(tmp_path, "--web.config.file", "web.yml", environment={"OPENSSL_CONF": "openssl.cnf"})
+    assert found.get("certificate", ("none",))[0] == "ok", said
 
 
 async def test_one_that_has_expired_fails_and_whoever_asks_the_server_is_told_so(tmp_path: Path) -> None:
