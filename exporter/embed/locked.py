@@ -38,7 +38,7 @@ _GUARDED: Final = (
     "delivered",
     "dropped",
     "read",
-    "command_rejected",
+    "_command_rejected",
     "commanded",
     "transferred",
     "stats",

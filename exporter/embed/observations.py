@@ -108,12 +108,15 @@ class Observations:
 
     def command_rejected(self, name: str, code: ErrorCode | str) -> None:
         """A command was refused with one of the codes of ``ErrorCode``; what is none is logged and not counted."""
-        if code not in list(ErrorCode):  # at the first refusal of its kind, and the handler is to answer its client
+        if code in list(ErrorCode):
+            self._command_rejected(name, ErrorCode(code))
+        else:  # at the first refusal of its kind, and the handler is to answer its client
             logging.getLogger("exporter.embed").error("command_rejected: expected one of %s", ", ".join(ErrorCode))
-            return
+
+    def _command_rejected(self, name: str, code: ErrorCode) -> None:
         self.reported.add("commands_rejected")
         known = name if is_hashable(name) and name in self.metrics.command_duration.children else "unknown"
-        self.metrics.commands_rejected[known, ErrorCode(code)].value += 1
+        self.metrics.commands_rejected[known, code].value += 1
 
     def transferred(self, *, received: int = 0, sent: int = 0) -> None:
         """Bytes read from and written to WebSockets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -66,6 +67,16 @@ def test_on_events_is_called_without_the_lock_when_a_handle_is_opened_again() ->
     with live.open("bob"):
         told.append((object, is_held(live)))
     assert told == [(ConnectionClosed, False)] * 2 + [(object, False), (ConnectionClosed, False)]
+
+
+def test_a_code_of_the_host_s_own_is_logged_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler of the host's has a lock, too, and whoever holds that may be about to tell of a delivery."""
+    held: list[bool] = []
+    live = LockedLive(workers=1)
+    logger = logging.getLogger("exporter.embed")
+    monkeypatch.setattr(logger, "handle", lambda record: held.append(is_held(live)))
+    live.command_rejected("send", "banned")
+    assert held == [False]
 
 
 async def test_typing_that_a_scrape_in_another_thread_ended_is_told_in_the_loop() -> None:
