@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
@@ -71,7 +70,7 @@ class Service:
         # From the mounting on, which every worker does, and not from the first request, which may be another's.
         if live.workers is None:
             live.worker_group.enter()
-        self._work: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._work: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sampling: asyncio.Task[None] | None = None
 
@@ -133,7 +132,7 @@ class Service:
         view = await self._database(until - time.monotonic())
         kind = content_type(headers.get("accept", ""))
         # One rendering at a time: each gives way, and together they would hold up a message.
-        async with self._work.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with self._turn():
             drift = figures.Drift(self._live)
             for _ in drift.count():
                 await asyncio.sleep(0)
@@ -143,6 +142,13 @@ class Service:
             text = await render(restricted(families, set(query.get("name[]", ()))), kind)
         body, answered = await encoded(text, kind, headers.get("accept-encoding", ""))
         return Answer(200, body, {name.lower(): value for name, value in answered.items()})
+
+    def _turn(self) -> asyncio.Lock:
+        """This event loop's lock. One that was waited for keeps its loop, so those of loops that have ended go."""
+        for loop in tuple(self._work):
+            if loop.is_closed():
+                self._work.pop(loop, None)
+        return self._work.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     async def _stats(self) -> Answer:
         view = await self._database(TIMEOUT * SHARE)

@@ -174,9 +174,11 @@ class Source:
             await asyncio.sleep(REFRESH)
 
     async def close(self) -> None:
-        """Stop counting."""
+        """Stop counting; not while another event loop does: it is asked to, or ends."""
         if self._loop is not None and not self._loop.is_running():
             self._leave_loop()
+        if self._loop not in (None, asyncio.get_running_loop()):
+            return
         collector, self._collector, self._latest, self._error = self._collector, None, None, UNREAD
         for task in (self._starting, self._refreshing):
             if task is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -104,5 +107,50 @@ def test_a_scrape_in_one_loop_waits_for_none_in_another() -> None:
                 answered.set()
             assert held_up.result() == [200]
         first.run_until_complete(service.close())
+    finally:
+        first.close()
+
+
+def test_an_event_loop_that_has_ended_is_not_kept() -> None:
+    service = Service(LockedLive(workers=1, open_sockets=lambda: range(5_000)), None)
+    loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+    async def scrapes() -> None:
+        """Together, so that one waits for the other."""
+        loops.add(asyncio.get_running_loop())
+        await asyncio.gather(*(service.answer("GET", "/metrics", {}, {}, None) for _ in range(3)))
+
+    for _ in range(4):
+        asyncio.run(scrapes())
+    gc.collect()
+    assert len(loops) == 1
+
+
+def test_an_address_that_is_closed_leaves_the_totals_to_the_other(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "host.db").execute("CREATE TABLE message (id INTEGER PRIMARY KEY, sender TEXT, at TEXT)")
+    mapping = tmp_path / "mapping.yml"
+    mapping.write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender}\n"
+    )
+    live = LockedLive(workers=1, totals=Source(f"sqlite:///{tmp_path}/host.db", mapping, load=1.0))
+    service = Service(live, lambda _: True)
+
+    async def reads() -> None:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                answer = await service.answer("GET", "/v1/messaging/stats", {}, {}, None)
+                if json.loads(answer.body)["total_messages"] == 0:
+                    return
+                await asyncio.sleep(0.01)
+
+    first = asyncio.new_event_loop()
+    try:
+        with _in_a_thread(first):
+            asyncio.run_coroutine_threadsafe(reads(), first).result()
+            asyncio.run(service.close())
+            assert live.get_stats()["total_messages"] == 0
+        first.run_until_complete(service.close())
+        assert live.totals is not None
+        assert live.totals._collector is None
     finally:
         first.close()
