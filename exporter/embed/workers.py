@@ -56,7 +56,7 @@ class WorkerGroup:
         A file that somebody has is touched: whoever cleans temporary folders takes what nobody has touched for days.
         What was taken all the same is made again.
         """
-        if self._mark is not None:
+        if self._mark is not None and not self._mark.closed:  # as it is when the process ends
             if os.fstat(self._mark.fileno()).st_nlink:
                 os.utime(self._mark.fileno())
             else:

@@ -73,6 +73,13 @@ def test_the_working_directory_may_have_been_removed(tmp_path: Path) -> None:
     assert told(tmp_path, "os.rmdir(os.getcwd())", "live = Live()", "live.open('ann')", ASKS, cwd=gone) == ["1"]
 
 
+def test_what_a_host_tells_at_its_end_is_known(tmp_path: Path) -> None:
+    """The one that is registered first is called last."""
+    last = "import atexit; atexit.register(lambda: print(live.get_stats()['active_connections']))"
+    assert told(tmp_path, last, "live = Live()", "live.open('ann')") == ["1"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "somebodys.sqlite"]
+
+
 def test_without_a_temporary_folder_a_host_starts(tmp_path: Path) -> None:
     none = """
         import tempfile
