@@ -77,7 +77,7 @@ class Observations:
     def dropped(self, deliveries: int = 1) -> None:
         """Deliveries that were given up."""
         self.reported.add("deliveries_dropped")
-        self.metrics.deliveries_dropped.value += deliveries
+        self.metrics.deliveries_dropped.value += max(0, deliveries)
 
     def read(self, lag: float | None = None) -> None:
         """A read mark moved forward, ``lag`` seconds after the message was sent."""
@@ -104,7 +104,7 @@ class Observations:
         buckets = self.metrics.command_duration.children.get(name) if is_hashable(name) else None
         if buckets is not None:
             self.reported.add("command_duration")
-            buckets.observe(seconds)
+            buckets.observe(max(0.0, seconds))
 
     def command_rejected(self, name: str, code: ErrorCode | str) -> None:
         """A command was refused with one of the codes of ``ErrorCode``; what is none is logged and not counted."""
@@ -120,9 +120,9 @@ class Observations:
 
     def transferred(self, *, received: int = 0, sent: int = 0) -> None:
         """Bytes read from and written to WebSockets."""
-        if received:
+        if received > 0:
             self.reported.add("received_bytes")
             self.metrics.received_bytes.value += received
-        if sent:
+        if sent > 0:
             self.reported.add("sent_bytes")
             self.metrics.sent_bytes.value += sent

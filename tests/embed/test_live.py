@@ -174,12 +174,18 @@ def test_a_difference_below_nothing_lowers_no_counter_and_a_code_of_the_host_s_o
     live = Live(workers=1)
     live.delivered(2, 0.5)
     live.persisted(0.5)
+    live.commanded("send", 0.5)
+    live.dropped(2)
+    live.transferred(received=2, sent=2)
     for refused in ("forbidden", "banned", ["banned"]):
         live.command_rejected("send", refused)  # type: ignore[arg-type]
     before = shown(live)
     live.delivered(len(live.audience("room")) - 1, -1.0)  # everybody but the sender, who has left
     live.delivered(1, -1.0)
     live.persisted(-1.0)
+    live.commanded("send", -1.0)
+    live.dropped(-1)
+    live.transferred(received=-1, sent=-1)
     fallen = {name for name, value in shown(live).items() if value < before[name]}
     assert not fallen
     assert shown(live)["messaging_deliveries_total"] == 3
