@@ -21,14 +21,20 @@ _DISCONNECTS: Final = frozenset(
     (
         "WebSocketDisconnect",
         "WebSocketDisconnected",
-        "ConnectionClosed",
-        "ConnectionClosedOK",
-        "ConnectionClosedError",
         "ClientDisconnected",
-        "Disconnected",  # autobahn's, by way of Daphne
         "WebsocketClosed",  # Sanic
         "WebSocketDisconnectError",  # BlackSheep
         "WebSocketClosedError",  # Tornado
+    )
+)
+# Names that a message broker's client may have, too, for what it makes errors of its own of: pika's
+# ``ConnectionClosedByBroker`` is a ``ConnectionClosed``, and a fault of the host.
+_CLOSED: Final = frozenset(
+    (
+        "ConnectionClosed",
+        "ConnectionClosedOK",
+        "ConnectionClosedError",
+        "Disconnected",  # autobahn's, by way of Daphne
     )
 )
 # Not every OSError: a database that refuses is a fault of the host.
@@ -113,7 +119,8 @@ def reason_of(error: BaseException | None, cancelled: ClosedReason) -> ClosedRea
     ):  # of a TaskGroup: a reader that found the peer gone, and who was cancelled
         return min((reason_of(inner, cancelled) for inner in error.exceptions), key=_WEIGHTIEST_FIRST.index)
     kinds = {kind.__name__ for kind in type(error).__mro__}  # a host may have made its own of them
-    if error is None or isinstance(error, _GONE) or not kinds.isdisjoint(_DISCONNECTS):
+    gone = type(error).__name__ in _CLOSED or not kinds.isdisjoint(_DISCONNECTS)
+    if error is None or isinstance(error, _GONE) or gone:
         return ClosedReason.CLIENT
     if "WebSocketException" in kinds and isinstance(code := getattr(error, "code", None), int):
         return reason_of_code(code)  # FastAPI's and Litestar's way to close on purpose

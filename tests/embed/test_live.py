@@ -662,6 +662,16 @@ def test_what_a_host_made_of_a_framework_s_exception_is_still_one() -> None:
     assert [counted[reason].value for reason in (ClosedReason.CLIENT, ClosedReason.SHUTDOWN)] == [2, 1]
 
 
+def test_a_broker_that_closes_is_a_fault_of_the_host() -> None:
+    live = Live(workers=1)
+    closed = type("ConnectionClosed", (Exception,), {})  # as pika has it
+    for error in (closed, type("ConnectionClosedByBroker", (closed,), {})):
+        with contextlib.suppress(error), live.open("ann"):
+            raise error
+    counted = live.metrics.connections_closed
+    assert [counted[reason].value for reason in (ClosedReason.CLIENT, ClosedReason.INTERNAL_ERROR)] == [1, 1]
+
+
 def test_a_function_that_would_never_be_awaited_is_refused() -> None:
     async def tell(events: object) -> None:
         """Nobody awaits it."""
