@@ -9,9 +9,8 @@ Tested in ``tests/broker/test_announcements.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import partial
-from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 from exporter.broker.connection import Connection, command
@@ -26,6 +25,10 @@ CHUNK: Final = 500
 
 LANES: Final = 8
 """So many of those are under way together: on a long way one after the other would take half a minute for 50,000."""
+
+NAMES: Final = 10_000
+"""So many names, of people who take part in them, end one of those early: the server cuts off whoever has it keep 32 MB
+of answers, and no beat is answered before what was asked ahead of it."""
 
 AGAIN: Final = 0.1
 """Seconds until it is looked again whether all nodes have told what they hold."""
@@ -204,11 +207,12 @@ class Announcements(Generic[P]):
         rest: Iterator[HeldConversation[P]],
         subscribing: bool,
         done: Callable[[], None],
+        before: Sequence[HeldConversation[P]] = (),
         reply: Any = None,
     ) -> None:
         if not connection.open:
             return
-        chunk = list(islice(rest, CHUNK))
+        chunk = _chunk(rest, before)
         if not chunk:
             done()
             return
@@ -218,7 +222,7 @@ class Announcements(Generic[P]):
             name = held.conversation
             connection.queue(self._functions.participants(name), 1, partial(self._compared, held, "JL", held.told))
             connection.queue(self._functions.typists(name), 1, partial(self._compared, held, "TU", held.typing))
-        connection.queue(command("PING"), 1, partial(self._go_on, connection, rest, subscribing, done))
+        connection.queue(command("PING"), 1, partial(self._go_on, connection, rest, subscribing, done, chunk))
         connection.flush()
 
     def _compared(self, held: HeldConversation[P], words: str, told: set[str], reply: Any) -> None:
@@ -243,6 +247,19 @@ class Announcements(Generic[P]):
             return False
         self.compare_in(AGAIN if figures is None else figures.unsettled / 1000 + AGAIN)
         return True
+
+
+def _chunk(rest: Iterator[HeldConversation[P]], before: Sequence[HeldConversation[P]]) -> list[HeldConversation[P]]:
+    """A lane's next one: by how many are known to take part, and by how many turned out to in the one before."""
+    found = sum(len(held.told) for held in before)
+    most = min(CHUNK, 2 * len(before), len(before) * NAMES // max(1, found)) if before else CHUNK // LANES
+    chunk, known = [], 0
+    for held in rest:
+        chunk.append(held)
+        known += len(held.told)
+        if len(chunk) >= most or known >= NAMES:
+            break
+    return chunk
 
 
 def names(reply: Iterable[bytes]) -> set[str]:

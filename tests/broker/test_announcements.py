@@ -91,18 +91,52 @@ async def test_conversations_are_gone_through_in_lanes_and_the_end_is_told_once(
             node.join(f"a{number}", "ann", f"room{number}")
         line, done = Mock(open=True), Mock()
         node.broker._announcements.subscribe(line, done)
-        subscribed, asked = 0, line.queue.call_args_list
+        lanes, asked = [], line.queue.call_args_list
         while asked:
             assert not done.called
             line.queue.call_args_list = []
-            lanes = sum(b"SSUBSCRIBE" in call.args[0] for call in asked)
-            assert lanes <= announcements.LANES
-            subscribed += lanes
+            lanes.append(sum(b"SSUBSCRIBE" in call.args[0] for call in asked))
             for call in asked:
                 if b"PING" in call.args[0]:
                     call.args[2](b"PONG")
             asked = line.queue.call_args_list
-        assert (subscribed, done.call_count) == (2 * announcements.LANES + 3, 1)
+        assert (lanes, done.call_count) == ([announcements.LANES, announcements.LANES, 3], 1)
+
+
+@pytest.mark.parametrize(
+    ("known", "found", "expected"),
+    [
+        (1, 1, [8, 16, 8]),
+        (25, 25, [8] * 4),
+        (1, 50, [8] + [4] * 6),
+        (1, 1000, [8] + [2] * 12),
+        (1000, 1000, [2] * 16),
+    ],
+)
+async def test_as_many_conversations_are_asked_for_at_once_as_their_people_allow(
+    known: int, found: int, expected: list[int], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server cuts off whoever has it keep too many answers, each time anew."""
+    for name, value in (("CHUNK", 8), ("LANES", 2), ("NAMES", 100)):
+        monkeypatch.setattr(announcements, name, value)
+    users = [f"user{number}" for number in range(max(known, found))]
+    async with nodes(server.url, 1) as (node,):
+        for number in range(32):
+            node.join(f"a{number}", users[0], f"room{number}")
+            for user in users[1:known]:
+                node.broker._held[f"room{number}"].tell(user)
+        line, sizes = Mock(open=True), []
+        node.broker._announcements.subscribe(line, lambda: None)
+        while asked := line.queue.call_args_list:
+            line.queue.call_args_list = []
+            sizes.append(sum(b"SMEMBERS" in call.args[0] and b":m:" in call.args[0] for call in asked))
+            for call in asked:
+                data, _, told = call.args
+                if b"PING" in data:
+                    told(b"PONG")
+                elif b":m:" in data:
+                    told([user.encode() for user in users[:found]])
+        assert sizes == expected
 
 
 async def test_a_start_that_came_and_an_end_that_was_lost_are_set_right(server: Server) -> None:
