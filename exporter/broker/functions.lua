@@ -14,7 +14,8 @@
 --   K:a            channel     what all nodes hear
 --   K:state        hash        evicted (keys that the server had dropped when K began; ? if it may have dropped some
 --                              since), remains (there is one if sets of who takes part may be older than that), settles
---                              (until when entries may be missing), came (how many incarnations have registered)
+--                              (until when entries may be missing), came (how many incarnations have registered),
+--                              latest (when one has last registered or beaten)
 --
 -- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
 -- by one in nodes, dying, or has nothing left; an announcement leaves exactly on 0 <-> 1; no call touches more entries
@@ -263,7 +264,13 @@ local function reprieve(K, time, lease)
 end
 
 -- The server's clock may have been put back: by what it wrote before, a dead node would live on for as long as that was.
+-- Only then: a node whose lease is longer than the caller's may beat too seldom for that one.
 local function rein_in(K, time, lease)
+  local latest = tonumber(redis.call('HGET', K .. ':state', 'latest') or '0')
+  redis.call('HSET', K .. ':state', 'latest', text(time))
+  if time >= latest then
+    return
+  end
   for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '(' .. text(time + lease), '+inf')) do
     redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
   end

@@ -351,12 +351,25 @@ def test_a_clock_that_was_put_back_keeps_nobody_alive_for_longer_than_a_lease(se
             seconds, _ = model.client.time()
             ahead = seconds * 1000 + 24 * LEASE  # as what was written before the clock went back by a day
             model.client.zadd(nodes, {"a": ahead, "b": ahead})
-            model.client.hset(state, "settles", ahead)
+            model.client.hset(state, mapping={"settles": ahead, "latest": ahead - LEASE})
             reply = model.call(function, *arguments)
             assert isinstance(reply, list)
             assert 0 < figures(reply).unsettled <= LEASE, function
             latest = model.client.time()[0] * 1000 + 1000 + LEASE
             assert all(deadline <= latest for _, deadline in model.client.zscan_iter(nodes)), function
+    finally:
+        model.close()
+
+
+def test_a_node_with_a_long_lease_has_it_beside_those_with_short_ones(server: Server) -> None:
+    """As while that setting is changed node by node: it beats once a second, and with them it would be too late."""
+    model = Model(server)
+    try:
+        model.call("register", "a", LEASE, 1, 0, "")
+        until = model.client.zscore(f"{model.root}:nodes", "a")
+        model.call("register", "b", LEASE // 2, 1, 0, "")
+        model.call("beat", "b", LEASE // 2, 0, 1, 10, 0)
+        assert model.client.zscore(f"{model.root}:nodes", "a") == until
     finally:
         model.close()
 
