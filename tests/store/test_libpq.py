@@ -328,6 +328,8 @@ async def test_a_host_that_says_nothing_leaves_time_for_those_behind_it(postgres
         ("/chat?host=one,two&port=6", "one:6, two:6"),
         ("/chat?host=/run/pg", "/run/pg/.s.PGSQL.5432"),
         ("ann:hunter2@%2Frun%2Fpg/chat", "/run/pg/.s.PGSQL.5432"),
+        ("ann:hunter2@%2FRun%2Fpg:6,two/chat", "/Run/pg/.s.PGSQL.6, two:5432"),
+        ("ann:hunter2@[fe80::1%25eth0]:6,Db%2Dx/chat", "[fe80::1%eth0]:6, Db-x:5432"),
         ("ann:hunter2@db/chat?hostaddr=10.0.0.1&port=6", "10.0.0.1:6"),
         ("ann@/chat", ""),
     ],

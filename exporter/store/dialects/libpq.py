@@ -158,21 +158,26 @@ def _place(host: str, port: int) -> str:
 
 
 def _hosts(netloc: str, passed: Mapping[str, str], environ: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    hosts = (netloc.rpartition("@")[2] or passed.get("host") or environ.get("PGHOST", "")).split(",")
+    named = netloc.rpartition("@")[2]
+    hosts = (named or passed.get("host") or environ.get("PGHOST", "")).split(",")
     ports = (passed.get("port") or environ.get("PGPORT") or "").split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
     found = []
     with contextlib.suppress(ValueError):  # what is no port, or not one for each host: the driver says so
         for host, port in zip(hosts, ports, strict=True):
-            if host.lower().startswith(("/", "%2f")):
-                found.append((unquote(host), int(port or DEFAULT_PORT)))
-                continue
-            bare = host.count(":") > 1 and not host.startswith("[")  # IPv6 has its brackets in the netloc only
-            part = urlsplit(f"//[{host}]" if bare else f"//{host}")
-            if part.hostname:
-                found.append((part.hostname, part.port or int(port or DEFAULT_PORT)))
+            name, own = (host, None) if host.startswith("/") else _host(host)
+            if name:
+                found.append((unquote(name) if named else name, own or int(port or DEFAULT_PORT)))
         return tuple(found)
     return ()
+
+
+def _host(text: str) -> tuple[str, int | None]:
+    """A name as it is written, as a password file may have it, and a port of its own. Raises ValueError."""
+    if text.count(":") > 1 and not text.startswith("["):  # IPv6 has its brackets in the netloc only
+        return text, None
+    port = urlsplit(f"//{text}").port
+    return text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0], port
 
 
 def _at_address(netloc: str, address: str, passed: dict[str, str], environ: Mapping[str, str], origin: str) -> str:
