@@ -78,7 +78,12 @@ class AsyncEngine:
 
     def _checked_in(self, connection: Any, record: Any) -> None:
         (self._idle.discard if connection is None else self._idle.add)(record)
-        if connection is not None and self._waiting:
+        if connection is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell who has waited longest that a connection is there."""
+        if self._waiting:
             first = next(iter(self._waiting))
             del self._waiting[first]
             first.set_result(None)
@@ -124,6 +129,8 @@ class AsyncEngine:
                 if self.idle:
                     trying.add(self._try())
         finally:
+            if given_back.done() and self.idle:  # told in the same turn of the loop, and needs it no more
+                self._tell()
             for one in trying:
                 giving_back = asyncio.ensure_future(_give_back(one))
                 self._unwanted[giving_back] = one
@@ -142,11 +149,14 @@ class AsyncEngine:
 
     async def dispose(self) -> None:
         """Close all connections that nobody uses, and open none any more."""
+        await _to_its_end(self._dispose())
+
+    async def _dispose(self) -> None:
         for unwanted in self._unwanted.values():
             unwanted.cancel()
         if self._unwanted:
             await asyncio.wait(self._unwanted)
-        await _to_its_end(greenlet_spawn(self.sync_engine.dispose))
+        await greenlet_spawn(self.sync_engine.dispose)
         self._idle.clear()
 
 

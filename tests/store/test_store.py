@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import pytest
+from sqlalchemy import event
 
 from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.core.records import Draft, Membership, Message, ReadMark
 from exporter.store import Store, engine, queue, writer
+from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Session
 from exporter.store.dialects.postgresql_connection import Connection
 from exporter.store.lanes import Lane
@@ -672,6 +675,66 @@ async def test_a_pool_is_closed_to_its_end_and_nothing_is_logged_when_who_waits_
     go.set()
     await asyncio.wait({closing})
     assert (closing.cancelled(), closed, caplog.messages) == (True, [True], [])
+
+
+@contextlib.asynccontextmanager
+async def pool_that_gets_one(more: Callable[[], Awaitable[object]]) -> AsyncIterator[engine.AsyncEngine]:
+    """One connection at once; ``more`` is awaited before each other, as by a pooler that lets it wait."""
+    made: list[object] = []
+
+    async def connect(*args: Any, **options: Any) -> Any:
+        if made:
+            await more()
+        made.append(connection := await open_connection(*args, **options))
+        return connection
+
+    pool = engine.create_async_engine("sqlite+aiosqlite://", connect_args={"async_creator_fn": connect})
+    try:
+        yield pool
+    finally:
+        await pool.dispose()
+
+
+async def use(pool: engine.AsyncEngine) -> None:
+    """Have a connection for a moment."""
+    async with pool.connect():
+        pass
+
+
+async def test_a_pool_that_still_asks_for_a_connection_is_closed_to_its_end_when_who_waits_is_cancelled() -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def more() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            begun.set()
+            await go.wait()
+
+    async with pool_that_gets_one(more) as pool:
+        async with pool.connect():
+            second = asyncio.create_task(use(pool))
+            await eventually(lambda: pool._waiting)
+        await second
+        assert pool.idle == 1, "the other one is still asked for, and nobody wants it"
+        closing = asyncio.create_task(pool.dispose())
+        await begun.wait()
+        closing.cancel()
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.wait({closing})
+        assert (closing.cancelled(), pool.idle) == (True, 0)
+
+
+async def test_who_is_told_of_a_connection_and_cancelled_in_the_same_moment_tells_the_next() -> None:
+    async with pool_that_gets_one(asyncio.Event().wait) as pool:
+        async with pool.connect():
+            first, second = (asyncio.create_task(use(pool)) for _ in range(2))
+            await eventually(lambda: len(pool._waiting) == 2)
+            event.listen(pool.sync_engine, "checkin", lambda *_: first.cancel())
+        async with asyncio.timeout(10):
+            await second
+        assert first.cancelled()
 
 
 async def test_text_of_another_program_that_is_not_utf8_costs_one_message_its_letters(tmp_path: Path) -> None:
