@@ -101,7 +101,9 @@ class AsyncEngine:
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection for the length of a block. What was not committed is rolled back where the pool resets."""
-        connection = AsyncConnection(await self._first())
+        # Where all that wait in the pool are open, one is there without a turn of the loop.
+        at_once = 0 < self.idle == self.pool.checkedin()  # type: ignore[attr-defined]  # it is a queue, as below
+        connection = AsyncConnection(await (greenlet_spawn(self.sync_engine.connect) if at_once else self._first()))
         self.in_use += 1
         try:
             yield connection

@@ -737,6 +737,16 @@ async def test_who_is_told_of_a_connection_and_cancelled_in_the_same_moment_tell
         assert first.cancelled()
 
 
+async def test_a_connection_that_is_idle_is_taken_without_a_turn_of_the_loop() -> None:
+    """Each command and each scrape takes one."""
+    async with pool_that_gets_one(asyncio.Event().wait) as pool:
+        await use(pool)
+        one = pool.connect()
+        with pytest.raises(StopIteration):
+            one.__aenter__().send(None)
+        await one.__aexit__(None, None, None)
+
+
 async def test_text_of_another_program_that_is_not_utf8_costs_one_message_its_letters(tmp_path: Path) -> None:
     place = Sqlite(tmp_path / "messaging.db")
     async with opened(place) as store:
