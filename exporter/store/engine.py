@@ -71,12 +71,18 @@ class AsyncEngine:
         self.in_use = 0
         """Connections that somebody has; not those that are being made, nor those that nobody wants any more."""
         self._idle: set[Any] = set()
+        self._taken: set[Any] = set()
         self._unwanted: dict[asyncio.Future[None], asyncio.Future[Connection]] = {}
         self._waiting: dict[asyncio.Future[None], None] = {}  # for a connection to be given back, in order
         event.listen(engine, "checkin", self._checked_in)
-        event.listen(engine, "checkout", lambda _, record, __: self._idle.discard(record))
+        event.listen(engine, "checkout", self._checked_out)
+
+    def _checked_out(self, _connection: Any, record: Any, _proxy: Any) -> None:
+        self._idle.discard(record)
+        self._taken.add(record)
 
     def _checked_in(self, connection: Any, record: Any) -> None:
+        self._taken.discard(record)
         (self._idle.discard if connection is None else self._idle.add)(record)
         if connection is not None:
             self._tell()
@@ -91,7 +97,12 @@ class AsyncEngine:
     @property
     def idle(self) -> int:
         """Open connections that nobody uses. The pool's own count has those, too, that broke and were not replaced."""
-        return sum(not getattr(record.driver_connection, "is_closed", bool)() for record in self._idle)
+        return sum(map(_is_open, self._idle))
+
+    @property
+    def has_any(self) -> bool:
+        """Is a connection open? Also one that is on its way to somebody."""
+        return any(map(_is_open, (*self._taken, *self._idle)))
 
     @property
     def pool(self) -> Pool:
@@ -112,7 +123,7 @@ class AsyncEngine:
             await _to_its_end(greenlet_spawn(connection.sync_connection.close))
 
     async def _first(self) -> Connection:
-        """A new connection or one that is given back, whichever is there first.
+        """A new connection or one that is given back, whichever is there first; an error when there is neither.
 
         A pooler may let a new one wait for as long as ours are open, and then nobody would have it.
         """
@@ -125,11 +136,15 @@ class AsyncEngine:
                     await asyncio.wait({*trying, given_back}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     self._waiting.pop(given_back, None)
-                if done := next((one for one in trying if one.done()), None):
-                    trying.remove(done)
-                    return done.result()
+                done = {one for one in trying if one.done()}
+                if first := next((one for one in done if one.exception() is None), None):
+                    trying.remove(first)
+                    return first.result()
                 if self.idle:
                     trying.add(self._try())
+                if trying == done:
+                    return trying.pop().result()  # which raises
+                trying -= done
         finally:
             if given_back.done() and self.idle:  # told in the same turn of the loop, and needs it no more
                 self._tell()
@@ -175,6 +190,11 @@ def create_async_engine(
         options["creator"] = creator
     engine: Engine = create_engine(url, **options)
     return AsyncEngine(engine)
+
+
+def _is_open(record: Any) -> bool:
+    connection = record.driver_connection
+    return connection is not None and not getattr(connection, "is_closed", bool)()
 
 
 async def _give_back(unwanted: Awaitable[Connection]) -> None:

@@ -41,7 +41,7 @@ class Sharing:
 
     def may_wait(self, task: asyncio.Task[Any], failure: DatabaseError) -> bool:
         """Was it told that there is no connection more, and is there one that this program has already?"""
-        if failure.text not in _NO_MORE or task in self.working or not (self.working or self._engine.idle):
+        if failure.text not in _NO_MORE or task in self.working or not (self.working or self._engine.has_any):
             return False
         self._until = time.monotonic() + AGAIN
         return True

@@ -20,8 +20,10 @@ from exporter.store import Store, engine, queue, writer
 from exporter.store.dialects.aiosqlite_seams import open_connection
 from exporter.store.dialects.base import Session
 from exporter.store.dialects.postgresql_connection import Connection
+from exporter.store.errors import CROWDED, DatabaseError, ErrorKind
 from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
+from exporter.store.sharing import Sharing
 from exporter.store.transaction import Item, SendItem, Transaction
 from exporter.store.verify import verify
 from tests.databases import Clock, Outcome, Place, Sqlite, eventually, opened, read, send, send_twice_told
@@ -735,6 +737,32 @@ async def test_who_is_told_of_a_connection_and_cancelled_in_the_same_moment_tell
         async with asyncio.timeout(10):
             await second
         assert first.cancelled()
+
+
+async def test_who_is_refused_a_new_connection_as_another_is_given_back_has_that_one() -> None:
+    refused = asyncio.Event()
+
+    async def more() -> None:
+        await refused.wait()
+        raise OSError("there are too many")
+
+    async with pool_that_gets_one(more) as pool:
+        async with pool.connect():
+            second = asyncio.create_task(use(pool))
+            await eventually(lambda: pool._waiting)
+            event.listen(pool.sync_engine, "checkin", lambda *_: refused.set())
+        await second
+
+
+async def test_a_connection_that_is_on_its_way_to_somebody_is_waited_for_by_who_is_refused_another() -> None:
+    async with pool_that_gets_one(asyncio.Event().wait) as pool, asyncio.TaskGroup() as group:
+        sharing, refused = Sharing(pool), DatabaseError(ErrorKind.DISCONNECTED, CROWDED)
+        task = group.create_task(asyncio.sleep(0))
+        assert not sharing.may_wait(task, refused)
+        async with pool.connect() as connection:
+            assert sharing.may_wait(task, refused)
+            await connection.invalidate()
+            assert not sharing.may_wait(task, refused)
 
 
 async def test_a_connection_that_is_idle_is_taken_without_a_turn_of_the_loop() -> None:
