@@ -78,7 +78,8 @@ async def diagnose(url: str, timeout: float, schema: str | None = None) -> Diagn
             here = datetime.fromtimestamp((begun + time.time()) / 2, UTC)
             ahead = (there - here).total_seconds()
             [[max_connections]] = await session.fetch(_MAX_CONNECTIONS)
-        return f"{name} {str(version).split()[0]} at {dialect.place}", min(trips), ahead, max_connections
+        where = f" at {dialect.place}" if dialect.place else ""
+        return f"{name} {str(version).split()[0]}{where}", min(trips), ahead, max_connections
 
     async def fits(session: Session) -> tuple[str | None, bool]:
         async with dialect.read_transaction(session):

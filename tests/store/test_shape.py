@@ -65,6 +65,16 @@ async def test_a_server_that_quotes_every_name_has_what_was_made(place: Place) -
         assert (await diagnose(place.url, 5.0)).problem is None
 
 
+@pytest.mark.needs("postgres")
+async def test_the_diagnosis_names_no_place_where_the_driver_alone_chooses_it(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGHOST", raising=False)
+    name = postgres.create_database()
+    found = await diagnose(f"postgresql:///{name}?user=postgres&port={postgres.port}", 5.0)
+    assert re.fullmatch(r"PostgreSQL \S+", found.engine)
+
+
 # --- what nobody but its owner can put back -------------------------------------------------------------------
 
 LOST = {
