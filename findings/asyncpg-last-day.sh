@@ -4,9 +4,8 @@
 # Guess: a date that PostgreSQL has given goes back as the same date, or is refused where Python has none for it.
 #
 # Seen: with asyncpg, 9999-12-31 goes back as "infinity" and 0001-01-01 as "-infinity" (Python's last and first day
-# stand for those), so a row of that day, read and used in the next WHERE, is not found, and an INSERT puts it on a day
-# that never comes. Timestamps do the same with their last and first microsecond. Beyond year 9999 it raises, for a
-# date ValueError. psycopg gives and takes 9999-12-31 as itself.
+# stand for those), so a row of that day, read and used in the next WHERE, is not found. A timestamp does the same with
+# its last microsecond. psycopg gives and takes 9999-12-31 as itself.
 #   asyncpg, date 9999-12-31 comes back as infinity
 #   asyncpg, date 0001-01-01 comes back as -infinity
 #   asyncpg, date 9999-12-30 comes back as 9999-12-30

@@ -5,7 +5,7 @@
 # Guess: when a WebSocket handler ends with an exception, the client is sent 1011 (RFC 6455 section 7.4.1: an unexpected
 # condition kept the server from fulfilling the request), so whoever counts closes by their code sees the failures.
 #
-# Seen: two of ten say 1011. Quart, whatever serves it, and Sanic say 1000, which is a normal closure: a client that
+# Seen: two of ten say 1011. Quart, on both servers, and Sanic say 1000, which is a normal closure: a client that
 # comes back after failures only does not come back. uvicorn, Tornado and aiohttp send no close frame (which is 1006 for
 # the client, as if its network had gone), and Litestar says 4500.
 #   FastAPI on uvicorn: no close frame

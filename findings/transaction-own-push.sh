@@ -7,8 +7,7 @@
 # Seen: Redis 7.0 writes the push of what a transaction publishes on a channel of this connection's own into the
 # reply of EXEC, as one element too many. Its array of two says two and has three: hiredis makes the push its first
 # element, calls the reply whole one element early, and takes the last element for the reply to the next command.
-# From then on every answer is another command's. Valkey 9.1 writes it behind the reply. Outside of transactions both
-# keep it apart, and what other connections publish is never inside.
+# From then on every answer is another command's. Valkey 9.1 writes it behind the reply.
 #   Valkey, own, EXEC: [1, 'OK']; the next command: 'next'
 #   Valkey, another's channel, EXEC: [0, 'OK']; the next command: 'next'
 #   Redis, own, EXEC: [['message', 'room', 'hello'], 1]; the next command: 'OK'

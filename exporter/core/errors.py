@@ -38,6 +38,12 @@ def os_problem(error: OSError) -> str:
     return f"{error.filename}: {os_reason(error)}" if isinstance(error.filename, str) else os_reason(error)
 
 
+def tls_reason(error: Exception) -> str:
+    """What OpenSSL says of a certificate, or of a handshake that failed: "certificate has expired"."""
+    reason = getattr(error, "reason", None) or "no reason given"
+    return getattr(error, "verify_message", "") or reason.replace("_", " ").lower()
+
+
 def missing_extra(error: ModuleNotFoundError) -> str | None:
     """What to say of a module that an extra brings; None of any other, whose lack is a defect."""
     name = (error.name or "").partition(".")[0]

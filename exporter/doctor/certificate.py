@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, tls_reason
 from exporter.doctor.findings import Finding, Outcome
 from exporter.web.toolkit import tls
 from exporter.web.toolkit.settings import read
@@ -36,8 +36,7 @@ def finding(settings: tls.TlsSettings, now: float) -> Finding:
     try:
         begin, end = _dates(settings)
     except ssl.SSLError as error:  # not fit for a server, or with a key of a kind that clients do not offer
-        problem = getattr(error, "verify_message", "") or (error.reason or "no reason given").replace("_", " ").lower()
-        return Finding("certificate", Outcome.WARNING, f"{where} may be refused: {problem}")
+        return Finding("certificate", Outcome.WARNING, f"{where} may be refused: {tls_reason(error)}")
     if now < begin:
         advice = "is this machine's clock right? everybody refuses the certificate until then"
         return Finding("certificate", Outcome.FAILED, f"{where} is not good before {_shown(begin)}", advice)

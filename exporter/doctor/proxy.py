@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 
 from exporter.auth.tokens import Authenticator
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, tls_reason
 from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
 from exporter.settings import parsers
@@ -156,8 +156,7 @@ def _hint(response: aiohttp.ClientResponse) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        problem = getattr(error.certificate_error, "verify_message", "no reason given")
-        return f"its certificate is not trusted on this machine: {problem}"
+        return f"its certificate is not trusted on this machine: {tls_reason(error.certificate_error)}"
     if isinstance(error, TimeoutError):
         return f"no answer within {WAIT:g} s"
     if isinstance(error, aiohttp.ClientConnectorDNSError):

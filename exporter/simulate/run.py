@@ -16,7 +16,7 @@ from functools import partial
 import aiohttp
 import msgspec
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import Misconfigured, tls_reason
 from exporter.simulate.checker.audit import Audit
 from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.client.api import FAILURES, Api, Refused, passing, persist
@@ -179,7 +179,7 @@ class Simulation:
                 return f"the server at {base} refuses the tokens: are they signed with its secret?"
             return str(error)
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            problem = getattr(error.certificate_error, "verify_message", "no reason given")
+            problem = tls_reason(error.certificate_error)
             return f"the server at {base} has a certificate that is not trusted here: {problem}"
         if isinstance(error, aiohttp.ClientSSLError):
             return f"the server at {base} does not speak TLS as it is spoken here: is it ws:// or http://?"

@@ -14,6 +14,7 @@ from exporter.doctor.certificate import finding
 from exporter.web.toolkit.tls import TlsSettings, build
 from tests.doctor.test_doctor import doctor
 from tests.servers.certificates import CertificateAuthority
+from tests.test_cli import one_line, run
 
 HOUR = 3600
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
@@ -77,6 +78,11 @@ async def test_one_that_has_expired_fails_and_whoever_asks_the_server_is_told_so
         trust = {"SSL_CERT_FILE": str(tmp_path / "ca.crt")}
         words = ("--url", url, "--token-file", "token")
         _, found, _ = await asyncio.to_thread(doctor, tmp_path, *words, environment=trust)
+        (tmp_path / "secret").write_text("0123456789abcdef" * 4)
+        (tmp_path / "secret").chmod(0o600)
+        words = ("--url", url.replace("https", "wss"), "--ca-file", "ca.crt", "--auth.secret-file", "secret")
+        simulated = await asyncio.to_thread(run, "simulate", *words, cwd=tmp_path)
+    assert "not trusted here: certificate has expired" in one_line(simulated.stderr)
     assert "not trusted on this machine: certificate has expired" in found["proxy"][1]
 
 

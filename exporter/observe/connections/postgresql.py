@@ -162,7 +162,9 @@ class PostgresReader:
         if self._connection is None or self._connection.is_closed():
             try:
                 self._connection, _ = await connect(
-                    *(self._dsn, self._target().hosts, min(seconds, CONNECT)),
+                    self._dsn,
+                    self._target().hosts,
+                    min(seconds, CONNECT),
                     statement_cache_size=0,  # nothing prepared by name: a pooler may give the next one another server
                     server_settings={"application_name": "messaging-exporter observe"},
                 )

@@ -86,7 +86,9 @@ class Connector:
         }
         unnamed: dict[str, Any] = {"statement_cache_size": 0} if self._pooled is not False else {}
         return await connect(
-            *(self.target.dsn, hosts, timeout),
+            self.target.dsn,
+            hosts,
+            timeout,
             each=self.target.connect_timeout,
             server_settings=settings,
             connection_class=Connection,
