@@ -141,7 +141,6 @@ class Authenticator:
         else:
             self._verified.move_to_end(digest)
         if claims.expires_at + LEEWAY <= self._clock():
-            self._verified.pop(digest, None)
             raise Unauthenticated("the token has expired")
         return claims
 

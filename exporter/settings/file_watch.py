@@ -2,8 +2,6 @@
 
 A file that is replaced (renamed over, a swapped link of a mounted volume) or written in place has another device,
 inode, size or time. Looking takes a microsecond a file, so it can be done for every request.
-
-Tested in ``tests/settings/test_options.py``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from exporter.auth import keys as keys_module
-from exporter.auth.keys import MAX_KEYS, Key, KeyFile, read_public_keys
+from exporter.auth.keys import MAX_BYTES, MAX_KEYS, Key, KeyFile, read_public_keys
 from exporter.auth.tokens import Authenticator, Unauthenticated
 from exporter.core.errors import Misconfigured
 from exporter.settings import options
@@ -128,6 +128,7 @@ def test_a_block_that_is_not_whole_breaks_the_file_and_the_old_keys_go_on(conten
 
 
 def test_more_keys_than_a_token_can_be_tried_with_are_refused(pem_file: Path) -> None:
+    assert with_pem(pem_file, pem(NEW, *[EC] * (MAX_KEYS - 1))).verify(signed(NEW)).user == "ann"
     with pytest.raises(Misconfigured, match=f"{MAX_KEYS} are the most"):
         with_pem(pem_file, pem(*[EC] * (MAX_KEYS + 1)))
 
@@ -165,8 +166,17 @@ def test_a_token_without_a_name_is_tried_with_each_key_of_a_few_and_refused_amon
     authenticator = with_jwks(jwks_file, jwks(jwk(OLD, "old"), jwk(NEW, "new")))
     assert authenticator.verify(signed(NEW)).user == "ann"
     many = [jwk(EC, f"key-{number}") for number in range(MAX_KEYS)]
+    assert with_jwks(jwks_file, jwks(jwk(NEW, "new"), *many[1:])).verify(signed(NEW)).user == "ann"
     with pytest.raises(Unauthenticated, match="does not name its key"):
         with_jwks(jwks_file, jwks(jwk(NEW, "new"), *many)).verify(signed(NEW))
+
+
+@pytest.mark.parametrize("kid", [None, 7])
+def test_a_key_without_a_name_is_tried_whatever_the_token_names(kid: Any, jwks_file: Path) -> None:
+    authenticator = with_jwks(jwks_file, jwks(jwk(OLD, "old"), jwk(NEW, kid)))
+    assert authenticator.verify(signed(NEW, kid="new")).user == "ann"
+    with pytest.raises(Unauthenticated, match="signature is wrong"):
+        authenticator.verify(signed(OLD, kid="new"))
 
 
 def test_keys_for_other_purposes_are_passed_over(jwks_file: Path) -> None:
@@ -176,13 +186,14 @@ def test_keys_for_other_purposes_are_passed_over(jwks_file: Path) -> None:
         jwk(OLD, "wraps", key_ops=["wrapKey"]),
         jwk(OLD, "pss", alg="PS256"),
         jwk(ED, "edwards"),
+        jwk(EC_384, "another curve"),
         {"kty": "unheard of", "kid": "x"},
     )
     authenticator = with_jwks(jwks_file, jwks(*others, jwk(NEW, "new", use="sig", alg="RS256", x5t="more")))
     assert authenticator.verify(signed(NEW, kid="new")).user == "ann"
     with pytest.raises(Unauthenticated, match="not known here"):
         authenticator.verify(signed(OLD, kid="encryption"))
-    with pytest.raises(Misconfigured, match="no key for RS256 or ES256 signatures; 6 for other uses"):
+    with pytest.raises(Misconfigured, match="no key for RS256 or ES256 signatures; 7 for other uses"):
         with_jwks(jwks_file, jwks(*others))
 
 
@@ -195,6 +206,7 @@ def test_keys_for_other_purposes_are_passed_over(jwks_file: Path) -> None:
         (b'{"keys": {}}', 'no list "keys"'),
         (b'{"keys": [7]}', "not an object"),
         (b'{"keys": []}', "no key for RS256"),
+        (jwks(jwk(NEW, "new")) + b" " * MAX_BYTES, f"longer than {MAX_BYTES} bytes"),
         (jwks({"kty": "oct", "k": "c2VjcmV0", "kid": "s"}), "private or symmetric"),
         (jwks(jwt.algorithms.RSAAlgorithm.to_jwk(OLD, as_dict=True)), "private or symmetric"),
         (jwks(jwk(rsa.generate_private_key(65_537, 1_024))), "1024 bits"),  # noqa: S505 - refusing it is the point
@@ -256,6 +268,32 @@ def test_a_broken_file_keeps_the_old_keys_and_says_so_once(jwks_file: Path) -> N
     ]
 
 
+def test_a_file_that_is_good_again_is_read_no_more_often_than_before(
+    pem_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, reads = time.time(), []
+    monkeypatch.setattr(time, "time", lambda: now)
+    pem_file.write_bytes(pem(OLD))
+
+    def read(path: Path) -> tuple[Key, ...]:
+        reads.append(path)
+        return read_public_keys(path)
+
+    file = KeyFile(pem_file, read)
+    with logged(keys_module) as logged_lines:
+        for content in (b"", pem(OLD)):
+            replace(pem_file, content)
+            file.keys()
+        now += 60
+        file.keys()  # a change within the clock's tick would not have been seen
+        before = len(reads)
+        for _ in range(3):
+            now += 60
+            file.keys()
+    assert len(reads) == before
+    assert [line["event"] for line in logged_lines][1:] == ["the keys of tokens are good again"]
+
+
 def test_a_file_that_is_replaced_while_it_is_read_at_the_start_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,9 +320,18 @@ def test_the_secret_rotates_too_and_signs_from_then_on(tmp_path: Path) -> None:
     before = authenticator.sign("ann")
     replace(tmp_path / "auth.secret", b"s" * 48)
     (tmp_path / "auth.secret").chmod(0o600)
+    assert jwt.decode(authenticator.sign("bob"), b"s" * 48, ["HS256"])["sub"] == "bob"
     with pytest.raises(Unauthenticated, match="signature is wrong"):
         authenticator.verify(before)
-    assert jwt.decode(authenticator.sign("bob"), b"s" * 48, ["HS256"])["sub"] == "bob"
+
+
+def test_a_secret_whose_file_is_gone_goes_on(tmp_path: Path) -> None:
+    authenticator = Authenticator.from_settings(Settings(data_dir=tmp_path))
+    (tmp_path / "auth.secret").unlink()
+    with logged(keys_module) as logged_lines:
+        assert authenticator.verify(authenticator.sign("ann")).user == "ann"
+        assert not authenticator.reload()
+    assert {line["error"] for line in logged_lines} == {"the file is gone"}
 
 
 def test_a_reload_says_again_what_is_broken(pem_file: Path) -> None:

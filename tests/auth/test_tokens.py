@@ -77,6 +77,12 @@ def test_a_signed_token_says_who_and_until_when() -> None:
     assert authenticator.verify(authenticator.sign("ann", role="admin", ttl=60)) == Claims("ann", "admin", NOW + 60)
 
 
+def test_a_token_is_good_for_as_long_as_was_asked_and_not_a_fraction_less() -> None:
+    authenticator, clock = hs256(), Clock()
+    authenticator._clock, clock.now = clock, NOW + 0.25
+    assert authenticator.verify(authenticator.sign("ann", ttl=60)).expires_at == NOW + 61
+
+
 def test_the_role_is_user_when_the_token_says_nothing() -> None:
     assert hs256().verify(token()).role == "user"
 
@@ -205,6 +211,8 @@ def test_a_changed_token_is_refused_though_the_original_is_known() -> None:
 
 
 def test_an_oversized_token_is_refused_before_it_is_read() -> None:
+    longest = next(text for n in range(5_000, MAX_TOKEN) if len(text := token(x="y" * n)) == MAX_TOKEN)
+    assert hs256().verify(longest).user == "ann"
     with pytest.raises(Unauthenticated, match="longer than"):
         hs256().verify(token(x="y" * MAX_TOKEN))
 
@@ -339,13 +347,14 @@ def test_a_token_for_another_audience_is_refused_where_one_is_set(claims: dict[s
     ("claims", "words"),
     [
         ({"iss": "https://idp/"}, None),
+        ({"iss": "https://new.idp/"}, None),
         ({"iss": "https://idp"}, "another issuer"),
         ({}, "no iss, and --auth.issuer is set"),
         ({"iss": ""}, "another issuer"),
     ],
 )
 def test_a_token_from_another_issuer_is_refused_where_one_is_set(claims: dict[str, Any], words: str | None) -> None:
-    authenticator = hs256(issuers=("https://idp/",))
+    authenticator = hs256(issuers=("https://idp/", "https://new.idp/"))
     if words is None:
         assert authenticator.verify(token(**claims)).user == "ann"
         return
@@ -359,7 +368,7 @@ def test_what_this_installation_signs_is_for_itself_and_from_itself(tmp_path: Pa
     assert authenticator.verify(authenticator.sign("ann")).user == "ann"
     odd = handmade({"alg": "HS256"}, {"sub": "ann", "exp": NOW + 60, "iss": ["https://idp/"]})
     with pytest.raises(Unauthenticated, match="iss is not a string"):
-        hs256(issuers=("https://idp/",)).verify(odd)
+        hs256(issuers=("https://idp/", "https://new.idp/")).verify(odd)
     with pytest.raises(Unauthenticated, match="no aud"):
         authenticator.verify(Authenticator.from_settings(Settings(data_dir=tmp_path)).sign("ann"))
 
@@ -385,6 +394,13 @@ def test_the_memory_is_bounded_keeps_what_is_used_and_no_refusals() -> None:
     assert len(authenticator._verified) == 3
     assert "used" in {claims.user for claims in authenticator._verified.values()}
     assert not any(used.encode() in key for key in authenticator._verified)
+
+
+def test_the_token_that_was_not_used_for_longest_is_forgotten_first() -> None:
+    authenticator = hs256(max_verified=3)
+    for user in ("ann", "bob", "cat", "ann", "dan"):
+        authenticator.verify(authenticator.sign(user))
+    assert [claims.user for claims in authenticator._verified.values()] == ["cat", "ann", "dan"]
 
 
 # --- the secret ---------------------------------------------------------------------------------------------
