@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -514,6 +515,13 @@ def test_a_user_of_the_group_reads_the_secret_of_root() -> None:
             os.setegid(0)
 
 
+def test_32_bytes_are_enough_for_a_secret(tmp_path: Path) -> None:
+    file = tmp_path / "auth.secret"
+    file.write_bytes(b"k" * 32)
+    file.chmod(0o600)
+    assert Authenticator.from_settings(Settings(data_dir=tmp_path)).sign("ann")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -578,6 +586,19 @@ def test_processes_that_start_at_once_agree_on_one_secret_and_one_has_made_it(tm
     (secret,) = {secret for secret, _ in said}
     assert len(secret) >= 32
     assert [made for _, made in said].count("True") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["auth.secret"]
+
+
+def test_whoever_comes_second_takes_the_first_ones_secret_and_has_not_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link_late(aside: Path, path: Path, link: Callable[[Path, Path], None] = os.link) -> None:
+        path.write_bytes(b"f" * 48)
+        path.chmod(0o600)
+        link(aside, path)
+
+    monkeypatch.setattr(os, "link", link_late)
+    assert secret_file.obtain(tmp_path / "auth.secret") == (b"f" * 48, False)
     assert [path.name for path in tmp_path.iterdir()] == ["auth.secret"]
 
 
@@ -713,6 +734,12 @@ def test_installations_on_one_host_have_cookies_of_their_own() -> None:
 )
 def test_without_a_list_only_the_same_origin_may_connect(origin: str, host: str, same: bool) -> None:
     assert access.origin_allowed(request(Origin=origin, Host=host), ()) is same
+
+
+def test_where_tls_ends_here_a_page_that_came_without_it_is_of_another_origin() -> None:
+    for origin, same in (("https://chat.example.com", True), ("http://chat.example.com", False)):
+        asked = request(Origin=origin, Host="chat.example.com").clone(scheme="https")
+        assert access.origin_allowed(asked, ()) is same
 
 
 def test_a_program_without_an_origin_may_connect() -> None:

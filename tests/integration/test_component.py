@@ -360,6 +360,18 @@ async def test_a_server_that_never_answered_is_not_called_lost(browser: Browser,
         await told(seen.page, r"Server lost since \d\d:\d\d:\d\d\. Figures of then\.")
 
 
+async def test_an_answer_that_is_cut_off_is_none_and_no_proxy_of_another_kind_is_blamed(
+    browser: Browser, double: StatsDouble
+) -> None:
+    double.pages["/plain.html"] = PLAIN % double.token()
+    double.cut_off = True
+    async with visit(browser) as seen:
+        await seen.page.goto(f"{double.url}/plain.html")
+        await told(seen.page, r"No answer from .*: the network or a proxy is in the way, .*")
+        double.cut_off = False
+        await well(seen.page)
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,7 @@ class StatsDouble:
         self.hangs = asyncio.Event()  # set: one of them has been asked for
         self.detail = "the tests want it so"  # the reason of ``fail``
         self.unread = REACHED  # that of ``failing``
+        self.cut_off = False  # an answer ends in its middle
         self.held = asyncio.Event()  # not set: an answer waits
         self.held.set()
         self.asked = 0
@@ -202,6 +204,8 @@ class StatsDouble:
         now = time.time()
         database = {"as_of": moment(now - 2), **self.figures["database"]}
         answer = {"as_of": moment(now), **self.figures, "database": database}
+        if self.cut_off:
+            return await _cut_off(request, json.dumps(answer).encode())
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     async def _days(self, request: web.Request) -> web.Response:
@@ -240,3 +244,12 @@ class StatsDouble:
         if not self.lax:
             headers["Content-Security-Policy"] = POLICY
         return web.Response(text=self.pages[path], headers=headers)
+
+
+async def _cut_off(request: web.Request, body: bytes) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    assert request.transport is not None
+    request.transport.close()
+    return response

@@ -531,6 +531,16 @@ export function sentence(reason) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
+/** What the JSON of a response holds; null for what is none, and for what a refusal does not say to its end. */
+async function json(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error instanceof SyntaxError || !response.ok) return null;
+    throw error;
+  }
+}
+
 /** What the JSON of a refusal says: ours is a problem document, and a proxy's or a gateway's may be of any shape. */
 export const reasonIn = (body, otherwise) => [body?.detail, body?.title].find((text) => text && typeof text === 'string') ?? otherwise;
 
@@ -822,19 +832,19 @@ export class StatsClient {
 
   /** The days as CSV, as the server writes it. */
   async csv(days) {
-    const response = await this.#fetch('/days', AbortSignal.timeout(30000), `days=${days}`, 'text/csv');
+    const read = (response) => response.text();
+    const [response, text] = await this.#fetch('/days', AbortSignal.timeout(30000), `days=${days}`, 'text/csv', read);
     if (!response.ok) throw new StatsFailure('in_trouble', { reason: `answer ${response.status}`, status: response.status });
-    return response.text();
+    return text;
   }
 
   /** The JSON at `src` + path and the server's clock (Unix seconds; null when its Date may not be read). */
   async #get(path, signal, query = '') {
-    let response = await this.#fetch(path, signal, query);
+    let [response, body] = await this.#fetch(path, signal, query);
     if (response.status === 401 && typeof this.token === 'function' && this.#bearer !== null) {
       this.#bearer = null; // it may have run out: a new one, once
-      response = await this.#fetch(path, signal, query);
+      [response, body] = await this.#fetch(path, signal, query);
     }
-    const body = await response.json().catch(() => null);
     const status = response.status;
     const details = { status, url: response.url, reason: reasonIn(body, `answer ${status}`).replace(/\.$/, '') };
     if (status === 401 || status === 403) {
@@ -849,7 +859,8 @@ export class StatsClient {
     return [body, Number.isNaN(date) ? null : date / 1000];
   }
 
-  async #fetch(path, signal, query, accept = 'application/json') {
+  /** The response, and what `read` makes of it: an answer that is cut off is none. */
+  async #fetch(path, signal, query, accept = 'application/json', read = json) {
     const url = new URL(this.src, document.baseURI);
     url.pathname = url.pathname.replace(/\/$/, '') + path;
     if (query) url.search = query;
@@ -857,12 +868,13 @@ export class StatsClient {
     const token = await this.#token(seconds);
     this.#forbidden = false;
     try {
-      return await fetch(url, {
+      const response = await fetch(url, {
         headers: token ? { Accept: accept, Authorization: `Bearer ${token}` } : { Accept: accept },
         credentials: token ? 'omit' : 'same-origin',
         cache: 'no-store',
         signal: AbortSignal.any([signal, AbortSignal.timeout(seconds * 1000)]),
       });
+      return [response, await read(response)];
     } catch (error) {
       if (signal.aborted) throw error;
       if (error.name === 'TimeoutError') throw new StatsFailure('timed_out', { url: url.href, seconds });
