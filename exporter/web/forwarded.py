@@ -100,15 +100,13 @@ def _node(text: str) -> str | None:
 def x_forwarded(fors: Iterable[str], hosts: Iterable[str], protos: Iterable[str]) -> list[Hop]:
     """The hops of the lines of ``X-Forwarded-For``, ``-Host`` and ``-Proto``, the nearest last.
 
-    A single host or scheme is that of every hop. Values are as they came, but for addresses: what is none is None.
+    Values are as they came, but for addresses: what is none is None.
     """
     lists = [
         [value.strip() for line in lines for value in line.split(",")][-MAX_HOPS:] for lines in (fors, hosts, protos)
     ]
     count = max(map(len, lists))
-    senders, *rest = lists
-    padded = [[""] * (count - len(senders)) + senders]
-    padded += [values * count if len(values) == 1 else [""] * (count - len(values)) + values for values in rest]
+    padded = [[""] * (count - len(values)) + values for values in lists]
     return [Hop(address(sender), host or None, proto or None) for sender, host, proto in zip(*padded, strict=True)]
 
 

@@ -51,8 +51,7 @@ class Origins:
         """Does the browser speak TLS, wherever it ends? Then the cookie is Secure."""
         if request.secure or (self._external or "").startswith("https://"):
             return True
-        origins = request.headers.getall("Origin", ())
-        return len(origins) == 1 and origins[0].lower().startswith("https://")
+        return request.headers.get("Origin", "").lower().startswith("https://")
 
     def _refuse(self, request: web.Request, what: str) -> bool:
         now = self._now()

@@ -61,7 +61,7 @@ def trust_proxies(trusted: Sequence[Proxy]) -> Middleware:
 def is_trusted(address: str | None, trusted: Sequence[Proxy]) -> bool:
     """Is this one of the proxies? An IPv4 address on an IPv6 socket is the IPv4 address."""
     try:
-        parsed = ip_address((address or "").partition("%")[0])
+        parsed = ip_address(address or "")
     except ValueError:
         return False
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:

@@ -8,6 +8,7 @@ import hmac
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -423,6 +424,12 @@ def test_the_secret_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Pat
 
 def test_the_secret_stays_the_same_and_white_space_around_it_does_not_count(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "new" / "folder")
+    before = os.umask(0)
+    try:
+        Authenticator.from_settings(settings)
+    finally:
+        os.umask(before)
+    assert settings.data_dir.stat().st_mode & 0o777 == 0o700
     text = Authenticator.from_settings(settings).sign("ann")
     assert Authenticator.from_settings(settings).verify(text).user == "ann"
     content = settings.effective_secret_file.read_text().strip()
@@ -786,6 +793,19 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
         assert int(cookie["max-age"]) > 0
         access.clear_cookie(response, "mine", secure=secure)
         assert str(response.cookies["mine"]["max-age"]) == "0"
+        assert bool(response.cookies["mine"]["secure"]) is secure
+
+
+def test_a_cookie_of_a_token_for_ever_lasts_as_long_as_browsers_can_count() -> None:
+    response = web.Response()
+    access.set_cookie(response, "mine", "abc", Claims("ann", "admin", 1e11), secure=False)
+    assert response.cookies["mine"]["max-age"] == str(2**31 - 1)
+
+
+def test_a_request_without_a_host_is_answered_without_the_name_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: pytest.fail("asked"))
+    assert not access.origin_allowed(request(Origin="http://x"), ())
+    assert access.cookie_name(request(), hs256()) == access.cookie_name(request(Host="x"), hs256())
 
 
 def test_of_every_change_of_a_token_only_what_pyjwt_accepts_too_is_accepted() -> None:

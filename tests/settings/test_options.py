@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -379,7 +380,16 @@ def test_two_kinds_of_key_exclude_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("5s", 5), ("500ms", 0.5), ("1h30m", 5400), ("1.5s", 1.5), ("1d", 86400), ("0", 0), ("1w", 604800)],
+    [
+        ("5s", 5),
+        ("500ms", 0.5),
+        ("1h30m", 5400),
+        ("1.5s", 1.5),
+        ("1d", 86400),
+        ("0", 0),
+        ("1w", 604800),
+        ("366d", 31_622_400),
+    ],
 )
 def test_durations_are_written_as_for_prometheus(text: str, seconds: float) -> None:
     assert parsers.duration(text) == seconds
@@ -392,6 +402,7 @@ def test_durations_are_written_as_for_prometheus(text: str, seconds: float) -> N
         (":8765", ":8765"),
         ("[::1]:80", "[::1]:80"),
         ("localhost:0", "localhost:0"),
+        ("localhost:65535", "localhost:65535"),
     ],
 )
 def test_an_address_reads_as_it_is_written(text: str, address: str) -> None:
@@ -415,6 +426,32 @@ def test_an_origin_has_one_form(text: str, normal: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["https://x.example/?q", "https://x.example/#f", "https://x.example/chat", "x.example"]
+)
+def test_an_address_of_a_page_is_no_origin(text: str) -> None:
+    with pytest.raises(ValueError, match="expected an origin"):
+        parsers.origin(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "least", "most", "beyond"),
+    [
+        (parsers.lease, "500ms", "1h", ("499ms", "3601s")),
+        (parsers.recount_interval, "10s", "1d", ("9s", "25h")),
+        (parsers.share, "0.1%", "100%", ("0%", "101%", "5")),
+        (parsers.positive_duration, "1ms", "366d", ("0", "0s", "367d")),
+    ],
+)
+def test_a_bound_is_within_and_what_lies_beyond_is_not(
+    parse: Callable[[str], float], least: str, most: str, beyond: tuple[str, ...]
+) -> None:
+    assert parse(least) < parse(most)
+    for text in beyond:
+        with pytest.raises(ValueError, match="expected"):
+            parse(text)
+
+
+@pytest.mark.parametrize(
     "parse", [parsers.duration, parsers.address, parsers.origin, parsers.route, parsers.switch, parsers.number(1, 9)]
 )
 @given(text=st.text(max_size=40))
@@ -425,6 +462,12 @@ def test_a_parser_of_values_says_value_error_to_whatever_it_cannot_read(parse, t
     except ValueError as error:
         refused = error
     assert refused is None or (type(refused) is ValueError and str(refused).startswith("expected"))
+
+
+def test_a_file_that_is_no_configuration_is_noticed_early(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=f"longer than {strict_yaml.MAX_BYTES} bytes"):
+        strict_yaml.load(Path(write(tmp_path, "#" * (strict_yaml.MAX_BYTES + 1))))
+    assert strict_yaml.load(Path(write(tmp_path, "#" * strict_yaml.MAX_BYTES))) is None
 
 
 @given(content=st.binary(max_size=200))
@@ -521,12 +564,14 @@ def test_sources_are_a_list_of_the_file(tmp_path: Path) -> None:
 sources:
   - {name: chat, url: "sqlite:///a.db", kind: prosody}
   - {name: old, url: "postgresql://h/d", kind: ejabberd, host: [A.example, b.example]}
-  - {name: own, url: "postgresql://h/e", kind: custom, config-file: own.yml}
+  - &own {name: own, url: "postgresql://h/e", kind: custom, config-file: own.yml}
+  - {<<: *own, name: alike, host: One.example}
 """
     assert resolve({"config.file": write(tmp_path, text)}, {}).sources == (
         SourceSettings("sqlite:///a.db", "prosody", "chat"),
         SourceSettings("postgresql://h/d", "ejabberd", "old", hosts=("a.example", "b.example")),
         SourceSettings("postgresql://h/e", "custom", "own", config_file=Path("own.yml")),
+        SourceSettings("postgresql://h/e", "custom", "alike", Path("own.yml"), ("one.example",)),
     )
 
 

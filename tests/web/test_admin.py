@@ -192,6 +192,24 @@ async def test_without_scripts_signing_in_and_out_leads_back_to_the_page(client:
     assert view(await (await client.get("/admin")).text()) == "sign-in"
 
 
+async def test_the_cookie_is_taken_back_where_it_was_given(
+    aiohttp_client: Callable[[web.Application], Awaitable[Client]], history: History
+) -> None:
+    """A browser keeps one of another path beside it."""
+    app = web.Application(middlewares=[problems()])
+    app.add_routes(AdminPage(AUTHENTICATOR, history, path="/messaging").routes())
+    client = await aiohttp_client(app)
+    cookies = []
+    for path in ("/admin/sign-in", "/admin/sign-out"):
+        response = await client.post(path, data={"token": ADMIN}, headers=JSON)
+        (cookie,) = response.cookies.values()
+        cookies.append((cookie.key, cookie["path"], cookie["httponly"], cookie["samesite"]))
+        last = cookie["max-age"]
+    assert cookies[0] == cookies[1]
+    assert cookies[0][1:] == ("/messaging", True, "Strict")
+    assert last == "0"
+
+
 @pytest.mark.parametrize("path", ["/admin/sign-in", "/admin/sign-out"])
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
 async def test_a_page_of_another_site_can_neither_sign_in_nor_out(

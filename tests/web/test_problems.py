@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from exporter import logs
 from exporter.core import errors
 from exporter.core.errors import ErrorCode
+from exporter.web import problems as problems_module
 from exporter.web.problems import CONTENT_TYPE, Problem, codes, problems
 
 EVIL = "<script>alert(1)</script>"
@@ -53,6 +55,12 @@ async def body(request: web.Request) -> web.Response:
     return web.Response(body=await request.read())
 
 
+async def slow(request: web.Request) -> web.Response:
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return web.Response(text="slow")
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[TestClient]:
     app = web.Application(middlewares=[problems()], client_max_size=100)
@@ -61,6 +69,7 @@ async def client() -> AsyncIterator[TestClient]:
     for path, handler in (("/crash", crash), ("/late", crash_late), ("/echo", echo), ("/found", found)):
         app.router.add_get(path, handler)
     app.router.add_post("/body", body)
+    app.router.add_route("*", "/slow", slow)
     app.router.add_route("*", "/another/{how}", lose_another)
     server = TestServer(app)
     await server.start_server(auto_decompress=False)  # as the product's listeners do
@@ -110,6 +119,16 @@ def test_every_code_of_the_wire_has_a_status() -> None:
 
 async def test_unavailable_says_when_to_try_again(client) -> None:
     assert int((await client.get("/refuse/Unavailable")).headers["Retry-After"]) > 0
+
+
+def test_who_knows_better_when_to_try_again_says_so() -> None:
+    assert Problem(503, "x", headers={"Retry-After": "1"}).response().headers["Retry-After"] == "1"
+
+
+async def test_the_time_of_a_body_is_for_requests_that_have_one(client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems_module, "BODY_TIME", 0.0)
+    await problem(await client.post("/slow", data=b"x"), 408, "timeout")
+    assert await (await client.get("/slow")).text() == "slow"
 
 
 async def test_what_aiohttp_refuses_by_itself_is_a_problem_too(client) -> None:

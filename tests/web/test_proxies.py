@@ -68,8 +68,12 @@ async def seen(
         ({}, ("http", "upstream:8765", "10.0.0.1")),
         ({"X-Forwarded-Host": "chat.example.com"}, ("http", "chat.example.com", "10.0.0.1")),
         (
-            {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Host": "chat.example.com:8443", "X-Forwarded-Proto": "HTTPS"},
-            ("https", "chat.example.com:8443", "192.0.2.7"),
+            {
+                "X-Forwarded-For": "192.0.2.7",
+                "X-Forwarded-Host": "chat.example.com:65535",
+                "X-Forwarded-Proto": "HTTPS",
+            },
+            ("https", "chat.example.com:65535", "192.0.2.7"),
         ),
         (
             {"Forwarded": 'for="[2001:db8::7]:4711";host="chat.example.com";proto=https'},
@@ -206,6 +210,10 @@ async def test_a_host_that_only_the_last_proxy_names_is_that_of_the_whole_chain(
 async def test_a_header_of_endless_hops_is_read_from_its_end() -> None:
     chain = ", ".join(["10.0.0.9"] * 10_000)
     assert await seen({"X-Forwarded-For": f"evil, {chain}"}) == ("http", "upstream:8765", "10.0.0.9")
+    for name, start in (("X-Forwarded-For", ""), ("Forwarded", "for=")):
+        for hops, found in ((MAX_HOPS - 1, "192.0.2.7"), (MAX_HOPS, "10.0.0.9")):
+            header = ", ".join([f"{start}192.0.2.7"] + [f"{start}10.0.0.9"] * hops)
+            assert await seen({name: header}) == ("http", "upstream:8765", found)
     assert MAX_HOPS < 100
 
 
