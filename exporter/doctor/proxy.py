@@ -24,6 +24,7 @@ from exporter.doctor.findings import Finding, Outcome
 from exporter.doctor.machine import clock
 from exporter.settings import parsers
 from exporter.settings.model import Settings
+from exporter.web import forwarded
 from exporter.web.routes.schemas import ArrivedRequest
 
 WAIT = 10.0
@@ -102,13 +103,16 @@ def _origin(seen: ArrivedRequest) -> Finding:
 
 def _sender(seen: ArrivedRequest, own: Sequence[str]) -> Finding:
     told = "; ".join(f"{name}: {', '.join(values)}" for name, values in seen.headers.items() if name != "Host")
-    text = f"the server sees {seen.remote}, HTTP/{seen.http_version}" + (f", {told}" if told else "")
-    senders = " ".join(value for name in ("Forwarded", "X-Forwarded-For") for value in seen.headers.get(name, ()))
-    if senders and seen.remote not in senders:
+    text = f"the server sees {seen.remote or 'a Unix socket'}, HTTP/{seen.http_version}" + (f", {told}" if told else "")
+    standard, usual = (seen.headers.get(name, ()) for name in ("Forwarded", "X-Forwarded-For"))
+    senders = [hop.address for hop in forwarded.x_forwarded(usual, (), ())]
+    with suppress(forwarded.Malformed):
+        senders += [hop.address for hop in forwarded.forwarded(standard)]
+    if (standard or usual) and seen.remote not in senders:
         advice = f"they are not believed: name the proxy in --web.trusted-proxies ({seen.remote or 'unix'})"
         return Finding("proxy: headers", Outcome.WARNING, text, advice)
     alike = [address for address in own if (":" in address) == (":" in seen.remote)]
-    if not senders and alike and seen.remote not in alike:
+    if not (standard or usual) and alike and seen.remote not in alike:
         text += f", and not {alike[0]}, where this asks from: the proxy does not tell it, and nothing here needs it"
     return Finding("proxy: headers", Outcome.OK, text)
 

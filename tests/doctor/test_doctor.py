@@ -527,6 +527,35 @@ async def test_a_server_whose_clock_differs_is_told() -> None:
     assert "s behind this machine's" in clock.text
 
 
+@pytest.mark.parametrize(
+    ("remote", "headers", "outcome"),
+    [
+        ("192.0.2.1", {"X-Forwarded-For": ["192.0.2.1, 10.0.0.2"]}, Outcome.OK),
+        ("2001:db8::1", {"Forwarded": ['for="[2001:DB8::1]:4711"']}, Outcome.OK),
+        ("192.0.2.1", {"X-Forwarded-For": ["192.0.2.17"]}, Outcome.WARNING),
+        ("2001:db8::1", {"Forwarded": ['for="[2001:db8::17]"']}, Outcome.WARNING),
+        ("192.0.2.1", {"Forwarded": ["for=192.0.2.1;;;=", "nonsense"]}, Outcome.WARNING),
+        ("", {"X-Forwarded-For": ["192.0.2.17"]}, Outcome.WARNING),
+        ("", {}, Outcome.OK),
+    ],
+)
+async def test_only_a_whole_address_of_a_header_was_believed(
+    remote: str, headers: dict[str, list[str]], outcome: Outcome
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        seen = {"scheme": "http", "host": request.host, "origin_allowed": True, "remote": remote, "headers": headers}
+        return web.json_response({**seen, "http_version": "1.1"})
+
+    app = web.Application()
+    app.router.add_get("/v1/messaging/request", answer)
+    async with TestServer(app) as server:
+        found = await proxy_of_doctor.examine(Settings(), str(server.make_url("")), "a token")
+    (sender,) = [finding for finding in found if finding.subject == "proxy: headers"]
+    assert sender.outcome is outcome
+    assert f"the server sees {remote or 'a Unix socket'}, HTTP/1.1" in sender.text
+    assert ("--web.trusted-proxies (unix)" in sender.advice) is (outcome is Outcome.WARNING and not remote)
+
+
 @pytest.mark.parametrize("body", [b"<!doctype html>", b'{"ok": true}', b"[]", b"\xff"])
 async def test_a_page_that_a_proxy_answers_every_address_with_is_not_taken_for_the_server(body: bytes) -> None:
     async def answer(request: web.Request) -> web.Response:
