@@ -477,6 +477,15 @@ def test_text_in_fragments_fails_with_the_first_that_cannot_be_utf8(cut: int) ->
     assert reader.feed(client(CLOSE, b"\x03\xef")) == [(CLOSE, b"\x03\xef")]
 
 
+def test_behind_what_is_no_frame_nothing_is_read_however_much_comes() -> None:
+    reader = FrameReader(1_000)
+    assert reader.feed(b"\x81\x01a") == []  # not masked
+    for _ in range(3):
+        assert reader.feed(client(TEXT, b"more") + client(CLOSE, b"")) == []
+        assert reader.error == (1002, "frame is not masked")
+        assert (reader.is_failed, reader.is_skipping) == (True, False)
+
+
 def test_binary_in_fragments_may_be_anything() -> None:
     reader = FrameReader(1_000)
     assert reader.feed(client(2, b"\xff", fin=False) + client(0, b"\xfe")) == [(2, b"\xff\xfe")]

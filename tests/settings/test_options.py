@@ -251,6 +251,42 @@ def test_a_database_of_another_kind_is_refused_without_its_password(scheme: str)
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["database.url", "redis.url", "source.url"])
+def test_a_secret_that_is_no_url_at_all_is_not_shown_either(name: str, tmp_path: Path) -> None:
+    nested = name.replace(".", ": {") + f": {SECRET}}}"
+    for flags, environ in ({}, {variable(name): SECRET}), ({"config.file": write(tmp_path, nested)}, {}):
+        with pytest.raises(Misconfigured, match="expected") as caught:
+            resolve(flags, environ)
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 64, "ä" * 32, "a\0b", "pg_mine"])
+def test_a_schema_that_postgresql_would_not_take_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected the name of a schema"):
+        parsers.schema(name)
+    assert parsers.schema("x" * 63) == "x" * 63
+
+
+@pytest.mark.parametrize(
+    ("external_url", "route_prefix", "prefix", "path", "origin"),
+    [
+        ("", "", "", "", None),
+        ("", "/chat", "/chat", "/chat", None),
+        ("", "/", "", "", None),
+        ("https://x.example", "", "", "", "https://x.example"),
+        ("https://x.example", "/chat", "/chat", "", "https://x.example"),
+        ("https://x.example/m/chat", "", "/m/chat", "/m/chat", "https://x.example"),
+        ("https://x.example/m", "/chat", "/chat", "/m", "https://x.example"),
+        ("https://x.example/m", "/", "", "/m", "https://x.example"),
+    ],
+)
+def test_what_stands_before_the_routes_here_and_where_browsers_are(
+    external_url: str, route_prefix: str, prefix: str, path: str, origin: str | None
+) -> None:
+    settings = Settings(external_url=external_url, route_prefix=route_prefix)
+    assert (settings.prefix, settings.external_path, settings.external_origin) == (prefix, path, origin)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
