@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter import logs
@@ -151,6 +151,8 @@ def test_a_text_that_only_begins_like_secrets_takes_no_longer_than_others(part: 
         ("x://a:b x://c:d@e", f"x://a:b x://c:{MASK}@e"),
         ("x://a:b@c@d", f"x://a:{MASK}@d"),
         ("eyJa eyJb.c eyJd.", f"eyJa {MASK} eyJd."),
+        (f"a {JWT} b", f"a {MASK} b"),
+        ("?secret=a&token=b&name=c", f"?secret={MASK}&token={MASK}&name=c"),
     ],
 )
 def test_what_is_passed_over_hides_no_secret_behind_it(text: str, shown: str) -> None:
@@ -185,12 +187,13 @@ def test_a_value_under_a_secret_name_is_masked(key: str) -> None:
 
 @pytest.mark.parametrize("format", LOG_FORMATS)
 @given(text=st.text(max_size=50))
+@example(text="\u202e\u2066turned round\u2069\u2028")
 def test_no_text_can_write_a_second_line_or_move_the_cursor(format: str, text: str) -> None:
     log, stream = configured(format)
     log.info(text, value=text)
     line = stream.getvalue()
     assert line[-1] == "\n"
-    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", line[:-1])
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]", line[:-1])
 
 
 def test_a_very_long_value_is_shortened() -> None:

@@ -63,13 +63,10 @@ class _Protocol(web.RequestHandler):
 
     def resume_writing(self) -> None:
         """asyncio: everything has left."""
-        self._stop_looking()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         super().resume_writing()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """asyncio: the socket is gone, or somebody else's."""
-        self._stop_looking()
-        super().connection_lost(exc)
 
     def _look_again(self) -> None:
         left = self.transport.get_write_buffer_size() if self.transport is not None else 0
@@ -83,11 +80,6 @@ class _Protocol(web.RequestHandler):
         else:
             self.transport.abort()
 
-    def _stop_looking(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -98,9 +90,7 @@ class _Protocol(web.RequestHandler):
         """The problem document for what could not be parsed; everything else is aiohttp's."""
         if status != 400 or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
-        response = _problem(exc, request.remote).response()
-        response.force_close()
-        return response
+        return _problem(exc, request.remote).response()
 
 
 _PROXY: Final = (

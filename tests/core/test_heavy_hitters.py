@@ -35,6 +35,7 @@ def test_a_count_is_never_too_high_and_too_low_by_at_most_what_is_told(keys: lis
     found, missed = hitters.top(100, 1.0)
     true = Counter(keys)
     assert len(found) <= capacity
+    assert missed <= len(keys) / (capacity + 1), "each decrement takes one from as many keys, and the new one"
     for key, number in found:
         assert true[key] - missed <= number <= true[key]
     for key, number in true.items():

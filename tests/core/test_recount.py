@@ -42,6 +42,14 @@ def test_a_true_hub_has_no_drift() -> None:
     assert drift(Hub(), ()) == Drift()
 
 
+def test_a_number_in_a_name_is_not_taken_for_one_of_a_conversation() -> None:
+    hub: Hub[int] = Hub()
+    for socket in range(30):
+        hub.open(socket, f"{socket % 10}x" if socket < 10 else "x")
+        hub.join(socket, f"room {socket}")
+    assert not any(asdict(drift(hub, range(30))).values())  # type: ignore[arg-type]
+
+
 def test_the_drift_has_exactly_the_live_figures_of_the_hub() -> None:
     assert list(asdict(Drift())) == list(asdict(HubStats()))
 

@@ -477,6 +477,17 @@ def test_text_in_fragments_fails_with_the_first_that_cannot_be_utf8(cut: int) ->
     assert reader.feed(client(CLOSE, b"\x03\xef")) == [(CLOSE, b"\x03\xef")]
 
 
+def test_each_message_in_fragments_begins_anew() -> None:
+    reader, text = FrameReader(1_000), "aä".encode()
+    for _ in range(3):
+        assert reader.feed(client(TEXT, b"abc", fin=False) + client(0, b"d")) == [(TEXT, b"abcd")]
+        assert reader.feed(client(TEXT, text, fin=False) + client(0, text)) == [(TEXT, 2 * text)]
+        assert reader.feed(client(TEXT, text[:2], fin=False) + client(0, text[2:])) == [(TEXT, text)]
+    half = client(TEXT, b"", fin=False) + client(0, b"", fin=False) * (MAX_FRAGMENTS // 2) + client(0, b"")
+    assert reader.feed(half * 4) == [(TEXT, b"")] * 4
+    assert reader.error is None
+
+
 def test_behind_what_is_no_frame_nothing_is_read_however_much_comes() -> None:
     reader = FrameReader(1_000)
     assert reader.feed(b"\x81\x01a") == []  # not masked

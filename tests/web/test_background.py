@@ -78,7 +78,9 @@ async def test_a_task_that_is_done_is_not_started_again(world: World) -> None:
     assert world.counted(BackgroundTask.VERIFY) == 0
 
 
-async def test_what_a_callback_raises_is_counted_and_what_a_peers_socket_raises_is_not(world: World) -> None:
+async def test_what_a_callback_raises_is_counted_and_what_a_peers_socket_raises_is_not(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     loop = asyncio.get_running_loop()
     world.background.watch_callbacks()
     for error in (KeyError("a defect"), ConnectionResetError("a peer")):
@@ -91,5 +93,6 @@ async def test_what_a_callback_raises_is_counted_and_what_a_peers_socket_raises_
     loop.call_soon(turn.set)
     await turn.wait()
     assert world.counted(BackgroundTask.CALLBACK) == 1
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError, ConnectionResetError]
     await world.background.close()
     assert loop.get_exception_handler() is None

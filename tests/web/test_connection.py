@@ -36,6 +36,7 @@ from exporter.web.websocket import connections as connections_module
 from exporter.web.websocket.connection import MAX_WAITING, ConnectionContext, State, WebSocketConnection
 from exporter.web.websocket.connections import VISITS, Connections
 from tests.doubles import Clock, FakeStore, client_frame, server_frames, texts, turns
+from tests.logged import logged
 from tests.servers.exporter import in_process
 from tests.servers.wire import handshake
 
@@ -843,6 +844,41 @@ async def test_a_client_that_closes_while_it_is_drained_has_closed() -> None:
         assert (await client.closed())[0] == 1000
         w.store.commit()
         assert w.closed() == {"client": 1}
+
+
+@on_both_loops
+async def test_without_time_everybody_is_told_at_once_whatever_is_under_way() -> None:
+    async with world() as w:
+        _, client = await w.connect()
+        await w.joined(client)
+        others = [(await w.connect(f"user {number}"))[1] for number in range(20)]
+        await client.say({"type": "send", "conversation": "c", "body": "b", "id": "1"})
+        await until(lambda: w.store.sends, "it is queued")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
+            await w.connections.drain(0.0)
+        for told in (client, *others):
+            assert await told.closed() == (1001, "server going away")
+        assert w.closed() == {"shutdown": 21}
+
+
+@on_both_loops
+async def test_a_defect_that_one_meets_keeps_nobody_else_from_being_told() -> None:
+    async with world() as w:
+        (bad, client), (_, other) = await w.connect("ann"), await w.connect("bob")
+        drain = WebSocketConnection.drain
+
+        def failing(connection: WebSocketConnection) -> None:
+            if connection is bad:
+                raise ZeroDivisionError
+            drain(connection)
+
+        with pytest.MonkeyPatch.context() as patch, logged(connections_module) as lines:
+            patch.setattr(WebSocketConnection, "drain", failing)
+            await w.connections.drain(0.0)
+        assert [line["event"] for line in lines] == ["connection failed"]
+        for told in (other, client):
+            assert (await told.closed())[0] == 1001
 
 
 # --- slow consumers ---------------------------------------------------------------------------------------

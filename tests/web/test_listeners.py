@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -94,6 +95,27 @@ def test_who_listens_on_ipv6_alone_is_shown_there() -> None:
         assert shown_url(listening, "http") == f"http://[::1]:{listening.getsockname()[1]}"
 
 
+def test_of_a_name_with_addresses_of_both_kinds_it_is_the_ipv4_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most proxies and scripts write 127.0.0.1."""
+    found = [(family, socket.SOCK_STREAM, 0, "", ("", 0)) for family in (socket.AF_INET6, socket.AF_INET)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with bind(Address("localhost", 0)) as listening:
+        assert listening.family == socket.AF_INET
+
+
+async def test_who_was_told_to_stop_for_good_takes_nobody_more() -> None:
+    config = WebConfig(None)
+    served = Listeners(config)
+    with bind(Address("127.0.0.1", 0)) as listening:
+        await served.serve(web.Application(), [listening], shared=True)
+        await served.set_accepting(True)
+        await served.stop_accepting()
+        await served.set_accepting(True)
+        assert listening.fileno() == -1
+    await served.close()
+    config.close()
+
+
 @contextlib.contextmanager
 def no_more_files() -> Iterator[None]:
     """In this block the process can open nothing."""
@@ -124,6 +146,16 @@ def test_that_nothing_more_can_be_opened_is_said_once_and_so_is_that_it_can() ->
         "no more files may be opened: whoever connects is cut off",
         "files may be opened again",
     ]
+
+
+def test_a_socket_that_is_refused_for_another_reason_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> socket.socket:
+        raise PermissionError(errno.EACCES, "a sandbox forbids it")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with logged(listeners) as lines:
+        OpenFiles().look()
+    assert lines == []
 
 
 def test_at_the_limit_of_open_files_others_are_served_and_the_log_is_not_flooded() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.web import systemd
 from tests.servers.exporter import ROOT, Exporter
 
 # The descriptor is 3 and LISTEN_PID is the process itself: a shell becomes it, as systemd's child does.
@@ -70,6 +71,13 @@ def test_without_a_socket_it_says_so(environment: dict[str, str], reason: str, t
     )
     assert done.returncode == 1
     assert reason in done.stderr.splitlines()[-1]
+
+
+def test_a_socket_is_not_handed_on_to_children(listening: socket.socket) -> None:
+    handed = os.dup(listening.fileno())
+    os.set_inheritable(handed, True)  # as those of systemd are
+    with systemd._listening(handed) as found:
+        assert (found.get_inheritable(), found.getblocking()) == (False, False)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])

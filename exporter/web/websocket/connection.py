@@ -202,7 +202,6 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         if not self._waiting and self._waiting is not None:
             self._waiting = None
             if self.state is not State.LOST and not self._socket.is_reading():
-                self.last_seen = self._context.now()
                 self._socket.resume_reading()
         if self._join is None and self.state is State.DRAINING:
             self.on_sends_answered()
@@ -298,7 +297,6 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         self._context.metrics.deliveries_dropped.value += dropped
 
     def _start_lingering(self) -> None:
-        self._waiting = None
         if self._socket.is_closing():
             return
         if not self._socket.is_reading():
@@ -334,8 +332,6 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         if self._leave_hub(ClosedReason.CLIENT):
             self._discard_pending()
         self.state = State.LOST
-        self.fan_out.slow.discard(self)
         if self._linger is not None:
             self._linger.cancel()
-        self._waiting = None
         self._context.lost(self)
