@@ -470,6 +470,24 @@ def test_an_address_of_a_page_is_no_origin(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (parsers.external_url, "https://x.example/chat?q"),
+        (parsers.external_url, "https://x.example/chat#f"),
+        (parsers.external_url, "https://x.example/a/../b"),
+        (parsers.external_url, "https://x.example/./b"),
+        (parsers.route_prefix, "/a/.."),
+        (parsers.route_prefix, "/a b"),
+        (parsers.claim, "https://idp.example/\n"),
+        (parsers.claim, ""),
+    ],
+)
+def test_what_would_be_read_otherwise_elsewhere_is_refused(parse: Callable[[str], str], text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
     ("parse", "least", "most", "beyond"),
     [
         (parsers.lease, "500ms", "1h", ("499ms", "3601s")),

@@ -424,6 +424,17 @@ async def test_passwords_are_checked_off_the_loop_one_at_a_time_and_once_each() 
     auth.close()
 
 
+async def test_the_passwords_of_all_who_may_are_remembered_side_by_side() -> None:
+    checks = Checks()
+    checks.go.set()
+    auth = BasicAuth(checks)
+    users = {name: HASH.encode() for name in (b"ann", b"bob", b"cat")}
+    for _ in range(3):
+        assert [await auth.allows(users, name, b"right") for name in users] == [True] * 3
+    assert len(checks.seen) == 3
+    auth.close()
+
+
 async def test_a_user_who_does_not_exist_costs_a_check_of_the_same_cost() -> None:
     checks = Checks()
     checks.go.set()
