@@ -72,9 +72,7 @@ def test_a_change_that_keeps_size_and_time_is_noticed(clock: Clock, file: Path) 
     assert watch.must_read((file,), broken=False)
 
 
-def test_a_link_that_leads_to_another_file_of_the_same_time_and_size_is_noticed(
-    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_leads_to_another_file_of_the_same_time_and_size_is_noticed(clock: Clock, tmp_path: Path) -> None:
     def coarse(path: Path, stat: Callable[[Path], os.stat_result] = os.stat) -> SimpleNamespace:
         """As of a file system whose clock ticks seldom: both were made within one tick."""
         found = stat(path)
@@ -82,15 +80,17 @@ def test_a_link_that_leads_to_another_file_of_the_same_time_and_size_is_noticed(
             st_dev=found.st_dev, st_ino=found.st_ino, st_size=found.st_size, st_mtime_ns=0, st_ctime_ns=0
         )
 
-    monkeypatch.setattr(os, "stat", coarse)
     for name in ("one", "two"):
         (tmp_path / name).write_text("text")
     link = tmp_path / "link"
     link.symlink_to("one")
-    watch = settled(clock, link)
     (tmp_path / "new").symlink_to("two")
-    (tmp_path / "new").rename(link)
-    assert watch.must_read((link,), broken=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", coarse)
+        watch = settled(clock, link)
+        (tmp_path / "new").rename(link)
+        noticed = watch.must_read((link,), broken=False)
+    assert noticed
 
 
 def test_a_file_that_comes_or_goes_has_changed(clock: Clock, tmp_path: Path, file: Path) -> None:

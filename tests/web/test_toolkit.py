@@ -17,6 +17,7 @@ import bcrypt
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
 from exporter.core.errors import Misconfigured
 from exporter.web.problems import problems
@@ -435,6 +436,22 @@ async def test_the_passwords_of_all_who_may_are_remembered_side_by_side() -> Non
     auth.close()
 
 
+async def test_a_password_that_bcrypt_refuses_to_look_at_is_wrong() -> None:
+    def refuse(password: bytes, hash: bytes) -> bool:
+        raise ValueError("not with this bcrypt")
+
+    auth = BasicAuth(refuse)
+    assert not await auth.allows({b"ann": HASH.encode()}, b"ann", b"right")
+    auth.close()
+
+
+async def test_two_authorizations_are_none(start) -> None:
+    """A proxy may have looked at the other one."""
+    server = await start(USERS)
+    both = CIMultiDict([*basic("ann", "right").items(), *basic("ann", "wrong").items()])
+    assert (await server.get("/metrics", headers=both)).status == 401
+
+
 async def test_a_user_who_does_not_exist_costs_a_check_of_the_same_cost() -> None:
     checks = Checks()
     checks.go.set()
@@ -598,6 +615,26 @@ async def test_the_rate_limit_holds_for_the_guarded(start) -> None:
     assert [answer.status for answer in answers] == [200, 200, 429, 429]
     assert answers[-1].headers["Retry-After"]
     assert (await server.get("/-/healthy")).status == 200
+
+
+def test_the_bucket_fills_with_time_up_to_its_burst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, file = 1_000.0, tmp_path / "web.yml"
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    file.write_text("rate_limit: {interval: 2s, burst: 2}")
+    config = WebConfig(file)
+    taken = []
+    for seconds, requests in ((0, 3), (3, 2), (1, 2), (100, 3)):
+        now += seconds
+        taken.append([config._take_token(config._current.rate) for _ in range(requests)])
+    assert taken == [[True, True, False], [True, False], [True, False], [True, True, False]]
+    config.close()
+
+
+async def test_a_limit_that_is_new_in_the_file_begins_with_its_burst(start) -> None:
+    server = await start("")
+    assert (await server.get("/metrics")).status == 200
+    server.file.write_text("rate_limit: {interval: 1h, burst: 2}")
+    assert [(await server.get("/metrics")).status for _ in range(3)] == [200, 200, 429]
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------
