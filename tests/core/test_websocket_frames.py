@@ -483,6 +483,9 @@ def test_each_message_in_fragments_begins_anew() -> None:
         assert reader.feed(client(TEXT, b"abc", fin=False) + client(0, b"d")) == [(TEXT, b"abcd")]
         assert reader.feed(client(TEXT, text, fin=False) + client(0, text)) == [(TEXT, 2 * text)]
         assert reader.feed(client(TEXT, text[:2], fin=False) + client(0, text[2:])) == [(TEXT, text)]
+    reader = FrameReader(1_000)
+    assert reader.feed(client(TEXT, b"a", fin=False) + client(0, b"b")) == [(TEXT, b"ab")]
+    assert reader.feed(client(TEXT, text[:2], fin=False) + client(0, text[2:])) == [(TEXT, text)]
     half = client(TEXT, b"", fin=False) + client(0, b"", fin=False) * (MAX_FRAGMENTS // 2) + client(0, b"")
     assert reader.feed(half * 4) == [(TEXT, b"")] * 4
     assert reader.error is None

@@ -12,6 +12,7 @@ from exporter.workers import pool as pool_module
 from exporter.workers.plan import Sockets
 from exporter.workers.pool import Pool
 from exporter.workers.process import WorkerProcess
+from tests.doubles import turns
 from tests.logged import logged
 
 
@@ -46,6 +47,9 @@ class Started(WorkerProcess):
 
     def kill(self) -> None:
         self.end(-9)
+
+    def reap(self) -> None:
+        """Whoever ends it says so."""
 
     def end(self, status: int) -> None:
         if not self.exited.done():
@@ -214,3 +218,154 @@ async def test_whoever_takes_a_dead_worker_s_place_is_told_its_name_and_how_ofte
     await again.wait()
     await pool.drain()
     assert told == [(0, ""), (0, ""), (1, "name 1")]
+
+
+async def test_a_name_that_a_worker_had_no_time_to_say_is_still_that_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[int, str]] = []
+    third = asyncio.Event()
+
+    async def start(number: int, *_: Any, restarts: int, predecessor: str, **__: Any) -> Started:
+        told.append((restarts, predecessor))
+        worker = Started(number)
+        if len(told) == 1:
+            worker.incarnation = "the first"
+        elif len(told) == 2:
+            worker.end(-9)
+        else:
+            third.set()
+        return worker
+
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    pool = Pool(Settings(), 1, Sockets([], [[]]), lambda status: None)
+    await pool.start()
+    (dead,) = pool.workers
+    assert isinstance(dead, Started)
+    dead.end(-9)
+    async with asyncio.timeout(60):
+        await third.wait()
+    await pool.drain()
+    assert told == [(0, ""), (1, "the first"), (2, "the first")]
+
+
+def test_who_has_no_broker_yet_has_said_no_name() -> None:
+    async def test() -> str:
+        worker = WorkerProcess(0, lambda: None)
+        worker._on_message({"full": False, "incarnation": None})
+        return worker.incarnation
+
+    assert asyncio.run(test()) == ""
+
+
+class Kept:
+    """A pool whose workers are counted; ``ended`` is what it was told to end with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+        self.started: list[Started] = []
+        self.ended: list[int] = []
+        self._changed = asyncio.Event()
+        monkeypatch.setattr(WorkerProcess, "start", self._start)
+        self.pool = Pool(Settings(), count, Sockets([], [[] for _ in range(count)]), self._end)
+
+    async def _start(self, number: int, *_: Any, **__: Any) -> Started:
+        worker = self.made(number)
+        self.started.append(worker)
+        self._changed.set()
+        return worker
+
+    def made(self, number: int) -> Started:
+        return Started(number)
+
+    def _end(self, status: int) -> None:
+        self.ended.append(status)
+        self._changed.set()
+
+    async def until_started(self, count: int) -> None:
+        """So many in all, or the end."""
+        async with asyncio.timeout(60):
+            while len(self.started) < count and not self.ended:
+                self._changed.clear()
+                await self._changed.wait()
+        assert self.ended == []
+
+
+async def test_when_all_are_killed_at_once_all_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without memory kills whom it likes: that is no worker that ended by itself."""
+    kept = Kept(monkeypatch, 2)
+    await kept.pool.start()
+    for worker in kept.started[:2]:
+        worker.end(-9)
+    await kept.until_started(4)
+    await kept.pool.drain()
+
+
+async def test_who_has_replaced_another_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(monkeypatch, 1)
+    await kept.pool.start()
+    assert await kept.pool.replace()
+    old, new = kept.started
+    assert (old.exited.result(), new.exited.done()) == (0, False)
+    await turns()
+    new.end(-9)
+    await kept.until_started(3)
+    await kept.pool.drain()
+
+
+async def test_a_successor_takes_the_place_of_one_that_dies_and_is_not_told_to_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = Kept(monkeypatch, 1)
+    await kept.pool.start()
+    told, listens = list[str](), asyncio.Event()
+
+    class Slowly(Started):
+        def __init__(self, number: int) -> None:
+            super().__init__(number)
+            self.prepared = asyncio.get_running_loop().create_future()
+
+        def tell(self, word: str) -> None:
+            told.append(word)
+            listens.set()
+            super().tell(word)
+
+    kept.made = Slowly  # type: ignore[method-assign]
+    replacing = asyncio.create_task(kept.pool.replace())
+    await kept.until_started(2)
+    await turns()
+    old, new = kept.started
+    old.end(-9)
+    async with asyncio.timeout(60):
+        await listens.wait()
+    new.prepared.set_result(None)
+    assert await replacing
+    assert told == ["listen"]
+    assert (kept.pool.workers, kept.ended) == ([new], [])
+    await kept.pool.drain()
+
+
+async def test_a_replacement_that_does_not_get_ready_is_ended_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "PREPARING", 0.0)
+    kept = Kept(monkeypatch, 1)
+    await kept.pool.start()
+
+    class Never(Started):
+        def __init__(self, number: int) -> None:
+            super().__init__(number)
+            self.prepared = asyncio.get_running_loop().create_future()
+
+    kept.made = Never  # type: ignore[method-assign]
+    assert not await kept.pool.replace()
+    old, new = kept.started
+    assert new.exited.result() == -9
+    assert kept.pool.workers == [old, new], "a child that nobody waits for stays in the table of processes"
+    kept.pool.reap()
+    assert kept.pool.workers == [old]
+    await kept.pool.drain()
+
+
+async def test_who_was_being_started_when_all_were_told_to_go_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(monkeypatch, 1)
+    kept.pool.stopping = True
+    await kept.pool._fill(kept.pool._slots[0])
+    assert kept.started[0].exited.result() == 0
