@@ -139,6 +139,17 @@ async def test_the_largest_and_the_busiest_conversations(exporter: Exporter) -> 
     assert (await exporter.get(f"{TOP}?limit=0", headers=bearer(exporter)))[0] == 400
 
 
+async def test_the_largest_are_looked_for_once_a_minute_however_many_ask(tmp_path: Path) -> None:
+    async with in_process(tmp_path) as exporter:
+        await exporter.conversation("big", "ann", "bob")
+        largest = (await exporter.get(TOP, headers=bearer(exporter)))[1]["largest"]
+        assert largest == [{"id": "big", "total_messages": 0, "members": 2}]
+        await exporter.server.store.close()
+        for _ in range(2):
+            _, body, _ = await exporter.get(TOP, headers=bearer(exporter))
+            assert (body["largest"], body["error"]) == (largest, None)
+
+
 async def test_with_the_database_down_the_busiest_are_known_and_the_largest_are_null_with_the_reason(
     tmp_path: Path,
 ) -> None:
