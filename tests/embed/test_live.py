@@ -518,11 +518,20 @@ class LiveMachine(RuleBasedStateMachine):
     @rule(draw=draws, room=rooms)
     def joins(self, draw: int, room: str) -> None:
         if (connection := self.some(draw)) is not None:
-            connection.join(room)
-            if self.open.get(connection) is not None:
-                self.joined.add((connection, room))
-            elif connection in self.open:
-                self.early.add((connection, room))
+            self._join(connection, room)
+
+    @rule(room=rooms)
+    def everybody_joins(self, room: str) -> None:
+        """Or few would meet: most steps are of other kinds."""
+        for connection in self.made:
+            self._join(connection, room)
+
+    def _join(self, connection: Connection, room: str) -> None:
+        connection.join(room)
+        if self.open.get(connection) is not None:
+            self.joined.add((connection, room))
+        elif connection in self.open:
+            self.early.add((connection, room))
 
     @rule(draw=draws, room=rooms)
     def leaves(self, draw: int, room: str) -> None:

@@ -182,7 +182,9 @@ async def test_a_client_catches_up_in_pages(exporter: Exporter, room: str) -> No
 
 
 @pytest.mark.parametrize(
-    "query", ["after=-1", "after=x", "after=1.5", f"after={2**63}", "after=", "limit=0", "limit=-1"]
+    "query",
+    ["after=-1", "after=x", "after=1.5", f"after={2**63}", "after=" + "9" * 5_000, "after=", "limit=0", "limit=-1"],
+    ids=lambda query: query[:30],
 )
 async def test_a_page_that_cannot_be_is_refused(exporter: Exporter, room: str, query: str) -> None:
     await exporter.conversation(room, "ann")
@@ -194,6 +196,14 @@ async def test_more_than_a_thousand_messages_come_in_several_pages(exporter: Exp
     await exporter.conversation(room, "ann")
     status, page, _ = await exporter.get(f"{path(room, 'messages')}?limit=999999", user="ann")
     assert (status, page) == (200, {"messages": [], "last_seq": 0})
+
+
+async def test_a_thousand_may_be_named_in_one_request_and_are_listed_in_one_answer(
+    exporter: Exporter, room: str
+) -> None:
+    await exporter.conversation(room, "ann", *(f"user {number}" for number in range(1_000)))
+    status, page, _ = await exporter.get(f"{path(room, 'participants')}?limit=999999", user="ann")
+    assert (status, len(page["participants"])) == (200, 1_000)
 
 
 async def test_only_members_read(exporter: Exporter, room: str) -> None:
@@ -457,6 +467,7 @@ async def test_the_landing_page_says_what_this_is_and_its_links_lead_somewhere(e
     assert "messaging-exporter" in page
     assert __version__ in page
     assert '<meta name="color-scheme" content="light dark">' in page
+    assert 'href="/' not in page, "a proxy may serve it below a path of its own"
     links = [urljoin("/", link) for link in re.findall(r'href="([^"]+)"', page)]
     assert {"/metrics", "/admin", WS, "/openapi.json"} <= set(links)
     for link in links:
