@@ -111,7 +111,7 @@ def _is_same_origin(request: web.Request, origin: str, external: str | None) -> 
     scheme, _, authority = theirs.partition("://")
     if request.secure and scheme != "https":
         return False
-    host = request.host if "Host" in request.headers else ""  # without, aiohttp would ask the name service
+    host = request.host if "Host" in request.headers else ""  # without, aiohttp has the socket's address, and no port
     return normal_origin(f"{scheme}://{host}") == f"{scheme}://{authority}"
 
 
@@ -123,8 +123,7 @@ def cookie_name(request: web.Request, authenticator: Authenticator) -> str:
 
     What tells installations apart is their secret, and the port in the address that the browser asked.
     """
-    host = request.host if "Host" in request.headers else ""
-    port = host.rpartition("]")[2].partition(":")[2]
+    port = request.host.rpartition("]")[2].partition(":")[2]
     return COOKIE + hashlib.sha256(f"{authenticator.installation} {port}".encode()).hexdigest()[:8]
 
 

@@ -504,7 +504,14 @@ async def test_an_address_that_people_mistype_is_told_as_what_it_is(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("ahead", "outcome"),
-    [(0.2, Outcome.OK), (-0.9, Outcome.OK), (1.5, Outcome.WARNING), (-29, Outcome.WARNING), (31, Outcome.FAILED), (-31, Outcome.FAILED)],
+    [
+        (0.2, Outcome.OK),
+        (-0.9, Outcome.OK),
+        (1.5, Outcome.WARNING),
+        (-29, Outcome.WARNING),
+        (31, Outcome.FAILED),
+        (-31, Outcome.FAILED),
+    ],
 )
 def test_clocks_that_differ_are_told_by_what_it_means(ahead: float, outcome: Outcome) -> None:
     found = machine_of_doctor.clock("the database", ahead)
