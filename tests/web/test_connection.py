@@ -870,7 +870,7 @@ async def test_a_defect_that_one_meets_keeps_nobody_else_from_being_told() -> No
 
         def failing(connection: WebSocketConnection) -> None:
             if connection is bad:
-                raise ZeroDivisionError
+                raise RuntimeError("a defect")
             drain(connection)
 
         with pytest.MonkeyPatch.context() as patch, logged(connections_module) as lines:
