@@ -19,7 +19,7 @@
 --
 -- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
 -- by one in nodes, dying, or has nothing left; an announcement leaves exactly on 0 <-> 1; no call touches more entries
--- than it is given or allowed. Every function may be repeated without harm.
+-- than it is given or allowed. Every function may be repeated without harm, but register: a name is taken once.
 
 local INDEX = {p = ':m:', t = ':y:'}
 local SAYS = {p = {'J', 'L'}, t = {'T', 'U'}}
