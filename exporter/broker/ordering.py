@@ -144,5 +144,5 @@ class Ordering(Generic[P]):
         held.healing = None
         if held.early and self._now() - held.hole_since > self._lease:
             self._hand_out(held, held.skip_to(min(held.early) - 1))
-        if held.has_hole and held.hole is None:
+        if held.has_hole:
             held.hole = self._loop.call_later(RETRY, self._missing, held)

@@ -119,7 +119,6 @@ class History:
             self._forget_all()
             self._first, self._began = slot, at
         elif slot < self._last:
-            self._blank(slot + 1, self._last)
             self._first, self._began = min(self._first, slot), min(self._began or at, at)
         else:
             self._blank(self._last + 1, slot - 1)

@@ -33,6 +33,22 @@ def test_what_is_packed_is_read_again(given_frames: list[IncomingFrame], now: in
     assert list(frames.unpack(payload)) == given_frames
 
 
+@given(st.lists(st.tuples(INCOMING_FRAMES, st.none() | st.floats(0, 1e6)), max_size=5), st.booleans())
+def test_frames_of_one_turn_are_packed_as_each_by_itself(
+    given_frames: list[tuple[IncomingFrame, float | None]], one_user: bool
+) -> None:
+    turn = [
+        (Kind(kind), data, seq, given_frames[0][0][3] if one_user else user, received)
+        for (kind, data, seq, user, _), received in given_frames
+    ]
+    parts: list[bytes] = []
+    frames.pack_all(turn, 1e6, parts)
+    assert b"".join(parts) == b"".join(
+        frames.pack(kind, data, seq, user, 0 if received is None else int((1e6 - received) * 1e6))
+        for kind, data, seq, user, received in turn
+    )
+
+
 def test_an_unknown_kind_is_passed_over_and_what_follows_is_read() -> None:
     known = (int(Kind.MESSAGE), b"hello", 7, "", 12)
     unknown = struct.pack(">IBQIH", 15 + 3 + 5, 200, 1, 0, 3) + b"bobmore!"
@@ -123,3 +139,8 @@ def test_a_run_that_is_not_whole_is_none(rest: bytes, count: int, size: int) -> 
     run = frames.typing_run(struct.pack(">II", count, size) + rest)
     assert run is None or all(user in run.users for user, _ in run.each())
     assert frames.typing_run(rest[:7]) is None
+
+
+def test_a_run_in_which_nobody_has_a_frames_place_is_none() -> None:
+    assert frames.typing_run(struct.pack(">II", 1, 4) + b"3ann" + struct.pack(">I", 0)) is not None
+    assert frames.typing_run(struct.pack(">II", 1, 4) + b"3ann" + struct.pack(">I", 1)) is None

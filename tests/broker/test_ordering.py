@@ -209,6 +209,7 @@ async def test_a_hole_that_comes_while_another_is_read_is_read_next(monkeypatch:
         patch.setattr(fixture.local, "heal", lambda *asked: None)  # it takes its time
         fixture.pass_time()
     fixture.message(5)
+    assert fixture.held.hole is None, "one at a time"
     fixture.message(1)
     fixture.ordering.healed("c", 2)
     fixture.pass_time()
@@ -302,3 +303,29 @@ async def test_who_waits_for_a_message_that_was_deleted_goes_on_when_that_is_kno
     fixture.ordering.look(fixture.held, 2)
     fixture.pass_time()
     assert (fixture.handed_out, went_on) == ([1], ["joined"])
+
+
+async def test_who_waits_for_a_message_goes_on_when_it_is_here_and_not_before() -> None:
+    fixture, gone_on = Fixture(), list[int]()
+    fixture.held.catching_up = [(seq, lambda seq=seq: gone_on.append(seq)) for seq in (1, 2)]  # type: ignore[misc]
+    fixture.message(1)
+    assert gone_on == [1]
+    fixture.message(2)
+    assert gone_on == [1, 2]
+
+
+async def test_a_hole_is_read_up_to_the_highest_number_that_is_known() -> None:
+    fixture = Fixture()
+    fixture.message(3)
+    fixture.ordering.look(fixture.held, 9)
+    fixture.pass_time()
+    assert fixture.local.asked == [(0, 9)]
+
+
+async def test_an_early_message_that_comes_twice_keeps_what_waits_behind_it() -> None:
+    fixture = Fixture()
+    fixture.message(2)
+    fixture.ordering.other(fixture.held, Envelope("c", b"read"))
+    fixture.message(2)
+    fixture.message(1)
+    assert fixture.handed_out == [1, 2, b"read"]

@@ -273,3 +273,128 @@ async def test_who_toggles_is_told_whether_something_waits_to_be_sent() -> None:
         else:
             presence.add("ubob")
         assert (presence.toggle("troom\nbob", True), presence.waiting) == (True, True)
+
+
+def words(data: bytes) -> list[str]:
+    """Of a command, the function's name behind its library's."""
+    return [word.rpartition("_")[2] if word.startswith("messaging_") else word for word in data.decode().split("\r\n")]
+
+
+def named(line: Line, function: str) -> list[list[str]]:
+    """The calls of a function that have no answer yet."""
+    return [said for said in (words(data) for data, _ in line.asked) if function in said]
+
+
+async def test_what_is_answered_to_a_name_that_was_given_up_says_nothing_of_the_next() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    for user in ("ann", "bob"):
+        presence.add(f"u{user}")
+        presence.flush(line, ahead=True)
+    presence.beat(line)
+    (_, lost), (_, late), (_, beaten) = line.asked
+    line.asked = []
+    lost(b"gone")
+    presence.connected(line, False)  # before the server has answered: another name once more
+    first, second = (told for data, told in line.asked if "register" in words(data))
+    asked = len(line.asked)
+    late(b"ok")
+    beaten(b"gone")
+    first(FIGURES)
+    assert len(line.asked) == asked, "nothing is begun anew for it"
+    assert not presence.registered
+    assert not presence.complete, "the batch of that number was another one's"
+    second(FIGURES)
+    assert presence.registered
+
+
+async def test_what_waited_when_all_is_told_anew_is_not_told_behind_it() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    for number in range(WINDOW):
+        presence.add(f"u{number}")
+        presence.flush(line)
+    presence.remove("pold\nann")
+    presence.toggle("told\nann", True)
+    presence.begin_anew()
+    line.asked = []
+    presence.connected(line, False)
+    sent: list[bytes] = []
+    while line.asked:
+        sent += [data for data, _ in line.asked]
+        (_, told), *line.asked = line.asked
+        told(FIGURES if presence.registered is False else b"ok")
+        presence.toggles_are_due()
+        presence.flush(line)
+    assert presence.complete
+    assert b"ann" not in b"".join(sent), "neither is so any more: what is held has been told"
+
+
+async def test_whoever_begins_anew_with_much_on_its_way_may_send_again() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    for number in range(WINDOW * SLICE):
+        presence.add(f"u{number}")
+    presence.flush(line, ahead=True)
+    (_, told), *_ = line.asked
+    line.asked = []
+    told(b"lost")
+    presence.add("uann")
+    presence.flush(line, ahead=True)
+    assert b"+uann" in line.asked[-1][0]
+
+
+async def test_who_stops_while_it_is_still_to_be_told_that_they_type_does_so_behind_that() -> None:
+    presence, line, _, _ = registered(10 * SLICE)
+    last = f"cc{10 * SLICE - 1}"
+    presence.toggle(last, False)
+    told: list[str] = []
+    while line.asked:
+        told += [word for data, _ in line.asked for word in words(data) if word[1:] == last]
+        line.answer(b"ok")
+        presence.flush(line)
+    assert told == [f"+{last}", f"-{last}"]
+
+
+async def test_what_was_told_in_order_may_come_and_go_quickly_again() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    presence.add("troom\nann")
+    presence.flush(line)
+    line.answer(b"ok")
+    assert not presence.toggle("troom\nann", False)
+    assert not presence.waiting
+
+
+async def test_a_full_batch_does_not_wait_for_the_pause() -> None:
+    presence, line, clock, _ = registered()
+    line.answer(b"ok")
+    clock.time += PAUSE
+    presence.add("uann")
+    presence.flush(line)
+    for number in range(SLICE - 1):
+        presence.add(f"u{number}")
+    assert presence.pause > 0
+    presence.add("ubob")
+    assert presence.pause == 0
+
+
+async def test_who_has_left_does_not_come_back_whatever_the_server_still_answers() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    presence.beat(line)
+    presence.retire()
+    line.answer(b"gone")
+    assert not line.asked
+
+
+async def test_a_new_name_takes_over_all_that_the_server_may_still_know_of_this_node() -> None:
+    presence, line, _, _ = registered()
+    names = [presence.incarnation]
+    for _ in range(40):
+        presence.begin_anew()
+        line.asked = []
+        presence.connected(line, False)
+        names.append(presence.incarnation)
+    (register,) = named(line, "register")
+    assert [word for word in register if word in names] == [names[-1], *names[-33:-1]], "32 are enough"

@@ -64,6 +64,7 @@ def test_a_database_is_down_since_it_was_last_seen_and_what_is_not_known_meanwhi
 def test_the_other_nodes_are_lost_since_they_were_last_seen() -> None:
     lost = BrokerView("it cannot be reached", 90.0)
     assert World().look(100.0, broker_up=False, broker=lost) == {"cluster_down": 90.0}
+    assert World().look(80.0, broker_up=False, broker=lost) == {"cluster_down": 80.0}, "not by another clock's future"
 
 
 def test_what_a_counter_tells_of_is_over_after_a_minute_without_more() -> None:

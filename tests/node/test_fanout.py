@@ -437,6 +437,20 @@ def test_what_is_gathered_is_for_those_who_were_there(loop: Loop) -> None:
     assert [box.wire.writes for box in (ann, bob, cat)] == [[b"123"], [b"12left"], [b"joined23"]]
 
 
+def test_what_is_gathered_for_those_who_have_all_gone_is_not_for_who_comes_then(loop: Loop) -> None:
+    ann, bob = Box("ann", loop.fan_out), Box("bob", loop.fan_out)
+    audience = {ann}
+    loop.fan_out.send("room", audience, b"1")
+    loop.fan_out.audience_changes("room", ann, False)
+    audience.clear()
+    loop.fan_out.audience_changes("room", bob, True)
+    audience = {bob}  # another set, as the hub has it
+    loop.fan_out.send("room", audience, b"2")
+    loop.fan_out.send("room", audience, b"3")
+    loop.end_turn()
+    assert [box.wire.writes for box in (ann, bob)] == [[b"1"], [b"23"]]
+
+
 def test_a_connection_in_two_busy_conversations_is_written_once(loop: Loop) -> None:
     ann, bob, cat = (Box(name, loop.fan_out) for name in ("ann", "bob", "cat"))
     loop.fan_out.send("one", {ann, bob}, b"1")

@@ -143,6 +143,7 @@ async def test_a_join_is_answered_with_who_is_there_and_announced_to_the_others(
     assert ann.got() == [{"type": "participant_joined", "conversation": "c", "user": "bob"}]
     assert world.metrics.joins.value == 2
     assert world.durations("join") == 2
+    assert not world.node._under_way, "nothing of it is kept"
 
 
 async def test_a_second_tab_is_answered_but_neither_counted_nor_announced(world: World) -> None:
@@ -589,6 +590,7 @@ async def test_what_is_remembered_of_sends_in_doubt_has_an_end(world: World) -> 
         world.do(ann, Send("c", "b", str(number)))
         world.store.refuse(Unavailable("unknown"))
     assert len(world.node._refused_sends) == REMEMBERED
+    assert next(iter(world.node._refused_sends)) == ("c", "ann", "10"), "the oldest are forgotten"
 
 
 async def test_only_sends_in_doubt_are_remembered(world: World) -> None:
@@ -874,6 +876,19 @@ async def test_closing_waits_for_the_joins_under_way(world: World) -> None:
     assert [frame["type"] for frame in ann.got()] == ["joined"]
 
 
+async def test_closing_waits_for_a_removal_whose_client_has_hung_up(world: World) -> None:
+    (ann,) = await world.joined("ann")
+    removal = asyncio.create_task(world.node.remove_participant("c", "bob", "ann"))
+    await turns()
+    removal.cancel()
+    closing = asyncio.create_task(world.node.close_all())
+    await turns()
+    assert not closing.done()
+    world.store.answer(None)
+    await closing
+    assert [frame["type"] for frame in ann.got()] == ["left"]
+
+
 async def test_a_connection_at_its_most_conversations_is_refused_another(world: World) -> None:
     (ann,) = await world.joined("ann")
     world.node.hub.max_joined = 1
@@ -939,3 +954,24 @@ async def test_whoever_comes_to_an_emptied_conversation_is_not_told_of_who_had_l
     while world.node._publisher._untold:
         world.node._publisher._tell_some()
     assert cid.got() == []
+
+
+async def test_all_that_ends_with_a_connection_is_told_in_its_order_however_much_it_is() -> None:
+    world = World()
+    soon: list[Callable[[], None]] = []
+    world.fan_out._call_soon = soon.append
+    ann, bob = world.tab("ann"), world.tab("bob")
+    rooms = [f"room {number}" for number in range(2 * SLICE)]
+    for room in rooms:
+        for tab in (ann, bob):
+            world.node._publisher.emit(world.node.hub.join(tab, room))
+        world.do(ann, Typing(room, True))
+    bob.got()
+    soon.clear()
+    world.node.close(ann, CLIENT)
+    told: dict[str, list[str]] = {}
+    while soon:
+        soon.pop(0)()
+        for frame in bob.got():
+            told.setdefault(frame["conversation"], []).append(frame["type"])
+    assert told == {room: ["typing", "participant_left"] for room in rooms}

@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from exporter.core.errors import Internal, Refusal, Unavailable
 from exporter.core.records import DatabaseView, PoolStats, Totals
@@ -159,3 +161,30 @@ async def test_a_defect_of_ours_is_not_the_databases(collector: Collector, doubl
     assert (found.totals, found.up, found.error) == (None, True, "an error of the server's")
     double.kind = Unavailable
     assert not (await collector.collect(1.0)).up
+
+
+async def test_a_database_that_takes_nothing_is_up_and_says_why(collector: Collector, double: Double) -> None:
+    double.gate.set()
+    double.write_error = "its disk is full"
+    found = await collector.collect(1.0)
+    assert (found.up, found.writable, found.error) == (True, False, "its disk is full")
+    double.error = "gone"
+    assert (await collector.collect(1.0)).error == "gone"
+    double.error = double.write_error = None
+    found = await collector.collect(1.0)
+    assert (found.writable, found.error) == (True, None)
+
+
+async def test_what_is_wrong_with_the_figures_is_logged_once_until_it_is_another(
+    collector: Collector, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = iter(["a", "a", "b", None, "b"])
+    monkeypatch.setattr(double, "totals", lambda timeout: _of(replace(totals(1.0), error=next(wrong))))
+    with capture_logs() as said:
+        for _ in range(5):
+            await collector.collect(1.0)
+    assert [line["reason"] for line in said] == ["a", "b", "b"]
+
+
+async def _of(found: Totals) -> Totals:
+    return found
