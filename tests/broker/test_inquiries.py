@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 from exporter.broker import frames
 from exporter.broker.frames import Kind
-from exporter.broker.inquiries import ABSENT, OLDER, UNSETTLED
+from exporter.broker.inquiries import ABSENT, LATE, OLDER, UNSETTLED
 from exporter.core.records import NodeConnections
 from tests.broker.nodes import Node, counts, nodes
 from tests.servers.cut import CutProxy
@@ -45,6 +45,15 @@ async def test_many_questions_at_once_get_each_their_own_answer(server: Server) 
         answers = await asyncio.gather(*(node.broker.inquiries.ask(f"user{n}", False) for node, n in asked))
         for (_, n), (found, error) in zip(asked, answers, strict=True):
             assert (sorted(one.opened_at or () for one in found), error) == ([(), (float(n),)], None)
+
+
+async def test_a_node_that_does_not_answer_is_named_and_nothing_of_the_question_is_kept(server: Server) -> None:
+    async with nodes(server.url, 2, lease=5.0) as (first, second):
+        await counts(first, nodes=2, settling=0)
+        del second.broker.nodes_channel.handlers[Kind.WHERE]
+        found, error = await first.broker.inquiries.ask("ann", False)
+        assert (found, error) == ([NodeConnections("a node", None, LATE)], "not known of a node")
+        assert not first.broker.inquiries._questions
 
 
 async def test_an_older_node_is_named_as_not_known(server: Server) -> None:

@@ -31,6 +31,8 @@ def test_what_is_left_out_is_the_default() -> None:
 
 def test_a_percent_encoded_password_is_decoded() -> None:
     assert locate("redis://:p%40ss%2Fword@h").password == "p@ss/word"
+    assert locate("redis+sentinel://a%40b:p%40ss%2Fword@h/m").password == "p@ss/word"
+    assert locate("redis+sentinel://a%40b:p%40ss%2Fword@h/m").username == "a@b"
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
@@ -57,6 +59,11 @@ def test_sentinels() -> None:
     assert "other" not in repr(found)
 
 
+def test_sentinels_that_speak_tls_for_a_master_that_does_not() -> None:
+    found = locate("redis+sentinel://h/m?sentinel_ssl=true&ssl_ca_certs=/ca.pem")
+    assert (found.tls, found.sentinel_tls) == (None, {"ssl_ca_certs": "/ca.pem"})
+
+
 def test_a_password_from_a_file_is_read_for_each_connection(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
@@ -64,6 +71,9 @@ def test_a_password_from_a_file_is_read_for_each_connection(tmp_path: Path) -> N
     assert found.secret() == "first"
     file.write_bytes(b"\xef\xbb\xbfsecond\r\n")  # as Windows writes it
     assert found.secret() == "second"
+    file.write_text(" \n")
+    with pytest.raises(Misconfigured, match="is empty"):
+        found.secret()
     file.unlink()
     with pytest.raises(Misconfigured, match="password file"):
         found.secret()

@@ -167,6 +167,14 @@ async def test_what_was_read_before_numbers_began_anew_says_nothing_of_them() ->
     assert fixture.handed_out == [3]
 
 
+def test_what_was_in_doubt_when_numbers_began_anew_is_handed_out_once() -> None:
+    held: HeldConversation[str] = HeldConversation("c", b"channel")
+    held.upto = 9
+    held.doubt(Envelope("c", b"m", seq=1))
+    assert [envelope.seq for envelope in held.begin_anew(1)] == [1]
+    assert held.begin_anew(0) == []
+
+
 def test_a_number_that_came_after_the_question_stays_in_doubt() -> None:
     held: HeldConversation[str] = HeldConversation("c", b"channel")
     for seq in (3, 4):
