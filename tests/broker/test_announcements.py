@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from unittest.mock import Mock
 
 import pytest
+from msgspec.structs import replace
 
 from exporter.broker import announcements, frames
 from exporter.broker.connection import Connection
@@ -554,3 +555,42 @@ async def test_typing_of_many_in_one_turn_is_told_in_one_piece_and_one_by_one_wh
         await last.hears(b"U dan")
         assert pieces[3:] == [b"U dan\n"]
         assert received.value - before == 4 + 3 + 2
+
+
+async def test_an_answer_for_what_was_let_go_of_is_not_held_against_what_is_held_now(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        before: HeldConversation[str] = HeldConversation("room", b"channel")
+        node.broker._announcements._compared(before, "JL", before.told, [b"bob"])
+        assert b"J bob" not in node.ear.heard
+        held = node.broker._held["room"]
+        node.broker._announcements._compared(held, "JL", held.told, [b"ann", b"bob"])
+        assert b"J bob" in node.ear.heard
+
+
+@pytest.mark.parametrize("missing", ["unsettled", "syncing", None])
+async def test_nobody_is_said_to_have_left_while_some_have_not_told_what_they_hold(
+    missing: str | None, server: Server
+) -> None:
+    async with nodes(server.url, 1, lease=1.0) as (node,):
+        node.join("a", "ann", "room")
+        await counts(node, participants=1, settling=0)
+        held = node.broker._held["room"]
+        held.tell("bob")
+        figures = node.broker._figures
+        assert figures is not None
+        node.broker._figures = figures if missing is None else replace(figures, **{missing: 1})
+        node.broker._announcements._compared(held, "JL", held.told, [b"ann"])
+        assert (b"L bob" in node.ear.heard) is (missing is None)
+        node.broker._figures = figures
+
+
+async def test_typing_that_waits_for_nothing_else_is_told_the_server_before_its_next_beat(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await counts(node, participants=1, settling=0)
+        node.broker._flush()
+        types(node, "a", True)
+        node.broker._scheduled = False  # the frame has left
+        node.broker.events._toggles_are_due()
+        assert node.broker._scheduled

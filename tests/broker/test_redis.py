@@ -15,8 +15,10 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from msgspec.structs import replace
 
-from exporter.broker import outgoing, reconnecting, redelivery
+from exporter.broker import frames, outgoing, reconnecting, redelivery
+from exporter.broker.clock import ServerClock
 from exporter.broker.connection import Connection, Reply
 from exporter.broker.envelope import Envelope
 from exporter.broker.frames import Kind
@@ -823,6 +825,24 @@ async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_no
         assert first.ear.heard.count(b"J bob") == 1
 
 
+def test_what_is_owed_is_the_highest_number_and_owed_once() -> None:
+    clock = ServerClock(lambda: 0.0)
+    context = MagicMock(held={}, functions=Functions("test"), node=b"12345678", meters=Metrics(), clock=clock)
+    context.now = lambda: 0.0
+    outbox: outgoing.Outbox[str] = outgoing.Outbox(context)
+    for seq in (3, 5, 4):
+        outbox.put("room", outgoing.outgoing(Kind.LOOK, seq=seq))
+        outbox.flush(MagicMock())
+    outbox.closed()
+    outbox.opened()
+    assert [seq for _, _, seq, _, _ in outbox._waiting["room"]] == [5]
+    outbox.flush(MagicMock())
+    outbox._answered(1)
+    outbox.closed()
+    outbox.opened()
+    assert not outbox.waiting
+
+
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
@@ -862,8 +882,133 @@ async def test_a_conversation_whose_last_participant_leaves_while_somebody_is_ab
         assert (ready, node.broker._held) == (["bob"], {})
 
 
+async def test_a_conversation_that_empties_while_somebody_joins_is_counted_again_when_they_have(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await counts(node, conversations=1)
+        conversations = node.broker.conversations
+        conversations.hold("room", lambda: None)
+        for happens in (
+            partial(node.hub.leave, "a", "room"),
+            partial(node.hub.open, "b", "bob"),
+            partial(node.hub.join, "b", "room"),
+        ):
+            for event in happens():
+                node.broker.events.on_event[type(event)](event)
+        conversations.settle("room")
+        await counts(node, conversations=1, participants=1, users=2)
+
+
+async def test_what_nobody_holds_any_more_is_not_listened_to(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        channel = node.broker._functions.channel("room")
+        with server.client() as client:
+            assert client.execute_command("PUBSUB", "SHARDCHANNELS", channel) == [channel]
+            for event in node.hub.leave("a", "room"):
+                node.broker.events.on_event[type(event)](event)
+
+            async def is_left() -> bool:
+                return client.execute_command("PUBSUB", "SHARDCHANNELS", channel) == []
+
+            await until(is_left, "left")
+
+
+async def test_what_was_about_to_be_subscribed_to_goes_on_without_a_broker_that_is_lost(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        ready = list[str]()
+        node.broker.conversations.hold("room", partial(ready.append, "ann"))
+        connection = node.broker._reconnecting.connection
+        assert connection is not None
+        connection.abort("for this test")
+        assert ready == ["ann"]
+        assert not node.broker.conversations.new, "the next connection subscribes to all that is held then"
+        node.broker.conversations.settle("room")
+
+
+async def test_what_came_before_the_answer_to_the_first_join_shows_a_hole_behind_it(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        conversations = node.broker.conversations
+        conversations.hold("room", lambda: None)
+        node.broker.ordering.message(node.broker._held["room"], Envelope("room", b"seventh", seq=7))
+        assert conversations.begin("room", 5) == 5
+        await node.hears(b"heal 5 7")
+        conversations.settle("room")
+
+
+async def test_who_takes_part_is_told_also_when_it_is_known_only_after_the_join(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        node.broker._announcements.seeded(node.broker._held["room"], [b"ann", b"bob"])
+        assert node.ear.heard == [b"J ann", b"J bob"]
+
+
+async def test_a_broker_that_has_answered_no_beat_for_a_lease_is_not_up(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        assert node.broker.cluster() is not None
+        node.broker._alive_until = node.broker._now()
+        assert not node.broker.up
+        assert node.broker.cluster() is None
+
+
+async def test_a_beat_counts_from_when_it_was_sent(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        figures = node.broker._figures
+        assert figures is not None
+        node.broker._alive_until = 0.0
+        node.broker._answered(figures, 5.0)  # the server's lease began then, or later
+        assert node.broker._alive_until == 5.0 + node.broker._lease
+
+
+@pytest.mark.parametrize(
+    ("change", "examined"), [({}, []), ({"nodes": -1}, [None]), ({"nodes": 1}, []), ({"came": 1}, [None])]
+)
+async def test_whoever_dies_or_comes_may_have_stored_what_was_not_published(
+    change: dict[str, int], examined: list[None], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(server.url, 1) as (node,):
+        looked: list[object] = []
+        monkeypatch.setattr(node.ear, "examine", looked.append)
+        figures = node.broker._figures
+        assert figures is not None
+        more = {name: getattr(figures, name) + by for name, by in change.items()}
+        node.broker._answered(replace(figures, **more), node.broker._now())
+        assert looked == examined
+
+
+async def test_another_connection_may_be_to_another_clock(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes(server.url, 1) as (node,):
+        forgotten: list[None] = []
+        monkeypatch.setattr(node.broker._clock, "forget", lambda: forgotten.append(None))
+        connection = node.broker._reconnecting.connection
+        assert connection is not None
+        connection.abort("for this test")
+        await node.up()
+        assert forgotten
+
+
+async def test_the_last_node_leaves_nothing_behind_however_much_it_holds(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        for number in range(400):
+            node.join(f"c{number}", f"user{number}", "room")
+        await counts(node, users=400, participants=400)
+        root = node.broker._functions.root
+    with server.client() as client:
+        assert client.keys(f"{root}:*") == [f"{root}:state"]
+
+
+async def test_a_removal_whose_age_is_not_known_may_be_late(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        now = node.broker._clock.stamp(node.broker._now())
+        assert not node.broker._incoming._is_late(frames.head(b"another1", now))
+        assert node.broker._incoming._is_late(frames.head(b"another1", 0))
+
+
+@pytest.mark.parametrize("late", [False, True])
 async def test_who_joins_with_an_answer_older_than_the_subscription_is_examined_when_the_join_is_over(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    late: bool, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with nodes(server.url, 1) as (node,):
         node.join("a", "ann", "room")
@@ -872,8 +1017,12 @@ async def test_who_joins_with_an_answer_older_than_the_subscription_is_examined_
         monkeypatch.setattr(node.ear, "examine", looked.append)
         conversations = node.broker.conversations
         conversations.hold("room", lambda: None)
-        conversations.subscribed()  # by another connection than when the database was asked
-        assert looked == []
+        if late:
+            conversations._look_back(node.broker._held["room"])  # it took longer than a join waits
+        else:
+            conversations.subscribed()  # by another connection than when the database was asked
+        assert looked == [[("room", "ann")]] * late
+        looked.clear()
         conversations.settle("room")
         assert looked == [[("room", "ann")]]
 
@@ -971,6 +1120,19 @@ async def test_a_connection_to_another_server_than_before_is_told_apart(server: 
     finally:
         await way.close()
     assert opened == [False, False, True]
+
+
+async def test_a_silence_ends_with_its_connection_and_a_slot_that_has_moved_is_followed(server: Server) -> None:
+    way = way_to(server)
+    way._silent_since = 0.0  # of the connection before
+    try:
+        await way.start(5.0)
+        assert way.connection is not None
+        assert way._silent_since is None
+        way._lost("MOVED 1234 [::1]:7001")
+        assert way._redirected == ("::1", 7001)
+    finally:
+        await way.close()
 
 
 async def test_a_join_that_waits_for_a_message_is_told_that_somebody_was_removed_meanwhile(server: Server) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from exporter.broker import Envelope
 from exporter.broker.location import locate
 from exporter.core.errors import NotFound, Unavailable
-from exporter.core.events import Send
-from exporter.core.records import Draft
+from exporter.core.events import Join, Leave, Send, Typing
+from exporter.core.records import Draft, Membership
 from exporter.node.cluster import ClusterNode
 from tests.doubles import FakeStore, turns
 from tests.node.test_node import World
@@ -74,3 +75,40 @@ async def test_that_somebody_is_no_member_is_told_the_others_also_when_it_was_so
         here.store.answer(answer)
         await asyncio.gather(removal, return_exceptions=True)
     assert told == [("c", "ann"), ("c", "ann")], "the answer to the first removal may have been lost"
+
+
+async def test_people_here_are_told_of_each_other_as_if_the_node_were_alone(here: Here) -> None:
+    ann, bob, _eve = await here.joined("ann", "bob", "eve")
+    cat = here.tab("cat")
+    await here.join(cat)
+    here.do(cat, Typing("c", True))
+    here.do(cat, Leave("c"))
+    expected = [
+        {"type": "participant_joined", "conversation": "c", "user": "cat"},
+        {"type": "typing", "conversation": "c", "user": "cat", "active": True},
+        {"type": "typing", "conversation": "c", "user": "cat", "active": False},
+        {"type": "participant_left", "conversation": "c", "user": "cat"},
+    ]
+    assert ann.got() == bob.got() == expected
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_who_joins_behind_a_message_on_its_way_is_asked_about_again_after_a_removal(
+    removed: bool, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here.node, "heal", lambda *asked: None)  # the message comes by itself
+    await here.joined("ann")
+    bob = here.tab("bob")
+    here.do(bob, Join("c"))
+    await turns()
+    here.store.answer(Membership(member=True, last_seq=4))
+    await turns()
+    assert bob.got() == [], "the message belongs to those who joined before"
+    if removed:
+        here.node.removed("c", "bob")
+    here.node.redis.ordering.fill(Envelope("c", b"fourth", seq=4))
+    if removed:
+        await turns()
+        here.store.answer(Membership(member=False, last_seq=4))
+    await turns()
+    assert [frame["type"] for frame in bob.got()] == ["error" if removed else "joined"]

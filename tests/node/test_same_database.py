@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -186,3 +188,21 @@ async def test_a_database_is_the_same_by_any_user_and_is_not_its_copy() -> None:
         await store.close()
     finally:
         await asyncio.to_thread(server.close)
+
+
+async def test_who_shares_a_database_again_is_warned_of_again_when_they_no_longer_do() -> None:
+    mine = iter(("theirs", "mine"))
+
+    async def identity() -> str:
+        return next(mine)
+
+    channel: Any = Mock(handlers={})
+    same = same_database.SameDatabase(channel, identity, "here")
+    same._mine = "mine"
+    frame: Any = (0, msgspec.json.encode(("theirs", "there")), 0, "", 0)
+    with capture_logs() as logs:
+        for warned in (0, 1, 1):
+            same._heard(b"another1", frame, 0.0)
+            await asyncio.gather(*same._tasks)
+            assert said(logs) == warned
+            same._mine = "mine"
