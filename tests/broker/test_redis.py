@@ -29,6 +29,7 @@ from exporter.broker.presence import PAUSE
 from exporter.broker.reconnecting import ReconnectingConnection
 from exporter.broker.redis import EARLY, RedisBroker
 from exporter.core.errors import Misconfigured
+from exporter.core.events import ClosedReason
 from exporter.core.records import Membership
 from exporter.metrics.counters import Metrics
 from tests.broker.conftest import BOTH
@@ -899,6 +900,18 @@ async def test_a_conversation_that_empties_while_somebody_joins_is_counted_again
         await counts(node, conversations=1, participants=1, users=2)
 
 
+async def test_a_user_is_connected_until_the_last_of_their_connections_has_gone(server: Server) -> None:
+    async with nodes(server.url, 1) as (node,):
+        for connection in ("a", "b"):
+            node.join(connection, "ann", "room")
+        await counts(node, connections=2, users=1, participants=1)
+        for connection, users in (("a", 1), ("b", 0)):
+            for event in node.hub.close(connection, ClosedReason.CLIENT):
+                if (tell := node.broker.events.on_event.get(type(event))) is not None:
+                    tell(event)
+            await counts(node, connections=users, users=users, participants=users)
+
+
 async def test_what_nobody_holds_any_more_is_not_listened_to(server: Server) -> None:
     async with nodes(server.url, 1) as (node,):
         node.join("a", "ann", "room")
@@ -906,6 +919,7 @@ async def test_what_nobody_holds_any_more_is_not_listened_to(server: Server) -> 
         channel = node.broker._functions.channel("room")
         with server.client() as client:
             assert client.execute_command("PUBSUB", "SHARDCHANNELS", channel) == [channel]
+            assert (node.broker.conversations._awaited, node.broker.conversations._joins) == (set(), 0)
             for event in node.hub.leave("a", "room"):
                 node.broker.events.on_event[type(event)](event)
 
@@ -963,7 +977,8 @@ async def test_a_beat_counts_from_when_it_was_sent(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "examined"), [({}, []), ({"nodes": -1}, [None]), ({"nodes": 1}, []), ({"came": 1}, [None])]
+    ("change", "examined"),
+    [({}, []), ({"nodes": -1}, [None]), ({"nodes": 1}, []), ({"came": 1}, [None]), ({"purged": 1}, [])],
 )
 async def test_whoever_dies_or_comes_may_have_stored_what_was_not_published(
     change: dict[str, int], examined: list[None], server: Server, monkeypatch: pytest.MonkeyPatch
@@ -974,8 +989,11 @@ async def test_whoever_dies_or_comes_may_have_stored_what_was_not_published(
         figures = node.broker._figures
         assert figures is not None
         more = {name: getattr(figures, name) + by for name, by in change.items()}
+        beats: list[object] = []
+        monkeypatch.setattr(node.broker._presence, "beat", beats.append)
         node.broker._answered(replace(figures, **more), node.broker._now())
         assert looked == examined
+        assert len(beats) == ("purged" in change), "what is left of the dead does not wait for the next beat"
 
 
 async def test_another_connection_may_be_to_another_clock(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1120,6 +1138,28 @@ async def test_a_connection_to_another_server_than_before_is_told_apart(server: 
     finally:
         await way.close()
     assert opened == [False, False, True]
+
+
+async def test_a_connection_that_ends_while_it_is_looked_at_is_none(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = way_to(server)
+    check, looked = way._check, list[Connection]()
+
+    async def ends_once(connection: Connection) -> str:
+        run_id = await check(connection)
+        looked.append(connection)
+        if len(looked) == 1:
+            connection.abort("for this test")
+        return run_id
+
+    monkeypatch.setattr(way, "_check", ends_once)
+    try:
+        await way.start(20.0)
+        assert way.connection is looked[-1]
+        assert way.connection.open
+    finally:
+        await way.close()
 
 
 async def test_a_silence_ends_with_its_connection_and_a_slot_that_has_moved_is_followed(server: Server) -> None:
