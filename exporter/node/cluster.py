@@ -3,7 +3,7 @@
 Messages are handed out in the order of their numbers, also those of other nodes; what the broker has lost is read from
 the database (``healing``). Who joined, left or types is announced as the cluster's truth, not this node's.
 
-Tested in ``tests/broker/test_disasters.py``.
+Tested in ``tests/node/test_cluster.py`` and ``tests/broker/test_disasters.py``.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ async def test_many_questions_at_once_get_each_their_own_answer(server: Server) 
     async with nodes(server.url, 3, lease=1.0) as (first, second, third):
         await counts(first, nodes=3, settling=0)
         second.ear.opened = {f"user{n}": [float(n)] for n in range(100)}
-        asked = [(node, n) for n in range(100) for node in (first, third)]
+        asked = [one for n in range(100) for one in ((first, n), (third, 99 - n))]  # under the same numbers
         answers = await asyncio.gather(*(node.broker.inquiries.ask(f"user{n}", False) for node, n in asked))
         for (_, n), (found, error) in zip(asked, answers, strict=True):
             assert (sorted(one.opened_at or () for one in found), error) == ([(), (float(n),)], None)

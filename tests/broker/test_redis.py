@@ -978,7 +978,14 @@ async def test_a_beat_counts_from_when_it_was_sent(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("change", "examined"),
-    [({}, []), ({"nodes": -1}, [None]), ({"nodes": 1}, []), ({"came": 1}, [None]), ({"purged": 1}, [])],
+    [
+        ({}, []),
+        ({"nodes": -1}, [None]),
+        ({"nodes": 1}, []),
+        ({"came": 1}, [None]),
+        ({"purged": 1}, []),
+        ({"unsettled": 500}, []),
+    ],
 )
 async def test_whoever_dies_or_comes_may_have_stored_what_was_not_published(
     change: dict[str, int], examined: list[None], server: Server, monkeypatch: pytest.MonkeyPatch
@@ -986,14 +993,16 @@ async def test_whoever_dies_or_comes_may_have_stored_what_was_not_published(
     async with nodes(server.url, 1) as (node,):
         looked: list[object] = []
         monkeypatch.setattr(node.ear, "examine", looked.append)
-        figures = node.broker._figures
-        assert figures is not None
+        assert node.broker._figures is not None
+        figures = node.broker._figures = replace(node.broker._figures, unsettled=0)
         more = {name: getattr(figures, name) + by for name, by in change.items()}
-        beats: list[object] = []
+        beats, compared = list[object](), list[float]()
         monkeypatch.setattr(node.broker._presence, "beat", beats.append)
+        monkeypatch.setattr(node.broker._announcements, "compare_in", compared.append)
         node.broker._answered(replace(figures, **more), node.broker._now())
         assert looked == examined
         assert len(beats) == ("purged" in change), "what is left of the dead does not wait for the next beat"
+        assert compared == [0.51] * ("unsettled" in change), "as soon as nobody's entries can be missing"
 
 
 async def test_another_connection_may_be_to_another_clock(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
