@@ -594,3 +594,14 @@ async def test_typing_that_waits_for_nothing_else_is_told_the_server_before_its_
         node.broker._scheduled = False  # the frame has left
         node.broker.events._toggles_are_due()
         assert node.broker._scheduled
+
+
+async def test_who_is_here_only_again_types_as_this_node_knows(server: Server) -> None:
+    """What another node said of it last may still be on its way, and is passed over then."""
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        held = node.broker._held["room"]
+        for word in ("S", "T", "O"):
+            node.broker._announcements.heard_from_afar(held, word, "ann")
+        assert node.ear.heard == [b"J ann", b"T ann", b"U ann"]

@@ -208,6 +208,12 @@ async def test_a_refusal_ends_what_is_faultless_and_is_nobodys_reply() -> None:
     assert (here.replies, here.lost) == ([], ["NOPERM no"])
 
 
+async def test_what_a_server_says_before_it_is_asked_anything_is_the_reason() -> None:
+    here = Listening()
+    here.connection.data_received(b"-ERR max number of clients reached\r\n")
+    assert here.lost == ["ERR max number of clients reached"]
+
+
 async def test_the_servers_send_what_was_published_back_with_the_reply(server: Server) -> None:
     """Nearly always in one piece: then it is not taken apart."""
     replies: asyncio.Queue[Any] = asyncio.Queue()

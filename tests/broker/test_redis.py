@@ -826,6 +826,15 @@ async def test_what_was_asked_for_a_conversation_that_was_let_go_of_announces_no
         assert first.ear.heard.count(b"J bob") == 1
 
 
+def test_where_no_more_conversations_are_owed_the_numbers_of_those_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "MOST_OWED", 1)
+    outbox: outgoing.Outbox[str] = outgoing.Outbox(MagicMock(meters=Metrics()))
+    for room, seq in (("room", 3), ("other", 4), ("room", 5)):
+        outbox.drop(room, outgoing.outgoing(Kind.LOOK, seq=seq))
+    outbox.opened()
+    assert {room: frame[2] for room, (frame,) in outbox._waiting.items()} == {"room": 5}
+
+
 def test_what_is_owed_is_the_highest_number_and_owed_once() -> None:
     clock = ServerClock(lambda: 0.0)
     context = MagicMock(held={}, functions=Functions("test"), node=b"12345678", meters=Metrics(), clock=clock)
@@ -1024,6 +1033,24 @@ async def test_the_last_node_leaves_nothing_behind_however_much_it_holds(server:
         root = node.broker._functions.root
     with server.client() as client:
         assert client.keys(f"{root}:*") == [f"{root}:state"]
+
+
+async def test_a_message_of_another_node_is_timed_from_when_it_was_received_there(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        came: list[Envelope[str]] = []
+        monkeypatch.setattr(node.ear, "deliver", came.append)
+        clock, broker = node.broker._clock, node.broker
+        stamp = clock.stamp(broker._now() - 1.0)
+        published = clock.here(stamp)
+        assert published is not None
+        for seq, age in ((1, 3_000_000), (2, 0)):
+            payload = frames.head(b"another1", stamp) + frames.pack(Kind.MESSAGE, b"m", seq, "bob", age)
+            broker._incoming.pushed([b"smessage", broker._held["room"].channel, payload])
+        assert [one.received for one in came] == [published - 3.0, None]
 
 
 async def test_a_removal_whose_age_is_not_known_may_be_late(server: Server) -> None:
