@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana.source.cases import JOB, NODE_A, A, B, Case, burst, rejected, slow, step
-from grafana.source.series import NODES, levels, name, ramps, steady
+from grafana.source.series import NODES, healthy, levels, name, ramps, steady
 
 _DELIVERY = "messaging_message_delivery_duration_seconds"
 _ALL_SLOW = [
@@ -200,6 +200,19 @@ CASES: tuple[Case, ...] = (
         JOB,
         "messaging answered or closed with an internal error 3 times within 10 minutes.",
         pending=61,
+        read=65,
+        gone=75,
+    ),
+    Case(
+        "MessagingInternalErrors",
+        (
+            *((series, None) for series in healthy() if series.startswith("messaging_commands_rejected_total")),
+            (name("messaging_connections_closed_total", A, reason="internal_error"), ramps((60, 0), (1, 3), (120, 0))),
+        ),
+        JOB,
+        "messaging answered or closed with an internal error 3 times within 10 minutes.",
+        pending=61,
+        what="in a chat of one's own that reports no commands",
         read=65,
         gone=75,
     ),
