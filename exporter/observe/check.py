@@ -39,7 +39,7 @@ async def check(source: Source, *, out: Callable[[str], None]) -> int:
         await engine.close()
     assert engine.latest_mapping is not None  # noqa: S101 - it has been counted
     _print_figures(engine.latest_mapping, totals, out)
-    wrong = engine.inaccurate
+    wrong = engine.counters.inaccurate
     if wrong is not None:
         out(f"  inaccurate_conversations: {wrong.number:,}")
         for conversation, said, counted in wrong.wrong:

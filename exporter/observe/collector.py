@@ -123,7 +123,7 @@ class SourceCollector:
                     await engine.open()
                 pause = IDLE
                 if engine.due:
-                    if not engine.counting and not engine.comparison:
+                    if engine.to_begin:
                         await engine.begin()
                     took = await engine.advance()
                     pause = took / engine.load - took

@@ -8,12 +8,13 @@ Tested in ``tests/observe/test_engine.py``.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from exporter.observe.connections import Reader, Row, Snapshot
 from exporter.observe.mapping import Counter, Mapping
 from exporter.observe.records import SourceError
+from exporter.observe.state import State
 
 SECONDS: Final = 4.0
 PAGE_SECONDS: Final = 0.25
@@ -30,6 +31,8 @@ class Comparison:
     page: int = 200
     number: int = 0
     done: bool = False
+    stuck: bool = False
+    """Did a page of one conversation take too long?"""
     wrong: list[tuple[Any, Any, int]] = field(default_factory=list)
 
     async def step(self, reader: Reader, mapping: Mapping) -> float:
@@ -45,11 +48,12 @@ class Comparison:
         try:
             rows = await reader.read(work, SECONDS)
         except SourceError as error:
-            if not error.slow or self.page == 1:
+            self.stuck = error.slow and self.page == 1
+            if not error.slow or self.stuck:
                 raise
             self.page = max(1, self.page // 8)
             return time.perf_counter() - started
-        took = time.perf_counter() - started
+        took, self.stuck = time.perf_counter() - started, False
         for conversation, said, counted in rows:
             if said != counted:
                 self.number += 1
@@ -59,6 +63,50 @@ class Comparison:
         if rows:
             self.after = rows[-1][0]
         self.page = max(1, int(self.page * min(4.0, max(0.25, PAGE_SECONDS / max(took, 0.001)))))
+        return took
+
+
+class Counters:
+    """The comparison under way, and what the last one found, which the state keeps."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.comparison: Comparison | None = None
+        self.inaccurate: Comparison | None = None
+
+    def resume(self) -> None:
+        """Know what is in the state."""
+        number = self._state.get("inaccurate")
+        self.inaccurate = None if number is None else Comparison(number=number)
+
+    def take(self, mapping: Mapping) -> None:
+        """What was found of another counter is not told of this one; within a step of the state."""
+        counter = None if mapping.counter is None else asdict(mapping.counter)
+        if self._state.get("counter") != counter:
+            self.forget()
+            self._state.put("counter", counter)
+            self._state.put("inaccurate", None)
+
+    def begin(self, mapping: Mapping) -> None:
+        """A recount has ended; within a step of the state. A comparison that did not end in time found nothing."""
+        if self.comparison is not None:
+            self.inaccurate = None
+            self._state.put("inaccurate", None)
+        self.comparison = Comparison() if mapping.counter is not None else None
+
+    def forget(self) -> None:
+        """Of another database."""
+        self.comparison = self.inaccurate = None
+
+    async def step(self, reader: Reader, mapping: Mapping) -> float:
+        """One page of the comparison under way: the seconds that it took. Raises SourceError."""
+        if (comparison := self.comparison) is None:
+            return 0.0
+        took = await comparison.step(reader, mapping)
+        if comparison.done:
+            self.inaccurate, self.comparison = comparison, None
+            with self._state.step():
+                self._state.put("inaccurate", comparison.number)
         return took
 
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from exporter.observe import counting, identity
 from exporter.observe.base import Base, Count
 from exporter.observe.connections import Reader, Snapshot, behind, reader_of
-from exporter.observe.counters import Comparison
+from exporter.observe.counters import Counters
 from exporter.observe.counting import TAIL, DirectFigures
 from exporter.observe.direct_figures import DirectFiguresCache
 from exporter.observe.identity import Sizes
@@ -73,9 +73,7 @@ class Engine:
         self.counting: Count | None = None
         self.recounted_at: float | None = None
         self.differences: dict[str, int] = {}
-        self.comparison: Comparison | None = None
-        """The counters' comparison under way; ``inaccurate`` is what the last one found."""
-        self.inaccurate: Comparison | None = None
+        self.counters = Counters(state)
         self._sealing = Sealing(tail, overlap)
         self._pages = Pages(self.reader, state)
         self._rows_passed = 0
@@ -110,8 +108,7 @@ class Engine:
             self.base, self.counting = self.state.get("base", Base), self.state.get("count", Count)
         except msgspec.MsgspecError:
             self._begin_anew("the state was written by another version")
-        inaccurate = self.state.get("inaccurate")
-        self.inaccurate = None if inaccurate is None else Comparison(number=inaccurate)
+        self.counters.resume()
         self.recounted_at = self.state.get("recounted_at")
         self.differences = self.state.get("differences") or {}
         self._sealing.resume(self.state.get("awaited"))
@@ -130,6 +127,7 @@ class Engine:
             self._begin_anew("the mapping was changed", deleted=True)
         with self.state.step():
             self.state.put("rules", mapping.rules)
+            self.counters.take(mapping)
         if self.counting and not fits(self.counting, mapping):
             self.counting = None
         self.mapping = self.latest_mapping = mapping
@@ -146,7 +144,8 @@ class Engine:
             self.state.forget()
             for key, value in kept.items():
                 self.state.put(key, value)
-        self.base = self.counting = self.recounted_at = self._published = self.comparison = self.inaccurate = None
+        self.base = self.counting = self.recounted_at = self._published = None
+        self.counters.forget()
         self._direct = DirectFiguresCache(background_refresh=self._background_refresh)
         self.differences = {}
         self._sealing.forget()
@@ -171,9 +170,19 @@ class Engine:
 
     @property
     def due(self) -> bool:
-        """Is a full count under way, or its time come?"""
+        """Is a full count or what follows it under way, or its time come?"""
+        return self.counting is not None or self.counters.comparison is not None or self._recount_due
+
+    @property
+    def to_begin(self) -> bool:
+        """Is what is due a full count's beginning? A comparison that does not go on holds up no recount."""
+        comparison = self.counters.comparison
+        return not self.counting and (comparison is None or (comparison.stuck and self._recount_due))
+
+    @property
+    def _recount_due(self) -> bool:
         base, now = self.base, self.clock()
-        if not base or self.counting or self.comparison or self.recounted_at is None or self._sealing.overtaken:
+        if not base or self.recounted_at is None or self._sealing.overtaken:
             return True
         wait = self.recount_interval / EARLY_RECOUNT_DIVISOR if self._recount_early else self.recount_interval
         return base.day > now // 86_400 or not 0 <= now - self.recounted_at < wait
@@ -183,7 +192,7 @@ class Engine:
         if self.mapping is None:
             await self.open()
         await self.begin()
-        while self.counting or self.comparison:
+        while self.counting or self.counters.comparison:
             await self.advance()
         return await self.look()
 
@@ -213,24 +222,13 @@ class Engine:
         async with self.lock:
             count = self.counting
             if count is None:
-                return await self._compare()
+                return await self.counters.step(self.reader, self._known())
             started = time.perf_counter()
             if count.read:
                 await self._pass()
             else:
                 await self._pages.read(count, self._known(), self.clock(), full_speed=self._full_speed)
             return time.perf_counter() - started
-
-    async def _compare(self) -> float:
-        """One page of the counters' comparison, which follows each full count."""
-        if (comparison := self.comparison) is None:
-            return 0.0
-        took = await comparison.step(self.reader, self._known())
-        if comparison.done:
-            self.inaccurate, self.comparison = comparison, None
-            with self.state.step():
-                self.state.put("inaccurate", comparison.number)
-        return took
 
     # --- a pass -------------------------------------------------------------------------------------------
 
@@ -268,7 +266,8 @@ class Engine:
         self._direct.keep(found.direct)
         totals = await asyncio.to_thread(self._keep_pass, found, now)
         totals = replace(totals, as_of=min(now, found.direct[1]) - behind(found.horizon))
-        return totals if self.inaccurate is None else replace(totals, inaccurate_conversations=self.inaccurate.number)
+        inaccurate = self.counters.inaccurate
+        return totals if inaccurate is None else replace(totals, inaccurate_conversations=inaccurate.number)
 
     async def _leave_what_is_outgrown(self) -> None:
         """After a bulk load or a long absence, more may be new than a pass can read, for ever: then count anew."""
@@ -330,7 +329,7 @@ class Engine:
         self.state.absorb(count.base.generation, facts)
         self.state.forget(but=count.base.generation)
         self.base, self.counting, self.recounted_at = count.base, None, now
-        self.comparison = Comparison() if mapping.counter is not None else None
+        self.counters.begin(mapping)
         self._published = Published(self.state, count.base.generation)
         totals = figures(mapping, count.base.plus(facts), self._published, direct, now)
         published = self.state.get("published") if before is None else by_name(before)

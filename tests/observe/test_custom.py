@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exporter.core.errors import Misconfigured
-from exporter.observe import SourceTotals, count_once
+from exporter.observe import SourceTotals, count_once, counters
 from exporter.observe.check import ALL_WELL, FINDINGS, UNCHECKED, check
 from exporter.observe.custom import Document
 from exporter.observe.engine import Engine
@@ -596,8 +597,67 @@ async def test_counters_of_a_database_that_is_counted_anew_are_not_known(server:
     await engine.begin()
     while engine.counting:
         await engine.advance()
-    assert engine.comparison
+    comparison = engine.counters.comparison
+    assert comparison
     server.script("DELETE FROM posts")
     totals = await engine.look()
-    assert (totals.stored_messages, totals.inaccurate_conversations, engine.comparison) == (None, None, None)
+    assert (totals.stored_messages, totals.inaccurate_conversations, engine.counters.comparison) == (None, None, None)
     await engine.close()
+
+
+async def test_what_was_found_of_another_counter_is_not_told_of_this_one(server: Server, tmp_path: Path) -> None:
+    """Nor does it outlive the line of the file that asked for it: changed while it runs, or before a start."""
+    server.script("ALTER TABLE conversation ADD COLUMN shown integer; UPDATE conversation SET shown = 0")
+    path = tmp_path / "mapping.yml"
+    path.write_text(MAPPING)
+    source = Source(server.url, "custom", config_file=path)
+
+    def engine() -> Engine:
+        return Engine(source, State(tmp_path / "state.db"), load=1.0, clock=lambda: NOON, tail=1)
+
+    first = engine()
+    assert (await first.count()).inaccurate_conversations == 1
+    path.write_text(MAPPING.replace("total_messages", "shown"))
+    await first.begin()
+    assert (await first.look()).inaccurate_conversations is None
+    assert (await first.count()).inaccurate_conversations == 2
+    await first.close()
+    path.write_text(MAPPING.replace(", counter: total_messages", ""))
+    second = engine()
+    await second.open()
+    totals = await second.look()
+    assert (totals.stored_messages, totals.inaccurate_conversations) == (5, None)
+    await second.close()
+
+
+async def test_counters_that_cannot_be_compared_hold_up_no_recount(
+    server: Server, mapping: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting one conversation takes too long, as it does without an index; what was found before is of before."""
+    now = NOON
+    source = Source(server.url, "custom", config_file=mapping)
+    engine = Engine(source, State(None), load=1.0, recount_interval=60, clock=lambda: now, tail=1)
+    assert (await engine.count()).inaccurate_conversations == 1
+    monkeypatch.setattr(counters, "SECONDS", 0.0)
+    server.script("DELETE FROM message WHERE content = 'f'")
+    for _ in range(2):
+        now += 60
+        for _ in range(20):
+            await step(engine)
+        assert engine.to_begin is False
+        assert engine.recounted_at == now
+        assert (await engine.look()).stored_messages == 4
+    assert (await engine.look()).inaccurate_conversations is None
+    monkeypatch.undo()
+    while engine.due:
+        await step(engine)
+    assert (await engine.look()).inaccurate_conversations == 1
+    await engine.close()
+
+
+async def step(engine: Engine) -> None:
+    """One step, as it is made in the background."""
+    with contextlib.suppress(SourceError):
+        if engine.to_begin:
+            await engine.begin()
+        await engine.advance()

@@ -216,7 +216,7 @@ class Deletions(RuleBasedStateMachine):
     def count(self) -> None:
         """One step of a full count; what it corrects is published."""
         before = self._look()
-        if not self.engine.counting and not self.engine.comparison:
+        if self.engine.to_begin:
             self._run(self.engine.begin)
             self.silent_in_count = False
         for mark in self.engine.counting.all():  # pages of a few rows
