@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -61,6 +63,43 @@ async def test_figures_are_read_when_somebody_asks(tmp_path: Path) -> None:
     assert (totals.stored_messages, totals.registered_users) == (3, 1)
     view = await collector.view(5)
     assert (view.up, view.error, view.kind, view.progress) == (True, None, "mattermost", 1.0)
+    await collector.close()
+    server.close()
+
+
+async def test_before_the_first_count_nothing_is_done_and_nothing_was_ever_known(tmp_path: Path) -> None:
+    server = mattermost(tmp_path)
+    collector = SourceCollector(Source(server.url, "mattermost"), tmp_path)
+    view = await collector.view(5)  # nobody counts: it was not started
+    assert (view.up, view.progress, view.last_success, view.recounted_at) == (True, 0.0, None, None)
+    await collector.close()
+    server.close()
+
+
+async def test_a_look_that_took_long_is_shown_for_as_long_as_its_load_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seconds of the database's time at a load of 5 %: 40 s."""
+    server = mattermost(tmp_path)
+    collector = SourceCollector(Source(server.url, "mattermost"), load=0.05)
+    await collector.engine.count()
+    now, look = 0.0, collector.engine.look
+
+    async def slow() -> SourceTotals:
+        nonlocal now
+        now += 2.0
+        return await look()
+
+    monkeypatch.setattr(collector.engine, "look", slow)
+    monkeypatch.setattr("exporter.observe.collector.time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    stored = []
+    for number, moment in ((4, 0.0), (5, 41.9), (6, 42.0)):
+        now = max(now, moment)
+        stored.append((await collector.collect(5)).stored_messages)  # type: ignore[union-attr]
+        server.script(
+            f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('p{number}', {number}, {number}, 'u1')"
+        )
+    assert stored == [3, 3, 5]
     await collector.close()
     server.close()
 

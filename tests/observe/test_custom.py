@@ -7,6 +7,7 @@ import contextlib
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -652,6 +653,36 @@ async def test_counters_that_cannot_be_compared_hold_up_no_recount(
     while engine.due:
         await step(engine)
     assert (await engine.look()).inaccurate_conversations == 1
+    await engine.close()
+
+
+async def test_what_takes_too_long_to_compare_is_compared_in_smaller_pages(
+    server: Server, mapping: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as there are smaller ones; and what is no matter of time is told."""
+    engine = Engine(
+        Source(server.url, "custom", config_file=mapping), State(None), load=1.0, clock=lambda: NOON, tail=1
+    )
+    await engine.count()
+    assert engine.mapping is not None
+    comparison, pages, read = counters.Comparison(), [], engine.reader.read
+
+    async def slow(*args: Any) -> Any:
+        pages.append(comparison.page)
+        if comparison.page > 3:
+            raise SourceError("slow", slow=True)
+        return await read(*args)
+
+    monkeypatch.setattr(engine.reader, "read", slow)
+    while not comparison.done:
+        await comparison.step(engine.reader, engine.mapping)
+    assert pages[:3] == [200, 25, 3]
+    assert [(said, counted) for _, said, counted in comparison.wrong] == [(9, 2)]
+    monkeypatch.setattr(engine.reader, "read", read)
+    monkeypatch.setattr(counters, "statement", lambda *_: "SELECT nothing")
+    with pytest.raises(SourceError) as told:
+        await counters.Comparison().step(engine.reader, engine.mapping)
+    assert not told.value.slow
     await engine.close()
 
 

@@ -698,6 +698,48 @@ async def test_slow_figures_that_are_kept_between_scrapes_are_not_those_of_anoth
     await engine.close()
 
 
+async def test_slow_figures_are_of_the_moment_at_which_they_were_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the scrapes where somebody does so; else by a pass, after minutes, or when the clock was put back."""
+    monkeypatch.setattr(direct_figures, "QUICK", -1.0)
+    clock = Clock()
+    source = Source(server.url, "mattermost")
+    engine = Engine(source, State(None), load=1.0, clock=clock, tail=10, background_refresh=True)
+    post(server, 1, 100)
+    assert (await engine.count()).registered_users == 2
+
+    async def told(after: float) -> tuple[int | None, float]:
+        clock.now += after
+        totals = await engine.look()
+        return totals.registered_users, totals.as_of - NOON
+
+    server.script("DELETE FROM users WHERE id = 'u2'")
+    assert await told(direct_figures.OLDEST - 1) == (2, 0)
+    assert await told(1) == (1, direct_figures.OLDEST)
+    server.script("INSERT INTO users (id) VALUES ('u2')")
+    assert await told(-1) == (2, direct_figures.OLDEST - 1)
+    server.script("DELETE FROM users WHERE id = 'u2'")
+    assert await told(200) == (2, direct_figures.OLDEST - 1)
+    await engine.refresh()
+    server.script("INSERT INTO users (id) VALUES ('u2')")
+    clock.now += 200
+    await engine.refresh()  # nobody has asked since
+    assert await told(0) == (1, direct_figures.OLDEST + 199)
+    await engine.close()
+
+
+def test_slow_figures_are_read_for_a_hundredth_of_the_time() -> None:
+    cache = direct_figures.DirectFiguresCache(background_refresh=True)
+    cache.keep((DirectFigures(users=1), NOON, 3.0))
+    assert not cache.due(NOON + 300)  # nobody asked
+    assert cache.cached(NOON + 1) == (DirectFigures(users=1), NOON, 3.0)
+    assert [cache.due(NOON + age) for age in (299, 300, -1)] == [False, True, True]
+    cache.keep((DirectFigures(users=1), NOON, direct_figures.QUICK))
+    assert cache.cached(NOON + 1) is None
+    assert not cache.due(NOON + 300)  # a pass reads them
+
+
 @pytest.mark.parametrize("moved", [False, True], ids=["counted", "sealed"])
 async def test_rows_that_become_others_while_it_runs_are_another_database(server: Server, moved: bool) -> None:
     """A backup was put back between two scrapes, on the same connection, and is longer than what was sealed."""
