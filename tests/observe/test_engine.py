@@ -381,7 +381,7 @@ async def test_the_line_follows_a_minute_behind_however_often_somebody_looks(ser
         clock.now = NOON + number - 100
         assert (await engine.look()).stored_messages == number
     assert engine.base is not None
-    assert engine.base.cut.lows["createat"] > int((clock.now - 80) * 1_000_000)
+    assert engine.base.cut.lows["createat"] > int((clock.now - 70) * 1_000_000)
     await engine.close()
 
 
@@ -1499,6 +1499,33 @@ async def test_a_slow_server_without_much_that_is_new_keeps_its_counts(
         slow.setattr(statements, "MANY", 100)
         await fails(engine, 5)
     assert (await engine.look()).stored_messages == 100
+    await engine.close()
+
+
+async def test_slow_passes_with_others_between_them_leave_the_counts(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answered, and one that failed for another reason."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await sealed(engine, clock)
+    post(server, 101, 900)
+
+    async def locked(*_: object) -> Facts:
+        raise SourceError("somebody holds a lock")
+
+    with monkeypatch.context() as slow:
+        slow_above(200, slow)
+        await fails(engine, 2)
+    assert (await engine.look()).stored_messages == 900
+    with monkeypatch.context() as slow:
+        slow_above(200, slow)
+        await fails(engine, 2)
+        slow.setattr(counting, "tail", locked)
+        with pytest.raises(SourceError, match="lock"):
+            await engine.look()
+    assert (await engine.look()).stored_messages == 900
     await engine.close()
 
 
