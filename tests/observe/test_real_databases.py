@@ -17,12 +17,15 @@ from typing import Any
 import asyncpg
 import pytest
 
+from exporter.core.errors import Misconfigured
 from exporter.observe import SourceTotals, count_once
 from exporter.observe.base import KeyScan
 from exporter.observe.engine import Engine
 from exporter.observe.sealing import MAX_TRANSACTION_AGE
 from exporter.observe.sources import Source
 from exporter.observe.state import State
+from tests.observe import schemas
+from tests.observe.databases import SqliteServer
 from tests.servers.postgres import Postgres
 
 DATA = Path(__file__).parent / "data"
@@ -179,6 +182,30 @@ def test_the_data_holds_nobodys_secrets(file: Path) -> None:
     assert file.stat().st_size < 300_000
     for secret in (b"SCRAM", b"$2b$", b"'s password", b"bridge-token", b"server-token", b"syt_", b"PRIVATE KEY"):
         assert secret not in data, secret
+
+
+@pytest.mark.parametrize(
+    ("version", "oldest", "refusal"),
+    [
+        ("94", "94", None),
+        ("99", "94", None),
+        ("99", "95", "version 99, for programs that know 95 or later; known are 72 to 94"),
+        ("72", "68", None),
+        ("71", "68", "version 71"),
+        ("NULL WHERE FALSE", "94", "this database of Synapse is empty: start Synapse once"),
+    ],
+)
+def test_a_schema_of_synapse_is_read_as_far_as_synapse_itself_says_so(
+    tmp_path: Path, version: str, oldest: str, refusal: str | None
+) -> None:
+    server = SqliteServer(tmp_path / "source.db")
+    server.script(
+        schemas.synapse("sqlite") + "DELETE FROM schema_version; DELETE FROM schema_compat_version;"
+        f"INSERT INTO schema_version SELECT {version}; INSERT INTO schema_compat_version SELECT {oldest};"
+    )
+    with pytest.raises(Misconfigured, match=refusal) if refusal else contextlib.nullcontext():
+        assert asyncio.run(count_once(server.url, "synapse")).stored_messages == 0
+    server.close()
 
 
 async def test_a_virtual_host_that_appears_is_counted_at_once(tmp_path: Path) -> None:
