@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from exporter.core.errors import Misconfigured
-from exporter.observe import count_once
+from exporter.observe import count_once, rights
 from exporter.observe.check import ALL_WELL, UNCHECKED, check
 from exporter.observe.connections import reader_of
 from exporter.observe.engine import Engine
+from exporter.observe.presets import mattermost
 from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from tests.observe import schemas
@@ -120,3 +121,79 @@ async def test_rows_that_row_security_may_hide_from_a_view_are_no_figure(postgre
     finally:
         await reader.close()
         server.close()
+
+
+INDEXES = {
+    "(at)": True,
+    "(at DESC)": True,
+    "(at, number)": True,
+    "(at) WHERE at IS NOT NULL": True,
+    "(at DESC NULLS LAST)": False,
+    "(at NULLS FIRST)": False,
+    "(at) WHERE number > 1": False,
+    "(number, at)": False,
+    "((at + 1))": False,
+    "USING hash (at)": False,
+    "USING brin (at)": False,
+}
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("index", INDEXES)
+async def test_an_index_is_one_where_it_finds_what_is_new(postgres: Postgres, index: str) -> None:
+    server = PostgresqlServer(postgres)
+    server.script(f"CREATE TABLE posts (number int, at bigint); CREATE INDEX ON posts {index}")
+    reader = reader_of(server.url)
+    found = await rights.indexes(reader)
+    assert (("posts", "at") in found, ("public.posts", "at") in found) == (INDEXES[index], INDEXES[index])
+    await reader.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_an_index_whose_making_failed_is_none(postgres: Postgres) -> None:
+    server = PostgresqlServer(postgres)
+    server.script("CREATE TABLE posts (at bigint); INSERT INTO posts VALUES (1), (1)")
+    with pytest.raises(AssertionError, match="duplicated"):
+        postgres.psql("CREATE UNIQUE INDEX CONCURRENTLY i ON posts (at)", server.name)
+    reader = reader_of(server.url)
+    assert ("posts", "at") not in await rights.indexes(reader)
+    await reader.close()
+    server.close()
+
+
+NUMBERED = {
+    "int": {"room"},
+    "serial": set(),
+    "int GENERATED ALWAYS AS IDENTITY": set(),
+    "int UNIQUE": set(),
+}
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("type_", NUMBERED)
+async def test_a_number_of_a_sequence_grows_whatever_it_is_unique_with(postgres: Postgres, type_: str) -> None:
+    server = PostgresqlServer(postgres)
+    server.script(f"CREATE TABLE posts (room int, number {type_}, PRIMARY KEY (room, number))")
+    reader = reader_of(server.url)
+    assert await rights.unique_with(reader, "posts", "number") == NUMBERED[type_]
+    assert await rights.unique_with(reader, "public.posts", "number") == NUMBERED[type_]
+    await reader.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("forced", [False, True])
+async def test_row_security_hides_nothing_from_its_owner_unless_it_is_forced(postgres: Postgres, forced: bool) -> None:
+    server = PostgresqlServer(postgres)
+    role = f"owner_{server.name}"
+    server.script(
+        schemas.mattermost("postgresql") + f"CREATE ROLE {role} LOGIN; GRANT SELECT ON users, bots, channels TO {role};"
+        f"ALTER TABLE posts OWNER TO {role}; ALTER TABLE posts ENABLE ROW LEVEL SECURITY;"
+        + ("ALTER TABLE posts FORCE ROW LEVEL SECURITY;" if forced else "")
+    )
+    reader = reader_of(postgres.url(server.name, role))
+    mapping = mattermost.mapping(await reader.columns(), reader.dialect)
+    assert await rights.hidden(reader, mapping) == (["posts"] if forced else [])
+    await reader.close()
+    server.close()

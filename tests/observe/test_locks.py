@@ -49,6 +49,53 @@ def another_process_may_write(path: Path) -> bool:
     ).returncode
 
 
+async def number_of_posts(snapshot: Snapshot) -> int:
+    ((number,),) = await snapshot.fetch("SELECT COUNT(*) FROM posts")
+    return int(number)
+
+
+async def test_a_file_with_a_journal_beside_it_is_read_when_that_is_done(tmp_path: Path) -> None:
+    """An empty one, and one whose beginning was blanked, are what is left of it."""
+    path = tmp_path / "chat.db"
+    made(path, "delete").close()
+    reader, journal = reader_of(f"sqlite:///{path}"), tmp_path / "chat.db-journal"
+    for content in (b"", bytes(512)):
+        journal.write_bytes(content)
+        assert await reader.read(number_of_posts, 4) == 1
+    journal.write_bytes(bytes.fromhex("d9d505f920a163d7") + bytes(504))
+    with pytest.raises(SourceError, match="a journal stands beside the file"):
+        await reader.read(number_of_posts, 0.1)
+
+
+async def test_a_log_that_a_server_left_behind_is_not_passed_over(tmp_path: Path) -> None:
+    """Without it the file is an old one."""
+    path, copy = tmp_path / "chat.db", tmp_path / "copy.db"
+    server = made(path, "wal")
+    server.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    server.execute("INSERT INTO posts VALUES (2)")
+    copy.write_bytes(path.read_bytes())
+    (tmp_path / "copy.db-wal").write_bytes((tmp_path / "chat.db-wal").read_bytes())
+    with pytest.raises(SourceError, match="does not run"):
+        await reader_of(f"sqlite:///{copy}").read(number_of_posts, 4)
+    server.close()
+
+
+async def test_a_server_that_starts_during_a_reading_is_read_with_its_log(tmp_path: Path) -> None:
+    """A file without a log is read as it is; with one, that would be without what was committed last."""
+    path = tmp_path / "chat.db"
+    made(path, "wal").close()
+    servers: list[sqlite3.Connection] = []
+
+    async def work(snapshot: Snapshot) -> int:
+        if not servers:
+            servers.append(sqlite3.connect(path, isolation_level=None))
+            servers[0].execute("INSERT INTO posts VALUES (2)")
+        return await number_of_posts(snapshot)
+
+    assert await reader_of(f"sqlite:///{path}").read(work, 4) == 2
+    servers[0].close()
+
+
 @pytest.fixture(params=["wal", "delete"])
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """Opened by another process, as a server's is; this one has no connection of its own to it."""

@@ -25,7 +25,7 @@ from exporter.observe.sealing import MAX_TRANSACTION_AGE
 from exporter.observe.sources import Source
 from exporter.observe.state import State
 from tests.observe import schemas
-from tests.observe.databases import SqliteServer
+from tests.observe.databases import Server, SqliteServer
 from tests.servers.postgres import Postgres
 
 DATA = Path(__file__).parent / "data"
@@ -206,6 +206,28 @@ def test_a_schema_of_synapse_is_read_as_far_as_synapse_itself_says_so(
     with pytest.raises(Misconfigured, match=refusal) if refusal else contextlib.nullcontext():
         assert asyncio.run(count_once(server.url, "synapse")).stored_messages == 0
     server.close()
+
+
+def test_of_mattermost_what_people_wrote_counts(server: Server) -> None:
+    """On tables made by hand: of each kind of row, one that counts and those that do not."""
+    noon = 1_773_144_000_000  # 2026-03-10T12:00:00Z
+    server.script(
+        schemas.mattermost(server.engine)
+        + "INSERT INTO users (id, deleteat, remoteid) VALUES ('ann', 0, NULL), ('bob', 0, ''), ('gone', 7, NULL),"
+        "    ('robot', 0, NULL), ('remote', 0, 'other'), ('quiet', 0, NULL);"
+        "INSERT INTO bots VALUES ('robot');"
+        "INSERT INTO channels VALUES ('1', 'O', 0), ('2', 'P', 0), ('3', 'D', 0), ('4', 'G', 0), ('5', 'O', 7),"
+        "    ('6', 'X', 0);"
+        "INSERT INTO posts (id, createat, updateat, deleteat, userid, originalid, type) VALUES"
+        f"    ('1', {noon}, {noon}, 0, 'ann', '', ''), ('2', {noon}, {noon}, 0, 'remote', '', 'custom_poll'),"
+        f"    ('3', {noon}, {noon}, {noon}, 'bob', '', ''), ('4', {noon}, {noon}, 0, 'ann', '1', ''),"
+        f"    ('5', {noon}, {noon}, 0, 'quiet', '', 'system_join_channel'), ('6', {noon}, {noon}, 0, 'robot', '', ''),"
+        f"    ('7', {noon}, {noon}, 0, 'gone', '', 'systematic'), ('8', {noon - 86_400_000}, {noon}, 0, 'ann', '', '')"
+    )
+    totals = asyncio.run(count_once(server.url, "mattermost", now=noon / 1000))
+    assert (totals.stored_messages, totals.messages_today) == (4, 3)
+    assert (totals.stored_conversations, totals.registered_users) == (4, 3)
+    assert totals.active_users == {1: 2, 7: 2, 30: 2}
 
 
 async def test_a_virtual_host_that_appears_is_counted_at_once(tmp_path: Path) -> None:
