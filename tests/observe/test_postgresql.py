@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.observe.connections import postgresql
+from exporter.observe.connections import postgresql, reader_of
 from exporter.observe.engine import Engine
 from exporter.observe.records import SourceError
 from exporter.observe.sources import Source
@@ -189,3 +189,19 @@ async def test_a_host_that_says_nothing_leaves_time_for_those_behind_it(postgres
         reader = postgresql.PostgresReader(f"postgresql://postgres@{hosts}/postgres")
         assert "database" in await reader.identity()
         await reader.close()
+
+
+async def test_a_database_is_told_by_the_server_s_number_where_that_may_be_asked_for(postgres: Postgres) -> None:
+    name = postgres.create_database()
+    role = f"reader_{name}"
+    postgres.psql(f"CREATE ROLE {role} LOGIN; REVOKE EXECUTE ON FUNCTION pg_control_checkpoint() FROM PUBLIC", name)
+    reader = reader_of(postgres.url(name, role))
+    number = postgres.psql("SELECT system_identifier FROM pg_control_system()", name).split()
+    oid = postgres.psql(f"SELECT oid FROM pg_database WHERE datname = '{name}'", name).split()
+    assert {key: [str(value)] for key, value in (await reader.identity()).items()} == {
+        "database": oid,
+        "system": number,
+    }
+    postgres.psql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", name)
+    assert [str(value) for value in (await reader.identity()).values()] == oid
+    await reader.close()

@@ -191,14 +191,11 @@ class PostgresReader:
                 raise
 
     async def identity(self) -> dict[str, Any]:
-        """The database's oid, and the cluster's name and timeline where they may be asked for."""
+        """The database's oid, and the server's own number where that may be asked for."""
 
         async def work(snapshot: Snapshot) -> dict[str, Any]:
             rows = await snapshot.fetch("SELECT oid::bigint FROM pg_database WHERE datname = current_database()")
-            allowed = await snapshot.fetch(
-                "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
-                " AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')"
-            )
+            allowed = await snapshot.fetch("SELECT has_function_privilege('pg_control_system()', 'EXECUTE')")
             found: dict[str, Any] = {"database": rows[0][0]}
             if allowed[0][0]:
                 system = await snapshot.fetch("SELECT s.system_identifier::text FROM pg_control_system() s")
