@@ -37,11 +37,19 @@ CASES: tuple[Case, ...] = (
         "MessagingSourceCountStuck",
         ((series("messaging_source_count_progress_ratio"), levels((60, 1), (120, 0.4), (61, 1))),),
         SOURCE,
-        "The count of chat at a:8765 (job messaging) has stood at 40% for an hour. If it is the first one, there "
-        "are no figures.",
+        "The count of chat at a:8765 (job messaging) stands at 40% and has not gone on for half an hour or "
+        "longer. If it is the first one, there are no figures.",
         pending=120,
         gone=190,
         length=240,
+    ),
+    Case(
+        "MessagingSourceCountStuck",
+        ((series("messaging_source_count_progress_ratio"), levels((61, "_"), (60, 0), (61, 1))),),
+        SOURCE,
+        "The count of chat at a:8765 (job messaging) stands at 0% and has not gone on for half an hour or "
+        "longer. If it is the first one, there are no figures.",
+        what="a process that has only started",
     ),
     Case(
         "MessagingSourceStale",
