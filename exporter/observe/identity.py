@@ -86,7 +86,4 @@ class Sizes:
 
 def vanished(mapping: Mapping, cut: Cut, newest: MappingOf[str, int]) -> bool:
     """Is the newest row of a key below the sealed ones?"""
-    return any(
-        cut.lows[key.name] > key.lowest and newest.get(key.name, key.lowest) < cut.lows[key.name]
-        for key in mapping.keys
-    )
+    return any(newest.get(key.name, key.lowest) < cut.lows[key.name] for key in mapping.keys)
