@@ -656,6 +656,31 @@ async def test_counters_that_cannot_be_compared_hold_up_no_recount(
     await engine.close()
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+def test_who_was_deleted_at_no_time_is_there(server: Server, tmp_path: Path, indexed: bool) -> None:
+    """Whether that is written as nothing or as 0."""
+    at = int(NOON)
+    server.script(
+        "CREATE TABLE posts (id bigint, at bigint, gone bigint);"
+        f"INSERT INTO posts VALUES (1, {at}, 0), (2, {at}, NULL), (3, {at}, {at}), (4, {at}, 1)"
+        + ("; CREATE INDEX i ON posts (gone)" if indexed else "")
+    )
+    mapping = "messages: {table: posts, key: id, time: {column: at, unit: s}, deleted: {column: gone, unit: s}}"
+    assert observed(server, tmp_path, mapping).stored_messages == 2
+
+
+def test_a_name_that_is_no_text_of_its_database_is_somebody_s(tmp_path: Path) -> None:
+    """SQLite keeps what it is given."""
+    server = SqliteServer(tmp_path / "chat.db")
+    server.script(
+        "CREATE TABLE posts (id int, at int, who text);"
+        f"INSERT INTO posts VALUES (1, {int(NOON)}, CAST(x'ff41' AS text)), (2, {int(NOON)}, 'ann')"
+    )
+    mapping = "messages: {table: posts, key: id, time: {column: at, unit: s}, sender: who}"
+    assert observed(server, tmp_path, mapping).active_users == {1: 2, 7: 2, 30: 2}
+    server.close()
+
+
 async def test_what_takes_too_long_to_compare_is_compared_in_smaller_pages(
     server: Server, mapping: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
