@@ -681,6 +681,26 @@ def test_a_name_that_is_no_text_of_its_database_is_somebody_s(tmp_path: Path) ->
     server.close()
 
 
+@pytest.mark.parametrize("separator", [" ", "T"])
+async def test_texts_are_sealed_as_they_are_written(tmp_path: Path, separator: str) -> None:
+    """By the other sign, all of a day would lie above any of its moments."""
+    server = SqliteServer(tmp_path / "chat.db")
+    server.script(
+        "CREATE TABLE posts (at text); CREATE INDEX i ON posts (at);"
+        f"{NUMBERS} INSERT INTO posts SELECT strftime('%Y-%m-%d{separator}%H:%M:%S', {int(NOON)} - i * 10, 'unixepoch')"
+        "FROM n"
+    )
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: posts, key: at, time: {column: at, unit: text}}")
+    source = Source(server.url, "custom", config_file=path)
+    engine = Engine(source, State(None), load=1.0, clock=lambda: NOON, tail=10)
+    assert (await engine.count()).stored_messages == 100
+    assert engine.base is not None
+    assert engine.base.tally.rows == 90
+    await engine.close()
+    server.close()
+
+
 async def test_what_takes_too_long_to_compare_is_compared_in_smaller_pages(
     server: Server, mapping: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
