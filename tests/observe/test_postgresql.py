@@ -205,3 +205,11 @@ async def test_a_database_is_told_by_the_server_s_number_where_that_may_be_asked
     postgres.psql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", name)
     assert [str(value) for value in (await reader.identity()).values()] == oid
     await reader.close()
+
+
+async def test_a_column_s_type_is_the_one_below_its_domain(postgres: Postgres) -> None:
+    name = postgres.create_database()
+    postgres.psql("CREATE DOMAIN name_of_post AS uuid; CREATE TABLE posts (id name_of_post, at timestamptz(3))", name)
+    reader = reader_of(postgres.url(name))
+    assert (await reader.columns())["posts"] == {"id": "uuid", "at": "timestamp with time zone"}
+    await reader.close()
