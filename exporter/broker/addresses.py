@@ -9,7 +9,9 @@ Tested in ``tests/broker/test_addresses.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import socket
 from functools import partial
 from typing import Any, Final
@@ -21,6 +23,8 @@ DELAY: Final = 0.25
 
 Found = list[tuple[Any, ...]]
 
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+
 
 class Addresses:
     """Of names; each is asked for by one question at a time, whoever gives it up meanwhile."""
@@ -30,6 +34,8 @@ class Addresses:
 
     async def of(self, host: str, port: int) -> Found:
         """As ``getaddrinfo`` answers. Raises OSError."""
+        with contextlib.suppress(socket.gaierror):  # an address needs no thread, which names may have taken
+            return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
         name = host, port
         asked = self._asked.get(name)
         if asked is None:
@@ -49,9 +55,12 @@ class Addresses:
         try:
             return await start_connection(found, happy_eyeballs_delay=DELAY)
         except OSError as error:
-            if error.errno is None:
+            # Without the addresses, which have a name. Where they fail in several ways, only the text has the numbers.
+            numbers = [error.errno] if error.errno else [int(number) for number in _ERRNO.findall(str(error))]
+            if not numbers:
                 raise
-            raise OSError(error.errno, os.strerror(error.errno)) from None  # without the address: it has a name
+            reasons = dict.fromkeys(map(os.strerror, numbers))
+            raise OSError(numbers[0], ", ".join(reasons)) from None
 
 
 async def _found(host: str, port: int) -> Found:

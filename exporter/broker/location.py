@@ -99,6 +99,11 @@ def locate(url: str, password_file: Path | None = None) -> Location:
     if kind != "unix" and ("#" in rest or "@" in rest.partition("?")[0].partition("/")[2]):
         raise Misconfigured(f"the broker's URL cannot be read: {URL_FORM}")  # its password ends it too early
     found = _sentinels(rest, tls=kind == "sentinels") if kind.startswith("sentinel") else _server(kind, rest)
+    try:
+        for host, _ in found["hosts"]:
+            host.encode("idna")  # as for the question where it is
+    except UnicodeError:
+        raise Misconfigured("the broker's URL has a host that can be no name: a part is empty or too long") from None
     options = {**found, "password_file": password_file}
     if password_file is not None and found.get("password") is not None:
         raise Misconfigured("the broker's URL holds a password, and a password file is given too: one of them only")

@@ -134,12 +134,29 @@ async def test_frames_do_not_wait_for_each_other_on_the_way(server: Server) -> N
         await node.broker.close()
 
 
-async def test_why_there_is_no_connection_is_told_without_the_address() -> None:
+async def test_why_there_is_no_connection_is_told_without_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
+        refuses = closed.getsockname()
         with pytest.raises(OSError, match="Connection refused") as caught:
-            await Addresses().connected("127.0.0.1", closed.getsockname()[1])
-    assert "127" not in str(caught.value)
+            await Addresses().connected(*refuses)
+        assert "127" not in str(caught.value)
+        names = NameServer(monkeypatch)
+        names.found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (refuses, ("255.255.255.255", 1), refuses)
+        ]
+        with pytest.raises(OSError, match="Connection refused") as caught:
+            await Addresses().connected(NAME, 1)
+    assert caught.value.strerror == "Connection refused, Network is unreachable", "each of them, once"
+
+
+async def test_an_address_is_not_asked_for_as_a_name_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that nobody answers may have taken all threads that ask."""
+    names = NameServer(monkeypatch)
+    async with asyncio.timeout(30):  # nobody answers here
+        found = [(await Addresses().of(host, 7))[0][4] for host in ("127.0.0.1", "::1")]
+    assert (found, names.questions) == ([("127.0.0.1", 7), ("::1", 7, 0, 0)], [])
 
 
 async def test_reasons_that_take_turns_are_each_told_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,8 @@ def test_two_passwords_are_one_too_many(tmp_path: Path) -> None:
         ("redis+sentinel://h", "name of the master"),
         ("redis+sentinel://h/main/x", "name of the master"),
         ("redis+sentinel://h,:5/main", "a host that cannot be read"),
+        ("redis://h..example.com", "a host that can be no name"),
+        (f"redis+sentinel://h,{'x' * 64}.example.com/main", "a host that can be no name"),
         ("redis+sentinel://h/main?x=1", "an option that does not exist here: x"),
         ("redis+sentinel://h/main?sentinel_ssl=perhaps", "sentinel_ssl is true or false"),
         ("redis+sentinel://h/main?ssl_ca_certs=/x", "nobody speaks it"),

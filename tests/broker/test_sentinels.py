@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from exporter.broker.addresses import Addresses
 from exporter.broker.location import locate
 from exporter.core.errors import Misconfigured
 from tests.broker.nodes import Node, nodes
+from tests.broker.test_addresses import silent
 from tests.broker.test_redis import talk
 from tests.servers import certificates
 from tests.servers.exporter import until
@@ -72,6 +74,16 @@ async def test_the_next_one_is_asked_when_the_first_is_not_there() -> None:
             "what one knows counts for more than that another is absent"
         )
     assert await the_reason(f"redis+sentinel://127.0.0.1:{free_port()}/main") == sentinels._ABSENT
+
+
+async def test_those_that_are_silent_or_refuse_hide_none_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentinels, "TIMEOUT", 60.0)
+    with watched() as watcher, watched("requirepass other-s3cret") as refuses, silent() as port:
+        hosts = ",".join(f"127.0.0.1:{one}" for one in (refuses.port, port, port, port, port, watcher.port))
+        async with asyncio.timeout(30):  # one after the other would take as long as all of them may
+            found = await sentinels.master(locate(f"redis+sentinel://{hosts}/main"), Addresses())
+    assert found == ("127.0.0.1", int(watcher.options[0].split()[4]))
+    assert len(asyncio.all_tasks()) == 1, "nobody is asked any more"
 
 
 async def test_a_password_of_the_sentinels_own() -> None:
