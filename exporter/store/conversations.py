@@ -134,7 +134,8 @@ class Conversations:
 
     async def delete_message(self, session: Session, name: str, seq: int, by: str, admin: bool) -> None:
         """Delete a message. Raises NotFound, Forbidden."""
-        rows = await session.fetch("SELECT sender_id FROM messages WHERE conversation_id = $1 AND seq = $2", name, seq)
+        sender = "SELECT sender_id FROM messages WHERE conversation_id = $1 AND seq = $2"
+        rows = await session.fetch(sender, name, seq)
         if not rows:
             raise NotFound("no such message")
         if not admin and rows[0][0] != by:
@@ -142,7 +143,9 @@ class Conversations:
         if not await session.fetch(
             "DELETE FROM messages WHERE conversation_id = $1 AND seq = $2 RETURNING 1", name, seq
         ):
-            raise DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)  # it was there and held, and still is
+            if not await session.fetch(sender, name, seq):  # another node has deleted it meanwhile
+                raise NotFound("no such message")
+            raise DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)
 
     async def of(self, session: Session, user: str, after: str, limit: int) -> list[Conversation]:
         """The next conversations of a member behind a name, by name; ``LISTED`` members of each at most."""

@@ -12,10 +12,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from exporter.core.errors import Unavailable
+from exporter.core.errors import NotFound, Unavailable
 from exporter.core.records import Draft, Message, ReadMark
 from exporter.store import Store
-from tests.databases import Outcome, Place, Postgresql, assert_exact, opened, read, send
+from tests.databases import Outcome, Place, Postgresql, assert_exact, eventually, opened, read, send
 
 pytestmark = pytest.mark.needs("postgres")
 
@@ -124,6 +124,20 @@ async def test_a_change_of_a_held_conversation_holds_up_nobody_else(place: Postg
         assert (made.id, change.done(), adding.done()) == ("made", False, False)
     await soon(change)
     await soon(adding)
+
+
+async def test_who_deletes_what_another_is_just_deleting_is_told_that_there_is_no_such_message(
+    place: Postgresql, store: Store
+) -> None:
+    async def waits() -> bool:
+        held_up = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return await place.fetch(held_up) != []
+
+    async with holding(place, "DELETE FROM messages WHERE conversation_id = 'held' AND seq = 1"):
+        late = asyncio.ensure_future(store.delete_message("held", 1, "ann", False))
+        await eventually(waits)
+    with pytest.raises(NotFound, match="no such message"):
+        await soon(late)
 
 
 async def test_messages_of_one_sender_keep_their_order_while_some_are_set_aside(
