@@ -31,6 +31,7 @@ from exporter.simulate.summary import Summary, summarise
 REACH_TIMEOUT = 5.0  # seconds that the server may take to be there at the start
 SET_UP_TIMEOUT = 60.0  # seconds for all conversations together
 GRACE = 2.0  # seconds after an acknowledgement in which a connection may end without having got the message
+DELIVERY_TIMEOUT = 15.0  # seconds after it until a connection that goes on has the message, whatever is out of reach
 HURRIED = 5.0  # seconds that a step of the end may take once somebody has asked to stop
 NOTHING = "no message was acknowledged, so no promise was put to the test"
 TOKEN_KEPT = 600.0  # seconds that a signed token is used again
@@ -47,7 +48,8 @@ class Simulation:
         users = len(names) or options.users
         self._organisation = Organisation(users, options.conversations, options.seed, names)
         # The seed makes decisions the same; the ids must not be, or the server would take them for repetitions.
-        self._ledger = Ledger(secrets.token_hex(5), grace=GRACE, several_nodes=len(options.urls) > 1)
+        run, several = secrets.token_hex(5), len(options.urls) > 1
+        self._ledger = Ledger(run, grace=GRACE, delivery_timeout=DELIVERY_TIMEOUT, several_nodes=several)
         self._meter = Meter()
         self._tokens: dict[str, tuple[str, float]] = {}
         self._phase, self._progress = "setting up", 0.0

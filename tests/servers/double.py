@@ -12,7 +12,7 @@ import json
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +29,7 @@ class Peer:
     ws: web.WebSocketResponse
     user: str
     request: web.Request
+    process: int = 0
     queue: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
     joined: set[str] = field(default_factory=set)
     reads: list[dict[str, Any]] = field(default_factory=list)
@@ -61,6 +62,9 @@ class Double:
         self.welcomed = 0
         self.processes = 1
         """That accept connections in turn, as their names tell."""
+        self.still: Callable[[Peer], bool] = lambda peer: False
+        """Those to whom nothing is said, and who are not heard, until it is ``thaw``."""
+        self._thawed = asyncio.Event()
         self.held: dict[Peer, tuple[Room, dict[str, Any]]] = {}
         """By sender: a message whose delivery waits for a later one to overtake it."""
         self.refuse_tokens = False
@@ -132,6 +136,11 @@ class Double:
             await peer.ws.ping(payload)
         return asked
 
+    def thaw(self) -> None:
+        """Nobody stands still any more."""
+        self.still = lambda peer: False
+        self._thawed.set()
+
     def delete(self, room: Room, seq: int) -> None:
         """Somebody deletes a message."""
         room.stored = [message for message in room.stored if message["seq"] != seq]
@@ -186,11 +195,13 @@ class Double:
         writer = asyncio.ensure_future(self._write(peer))
         limits = {"frame_bytes": 65536, "frames_per_second": 50, "send_buffer_bytes": 1 << 20, "id_characters": 128}
         self.welcomed += 1
-        name = f"{self.welcomed % self.processes}-{self.welcomed}"
+        peer.process = self.welcomed % self.processes
+        name = f"{peer.process}-{self.welcomed}"
         hello = {"connection": name, "user": peer.user, "heartbeat": 30, "limits": limits}
         peer.queue.put_nowait({"type": "welcome", **hello})
         try:
             async for message in ws:
+                await self._moves(peer)
                 if message.type is WSMsgType.TEXT:
                     self._command(peer, json.loads(message.data))
                 elif message.type is WSMsgType.PING:
@@ -205,9 +216,14 @@ class Double:
             self.held.pop(peer, None)
         return ws
 
+    async def _moves(self, peer: Peer) -> None:
+        if self.still(peer):
+            await self._thawed.wait()
+
     async def _write(self, peer: Peer) -> None:
         while True:
             frame = await peer.queue.get()
+            await self._moves(peer)
             try:
                 await peer.ws.send_str(json.dumps(frame))
             except ConnectionError:

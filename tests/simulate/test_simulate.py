@@ -317,6 +317,27 @@ async def test_several_processes_behind_one_url_are_asked_for_what_several_promi
     assert simulation._ledger.several_nodes is (processes > 1)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_node_that_stands_still_is_late_and_a_connection_that_is_silent_beside_others_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    monkeypatch.setattr("exporter.simulate.run.DELIVERY_TIMEOUT", 1.5)
+    monkeypatch.setattr("exporter.simulate.people.standstill.ASK_AFTER", 0.25)
+    monkeypatch.setattr("exporter.simulate.people.standstill.STILL_AFTER", 1.0)
+    view = Recorder(40)
+    async with Double() as double:
+        double.processes = 2
+        running = asyncio.create_task(run(double, view, rate=30.0, duration=6.0, settle=5.0))
+        await view.reached.wait()
+        victim = next(peer for peer in double.peers if peer.process == 1 and peer.joined)
+        double.still = lambda peer: peer.process == 1 if whole else peer is victim
+        await asyncio.sleep(3.0)  # so long it stands still
+        double.thaw()
+        _, summary = await running
+    assert ("undelivered" in summary.wrong, summary.wrong != {}) == (not whole, not whole)
+    assert summary.verified == summary.acknowledged > 100
+
+
 async def test_being_stopped_early_ends_with_a_verified_summary() -> None:
     async with Double() as double:
         stop = asyncio.Event()

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
@@ -28,7 +29,10 @@ _LINGER_0 = struct.pack("ii", 1, 0)
 
 
 class ClientConnection:
-    """A connection that writes without waiting: frames leave in order, by one task that lives while there are any."""
+    """A connection that writes without waiting: frames leave in order, by one task that lives while there are any.
+
+    ``heard_at`` is when a frame was read last; ``asked_at`` and ``stands_still`` are ``people.standstill``'s.
+    """
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse[bool], url: URL, number: int, spawn: Spawn) -> None:
         self.number = number
@@ -37,6 +41,9 @@ class ClientConnection:
         self._spawn = spawn
         self._queue: deque[bytes] = deque()
         self._writing = False
+        self.heard_at = time.monotonic()
+        self.asked_at = 0.0
+        self.stands_still = False
 
     @classmethod
     async def open(
@@ -81,6 +88,7 @@ class ClientConnection:
             message = await self._ws.receive()
             if message.type is not WSMsgType.TEXT:
                 return
+            self.heard_at = time.monotonic()
             yield message.data
 
     async def close(self) -> None:

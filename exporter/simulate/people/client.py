@@ -51,7 +51,7 @@ class Client:
     allowance: Allowance = field(default_factory=Allowance)
     _left: URL | None = None  # the node where it was connected before
     _pause: float = 0.0
-    _looking: bool = True
+    looking: bool = True
     _looked_again: float = -math.inf
     _leaving: bool = False
     _ending: bool = False  # this end of the connection brings the end about
@@ -84,7 +84,7 @@ class Client:
         except (aiohttp.ClientError, OSError, TimeoutError):
             meter.rejected["unreachable"] += not self.context.closing
             return 0.0
-        self.connection, self._leaving, self._ending, self._looking = connection, False, False, True
+        self.connection, self._leaving, self._ending, self.looking = connection, False, False, True
         meter.connected(self.person, moved=left not in (None, connection.url))
         self._left = connection.url
         try:
@@ -154,18 +154,18 @@ class Client:
             self.connection.reset()
 
     def _get_distracted(self) -> None:
-        if not self.context.calm and self._looking:
+        if not self.context.calm and self.looking:
             self._pause = self.random.uniform(1.0, 5.0)
         pause_every = self.context.organisation.people[self.person].pause_every
         self._later(self.random.expovariate(1 / max(1.0, pause_every)), self._get_distracted)
 
     async def _look_away(self, connection: ClientConnection) -> None:
         """A slow reader: the socket fills up meanwhile."""
-        seconds, self._pause, self._looking = self._pause, 0.0, False
+        seconds, self._pause, self.looking = self._pause, 0.0, False
         self.context.ledger.paused(connection.number, self.context.clock())
         with suppress(TimeoutError):
             await asyncio.wait_for(self.context.calmed.wait(), seconds)
-        self._looking, self._looked_again = True, self.context.clock()
+        self.looking, self._looked_again = True, self.context.clock()
         self.context.ledger.resumed(connection.number, self._looked_again)
 
     def _look_elsewhere(self) -> None:
@@ -211,7 +211,7 @@ class Client:
 
     def can_write(self, conversation: int) -> bool:
         """Is it connected, has it joined, and may it send another frame without being rate limited?"""
-        there = self.connection is not None and self._looking and not self._leaving
+        there = self.connection is not None and self.looking and not self._leaving
         return there and conversation in self.joined and self.can_afford(False)
 
     def _attentive(self, now: float) -> bool:

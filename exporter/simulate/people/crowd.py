@@ -11,6 +11,7 @@ import asyncio
 import itertools
 from random import Random
 
+from exporter.simulate.people import standstill
 from exporter.simulate.people.client import FIRST_CLIENT_OPENS, OTHER_CLIENTS_OPEN, Client
 from exporter.simulate.people.context import SimulationContext
 from exporter.simulate.people.organisation import Plan, hour_of
@@ -110,6 +111,12 @@ class Crowd:
             for client in self.clients:
                 if client.drafts:
                     client.look_after_drafts(now)
+            served = [
+                (client.connection, process)
+                for client, process in self.context.processes.items()
+                if client.connection is not None and client.looking
+            ]
+            standstill.mind(served, self.ledger, now)
             self.ledger.settle(now, self.meter.lately)
             if now - moment >= MOMENT:
                 moment = now
