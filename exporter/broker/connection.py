@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +27,7 @@ Reply = Callable[[Any], None]
 Push = Callable[[list[Any]], None]
 
 _MORE: Final = object()
+_LINGER_0: Final = struct.pack("ii", 1, 0)
 _Push: Final = hiredis.PushNotification
 
 ECHO: Final = object()
@@ -243,9 +246,16 @@ class Connection(asyncio.Protocol):
     # --- the end ------------------------------------------------------------------------------------------
 
     def abort(self, reason: str) -> None:
-        """Close it now, without a word."""
+        """Close it now, without a word, and nothing of what was sent arrives later.
+
+        The kernel would go on sending what the network has held up, and the server would do and tell it behind what the
+        next connection says.
+        """
         self.reason = reason
         if self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sock.fileno() >= 0 and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
             self._transport.abort()
             self._gone()
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+import uvloop
 
 from exporter.broker import frames
 from exporter.broker.addresses import Addresses
@@ -232,6 +237,27 @@ async def test_the_servers_send_what_was_published_back_with_the_reply(server: S
         await connection.call("PING")  # where it was cut, the rest has come now
     connection.abort("done")
     assert whole > 25
+
+
+@pytest.mark.parametrize("loop_of", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_nothing_of_a_connection_that_is_given_up_arrives_later(
+    loop_of: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """The kernel would go on sending it, and the server would tell it behind what the next connection says."""
+
+    async def given_up(port: int) -> None:
+        connection = Connection(lambda push: None, lambda reason: None)
+        await asyncio.get_running_loop().create_connection(lambda: connection, "127.0.0.1", port)
+        connection.queue(command("SPUBLISH", "c", b"x" * LIMIT), 1, lambda reply: None)
+        connection.flush()
+        connection.abort("for this test")
+        await asyncio.sleep(0)  # uvloop closes the socket in the next turn
+
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.closing(loop_of()) as loop:
+        loop.run_until_complete(given_up(server.getsockname()[1]))
+        accepted, _ = server.accept()
+        with accepted, pytest.raises(ConnectionResetError):
+            b"".join(iter(partial(accepted.recv, 1 << 20), b""))
 
 
 async def test_a_start_that_is_cancelled_leaves_no_connection_behind(
