@@ -25,15 +25,11 @@ CLOSES = {
     protocol.CloseCode.TOO_LARGE: "A frame was larger than `frame_bytes`, or in more than 1,024 fragments.",
     protocol.CloseCode.INTERNAL: "A defect of the server ended this connection; its log has the trace.",
     protocol.CloseCode.TOKEN_EXPIRED: "The token's `exp`, with 30 s of leeway, has passed. Connect with a new one.",
+    protocol.CloseCode.ADMIN: "An admin disconnected this user.",
     protocol.CloseCode.SLOW_CONSUMER: "More than `send_buffer_bytes` waited to be read. Connect and catch up.",
     protocol.CloseCode.RATE_LIMITED: "As many frames again as `frames_per_second` allows came in a row after refusals.",
 }
 """Close code to what it means for a client. A code without an entry stops the generation."""
-EXTRA_CLOSES = {
-    "ADMIN": "An admin disconnected this user.",
-    "DISCONNECTED": "An admin disconnected this user.",
-    "KICKED": "An admin disconnected this user.",
-}
 ANSWERS = {
     "join": "`joined`; others get `participant_joined` when it is the user's first connection there.",
     "leave": "`left`; others get `participant_left` when it was the user's last connection there.",
@@ -67,7 +63,7 @@ capacity or while draining, 400 or 426 for a bad handshake.
 def text() -> str:
     """The Markdown document."""
     commands = list(typing.get_args(events.Command))
-    closing = [f"| {code.value} | {_close(code)} |" for code in protocol.CloseCode]
+    closing = [f"| {code.value} | {CLOSES[code]} |" for code in protocol.CloseCode]
     codes = [f"| `{code.value}` | {_meaning(code)} |" for code in errors.ErrorCode]
     return "\n".join(
         (
@@ -107,10 +103,6 @@ def outbound() -> Iterator[type[msgspec.Struct]]:
 
 def _tag(frame: type[msgspec.Struct]) -> str:
     return str(frame.__struct_config__.tag)
-
-
-def _close(code: protocol.CloseCode) -> str:
-    return CLOSES.get(code) or EXTRA_CLOSES[code.name]
 
 
 def _meaning(code: errors.ErrorCode) -> str:

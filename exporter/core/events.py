@@ -10,7 +10,7 @@ Tested in ``tests/core/test_recount.py``.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 
@@ -64,6 +64,8 @@ class Ping(msgspec.Struct, frozen=True, gc=False, tag="ping"):
 
 
 Command: TypeAlias = Join | Leave | Typing | Send | Read | Ping
+COMMANDS: Final[dict[type[Command], str]] = {kind: str(kind.__struct_config__.tag) for kind in get_args(Command)}
+"""Each command's name, on the wire and as a label."""
 
 
 # --- reasons: known beforehand, hence label values that stand at 0 from the start ---------------------------

@@ -17,7 +17,7 @@ from typing import Any, Final, TypedDict
 import msgspec
 
 from exporter.core.errors import BadFrame, Refusal, TooLarge, UnknownType
-from exporter.core.events import Command, Join, Leave, Ping, Read, Send, Typing
+from exporter.core.events import COMMANDS, Command, Join, Leave, Ping, Read, Send, Typing
 from exporter.core.records import Message
 
 SUBPROTOCOL: Final = "messaging.v1"
@@ -57,14 +57,6 @@ class Malformed(Exception):
 
 # --- inbound ----------------------------------------------------------------------------------------------
 
-COMMANDS: Final[dict[type[Command], str]] = {
-    Join: "join",
-    Leave: "leave",
-    Typing: "typing",
-    Send: "send",
-    Read: "read",
-    Ping: "ping",
-}
 _NAMES: Final = frozenset(COMMANDS.values())
 _decode_command = msgspec.json.Decoder(Command).decode
 

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from exporter.core.errors import ErrorCode
 from exporter.core.events import (
+    COMMANDS,
     ClosedReason,
     ConnectionClosed,
     ConnectionOpened,
@@ -28,7 +29,7 @@ from exporter.core.events import (
 )
 from exporter.metrics.instruments import Cell, Counter, Histogram, LabelledCounter, LabelledHistogram
 
-COMMAND_NAMES: Final = ("join", "leave", "typing", "send", "read", "ping")
+COMMAND_NAMES: Final = tuple(COMMANDS.values())
 
 # A frame is handled in 10 µs, a durable send in a few ms, a time-out comes after 5 s.
 _FAST: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -20,6 +20,7 @@ from exporter.broker import Envelope
 from exporter.core import protocol
 from exporter.core.errors import Forbidden, NotFound, Refusal, Unavailable
 from exporter.core.events import (
+    COMMANDS,
     ClosedReason,
     Command,
     ConversationId,
@@ -132,11 +133,11 @@ class Node:
         connection.put(text_frame(protocol.error(refusal, id)))
 
     def _failed(self, connection: NodeConnection, command: Command, received: float) -> None:
-        log.exception("command failed", command=protocol.COMMANDS[type(command)])
+        log.exception("command failed", command=COMMANDS[type(command)])
         self._refuse_command(connection, command, Refusal("something went wrong here"), received)
 
     def _refuse_command(self, connection: NodeConnection, command: Command, refusal: Refusal, received: float) -> None:
-        name = protocol.COMMANDS[type(command)]
+        name = COMMANDS[type(command)]
         self.refuse(connection, name, refusal, getattr(command, "id", None))
         self.metrics.command_duration[name].observe(self._now() - received)
 

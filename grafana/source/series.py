@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from exporter.core.errors import ErrorCode
+from exporter.core.events import ClosedReason, LeftReason, RejectedReason, TypingStoppedReason
+from exporter.metrics.counters import COMMAND_NAMES
+
 Series = dict[str, str]
 
 NODES = ("a:8765", "b:8765")
@@ -19,15 +23,6 @@ BOUNDS = {
     "messaging_event_loop_lag_seconds": ("0.005", "0.25", "0.5", "2.5"),
     "messaging_broker_lag_seconds": ("0.005", "0.25", "0.5", "10.0"),
 }
-CLOSED = (
-    "client", "shutdown", "heartbeat", "slow_consumer", "protocol_error", "rate_limited", "token_expired",
-    "admin", "internal_error",
-)  # fmt: skip
-REJECTED = ("unauthenticated", "origin", "capacity", "user_limit", "draining", "handshake")
-CODES = (
-    "bad_frame", "unknown_type", "not_joined", "forbidden", "not_found", "too_large", "rate_limited", "unavailable",
-    "internal",
-)  # fmt: skip
 
 
 def steady(value: float | str, minutes: int = LENGTH) -> str:
@@ -104,26 +99,26 @@ def _node(node: str, busy: bool, minutes: int) -> Iterator[tuple[str, str]]:
         yield gauge("messaging_live_drift", 0, figure=figure)
     # Conserved: opened - closed = active, joins - leaves = participants, started - stopped = typing.
     yield name("messaging_connections_opened_total", node), growing(32 * on, minutes, 100 * on)
-    for reason in CLOSED:
+    for closed in ClosedReason:
         yield counter(
-            "messaging_connections_closed_total", {"client": 29, "heartbeat": 1}.get(reason, 0), reason=reason
+            "messaging_connections_closed_total", {"client": 29, "heartbeat": 1}.get(closed, 0), reason=closed
         )
-    for reason in REJECTED:
-        yield counter("messaging_connections_rejected_total", 1, reason=reason)
+    for rejected in RejectedReason:
+        yield counter("messaging_connections_rejected_total", 1, reason=rejected)
     yield name("messaging_joins_total", node), growing(60 * on, minutes, 200 * on)
-    for reason in ("leave", "disconnect", "removed"):
-        yield counter("messaging_leaves_total", {"leave": 20, "disconnect": 40}.get(reason, 0), reason=reason)
+    for left in LeftReason:
+        yield counter("messaging_leaves_total", {"leave": 20, "disconnect": 40}.get(left, 0), reason=left)
     yield name("messaging_typing_started_total", node), growing(300 * on, minutes, 5 * on)
-    for reason in ("stop", "timeout", "message", "leave", "disconnect"):
-        yield counter("messaging_typing_stopped_total", {"message": 250, "stop": 50}.get(reason, 0), reason=reason)
+    for stopped in TypingStoppedReason:
+        yield counter("messaging_typing_stopped_total", {"message": 250, "stop": 50}.get(stopped, 0), reason=stopped)
     yield counter("messaging_messages_accepted_total", 600)
     yield counter("messaging_deliveries_total", 3000)
     yield counter("messaging_deliveries_dropped_total", 1)
-    for command in ("join", "leave", "typing", "send", "read", "ping", "unknown"):
-        for code in CODES:
+    for command in (*COMMAND_NAMES, "unknown"):
+        for code in ErrorCode:
             per_minute = 2 if code not in ("internal", "unavailable") else 0
             yield counter("messaging_commands_rejected_total", per_minute, command=command, code=code)
-    for command in ("join", "leave", "typing", "send", "read", "ping"):
+    for command in COMMAND_NAMES:
         yield from _fast("messaging_command_duration_seconds", node, 600 * on, minutes, command=command)
     yield from _fast("messaging_message_persist_duration_seconds", node, 600 * on, minutes)
     for path in ("local", "cluster"):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import difflib
 import importlib.util
+import re
 import sqlite3
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from exporter import Live, LockedLive
+from exporter.core.events import ClosedReason
 from tests.embed.hosts import blocks, on_aiohttp, on_uvicorn
 from tests.servers.exporter import figures_of, until
 
@@ -163,6 +165,11 @@ async def test_socketio_chat_is_under_fifty_lines_and_right() -> None:
             return bool(example.live.stats().active_connections == 0)
 
         await until(empty, "everybody has gone")
+
+
+def test_the_document_names_every_reason_of_an_end() -> None:
+    [named] = re.findall(r"Reasons are those of the metrics: ([^.]*)\.", (ROOT / "docs" / "embed.md").read_text())
+    assert set(re.findall(r"`(\w+)`", named)) == {*ClosedReason}
 
 
 async def test_the_snippets_of_the_document_run() -> None:

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 
 from exporter.assets import write
+from exporter.core.errors import ErrorCode
+from exporter.core.events import ClosedReason, RejectedReason, TypingStoppedReason
+from exporter.metrics.counters import COMMAND_NAMES
+from grafana.source import colors
 from grafana.source.__main__ import GRAFANA, generated
 from grafana.source.oncall import RUNBOOKS
 from grafana.source.panels import AT_LEAST, NEUTRAL
@@ -227,6 +231,18 @@ def test_failures_have_a_colour_by_what_they_are() -> None:
         assert "red" in fixed[f"/: {failure}$/"], failure
     for refused in ("commands refused", "connections refused", "connections cut off", "capacity", "slow_consumer"):
         assert "green" not in fixed[f"/: {refused}$/"], refused
+
+
+def test_every_reason_code_and_command_has_a_colour_of_its_own() -> None:
+    for legends, shown in (
+        (colors.CLOSES, ClosedReason),
+        (colors.REFUSALS, RejectedReason),
+        (colors.CODES, ErrorCode),
+        (colors.COMMANDS, (*COMMAND_NAMES, "unknown")),
+        (colors.TYPING, ("started", *(f"stopped: {reason}" for reason in TypingStoppedReason))),
+    ):
+        assert set(legends) == {f"/: {value}$/" for value in shown}
+        assert len(set(legends.values())) == len(legends)
 
 
 @each_board

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from exporter.node.history import REASONS
+
 pytestmark = pytest.mark.needs("node")
 
 STATIC = Path(str(resources.files("exporter.web"))) / "static"
@@ -98,3 +100,14 @@ def test_every_text_of_the_panel_is_a_key_of_the_types_and_the_other_way_round()
     texts = module[module.index("export const LABELS") : module.index("\n});\n")]
     keys = set(re.findall(r"^  '?(\w+)'?: ", texts, re.MULTILINE))
     assert keys == set(re.findall(r"'(\w+)'", types[types.index("export type LabelKey") :]))
+
+
+def test_the_panel_has_a_row_and_a_text_for_every_reason_that_the_server_counts_by() -> None:
+    module = (STATIC / SHIPPED[0]).read_text()
+    table = re.search(r"^const REASONS = \{$.*?^\};$", module, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    rows = {kind: re.findall(r"'(\w+)'", reasons) for kind, reasons in re.findall(r"(\w+): \[([^]]*)\]", table[0])}
+    assert list(rows.values()) == list(REASONS.values())
+    for kind, reasons in rows.items():
+        for reason in reasons:
+            assert f"\n  {kind}_{reason}: '" in module
