@@ -2,8 +2,9 @@
 # Everything is installed into .venv; nothing else on the machine is changed, but for `make test` on Debian as root
 # (or with sudo that asks for no password), which installs the services that the tests start.
 
+NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+	command -v $$p >/dev/null && $$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
@@ -26,7 +27,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run ## the server with simulated people; ARGS="--web.listen-address :9000" for flags
-	@exec $(BIN)/messaging-exporter demo $(ARGS)
+	@exec $(BIN)/python -m exporter demo $(ARGS)
 
 observe: $(VENV)/.test ## the same with Prometheus and Alertmanager, and Grafana where it is installed
 	@exec $(BIN)/python grafana/source/observe.py $(ARGS)
@@ -107,20 +108,23 @@ services: # what the tests start, where the machine is Debian and the user may i
 	@sh tests/servers/install.sh
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(or $(PYTHON),false) $(NEW_ENOUGH) || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+WITHOUT = { echo "pip says above why it could not; it needs a network, or an index in PIP_INDEX_URL" >&2; exit 1; }
 
 $(VENV)/.run: $(VENV)/bin/python setup.cfg
 	@echo "installing into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@$(INSTALL) '.[demo]' || $(WITHOUT)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python setup.cfg
 	@echo "installing into $(VENV), with what the tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@$(INSTALL) '.[test,lint]' || $(WITHOUT)
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: $(VENV)/bin/python setup.cfg
 	@echo "installing into $(VENV), with what the benchmarks need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	@$(INSTALL) '.[test,bench]' || $(WITHOUT)
 	@touch $@ $(VENV)/.run
