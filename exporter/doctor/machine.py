@@ -9,6 +9,7 @@ import resource
 import time
 from pathlib import Path
 
+from exporter.auth.tokens import LEEWAY
 from exporter.doctor.findings import Finding, Outcome
 from exporter.settings.model import Settings
 from exporter.web.listeners import SPARE_FILES
@@ -18,8 +19,6 @@ RELEASED = 1_764_000_000.0
 """Unix seconds of about the release: a clock before this is wrong."""
 APART = 1.0
 """Seconds that two clocks may differ without anybody noticing: figures of "today" turn at another moment."""
-FAR_APART = 30.0
-"""Seconds, the leeway of tokens: beyond it good tokens are refused."""
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -30,7 +29,7 @@ async def examine(settings: Settings) -> list[Finding]:
 def clock(where: str, ahead: float) -> Finding:
     """What it means that the clock of ``where`` is ``ahead`` seconds of ours (negative: behind)."""
     text = f"{where}'s is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
-    if abs(ahead) > FAR_APART:
+    if abs(ahead) > LEEWAY:
         return Finding("clock", Outcome.FAILED, text, "tokens and days will be wrong: have both machines run NTP")
     if abs(ahead) > APART:
         return Finding("clock", Outcome.WARNING, text, "have both machines run NTP")
