@@ -92,17 +92,15 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History:
-    """The latest ``maxlen`` samples on a grid of ``step`` seconds, in memory that never grows.
+    """The latest ``MAXLEN`` samples on a grid of ``STEP`` seconds, in memory that never grows.
 
     A slot in which nobody sampled (the process was stopped, the machine slept) holds nulls; of two samples in one slot
     the later one stays. When the clock was set back, what lies in its future is forgotten.
     """
 
-    def __init__(self, maxlen: int = MAXLEN, step: float = STEP) -> None:
-        self._maxlen = maxlen
-        self._step = step
+    def __init__(self) -> None:
         self._columns = {
-            name: array("d", [UNKNOWN]) * maxlen
+            name: array("d", [UNKNOWN]) * MAXLEN
             for name in ("at", *FIGURES, *COUNTERS, *(_growth(name) for name in COUNTERS))
         }
         self._first: int | None = None  # slot numbers: seconds since 1970 divided by the step
@@ -114,15 +112,15 @@ class History:
 
     def record(self, at: float, sample: Sample) -> None:
         """Keep ``sample``, taken at ``at`` (Unix seconds). O(1), but for the slots skipped since the latest one."""
-        slot = int(at // self._step)
-        if self._last is None or self._first is None or not -self._maxlen < slot - self._last < self._maxlen:
+        slot = int(at // STEP)
+        if self._last is None or self._first is None or not -MAXLEN < slot - self._last < MAXLEN:
             self._forget_all()
             self._first, self._began = slot, at
         elif slot < self._last:
             self._first, self._began = min(self._first, slot), min(self._began or at, at)
         else:
             self._blank(self._last + 1, slot - 1)
-        self._first = max(self._first, slot - self._maxlen + 1)
+        self._first = max(self._first, slot - MAXLEN + 1)
         self._last = slot
         self._put(slot, at, sample)
         self._mind_peaks(at, sample)
@@ -131,9 +129,9 @@ class History:
     def until_next(self, now: float) -> float:
         """Seconds from ``now`` (Unix seconds) to the middle of the next slot, the time to sample next.
 
-        Sleeping for ``step`` instead would drift over a slot's edge one day and leave a slot empty.
+        Sleeping for ``STEP`` instead would drift over a slot's edge one day and leave a slot empty.
         """
-        return (now // self._step + 1.5) * self._step - now
+        return (now // STEP + 1.5) * STEP - now
 
     def answer(self) -> dict[str, Any]:
         """What ``GET /v1/messaging/stats/history`` says; every array has ``length`` entries, the oldest first.
@@ -161,11 +159,11 @@ class History:
         ==================  ==========================================================================================
         """
         return {
-            "step": self._step,
+            "step": STEP,
             "length": 0 if self._first is None or self._last is None else self._last - self._first + 1,
-            "start": None if self._first is None else self._first * self._step,
+            "start": None if self._first is None else self._first * STEP,
             "since": _moment(self._began),
-            "as_of": _moment(None if self._last is None else self._columns["at"][self._last % self._maxlen]),
+            "as_of": _moment(None if self._last is None else self._columns["at"][self._last % MAXLEN]),
             "figures": {name: [None if n != n else int(n) for n in self._held(name)] for name in FIGURES},
             "rates": {name: [None if n != n else n for n in self._held(_growth(c))] for name, c in RATES.items()},
             "delivered_in_time": [
@@ -190,7 +188,7 @@ class History:
         return self._body
 
     def _by_reason(self, group: str) -> dict[str, dict[str, int | None]]:
-        spans = {"last_minute": int(MINUTE / self._step), "last_hour": self._maxlen}
+        spans = {"last_minute": int(MINUTE / STEP), "last_hour": MAXLEN}
         return {
             reason: {span: self._sum(_growth(f"{group}_{reason}"), entries) for span, entries in spans.items()}
             for reason in REASONS[group]
@@ -214,7 +212,7 @@ class History:
         values = self._columns[column]
         if self._first is None or self._last is None:
             return values[:0]
-        first, last = self._first % self._maxlen, self._last % self._maxlen
+        first, last = self._first % MAXLEN, self._last % MAXLEN
         return values[first : last + 1] if first <= last else values[first:] + values[: last + 1]
 
     def _sum(self, column: str, entries: int) -> int | None:
@@ -225,13 +223,13 @@ class History:
     def _blank(self, first: int, last: int) -> None:
         for slot in range(first, last + 1):
             for column in self._columns.values():
-                column[slot % self._maxlen] = UNKNOWN
+                column[slot % MAXLEN] = UNKNOWN
 
     def _forget_all(self) -> None:
-        self._blank(0, self._maxlen - 1)
+        self._blank(0, MAXLEN - 1)
 
     def _put(self, slot: int, at: float, sample: Sample) -> None:
-        index = slot % self._maxlen
+        index = slot % MAXLEN
         columns = self._columns
         columns["at"][index] = at
         for name in (*FIGURES, *DELIVERED, *_PLAIN):
@@ -244,7 +242,7 @@ class History:
                 columns[_SUMS[group]][index] = _double(sum(counts.values()) if counts else None)
         for name in COUNTERS:
             rate = name in _RATED
-            growth, seconds = self._growth_since(name, slot, LONGEST_GAP if rate else self._maxlen)
+            growth, seconds = self._growth_since(name, slot, LONGEST_GAP if rate else MAXLEN)
             value = round(growth / seconds, 3) if rate and seconds > 0 else UNKNOWN if rate else growth
             columns[_growth(name)][index] = value
 
@@ -256,13 +254,13 @@ class History:
         """
         values, times = self._columns[counter], self._columns["at"]
         assert self._first is not None  # noqa: S101 - a sample is being put
-        if values[slot % self._maxlen] != values[slot % self._maxlen]:
+        if values[slot % MAXLEN] != values[slot % MAXLEN]:
             return UNKNOWN, UNKNOWN  # nobody knows it now: looking for an earlier one is work for nothing
         for before in range(slot - 1, max(self._first, slot - farthest) - 1, -1):
-            then = values[before % self._maxlen]
+            then = values[before % MAXLEN]
             if then == then:
-                growth = values[slot % self._maxlen] - then
-                seconds = times[slot % self._maxlen] - times[before % self._maxlen]
+                growth = values[slot % MAXLEN] - then
+                seconds = times[slot % MAXLEN] - times[before % MAXLEN]
                 return (growth if growth >= 0 and seconds > 0 else UNKNOWN), seconds
         return UNKNOWN, UNKNOWN
 

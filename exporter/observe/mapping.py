@@ -176,12 +176,12 @@ class Key:
         """SQL: a statement's value, NULL where this key has no row."""
         return f"CASE WHEN {self.there} THEN ({statement}) END" if self.there else f"({statement})"
 
-    def next_above(self, low: int | None, table: str, offset: int = 0) -> str:
+    def next_above(self, low: int | None, table: str) -> str:
         """A statement: the lowest value above ``low`` (of all, when None)."""
         where = [self.only.replace("{a}", "k")] if self.only else []
         if low is not None:
             where.append(self.above(low, "k"))
-        return self._ordered(table, where, "ASC" if self.sign > 0 else "DESC", offset)
+        return self._ordered(table, where, "ASC" if self.sign > 0 else "DESC")
 
     def newest(self, table: str, offset: int = 0) -> str:
         """A statement: the highest value, or the one with ``offset`` rows above it."""
@@ -189,7 +189,7 @@ class Key:
             table, [self.only.replace("{a}", "k")] if self.only else [], "DESC" if self.sign > 0 else "ASC", offset
         )
 
-    def _ordered(self, table: str, where: list[str], order: str, offset: int) -> str:
+    def _ordered(self, table: str, where: list[str], order: str, offset: int = 0) -> str:
         column = self.of("k")
         where = [*where, f"{column} IS NOT NULL"]
         chosen, value = " AND ".join(where), self.time.readable(column) if self.time is not None else column

@@ -20,6 +20,10 @@ FEW: Final = 4
 """So many at once are no storm: whoever comes next is not made to wait."""
 PAUSE: Final = 0.006
 """Seconds: what a storm of 4,000 connections a second needs to bring another two dozen."""
+BELIEVED: Final = 60.0
+"""Seconds at least for which a user is known to have a row."""
+GENERATION: Final = 50_000
+"""Known users in one of two generations."""
 
 
 def batching_window(count: int, enough: int) -> float:
@@ -77,13 +81,11 @@ class KnownUsers:
     """A bounded memory of users that were registered a short time ago.
 
     Two generations instead of an order of use: a lookup is two set look-ups, and forgetting is dropping a set. It only
-    spares connections a question: what is in here is believed for ``seconds`` to twice that. A message or a join asks
-    the database, since another program may have deleted the row.
+    spares connections a question: what is in here is believed for ``BELIEVED`` seconds to twice that. A message or a
+    join asks the database, since another program may have deleted the row.
     """
 
-    def __init__(self, capacity: int = 100_000, seconds: float = 60.0) -> None:
-        self._half = max(1, capacity // 2)
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._young: set[str] = set()
         self._old: set[str] = set()
         self._advance_at = float("-inf")
@@ -91,15 +93,15 @@ class KnownUsers:
     def advance(self, now: float) -> None:
         """Let time pass; ``now`` in seconds of any clock that does not go back."""
         if now >= self._advance_at:
-            if now >= self._advance_at + self._seconds:
+            if now >= self._advance_at + BELIEVED:
                 self._young = set()
             self._old, self._young = self._young, set()
-            self._advance_at = now + self._seconds
+            self._advance_at = now + BELIEVED
 
     def add(self, users: Iterable[str]) -> None:
         """These have a row."""
         for user in users:
-            if len(self._young) >= self._half:
+            if len(self._young) >= GENERATION:
                 self._old, self._young = self._young, set()
             self._young.add(user)
 

@@ -19,6 +19,7 @@ from exporter.simulate.people.organisation import Plan, hour_of
 LOOK_AHEAD = 4.5  # seconds; more than the longest typing
 MOMENT = 10.0  # seconds that "lately" means
 ARRIVAL_TIMEOUT = 3.0
+GOODBYE = 3.0  # seconds; a server that answers no close frame is not waited for
 
 
 class Crowd:
@@ -207,11 +208,11 @@ class Crowd:
             self._raise_failure()
         self.ledger.settle(self.clock(), self.meter.lately, final=True)
 
-    async def disperse(self, seconds: float = 3.0) -> None:
+    async def disperse(self) -> None:
         """Everybody closes their windows; who has not after this time is cut off."""
         for client in self.clients:
             client.log_off()
-        deadline = self.clock() + seconds
+        deadline = self.clock() + GOODBYE
         while self.meter.online and self.clock() < deadline:
             await asyncio.wait((self.context.failure,), timeout=0.02)
         for task in list(self.context.tasks):
