@@ -15,7 +15,6 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from exporter import __version__
-from exporter.core.events import ClosedReason
 from exporter.core.recount import Recount
 from exporter.core.source_records import SourceView
 from exporter.embed.observations import REPORTS
@@ -219,9 +218,7 @@ def _of_this_process(live: Live) -> dict[str, Any]:
 
 def _since(live: Live) -> dict[str, str | None]:
     """Since when something is wrong, as far as the host's reports tell; null while it is not."""
-    counters = live.metrics
-    internal_errors = counters.connections_closed.cells[ClosedReason.INTERNAL_ERROR].value
-    live.conditions.count(time.time(), quality(counters), internal_errors)
+    live.conditions.count(time.time(), quality(live.metrics))
     told = {"at_capacity": "connections_rejected", "sends_failing": "commands_rejected"}
     since = live.conditions.since
     return {

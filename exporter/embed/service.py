@@ -182,9 +182,6 @@ class Service:
                     joins=metrics.joins.value if "joins" in reported else None,
                     connections_opened=metrics.connections_opened.value,
                     **_quality(metrics, reported),
-                    connections_closed={
-                        str(reason): cell.value for reason, cell in metrics.connections_closed.cells.items()
-                    },
                 ),
             )
             await asyncio.sleep(self._history.until_next(time.time()))
@@ -192,7 +189,8 @@ class Service:
 
 def _quality(metrics: Metrics, reported: Set[str]) -> dict[str, Any]:
     """The rest of a sample, as far as the host reports it."""
-    seen, sample = quality(metrics), dict[str, Any]()
+    seen = quality(metrics)
+    sample: dict[str, Any] = {"connections_closed": seen.closed_connections}
     if "connections_rejected" in reported:
         sample["connections_refused"] = seen.refused_connections
     if "commands_rejected" in reported:

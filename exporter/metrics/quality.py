@@ -1,4 +1,4 @@
-"""What one node refused, failed and delivered in time since it started, read off its counters. Knows no HTTP."""
+"""What one node closed, refused, failed and delivered in time since its start, off its counters. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ FAILURES: Final = (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL)
 class Quality(msgspec.Struct, frozen=True):
     """Counts since the start of this node. Connections and commands are keyed by reason, all reasons from 0."""
 
+    closed_connections: Mapping[str, int]
     refused_connections: Mapping[str, int]
     refused_commands: Mapping[str, int]
     sends_failed: int
@@ -44,6 +45,7 @@ def quality(metrics: Metrics) -> Quality:
         delivered += sum(buckets.counts)
         in_time += sum(buckets.counts[: buckets.bounds.index(IN_TIME) + 1])
     return Quality(
+        closed_connections={reason.value: cell.value for reason, cell in metrics.connections_closed.cells.items()},
         refused_connections={reason.value: cell.value for reason, cell in metrics.connections_rejected.cells.items()},
         refused_commands=commands,
         sends_failed=sends_failed,

@@ -37,7 +37,7 @@ class Conditions:
         )
         self._counted = {name: _Counted() for name in _COUNTED}
 
-    def look(self, snapshot: Snapshot, quality: Quality, internal_errors: int) -> None:
+    def look(self, snapshot: Snapshot, quality: Quality) -> None:
         """Take in a snapshot and what was counted until then."""
         now, database = snapshot.as_of, snapshot.database
         totals = database.totals
@@ -48,13 +48,13 @@ class Conditions:
             self._note("totals_wrong", any(found), now)
         seen = snapshot.broker.last_seen if snapshot.broker is not None else None
         self._note("cluster_down", not snapshot.broker_up, now, seen)
-        self.count(now, quality, internal_errors)
+        self.count(now, quality)
 
-    def count(self, now: float, quality: Quality, internal_errors: int) -> None:
+    def count(self, now: float, quality: Quality) -> None:
         """Take in what was counted until ``now`` (Unix seconds)."""
         self._count("at_capacity", quality.refused_connections["capacity"], now)
         self._count("sends_failing", quality.sends_failed, now)
-        self._count("internal_errors", internal_errors, now)
+        self._count("internal_errors", quality.closed_connections["internal_error"], now)
 
     def _note(self, name: str, wrong: bool, now: float, recorded: float | None = None) -> None:
         if not wrong:

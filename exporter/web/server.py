@@ -23,6 +23,7 @@ from exporter.core.errors import Misconfigured, Unavailable
 from exporter.metrics.counters import BackgroundTask, Metrics
 from exporter.metrics.loop_lag import LoopLagMonitor
 from exporter.metrics.negotiation import SHARE
+from exporter.metrics.quality import quality
 from exporter.node.conditions import Conditions
 from exporter.node.fanout import FanOut
 from exporter.node.history import History
@@ -39,7 +40,7 @@ from exporter.web.application import Application
 from exporter.web.background import BackgroundTasks
 from exporter.web.listeners import Listeners, OpenFiles, allow_open_files
 from exporter.web.origins import Origins
-from exporter.web.routes.stats import look, sample
+from exporter.web.routes.stats import sample
 from exporter.web.sockets import METRICS_LISTEN
 from exporter.web.toolkit.reload import WebConfig
 from exporter.web.websocket.connections import Connections
@@ -219,7 +220,7 @@ class Server:
         files = OpenFiles()
         while True:
             snapshot = await self.snapshots.snapshot(self.settings.database_timeout * SHARE, saturation=False)
-            look(self.conditions, snapshot, self.metrics)
+            self.conditions.look(snapshot, quality(self.metrics))
             files.look()
             self.history.record(snapshot.as_of, sample(snapshot, self.metrics))
             await asyncio.sleep(self.history.until_next(time.time()))

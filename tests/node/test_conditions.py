@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter.core.events import RejectedReason
+from exporter.core.errors import ErrorCode
+from exporter.core.events import ClosedReason, RejectedReason
 from exporter.core.records import BrokerView, DatabaseView, HubStats, PoolStats, Saturation, Snapshot, Totals
 from exporter.metrics.counters import Metrics
 from exporter.metrics.quality import quality
@@ -26,7 +27,7 @@ class World:
         """What is wrong after a look at this moment, and since when."""
         saturation = Saturation(send_buffer_max=0, slow_consumers=0, connection_limit=1, typing_oldest_age=0.0)
         snapshot = Snapshot(at, HubStats(), None, True, broker_up, database, saturation, {}, 0.0, broker)
-        self.conditions.look(snapshot, quality(self.metrics), 0)
+        self.conditions.look(snapshot, quality(self.metrics))
         return {name: since for name, since in self.conditions.since.items() if since is not None}
 
 
@@ -79,6 +80,17 @@ def test_what_a_counter_tells_of_is_over_after_a_minute_without_more() -> None:
     assert world.look(150.0 + QUIET) == {}
     refused.value += 1
     assert world.look(300.0) == {"at_capacity": 300.0}
+
+
+def test_a_connection_that_ended_with_a_defect_and_a_send_that_failed_are_told_and_a_clients_own_end_is_not() -> None:
+    world = World()
+    world.metrics.connections_closed[ClosedReason.CLIENT].value += 1
+    world.metrics.commands_rejected["send", ErrorCode.TOO_LARGE].value += 1
+    assert world.look(100.0) == {}
+    world.metrics.connections_closed[ClosedReason.INTERNAL_ERROR].value += 1
+    assert world.look(110.0) == {"internal_errors": 110.0}
+    world.metrics.commands_rejected["send", ErrorCode.UNAVAILABLE].value += 1
+    assert world.look(120.0) == {"internal_errors": 110.0, "sends_failing": 120.0}
 
 
 def test_a_clock_that_was_set_back_makes_nothing_last() -> None:

@@ -12,7 +12,6 @@ from aiohttp import web
 
 from exporter import __version__
 from exporter.auth.tokens import Authenticator
-from exporter.core.events import ClosedReason
 from exporter.core.records import Snapshot
 from exporter.metrics.counters import Metrics
 from exporter.metrics.negotiation import SHARE
@@ -80,15 +79,10 @@ def sample(snapshot: Snapshot, metrics: Metrics) -> Sample:
         sends_failed=seen.sends_failed,
         delivered=seen.delivered,
         delivered_in_time=seen.delivered_in_time,
-        connections_closed={str(reason): cell.value for reason, cell in metrics.connections_closed.cells.items()},
+        connections_closed=seen.closed_connections,
         connections_refused=seen.refused_connections,
         commands_refused=seen.refused_commands,
     )
-
-
-def look(conditions: Conditions, snapshot: Snapshot, metrics: Metrics) -> None:
-    """Let the conditions take in what is known now."""
-    conditions.look(snapshot, quality(metrics), metrics.connections_closed.cells[ClosedReason.INTERNAL_ERROR].value)
 
 
 class Stats:
@@ -114,6 +108,7 @@ class Stats:
         """200 for admins, 401 without a token, 403 for another role."""
         require_admin(request, self._authenticator)
         snapshot = await self._snapshots.snapshot(self._timeout * SHARE, saturation=False)
-        look(self._conditions, snapshot, self._metrics)
+        seen = quality(self._metrics)
+        self._conditions.look(snapshot, seen)
         since = {name: utc(at) for name, at in self._conditions.since.items()}
-        return answer(payload(snapshot) | node_payload(quality(self._metrics), self._started_at) | {"since": since})
+        return answer(payload(snapshot) | node_payload(seen, self._started_at) | {"since": since})
