@@ -54,7 +54,7 @@ class LiveView(View):
 
     def _header(self, moment: Moment) -> Text:
         meter, hour = moment.meter, moment.hour
-        clock = "" if hour is None else f"{int(hour):02}:{int(hour % 1 * 60):02} on a day in fast motion"
+        clock = "" if hour is None else f"{int(hour):02}:{int(hour % 1 * 60):02} in fast motion"
         return Text.assemble(
             (self._title, "bold"),
             f"  {moment.phase}, {moment.seconds:.0f} s  ",
@@ -91,8 +91,8 @@ class LiveView(View):
         meter, ledger = moment.meter, moment.ledger
         text = Text.assemble(
             (
-                f"{meter.resets} lost networks, {meter.resent} sent again, {ledger.unanswered} waiting for an answer, "
-                f"{meter.errors.total()} errors, {meter.rejected.total()} refused connections\n",
+                f"{meter.resets} lost networks, {meter.resent} resent, {ledger.unanswered} unanswered, "
+                f"{meter.errors.total()} errors, {meter.rejected.total()} connections refused\n",
                 "dim",
             )
         )

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -21,9 +22,11 @@ from rich.console import Console
 from exporter import simulate as package
 from exporter.core.errors import Misconfigured
 from exporter.simulate import SimulateOptions, Summary, simulate
+from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.client.connection import ClientConnection
-from exporter.simulate.console import PlainView, View, view_for
+from exporter.simulate.console import Moment, PlainView, View, view_for
 from exporter.simulate.live_view import LiveView
+from exporter.simulate.meter import Meter
 from exporter.simulate.options import http_base, socket_url
 from exporter.simulate.run import TOKEN_KEPT, Simulation
 from tests.servers.double import Double
@@ -478,6 +481,17 @@ async def test_on_a_terminal_there_is_a_live_table_and_the_screen_is_left_in_ord
     for words in ("acknowledged", "delivered", "p99", "in fast motion", "WRONG", "a note that stays"):
         assert words in out.getvalue()
     assert "\x1b[?25h" in out.getvalue()  # the cursor is back
+
+
+def test_no_line_of_the_live_table_is_broken_on_a_terminal_of_80_columns() -> None:
+    out, meter = io.StringIO(), Meter(resets=999, resent=99, joined=1_000)
+    meter.errors["unavailable"] = meter.rejected["503"] = 99
+    ledger = Ledger("run", grace=1.0)
+    view = LiveView(Console(file=out, force_terminal=True, width=80, height=30))
+    view.show(Moment(meter, ledger, "waiting for answers", 600.0, 1.0, 9.5))
+    view.close()
+    for line in ("messaging-exporter simulate .* in fast motion", "999 lost networks, .* connections refused"):
+        assert re.search(f"{line}$", re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", out.getvalue()), re.MULTILINE)
 
 
 def test_the_view_follows_what_it_writes_to(monkeypatch: pytest.MonkeyPatch) -> None:
