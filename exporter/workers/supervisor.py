@@ -19,6 +19,7 @@ import structlog
 from exporter import __version__
 from exporter.core.errors import Misconfigured
 from exporter.settings.model import Settings
+from exporter.settings.options import OPTIONS
 from exporter.web import notify
 from exporter.workers import plan
 from exporter.workers.own_broker import OwnBroker
@@ -149,7 +150,7 @@ class _Supervisor:
             return self._settings
         changed = [name for name, value in fixed.items() if getattr(found, name) != value]
         if changed:
-            names = [name.replace("_", "-") for name in changed]
+            names = [option.name for option in OPTIONS if option.field in changed]
             log.warning("some settings change only when the whole server is started again", settings=names)
         return replace(found, **fixed)
 

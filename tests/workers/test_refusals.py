@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ async def test_sqlite_is_refused_too_when_the_settings_are_read_again() -> None:
         assert first._read_again() is settings
     assert [line["event"] for line in lines] == ["the settings are wrong now; the new workers get the old ones"]
     assert "--workers 2 needs PostgreSQL" in lines[0]["reason"]
+
+
+async def test_what_only_a_new_start_changes_is_said_by_the_names_that_it_is_set_by() -> None:
+    settings = Settings(workers=2, database_url=POSTGRES, redis_url="redis://127.0.0.1:1")
+    changed = replace(settings, listen=(), metrics_listen=settings.listen, systemd_socket=True, typing_timeout=3.0)
+    first = supervisor._Supervisor(settings, lambda: changed, Sockets([], [[], []]), asyncio.Queue())
+    with logged(supervisor) as lines:
+        assert first._read_again() == replace(settings, typing_timeout=3.0)
+    assert lines[0]["settings"] == ["web.listen-address", "web.metrics-listen-address", "web.systemd-socket"]
 
 
 @pytest.mark.parametrize("flag", ["--auth.audience", "--auth.issuer"])
