@@ -74,6 +74,7 @@ def test_escapes_and_other_scripts_are_read_as_what_they_mean() -> None:
 
 def test_a_command_is_named_as_on_the_wire() -> None:
     assert sorted(protocol.COMMANDS.values()) == ["join", "leave", "ping", "read", "send", "typing"]
+    assert {type(command) for _, command in GOOD} == set(protocol.COMMANDS)
     for frame, command in GOOD:
         assert protocol.COMMANDS[type(command)] == frame["type"]
 

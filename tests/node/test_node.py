@@ -24,6 +24,7 @@ from exporter.core.errors import (
     Unavailable,
 )
 from exporter.core.events import (
+    COMMANDS,
     ClosedReason,
     Command,
     Join,
@@ -122,6 +123,10 @@ async def world() -> AsyncIterator[World]:
     made = World()
     yield made
     await made.node.close_all()
+
+
+def test_every_command_is_carried_out(world: World) -> None:
+    assert set(world.node._handlers) == set(COMMANDS)
 
 
 # --- join and leave ---------------------------------------------------------------------------------------
