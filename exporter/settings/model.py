@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error")  # the Prometheus exporters' words
 LOG_FORMATS: Final = ("logfmt", "json")
-MAX_WORKERS: Final = 128  # each has six connections to the database; more cores than this are more machines
+MAX_WORKERS: Final = 128  # each has seven connections to the database; more cores than this are more machines
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The limits that are no flags stand in docs/flags.md with the numbers that the code has."""
+"""Limits stand in the documents with the numbers that the code has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from docs.source.__main__ import ROOT
 from exporter.auth.tokens import MAX_TOKEN
 from exporter.core.hub import MAX_JOINED
 from exporter.core.websocket_frames import MAX_FRAGMENTS
+from exporter.settings.model import Limits
 from exporter.web.aiohttp_seams import HANDSHAKE_TIME, MAX_LINE, READ_TIME
 from exporter.web.application import MAX_BODY
 from exporter.web.problems import BODY_TIME
@@ -37,3 +38,14 @@ def test_a_limit_is_told(what: str, limit: str) -> None:
     rows = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8").splitlines()
     [row] = [row for row in rows if row.startswith(f"| {what}")]
     assert row.split(" | ")[1].startswith(limit)
+
+
+def test_the_readme_has_the_defaults_of_the_limits() -> None:
+    readme, limits = (ROOT / "README.md").read_text(encoding="utf-8"), Limits()
+    [row] = [row for row in readme.splitlines() if row.startswith("| `--limits.*`")]
+    assert row.endswith(
+        f"connections {limits.connections:,}, per user {limits.connections_per_user}, "
+        f"frame {limits.frame_bytes // 1024} KiB, {limits.frames_per_second} frames/s, "
+        f"send buffer {limits.send_buffer_bytes // MIB} MiB |"
+    )
+    assert f"holds {limits.connections:,} connections by default" in readme
