@@ -107,6 +107,3 @@ class KnownUsers:
 
     def __contains__(self, user: str) -> bool:
         return user in self._young or user in self._old
-
-    def __len__(self) -> int:
-        return len(self._young | self._old)
