@@ -384,6 +384,27 @@ async def test_postgresql_keeps_up_with(postgresql: tuple[Postgresql, Store], ch
 
 
 @pytest.mark.needs("postgres")
+@pytest.mark.parametrize("table", ["messages", "conversations CASCADE", "users"])
+async def test_postgresql_empties_no_table_of_rows_that_the_transaction_does_not_see(
+    postgresql: tuple[Postgresql, Store], table: str
+) -> None:
+    place, store = postgresql
+    connection = await asyncpg.connect(place.url)
+    try:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM messages")
+        await place.execute(
+            "INSERT INTO conversations (id, created_at) VALUES ('later', '2026-01-01');"
+            " INSERT INTO users (id, created_at) VALUES ('later', '2026-01-01');"
+            " INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('a', 9, 'later', '2026-01-01')"
+        )
+        with pytest.raises(asyncpg.FeatureNotSupportedError, match=f"TRUNCATE of {table.split()[0]} would leave"):
+            await connection.execute(f"TRUNCATE {table}; COMMIT")
+    finally:
+        await connection.close()
+    await assert_exact(place, store, TODAY)
+
+
+@pytest.mark.needs("postgres")
 async def test_postgresql_that_is_serializable_for_everybody_does_not_hinder_the_server(
     postgresql: tuple[Postgresql, Store],
 ) -> None:

@@ -69,6 +69,14 @@ _LOCK = """IF cardinality(ids) > 1 THEN
         PERFORM 1 FROM conversations AS c WHERE c.id = ANY (ids) ORDER BY c.id FOR NO KEY UPDATE;
     END IF;"""
 
+# A table is emptied of all its rows, those too that an older snapshot does not show: the figures of those would stay.
+_BEFORE_EMPTYING = """
+BEGIN
+    IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
+        RAISE 'TRUNCATE of % would leave its figures wrong at this isolation level', TG_TABLE_NAME USING
+            ERRCODE = 'feature_not_supported', HINT = 'Use READ COMMITTED for it, or DELETE.';
+    END IF;"""
+
 FUNCTIONS = {
     # Runs through the shards from one that differs between backends to the first that is free (or its own already).
     "messaging_shard() RETURNS integer": f"""
@@ -169,8 +177,7 @@ BEGIN
     END IF;{_bump("messages", f"{_MESSAGE_PLUS} UNION ALL {_MESSAGE_MINUS}")}
     RETURN NULL;
 END""",
-    "messaging_messages_truncated() RETURNS trigger": """
-BEGIN
+    "messaging_messages_truncated() RETURNS trigger": f"""{_BEFORE_EMPTYING}
     UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET messages = 0 WHERE messages <> 0;
     UPDATE conversations SET total_messages = 0 WHERE total_messages <> 0;
@@ -181,8 +188,7 @@ END""",
 DECLARE
     ids text[];
     numbers bigint[];
-    days date[];
-BEGIN
+    days date[];{_BEFORE_EMPTYING}
     EXECUTE format(
         'SELECT array_agg(id ORDER BY id), array_agg(n ORDER BY id)'
         ' FROM (SELECT conversation_id AS id, count(*) AS n FROM %s GROUP BY 1) AS d', TG_RELID::regclass
@@ -213,8 +219,7 @@ END""",
     "messaging_conversation_redated() RETURNS trigger": _counting(
         "conversations", f"SELECT {day('NEW.created_at')}, 1 UNION ALL SELECT {day('OLD.created_at')}, -1"
     ),
-    "messaging_conversations_truncated() RETURNS trigger": """
-BEGIN
+    "messaging_conversations_truncated() RETURNS trigger": f"""{_BEFORE_EMPTYING}
     UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET conversations = 0 WHERE conversations <> 0;
     RETURN NULL;
@@ -230,8 +235,7 @@ END""",
     "messaging_users_updated() RETURNS trigger": _counting(
         "users, last_active_users", f"{_USER_PLUS} UNION ALL {_USER_MINUS}"
     ),
-    "messaging_users_truncated() RETURNS trigger": """
-BEGIN
+    "messaging_users_truncated() RETURNS trigger": f"""{_BEFORE_EMPTYING}
     DELETE FROM conversation_members WHERE user_id IN (SELECT id FROM users);
     UPDATE verification SET repairs = repairs + 1;
     UPDATE daily_totals SET users = 0, last_active_users = 0 WHERE users <> 0 OR last_active_users <> 0;
