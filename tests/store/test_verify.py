@@ -536,6 +536,35 @@ async def leave_what_others_hold(place: Postgresql, store: Store, monkeypatch: p
         await holder.close()
 
 
+@pytest.mark.needs("postgres")
+async def test_a_prepared_transaction_that_holds_what_is_to_be_repaired_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody's process holds it, and it stays when the server is started again: only its name ends it."""
+    monkeypatch.setattr(postgresql, "VERIFY_LOCK_WAIT", 1.5)
+    server = Postgres(fsync="off", max_prepared_transactions="4")
+    try:
+        place = Postgresql(server.start().url(server.create_database()))
+        async with opened(place, clock=Clock()) as store:
+            await store.create_conversation("a", "ann", [])
+            await place.execute(
+                "UPDATE conversations SET total_messages = 9",
+                "BEGIN; SELECT 1 FROM users LIMIT 1; PREPARE TRANSACTION 'in nobody''s way'",
+                "BEGIN; UPDATE conversations SET created_at = created_at; PREPARE TRANSACTION E'row\\n1'",
+            )
+            held = "the database is locked by another program: prepared transaction"
+            _, lines = await findings(store, repair=True)
+            (told,) = [line for line in lines if "not repaired" in line]
+            assert told.startswith(f"conversation 'a': not repaired, {held} \"row\\n1\" (postgres, since ")
+            await place.execute(
+                "ROLLBACK PREPARED E'row\\n1'", "BEGIN; LOCK TABLE messages; PREPARE TRANSACTION 'table'"
+            )
+            with pytest.raises(Unavailable, match=rf'{held} "table" \(postgres, since [0-9:]+ UTC\)$'):
+                await verify(store)
+    finally:
+        server.close()
+
+
 HOLDING = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -19,6 +19,7 @@ from exporter.store.dialects.base import LIVELY, Ask, Clusters, Dialect, Row, Se
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.postgresql_connection import Connection, Connector, PostgresSession
 from exporter.store.dialects.postgresql_errors import DRIVERS, translate_error
+from exporter.store.dialects.postgresql_locks import LOCK_HOLDERS
 from exporter.store.engine import AsyncConnection, AsyncEngine, create_async_engine
 from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.schema import catalogue_postgresql, triggers_postgresql
@@ -58,18 +59,6 @@ current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),
 """
 OLD = 1.0
 """Seconds of age by which a pooler's session was opened for somebody else, with the defaults of that time."""
-
-
-_LOCK_HOLDERS = """
-SELECT DISTINCT 'process ' || h.pid || ' (' || concat_ws(
-    ', ', nullif(h.application_name, ''), h.usename, h.state, 'since ' || to_char(h.xact_start, 'HH24:MI:SS TZ')
-) || ')'
-FROM pg_stat_activity AS w JOIN pg_stat_activity AS h ON h.pid = ANY (pg_blocking_pids(w.pid))
-WHERE w.application_name = $1 AND w.datname = current_database() AND w.wait_event_type = 'Lock'
-    AND w.query_start < clock_timestamp() - interval '0.5 seconds'
-ORDER BY 1
-"""
-"""Not those for whom the writer of a server waits, which is a tenth of a second."""
 
 
 _CLUSTER = "hashtext('messaging-exporter server ' || current_schema())"
@@ -291,7 +280,7 @@ class PostgresDialect(Dialect):
 
     async def lock_holders(self, ask: Ask) -> list[str]:
         """As the server knows them; of other users' sessions only the process may be seen."""
-        return [row[0] for row in await ask(_LOCK_HOLDERS, self._connector.application)]
+        return [row[0] for row in await ask(LOCK_HOLDERS, self._connector.application)]
 
     async def session(self, connection: AsyncConnection, deadline: float | None) -> Session:
         """The asyncpg connection behind the pool's."""
