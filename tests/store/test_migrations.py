@@ -244,17 +244,29 @@ async def test_the_version_of_another_application_is_not_ours_and_is_left_alone(
     assert await place.fetch("SELECT version_num FROM alembic_version") == [(theirs,)]
 
 
-async def test_a_message_of_an_earlier_revision_without_a_time_can_be_read(tmp_path: Path) -> None:
+async def test_rows_of_an_earlier_revision_without_a_time_can_be_read_corrected_and_deleted(tmp_path: Path) -> None:
     place = Sqlite(tmp_path / "messaging.db")
     await migrate(place, revisions()[0])
     await place.execute(
-        "INSERT INTO conversations (id) VALUES ('c'); INSERT INTO conversation_members VALUES ('c', 'ann', 0);"
-        "INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('c', 1, 'ann', 'long ago')"
+        "INSERT INTO conversations (id, created_at) VALUES ('c', 'once upon a time');"
+        "INSERT INTO conversation_members VALUES ('c', 'ann', 0);"
+        "INSERT INTO users (id, created_at) VALUES ('ann', 'early'), ('bob', 'earlier');"
+        "INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES"
+        " ('c', 1, 'ann', 'long ago'), ('c', 2, 'ann', 'longer ago'), ('c', 3, 'ann', 'even longer ago')"
     )
     async with opened(place, clock=Clock()) as store:
         await assert_exact(place, store, TODAY)
         found, _ = await store.messages_after("c", "ann", 0, 10)
-        assert [(message.seq, message.sent_at.year) for message in found] == [(1, 1)]
+        assert [(message.seq, message.sent_at.year) for message in found] == [(1, 1), (2, 1), (3, 1)]
+        for statement in (
+            "UPDATE messages SET sent_at = '2026-03-10T00:00:00Z' WHERE seq = 1",
+            "DELETE FROM messages WHERE seq = 2",
+            "UPDATE users SET created_at = '2026-03-10T00:00:00Z' WHERE id = 'ann'",
+            "DELETE FROM users WHERE id = 'bob'",
+            "DELETE FROM conversations",
+        ):
+            await place.execute(statement)
+            await assert_exact(place, store, TODAY)
 
 
 # --- places that are not one ----------------------------------------------------------------------------------

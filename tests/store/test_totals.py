@@ -184,9 +184,14 @@ async def test_at_midnight_utc_today_begins_anew(place: Place) -> None:
         await assert_exact(place, store, clock().date())
 
 
-async def test_a_conversation_with_messages_cannot_be_renamed(place: Place, store: Store) -> None:
-    with pytest.raises(Exception, match="refer"):
-        await place.execute("UPDATE conversations SET id = 'other' WHERE id = 'a'")
+async def test_a_conversation_with_messages_or_members_cannot_be_renamed(place: Place, store: Store) -> None:
+    await place.execute(
+        "INSERT INTO conversations (id) VALUES ('read');"
+        " INSERT INTO conversation_members (conversation_id, user_id) VALUES ('read', 'ann')"
+    )
+    for name in ("a", "b", "read"):  # with members and messages, with messages alone, with members alone
+        with pytest.raises(Exception, match="refer"):
+            await place.execute(f"UPDATE conversations SET id = 'other' WHERE id = '{name}'")
     await place.execute(
         "INSERT INTO conversations (id) VALUES ('lone'); UPDATE conversations SET id = 'l' WHERE id = 'lone'"
     )
@@ -305,6 +310,8 @@ async def test_sqlite_refuses_a_time_that_could_not_be_counted_twice_alike(
         f"INSERT INTO messages (conversation_id, seq, sender_id, sent_at) VALUES ('b', 9, 'eve', '{text}')",
         f"UPDATE messages SET sent_at = '{text}'",
         f"INSERT INTO users (id, created_at) VALUES ('new', '{text}')",
+        f"UPDATE users SET created_at = '{text}'",
+        f"UPDATE conversations SET created_at = '{text}'",
         f"INSERT INTO conversations (id, created_at) VALUES ('new', '{text}')",
     ):
         with pytest.raises(Exception, match="not a time"):
