@@ -26,7 +26,7 @@ LAST_SEQ = 2**63 - 1
 
 T = TypeVar("T")
 Operation = Callable[[Session, datetime], Awaitable[T]]
-"""Any other change, done within the transaction; what it raises as a Refusal undoes it alone."""
+"""Any other change, done within the transaction; what refuses, by raising a Refusal, has written nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -195,7 +195,6 @@ class Transaction:
             for item in repeated:
                 self.results[item] = (first, True)
         if self.stored:
-            new -= self.users.keys()
             if new:
                 self.newcomers += await self._queries.register(session, sorted(new), self._now)
                 self.users.update(dict.fromkeys(new))
@@ -221,11 +220,7 @@ class Transaction:
             await self._queries.move(session, [(*at, seq) for at, seq in sorted(reached.items())])
 
     async def _operate(self, session: Session, operation: Operation[Any]) -> Any:
-        await session.execute("SAVEPOINT operation")
         try:
-            result = await operation(session, self._now)
+            return await operation(session, self._now)
         except Refusal as refusal:
-            await session.execute("ROLLBACK TO SAVEPOINT operation")
-            result = refusal
-        await session.execute("RELEASE SAVEPOINT operation")
-        return result
+            return refusal

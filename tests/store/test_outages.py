@@ -58,6 +58,7 @@ from tests.servers.proxy import LossyProxy
 TIMEOUT = 1.0
 LATE = 1.5
 """Seconds beyond a time limit that a busy machine may need; a store that hangs takes much longer."""
+LOST = DatabaseError(ErrorKind.DISCONNECTED, "the connection to the database was lost")
 STALL = 0.5
 """Seconds that the loop may be kept from others on a busy machine; a blocking call would take TIMEOUT."""
 
@@ -106,14 +107,17 @@ async def within(seconds: float, call: Any) -> Any:
             return refusal
 
 
+@pytest.mark.parametrize(
+    ("error", "answer"), [(LOST, Unavailable), (RuntimeError("a defect"), Internal)], ids=["lost", "defect"]
+)
 async def test_a_message_whose_commit_got_no_answer_is_told_of_once(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: Exception, answer: type[Refusal]
 ) -> None:
     witness = Witness()
-    async with opened(place, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
+    async with opened(place, timeout=30.0, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", [])
-        lose_the_answer_of_a_commit(monkeypatch)
-        assert isinstance(await witness.send(store, "c", "ann", "m1"), Unavailable)
+        lose_the_answer_of_a_commit(monkeypatch, error=error)
+        assert isinstance(await witness.send(store, "c", "ann", "m1"), answer)
         await eventually(lambda: witness.recovered)  # by itself, with nothing else to do
         stored, duplicate = await send_twice_told(store, "c", "ann", "m1")
         assert witness.recovered == [stored]
@@ -146,7 +150,9 @@ async def test_a_message_whose_commit_failed_is_not_told_of(place: Place, monkey
         assert (stored.seq, duplicate, witness.recovered) == (1, False, [])
 
 
-def lose_the_answer_of_a_commit(monkeypatch: pytest.MonkeyPatch, *, commit: bool = True) -> None:
+def lose_the_answer_of_a_commit(
+    monkeypatch: pytest.MonkeyPatch, *, commit: bool = True, error: Exception = LOST
+) -> None:
     """The next transaction of the writer ends as with a connection that dies while it waits for its commit."""
     original = Transaction.run
     done = []
@@ -162,7 +168,7 @@ def lose_the_answer_of_a_commit(monkeypatch: pytest.MonkeyPatch, *, commit: bool
             if sql == "COMMIT" and not done:
                 done.append(True)
                 await self.session.execute("COMMIT" if commit else "ROLLBACK")
-                raise DatabaseError(ErrorKind.DISCONNECTED, "the connection to the database was lost")
+                raise error
             await self.session.execute(sql)
 
     monkeypatch.setattr(Transaction, "run", lambda self, session: original(self, Losing(session)))

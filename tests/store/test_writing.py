@@ -15,6 +15,7 @@ from exporter.core.errors import Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store, upkeep
 from exporter.store.diagnosis import diagnose
+from exporter.store.dialects.base import Session
 from exporter.store.errors import (
     MOVED,
     NO_PARTITION,
@@ -27,6 +28,7 @@ from exporter.store.errors import (
     UNFILLED,
     UNREACHABLE,
 )
+from exporter.store.lanes import Lane
 from tests.databases import Outcome, Place, Postgresql, Sqlite, eventually, opened, send, send_twice_told
 from tests.servers.postgres import Postgres
 
@@ -137,6 +139,20 @@ async def test_what_refuses_messages_is_not_overruled_by_a_probe_and_its_end_is_
         await eventually(lambda: store.write_error is None)
         rows = await place.fetch("SELECT (SELECT count(*) FROM conversations), (SELECT count(*) FROM messages)")
         assert rows == [(1, 0)], "trying leaves nothing behind"
+
+
+@pytest.mark.needs("postgres")
+async def test_a_session_that_takes_no_writes_costs_no_message_where_another_one_does(postgres: Postgres) -> None:
+    """As when the address leads to another server by now: the connection says nothing about the next one."""
+    async with opened(Postgresql(postgres.url(postgres.create_database()))) as store:
+        await store.create_conversation("c", "ann", [])
+
+        async def close_to_writes(session: Session) -> None:
+            await session.execute("SET default_transaction_read_only = on")
+
+        await store._database.run(Lane.READ, close_to_writes)
+        assert store.pool().idle == 1, "the one that the message is given"
+        assert isinstance(await send(store, "c", "ann", "m"), Message)
 
 
 @pytest.mark.needs("postgres")
