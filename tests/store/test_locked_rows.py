@@ -16,6 +16,7 @@ from exporter.core.errors import NotFound, Unavailable
 from exporter.core.records import Draft, Message, ReadMark
 from exporter.store import Store
 from tests.databases import Outcome, Place, Postgresql, assert_exact, eventually, opened, read, send
+from tests.store.test_outages import lose_the_answer_of_a_commit
 
 pytestmark = pytest.mark.needs("postgres")
 
@@ -150,6 +151,22 @@ async def test_messages_of_one_sender_keep_their_order_while_some_are_set_aside(
             await soon(send(store, "free", "bob", f"m{number}"))
     results = [(await soon(future))[0] for future in waiting]
     assert [result.seq for result in results] == list(range(2, 22))
+
+
+async def test_a_message_in_doubt_whose_conversation_is_held_holds_up_nobody_else(
+    place: Postgresql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovered: list[Message] = []
+    async with opened(place, timeout=TIMEOUT, on_resolved=recovered.append) as store:
+        for name in ("held", "free"):
+            await store.create_conversation(name, "ann", [])
+        lose_the_answer_of_a_commit(monkeypatch)
+        assert isinstance(await send(store, "held", "ann", "m"), Unavailable)
+        async with holding(place, "SELECT 1 FROM conversations WHERE id = 'held' FOR UPDATE"):
+            for number in range(5):
+                assert isinstance(await soon(send(store, "free", "ann", f"m{number}")), Message)
+        await eventually(lambda: recovered)
+        assert [(message.conversation, message.id) for message in recovered] == [("held", "m")]
 
 
 @pytest.mark.parametrize("held", [0.9, 1.9])

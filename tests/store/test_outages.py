@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from exporter.store import Store, sharing, upkeep
 from exporter.store.connections import Work
 from exporter.store.dialects import sqlite as sqlite_module
 from exporter.store.dialects import sqlite_errors
-from exporter.store.dialects.base import Session
+from exporter.store.dialects.base import Row, Session
 from exporter.store.dialects.postgresql_connection import Connector
 from exporter.store.dialects.several_hosts import Hosts
 from exporter.store.errors import CROWDED, MOVED, DatabaseError, ErrorKind
@@ -108,7 +108,13 @@ async def within(seconds: float, call: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("error", "answer"), [(LOST, Unavailable), (RuntimeError("a defect"), Internal)], ids=["lost", "defect"]
+    ("error", "answer"),
+    [
+        (LOST, Unavailable),
+        (DatabaseError(ErrorKind.TIMEOUT, "the database did not answer in time"), Unavailable),
+        (RuntimeError("a defect"), Internal),
+    ],
+    ids=["lost", "late", "defect"],
 )
 async def test_a_message_whose_commit_got_no_answer_is_told_of_once(
     place: Place, monkeypatch: pytest.MonkeyPatch, error: Exception, answer: type[Refusal]
@@ -188,13 +194,35 @@ async def test_a_commit_that_takes_too_long_is_told_of_when_it_is_done(
 
     async with opened(place, timeout=TIMEOUT, on_resolved=witness.recovered.append) as store:
         await store.create_conversation("c", "ann", [])
+        await send(store, "c", "ann", "m0")
         slow.append(True)
         monkeypatch.setattr(Transaction, "run", run)
-        future = witness.send(store, "c", "ann", "m1")
+        repeated, future = (witness.send(store, "c", "ann", id) for id in ("m0", "m1"))
         assert isinstance(await within(TIMEOUT + LATE, future), Unavailable)
+        assert isinstance(await repeated, Unavailable)
         await eventually(lambda: witness.recovered)
-        assert [m.seq for m in witness.recovered] == [1]
+        assert [m.seq for m in witness.recovered] == [2], "the other was told of before"
         assert (await send_twice_told(store, "c", "ann", "m1"))[1]
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY])
+async def test_what_may_be_done_twice_is_when_a_connection_turns_out_to_be_of_no_use(
+    place: Place, kind: ErrorKind
+) -> None:
+    async with opened(place) as store:
+        failures = [DatabaseError(kind, "it had died while nobody used it")]
+
+        async def work(session: Session) -> Sequence[Row]:
+            if failures:
+                raise failures.pop()
+            return await session.fetch("SELECT 1")
+
+        assert [tuple(row) for row in await store._database.run(Lane.READ, work)] == [(1,)]
+        assert (store.up, store.error) == (True, None)
+        failures = [DatabaseError(kind, "it has died") for _ in range(2)]
+        with pytest.raises(DatabaseError):
+            await store._database.run(Lane.READ, work)
+        assert (store.up, store.error) == (False, "it has died")
 
 
 async def test_an_outage_is_logged_once_per_change_of_state(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
