@@ -156,6 +156,22 @@ async def test_a_message_whose_commit_failed_is_not_told_of(place: Place, monkey
         assert (stored.seq, duplicate, witness.recovered) == (1, False, [])
 
 
+async def test_a_message_that_another_node_stored_when_this_ones_commit_had_failed_is_told_of_by_that_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = Witness()
+    async with opened(place, timeout=30.0, on_resolved=witness.recovered.append) as store:
+        await store.create_conversation("c", "ann", [])
+        lose_the_answer_of_a_commit(monkeypatch, commit=False)
+        assert isinstance(await witness.send(store, "c", "ann", "m1"), Unavailable)
+        await place.execute(
+            "INSERT INTO messages (conversation_id, seq, sender_id, client_id, sent_at)"
+            " VALUES ('c', 1, 'ann', 'm1', '2026-01-01T00:00:00Z')"
+        )
+        stored, duplicate = await send_twice_told(store, "c", "ann", "m1")
+        assert (stored.seq, duplicate, witness.recovered) == (1, True, [])
+
+
 def lose_the_answer_of_a_commit(
     monkeypatch: pytest.MonkeyPatch, *, commit: bool = True, error: Exception = LOST
 ) -> None:
@@ -458,6 +474,7 @@ async def test_a_locked_file_makes_writers_unavailable_in_time_and_readers_go_on
             assert store._writer is not None
             assert (len(store._writer._queue), store._writer._pending.characters) == (0, 0), "what was refused piles up"
             assert store.up is False or store.error is None
+            assert store.write_error is None, "somebody may hold what it needed: the probe will tell"
         assert max(gaps) < STALL
         stored = await send(store, "c", "ann", "after")
         assert isinstance(stored, Message)

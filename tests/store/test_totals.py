@@ -157,6 +157,11 @@ async def test_last_seq_never_goes_back(place: Place, store: Store) -> None:
     await place.execute("UPDATE messages SET seq = 40 WHERE conversation_id = 'a'")
     stored = await send(store, "a", "ann", "newer")
     assert stored.seq == 41
+    await place.execute(
+        "UPDATE messages SET conversation_id = 'a', seq = 3 WHERE conversation_id = 'b'",
+        INSERT + "('a', 7, 'ann', '2026-03-10T00:00:00Z'), ('a', 8, 'ann', '2026-03-10T00:00:00Z')",
+    )
+    assert (await conversations(place))["a"] == (5, 41)
 
 
 async def test_windows_end_today_and_include_it(place: Place, store: Store) -> None:
