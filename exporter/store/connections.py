@@ -11,6 +11,7 @@ Tested in ``tests/store/test_totals.py``.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, TypeVar
@@ -60,12 +61,13 @@ class Job(Generic[T]):
         self._work = work
         self._session: Session | None = None
         self._whose = whose
-        self._has_turn = False
+        self._turn_at = math.inf
         self._waiting = False
         self._unwanted = False  # nobody waits for it any more: that it was cut off says nothing of the database
         self.aborted = False
         loop = asyncio.get_running_loop()
-        self.deadline = None if timeout is None else loop.time() + timeout
+        self._asked_at = loop.time()
+        self.deadline = None if timeout is None else self._asked_at + timeout
         self.task: asyncio.Task[T] = loop.create_task(self._run())
         self.task.add_done_callback(database.ended)
         database.jobs.add(self.task)
@@ -83,7 +85,7 @@ class Job(Generic[T]):
             await self.abort()
             raise
         if not done:
-            crowded = self._whose is not None and not self._has_turn  # which says nothing of the database
+            crowded = self._unwanted = self._crowded
             await self.abort()
             text = errors.TOO_MUCH_TO_READ if crowded else errors.TIMEOUT
             failure = DatabaseError(ErrorKind.TIMEOUT, text, self._database.dialect.place)
@@ -91,6 +93,11 @@ class Job(Generic[T]):
                 self._database.note(failure, self._lane, self._kinds)
             raise failure
         return self.task.result()
+
+    @property
+    def _crowded(self) -> bool:
+        """Has a user waited for others longer than the database had time? Then the end of that says nothing of it."""
+        return self._whose is not None and self._turn_at - self._asked_at > (self.deadline or 0.0) - self._turn_at
 
     async def outcome(self) -> DatabaseError | Internal | None:
         """Why the work failed, once it has ended, even when it was told to stop for lack of time; None: it did not.
@@ -123,10 +130,12 @@ class Job(Generic[T]):
     async def _run(self) -> T:
         lane = self._database.lanes[self._lane]
         await self._wait(lane.take(self._whose))
-        self._has_turn = True
+        self._turn_at = asyncio.get_running_loop().time()
         try:
             result = await self._use()
         except DatabaseError as failure:
+            if failure.kind is ErrorKind.TIMEOUT and self._crowded:
+                raise DatabaseError(failure.kind, errors.TOO_MUCH_TO_READ, failure.where) from failure
             if not (self._unwanted or (self._tried_again and failure.kind in TRY_AGAIN)):
                 self._database.note(failure, self._lane, self._kinds)
             raise

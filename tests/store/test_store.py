@@ -7,6 +7,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -466,6 +467,24 @@ async def test_one_users_reads_hold_up_their_own_and_do_not_say_that_the_databas
             await first
         assert noted == ["the database did not answer in time"], "the one that had a connection, and nobody else"
         held.set()
+
+
+async def test_a_read_whose_turn_came_late_says_nothing_of_the_database(place: Place) -> None:
+    async with opened(place, timeout=4.0) as store:
+        others, late = asyncio.Event(), asyncio.Event()
+        asyncio.get_running_loop().call_later(store.timeout * 0.6, others.set)
+        run = partial(store._database.run, Lane.READ)
+        earlier = [asyncio.create_task(run(lambda _: others.wait(), whose=whose)) for whose in ("ann", "bob")]
+
+        async def slow(session: Session) -> None:  # cut off by the server, or by who waits for it
+            await (late.wait() if isinstance(place, Sqlite) else session.fetch("SELECT pg_sleep(30)"))
+
+        last = asyncio.create_task(run(slow, whose="eve"))
+        with pytest.raises(DatabaseError, match="too much is waiting to be read"):
+            await last
+        await asyncio.gather(*earlier)
+        assert (store.up, store.error) == (True, None)
+        late.set()
 
 
 @pytest.mark.parametrize("letter", ["x", "\N{HIRAGANA LETTER A}"])
