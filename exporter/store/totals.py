@@ -63,7 +63,7 @@ async def read(session: Session, dialect: Dialect, now: datetime) -> Totals:
     messages, conversations, users, messages_today, *active = (n if n >= 0 else None for n in figures)
     impossible = any(n < 0 for n in figures)
     if impossible:  # at least one day is wrong, whatever the last verification found
-        inaccurate_days = max(inaccurate_days or 0, 1)
+        inaccurate_days = inaccurate_days or 1
     return Totals(
         stored_messages=messages,
         stored_conversations=conversations,

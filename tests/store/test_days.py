@@ -11,7 +11,7 @@ import pytest
 
 from exporter.core.records import DayTotals
 from exporter.store import Store, totals
-from exporter.store.days import IMPOSSIBLE, KEPT
+from exporter.store.days import IMPOSSIBLE, KEPT, NOT_RECORDED
 from exporter.store.lanes import Lane
 from exporter.store.schema.migrate import revisions
 from exporter.store.verify import verify
@@ -160,6 +160,7 @@ async def test_where_messages_had_been_deleted_before_the_days_before_the_oldest
     await place.execute(HISTORY, "DELETE FROM messages WHERE seq < 4")
     async with opened(place, clock=Clock()) as store:
         assert await shown(store) == [(0, None), (0, None), (0, None), (1, 1)]
+        assert [day.error for day in await store.days(2)] == [NOT_RECORDED, None]
 
 
 async def test_rows_loaded_past_the_triggers_are_found_and_mended(place: Place, store: Store) -> None:

@@ -25,6 +25,7 @@ from exporter.store.lanes import Lane
 from exporter.store.totals import tidy
 from exporter.store.verify import background, compare, queries, verify
 from exporter.store.verify.background import run_verification_forever
+from exporter.store.verify.queries import REPAIR_SHARD
 from exporter.store.verify.schema import watch_schema_forever
 from tests.databases import Clock, Outcome, Place, Postgresql, Sqlite, assert_exact, eventually, opened, send
 from tests.servers.postgres import Postgres
@@ -124,6 +125,13 @@ async def test_a_difference_is_found_told_and_mended(
     assert published(await store.totals(5)) == (0, 0, 0)
     await assert_exact(place, store, TODAY)
     assert (await findings(store))[0].agrees
+
+
+async def test_the_first_repair_of_days_needs_no_memory_of_others(place: Place, store: Store) -> None:
+    await place.execute("DELETE FROM verification; UPDATE daily_totals SET conversations = 7")
+    report, lines = await findings(store, repair=True)
+    assert (report.repaired, lines) == (True, ["day 2026-03-10: conversations is 7, counted 3"])
+    await assert_exact(place, store, TODAY)
 
 
 async def test_a_repair_leaves_a_number_that_was_given_though_its_message_is_deleted(
@@ -521,12 +529,18 @@ async def leave_what_others_hold(place: Postgresql, store: Store, monkeypatch: p
         await holder.execute("BEGIN; UPDATE conversations SET created_at = created_at WHERE id = 'a'")
         report, lines = await findings(store, repair=True)
         (told,) = [line for line in lines if "not repaired" in line]
-        assert told.startswith(
-            f"conversation 'a': not repaired, the database is locked by another program: process {pid}"
-        )
+        held = "the database is locked by another program"
+        assert told.startswith(f"conversation 'a': not repaired, {held}: process {pid}")
         assert "nightly report" in told
+        assert sum("total_messages is 9" in line for line in lines) == 2, "each is told once, and counted twice"
         assert not report.repaired
         assert published(await store.totals(5)) == (1, 0, 0), "the rest is right again"
+        await holder.execute("ROLLBACK")
+        await place.execute(f"INSERT INTO daily_totals (day, shard, users) VALUES ('2026-03-10', {REPAIR_SHARD}, 5)")
+        await holder.execute("BEGIN; SELECT 1 FROM daily_totals FOR UPDATE")
+        _, lines = await findings(store, repair=True)
+        assert any(line.startswith(f"days: not repaired, {held}: process {pid}") for line in lines), lines
+        assert published(await store.totals(5)) == (0, 1, 0)
         await holder.execute("ROLLBACK; BEGIN; LOCK TABLE messages")
         with pytest.raises(Unavailable, match=f"locked by another program: process {pid}"):
             await verify(store)
