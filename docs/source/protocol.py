@@ -55,6 +55,10 @@ capacity or while draining, 400 or 426 for a bad handshake.
   again with the same `id`; it is stored, counted and delivered once.
 * **`seq` counts 1, 2, 3… per conversation, without holes.** A client that sees a gap asks
   `GET /v1/messaging/conversations/{id}/messages?after=SEQ`.
+  Numbers are given again only where a conversation was made anew, or the database was set back, as by a promoted
+  standby that lacked the latest writes: a `last_seq` below what a client has tells so, or a `message` of another `id`
+  or `sender` under a number that it has.
+  What it had from there on is stored no longer.
 * **A refused command changes nothing**, and the connection stays open.
 * **`participants` are users who joined now**; over HTTP, `participants` are a conversation's members.
 """

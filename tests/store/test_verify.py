@@ -22,6 +22,7 @@ from exporter.store.dialects import postgresql
 from exporter.store.dialects.base import Dialect, Row, Session, transaction
 from exporter.store.errors import DatabaseError
 from exporter.store.lanes import Lane
+from exporter.store.schema.shape import COUNTED
 from exporter.store.totals import tidy
 from exporter.store.verify import background, compare, queries, verify
 from exporter.store.verify.background import run_verification_forever
@@ -283,7 +284,8 @@ async def test_messages_whose_conversation_is_gone_get_it_back(tmp_path: Path, g
         report, lines = await findings(store, repair=True)
         assert report.inaccurate_conversations == len(gone)
         for name in gone:
-            assert f"conversation '{name}': no such row, 1 messages" in lines
+            told = [line for line in lines if f"'{name}'" in line]
+            assert told == [f"conversation '{name}': no such row, 1 messages"]
         await assert_exact(place, store, TODAY)
         assert (await findings(store))[0].agrees
 
@@ -479,6 +481,10 @@ UPDATE daily_totals SET messages = 2 * messages, conversations = 2 * conversatio
         "UPDATE daily_totals SET last_active_users = 0",
         "UPDATE daily_totals SET conversations = 7",
         "UPDATE daily_totals SET active_users = -1",
+        *(  # sums that are right, of days that cannot be
+            f"INSERT INTO daily_totals (day, shard, {counted}) VALUES ('2026-01-01', 99, -1), ('2026-01-02', 99, 1)"
+            for counted in COUNTED[:-1]
+        ),
     ],
 )
 async def test_totals_that_cannot_be_right_are_published_and_logged_at_a_start(
