@@ -70,7 +70,7 @@ async def differing(session: Session, after: str | None, until: str | None) -> S
             FROM messages WHERE {_range("conversation_id", after, until)} GROUP BY conversation_id
         ) AS both_sides
         GROUP BY id
-        HAVING sum(kept) <> sum(counted) OR max(last_seq) < max(top) OR sum(known) = 0
+        HAVING sum(kept) <> sum(counted) OR max(last_seq) < max(top)
         ORDER BY id
         """,
         *_bounds(after, until),
