@@ -20,8 +20,8 @@ from tests.store.test_outages import lose_the_answer_of_a_commit
 
 pytestmark = pytest.mark.needs("postgres")
 
-TIMEOUT = 3.0
-SOON = 2.5
+TIMEOUT = 5.0
+SOON = 4.5
 """Seconds in which whoever needs nothing that is held is answered, on a busy machine; less than what a lock takes."""
 
 
