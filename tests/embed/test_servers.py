@@ -148,11 +148,14 @@ async def test_one_workers_figures_are_never_silently_the_servers(server: str, t
             assert response.status == 503
 
 
-@pytest.mark.parametrize("end", ["reset", "fail"])
-async def test_the_documents_django_with_channels(end: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("end", "reason"), [("reset", "client"), ("fail", "internal_error")])
+async def test_the_documents_django_with_channels(end: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "host.py").write_text(DJANGO + blocks("What you get")[0] + FAILS)
     async with serving(tmp_path, "daphne", "--port", "{port}", "host:application") as url:
         await counts(url, end=end)
+        async with aiohttp.ClientSession() as http:
+            figures = await scrape(http, f"{url}/messaging/metrics")
+        assert figures[f'messaging_connections_closed_total{{reason="{reason}"}}'] == 1
 
 
 async def test_the_documents_flask_socketio(tmp_path: Path) -> None:
