@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, Self
 
 from exporter.core.errors import ErrorCode
+from exporter.core.events import ClosedReason
+from exporter.embed.connection import reason_of
 from exporter.embed.identifiers import is_hashable
 from exporter.metrics.counters import COMMAND_NAMES, Metrics
 
@@ -89,12 +91,13 @@ class Observations:
 
     @contextmanager
     def command(self, name: str) -> Iterator[None]:
-        """Time a command: one of ``commands``, others are not timed. What it raises counts as ``internal``."""
+        """Time a command: one of ``commands``, others are not timed. A defect that it raises counts as ``internal``."""
         begun = self._now()
         try:
             yield
-        except Exception:  # counted and raised again: it is the host's
-            self.command_rejected(name, ErrorCode.INTERNAL)
+        except Exception as error:  # counted and raised again: it is the host's
+            if reason_of(error, ClosedReason.SHUTDOWN) is ClosedReason.INTERNAL_ERROR:  # not a peer that has gone
+                self.command_rejected(name, ErrorCode.INTERNAL)
             raise
         finally:
             self.commanded(name, self._now() - begun)

@@ -335,6 +335,20 @@ def test_what_the_host_does_not_report_is_absent_and_what_it_announces_stands_at
     assert series["messaging_command_duration_seconds_count{send}"] == 1
 
 
+def test_a_command_in_which_the_client_goes_is_timed_and_no_defect_of_the_server() -> None:
+    live = Live(workers=1, reports=["commands"])
+    gone = WebSocketDisconnect(1006)
+    for error in (gone, ConnectionResetError(), ExceptionGroup("a task group", [gone]), WebSocketException(1008)):
+        with pytest.raises(type(error)), live.command("send"):
+            raise error
+    series = shown(live)
+    assert series["messaging_command_duration_seconds_count{send}"] == 4
+    assert series["messaging_commands_rejected_total{internal}{send}"] == live.get_stats()["sends_failed"] == 0
+    with pytest.raises(ExceptionGroup), live.command("send"):
+        raise ExceptionGroup("a task group", [gone, ZeroDivisionError()])
+    assert live.get_stats()["sends_failed"] == 1
+
+
 def test_the_hosts_own_commands_are_labels_from_the_start() -> None:
     live = Live(commands=("post", "react"), reports=("commands",))
     assert shown(live)["messaging_command_duration_seconds_count{react}"] == 0
