@@ -6,12 +6,11 @@ Tested in ``tests/embed/test_live.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from exporter.core.events import ClosedReason, HubEvent
-from exporter.embed.identifiers import User
+from exporter.embed.identifiers import Handle, User
 
 if TYPE_CHECKING:
     from exporter.embed.live import Live
@@ -57,10 +56,10 @@ class Connection:
 
     __slots__ = ("_live", "handle", "joined", "opened_at", "reason", "user")
 
-    def __init__(self, live: Live, user: str | None, handle: Hashable | None, opened_at: float) -> None:
+    def __init__(self, live: Live, user: str | None, handle: Handle | None, opened_at: float) -> None:
         self._live = live
         self.user = user
-        self.handle = handle
+        self.handle: Any = handle  # the host knows what it gave
         self.opened_at = opened_at
         self.reason: ClosedReason | str | None = None
         """Set it before leaving the context to say why the connection ends; what is no reason is passed over."""

@@ -1,15 +1,18 @@
-"""What may stand for a user, a room, a command. Knows no state.
+"""What may stand for a user, a connection, a room, a command. Knows no state.
 
 Tested in ``tests/embed/test_live.py``.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeAlias
 from uuid import UUID
 
 User: TypeAlias = str | int | UUID
 """What identifies a user, as a host has it."""
+Handle: TypeAlias = Hashable | Mapping[str, Any]
+"""What a host knows a connection by. It has to be hashable; Starlette's WebSocket is, and pyright sees a mapping in it."""
 
 
 def identifier(user: object) -> str:

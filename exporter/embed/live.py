@@ -15,7 +15,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
@@ -25,7 +25,7 @@ from exporter.core.events import ClosedReason, ConnectionOpened, HubEvent, Rejec
 from exporter.core.hub import Hub
 from exporter.core.records import HubStats
 from exporter.embed.connection import Connection, explicit_reason
-from exporter.embed.identifiers import User, identifier, is_hashable
+from exporter.embed.identifiers import Handle, User, identifier, is_hashable
 from exporter.embed.observations import REPORTS, Observations
 from exporter.embed.workers import WorkerGroup
 from exporter.metrics.counters import COMMAND_NAMES
@@ -66,7 +66,7 @@ class Live(Observations):
         typing_timeout: float = 6.0,
         reports: Iterable[str] = (),
         commands: Sequence[str] = COMMAND_NAMES,
-        open_sockets: Callable[[], Iterable[Hashable]] | None = None,
+        open_sockets: Callable[[], Iterable[Handle]] | None = None,
         on_events: Callable[[list[HubEvent]], object] | None = None,
         totals: Source | None = None,
         cancels_on_disconnect: bool = False,
@@ -84,7 +84,7 @@ class Live(Observations):
         self.cancelled = ClosedReason.CLIENT if cancels_on_disconnect else ClosedReason.SHUTDOWN
         self.workers = workers
         self.by_middleware = False  # a middleware opened connections: what it cannot know is then unknown
-        self.by_handle: dict[Hashable, Connection] = {}
+        self.by_handle: dict[Handle, Connection] = {}
         self.worker_group = WorkerGroup()
         self.conditions = Conditions()
         self.started_at = time.time()  # what is counted since the start is counted since then
@@ -94,7 +94,7 @@ class Live(Observations):
 
     # --- connections --------------------------------------------------------------------------------------
 
-    def open(self, user: User, *, handle: Hashable | None = None) -> Connection:
+    def open(self, user: User, *, handle: Handle | None = None) -> Connection:
         """A connection of ``user`` was accepted. Leave no way out without ``close``: ``with live.open(user):``.
 
         ``user`` is an identifier; a number or a UUID is kept as its text. TypeError for anything else, None included.
@@ -107,7 +107,7 @@ class Live(Observations):
         self._count(self.hub.open(connection, user))
         return connection
 
-    def open_anonymous(self, *, handle: Hashable | None = None) -> Connection:
+    def open_anonymous(self, *, handle: Handle | None = None) -> Connection:
         """A connection was accepted and nobody knows yet whose it is; see ``Connection.identify``."""
         self._begin()
         connection = self._made(None, handle)
@@ -115,7 +115,7 @@ class Live(Observations):
         self.metrics.connections_opened.value += 1
         return connection
 
-    def identify(self, connection: Connection | Hashable, user: User) -> list[HubEvent]:
+    def identify(self, connection: Connection | Handle, user: User) -> list[HubEvent]:
         """Say whose it is (``user`` as in ``open``), once, while it is open. Returns the events of its joins."""
         user = identifier(user)
         found = self._of(connection)
@@ -128,7 +128,7 @@ class Live(Observations):
         return [event for conversation in joined for event in self._join(found, conversation)]
 
     def close(
-        self, connection: Connection | Hashable, reason: ClosedReason | str = ClosedReason.CLIENT
+        self, connection: Connection | Handle, reason: ClosedReason | str = ClosedReason.CLIENT
     ) -> list[HubEvent]:
         """It ended, for one of the reasons of ``ClosedReason``; everything it joined is left. Twice is once."""
         return self._close(self._of(connection), explicit_reason(reason) or ClosedReason.CLIENT)
@@ -167,11 +167,11 @@ class Live(Observations):
         known = reason if reason in list(RejectedReason) else RejectedReason.HANDSHAKE  # a refusal must not fail for it
         self.metrics.connections_rejected[RejectedReason(known)].value += 1
 
-    def find(self, handle: Hashable) -> Connection | None:
+    def find(self, handle: Handle) -> Connection | None:
         """The open connection with this handle."""
         return self.by_handle.get(handle)
 
-    def is_open(self, connection: Connection | Hashable) -> bool:
+    def is_open(self, connection: Connection | Handle) -> bool:
         """Is it counted?"""
         found = self._of(connection)
         return found in self.hub.connections or found in self.anonymous
@@ -189,13 +189,13 @@ class Live(Observations):
         self._begin()
         return self.workers == 1 if self.workers is not None else self.worker_group.count() == 1
 
-    def _of(self, connection: Connection | Hashable) -> Connection:
+    def _of(self, connection: Connection | Handle) -> Connection:
         """The connection itself, or the one with this handle; one that is not open where there is none."""
         if type(connection) is Connection:
             return connection
         return self.by_handle.get(connection) or Connection(self, None, None, 0.0)
 
-    def _made(self, user: str | None, handle: Hashable | None) -> Connection:
+    def _made(self, user: str | None, handle: Handle | None) -> Connection:
         connection = Connection(self, user, handle, self._now())
         if handle is not None:
             try:
@@ -210,7 +210,7 @@ class Live(Observations):
 
     # --- conversations and typing -------------------------------------------------------------------------
 
-    def join(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
+    def join(self, connection: Connection | Handle, conversation: str) -> list[HubEvent]:
         """See ``Connection.join``."""
         return self._join(self._of(connection), conversation)
 
@@ -226,7 +226,7 @@ class Live(Observations):
                 raise
         return []
 
-    def leave(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
+    def leave(self, connection: Connection | Handle, conversation: str) -> list[HubEvent]:
         """See ``Connection.leave``."""
         return self._leave(self._of(connection), conversation)
 
@@ -247,7 +247,7 @@ class Live(Observations):
         user = identifier(user)
         return self._count(self.hub.remove(conversation, user)[0]) if is_hashable(conversation) else []
 
-    def typing(self, connection: Connection | Hashable, conversation: str, active: bool = True) -> list[HubEvent]:
+    def typing(self, connection: Connection | Handle, conversation: str, active: bool = True) -> list[HubEvent]:
         """See ``Connection.typing``."""
         return self._typing(self._of(connection), conversation, active)
 
@@ -265,7 +265,7 @@ class Live(Observations):
             self._arm()
         return self._count(events) if events else events
 
-    def message(self, connection: Connection | Hashable, conversation: str) -> list[HubEvent]:
+    def message(self, connection: Connection | Handle, conversation: str) -> list[HubEvent]:
         """See ``Connection.message``."""
         return self._message(self._of(connection), conversation)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HOST = """
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 from aiohttp import web
 from starlette.applications import Starlette
@@ -53,7 +55,16 @@ async def chat(websocket: WebSocket, user: int) -> None:
         if (current := live_connection.get()) is not None:
             current.typing("room")
 
+def as_pyright_sees_it(websocket: Mapping[str, Any]) -> None:
+    live.close(live.open("ann", handle=websocket))
+    live.join(websocket, "room")
+
+async def broadcast(room: str) -> None:
+    for connection in live.audience(room):
+        await connection.handle.send_text("hello")
+
 LockedLive(typing_timout=3)  # error
+Live().open("ann", handle=[])  # error
 Live().open(b"ann")  # error
 """
 
