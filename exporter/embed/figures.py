@@ -65,7 +65,6 @@ class Drift:
         self.found: dict[str, int] | None = None
         self._recount: _Recount | None = None
         if live.open_sockets is not None:
-            live.expire()
             try:
                 sockets: list[Any] = list(live.open_sockets())  # without the lock: it may wait for one of the host's
             except Exception:  # the host's: it costs the drift, not the figures

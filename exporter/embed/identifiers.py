@@ -12,7 +12,7 @@ from uuid import UUID
 User: TypeAlias = str | int | UUID
 """What identifies a user, as a host has it."""
 Handle: TypeAlias = Hashable | Mapping[str, Any]
-"""What a host knows a connection by. It has to be hashable; Starlette's WebSocket is, and pyright sees a mapping in it."""
+"""What a host knows a connection by. It has to be hashable; Starlette's WebSocket is, and pyright sees a mapping."""
 
 
 def identifier(user: object) -> str:

@@ -321,7 +321,6 @@ class Live(Observations):
         """The origin's four names, and beside them everything that ``/v1/messaging/stats`` has; null is not known."""
         from exporter.embed.figures import document
 
-        self._begin()
         return document(self)
 
     def collector(self) -> Collector:

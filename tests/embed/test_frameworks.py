@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from fastapi import FastAPI, HTTPException, Response, WebSocket
+from multidict import CIMultiDict
 from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.websockets import WebSocketDisconnect, WebSocketState
@@ -172,6 +173,11 @@ async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handler
         websocket = web.WebSocketResponse()
         await websocket.prepare(request)
         async for message in websocket:
+            if message.data in ("fails", "ends"):
+                request[CONNECTION].reason = "slow_consumer"
+                if message.data == "fails":
+                    raise RuntimeError("a defect of the host")
+                break
             request[CONNECTION].join(message.data)
             await websocket.send_str("ok")
         return websocket
@@ -179,6 +185,10 @@ async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handler
     app.router.add_get("/ws", chat)
     app.add_subapp("/messaging/", live.aiohttp())
     async with on_aiohttp(app) as url, aiohttp.ClientSession() as http:
+        for why in ("fails", "ends"):
+            async with http.ws_connect(f"{url}/ws") as websocket:
+                await websocket.send_str(why)
+                await websocket.receive()
         websocket = await http.ws_connect(f"{url}/ws?user=ann")
         await websocket.send_str("room")
         assert await websocket.receive_str() == "ok"
@@ -194,6 +204,7 @@ async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handler
         await until(gone, "it has ended")
         figures = await scrape(http, url)
         assert figures['messaging_connections_rejected_total{reason="user_limit"}'] == 1
+        assert figures['messaging_connections_closed_total{reason="slow_consumer"}'] == 2
 
 
 @pytest.mark.parametrize(("cancels", "reason"), [(True, "client"), (False, "shutdown")])
@@ -279,6 +290,9 @@ async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_n
             ) as response:
                 assert response.content_type == "application/openmetrics-text"
                 assert (await response.text()).endswith("# EOF\n")
+            twice = CIMultiDict([("Accept", "text/plain; q=0.5"), ("Accept", "application/openmetrics-text")])
+            async with http.get(f"{url}/messaging/metrics", headers=twice) as response:
+                assert response.content_type == "application/openmetrics-text"
             async with http.get(f"{url}/messaging/metrics?name[]=messaging_participants") as response:
                 assert figures_of(await response.text()) == {"messaging_participants": 1}
             async with http.head(f"{url}/messaging/metrics") as response:

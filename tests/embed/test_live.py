@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -87,7 +88,18 @@ def test_a_context_cannot_be_left_open_whatever_happens_inside() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["WebSocketDisconnect", "WebSocketClosedError", "WebsocketClosed", "Disconnected", "WebSocketDisconnectError"],
+    [
+        "ClientDisconnected",
+        "ConnectionClosed",
+        "ConnectionClosedError",
+        "ConnectionClosedOK",
+        "Disconnected",
+        "WebSocketClosedError",
+        "WebSocketDisconnect",
+        "WebSocketDisconnectError",
+        "WebSocketDisconnected",
+        "WebsocketClosed",
+    ],
 )
 def test_what_frameworks_raise_when_the_peer_has_gone_is_no_internal_error(name: str) -> None:
     live, gone = Live(), type(name, (Exception,), {})
@@ -112,7 +124,7 @@ def test_events_are_returned_so_that_a_caller_can_broadcast_from_them() -> None:
     assert first.join("room") == [ParticipantJoined("room", "ann")]
     assert second.join("room") == []
     assert [type(event) for event in first.typing("room")] == [exporter.TypingStarted]
-    assert [type(event) for event in first.message("room")] == [TypingStopped]
+    assert first.message("room") == [TypingStopped("room", "ann", exporter.TypingStoppedReason.MESSAGE)]
     assert first.close() == [exporter.ConnectionClosed("ann", ClosedReason.CLIENT)]
     assert second.leave("room") == [ParticipantLeft("room", "ann", exporter.LeftReason.LEAVE)]
 
@@ -251,6 +263,53 @@ def test_typing_times_out_by_itself_and_is_in_the_next_look() -> None:
     clock.now += 0.2
     assert figures(live)[4] == 0
     assert shown(live)["messaging_typing_stopped_total{timeout}"] == 1
+    assert shown(live)["messaging_typing_started_total"] == 1
+
+
+def test_how_long_a_connection_lasted_is_told_once() -> None:
+    clock = Clock()
+    live = Live(now=clock)
+    for opened in (lambda: live.open("ann"), live.open_anonymous):
+        connection = opened()
+        assert connection.is_open
+        clock.now += 15
+        connection.close()
+        assert not connection.is_open
+        clock.now += 100
+        connection.close()
+    series = shown(live)
+    assert series["messaging_connection_duration_seconds_count"] == 2
+    assert series["messaging_connection_duration_seconds_sum"] == 15 + 15
+    assert series["messaging_connections_closed_total{client}"] == 2
+
+
+def test_a_block_whose_connection_was_closed_inside_tells_nothing_more() -> None:
+    told: list[list[exporter.HubEvent]] = []
+    live = Live(on_events=told.append)
+    with live.open("ann") as connection:
+        connection.close()
+    with live.open_anonymous():
+        pass
+    assert not told
+
+
+def test_an_audience_may_change_while_somebody_goes_through_it() -> None:
+    live = Live()
+    for user in ("ann", "bob"):
+        live.open(user).join("room")
+    audience = live.audience("room")
+    for connection in audience:
+        connection.close()
+    assert {connection.user for connection in audience} == {"ann", "bob"}
+
+
+def test_who_has_joined_and_is_not_known_hides_what_they_are_part_of() -> None:
+    live = Live()
+    live.open("ann").join("room")
+    connection = live.open_anonymous()
+    assert figures(live) == [2, None, 1, 1, 0]
+    connection.join("room")
+    assert figures(live) == [2, None, None, None, None]
 
 
 def test_a_reason_may_be_a_word_and_what_is_none_does_not_break_the_end() -> None:
@@ -288,14 +347,15 @@ def test_a_source_that_nobody_has_looked_at_is_not_said_to_be_down() -> None:
     assert not any(name.startswith("messaging_source") for name in shown(live))
 
 
-async def test_whoever_asked_is_told_of_typing_that_ended_by_itself() -> None:
-    told: asyncio.Future[list[exporter.HubEvent]] = asyncio.get_running_loop().create_future()
-    live = Live(typing_timeout=0.02, on_events=told.set_result)
+async def test_whoever_asked_is_told_of_typing_that_ended_by_itself_each_time() -> None:
+    told: asyncio.Queue[list[exporter.HubEvent]] = asyncio.Queue()
+    live = Live(typing_timeout=0.02, on_events=told.put_nowait)
     with live.open("ann") as connection:
         connection.join("room")
-        connection.typing("room")
-        (event,) = await asyncio.wait_for(told, 60)
-    assert event == TypingStopped("room", "ann", exporter.TypingStoppedReason.TIMEOUT)
+        for _ in range(2):
+            connection.typing("room")
+            (event,) = await asyncio.wait_for(told.get(), 60)
+            assert event == TypingStopped("room", "ann", exporter.TypingStoppedReason.TIMEOUT)
 
 
 def test_what_the_host_does_not_report_is_absent_and_what_it_announces_stands_at_0() -> None:
@@ -361,6 +421,7 @@ def test_connections_of_unknown_users_are_connections_and_the_rest_is_not_guesse
     assert figures(live) == [0] * 5  # nobody is there: everything is known
     connection = live.open_anonymous()
     assert figures(live) == [1, None, None, None, None]
+    assert not {"messaging_joins_total", "messaging_typing_started_total"} & set(shown(live))
     connection.join("early")  # somebody takes part, and nobody knows who
     assert figures(live) == [1, None, None, None, None]
     connection.identify("ann")
@@ -368,6 +429,8 @@ def test_connections_of_unknown_users_are_connections_and_the_rest_is_not_guesse
     connection.leave("early")
     connection.join("room")
     assert figures(live) == [1, 1, 1, 1, None]
+    connection.typing("room")
+    assert figures(live) == [1, 1, 1, 1, 1]
     connection.close()
     assert figures(live) == [0] * 5
     assert shown(live)["messaging_connections_opened_total"] == 1
@@ -450,9 +513,11 @@ def test_rooms_that_look_alike_are_no_drift() -> None:
 
 
 def test_get_stats_has_the_four_names_of_the_origin_and_says_what_is_not_known() -> None:
+    before = datetime.now(UTC)
     live = Live()
     live.open("ann").join("room")
     stats = live.get_stats()
+    assert before - timedelta(seconds=1) <= datetime.fromisoformat(stats["started_at"]) <= datetime.now(UTC)
     assert {
         name: stats[name]
         for name in ("active_connections", "active_conversations", "total_participants", "typing_users")
@@ -636,10 +701,31 @@ def test_it_works_where_prometheus_client_and_msgspec_are_all_there_is() -> None
     assert outcome.stdout == "fine\n", outcome.stderr
 
 
+def test_the_json_says_of_this_process_what_the_host_reports() -> None:
+    live = Live(workers=1)
+    assert live.get_stats()["refused"] == {}
+    assert not {"sends_failed", "delivered_in_time"} & set(live.get_stats())
+    live.reject("capacity")
+    for command, code in (("send", "unavailable"), ("send", "forbidden"), ("join", "internal")):
+        live.command_rejected(command, code)
+    for seconds in (0.25, 0.2, 0.1, 0.3):
+        live.delivered(1, seconds)
+    with contextlib.suppress(ZeroDivisionError), live.open("ann"):
+        _ = 1 / 0
+    stats = live.get_stats()
+    assert {name: {reason: n for reason, n in of.items() if n} for name, of in stats["refused"].items()} == {
+        "connections": {"capacity": 1},
+        "commands": {"unavailable": 1, "forbidden": 1, "internal": 1},
+    }
+    assert (stats["sends_failed"], stats["delivered_in_time"]) == (1, 0.75)
+    assert stats["since"]["internal_errors"] is not None
+
+
 def test_the_json_says_since_when_something_is_wrong_as_far_as_the_host_tells() -> None:
     live = Live(reports=["rejections"])
     assert live.get_stats()["since"] == {"internal_errors": None, "at_capacity": None}
     live.reject("capacity")
+    assert live.get_stats()["since"].keys() == {"internal_errors", "at_capacity"}
     live.command_rejected("send", "unavailable")
     since = live.get_stats()["since"]
     assert since["internal_errors"] is None
