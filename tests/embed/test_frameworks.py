@@ -234,6 +234,43 @@ async def test_a_host_says_why_its_server_cancels_handlers(cancels: bool, reason
             await until(ended, "it has ended, for this reason")
 
 
+async def test_what_is_no_handshake_or_comes_to_nothing_under_aiohttp_is_no_connection() -> None:
+    live, lost, ended = Live(workers=1), asyncio.Event(), asyncio.Event()
+    app = web.Application()
+    watch(app, live)
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        if request.query.get("refuse"):
+            return web.Response(status=401)
+        try:
+            lost.set()
+
+            async def has_gone() -> bool:
+                return request.transport is None
+
+            await until(has_gone, "the client has gone")
+            await web.WebSocketResponse().prepare(request)
+        finally:
+            ended.set()
+        raise AssertionError("it is prepared for nobody")
+
+    app.router.add_get("/ws", chat)
+    async with on_aiohttp(app) as url, aiohttp.ClientSession() as http:
+        for upgrade in ("WebSocket", "h2c"):
+            headers = {"Connection": "Upgrade", "Upgrade": upgrade}
+            for path, status in (("ws?refuse=1", 401), ("nothing", 404)):
+                async with http.get(f"{url}/{path}", headers=headers) as response:
+                    assert response.status == status
+        refused = {str(reason): cell.value for reason, cell in live.metrics.connections_rejected.cells.items()}
+        assert {reason: value for reason, value in refused.items() if value} == {"unauthenticated": 1, "handshake": 1}
+        connecting = asyncio.create_task(http.ws_connect(f"{url}/ws"))
+        await lost.wait()
+        connecting.cancel()
+        await asyncio.wait((connecting,))
+        await ended.wait()
+    assert live.metrics.connections_opened.value == 0
+
+
 async def test_whoever_watches_beside_others_counts_each_connection_once_and_forgets_none() -> None:
     first, second = Live(workers=1), Live(workers=1)
     app, inner = web.Application(), web.Application()

@@ -83,6 +83,13 @@ async def test_a_timer_that_comes_early_is_in_time_and_the_next_is_a_whole_inter
     assert loop.lag.sum == 0
 
 
+async def test_what_is_stopped_leaves_no_timer(loop: Stalling) -> None:
+    timer = loop.monitor._timer
+    assert timer is not None
+    loop.monitor.stop()
+    assert timer.cancelled()
+
+
 async def test_a_real_loop_that_is_blocked_shows_it() -> None:
     lag = Buckets(BOUNDS)
     monitor = LoopLagMonitor(lag)

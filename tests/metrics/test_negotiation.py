@@ -49,6 +49,7 @@ OPEN = [
     " , ,application/openmetrics-text,, ",
     "text/plain;version=9.9.9, application/openmetrics-text;q=0.1",  # a text version that we do not have
     "text/plain;q=banana,application/openmetrics-text;q=0.1",
+    "application/openmetrics-text;q=0.5,application/openmetrics-text;version=0.0.1;q=0.1,text/plain;q=0.3",
 ]
 PLAIN = [
     "",
@@ -68,6 +69,7 @@ PLAIN = [
     "application/openmetrics-text;q=inf",
     "application/openmetrics-text;q=",
     "application/openmetrics-text;q=0x1",
+    "*/*;q=-1",
     "application/openmetrics-textual",
     "openmetrics-text",
 ]
