@@ -42,5 +42,5 @@ chat = socketio.ASGIApp(sio)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    mounted = scope["type"] == "http" and scope["path"].startswith("/messaging/")
+    mounted = scope["type"] == "http" and f"{scope['path']}/".startswith("/messaging/")
     await figures({**scope, "root_path": "/messaging"}, receive, send) if mounted else await chat(scope, receive, send)

@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler
 from exporter.core.events import ClosedReason, RejectedReason
 from exporter.embed.connection import Connection, explicit_reason, reason_of
 from exporter.embed.middleware import REASONS, accepted
-from exporter.embed.service import Service
+from exporter.embed.service import Service, slashed
 
 if TYPE_CHECKING:
     from exporter.embed.identifiers import User
@@ -42,9 +42,14 @@ def application(live: Live, admin: Callable[[web.Request], Any] | None = None) -
         answer = await service.answer(request.method, path, headers, query, request)
         return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
 
+    async def without_slash(request: web.Request) -> web.Response:
+        answer = slashed(request.rel_url.raw_path)
+        return web.Response(status=answer.status, headers=dict(answer.headers))
+
     async def close(_: web.Application) -> None:
         await service.close()
 
+    app.router.add_route("*", "", without_slash)
     app.router.add_route("*", "/{path:.*}", handle)
     app.on_cleanup.append(close)
     return app

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
-from exporter.embed.service import Service
+from exporter.embed.service import Service, slashed
 
 if TYPE_CHECKING:
     from exporter.embed.live import Live
@@ -51,9 +51,10 @@ class Asgi:
             headers[key] = f"{headers[key]},{value.decode('latin-1')}" if key in headers else value.decode("latin-1")
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         path = below_the_mount(scope).rstrip("/")
-        if (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].endswith(b"/"):
+        asked = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].decode("latin-1")
+        if asked.endswith("/"):
             path += "/"  # as the browser has it: some frameworks add one
-        answer = await self._service.answer(scope["method"], path, headers, query, scope)
+        answer = await self._service.answer(scope["method"], path, headers, query, scope) if path else slashed(asked)
         raw = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
         raw.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": raw})

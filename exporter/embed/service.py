@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from exporter.core.source_records import SourceView
 from exporter.embed import figures, workers
@@ -198,6 +199,11 @@ def _quality(metrics: Metrics, reported: Set[str]) -> dict[str, Any]:
     if "message_delivery_duration" in reported:
         sample |= {"delivered": seen.delivered, "delivered_in_time": seen.delivered_in_time}
     return sample
+
+
+def slashed(path: str) -> Answer:
+    """For who asks for the mount without its slash, which the pages' relative addresses need; ``path`` as asked for."""
+    return Answer(308, b"", {"location": quote(path.rpartition("/")[2], safe="%") + "/"})
 
 
 def _html(name: str) -> Answer:

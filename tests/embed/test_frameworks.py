@@ -338,6 +338,8 @@ async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_n
                 assert response.status == 405
             async with http.get(f"{url}/messaging/nothing") as response:
                 assert response.status == 404
+            async with http.get(f"{url}/messaging") as response:  # the page's addresses are relative
+                assert (response.status, response.url.path) == (200, "/messaging/")
 
 
 def _raising(error: BaseException) -> Any:
@@ -548,7 +550,7 @@ async def test_litestar_and_django_mount_it() -> None:
 
     async def beside_django(scope: Any, receive: Any, send: Any) -> None:
         """As docs/embed.md shows it for Django."""
-        if scope["type"] == "http" and scope["path"].startswith("/messaging/"):
+        if scope["type"] == "http" and f"{scope['path']}/".startswith("/messaging/"):
             await mounted({**scope, "root_path": "/messaging"}, receive, send)
         elif scope["type"] != "lifespan":
             await django(scope, receive, send)
@@ -559,6 +561,8 @@ async def test_litestar_and_django_mount_it() -> None:
                 assert (await scrape(http, url))["messaging_active_connections"] == 1
                 async with http.get(f"{url}/messaging/admin") as response:
                     assert response.status == 403
+                async with http.get(f"{url}/messaging") as response:
+                    assert (response.status, response.url.path) == (200, "/messaging/")
 
 
 urlpatterns: list[Any] = []  # of the Django above
