@@ -162,6 +162,60 @@ async def test_a_handshake_that_comes_to_nothing_is_no_connection_and_refused_at
     assert sum(cell.value for cell in live.metrics.connections_rejected.cells.values()) == rejected
 
 
+async def test_a_close_before_the_accept_is_a_handshake_that_was_refused() -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.close"})
+
+    live = Live(workers=1)
+    await LiveMiddleware(handler, live=live)({"type": "websocket"}, _never, _sent)
+    refused = {str(reason): cell.value for reason, cell in live.metrics.connections_rejected.cells.items()}
+    assert {reason: value for reason, value in refused.items() if value} == {"handshake": 1}
+
+
+async def _never() -> Any:
+    raise AssertionError("nobody asks")
+
+
+async def _sent(message: Any) -> None:
+    """To nobody."""
+
+
+@pytest.mark.parametrize("end", ["returns", "closes", "fails"])
+async def test_a_handler_under_the_middleware_says_why_it_ends(end: str) -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        connection = live_connection.get()
+        assert connection is not None
+        connection.reason = "slow_consumer"
+        if end == "closes":
+            await send({"type": "websocket.close", "code": 1011})
+        elif end == "fails":
+            raise ZeroDivisionError
+
+    live = Live(workers=1)
+    with contextlib.suppress(ZeroDivisionError):
+        await LiveMiddleware(handler, live=live)({"type": "websocket"}, _never, _sent)
+    closed = {str(reason): cell.value for reason, cell in live.metrics.connections_closed.cells.items()}
+    assert {reason: value for reason, value in closed.items() if value} == {"slow_consumer": 1}
+
+
+async def test_an_end_is_counted_when_the_handler_is_told_however_long_it_goes_on() -> None:
+    counted: list[int] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        counted.append(live.stats().active_connections)
+        await receive()
+        counted.append(live.stats().active_connections)
+
+    async def goes() -> Any:
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    live = Live(workers=1)
+    await LiveMiddleware(handler, live=live)({"type": "websocket"}, goes, _sent)
+    assert counted == [1, 0]
+
+
 async def test_aiohttps_websockets_are_watched_without_a_change_of_their_handlers() -> None:
     live = Live(workers=1)
     app = web.Application()

@@ -327,6 +327,10 @@ def test_a_reason_may_be_a_word_and_what_is_none_does_not_break_the_end() -> Non
             raise ExceptionGroup("a task group", errors)
     closed = shown(live)
     assert closed["messaging_connections_closed_total{admin}"] == 1
+    for close in (lambda: live.open("ann").close("slow_consumer"), lambda: live.close(live.open("ann"), "heartbeat")):
+        close()
+    assert shown(live)["messaging_connections_closed_total{slow_consumer}"] == 1
+    assert shown(live)["messaging_connections_closed_total{heartbeat}"] == 1
     assert closed["messaging_connections_closed_total{client}"] == 2
     assert closed["messaging_connections_closed_total{internal_error}"] == 5
 
@@ -743,15 +747,31 @@ def test_a_word_that_is_no_reason_keeps_nothing_open() -> None:
     assert live.metrics.connections_rejected[RejectedReason.HANDSHAKE].value == 1
 
 
-def test_a_framework_s_exception_that_closes_on_purpose_says_why_by_its_code() -> None:
+@pytest.mark.parametrize(
+    ("reason", "codes"),
+    [
+        ("client", (1000, 1008, 4001)),
+        ("shutdown", (1001, 1012)),
+        ("protocol_error", (1002, 1003, 1007, 1009)),
+        ("internal_error", (1011, 4500)),
+    ],
+)
+def test_a_framework_s_exception_that_closes_on_purpose_says_why_by_its_code(
+    reason: str, codes: tuple[int, ...]
+) -> None:
     live = Live(workers=1)
-    for code in (1008, 1011, 1012):
+    for code in codes:
         with contextlib.suppress(WebSocketException), live.open("ann"):
             raise WebSocketException(code)
-    counted = live.metrics.connections_closed
-    assert [
-        counted[reason].value for reason in (ClosedReason.CLIENT, ClosedReason.INTERNAL_ERROR, ClosedReason.SHUTDOWN)
-    ] == [1] * 3
+    assert shown(live)[f"messaging_connections_closed_total{{{reason}}}"] == len(codes)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_a_process_that_ends_cuts_its_connections_off(error: type[BaseException]) -> None:
+    live = Live(workers=1, cancels_on_disconnect=True)
+    with pytest.raises(error), live.open("ann"):
+        raise error
+    assert shown(live)["messaging_connections_closed_total{shutdown}"] == 1
 
 
 def test_what_a_host_made_of_a_framework_s_exception_is_still_one() -> None:

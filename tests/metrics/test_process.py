@@ -33,6 +33,21 @@ def test_values_agree_with_the_client_library() -> None:
     assert mine["process_virtual_memory_bytes"] == pytest.approx(theirs["process_virtual_memory_bytes"], rel=0.2)
 
 
+def test_a_name_in_the_kernel_s_record_moves_no_field(tmp_path: Path) -> None:
+    """The record is one line of words, the second of which is the name, brackets and blanks as it likes."""
+    (tmp_path / "self" / "fd").mkdir(parents=True)
+    fields = {14: 300, 15: 50, 16: 7_000, 22: 200, 23: 4_096, 24: 3}  # counted from 1, as proc(5) does
+    words = (str(fields.get(number, 0)) for number in range(3, 53))
+    (tmp_path / "self" / "stat").write_text(f"42 (a) b (c) S) {' '.join(words)}\n")
+    (tmp_path / "stat").write_text("cpu 1 2 3\nbtime 1000\n")
+    seen = {sample.name: sample.value for family in process_families(tmp_path) for sample in family.samples}
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert seen["process_cpu_seconds_total"] == (300 + 50) / ticks
+    assert seen["process_start_time_seconds"] == 1000 + 200 / ticks
+    assert seen["process_virtual_memory_bytes"] == 4_096
+    assert seen["process_resident_memory_bytes"] == 3 * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_open_files_are_counted_one_by_one() -> None:
     before = own()["process_open_fds"]
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(50)]
