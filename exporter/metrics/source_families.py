@@ -1,6 +1,6 @@
 """The families of ``observe``: the product's own names for the totals, and how they were come by. Knows records.
 
-Tested in ``tests/metrics/test_counters.py``.
+Tested in ``tests/metrics/test_source_families.py``.
 """
 
 from __future__ import annotations

@@ -196,10 +196,13 @@ def test_a_cluster_that_is_not_known_is_absent_and_never_a_0() -> None:
 
 
 def test_a_figure_of_0_is_shown_as_0() -> None:
-    zero = replace(SNAPSHOT, live=HubStats(), saturation=Saturation(), drift=asdict(Drift()))
+    nothing = Totals(0, 0, 0, 0, {1: 0, 7: 0, 30: 0}, 0.0, 0, inaccurate_days=0, missing_triggers=0, verified_at=0.0)
+    database = replace(SNAPSHOT.database, totals=nothing)
+    zero = replace(SNAPSHOT, live=HubStats(), saturation=Saturation(), drift=asdict(Drift()), database=database)
     found = figures(zero)
     assert found.keys() == FIGURES.keys()
     assert found["messaging_active_connections"] == found["messaging_slow_consumers"] == 0
+    assert {value for series, value in found.items() if READ.match(series)} == {0}
 
 
 # --- events -----------------------------------------------------------------------------------------------
