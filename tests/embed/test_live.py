@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -397,6 +398,57 @@ def test_what_the_host_does_not_report_is_absent_and_what_it_announces_stands_at
     assert series["messaging_message_delivery_duration_seconds_count{local}"] == 1
     assert series["messaging_commands_rejected_total{internal}{join}"] == 1
     assert series["messaging_command_duration_seconds_count{send}"] == 1
+
+
+REPORTED: list[tuple[Callable[[Live], object], dict[str, float]]] = [
+    (
+        lambda live: live.persisted(0.5),
+        {"message_persist_duration_seconds_count": 1, "message_persist_duration_seconds_sum": 0.5},
+    ),
+    (lambda live: live.delivered(3), {"deliveries_total": 3, "fanout_recipients_count": 1, "fanout_recipients_sum": 3}),
+    (
+        lambda live: live.delivered(3, 0.5),
+        {
+            "deliveries_total": 3,
+            "fanout_recipients_count": 1,
+            "fanout_recipients_sum": 3,
+            "message_delivery_duration_seconds_count{local}": 1,
+            "message_delivery_duration_seconds_sum{local}": 0.5,
+        },
+    ),
+    (lambda live: live.delivered(0, 0.5), {"fanout_recipients_count": 1}),  # nobody received it, in whatever time
+    (lambda live: live.dropped(2), {"deliveries_dropped_total": 2}),
+    (lambda live: live.read(), {"read_receipts_total": 1}),
+    (lambda live: live.read(4.0), {"read_receipts_total": 1, "read_lag_seconds_count": 1, "read_lag_seconds_sum": 4}),
+    (lambda live: live.read(-4.0), {"read_receipts_total": 1, "read_lag_seconds_count": 1}),
+    (
+        lambda live: live.commanded("send", 0.5),
+        {"command_duration_seconds_count{send}": 1, "command_duration_seconds_sum{send}": 0.5},
+    ),
+    (lambda live: live.command_rejected("send", "forbidden"), {"commands_rejected_total{forbidden}{send}": 1}),
+    (lambda live: live.transferred(received=2), {"received_bytes_total": 2}),
+    (lambda live: live.transferred(received=2, sent=1), {"received_bytes_total": 2, "sent_bytes_total": 1}),
+    (lambda live: live.transferred(sent=3), {"sent_bytes_total": 3}),
+    (lambda live: live.reject(), {"connections_rejected_total{handshake}": 1}),
+]
+
+
+@pytest.mark.parametrize(("report", "expected"), REPORTED)
+def test_each_report_is_shown_and_nothing_else(report: Callable[[Live], object], expected: dict[str, float]) -> None:
+    live = Live(workers=1)
+    before = shown(live)
+    report(live)
+    after = {name: value for name, value in shown(live).items() if value and "_bucket" not in name}
+    new = {name.removeprefix("messaging_"): value for name, value in after.items() if before.get(name) != value}
+    assert new == expected
+
+
+def test_a_command_takes_as_long_as_its_block() -> None:
+    clock = Clock()
+    live = Live(now=clock)
+    with live.command("send"):
+        clock.now += 3
+    assert shown(live)["messaging_command_duration_seconds_sum{send}"] == 3
 
 
 def test_a_command_in_which_the_client_goes_is_timed_and_no_defect_of_the_server() -> None:

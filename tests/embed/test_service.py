@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from django.core.exceptions import PermissionDenied
 from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 
@@ -264,6 +265,41 @@ async def test_what_another_server_answered_the_admin_check_is_not_the_host_s_de
     answer = await Service(Live(workers=1), admin).answer("GET", "/v1/messaging/stats", {}, {}, None)
     assert answer.status == status
     assert "set-cookie" not in answer.headers
+
+
+class _Refused(Exception):
+    """As frameworks have it."""
+
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
+        self.headers = {
+            "Location": "/sign-in",
+            "Retry-After": "5",
+            "Set-Cookie": "seen=1",
+            "WWW-Authenticate": "Bearer",
+            "Content-Length": "3",
+        }
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kept"),
+    [
+        (_Refused(429), 429, {"location": "/sign-in", "retry-after": "5", "set-cookie": "seen=1"}),
+        (_Refused(204), 500, {}),  # it refuses nothing
+        (PermissionDenied(), 403, {}),
+    ],
+)
+async def test_what_the_host_s_framework_refuses_with_is_answered(
+    error: Exception, status: int, kept: dict[str, str]
+) -> None:
+    def admin(_: Any) -> bool:
+        raise error
+
+    answer = await Service(Live(workers=1), admin).answer("GET", "/admin", {}, {}, None)
+    assert answer.status == status
+    assert answer.headers.items() >= kept.items()
+    assert ("www-authenticate" in answer.headers) == bool(kept)
+    assert "content-length" not in answer.headers
 
 
 @pytest.mark.parametrize("described", [False, True])
