@@ -144,7 +144,7 @@ class _Watched:
             self._open()
             return
         if kind == "websocket.close" and self._connection is not None:
-            self.end(explicit_reason(self._connection.reason) or reason_of_code(message.get("code", 1000)))
+            self.end(reason_of_code(message.get("code", 1000)))
         elif kind in ("websocket.close", "websocket.http.response.start") and self._connection is None:
             self._refuse(message.get("status", 403))
         elif self._looks and not self._reading and self._ahead is None and self._connection is not None:

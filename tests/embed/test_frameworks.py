@@ -298,11 +298,15 @@ async def test_what_is_no_handshake_or_comes_to_nothing_under_aiohttp_is_no_conn
             return web.Response(status=401)
         try:
             lost.set()
+            if request.query.get("cut"):  # by the host, which is not told yet
+                assert request.transport is not None
+                request.transport.abort()
+            else:
 
-            async def has_gone() -> bool:
-                return request.transport is None
+                async def has_gone() -> bool:
+                    return request.transport is None
 
-            await until(has_gone, "the client has gone")
+                await until(has_gone, "the client has gone")
             await web.WebSocketResponse().prepare(request)
         finally:
             ended.set()
@@ -317,11 +321,14 @@ async def test_what_is_no_handshake_or_comes_to_nothing_under_aiohttp_is_no_conn
                     assert response.status == status
         refused = {str(reason): cell.value for reason, cell in live.metrics.connections_rejected.cells.items()}
         assert {reason: value for reason, value in refused.items() if value} == {"unauthenticated": 1, "handshake": 1}
-        connecting = asyncio.create_task(http.ws_connect(f"{url}/ws"))
-        await lost.wait()
-        connecting.cancel()
-        await asyncio.wait((connecting,))
-        await ended.wait()
+        for query in ("", "?cut=1"):
+            lost.clear()
+            ended.clear()
+            connecting = asyncio.create_task(http.ws_connect(f"{url}/ws{query}"))
+            await lost.wait()
+            connecting.cancel()
+            await asyncio.wait((connecting,))
+            await ended.wait()
     assert live.metrics.connections_opened.value == 0
 
 
@@ -394,6 +401,12 @@ async def test_the_host_decides_who_sees_the_json_and_the_page_and_metrics_are_n
                 assert response.status == 404
             async with http.get(f"{url}/messaging") as response:  # the page's addresses are relative
                 assert (response.status, response.url.path) == (200, "/messaging/")
+            async with http.get(f"{url}/messaging/admin/", headers=admin) as response:
+                assert (response.status, response.url.path) == (200, "/messaging/admin")
+            async with http.get(f"{url}/messaging/metrics/") as response:
+                assert response.status == 200
+            async with http.delete(f"{url}/messaging/metrics") as response:
+                assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
 
 
 def _raising(error: BaseException) -> Any:

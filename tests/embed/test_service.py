@@ -267,6 +267,30 @@ async def test_what_another_server_answered_the_admin_check_is_not_the_host_s_de
     assert "set-cookie" not in answer.headers
 
 
+async def test_what_one_of_several_workers_knows_is_shown_nowhere() -> None:
+    live = Live(workers=2)
+    live.open("ann").join("room")
+    service = Service(live, lambda _: True)
+    for path in ("/metrics", "/v1/messaging/stats", "/v1/messaging/stats/history"):
+        answer = await service.answer("GET", path, {}, {}, None)
+        assert (answer.status, b"one of several workers" in answer.body) == (503, True), path
+    assert (await service.answer("GET", "/admin", {}, {}, None)).status == 200
+    document = live.get_stats()
+    assert {document[name] for name in ("active_connections", "total_participants", "typing_users", "nodes")} == {None}
+    assert "one of several workers" in document["error"]
+    assert Live(workers=1).get_stats()["nodes"] == 1
+    await service.close()
+
+
+async def test_the_record_of_days_is_empty_and_for_admins_only() -> None:
+    for admin, status in ((True, 200), (False, 403)):
+        service = Service(Live(workers=1), lambda _, admin=admin: admin)  # type: ignore[misc]
+        answer = await service.answer("GET", "/v1/messaging/stats/days", {}, {}, None)
+        assert answer.status == status
+        assert (json.loads(answer.body).get("days", "") is None) == admin
+        await service.close()
+
+
 class _Refused(Exception):
     """As frameworks have it."""
 
