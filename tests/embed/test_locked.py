@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from exporter import LockedLive, TypingStopped
+from exporter import Connection, LockedLive, TypingStopped
 from exporter.core.events import ConnectionClosed, HubEvent
 from tests.embed.test_live import Clock, shown
 
@@ -28,6 +28,73 @@ def is_held(live: LockedLive) -> bool:
     thread.start()
     thread.join()
     return not free[0]
+
+
+class Spy:
+    """The lock, and how often somebody took it who did not have it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._depth = self.taken = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.taken += self._depth == 0
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        self._lock.release()
+
+    def _is_owned(self) -> bool:
+        return bool(self._lock._is_owned())
+
+
+CALLS: dict[str, Callable[[LockedLive, Connection], object]] = {
+    "open": lambda live, _: live.open("bob"),
+    "open with a handle that is there": lambda live, _: live.open("bob", handle="tab"),
+    "open_anonymous": lambda live, _: live.open_anonymous(),
+    "identify": lambda live, _: live.identify("unknown", "bob"),
+    "close": lambda live, _: live.close("tab"),
+    "close of the connection": lambda _, connection: connection.close(),
+    "the end of a block": lambda _, connection: connection.__exit__(None, None, None),
+    "reject": lambda live, _: live.reject(),
+    "find": lambda live, _: live.find("tab"),
+    "is_open": lambda live, connection: live.is_open(connection),
+    "join": lambda live, _: live.join("tab", "other"),
+    "join of the connection": lambda _, connection: connection.join("other"),
+    "leave": lambda live, _: live.leave("tab", "room"),
+    "leave of the connection": lambda _, connection: connection.leave("room"),
+    "remove": lambda live, _: live.remove("room", "ann"),
+    "typing": lambda live, _: live.typing("tab", "room"),
+    "typing of the connection": lambda _, connection: connection.typing("room", False),
+    "message": lambda live, _: live.message("tab", "room"),
+    "message of the connection": lambda _, connection: connection.message("room"),
+    "audience": lambda live, _: live.audience("room"),
+    "expire": lambda live, _: live.expire(),
+    "the timer": lambda live, _: live._arm(),
+    "persisted": lambda live, _: live.persisted(0.1),
+    "delivered": lambda live, _: live.delivered(1, 0.1),
+    "dropped": lambda live, _: live.dropped(),
+    "read": lambda live, _: live.read(0.1),
+    "command_rejected": lambda live, _: live.command_rejected("send", "forbidden"),
+    "commanded": lambda live, _: live.commanded("send", 0.1),
+    "transferred": lambda live, _: live.transferred(received=1, sent=1),
+    "stats": lambda live, _: live.stats(),
+    "get_stats": lambda live, _: live.get_stats(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_each_call_takes_the_lock_once(call: Callable[[LockedLive, Connection], object]) -> None:
+    live = LockedLive(workers=1, on_events=lambda _: None)
+    connection = live.open("ann", handle="tab")
+    live.open_anonymous(handle="unknown")
+    connection.join("room")
+    connection.typing("room")
+    live.lock = spy = Spy(live.lock)  # type: ignore[assignment]
+    call(live, connection)
+    assert spy.taken == 1
 
 
 ENDS: dict[str, Callable[[LockedLive], Any]] = {

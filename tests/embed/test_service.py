@@ -16,6 +16,7 @@ from django.core.exceptions import PermissionDenied
 from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 
+from exporter.core.source_records import SourceView
 from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
 from exporter.observe import collector
@@ -289,6 +290,37 @@ async def test_the_record_of_days_is_empty_and_for_admins_only() -> None:
         assert answer.status == status
         assert (json.loads(answer.body).get("days", "") is None) == admin
         await service.close()
+
+
+def test_the_document_says_whether_the_database_is_seen_and_when_it_last_was() -> None:
+    live = Live(workers=1)
+    down = SourceView("", "custom", error="it is down", last_success=1_000.0, down_since=1_001.0)
+    moment = {"as_of": "1970-01-01T00:16:40Z", "error": "it is down"}
+    document = figures.document(live, down)
+    assert document["database"] == {"up": None, **moment}  # whether the host can write is not known
+    assert document["sources"] == [{"name": "this server", "up": False, "since": "1970-01-01T00:16:41Z", **moment}]
+    seen = figures.document(live, SourceView("", "custom", up=True, last_success=1_000.0))
+    assert (seen["database"]["up"], seen["sources"][0]["up"]) == (True, True)
+    unread = figures.document(live, SourceView("", "custom", error=totals.UNREAD))
+    assert (unread["database"]["up"], unread["sources"][0]["up"]) == (None, None)
+
+
+async def test_a_registry_alone_begins_the_reading_of_totals(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "host.db")) as database:
+        database.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, sender TEXT, at TEXT)")
+    (tmp_path / "mapping.yml").write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender}\n"
+    )
+    live = Live(workers=1, totals=Source(f"sqlite:///{tmp_path}/host.db", tmp_path / "mapping.yml"))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(live.collector())
+
+    async def is_read() -> bool:
+        return registry.get_sample_value("messaging_source_up") == 1
+
+    await until(is_read, "the database is read")
+    assert live.totals is not None
+    await live.totals.close()
 
 
 class _Refused(Exception):

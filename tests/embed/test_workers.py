@@ -73,6 +73,18 @@ def interrupted(call: Callable[[], object], at: int, meanwhile: Callable[[], obj
     return left < 0
 
 
+def test_who_is_entered_already_keeps_the_mark(tmp_path: Path) -> None:
+    """It is asked for with each connection."""
+    group = WorkerGroup(tmp_path)
+    marks: list[set[str]] = []
+    for _ in range(2):
+        group.enter()
+        marks.append({str(path) for path in tmp_path.rglob("*")})
+    assert marks[0] == marks[1]
+    assert len(marks[0]) == 2  # the folder and the mark
+    group.leave()
+
+
 @pytest.mark.parametrize("theirs", [["count"], ["leave"], ["leave", "enter"], ["leave", "enter", "count"]])
 @pytest.mark.parametrize("ours", ["enter", "count", "leave"])
 def test_two_are_two_whatever_one_does_between_two_lines_of_the_other(
