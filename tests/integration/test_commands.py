@@ -107,7 +107,7 @@ async def make(example: Example, exporter: Exporter, shell: dict[str, str]) -> N
     """What ``make`` would do is known; that it does it is shown by whoever clones."""
     status, out, errors = await typed(example.command.replace("make ", "make -n "), shell, ROOT)
     assert (status, errors) == (0, "")
-    assert "messaging-exporter demo" in out
+    assert "-m exporter demo" in out
 
 
 async def pip(example: Example, exporter: Exporter, shell: dict[str, str]) -> None:
