@@ -92,12 +92,16 @@ class Conversations:
         self, session: Session, now: datetime, name: str, creator: str, participants: Sequence[str]
     ) -> Conversation:
         """Make a conversation with its members. Raises Conflict."""
-        made = await session.fetch(
-            "INSERT INTO conversations (id, created_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING RETURNING id",
+        there = "SELECT 1 FROM conversations WHERE id = $1"
+        made = await session.fetch(  # for one that is there no trigger of others does anything
+            f"INSERT INTO conversations (id, created_at) SELECT $1, $2 WHERE NOT EXISTS ({there}) "
+            "ON CONFLICT (id) DO NOTHING RETURNING id",
             name,
             self._dialect.moment(now),
         )
         if not made:
+            if not await session.fetch(there, name):
+                raise DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)
             raise Conflict("a conversation of that name exists")
         members = sorted({creator, *participants})
         await session.fetch(self._add, *self._dialect.pack([(name, member) for member in members]))
@@ -130,6 +134,9 @@ class Conversations:
             "DELETE FROM conversation_members WHERE conversation_id = $1 AND user_id = $2 RETURNING user_id", name, user
         )
         if not gone:
+            member = "SELECT 1 FROM conversation_members WHERE conversation_id = $1 AND user_id = $2"
+            if await session.fetch(member, name, user):
+                raise DatabaseError(ErrorKind.REFUSED, errors.REFUSED_BY_TRIGGER)
             raise NotFound("no such member")
 
     async def delete_message(self, session: Session, name: str, seq: int, by: str, admin: bool) -> None:

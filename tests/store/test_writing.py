@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from exporter.core.errors import Unavailable
+from exporter.core.errors import Conflict, NotFound, Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store, upkeep
 from exporter.store.diagnosis import diagnose
@@ -289,6 +289,32 @@ async def test_a_message_that_a_trigger_of_others_keeps_is_not_said_to_be_delete
         )
         with pytest.raises(Unavailable, match=REFUSED_BY_TRIGGER):
             await store.delete_message("c", 1, "ann", False)
+
+
+async def test_what_a_trigger_of_others_does_instead_of_a_change_is_undone_with_its_refusal(place: Place) -> None:
+    async with opened(place) as store:
+        await store.create_conversation("c", "ann", ["bob"])
+        await place.execute("CREATE TABLE noted (what text)")
+        for event in ("INSERT ON conversations", "DELETE ON conversation_members"):
+            table = event.split()[-1]
+            if isinstance(place, Sqlite):
+                note = f"BEGIN INSERT INTO noted VALUES ('{table}'); SELECT RAISE(IGNORE); END"
+            else:
+                note = "EXECUTE FUNCTION note()"
+                await place.execute(
+                    "CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+                    "$$ BEGIN INSERT INTO noted VALUES (TG_TABLE_NAME); RETURN NULL; END $$"
+                )
+            await place.execute(f"CREATE TRIGGER note_{table} BEFORE {event} FOR EACH ROW {note}")
+        with pytest.raises(Unavailable, match=REFUSED_BY_TRIGGER):
+            await store.create_conversation("d", "ann", [])
+        with pytest.raises(Unavailable, match=REFUSED_BY_TRIGGER):
+            await store.remove_participant("c", "ann", "bob")
+        with pytest.raises(Conflict):
+            await store.create_conversation("c", "ann", [])
+        with pytest.raises(NotFound):
+            await store.remove_participant("c", "ann", "cat")
+        assert await place.fetch("SELECT what FROM noted") == []
 
 
 @pytest.mark.needs("postgres")
