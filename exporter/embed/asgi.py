@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from exporter.embed.service import Service, slashed
 
@@ -51,7 +51,7 @@ class Asgi:
             headers[key] = f"{headers[key]},{value.decode('latin-1')}" if key in headers else value.decode("latin-1")
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         path = below_the_mount(scope).rstrip("/")
-        asked = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].decode("latin-1")
+        asked = (scope.get("raw_path") or quote(scope["path"]).encode()).partition(b"?")[0].decode("latin-1")
         if asked.endswith("/"):
             path += "/"  # as the browser has it: some frameworks add one
         answer = await self._service.answer(scope["method"], path, headers, query, scope) if path else slashed(asked)

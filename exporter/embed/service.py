@@ -202,8 +202,10 @@ def _quality(metrics: Metrics, reported: Set[str]) -> dict[str, Any]:
 
 
 def slashed(path: str) -> Answer:
-    """For who asks for the mount without its slash, which the pages' relative addresses need; ``path`` as asked for."""
-    return Answer(308, b"", {"location": quote(path.rpartition("/")[2], safe="%") + "/"})
+    """For who asks for the mount without its slash, which the pages' relative addresses need; ``path`` as asked for,
+    a character for each byte.
+    """
+    return Answer(308, b"", {"location": quote(path.rpartition("/")[2], safe="%", encoding="latin-1") + "/"})
 
 
 def _html(name: str) -> Answer:

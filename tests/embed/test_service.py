@@ -283,6 +283,35 @@ async def test_what_one_of_several_workers_knows_is_shown_nowhere() -> None:
     await service.close()
 
 
+@pytest.mark.parametrize(
+    ("mount", "raw", "leads_to"),
+    [
+        ("/messaging", b"/messaging", b"messaging/"),
+        ("/of/messaging", None, b"messaging/"),
+        ("/\N{LATIN SMALL LETTER E WITH ACUTE}", b"/%C3%A9", b"%C3%A9/"),
+        ("/\N{LATIN SMALL LETTER E WITH ACUTE}", b"/\xc3\xa9", b"%C3%A9/"),
+        ("/\N{LATIN SMALL LETTER E WITH ACUTE}", None, b"%C3%A9/"),
+        ("/100%", None, b"100%25/"),
+        ("/why?", None, b"why%3F/"),
+        ("/a:b", b"/a:b", b"a%3Ab/"),  # not an address of the kind a
+    ],
+)
+async def test_a_mount_s_address_without_its_slash_leads_to_itself_with_it(
+    mount: str, raw: bytes | None, leads_to: bytes
+) -> None:
+    """Whether the server tells the path as it came or, as it may, only what it means."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": mount, "root_path": mount, "headers": []}
+    application = Live(workers=1).asgi()
+    await application({**scope, "raw_path": raw}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"location"]) == (308, leads_to)
+    await application.aclose()
+
+
 async def test_the_record_of_days_is_empty_and_for_admins_only() -> None:
     for admin, status in ((True, 200), (False, 403)):
         service = Service(Live(workers=1), lambda _, admin=admin: admin)  # type: ignore[misc]
