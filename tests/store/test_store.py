@@ -470,7 +470,7 @@ async def test_one_users_reads_hold_up_their_own_and_do_not_say_that_the_databas
 
 
 async def test_a_read_whose_turn_came_late_says_nothing_of_the_database(place: Place) -> None:
-    async with opened(place, timeout=4.0) as store:
+    async with opened(place, timeout=6.0) as store:
         others, late = asyncio.Event(), asyncio.Event()
         asyncio.get_running_loop().call_later(store.timeout * 0.6, others.set)
         run = partial(store._database.run, Lane.READ)
