@@ -63,10 +63,13 @@ class _Protocol(web.RequestHandler):
 
     def resume_writing(self) -> None:
         """asyncio: everything has left."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_looking()
         super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """asyncio: the socket is gone, or somebody else's: a timer would keep what was asked until its time."""
+        self._stop_looking()
+        super().connection_lost(exc)
 
     def _look_again(self) -> None:
         left = self.transport.get_write_buffer_size() if self.transport is not None else 0
@@ -79,6 +82,11 @@ class _Protocol(web.RequestHandler):
             self._look_again()
         else:
             self.transport.abort()
+
+    def _stop_looking(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def handle_error(
         self,

@@ -177,6 +177,16 @@ async def test_who_reads_an_answer_slowly_is_waited_for_as_long_as_they_read(mon
     protocol.connection_lost(None)
 
 
+async def test_of_who_goes_without_reading_nothing_is_kept_until_they_would_have_been_cut_off() -> None:
+    protocol = aiohttp_seams._Server(aiohttp_seams._unreached)()
+    protocol.connection_made(SlowlyRead(300))
+    protocol.pause_writing()
+    looking = protocol._timer  # type: ignore[attr-defined]  # it is one of ours
+    assert not looking.cancelled()
+    protocol.connection_lost(None)
+    assert looking.cancelled()
+
+
 async def test_a_proxy_with_the_proxy_protocol_and_one_without_tls_are_told_once_by_the_log(tmp_path: Path) -> None:
     """Real HAProxy, set up for something else than what this server speaks."""
     certificate, key = CertificateAuthority().issue("server")
