@@ -465,6 +465,17 @@ async def test_a_connection_that_is_cut_during_its_join_is_forgotten_with_what_w
 
 
 @on_both_loops
+async def test_what_waits_behind_a_join_is_not_kept_for_who_has_gone() -> None:
+    async with world() as w:
+        connection, client = await w.connect()
+        await client.say({"type": "join", "conversation": "c"}, {"type": "ping"})
+        await until(lambda: connection.is_held_up, "a command waits")
+        client.raw.close()
+        await until(lambda: connection.state is State.LOST, "the socket is gone")
+        assert not connection.is_held_up
+
+
+@on_both_loops
 async def test_a_connection_that_ends_while_it_is_not_read_still_hears_why() -> None:
     async with world() as w:
         connection, client = await w.connect()

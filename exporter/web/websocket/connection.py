@@ -287,6 +287,7 @@ class WebSocketConnection(NodeConnection, asyncio.Protocol):
         if self.state.value >= State.CLOSING.value:
             return False
         self.state = State.CLOSING
+        self._waiting = None  # nobody carries it out, and the join that it waits for may take long
         self._context.ended(self)
         self._context.metrics.connection_duration.observe(self._context.now() - self.opened_at)
         self._context.node.close(self, reason)
