@@ -5,8 +5,8 @@
 # no process, and their virtualtransaction is '-1/' and the transaction's number.
 #
 # Seen: virtualtransaction is that of the session which prepared it, though that has gone; nothing begins with -1, and
-# the manual's join finds no lock. What is found by is the lock that a transaction has on its own number: its row has
-# the same virtualtransaction as the other locks of the prepared transaction.
+# the manual's join finds no lock. Who holds it is told by the lock that each transaction has on its own number: that
+# row has the same virtualtransaction as the other locks of the prepared transaction.
 #   rows of the manual's join: 0
 #   rows without a process: 2, virtualtransaction begins with -1: 0
 #   by the lock on its own number: RowExclusiveLock on t is held by 'a'
@@ -28,7 +28,7 @@ start() {
     as "$bin/pg_ctl" -D "$work/data" -s -w -l "$work/data/log" -o "-c listen_addresses=127.0.0.1 -c port=$port \
         -c max_prepared_transactions=5 -c unix_socket_directories=$work/data" start
 }
-ask() { "$bin/psql" -h 127.0.0.1 -p "$port" -U postgres -Atc "$1" postgres; }
+ask() { "$bin/psql" -h 127.0.0.1 -p "$port" -U postgres -XAtc "$1" postgres; }
 JOIN="SELECT count(*) FROM pg_locks l JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction"
 start
 ask "CREATE TABLE t (n integer)" > /dev/null
@@ -38,7 +38,8 @@ ask "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'a'" > /dev/null
     ask "SELECT 'rows without a process: ' || count(*) || ', virtualtransaction begins with -1: '
         || count(*) FILTER (WHERE virtualtransaction LIKE '-1/%') FROM pg_locks WHERE pid IS NULL"
     ask "SELECT 'by the lock on its own number: ' || held.mode || ' on ' || held.relation::regclass || ' is held by '''
-        || p.gid || '''' FROM pg_prepared_xacts p JOIN pg_locks own ON own.transactionid = p.transaction AND own.pid IS NULL
+        || p.gid || '''' FROM pg_prepared_xacts p
+        JOIN pg_locks own ON own.transactionid = p.transaction AND own.pid IS NULL
         JOIN pg_locks held ON held.virtualtransaction = own.virtualtransaction AND held.pid IS NULL
         WHERE held.locktype = 'relation'"
     as "$bin/pg_ctl" -D "$work/data" -s -m fast stop
