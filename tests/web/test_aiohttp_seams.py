@@ -99,7 +99,6 @@ async def test_what_is_refused_before_it_is_a_request_is_refused_for_what_is_wro
     assert b"xxx" not in body
 
 
-@pytest.mark.needs("haproxy")
 @contextlib.asynccontextmanager
 async def asked_for_scripts(
     folder: Path, tls: bool, times: int
@@ -187,6 +186,7 @@ async def test_of_who_goes_without_reading_nothing_is_kept_until_they_would_have
     assert looking.cancelled()
 
 
+@pytest.mark.needs("haproxy")
 async def test_a_proxy_with_the_proxy_protocol_and_one_without_tls_are_told_once_by_the_log(tmp_path: Path) -> None:
     """Real HAProxy, set up for something else than what this server speaks."""
     certificate, key = CertificateAuthority().issue("server")
