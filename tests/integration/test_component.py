@@ -360,6 +360,26 @@ async def test_a_server_that_never_answered_is_not_called_lost(browser: Browser,
         await told(seen.page, r"Server lost since \d\d:\d\d:\d\d\. Figures of then\.")
 
 
+@pytest.mark.parametrize("name", ["TimeoutError", "AbortError"])
+async def test_a_server_that_takes_too_long_is_told_by_how_long_it_had(
+    browser: Browser, double: StatsDouble, name: str
+) -> None:
+    """Whatever name a browser has for the end of a request whose time is over."""
+    double.pages["/plain.html"] = PLAIN % double.token()
+    async with visit(browser) as seen:
+        await seen.page.add_init_script(
+            "AbortSignal.timeout = () => {"
+            " const control = new AbortController();"
+            f" setTimeout(() => control.abort(new DOMException('', '{name}')), 50);"
+            " return control.signal; };"
+        )
+        await seen.page.route("**/v1/messaging/stats", lambda route: None)
+        await seen.page.goto(f"{double.url}/plain.html")
+        said = await told(seen.page, r"No answer from .* within .*")
+        assert said == f"No answer from {double.url}/v1/messaging/stats within 8 s."
+        await seen.page.unroute("**/v1/messaging/stats")
+
+
 async def test_an_answer_that_is_cut_off_is_none_and_no_proxy_of_another_kind_is_blamed(
     browser: Browser, double: StatsDouble
 ) -> None:

@@ -866,18 +866,19 @@ export class StatsClient {
     if (query) url.search = query;
     const seconds = Math.max(TIME_OUT, 2 * this.refresh);
     const token = await this.#token(seconds);
+    const limit = AbortSignal.timeout(seconds * 1000);
     this.#forbidden = false;
     try {
       const response = await fetch(url, {
         headers: token ? { Accept: accept, Authorization: `Bearer ${token}` } : { Accept: accept },
         credentials: token ? 'omit' : 'same-origin',
         cache: 'no-store',
-        signal: AbortSignal.any([signal, AbortSignal.timeout(seconds * 1000)]),
+        signal: AbortSignal.any([signal, limit]),
       });
       return [response, await read(response)];
     } catch (error) {
       if (signal.aborted) throw error;
-      if (error.name === 'TimeoutError') throw new StatsFailure('timed_out', { url: url.href, seconds });
+      if (limit.aborted) throw new StatsFailure('timed_out', { url: url.href, seconds });
       await new Promise((resolve) => setTimeout(resolve)); // the browser reports a violation in a task of its own
       throw new StatsFailure(this.#obstacle(url), { url: url.href, origin: url.origin, page: location.origin });
     }
