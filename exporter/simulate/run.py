@@ -103,11 +103,13 @@ class Simulation:
             await crowd.run(self._stop)
             seconds = time.monotonic() - crowd.started
             self._phase = "waiting for answers"
-            await crowd.drain(self._patience())
+            unjudged = await crowd.drain(self._patience())
             self._phase = "going home"
         finally:
             await crowd.disperse()
         verified, because = await self._verify(starts)
+        if unjudged and because is None:
+            because = f"a process stands still, so nobody knows whether {unjudged} messages reach whom it serves"
         return summarise(
             self._ledger,
             self._meter,

@@ -19,7 +19,8 @@ class Summary:
     """The outcome. Latencies are seconds since a message's first attempt; ``wrong`` counts broken promises by kind.
 
     ``verified`` is how many acknowledged messages were compared with what the server has stored; None: it was not
-    asked for, or there was nothing to compare or nobody to answer, which ``unverified_because`` tells.
+    asked for, or there was nothing to compare or nobody to answer, which ``unverified_because`` tells; it also tells
+    that a process stands still.
     """
 
     seconds: float
@@ -105,7 +106,7 @@ class Summary:
         for kind, count in self.wrong.items():
             lines.append(f"WRONG: {count} {kind}")
             lines.extend(f"  {example}" for example in self.examples[kind][:5])
-        if not self.wrong and self.verified is not None:
+        if not self.wrong and self.verified is not None and not self.unverified_because:
             lines.append("nothing acknowledged was lost or doubled")
         return lines
 

@@ -277,6 +277,26 @@ def test_one_that_breaks_off_while_it_does_not_read_is_owed_nothing_of_that_time
     assert found(ledger) == {}
 
 
+def test_what_was_lost_before_a_pause_is_found_also_when_the_connection_ends_in_it(ledger: Ledger) -> None:
+    ledger.joined(2, 0, 0, 0.5)
+    acknowledge(ledger, 1, send(ledger))
+    ledger.paused(2, 9.0)  # as where its process stands still, and dies of it
+    ledger.closed(2, 12.0)
+    ledger.settle(40.0)
+    assert found(ledger) == {"unheard": 1}
+
+
+@pytest.mark.parametrize("several_nodes", [False, True])
+def test_the_last_look_waits_for_nobody_who_has_read_again_for_the_grace(ledger: Ledger, several_nodes: bool) -> None:
+    ledger.several_nodes = several_nodes
+    ledger.joined(2, 0, 0, 0.5)
+    acknowledge(ledger, 1, send(ledger))
+    ledger.paused(2, 2.0)
+    ledger.resumed(2, 4.0)
+    ledger.settle(9.0, final=True)
+    assert found(ledger) == {"unheard": 1}
+
+
 def test_pauses_close_upon_each_other_are_one(ledger: Ledger) -> None:
     ledger.joined(2, 0, 0, 0.5)
     ledger.paused(2, 0.9)

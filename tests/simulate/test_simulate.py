@@ -341,6 +341,25 @@ async def test_a_node_that_stands_still_is_late_and_a_connection_that_is_silent_
     assert summary.verified == summary.acknowledged > 100
 
 
+async def test_a_node_that_stands_still_to_the_end_is_not_accused_and_nobody_is_told_that_all_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("exporter.simulate.people.standstill.ASK_AFTER", 0.25)
+    monkeypatch.setattr("exporter.simulate.people.standstill.STILL_AFTER", 1.0)
+    view = Recorder(20)
+    async with Double() as double:
+        double.processes = 2
+        running = asyncio.create_task(run(double, view, rate=30.0, duration=3.0, settle=4.0))
+        await view.reached.wait()
+        double.still = lambda peer: peer.process == 1
+        _, summary = await running
+        double.thaw()
+    assert (summary.wrong, summary.status) == ({}, 2)
+    assert summary.verified == summary.acknowledged
+    assert "a process stands still" in str(summary.unverified_because)
+    assert summary.lines()[-1].startswith("NOT VERIFIED: ")
+
+
 async def test_being_stopped_early_ends_with_a_verified_summary() -> None:
     async with Double() as double:
         stop = asyncio.Event()

@@ -288,8 +288,9 @@ class Ledger:
         until = pending.acknowledged + (timeout if self.several_nodes else grace)
         missing = [m for m in pending.owed if not m.has(seq) and (m.until is None or m.until > until)]
         overdue = final or now > pending.acknowledged + timeout
-        ready = now - (timeout if self.several_nodes else grace)  # whoever reads again since earlier has had the time
-        if not missing or (overdue and all(m.reading and m.resumed < ready for m in missing)):
+        # Whoever reads again since earlier has had the time; whoever is gone reads no more, and had it before.
+        ready = now - (timeout if self.several_nodes and not final else grace)
+        if not missing or (overdue and all(m.until is not None or (m.reading and m.resumed < ready) for m in missing)):
             self._close_book(pending, missing)
             return False
         pending.owed = missing

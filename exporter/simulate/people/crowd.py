@@ -195,8 +195,11 @@ class Crowd:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    async def drain(self, seconds: float) -> None:
-        """No more misfortunes and no new messages; waits until what was sent is answered and has arrived."""
+    async def drain(self, seconds: float) -> int:
+        """No more misfortunes and no new messages; waits until what was sent is answered and has arrived.
+
+        Returns how many messages nobody can judge, since a process that stands still may owe them.
+        """
         self.context.calm = self.context.closing = True
         self.context.calmed.set()
         for client in self.clients:
@@ -207,6 +210,8 @@ class Crowd:
             await asyncio.wait((self.context.failure,), timeout=0.1)
             self._raise_failure()
         self.ledger.settle(self.clock(), self.meter.lately, final=True)
+        still = any(client.connection is not None and client.connection.stands_still for client in self.clients)
+        return self.ledger.unsettled if still else 0
 
     async def disperse(self) -> None:
         """Everybody closes their windows; who has not after this time is cut off."""
