@@ -6,6 +6,7 @@ Tested in ``tests/broker/test_sentinels.py``.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from exporter.broker import tls_errors
@@ -15,6 +16,10 @@ from exporter.core.errors import Misconfigured
 
 TIMEOUT: Final = 0.5
 """Seconds that one Sentinel may take to be found, to be reached, and to answer."""
+OTHERS: Final = 0.1
+"""Seconds that the others have behind the first one that knows: what it knows may be old."""
+
+_Known = tuple[int, tuple[str, int]]
 
 _UNKNOWN: Final = "no Sentinel knows a living master of that name"
 _ABSENT: Final = "no Sentinel can be reached"
@@ -25,7 +30,9 @@ _REFUSED: Final = (
 
 
 async def master(location: Location, addresses: Addresses) -> tuple[str, int]:
-    """Where the master is, by the first Sentinel to say that it knows one that lives. All are asked at once.
+    """Where the master is. All Sentinels are asked at once; of those that know one, the latest failover counts.
+
+    One that was cut off from the others, or has just started, may still know the master before; it may be the nearest.
 
     Raises:
         Misconfigured: they refuse to answer.
@@ -42,11 +49,15 @@ async def master(location: Location, addresses: Addresses) -> tuple[str, int]:
         **location.sentinel_options(),
     }
     questions = [asyncio.ensure_future(_ask(host, location.master, addresses, options)) for host in location.hosts]
+    waiting, known = set(questions), list[_Known]()
     try:
-        for question in asyncio.as_completed(questions):
-            answer = await question
-            if isinstance(answer, tuple):
-                return answer
+        while waiting and not known:
+            _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            known = _known(questions)
+        if known:
+            if waiting:
+                await asyncio.wait(waiting, timeout=OTHERS)
+            return max(_known(questions), key=lambda one: one[0])[1]
     finally:
         for asked in questions:
             asked.cancel()
@@ -57,10 +68,14 @@ async def master(location: Location, addresses: Addresses) -> tuple[str, int]:
     raise ConnectionError(_UNKNOWN if _UNKNOWN in reasons else reasons[0])
 
 
-async def _ask(
-    host: tuple[str, int], name: str | None, addresses: Addresses, options: dict[str, Any]
-) -> tuple[str, int] | str:
-    """What one Sentinel answers, or why it does not."""
+def _known(questions: Sequence[asyncio.Future[_Known | str]]) -> list[_Known]:
+    """What has been answered until now, in the order of the URL."""
+    answers = [question.result() for question in questions if question.done()]
+    return [answer for answer in answers if isinstance(answer, tuple)]
+
+
+async def _ask(host: tuple[str, int], name: str | None, addresses: Addresses, options: dict[str, Any]) -> _Known | str:
+    """What one Sentinel answers, with the number of the failover that it is of; or why it does not."""
     from redis.asyncio import Redis
     from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
@@ -76,7 +91,7 @@ async def _ask(
     finally:
         await sentinel.aclose()
     if known and known["is_master"] and not known["is_sdown"] and not known["is_odown"]:
-        return str(known["ip"]), int(known["port"])
+        return int(known.get("config-epoch", 0)), (str(known["ip"]), int(known["port"]))
     return _UNKNOWN
 
 

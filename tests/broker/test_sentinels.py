@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exporter.broker import sentinels
-from exporter.broker.addresses import Addresses
+from exporter.broker.addresses import Addresses, Found
 from exporter.broker.location import locate
 from exporter.core.errors import Misconfigured
 from tests.broker.nodes import Node, nodes
@@ -84,6 +84,24 @@ async def test_those_that_are_silent_or_refuse_hide_none_that_answers(monkeypatc
             found = await sentinels.master(locate(f"redis+sentinel://{hosts}/main"), Addresses())
     assert found == ("127.0.0.1", int(watcher.options[0].split()[4]))
     assert len(asyncio.all_tasks()) == 1, "nobody is asked any more"
+
+
+async def test_of_sentinels_that_differ_the_one_that_knows_of_the_latest_failover_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever knows nothing of it may be the nearest."""
+    monkeypatch.setattr(sentinels, "TIMEOUT", 60.0)
+    monkeypatch.setattr(sentinels, "OTHERS", 60.0)
+
+    class Far(Addresses):
+        async def of(self, host: str, port: int) -> Found:
+            await asyncio.sleep(0.2 * (port == current.port))
+            return await super().of(host, port)
+
+    with watched() as stale, watched("sentinel config-epoch main 7") as current:
+        location = locate(f"redis+sentinel://127.0.0.1:{stale.port},127.0.0.1:{current.port}/main")
+        found = await sentinels.master(location, Far())
+    assert found == ("127.0.0.1", int(current.options[0].split()[4]))
 
 
 async def test_a_password_of_the_sentinels_own() -> None:
