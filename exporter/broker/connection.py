@@ -8,6 +8,7 @@ and whatever had no answer then is the caller's to judge.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import struct
@@ -255,7 +256,8 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             sock = self._transport.get_extra_info("socket")
             if sock is not None and sock.fileno() >= 0 and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+                with contextlib.suppress(OSError):  # macOS refuses it where the peer has ended the connection
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
             self._transport.abort()
             self._gone()
 

@@ -260,6 +260,16 @@ def test_nothing_of_a_connection_that_is_given_up_arrives_later(
             b"".join(iter(partial(accepted.recv, 1 << 20), b""))
 
 
+async def test_a_socket_that_takes_no_option_any_more_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, when the other side has reset it."""
+    with socket.socket() as ended:
+        monkeypatch.setattr(Sent, "get_extra_info", lambda *asked: ended)
+        here = Listening()
+        monkeypatch.setattr("exporter.broker.connection._LINGER_0", b"")  # EINVAL
+        here.connection.abort("no answer")
+    assert here.lost == ["no answer"]
+
+
 async def test_a_start_that_is_cancelled_leaves_no_connection_behind(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
