@@ -469,7 +469,8 @@ async def test_one_users_reads_hold_up_their_own_and_do_not_say_that_the_databas
         held.set()
 
 
-async def test_a_read_whose_turn_came_late_says_nothing_of_the_database(place: Place) -> None:
+@pytest.mark.parametrize("whose", ["eve", None], ids=["a user's", "the server's own"])
+async def test_a_read_whose_turn_came_late_says_nothing_of_the_database(place: Place, whose: str | None) -> None:
     async with opened(place, timeout=6.0) as store:
         others, late = asyncio.Event(), asyncio.Event()
         asyncio.get_running_loop().call_later(store.timeout * 0.6, others.set)
@@ -479,7 +480,7 @@ async def test_a_read_whose_turn_came_late_says_nothing_of_the_database(place: P
         async def slow(session: Session) -> None:  # cut off by the server, or by who waits for it
             await (late.wait() if isinstance(place, Sqlite) else session.fetch("SELECT pg_sleep(30)"))
 
-        last = asyncio.create_task(run(slow, whose="eve"))
+        last = asyncio.create_task(run(slow, whose=whose))
         with pytest.raises(DatabaseError, match="too much is waiting to be read"):
             await last
         await asyncio.gather(*earlier)
