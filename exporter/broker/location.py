@@ -103,7 +103,10 @@ def locate(url: str, password_file: Path | None = None) -> Location:
         for host, _ in found["hosts"]:
             host.encode("idna")  # as for the question where it is
     except UnicodeError:
-        raise Misconfigured("the broker's URL has a host that can be no name: a part is empty or too long") from None
+        text = (
+            "the broker's URL has a host that can be no name: a part is empty, too long, or has a character of no name"
+        )
+        raise Misconfigured(text) from None
     options = {**found, "password_file": password_file}
     if password_file is not None and found.get("password") is not None:
         raise Misconfigured("the broker's URL holds a password, and a password file is given too: one of them only")
