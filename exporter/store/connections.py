@@ -96,9 +96,8 @@ class Job(Generic[T]):
 
     @property
     def _crowded(self) -> bool:
-        """Has a read waited for others longer than the database had time? Then the end of that says nothing of it."""
-        reads = self._lane is Lane.READ  # in which users wait, and the server's own questions among them
-        return reads and self._turn_at - self._asked_at > (self.deadline or 0.0) - self._turn_at
+        """Has a read, a user's or our own, waited longer for others than the database had? That says nothing of it."""
+        return self._lane is Lane.READ and self._turn_at - self._asked_at > (self.deadline or 0.0) - self._turn_at
 
     async def outcome(self) -> DatabaseError | Internal | None:
         """Why the work failed, once it has ended, even when it was told to stop for lack of time; None: it did not.
