@@ -132,16 +132,12 @@ class Authenticator:
         self._look_for_keys()
         # Kept by digest: memory stays bounded per entry, and no token lies in memory for longer than its request.
         digest = hashlib.sha256(token.encode()).digest()
-        claims = self._verified.get(digest)
-        if claims is None:
-            claims = self._claims(self._payload(token))
-            self._verified[digest] = claims
-            if len(self._verified) > self._max_verified:
-                self._verified.popitem(last=False)
-        else:
-            self._verified.move_to_end(digest)
+        claims = self._verified.pop(digest, None) or self._claims(self._payload(token))
         if claims.expires_at + LEEWAY <= self._clock():
             raise Unauthenticated("the token has expired")
+        self._verified[digest] = claims  # behind all others: who was not seen for longest is forgotten first
+        if len(self._verified) > self._max_verified:
+            self._verified.popitem(last=False)
         return claims
 
     def sign(self, user: str, *, role: str = "user", ttl: float = 3600) -> str:

@@ -405,6 +405,16 @@ def test_the_token_that_was_not_used_for_longest_is_forgotten_first() -> None:
     assert [claims.user for claims in authenticator._verified.values()] == ["cat", "ann", "dan"]
 
 
+def test_tokens_that_have_expired_push_out_none_that_are_good() -> None:
+    authenticator = hs256(max_verified=3)
+    for user in ("ann", "bob", "cat"):
+        authenticator.verify(authenticator.sign(user))
+    for user in ("dan", "eve"):
+        with pytest.raises(Unauthenticated, match="has expired"):
+            authenticator.verify(token(sub=user, exp=NOW - 3600))
+    assert [claims.user for claims in authenticator._verified.values()] == ["ann", "bob", "cat"]
+
+
 # --- the secret ---------------------------------------------------------------------------------------------
 
 

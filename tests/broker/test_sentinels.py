@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exporter.broker import sentinels
-from exporter.broker.addresses import Addresses, Found
+from exporter.broker.addresses import Addresses
 from exporter.broker.location import locate
 from exporter.core.errors import Misconfigured
 from tests.broker.nodes import Node, nodes
@@ -93,14 +94,19 @@ async def test_of_sentinels_that_differ_the_one_that_knows_of_the_latest_failove
     monkeypatch.setattr(sentinels, "TIMEOUT", 60.0)
     monkeypatch.setattr(sentinels, "OTHERS", 60.0)
 
-    class Far(Addresses):
-        async def of(self, host: str, port: int) -> Found:
-            await asyncio.sleep(0.2 * (port == current.port))
-            return await super().of(host, port)
+    ask, answered = sentinels._ask, asyncio.Event()
 
+    async def nearest_first(host: tuple[str, int], *others: Any) -> Any:
+        if host[1] == current.port:
+            await answered.wait()
+        answer = await ask(host, *others)
+        answered.set()
+        return answer
+
+    monkeypatch.setattr(sentinels, "_ask", nearest_first)
     with watched() as stale, watched("sentinel config-epoch main 7") as current:
         location = locate(f"redis+sentinel://127.0.0.1:{stale.port},127.0.0.1:{current.port}/main")
-        found = await sentinels.master(location, Far())
+        found = await sentinels.master(location, Addresses())
     assert found == ("127.0.0.1", int(current.options[0].split()[4]))
 
 

@@ -334,7 +334,7 @@ async def test_a_node_that_stands_still_is_late_and_a_connection_that_is_silent_
         await view.reached.wait()
         victim = next(peer for peer in double.peers if peer.process == 1 and peer.joined)
         double.still = lambda peer: peer.process == 1 if whole else peer is victim
-        await asyncio.sleep(3.0)  # so long it stands still
+        await asyncio.sleep(3.0)  # the fault: it stands still for twice as long as a delivery may take
         double.thaw()
         _, summary = await running
     assert ("undelivered" in summary.wrong, summary.wrong != {}) == (not whole, not whole)
