@@ -25,12 +25,15 @@ _OF_THIS_PROCESS: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LI
 def between_fork_and_exec(number: signal.Signals) -> Callable[[], None]:
     """A ``preexec_fn``: a process group of its own, ``number`` when the parent has ended, SIGHUP ignored at first."""
     libc = _libc()  # loaded here: a fork is no place for it
+    parent = os.getpid()
 
     def prepare() -> None:
         os.setpgid(0, 0)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, number)
+            if os.getppid() != parent:  # it had ended before, and Linux tells nobody of that any more
+                os._exit(1)
 
     return prepare
 

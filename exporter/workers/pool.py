@@ -122,6 +122,7 @@ class Pool:
         else:
             slot.worker = worker
             slot.backoff.begun()
+        worker.reap()  # it may have ended before it was known here, and nobody is told of that twice
         if self.stopping:
             worker.tell("drain")
         return worker

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -369,3 +373,23 @@ async def test_who_was_being_started_when_all_were_told_to_go_is_told_too(monkey
     kept.pool.stopping = True
     await kept.pool._fill(kept.pool._slots[0])
     assert kept.started[0].exited.result() == 0
+
+
+async def test_one_that_ends_before_its_place_knows_of_it_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine runs the child first; by the time that this process goes on, nobody is told of its end again."""
+    popen = subprocess.Popen
+
+    def launch(_: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        child = popen([sys.executable, "-c", ""], **options)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", launch)
+    pool = Pool(Settings(), 1, Sockets([], [[]]), lambda status: None)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, pool.reap)
+    try:
+        worker = await pool._fill(pool._slots[0])
+    finally:
+        loop.remove_signal_handler(signal.SIGCHLD)
+    assert worker.exited.done()
