@@ -15,7 +15,7 @@ from docs.source.text import wrapped
 from exporter import __version__
 from exporter.core import errors, events, protocol
 from exporter.core.hub import MAX_JOINED
-from exporter.settings.model import Limits
+from exporter.settings.model import Limits, Settings
 
 CLOSES = {
     protocol.CloseCode.NORMAL: "The client closed, and the server agrees.",
@@ -33,7 +33,8 @@ CLOSES = {
 ANSWERS = {
     "join": "`joined`; others get `participant_joined` when it is the user's first connection there.",
     "leave": "`left`; others get `participant_left` when it was the user's last connection there.",
-    "typing": "None; others get `typing` when it changes, also when it times out.",
+    "typing": "None; others get `typing` when it changes, also when it times out: "
+    f"{Settings().typing_timeout:g} s (`--typing.timeout`) after it was last said that it is active.",
     "send": "`ack` once the message is durable; the other connections that joined get `message`.",
     "read": "None; the other connections that joined get `read` when the mark moves forward.",
     "ping": "`pong`.",
@@ -60,6 +61,10 @@ capacity or while draining, 400 or 426 for a bad handshake.
   or `sender` under a number that it has.
   What it had from there on is stored no longer.
 * **A refused command changes nothing**, and the connection stays open.
+* **`send` and `read` wait for the database**, and what a client says after them does not wait for them: its answers may
+  come first. An answer carries the `id` of what it answers, where that had one.
+* **Who is silent is pinged**, by a WebSocket ping, before `heartbeat` seconds have passed. Whoever answers none is cut
+  within one and a half times as many, without a close frame. Libraries answer by themselves, some only while one reads.
 * **`participants` are users who joined now**; over HTTP, `participants` are a conversation's members.
 """
 
@@ -86,8 +91,8 @@ def text() -> str:
             "\n## Limits\n",
             wrapped(
                 f"Identifiers have 1 to {protocol.MAX_IDENTIFIER} characters, a client's `id` at most "
-                f"{protocol.MAX_CLIENT_ID}; control characters and lone surrogates are refused. `welcome` tells the "
-                "others: "
+                f"{protocol.MAX_CLIENT_ID}; control characters and lone surrogates are refused. A `body` may be "
+                "empty; NUL and lone surrogates are refused. `welcome` tells the others: "
                 + ", ".join(f"`{name}`" for name in ("frame_bytes", "frames_per_second", "send_buffer_bytes"))
                 + f" (by default {Limits().frame_bytes:,}, {Limits().frames_per_second} and "
                 f"{Limits().send_buffer_bytes:,}). `joined` lists at most {protocol.MAX_LISTED:,} participants. "
