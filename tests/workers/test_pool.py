@@ -393,3 +393,54 @@ async def test_one_that_ends_before_its_place_knows_of_it_is_started_again(monke
     finally:
         loop.remove_signal_handler(signal.SIGCHLD)
     assert worker.exited.done()
+
+
+async def test_one_place_is_started_before_the_others_and_its_end_by_a_signal_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is wrong with the settings is said once; a first one that is killed is no end in order."""
+    kept = Kept(monkeypatch, 2)
+
+    class Starts(Started):
+        def __init__(self, number: int) -> None:
+            super().__init__(number)
+            self.listening = asyncio.get_running_loop().create_future()
+
+    kept.made = Starts  # type: ignore[method-assign]
+    starting = asyncio.create_task(kept.pool.start())
+    await kept.until_started(1)
+    await turns()
+    assert len(kept.started) == 1
+    kept.started[0].end(-9)
+    await turns()
+    assert kept.ended == [1]
+    assert (len(kept.started), starting.done()) == (1, False)
+    starting.cancel()
+
+
+@pytest.mark.parametrize(("status", "others"), [(0, 1), (3, 2)])
+async def test_who_ends_without_an_error_or_beside_one_that_serves_does_not_end_the_server(
+    status: int, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(monkeypatch, others)
+    await kept.pool.start()
+    kept.started[0].end(status)
+    await kept.until_started(others + 1)
+    await kept.pool.drain()
+
+
+async def test_a_drain_waits_for_who_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(monkeypatch, 1)
+
+    class Slowly(Started):
+        def tell(self, word: str) -> None:
+            assert word == "drain"
+
+    kept.made = Slowly  # type: ignore[method-assign]
+    await kept.pool.start()
+    draining = asyncio.create_task(kept.pool.drain())
+    await turns()
+    assert not draining.done()
+    kept.started[0].end(0)
+    await draining
+    assert kept.started[0].exited.result() == 0
