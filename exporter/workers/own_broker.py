@@ -183,7 +183,7 @@ class OwnBroker:
     async def _is_silent(self) -> bool:
         try:
             await self._reply()
-        except TimeoutError:
+        except (TimeoutError, FileNotFoundError):  # the second: somebody cleaned up, and no worker finds it any more
             return True
         except OSError:  # it could not be asked, which says nothing of it
             pass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -55,22 +57,35 @@ async def test_it_is_private_comes_back_when_killed_and_goes_with_the_server(
         assert not folder.exists()
 
 
-async def test_one_that_is_frozen_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def freeze(broker: OwnBroker) -> None:
+    assert broker._process is not None
+    broker._process.send_signal(signal.SIGSTOP)
+
+
+def clean_up(broker: OwnBroker) -> None:
+    shutil.rmtree(broker._folder)
+
+
+@pytest.mark.parametrize("disaster", [freeze, clean_up])
+async def test_one_that_answers_nobody_is_started_again(
+    disaster: Callable[[OwnBroker], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is frozen, or its socket was taken away, as by who cleans up the folder of temporary files."""
     monkeypatch.setattr(own_broker, "PING_INTERVAL", 0.05)
     monkeypatch.setattr(own_broker, "PING_TIMEOUT", 0.2)
     broker, loop = OwnBroker(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, broker.reap)
     await broker.start()
     try:
-        frozen = broker._process
-        assert frozen is not None
-        frozen.send_signal(signal.SIGSTOP)
+        first = broker._process
+        assert first is not None
+        disaster(broker)
 
         async def answers_again() -> bool:
-            return broker._process is not frozen and await broker._pinged()
+            return broker._process is not first and await broker._pinged()
 
         await until(answers_again, "another one")
-        assert frozen.returncode == -signal.SIGKILL
+        assert first.returncode == -signal.SIGKILL
         last = broker._process
         assert last is not None
     finally:
