@@ -271,9 +271,9 @@ class Pool:
 
     async def ended(self, workers: list[WorkerProcess]) -> None:
         """Wait for those who were told to go, for as long as they may take, and kill who does not."""
-        waiting = {worker.exited for worker in workers if not worker.exited.done()}
+        waiting = {worker.exited: worker.drain_timeout for worker in workers if not worker.exited.done()}
         if waiting:
-            await asyncio.wait(waiting, timeout=self.settings.drain_timeout + GRACE)
+            await asyncio.wait(waiting, timeout=max(waiting.values()) + GRACE)
         for worker in workers:
             if not worker.exited.done():
                 log.warning("a worker did not end in time, and is killed", worker=worker.number, pid=worker.pid)

@@ -73,6 +73,8 @@ class WorkerProcess:
         self.accepting = False
         self.leaving = False
         """It was told to go, or says that it does."""
+        self.drain_timeout = 0.0
+        """Seconds, of the settings that it was started with: they may have changed since."""
         self.last_beat = time.monotonic()
         self.silent = False
         self._changed = changed
@@ -98,6 +100,7 @@ class WorkerProcess:
         ``predecessor`` is the name that the dead one, whose place it takes, had at the broker.
         """
         worker = cls(number, changed)
+        worker.drain_timeout = settings.drain_timeout
         ours, theirs = socket.socketpair()
         with theirs:
             passed = [one.fileno() for one in (theirs, *shared, *own)]

@@ -135,6 +135,35 @@ async def test_who_was_told_to_go_and_does_not_end_in_time_is_killed(monkeypatch
     assert [line["worker"] for line in lines] == [hangs.number]
 
 
+async def test_who_is_replaced_has_the_time_to_drain_that_it_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that replaces it may have another: people of the old one are still told that it goes."""
+    kept = Kept(monkeypatch, 1)
+    monkeypatch.setattr(pool_module, "GRACE", 0.0)
+
+    class Slowly(Started):
+        def __init__(self, number: int) -> None:
+            super().__init__(number)
+            self.drain_timeout = kept.pool.settings.drain_timeout
+
+        def tell(self, word: str) -> None:
+            if word == "retire":
+                told.set()
+
+    kept.made = Slowly  # type: ignore[method-assign]
+    told = asyncio.Event()
+    await kept.pool.start()
+    kept.pool.settings = Settings(drain_timeout=0.0)
+    replacing = asyncio.create_task(kept.pool.replace())
+    await told.wait()
+    await turns()
+    old, new = kept.started
+    assert not old.exited.done()
+    old.end(0)
+    assert await replacing
+    new.end(0)
+    await kept.pool.drain()
+
+
 async def test_a_worker_that_does_not_answer_is_no_room_for_others_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(Settings(), 2, Sockets([], []), lambda status: None)
     full, silent = Started(0), Started(1)
@@ -393,6 +422,7 @@ async def test_one_that_ends_before_its_place_knows_of_it_is_started_again(monke
     finally:
         loop.remove_signal_handler(signal.SIGCHLD)
     assert worker.exited.done()
+    assert worker.drain_timeout == pool.settings.drain_timeout
 
 
 async def test_one_place_is_started_before_the_others_and_its_end_by_a_signal_is_an_error(
@@ -444,3 +474,23 @@ async def test_a_drain_waits_for_who_takes_its_time(monkeypatch: pytest.MonkeyPa
     kept.started[0].end(0)
     await draining
     assert kept.started[0].exited.result() == 0
+
+
+@pytest.mark.parametrize("why", ["leaves", "has ended", "does not listen yet"])
+async def test_room_of_one_that_takes_nobody_is_no_room(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the others, which have none, refuse in words; and it is told nothing."""
+    pool = Pool(Settings(), 2, Sockets([], []), lambda status: None)
+    full, other = workers = [Started(0), Started(1)]
+    told = list[tuple[int, str]]()
+    for slot, worker in zip(pool._slots, workers, strict=True):
+        slot.worker = worker
+        monkeypatch.setattr(worker, "tell", lambda word, number=worker.number: told.append((number, word)))
+    other.full = False
+    if why == "leaves":
+        other.leaving = True
+    elif why == "has ended":
+        other.end(-9)
+    else:
+        other.listening = asyncio.get_running_loop().create_future()
+    pool._balance()
+    assert told == [(full.number, "accept")]
