@@ -255,7 +255,6 @@ class Pool:
 
     def _take_over(self, slot: Slot, new: WorkerProcess) -> None:
         slot.worker, slot.successor = new, None
-        slot.backoff.begun()
         new.tell("listen")
 
     # --- ending --------------------------------------------------------------------------------------------------

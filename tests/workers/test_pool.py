@@ -15,7 +15,7 @@ from exporter.settings.model import Settings
 from exporter.workers import pool as pool_module
 from exporter.workers.plan import Sockets
 from exporter.workers.pool import Pool
-from exporter.workers.process import WorkerProcess
+from exporter.workers.process import FIRST_PAUSE, STABLE_AFTER, Backoff, WorkerProcess
 from tests.doubles import turns
 from tests.logged import logged
 
@@ -158,6 +158,7 @@ async def test_who_is_replaced_has_the_time_to_drain_that_it_was_started_with(mo
     await turns()
     old, new = kept.started
     assert not old.exited.done()
+    assert not replacing.done(), "one after the other"
     old.end(0)
     assert await replacing
     new.end(0)
@@ -395,6 +396,57 @@ async def test_a_replacement_that_does_not_get_ready_is_ended_and_waited_for(mon
     kept.pool.reap()
     assert kept.pool.workers == [old]
     await kept.pool.drain()
+
+
+async def test_a_replacement_that_has_ended_as_soon_as_it_was_ready_replaces_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = Kept(monkeypatch, 1)
+    await kept.pool.start()
+
+    class Ended(Started):
+        def __init__(self, number: int) -> None:
+            super().__init__(number)
+            self.end(1)
+
+    kept.made = Ended  # type: ignore[method-assign]
+    assert not await kept.pool.replace()
+    old, _ = kept.started
+    assert not old.exited.done()
+    kept.pool.reap()
+    assert kept.pool.workers == [old]
+    await kept.pool.drain()
+
+
+async def test_nobody_is_started_again_after_all_were_told_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(monkeypatch, 1)
+    await kept.pool.start()
+    pauses, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause(_: float) -> None:
+        pauses.set()
+        await go_on.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "sleep", pause)
+        kept.started[0].end(-9)
+        await pauses.wait()
+    await kept.pool.drain()
+    go_on.set()
+    await turns()
+    assert len(kept.started) == 1
+
+
+async def test_whoever_is_started_again_has_lived_since_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that dies at once would be started again ten times a second, as soon as the server has run a while."""
+    kept = Kept(monkeypatch, 1)
+    now = 0.0
+    (slot,) = kept.pool._slots
+    slot.backoff = Backoff(lambda: now)
+    slot.backoff.next()
+    now = STABLE_AFTER
+    await kept.pool._fill(slot)
+    assert slot.backoff.next() == 2 * FIRST_PAUSE
 
 
 async def test_who_was_being_started_when_all_were_told_to_go_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
