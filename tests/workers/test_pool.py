@@ -129,6 +129,8 @@ async def test_who_was_told_to_go_and_does_not_end_in_time_is_killed(monkeypatch
     pool = Pool(Settings(drain_timeout=0.0), 2, Sockets([], []), lambda status: None)
     ends, hangs = Started(0), Started(1)
     ends.end(0)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(hangs, "kill", lambda: loop.call_soon(hangs.end, -9))  # it holds the port until then
     with logged(pool_module) as lines:
         await pool.ended([ends, hangs])
     assert (ends.exited.result(), hangs.exited.result()) == (0, -9)
@@ -341,6 +343,7 @@ async def test_who_has_replaced_another_is_kept_too(monkeypatch: pytest.MonkeyPa
     old, new = kept.started
     assert (old.exited.result(), new.exited.done()) == (0, False)
     await turns()
+    assert new in kept.pool.workers, "nobody died"
     new.end(-9)
     await kept.until_started(3)
     await kept.pool.drain()
