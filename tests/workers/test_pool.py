@@ -430,6 +430,8 @@ async def test_nobody_is_started_again_after_all_were_told_to_go(monkeypatch: py
         pauses.set()
         await go_on.wait()
 
+    complaints = list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     with monkeypatch.context() as patch:
         patch.setattr(asyncio, "sleep", pause)
         kept.started[0].end(-9)
@@ -438,6 +440,7 @@ async def test_nobody_is_started_again_after_all_were_told_to_go(monkeypatch: py
     go_on.set()
     await turns()
     assert len(kept.started) == 1
+    assert not complaints, "what is given up at the end is no defect"
 
 
 async def test_whoever_is_started_again_has_lived_since_then(monkeypatch: pytest.MonkeyPatch) -> None:
