@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_an_ending_names_its_signal_or_its_exit_code() -> None:
     assert exit_fields(-signal.SIGKILL) == {"signal": "SIGKILL"}
     assert exit_fields(3) == {"exit_code": 3}
     assert exit_fields(-63) == {"signal": 63}  # a real-time signal has no name
+
+
+async def test_what_a_worker_says_of_itself_is_kept_and_passed_on_and_shows_that_it_answers() -> None:
+    told = list[tuple[bool, bool]]()
+    worker = WorkerProcess(0, lambda: told.append((worker.full, worker.leaving)))
+    worker.last_beat = 0.0
+    worker._on_message({"full": False})
+    assert worker.last_beat > 0.0
+    worker._on_message({"full": True})
+    worker._on_message({"leaving": True, "unknown": "a word of another release"})
+    assert told == [(False, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("word", ["drain", "retire"])
+async def test_who_was_told_to_go_leaves_before_it_says_so(word: str) -> None:
+    worker = WorkerProcess(0, lambda: None)
+    worker._channel = Mock()
+    worker.tell(word)
+    assert worker.leaving
+    worker._channel.send.assert_called_once_with(do=word)
 
 
 async def test_a_start_that_is_cancelled_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
