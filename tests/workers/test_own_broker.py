@@ -94,6 +94,17 @@ async def test_one_that_answers_nobody_is_started_again(
     assert last.returncode == 0, "it was told to go, and had the time"
 
 
+async def test_one_that_is_frozen_at_the_end_ends_in_order() -> None:
+    broker, loop = OwnBroker(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, broker.reap)
+    await broker.start()
+    freeze(broker)
+    await broker.stop()
+    loop.remove_signal_handler(signal.SIGCHLD)
+    assert broker._process is not None
+    assert broker._process.returncode == 0
+
+
 async def test_one_that_answers_now_and_then_is_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_broker, "PING_INTERVAL", 0.0)
     broker, process = OwnBroker(), Mock()
