@@ -38,6 +38,13 @@ def between_fork_and_exec(number: signal.Signals) -> Callable[[], None]:
     return prepare
 
 
+def told_of_the_parents_end_by(number: signal.Signals) -> None:
+    """From now on this process gets ``number`` instead."""
+    libc = _libc()
+    if libc is not None:
+        libc.prctl(_PR_SET_PDEATHSIG, number)
+
+
 def _libc() -> Any:
     if sys.platform != "linux":
         return None

@@ -110,8 +110,8 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     env=own_environment(),
                     pass_fds=passed,
-                    # A stopped worker wakes up to notice that the line has ended.
-                    preexec_fn=between_fork_and_exec(signal.SIGCONT),
+                    # Until it listens to the line: nobody is connected to it, and it holds the port.
+                    preexec_fn=between_fork_and_exec(signal.SIGKILL),
                 )
             except BaseException:  # interrupted, too: nobody else would close it
                 ours.close()

@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 
 from exporter.broker.redis import RedisBroker
+from exporter.child_process import told_of_the_parents_end_by
 from exporter.core.errors import Misconfigured
 from exporter.node.cluster import ClusterNode
 from exporter.settings.model import Settings
@@ -47,6 +48,7 @@ async def serve(number: int, descriptor: int, configure_logs: Callable[[Settings
     except OSError:
         raise Misconfigured("this command is for serve --workers, which starts it") from None
     threading.Thread(target=_end_without, args=(descriptor,), daemon=True, name="supervisor-watch").start()
+    told_of_the_parents_end_by(signal.SIGCONT)  # one that is stopped wakes up to notice that the line has ended
     handed = await asyncio.wait_for(worker.handed, _HANDOVER)
     settings = resolve({}, handed["settings"])
     configure_logs(settings, number)

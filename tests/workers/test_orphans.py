@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -49,8 +50,10 @@ async def test_workers_and_valkey_end_with_a_killed_supervisor(postgres: Postgre
         children = server.children()
         assert len(children) == 4
         server.workers[1].signal(signal.SIGSTOP)
+        other = await server.connect("bob")  # not on that one
         await server.kill()
         assert (await client.closed())[0] in (1001, 1006)  # the second: she was on the one that was stopped
+        assert (await other.closed())[0] == 1001
         await gone(children)
         again = Workers(tmp_path / "again", database, "--web.listen-address", server.url.removeprefix("http://"))
         try:
@@ -58,3 +61,27 @@ async def test_workers_and_valkey_end_with_a_killed_supervisor(postgres: Postgre
         finally:
             await again.kill()
             await gone([worker.pid for worker in again.workers])
+
+
+async def test_a_worker_that_is_still_being_started_ends_with_a_killed_supervisor(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """On a busy machine that takes long, and it has the port."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\nif 'worker' in sys.orig_argv:\n    time.sleep(600)\n"
+    )
+    path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    server = Workers(tmp_path / "server", postgres.url(postgres.create_database()), environment=path)
+    starting = asyncio.create_task(server.start())
+
+    async def begun() -> bool:
+        return server.process is not None and len(server.children()) == 2
+
+    try:
+        await until(begun, "its Valkey and a worker")
+        children = server.children()
+        await server.kill()
+        await gone(children)
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
