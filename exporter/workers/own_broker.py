@@ -120,10 +120,9 @@ class OwnBroker:
     # --- running it -----------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
-        socket_path = self._folder / _SOCKET
         options = {
             "port": "0",
-            "unixsocket": str(socket_path),
+            "unixsocket": str(self._folder / _SOCKET),  # it takes away what a dead one has left there
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "save": "",
@@ -133,7 +132,6 @@ class OwnBroker:
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         try:
-            socket_path.unlink(missing_ok=True)
             self._process = subprocess.Popen(
                 [str(self._program), *words],
                 stdin=subprocess.DEVNULL,

@@ -67,9 +67,7 @@ async def test_a_worker_that_is_still_being_started_ends_with_a_killed_superviso
     postgres: Postgres, tmp_path: Path
 ) -> None:
     """On a busy machine that takes long, and it has the port."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys, time\nif 'worker' in sys.orig_argv:\n    time.sleep(600)\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import sys, time\nif 'worker' in sys.orig_argv:\n    time.sleep(600)\n")
     path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     server = Workers(tmp_path / "server", postgres.url(postgres.create_database()), environment=path)
     starting = asyncio.create_task(server.start())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -153,6 +154,46 @@ async def test_why_it_does_not_start_is_told_however_soon_it_ends(
         await broker.start()
 
 
+async def test_one_that_starts_and_never_answers_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_broker, "START", 0.0)
+    program = tmp_path / "valkey-server"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o700)
+    broker, loop = OwnBroker(), asyncio.get_running_loop()
+    broker._program = program
+    loop.add_signal_handler(signal.SIGCHLD, broker.reap)
+    with pytest.raises(Misconfigured, match=r"does not start: no word from it$"):
+        await broker.start()
+    loop.remove_signal_handler(signal.SIGCHLD)
+    assert broker._process is not None
+    assert broker._process.returncode is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "silent"),
+    [(TimeoutError(), True), (FileNotFoundError(), True), (OSError(errno.EMFILE, "no more files"), False)],
+)
+async def test_one_that_could_not_be_asked_is_not_silent(
+    error: OSError, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = OwnBroker()
+    monkeypatch.setattr(broker, "_reply", AsyncMock(side_effect=error))
+    assert await broker._is_silent() is silent
+
+
+async def test_of_its_words_the_last_are_kept() -> None:
+    broker = OwnBroker()
+    reader, writer = os.pipe()
+    os.write(writer, b"x" * own_broker._KEPT + b"the last")
+    broker._read(reader)
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+    assert len(broker._output) == own_broker._KEPT
+    assert broker._output.endswith(b"xthe last")
+
+
 def test_the_folder_of_a_killed_server_is_taken_away_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as base, socket.socket(socket.AF_UNIX) as listening:
         for name, value in (("TMPDIR", base), ("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "")):
@@ -167,5 +208,6 @@ def test_the_folder_of_a_killed_server_is_taken_away_and_nobody_elses(monkeypatc
         listening.listen()
         mine, another = own_broker._make_folder()
         assert set(Path(base).iterdir()) == {owned, lives, other, new, mine}
+        assert {path.name for path in other.iterdir()} == {"notes", "valkey.sock"}
         for descriptor in (lock, another):
             os.close(descriptor)
