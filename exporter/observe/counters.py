@@ -32,7 +32,7 @@ class Comparison:
     number: int = 0
     done: bool = False
     stuck: bool = False
-    """Did a page of one conversation take too long?"""
+    """Does it not go on: did a page of one conversation take too long, or one fail for another reason than time?"""
     wrong: list[tuple[Any, Any, int]] = field(default_factory=list)
 
     async def step(self, reader: Reader, mapping: Mapping) -> float:
@@ -48,8 +48,8 @@ class Comparison:
         try:
             rows = await reader.read(work, SECONDS)
         except SourceError as error:
-            self.stuck = error.slow and self.page == 1
-            if not error.slow or self.stuck:
+            self.stuck = not error.slow or self.page == 1
+            if self.stuck:
                 raise
             self.page = max(1, self.page // 8)
             return time.perf_counter() - started

@@ -631,15 +631,18 @@ async def test_what_was_found_of_another_counter_is_not_told_of_this_one(server:
     await second.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"), [("SECONDS", 0.0), ("statement", lambda *_: "SELECT nothing")], ids=["too slow", "refused"]
+)
 async def test_counters_that_cannot_be_compared_hold_up_no_recount(
-    server: Server, mapping: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, mapping: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: Any
 ) -> None:
-    """Counting one conversation takes too long, as it does without an index; what was found before is of before."""
+    """One takes too long, as it does without an index, or may not be read; what was found before is of before."""
     now = NOON
     source = Source(server.url, "custom", config_file=mapping)
     engine = Engine(source, State(None), load=1.0, recount_interval=60, clock=lambda: now, tail=1)
     assert (await engine.count()).inaccurate_conversations == 1
-    monkeypatch.setattr(counters, "SECONDS", 0.0)
+    monkeypatch.setattr(counters, name, fault)
     server.script("DELETE FROM message WHERE content = 'f'")
     for _ in range(2):
         now += 60
