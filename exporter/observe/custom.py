@@ -119,7 +119,7 @@ class Document:
         time = _time(self.time, dialect, facts)
         key = Key(column, f"{{a}}.{_name(column)}", time=time if column == self.time["column"] else None)
         where = f"({messages['filter']})" if "filter" in messages else "1 = 1"
-        weight, undone, change = self._deletions(dialect, facts, where)
+        weight, undone, change = self._deletions(there, dialect, facts, where)
         absent = {}
         if users is None:
             absent["registered_users"] = "no table of users is mapped"
@@ -194,7 +194,7 @@ class Document:
             elif unit in ("timestamp", "timestamptz"):
                 unit = "text"
             if column in facts.values:
-                reasons.append(fitting.value_reason(column, facts.values[column], unit))
+                reasons.append(fitting.value_reason(column, facts.values[column], unit, deleted=time is self.deleted))
         for reason in filter(None, reasons):
             raise self._wrong(reason)
 
@@ -224,14 +224,16 @@ class Document:
         """By column of time, a statement with what one of the newest rows holds."""
         key, table = self.messages["key"], self.messages["table"]
         order = f" ORDER BY {_name(key)} DESC" if (table, key) in facts.indexes else ""
-        return {
+        return {  # of times of deletion the latest: others may say that nothing was deleted
             time["column"]: f"SELECT x.t FROM (SELECT {_name(time['column'])} AS t FROM {_table(table)}{order} "
-            f"LIMIT {PROBED}) x WHERE x.t IS NOT NULL LIMIT 1"
+            f"LIMIT {PROBED}) x WHERE x.t IS NOT NULL{' ORDER BY x.t DESC' if time is self.deleted else ''} LIMIT 1"
             for time in (self.time, self.deleted)
-            if time is not None and time["unit"] != "flag"
+            if time is not None
         }
 
-    def _deletions(self, dialect: Dialect, facts: DatabaseFacts, where: str) -> tuple[str, Any, Key | None]:
+    def _deletions(
+        self, there: Columns, dialect: Dialect, facts: DatabaseFacts, where: str
+    ) -> tuple[str, Any, Key | None]:
         """What a row weighs, and how later deletions are seen: by an index on their time, or by recounts only."""
         if self.deleted is None:
             return "1", None, None
@@ -239,9 +241,9 @@ class Document:
         gone = f"e.{_name(column)}"
         if self.deleted["unit"] == "flag":
             # A boolean, or a number as other frameworks write it: PostgreSQL takes no number for a condition.
-            return f"CASE WHEN CAST({gone} AS integer) <> 0 THEN 0 ELSE 1 END", None, None
-        number = self.deleted["unit"] in ("s", "ms", "us")
-        weight = f"CASE WHEN {gone} IS NULL{f' OR {gone} = 0' if number else ''} THEN 1 ELSE 0 END"
+            number = dialect.name == "sqlite" or there[table][column] in fitting.NUMBERS
+            return f"CASE WHEN {gone if number else f'CAST({gone} AS integer)'} <> 0 THEN 0 ELSE 1 END", None, None
+        weight = f"CASE WHEN {fitting.never(gone, self.deleted['unit'], dialect.name)} THEN 1 ELSE 0 END"
         if (table, column) not in facts.indexes:
             return weight, None, None
 
@@ -278,9 +280,7 @@ class Document:
             columns = [part[key] for key in named if key in part]
             if part is self.messages:
                 columns += [time["column"] for time in (self.time, self.deleted) if time is not None]
-            words = set(re.findall(r"\w+", part.get("filter", "")))
-            folded = {word.lower() for word in words}  # PostgreSQL takes capitals for small letters without quotes
-            columns += sorted(column for column in there[name] if column in words or column in folded)
+            columns += sorted(fitting.named_in(part.get("filter", ""), there[name]))
             for column in columns:
                 if column not in there[name]:
                     raise self._wrong(f"the table {name} has {fitting.name_reason(column, there[name], 'column')}")

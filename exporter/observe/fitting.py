@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingOf
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -52,16 +52,20 @@ def unit_reason(column: str, type_: str, unit: str) -> str | None:
     return f"the column {column} is of type {type_}: its unit is {' or '.join(fitting)}{zone}, not {unit}"
 
 
-def value_reason(column: str, value: Any, unit: str) -> str | None:
-    """Why this value of the column is no time in this unit; None when it is one."""
+def value_reason(column: str, value: Any, unit: str, *, deleted: bool = False) -> str | None:
+    """Why this value of the column is no time (or flag) in this unit, ``deleted``: of a deletion; None when it is."""
     numeric = isinstance(value, int | float) or type(value).__name__ == "Decimal"
     if unit in _UNITS:
         if not numeric:
             return f"the column {column} holds {_shown(value)}, which is no number: its unit is text"
         return None if _plausible(value, unit) else _other_unit(column, value, unit)
-    if unit == "text":
+    if deleted and not numeric and str(value)[:4] == "9999":
+        return f"the column {column} holds a time without end for what is not deleted: map a view that has NULL instead"
+    if unit == "flag" and isinstance(value, str | bytes):
+        return f"the column {column} holds {_shown(value)}, which is no flag: map a view that has a number instead"
+    if unit == "text" and (value or not deleted):
         if numeric:
-            return _other_unit(column, value, unit) if value else None
+            return _other_unit(column, value, unit)
         if not _DATE.match(str(value)):
             return f"the column {column} holds {_shown(value)}, which is no time such as 2026-01-31 12:00:00"
         if _OFFSET.search(str(value)[19:]):
@@ -70,6 +74,18 @@ def value_reason(column: str, value: Any, unit: str) -> str | None:
                 "map a view that has them in UTC"
             )
     return None
+
+
+def never(column: str, unit: str, dialect: str) -> str:
+    """SQL: was this not deleted, by what frameworks write beside NULL? SQLite takes any type."""
+    values = ["0"] if unit in _UNITS else ["''", "0"] if dialect == "sqlite" else ["''"] if unit == "text" else []
+    return " OR ".join([f"{column} IS NULL", *(f"{column} = {value}" for value in values)])
+
+
+def named_in(condition: str, columns: Iterable[str]) -> Sequence[str]:
+    """The columns that an SQL condition names, in capitals or not, as words or in quotes."""
+    words = set(re.findall(r"\w+", condition.lower()))
+    return [each for each in columns if (each.lower() in words if re.fullmatch(r"\w+", each) else each in condition)]
 
 
 def _shown(value: Any) -> str:
@@ -83,6 +99,8 @@ def _plausible(value: Any, unit: str) -> bool:
 
 def _other_unit(column: str, value: Any, unit: str) -> str | None:
     """Which unit would make a likely time of it; a column whose times nobody knows is left alone."""
+    if _plausible(value / 1_000, "us"):
+        return f"the column {column} holds {value}, which are nanoseconds: map a view that has them in microseconds"
     likely = [other for other in _UNITS if _plausible(value, other)]
     return f"the column {column} holds {value}: its unit is {likely[0]}, not {unit}" if likely else None
 

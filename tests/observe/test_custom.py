@@ -179,8 +179,12 @@ def test_names_in_quotes_views_numbers_for_flags_and_times_in_any_unit(
     assert totals.active_users == {1: 1, 7: 2, 30: 2}
 
 
-def test_a_key_of_texts_is_refused_in_one_line(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("digits", [False, True])
+def test_a_key_of_texts_is_refused_in_one_line(server: Server, tmp_path: Path, digits: bool) -> None:
+    """Also one of digits, of which 10 is below 9."""
     server.script(OTHERS.format(at=int(NOON), unit=1, number="bigint"))
+    if digits:
+        server.script('UPDATE "Chat Message" SET "uid" = "rowNo"')
     path = tmp_path / "mapping.yml"
     path.write_text("messages: {table: Chat Message, key: uid, time: {column: sentAt, unit: s}}")
     with pytest.raises(
@@ -235,6 +239,12 @@ def test_numbers_in_another_unit_are_told(server: Server, tmp_path: Path, unit: 
         return
     with pytest.raises(Misconfigured, match=rf"the column at .*(is {unit}|is s or ms or us or flag), not {wrong}"):
         observed(server, tmp_path, mapping)
+
+
+def test_nanoseconds_are_told(server: Server, tmp_path: Path) -> None:
+    server.script(f"CREATE TABLE posts (id int, at bigint); INSERT INTO posts VALUES (1, {int(NOON)}000000000)")
+    with pytest.raises(Misconfigured, match="at holds 1773144000000000000, which are nanoseconds"):
+        observed(server, tmp_path, "messages: {table: posts, key: id, time: {column: at, unit: us}}")
 
 
 def test_times_with_an_offset_in_texts_are_refused(server: Server, tmp_path: Path) -> None:
@@ -670,6 +680,87 @@ def test_who_was_deleted_at_no_time_is_there(server: Server, tmp_path: Path, ind
     )
     mapping = "messages: {table: posts, key: id, time: {column: at, unit: s}, deleted: {column: gone, unit: s}}"
     assert observed(server, tmp_path, mapping).stored_messages == 2
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_a_text_for_no_deletion_is_none(server: Server, tmp_path: Path, indexed: bool) -> None:
+    """Empty, or on SQLite 0: also where the newest row is deleted, or none is."""
+    type_, unit, none = ("datetime", "timestamp", "0") if server.engine == "sqlite" else ("text", "text", "''")
+    server.script(
+        f"CREATE TABLE posts (id int, at int, gone {type_} DEFAULT {none}); CREATE INDEX i ON posts (id);"
+        f"INSERT INTO posts (id, at, gone) VALUES (1, {int(NOON)}, ''), (2, {int(NOON)}, NULL);"
+        f"INSERT INTO posts (id, at) VALUES (3, {int(NOON)}), (4, {int(NOON)});"
+        + ("CREATE INDEX g ON posts (gone)" if indexed else "")
+    )
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        f"messages: {{table: posts, key: id, time: {{column: at, unit: s}}, deleted: {{column: gone, unit: {unit}}}}}"
+    )
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=lambda: NOON, tail=1)
+    assert (await engine.count()).stored_messages == 4
+    server.script("UPDATE posts SET gone = '2026-03-10 12:00:00' WHERE id = 4")
+    assert (await engine.look()).stored_messages == 3
+    assert (await engine.count()).stored_messages == 3
+    await engine.close()
+
+
+def test_a_number_of_any_size_is_a_flag(server: Server, tmp_path: Path) -> None:
+    at = int(NOON)
+    server.script(
+        "CREATE TABLE posts (id int, at int, gone bigint);"
+        f"INSERT INTO posts VALUES (1, {at}, 0), (2, {at}, NULL), (3, {at}, 1), (4, {at}, {at}000)"
+    )
+    mapping = "messages: {table: posts, key: id, time: {column: at, unit: s}, deleted: {column: gone, unit: flag}}"
+    assert observed(server, tmp_path, mapping).stored_messages == 2
+
+
+@pytest.mark.parametrize(("no", "yes"), [("f", "t"), ("false", "true")])
+def test_a_text_is_no_flag(tmp_path: Path, no: str, yes: str) -> None:
+    """SQLite makes 0 of every word."""
+    with closing(SqliteServer(tmp_path / "chat.db")) as server:
+        server.script(
+            "CREATE TABLE posts (id int, at int, gone boolean);"
+            f"INSERT INTO posts VALUES (1, {int(NOON)}, '{no}'), (2, {int(NOON)}, '{yes}')"
+        )
+        mapping = "messages: {table: posts, key: id, time: {column: at, unit: s}, deleted: {column: gone, unit: flag}}"
+        with pytest.raises(Misconfigured, match="gone holds a text, which is no flag"):
+            observed(server, tmp_path, mapping)
+
+
+def test_a_deletion_at_the_end_of_time_is_told(server: Server, tmp_path: Path) -> None:
+    """As tables with a time up to which a row holds have it for those that still do."""
+    type_, none = ("timestamptz", "infinity") if server.engine == "postgresql" else ("text", "9999-12-31 00:00:00")
+    server.script(
+        f"CREATE TABLE posts (id int PRIMARY KEY, at int, upto {type_});"
+        f"INSERT INTO posts VALUES (1, {int(NOON)}, '{none}'), (2, {int(NOON)}, '2026-03-10 12:00:00')"
+    )
+    unit = "timestamptz" if server.engine == "postgresql" else "text"
+    mapping = (
+        f"messages: {{table: posts, key: id, time: {{column: at, unit: s}}, deleted: {{column: upto, unit: {unit}}}}}"
+    )
+    with pytest.raises(Misconfigured, match="upto holds a time without end"):
+        observed(server, tmp_path, mapping)
+
+
+@pytest.mark.parametrize("condition", ['"my kind" <> 1', "KINDOF <> 1", '"kindOf" <> 1'])
+def test_a_filter_reads_the_columns_that_it_names(server: Server, tmp_path: Path, condition: str) -> None:
+    """In quotes with a blank, or, where that finds them, in other letters."""
+    name = "kindof" if server.engine == "postgresql" and condition[0] == "K" else '"kindOf"'
+    server.script(
+        f'CREATE TABLE posts (id int, at int, "my kind" int, {name} int);'
+        f"INSERT INTO posts VALUES (1, {int(NOON)}, 1, 1), (2, {int(NOON)}, 2, 2), (3, {int(NOON)}, 2, 2)"
+    )
+    mapping = f"messages: {{table: posts, key: id, time: {{column: at, unit: s}}, filter: '{condition}'}}"
+    assert observed(server, tmp_path, mapping).stored_messages == 2
+
+
+def test_a_column_that_is_made_of_others_is_one(server: Server, tmp_path: Path) -> None:
+    server.script(
+        "CREATE TABLE posts (id int, at int, ms bigint GENERATED ALWAYS AS (at * CAST(1000 AS bigint)) STORED);"
+        f"INSERT INTO posts (id, at) VALUES (1, {int(NOON)}), (2, {int(NOON)} - 86400)"
+    )
+    totals = observed(server, tmp_path, "messages: {table: posts, key: id, time: {column: ms, unit: ms}}")
+    assert (totals.stored_messages, totals.messages_today) == (2, 1)
 
 
 def test_a_name_that_is_no_text_of_its_database_is_somebody_s(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ class SqliteReader:
 
         async def work(snapshot: Snapshot) -> dict[str, dict[str, str]]:
             rows = await snapshot.fetch(
-                "SELECT m.name, p.name, p.type FROM sqlite_master m, pragma_table_info(m.name) p "
+                "SELECT m.name, p.name, p.type FROM sqlite_master m, pragma_table_xinfo(m.name) p "
                 "WHERE m.type IN ('table', 'view')"
             )
             found: dict[str, dict[str, str]] = {}
