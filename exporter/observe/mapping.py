@@ -165,8 +165,8 @@ class Key:
 
     @property
     def lowest(self) -> int:
-        """Below every value."""
-        return 0 if self.sign < 0 else -(2**62)
+        """Below every value but the first two of 64 bits, which are below it in a literal of 64 bits."""
+        return 0 if self.sign < 0 else 1 - 2**63
 
     def order(self, alias: str) -> str:
         """SQL: from the lowest value on, as the key's index has them."""

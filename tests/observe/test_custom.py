@@ -704,6 +704,23 @@ async def test_a_text_for_no_deletion_is_none(server: Server, tmp_path: Path, in
     await engine.close()
 
 
+async def test_numbers_that_begin_far_below_zero_grow_like_others(server: Server, tmp_path: Path) -> None:
+    """So that as many fit in as there are in 64 bits."""
+    lowest = 1 - 2**63
+    server.script(
+        "CREATE TABLE posts (id bigint PRIMARY KEY, at int);"
+        f"INSERT INTO posts VALUES ({lowest}, {int(NOON)}), ({lowest + 1}, {int(NOON)}), ({lowest + 2}, {int(NOON)})"
+    )
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: posts, key: id, time: {column: at, unit: s}}")
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=lambda: NOON)
+    assert (await engine.count()).stored_messages == 3
+    server.script(f"INSERT INTO posts SELECT id + 3, at FROM posts WHERE id = {lowest + 2}")
+    assert (await engine.look()).stored_messages == 4
+    assert (await engine.count()).stored_messages == 4
+    await engine.close()
+
+
 def test_a_number_of_any_size_is_a_flag(server: Server, tmp_path: Path) -> None:
     at = int(NOON)
     server.script(
