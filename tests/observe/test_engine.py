@@ -240,6 +240,23 @@ async def test_a_count_that_is_completed_after_midnight_is_of_that_day(server: S
     await engine.close()
 
 
+async def test_a_count_that_takes_days_reckons_each_page_from_its_own(server: Server, tmp_path: Path) -> None:
+    """What a fast clock had dated ahead is of that day by then."""
+    source = by_number(server, tmp_path)
+    rows = [f"(1, {int(NOON) + 3 * 86_400}, 'u1')", *(f"({i}, {int(NOON)}, 'u2')" for i in range(2, 61))]
+    server.script(f"INSERT INTO numbered VALUES {', '.join(rows)}")
+    clock = Clock()
+    engine = Engine(source, State(None), load=1.0, clock=clock, tail=10)
+    await engine.open()
+    await engine.begin()
+    clock.now += 3 * 86_400
+    while engine.counting:
+        await engine.advance()
+    totals = await engine.look()
+    assert (totals.stored_messages, totals.messages_today, totals.active_users[1]) == (60, 1, 1)
+    await engine.close()
+
+
 async def test_who_wrote_tomorrow_by_a_clock_that_is_fast_has_written_today_after_midnight(server: Server) -> None:
     """Its number grows with the others', so it is sealed before midnight, and not read again after it."""
     clock = Clock()
