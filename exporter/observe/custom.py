@@ -185,7 +185,7 @@ class Document:
                 f"the key {key} is unique only together with {others}: numbered anew for each, it does not grow with "
                 f"the rows. Give the column of time (key: {self.time['column']})"
             )
-        for time in (self.time, self.deleted):
+        for use, time in (("key" if key == self.time["column"] else "time", self.time), ("deleted", self.deleted)):
             if time is None:
                 continue
             column, unit = time["column"], time["unit"]
@@ -194,7 +194,7 @@ class Document:
             elif unit in ("timestamp", "timestamptz"):
                 unit = "text"
             if column in facts.values:
-                reasons.append(fitting.value_reason(column, facts.values[column], unit, deleted=time is self.deleted))
+                reasons.append(fitting.value_reason(column, facts.values[column], unit, use))
         for reason in filter(None, reasons):
             raise self._wrong(reason)
 

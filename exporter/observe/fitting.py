@@ -52,18 +52,20 @@ def unit_reason(column: str, type_: str, unit: str) -> str | None:
     return f"the column {column} is of type {type_}: its unit is {' or '.join(fitting)}{zone}, not {unit}"
 
 
-def value_reason(column: str, value: Any, unit: str, *, deleted: bool = False) -> str | None:
-    """Why this value of the column is no time (or flag) in this unit, ``deleted``: of a deletion; None when it is."""
+def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
+    """Why this value of a column does not do as ``time``, ``key`` or ``deleted`` in this unit; None when it does."""
     numeric = isinstance(value, int | float) or type(value).__name__ == "Decimal"
     if unit in _UNITS:
         if not numeric:
             return f"the column {column} holds {_shown(value)}, which is no number: its unit is text"
         return None if _plausible(value, unit) else _other_unit(column, value, unit)
-    if deleted and not numeric and str(value)[:4] == "9999":
+    if use == "key" and _DATE.fullmatch(str(value)):
+        return f"the key {column} holds days, of which rows to come have the same: give a column of whole numbers"
+    if use == "deleted" and not numeric and str(value)[:4] == "9999":
         return f"the column {column} holds a time without end for what is not deleted: map a view that has NULL instead"
     if unit == "flag" and isinstance(value, str | bytes):
         return f"the column {column} holds {_shown(value)}, which is no flag: map a view that has a number instead"
-    if unit == "text" and (value or not deleted):
+    if unit == "text" and (value or use != "deleted"):
         if numeric:
             return _other_unit(column, value, unit)
         if not _DATE.match(str(value)):

@@ -87,7 +87,8 @@ class Time:
         local = when.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
         if self.unit == "timestamp":
             return f"timestamp '{local.isoformat(sep=' ')}'"
-        return f"'{local.isoformat(sep=self.separator)}'"
+        # Of midnight only the date: a text without a time of day, or without seconds, is not below that.
+        return f"'{local.isoformat(sep=self.separator).removesuffix(f'{self.separator}00:00:00')}'"
 
     def readable(self, expression: str) -> str:
         """SQL: a value of the column within the years 1 to 9999, beyond which PostgreSQL has times and Python none."""

@@ -241,6 +241,31 @@ def test_numbers_in_another_unit_are_told(server: Server, tmp_path: Path, unit: 
         observed(server, tmp_path, mapping)
 
 
+@pytest.mark.parametrize(
+    ("key", "midnight"),
+    [("id", ""), *((key, f"{sign}00:00{rest}") for key in ("id", "at") for sign in " T" for rest in ("", ":00.000Z"))],
+)
+def test_a_text_of_midnight_is_of_its_day_however_much_of_it_is_written(
+    server: Server, tmp_path: Path, key: str, midnight: str
+) -> None:
+    """A date alone is below every moment of its day, as texts compare."""
+    rows = ", ".join(f"({i}, '2026-03-{i:02}{midnight}', 'u{i}')" for i in (3, 4, 9, 10))
+    server.script(f"CREATE TABLE posts (id int, at text, who text); INSERT INTO posts VALUES {rows}")
+    totals = observed(
+        server, tmp_path, f"messages: {{table: posts, key: {key}, time: {{column: at, unit: text}}, sender: who}}"
+    )
+    assert (totals.stored_messages, totals.messages_today, totals.active_users) == (4, 1, {1: 1, 7: 3, 30: 4})
+
+
+@pytest.mark.parametrize("type_", ["date", "text"])
+def test_a_day_is_no_key(server: Server, tmp_path: Path, type_: str) -> None:
+    """What comes later on a day that is sealed would not be above the line."""
+    unit = "timestamp" if type_ == "date" else "text"
+    server.script(f"CREATE TABLE posts (at {type_}); INSERT INTO posts VALUES ('2026-03-09'), ('2026-03-10')")
+    with pytest.raises(Misconfigured, match="the key at holds days"):
+        observed(server, tmp_path, f"messages: {{table: posts, key: at, time: {{column: at, unit: {unit}}}}}")
+
+
 def test_nanoseconds_are_told(server: Server, tmp_path: Path) -> None:
     server.script(f"CREATE TABLE posts (id int, at bigint); INSERT INTO posts VALUES (1, {int(NOON)}000000000)")
     with pytest.raises(Misconfigured, match="at holds 1773144000000000000, which are nanoseconds"):
