@@ -1268,6 +1268,39 @@ async def test_what_a_server_says_to_be_under_way_is_not_sealed(server: Server) 
         await engine.close()
 
 
+async def test_a_message_that_is_redacted_again_is_taken_off_once(server: Server) -> None:
+    """Whether the first time was before the count or after it, and is sealed by now or not."""
+    clock = Clock()
+
+    def rows(first: int, last: int) -> str:
+        values = ", ".join(f"({i}, '${i}', 'm.room.message', '!r', '@a:x', {MS})" for i in range(first, last + 1))
+        return (
+            f"INSERT INTO events (stream_ordering, event_id, type, room_id, sender, origin_server_ts) VALUES {values};"
+        )
+
+    def redact(number: int, *redacted: int) -> str:
+        values = ", ".join(f"('${number + i}', '${message}')" for i, message in enumerate(redacted))
+        return (
+            rows(number, number + len(redacted) - 1)
+            + f"UPDATE events SET type = 'm.room.redaction' WHERE stream_ordering >= {number};"
+            f"INSERT INTO redactions (event_id, redacts) VALUES {values};"
+        )
+
+    server.script("DROP TABLE users;" + schemas.synapse(server.engine) + rows(1, 50) + redact(51, 5) + rows(52, 100))
+    engine = Engine(Source(server.url, "synapse"), State(None), load=1.0, clock=clock, tail=10)
+    assert (await engine.count()).stored_messages == (kept := 98)
+    for number, fewer in ((101, 1), (131, 0)):
+        server.script(redact(number, 5, 6))
+        kept -= fewer
+        assert (await engine.look()).stored_messages == kept
+        for step in range(1, 3):
+            clock.now += 100
+            server.script(rows(number + 10 * step, number + 10 * step + 9))
+            kept += 10
+            assert (await engine.look()).stored_messages == kept
+    await engine.close()
+
+
 async def test_what_a_server_says_to_be_under_way_for_too_long_holds_nothing_back(server: Server) -> None:
     """Synapse died, and its database has gone on with another one that does not tell."""
     clock = Clock()
