@@ -230,6 +230,32 @@ def test_of_mattermost_what_people_wrote_counts(server: Server) -> None:
     assert totals.active_users == {1: 2, 7: 2, 30: 2}
 
 
+@pytest.mark.parametrize("kind", ["ejabberd", "prosody"])
+def test_a_message_whose_sender_keeps_no_copy_of_it_counts_beside_one_of_the_same_id(server: Server, kind: str) -> None:
+    """Ann archives what she writes to Carl only, with a client that numbers its messages anew for everybody."""
+    rows, noon = (("ann", "carl", "carl"), ("carl", "ann", "carl"), ("bob", "ann", "bob")), 1_773_144_000
+    stanza = "<message from=''ann@x/r'' to=''{}@x'' type=''chat'' id=''n1''><body>hi</body></message>"
+    if kind == "ejabberd":
+        server.script(
+            schemas.ejabberd(server.engine) + "INSERT INTO users (username) VALUES ('ann'), ('bob'), ('carl');"
+        )
+        for owner, other, to in rows:
+            server.script(
+                "INSERT INTO archive (username, timestamp, peer, bare_peer, xml, txt, kind) VALUES "
+                f"('{owner}', {noon}000000, '{other}@x{'/r' * (other == 'ann')}', '{other}@x', '{stanza.format(to)}', 'hi', 'chat')"
+            )
+    else:
+        server.script(schemas.prosody(server.engine))
+        for owner, other, to in rows:
+            server.script(
+                f"INSERT INTO prosody VALUES ('x', '{owner}', 'accounts', 'password', 'string', 'p');"
+                'INSERT INTO prosodyarchive (host, "user", store, key, "when", "with", type, value) VALUES '
+                f"('x', '{owner}', 'archive', '{owner}', {noon}, '{other}@x', 'xml', '{stanza.format(to)}')"
+            )
+    totals = asyncio.run(count_once(server.url, kind, now=noon))
+    assert (totals.stored_messages, totals.stored_conversations, totals.active_users[1]) == (2, 2, 1)
+
+
 async def test_a_virtual_host_that_appears_is_counted_at_once(tmp_path: Path) -> None:
     truth = TRUTHS["ejabberd", "sqlite", "new_schema"]
     file = tmp_path / "source.db"
