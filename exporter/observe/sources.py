@@ -12,7 +12,7 @@ from exporter.core.errors import Misconfigured
 from exporter.observe import custom, rights
 from exporter.observe.connections import Reader
 from exporter.observe.mapping import Mapping
-from exporter.observe.presets import Columns, ejabberd, mattermost, prosody, synapse
+from exporter.observe.presets import Columns, ejabberd, mattermost, not_known, prosody, synapse
 from exporter.observe.records import SourceError
 from exporter.settings.model import SOURCE_KINDS, SourceSettings
 
@@ -42,7 +42,7 @@ async def _mapping_of(source: Source, reader: Reader) -> Mapping:
     there = await reader.columns()
     match source.kind:
         case "synapse":
-            version, statistics = await _synapse_version(reader, set(there)), True
+            version, statistics = await _synapse_version(reader, there), True
             if {"room_stats_current", "events"} <= set(there):
                 statistics = await _any(reader, "room_stats_current") or not await _any(reader, "events")
             return synapse.mapping(there, reader.dialect, version, statistics)
@@ -141,10 +141,10 @@ async def _hosts(reader: Reader, given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*given, *sorted(found)]))
 
 
-async def _synapse_version(reader: Reader, tables: set[str]) -> str:
+async def _synapse_version(reader: Reader, there: Columns) -> str:
     """The schema's version where it may be read. Raises Misconfigured for one that is not known."""
-    if not {"schema_version", "schema_compat_version"} <= tables:
-        raise Misconfigured("this is not a database of Synapse that is known: there is no table schema_version")
+    if not {"schema_version", "schema_compat_version"} <= set(there):
+        raise not_known("Synapse", "schema_version", there)
     try:
         version = int(str((await _rows(reader, "SELECT version FROM schema_version"))[0]))
         oldest = int(str((await _rows(reader, "SELECT compat_version FROM schema_compat_version"))[0]))

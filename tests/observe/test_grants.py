@@ -197,3 +197,15 @@ async def test_row_security_hides_nothing_from_its_owner_unless_it_is_forced(pos
     assert await rights.hidden(reader, mapping) == (["posts"] if forced else [])
     await reader.close()
     server.close()
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize(("kind", "table"), [("synapse", "schema_version"), ("mattermost", "posts")])
+async def test_tables_in_a_schema_that_is_not_searched_are_told(postgres: Postgres, kind: str, table: str) -> None:
+    server = PostgresqlServer(postgres)
+    server.script(f"CREATE SCHEMA chat; SET search_path = chat; {getattr(schemas, kind)('postgresql')}")
+    with pytest.raises(Misconfigured, match=rf"no table {table}; there is chat\.{table}; .*SET search_path"):
+        await count_once(server.url, kind)
+    server.script(f"ALTER DATABASE {server.name} SET search_path = chat")
+    assert (await count_once(server.url, kind)).stored_messages == 0
+    server.close()
