@@ -746,6 +746,15 @@ async def test_numbers_that_begin_far_below_zero_grow_like_others(server: Server
     await engine.close()
 
 
+def test_a_row_without_a_key_is_not_counted(server: Server, tmp_path: Path) -> None:
+    at = int(NOON)
+    server.script(f"CREATE TABLE posts (id int, at int); INSERT INTO posts VALUES (NULL, {at}), (1, {at}), (2, {at})")
+    assert (
+        observed(server, tmp_path, "messages: {table: posts, key: id, time: {column: at, unit: s}}").stored_messages
+        == 2
+    )
+
+
 def test_a_number_of_any_size_is_a_flag(server: Server, tmp_path: Path) -> None:
     at = int(NOON)
     server.script(

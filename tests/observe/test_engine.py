@@ -601,6 +601,27 @@ async def test_a_count_that_was_cut_off_goes_on(server: Server, tmp_path: Path) 
     await again.close()
 
 
+async def test_a_page_that_cannot_be_made_smaller_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(server, 1, 100)
+    engine = engine_of(server, None, Clock())
+    await engine.open()
+    await engine.begin()
+    assert engine.counting is not None
+    for scan in engine.counting.all():
+        scan.span = 3
+
+    async def slow(*_: object) -> None:
+        raise SourceError("slow", slow=True)
+
+    with monkeypatch.context() as faults:
+        faults.setattr(engine.reader, "read", slow)
+        await engine.advance()
+        with pytest.raises(SourceError, match="slow"):
+            await engine.advance()
+    assert (await engine.count()).stored_messages == 100
+    await engine.close()
+
+
 async def test_a_recount_that_is_begun_again_has_nothing_of_the_one_that_was_left(
     server: Server, tmp_path: Path
 ) -> None:
@@ -1294,6 +1315,7 @@ async def test_a_message_that_is_redacted_again_is_taken_off_once(server: Server
         server.script(redact(number, 5, 6, 6))
         kept -= fewer
         assert (await engine.look()).stored_messages == kept
+        assert (await engine.count()).stored_messages == kept
         for step in range(1, 3):
             clock.now += 100
             server.script(rows(number + 10 * step, number + 10 * step + 9))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from exporter.core.errors import Misconfigured
@@ -13,7 +16,7 @@ from exporter.observe.presets import mattermost
 from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
 from tests.observe import schemas
-from tests.observe.databases import PostgresqlServer
+from tests.observe.databases import PostgresqlServer, SqliteServer
 from tests.observe.test_engine import post
 from tests.observe.test_real_databases import TRUTHS, expected, figures, load, moment
 from tests.servers.postgres import Postgres
@@ -148,6 +151,13 @@ async def test_an_index_is_one_where_it_finds_what_is_new(postgres: Postgres, in
     assert (("posts", "at") in found, ("public.posts", "at") in found) == (INDEXES[index], INDEXES[index])
     await reader.close()
     server.close()
+
+
+@pytest.mark.parametrize(("rows", "is_one"), [("", True), (" WHERE at IS NOT NULL", True), (" WHERE gone = 0", False)])
+async def test_an_index_of_a_file_is_one_where_it_finds_what_is_new(tmp_path: Path, rows: str, is_one: bool) -> None:
+    with closing(SqliteServer(tmp_path / "chat.db")) as server:
+        server.script(f"CREATE TABLE posts (at int, gone int); CREATE INDEX a ON posts (at){rows}")
+        assert (("posts", "at") in await rights.indexes(reader_of(server.url))) is is_one
 
 
 @pytest.mark.needs("postgres")
