@@ -41,7 +41,7 @@ class WorkerGroup:
         """Be counted; again after a fork or a leave. Without a folder that can be written nothing is known."""
         if self._pid == os.getpid():
             return
-        self.forget()
+        self.leave()
         self._pid = os.getpid()
         with contextlib.suppress(OSError):
             base = self._base or Path(tempfile.gettempdir())
@@ -64,22 +64,16 @@ class WorkerGroup:
                 self.enter()
         if self._folder is None:
             return 1
-        parent = str(os.getppid())  # it may have mounted before it forked
         alive = {str(self._pid)}
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
                 pid, _, _ = path.name.partition(".")
-                if pid.isdigit() and pid not in (parent, *alive) and _is_held(path):
+                if pid.isdigit() and pid not in alive and _is_held(path):
                     alive.add(pid)
         return len(alive)
 
     def leave(self) -> None:
-        """No longer be counted, until it is entered again."""
-        if self._pid == os.getpid():
-            self.forget()
-
-    def forget(self) -> None:
-        """In a child: the mark is its parent's and ends with it, however long this child lives."""
+        """No longer be counted, until it is entered again. A child lets go of its parent's mark, which stays."""
         unmark, self._mark, self._unmark, self._folder, self._pid = self._unmark, None, None, None, 0
         if unmark is not None:
             unmark()
@@ -98,8 +92,9 @@ _groups: WeakSet[WorkerGroup] = WeakSet()
 
 
 def _forked() -> None:
+    """In a child: its parent's mark ends with the parent, however long this child lives."""
     for group in _groups:
-        group.forget()
+        group.leave()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 ASKS = "print(live.get_stats()['active_connections'], flush=True)"
@@ -32,16 +35,23 @@ def told(folder: Path, *lines: str, cwd: Path | None = None, **more: bytes) -> l
     return done.stdout.decode().split()
 
 
+def processes(
+    folder: Path, code: str, *environments: dict[bytes, bytes]
+) -> AbstractContextManager[list[subprocess.Popen[str]]]:
+    """Several of one program, which differ in nothing else."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return started(*({"args": command, "cwd": folder, "env": given} for given in environments))
+
+
 @contextmanager
-def processes(folder: Path, code: str, *environments: dict[bytes, bytes]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Several of one program; killed at the end, with whatever they have forked."""
+def started(*commands: Mapping[str, Any]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes, as ``Popen`` takes them; killed at the end, with whatever they have forked."""
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=given, cwd=folder, start_new_session=True,
+            **command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
-        for given in environments
-    ]  # fmt: skip
+        for command in commands
+    ]
     try:
         yield running
     finally:
@@ -152,7 +162,7 @@ def test_a_child_that_lives_on_is_not_its_parent(tmp_path: Path) -> None:
         given = environment(tmp_path)
         first = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=given,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=given, cwd=tmp_path,
         )  # fmt: skip
         alone, child = line(first), int(line(first))
         try:
@@ -181,6 +191,29 @@ def test_processes_of_one_supervisor_on_one_socket_are_several(tmp_path: Path) -
             assert [line(first, "\n"), line(second, "\n")] == ["False", "False"]
     other = [environment(tmp_path, PORT=f"800{number}") for number in range(2)]
     with processes(tmp_path, code, *other) as (first, second):
+        line(first, "\n"), line(second, "\n")
+        assert [line(first, "\n"), line(second, "\n")] == ["True", "True"]
+
+
+@pytest.mark.parametrize("apart", ["folder", "arguments", "parent"])
+def test_servers_that_were_started_otherwise_are_servers_of_their_own(tmp_path: Path, apart: str) -> None:
+    code = """
+        import sys
+        from exporter import Live
+        live = Live()
+        live.asgi()
+        for _ in sys.stdin:
+            print(live.is_alone(), flush=True)
+    """
+    commands = []
+    for number in ("1", "2"):
+        folder = tmp_path / (number if apart == "folder" else "of both")
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", textwrap.dedent(code), number if apart == "arguments" else "of both"]
+        if apart == "parent":
+            command = ["/bin/sh", "-c", '"$@"; exit', "sh", *command]
+        commands.append({"args": command, "cwd": folder, "env": environment(tmp_path)})
+    with started(*commands) as (first, second):
         line(first, "\n"), line(second, "\n")
         assert [line(first, "\n"), line(second, "\n")] == ["True", "True"]
 
