@@ -32,7 +32,7 @@ def ranges(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
             weight = float(parameters.pop("q", "1"))
         except ValueError:
             continue
-        if name and 0.0 <= weight <= 1.0:
+        if 0.0 <= weight <= 1.0:
             yield name.lower(), parameters, weight
 
 

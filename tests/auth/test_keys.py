@@ -202,6 +202,7 @@ def test_keys_for_other_purposes_are_passed_over(jwks_file: Path) -> None:
     [
         (b"", "not JSON"),
         (pem(OLD), "--auth.public-key-file"),
+        (b"[" * 100_000, "not JSON"),
         (b"[]", 'no list "keys"'),
         (b'{"keys": {}}', 'no list "keys"'),
         (b'{"keys": [7]}', "not an object"),
@@ -292,6 +293,28 @@ def test_a_file_that_is_good_again_is_read_no_more_often_than_before(
             file.keys()
     assert len(reads) == before
     assert [line["event"] for line in logged_lines][1:] == ["the keys of tokens are good again"]
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again_although_it_stays_as_it_is(
+    pem_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a process has no file left to open, in the moment in which its keys rotate."""
+    now, busy = time.time(), False
+    monkeypatch.setattr(time, "time", lambda: now)
+    pem_file.write_bytes(pem(OLD))
+
+    def read(path: Path) -> tuple[Key, ...]:
+        if busy:
+            raise Misconfigured("too many open files")
+        return read_public_keys(path)
+
+    file = KeyFile(pem_file, read)
+    old = file.keys()
+    replace(pem_file, pem(NEW))
+    busy, now = True, now + 60
+    assert file.keys() == old
+    busy, now = False, now + 60
+    assert file.keys() != old
 
 
 def test_a_file_that_is_replaced_while_it_is_read_at_the_start_is_read_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import sqlite3
@@ -15,12 +16,13 @@ from weakref import WeakSet
 
 import pytest
 
-from exporter.embed import Live, LockedLive, Source
+from exporter.embed import Live, LockedLive, Source, totals
 from exporter.embed.service import Service
 from exporter.observe import collector
 from tests.servers.exporter import PATIENCE
 from tests.servers.postgres import Postgres
 
+ASKED = 0.01  # seconds
 SAY = "INSERT INTO message (room, sender, at) VALUES ('room', 'ann', now())"
 
 
@@ -66,14 +68,21 @@ def test_totals_are_read_by_the_loop_that_has_the_connection(
     try:
         with _in_a_thread(first):
             asyncio.run_coroutine_threadsafe(reads(1), first).result()
+            source = live.totals
+            assert source is not None
+            assert source._collector is not None
+            engine = source._collector.engine
             for wanted in (2, 3):
                 postgres.psql(SAY, database)
                 asyncio.run(reads(wanted))
+            assert source._collector.engine is engine, "nothing was begun anew"
         for wanted in (4, 5):  # it is not closed, and nobody runs it
             postgres.psql(SAY, database)
             asyncio.run(reads(wanted))
         postgres.psql(SAY, database)
         first.run_until_complete(reads(6))  # and now it is run again
+        looking = [task for task in asyncio.all_tasks(first) if task.get_name() == "messaging-source"]
+        assert len(looking) == 1, "what was begun there before does not go on"
         assert not [error for _, error in answers if "an error of messaging-exporter" in (error or "")]
         first.run_until_complete(service.close())
     finally:
@@ -107,6 +116,55 @@ def test_a_scrape_in_one_loop_waits_for_none_in_another() -> None:
                 answered.set()
             assert held_up.result() == [200]
         first.run_until_complete(service.close())
+    finally:
+        first.close()
+
+
+def test_whoever_asks_for_totals_waits_for_no_event_loop_that_is_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "REFRESH", 3_600.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "host.db")) as database:
+        database.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, sender TEXT, at TEXT)")
+    mapping = tmp_path / "mapping.yml"
+    mapping.write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender}\n"
+    )
+    source = Source(f"sqlite:///{tmp_path}/host.db", mapping, load=1.0)
+    held_up, go_on, looks = threading.Event(), threading.Event(), 0
+
+    def hold_up() -> None:
+        held_up.set()
+        go_on.wait(PATIENCE)
+
+    async def asked() -> None:
+        for _ in range(3):
+            await source.view(ASKED)
+
+    first = asyncio.new_event_loop()
+    try:
+        with _in_a_thread(first):
+            asyncio.run_coroutine_threadsafe(source.start(), first).result()
+            assert source._collector is not None
+            view = source._collector.view
+
+            async def counted(deadline: float) -> Any:
+                nonlocal looks
+                await asyncio.sleep(0)
+                looks += deadline == ASKED
+                return await view(deadline)
+
+            source._collector.view = counted  # type: ignore[method-assign]  # counted
+            first.call_soon_threadsafe(hold_up)
+            assert held_up.wait(PATIENCE)
+            try:
+                asyncio.run(asyncio.wait_for(asked(), PATIENCE / 2))
+            finally:
+                go_on.set()
+            for _ in range(3):
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), first).result()
+            assert looks == 0, "for who has gone nobody looks"
+        first.run_until_complete(source.close())
     finally:
         first.close()
 

@@ -47,9 +47,7 @@ def processes(
 def started(*commands: Mapping[str, Any]) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes, as ``Popen`` takes them; killed at the end, with whatever they have forked."""
     running = [
-        subprocess.Popen(
-            **command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        subprocess.Popen(**command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
         for command in commands
     ]
     try:

@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 from exporter.core.source_records import SourceView
 from exporter.embed import Live, Source, figures, totals
 from exporter.embed.service import Service
+from exporter.node.history import Sample
 from exporter.observe import collector
 from tests.servers.exporter import until
 
@@ -81,6 +82,12 @@ def test_the_pages_outlive_an_event_loop() -> None:
     loop = asyncio.new_event_loop()  # and one that ends without a word to those who work in it
     assert loop.run_until_complete(asked()) == [200] * 8
     loop.close()
+
+    async def goes_on() -> bool:
+        await service.answer("GET", "/metrics", {}, {}, None)
+        return service._sampling is not None and service._sampling.get_loop() is asyncio.get_running_loop()
+
+    assert asyncio.run(goes_on())
     asyncio.run(service.close())
 
 
@@ -147,6 +154,8 @@ def test_a_first_count_that_an_event_loop_did_not_live_to_see_ends_in_the_next(t
     asyncio.run(source.start())  # the task that counts has not begun
     asyncio.run(reads(1))
     asyncio.run(source.close())  # in a third
+    assert source._collector is None
+    assert source.latest().error == totals.UNREAD
     asyncio.run(reads(1))
     loop = asyncio.new_event_loop()  # one that ends without a word to those who work in it
     loop.run_until_complete(reads(1))
@@ -165,6 +174,17 @@ async def test_totals_begin_when_the_host_has_made_its_tables(
         "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender, "
         "conversation: room}\n"
     )
+    attempts, start = 0, Source.start
+
+    async def counted(source: Source) -> None:
+        nonlocal attempts
+        attempts += 1
+        await start(source)
+
+    async def three_attempts() -> bool:
+        return attempts >= 3
+
+    monkeypatch.setattr(Source, "start", counted)
     live = Live(workers=1, totals=Source(f"sqlite:///{tmp_path}/host.db", mapping, data_dir=tmp_path, load=1.0))
     service = Service(live, lambda _: True)
 
@@ -185,6 +205,7 @@ async def test_totals_begin_when_the_host_has_made_its_tables(
         with monkeypatch.context() as half_a_minute_later:
             half_a_minute_later.setattr(totals, "STALE", 0.0)
             await until(still_said, "why, and not that nobody looks")
+        await until(three_attempts, "it is tried again")
         with contextlib.closing(sqlite3.connect(tmp_path / "host.db", isolation_level=None)) as connection:
             connection.execute("CREATE TABLE another (id INTEGER PRIMARY KEY)")
             await says("no table message")
@@ -423,6 +444,75 @@ async def test_a_registry_finds_by_name_what_is_known_only_after_the_registratio
     await live.totals.close()
 
 
+async def test_a_source_begins_once_with_what_it_was_told(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "host.db")) as database:
+        database.execute("CREATE TABLE message (id INTEGER PRIMARY KEY, sender TEXT, at TEXT)")
+    mapping = tmp_path / "mapping.yml"
+    mapping.write_text(
+        "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender}\n"
+    )
+    url, kept = f"sqlite:///{tmp_path}/host.db", tmp_path / "kept"
+    kept.mkdir()
+    source = Source(url, mapping, data_dir=kept, load=0.5, recount_interval=60.0)
+    await source.start()
+    begun = source._collector
+    assert begun is not None
+    await source.start()
+    assert source._collector is begun
+    assert (begun.engine.load, begun.engine.recount_interval) == (0.5, 60.0)
+    assert begun._ours, "the host writes it, and whoever closes a file of this process lets go of the host's locks"
+    assert [path.name for path in kept.iterdir() if path.suffix == ".db"] == ["observe.db"]
+    looking = asyncio.create_task(source.view(5.0))
+    await asyncio.sleep(0)
+    await source.close()
+    assert (await looking).error == source.latest().error == totals.UNREAD
+    source.start_soon()
+
+    async def is_read() -> bool:
+        return (await source.view(1.0)).up
+
+    await until(is_read, "it is begun again")
+    await source.close()
+
+
+async def test_a_scrape_gives_the_totals_what_is_left_of_its_time() -> None:
+    given: list[float] = []
+
+    class Slow(Source):
+        async def view(self, deadline: float) -> SourceView:
+            given.append(deadline)
+            return self.latest()
+
+    service = Service(Live(workers=1, totals=Slow("sqlite:///none.db", "mapping.yml")), None)
+    for headers in ({"x-prometheus-scrape-timeout-seconds": "2"}, {}):
+        given.clear()
+        assert (await service.answer("GET", "/metrics", headers, {}, None)).status == 200
+        assert 0 < min(given) <= (1.5 if headers else 3.75)
+        assert max(given) <= 3.75  # the record's
+    await service.close()
+
+
+async def test_the_record_has_only_what_the_host_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = {
+        "messages_accepted", "deliveries", "joins", "connections_refused", "commands_refused", "sends_failed",
+        "delivered", "delivered_in_time",
+    }  # fmt: skip
+    told = ("messages", "deliveries", "conversations", "rejections", "commands")
+    for reports, unknown in (((), silent), (told, set())):
+        service = Service(Live(workers=1, reports=reports), None)
+        recorded: list[Sample] = []
+        monkeypatch.setattr(service._history, "record", lambda _, sample, into=recorded: into.append(sample))
+        await service.answer("GET", "/", {}, {}, None)
+
+        async def is_recorded() -> bool:
+            return bool(recorded)  # noqa: B023  # asked at once
+
+        await until(is_recorded, "a sample")
+        assert {name for name in silent if getattr(recorded[0], name) in (None, {})} == unknown
+        assert recorded[0].connections_closed is not None
+        await service.close()
+
+
 async def test_totals_that_can_never_be_read_say_so_and_how_to_mend_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -437,6 +527,8 @@ async def test_totals_that_can_never_be_read_say_so_and_how_to_mend_it(
             await asyncio.sleep(0)
             told = live.get_stats()["database"]["error"]
         assert live.totals is not None
+        await live.totals.close()
+        assert live.get_stats()["database"]["error"] == totals.UNREAD
         await live.totals.close()
         return str(told)
 

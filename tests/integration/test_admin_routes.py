@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
+from multidict import CIMultiDict
 
 from exporter import __version__
 from tests.servers.exporter import Exporter, InProcess, in_process, locked, running
@@ -110,6 +111,9 @@ async def test_the_days_are_json_or_csv_and_as_many_as_are_asked_for(exporter: E
     accept = {"Accept": "text/csv;q=0.5, application/json"}
     _, _, headers = await exporter.get(DAYS, headers=bearer(exporter) | accept)
     assert headers["Content-Type"] == "application/json"
+    lines = CIMultiDict([*bearer(exporter).items(), ("Accept", "application/json;q=0.5"), ("Accept", "text/csv")])
+    async with exporter.http.get(exporter.url + DAYS, headers=lines) as answer:
+        assert answer.content_type == "text/csv", "lines of a header are one list"
     assert len((await exporter.get(f"{DAYS}?days=400", headers=bearer(exporter)))[1]["days"]) == 400
 
 

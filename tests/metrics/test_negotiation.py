@@ -63,6 +63,9 @@ PLAIN = [
     "application/openmetrics-text;q=0.5,*/*;q=0.8",
     "application/openmetrics-text;q=0.5,text/*;q=0.5",  # no preference: the simpler one
     "application/openmetrics-text;version=2.0.0",
+    "application/openmetrics-text;VERSION=2.0.0",
+    "application/openmetrics-text;Q=0.4,text/plain;q=0.5",
+    "text/plain;q=0.9,application/openmetrics-text;q=0.5,text/plain;version=0.0.4;q=0.1",  # the best of them counts
     "application/openmetrics-text;q=2",
     "application/openmetrics-text;q=-1",
     "application/openmetrics-text;q=nan",

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 from cryptography.hazmat.primitives.asymmetric import ec
+from multidict import CIMultiDict
 
 from exporter.auth.tokens import Authenticator
 from exporter.node.history import History, Sample
@@ -102,7 +103,8 @@ async def test_no_file_of_the_page_names_another_host(client: Client) -> None:
 
 
 async def test_an_admins_token_becomes_a_cookie_that_scripts_and_other_sites_cannot_use(client: Client) -> None:
-    response = await client.post("/admin/sign-in", data={"token": f"  {ADMIN}\n"}, headers=JSON)
+    headers = CIMultiDict([("Accept", "text/plain;q=0.5"), *JSON.items()])  # lines of a header are one list
+    response = await client.post("/admin/sign-in", data={"token": f"  {ADMIN}\n"}, headers=headers)
     said = await response.json()
     assert (response.status, said["user"]) == (200, "ada")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", said["expires_at"])

@@ -84,6 +84,9 @@ async def seen(
         ({"Forwarded": 'for="_hidden:_port";host=a;by="[fd00::1]:80", '}, ("http", "a", "10.0.0.1")),
         ({"Forwarded": "for=unknown;proto=wss"}, ("https", "upstream:8765", "10.0.0.1")),
         ({"X-Forwarded-Proto": "wss", "X-Forwarded-Host": "a"}, ("https", "a", "10.0.0.1")),
+        ({"X-Forwarded-For": "2001:db8::7"}, ("http", "upstream:8765", "2001:db8::7")),
+        ({"X-Forwarded-For": "[2001:db8::7]:4711"}, ("http", "upstream:8765", "2001:db8::7")),
+        ({"Forwarded": r'host="chat\.example.com"'}, ("http", "chat.example.com", "10.0.0.1")),
         # What cannot be a name or a scheme is not taken for one.
         ({"X-Forwarded-Host": "chat example", "X-Forwarded-Proto": "gopher"}, ("http", "upstream:8765", "10.0.0.1")),
         ({"X-Forwarded-Host": "a@evil.example"}, ("http", "upstream:8765", "10.0.0.1")),
@@ -128,6 +131,8 @@ MALFORMED = [
     "host=evil.com;proto=gopher",
     "host=evil.com," + "x" * 9_000,
     'host=evil.com, for="192.0.2.9',
+    "host=evil.com;by=nobody",
+    "host=evil.com" + "," * 8_190,
 ]
 
 
@@ -205,6 +210,17 @@ async def test_of_a_chain_of_proxies_the_outermost_trusted_one_is_believed() -> 
 async def test_a_host_that_only_the_last_proxy_names_is_that_of_the_whole_chain() -> None:
     headers = {"X-Forwarded-For": "192.0.2.7, 10.0.0.2", "X-Forwarded-Host": "chat.example.com"}
     assert await seen(headers) == ("http", "chat.example.com", "192.0.2.7")
+    before = {**headers, "X-Forwarded-For": "127.0.0.1, 192.0.2.7, 10.0.0.2"}  # the browser's own is the first
+    assert await seen(before) == ("http", "chat.example.com", "192.0.2.7")
+
+
+async def test_what_is_said_of_a_header_is_short_and_without_what_looks_like_a_secret() -> None:
+    with logged(proxies) as lines:
+        await seen({"Forwarded": f'for="https://ann:hunter2@host/", {"x" * 1_000}'}, middleware=trust_proxies(TRUSTED))
+    (line,) = lines
+    assert line["value"].startswith('for="https://ann:')
+    assert "hunter2" not in line["value"]
+    assert len(line["value"]) <= 100
 
 
 async def test_a_header_of_endless_hops_is_read_from_its_end() -> None:

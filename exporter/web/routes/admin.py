@@ -233,7 +233,7 @@ def _has(request: web.Request, file: _File) -> bool:
 
 
 def _wants_json(request: web.Request) -> bool:
-    return "application/json" in request.headers.get("Accept", "")
+    return any("application/json" in line for line in request.headers.getall("Accept", ()))
 
 
 def _back() -> web.Response:

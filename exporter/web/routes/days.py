@@ -37,7 +37,7 @@ class Days:
         """
         require_admin(request, self._authenticator)
         days = await self._store.days(number(request, "days", DEFAULT, KEPT))
-        if _prefers_csv(request.headers.get("Accept", "")):
+        if _prefers_csv(",".join(request.headers.getall("Accept", ()))):
             headers = _HEADERS | {
                 "Content-Type": "text/csv; charset=utf-8; header=present",
                 "Content-Disposition": f'attachment; filename="messaging-{len(days)}-days.csv"',
