@@ -524,10 +524,10 @@ def test_drift_is_absent_without_the_hosts_sockets_and_sees_ghosts_with_them() -
 def test_what_was_left_before_anybody_said_whose_it_is_is_not_joined() -> None:
     live = Live()
     connection = live.open_anonymous()
-    for room in ("left", "kept"):
+    for room in ("kept", "left", "kept, too"):
         connection.join(room)
     connection.leave("left")
-    assert connection.identify("ann") == [ParticipantJoined("kept", "ann")]
+    assert connection.identify("ann") == [ParticipantJoined(room, "ann") for room in ("kept", "kept, too")]
 
 
 def test_there_is_no_drift_of_a_figure_that_is_not_known() -> None:

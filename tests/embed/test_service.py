@@ -266,6 +266,17 @@ async def test_a_file_that_cannot_be_is_not_found(name: str) -> None:
     assert answer.status == 404
 
 
+@pytest.mark.parametrize("path", ["/", "/admin"])
+async def test_a_browser_takes_into_a_page_only_what_comes_from_the_host(path: str) -> None:
+    service = Service(Live(workers=1), lambda _: True)
+    headers = (await service.answer("GET", path, {}, {}, None)).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert {policy[f"{what}-src"] for what in ("script", "style", "img", "connect")} == {"'self'"}
+    assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
+    await service.close()
+
+
 class _Odd(Exception):
     status_code = 498
 
