@@ -554,6 +554,22 @@ def test_a_recount_by_handles_gives_way_as_often_as_one_by_connections() -> None
     assert turns == [4, 4]
 
 
+def test_a_recount_by_handles_is_of_the_moment_in_which_it_began() -> None:
+    handles = range(5_000)
+    live = Live(open_sockets=lambda: handles)
+    for handle in handles:
+        live.open(handle, handle=handle).join("room")
+    drift = Drift(live)
+    counting = drift.count()
+    next(counting)
+    for handle in handles:
+        live.close(handle)
+    for _ in counting:
+        pass
+    assert drift.found is not None
+    assert set(drift.found.values()) == {0}
+
+
 def test_rooms_that_look_alike_are_no_drift() -> None:
     """A number of the host's database beside the text of a path; and what a client calls a room or itself."""
     live = Live(workers=1, open_sockets=lambda: live.hub.connections)
