@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.core.errors import Misconfigured
 from exporter.web import systemd
 from tests.servers.exporter import ROOT, Exporter
 
@@ -78,6 +80,25 @@ def test_a_socket_is_not_handed_on_to_children(listening: socket.socket) -> None
     os.set_inheritable(handed, True)  # as those of systemd are
     with systemd._listening(handed) as found:
         assert (found.get_inheritable(), found.getblocking()) == (False, False)
+
+
+def test_all_sockets_are_taken_and_children_are_not_told_of_them(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fcntl.fcntl(listening.fileno(), fcntl.F_DUPFD, 500)
+    os.dup2(listening.fileno(), first + 1)
+    monkeypatch.setattr(systemd, "FIRST", first)
+    for name, value in {"PID": str(os.getpid()), "FDS": "2", "FDNAMES": "one:other"}.items():
+        monkeypatch.setenv(f"LISTEN_{name}", value)
+    found = systemd.sockets()
+    try:
+        assert [one.fileno() for one in found] == [first, first + 1]
+        assert not [name for name in os.environ if name.startswith("LISTEN_")]
+    finally:
+        for one in found:
+            one.close()
+    with pytest.raises(Misconfigured, match="no socket"):
+        systemd.sockets()
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
