@@ -773,6 +773,10 @@ def test_it_works_where_prometheus_client_and_msgspec_are_all_there_is() -> None
     assert outcome.stdout == "fine\n", outcome.stderr
 
 
+def test_where_everything_is_known_no_error_is_told() -> None:
+    assert Live(workers=1).get_stats()["error"] is None
+
+
 def test_the_json_says_of_this_process_what_the_host_reports() -> None:
     live = Live(workers=1)
     assert live.get_stats()["refused"] == {}

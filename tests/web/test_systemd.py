@@ -97,8 +97,19 @@ def test_all_sockets_are_taken_and_children_are_not_told_of_them(
     finally:
         for one in found:
             one.close()
-    with pytest.raises(Misconfigured, match="no socket"):
-        systemd.sockets()
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "0")
+    for _ in range(2):  # the second time nothing is said of any
+        with pytest.raises(Misconfigured, match="no socket"):
+            systemd.sockets()
+
+
+def test_a_socket_of_packets_is_no_stream_although_it_listens(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        with pytest.raises(Misconfigured, match="no listening stream socket"):
+            systemd._listening(os.dup(listening.fileno()))
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
