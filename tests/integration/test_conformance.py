@@ -147,13 +147,13 @@ class Peer:
 
     @classmethod
     async def connect(
-        cls, here: InProcess | Exporter, *, tls: ssl.SSLContext | None = None, **more: str
+        cls, here: InProcess | Exporter, *, tls: ssl.SSLContext | None = None, **more: str | bytes
     ) -> tuple[Peer, int]:
         """The peer and the status of the answer; ``more`` are headers instead of the usual ones."""
         host, port = here.url.partition("://")[2].split(":")
         reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
         client = h11.Connection(h11.CLIENT)
-        headers = {
+        headers: dict[str, str | bytes] = {
             "Host": f"{host}:{port}",
             "Authorization": f"Bearer {here.token('ann')}",
             "Upgrade": "websocket",
@@ -254,6 +254,14 @@ async def test_tokens_of_a_header_are_compared_whole(here: InProcess, headers: d
     peer, answered = await Peer.connect(here, **headers)
     peer.writer.close()
     assert answered == status
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("key", ["AAECAwQFBgcICQoLDA0ODw", "AAECAwQFBgcICQoL!!DA0ODw==", "AAECAwQFBgcICQ==", b"\xff"])
+async def test_a_key_that_is_none_is_refused(here: InProcess, key: str | bytes) -> None:
+    peer, answered = await Peer.connect(here, **{"Sec-WebSocket-Key": key})
+    peer.writer.close()
+    assert answered == 400
 
 
 VIOLATIONS = [case for case in CASES if case.ends in (1002, 1007, 1009) and not case.name.startswith("close")]

@@ -10,7 +10,6 @@ Tested in ``tests/integration/test_http.py``.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import itertools
 import secrets
@@ -149,7 +148,7 @@ def _handshake(request: web.Request) -> bytes:
     keys = list(headers.getall("Sec-WebSocket-Key", ()))
     try:
         valid = len(keys) == 1 and len(base64.b64decode(keys[0].strip(), validate=True)) == 16
-    except (binascii.Error, ValueError):
+    except ValueError:
         valid = False
     if not valid:
         raise Rejected(RejectedReason.HANDSHAKE, 400, "Sec-WebSocket-Key is not 16 bytes in base64")
