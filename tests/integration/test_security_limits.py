@@ -157,6 +157,19 @@ async def test_frames_behind_the_handshake_in_one_write_are_handled(exporter: Ex
     wire.close()
 
 
+async def test_a_handshake_names_its_version_and_gets_no_subprotocol_that_it_did_not_offer(exporter: Exporter) -> None:
+    request = handshake(exporter.token("ann"))
+    assert b"Sec-WebSocket-Protocol" not in request
+    for asked, answer in ((request, b"101"), (request.replace(b"Sec-WebSocket-Version: 13\r\n", b""), b"426")):
+        wire = await Wire.open(exporter.url)
+        wire.writer.write(asked)
+        head = await wire.reader.readuntil(b"\r\n\r\n")
+        assert head.split()[1] == answer
+        assert b"sec-websocket-protocol" not in head.lower()
+        wire.close()
+    await exporter.deserted()
+
+
 async def test_a_proxy_may_spread_the_connection_header_over_several_lines(exporter: Exporter) -> None:
     wire = await Wire.open(exporter.url)
     request = handshake(exporter.token("ann"))
