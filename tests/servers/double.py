@@ -322,6 +322,9 @@ class Double:
         elif fault == "echoed":
             self.planted["echoed"].add(message["id"])
             peer.queue.put_nowait(frame)
+        elif fault == "forged" and others:
+            self.planted["altered"].add(message["id"])
+            frame["sender"] = "eve"
         elif fault == "strayed" and (strangers := self._strangers(room)):
             self.planted["strayed"].add(message["id"])
             strangers[0].queue.put_nowait(frame)

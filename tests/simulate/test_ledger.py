@@ -27,12 +27,12 @@ def content(n: int) -> tuple[str, str]:
 
 def send(ledger: Ledger, connection: int = 1, now: float = 1.0) -> int:
     n = ledger.write(0, 0)
-    ledger.sent(n, f"body {n}", connection, now)
+    ledger.sent(n, content(n), connection, now)
     return n
 
 
 def deliver(ledger: Ledger, connection: int, seq: int, n: int, now: float = 1.1) -> None:
-    ledger.delivered(connection, 0, seq, ledger.id_of(n), f"body {n}", now)
+    ledger.delivered(connection, 0, seq, ledger.id_of(n), content(n), now)
 
 
 def acknowledge(ledger: Ledger, seq: int, n: int, now: float = 1.1, connection: int = 1) -> float | None:
@@ -120,13 +120,13 @@ def test_a_message_that_comes_where_nobody_asked_for_it_is_found(ledger: Ledger)
 def test_a_message_that_is_delivered_in_another_conversation_is_found(ledger: Ledger) -> None:
     ledger.joined(2, 1, 0, 0.5)
     n = send(ledger)
-    ledger.delivered(2, 1, 1, ledger.id_of(n), f"body {n}", 1.1)
+    ledger.delivered(2, 1, 1, ledger.id_of(n), content(n), 1.1)
     assert found(ledger) == {"altered": 1}
 
 
 def test_a_message_that_is_stored_in_another_conversation_is_found(ledger: Ledger) -> None:
     n = ledger.write(0, 1)
-    ledger.sent(n, f"body {n}", 1, 1.0)
+    ledger.sent(n, content(n), 1, 1.0)
     audit(ledger, [(1, n)], 1)
     assert found(ledger) == {"altered": 1}
 
@@ -145,20 +145,21 @@ def test_another_seq_than_acknowledged_is_found_whoever_says_it(ledger: Ledger) 
 
 def test_other_words_another_sender_and_a_message_nobody_sent_are_altered(ledger: Ledger) -> None:
     ledger.joined(2, 0, 0, 0.5)
-    first, second, third = send(ledger), send(ledger), send(ledger)
-    ledger.delivered(2, 0, 1, ledger.id_of(first), "something else", 1.1)
-    ledger.delivered(2, 0, 9, "run.ff", "body", 1.1)
+    first, second, third, fourth = send(ledger), send(ledger), send(ledger), send(ledger)
+    ledger.delivered(2, 0, 1, ledger.id_of(first), ("ann", "something else"), 1.1)
+    ledger.delivered(2, 0, 9, "run.ff", ("ann", "body"), 1.1)
+    ledger.delivered(2, 0, 4, ledger.id_of(fourth), ("eve", "body 3"), 1.1)
     book = Audit(ledger, 0, 0, content)
     book.feed(
         [(1, ledger.id_of(second), "eve", "body 1"), (2, ledger.id_of(third), "ann", "x"), (3, "run.fe", "a", "b")]
     )
-    assert ledger.findings.counts[Kind.ALTERED] == 5
+    assert ledger.findings.counts[Kind.ALTERED] == 6
 
 
 def test_a_repeated_acknowledgement_with_the_same_seq_is_what_was_promised(ledger: Ledger) -> None:
     n = send(ledger)
     ledger.refused(n)
-    ledger.sent(n, f"body {n}", 2, 3.0)
+    ledger.sent(n, content(n), 2, 3.0)
     assert acknowledge(ledger, 1, n, 4.0, connection=2) == pytest.approx(3.0)
     assert acknowledge(ledger, 1, n, 4.1, connection=2) is None
     assert ledger.acknowledged == 1
@@ -357,10 +358,10 @@ def test_an_order_that_is_broken_across_conversations_is_found_too(ledger: Ledge
     ledger.joined(9, 1, 0, 0.5)
     here, there, last = ledger.write(0, 0), ledger.write(0, 1), ledger.write(0, 0)
     for n in (here, there, last):
-        ledger.sent(n, f"body {n}", 1, 1.0)
+        ledger.sent(n, content(n), 1, 1.0)
     for seq, n in ((1, here), (1, there), (2, last)):
         acknowledge(ledger, seq, n)
-    ledger.delivered(9, 1, 1, ledger.id_of(there), f"body {there}", 1.2)
+    ledger.delivered(9, 1, 1, ledger.id_of(there), content(there), 1.2)
     deliver(ledger, 9, 1, here)
     deliver(ledger, 9, 2, last)
     assert found(ledger) == {}
@@ -384,7 +385,7 @@ def test_no_connection_that_a_message_was_sent_on_is_owed_it(ledger: Ledger) -> 
         ledger.joined(connection, 0, 0, 0.5)
     n = send(ledger)
     ledger.refused(n)
-    ledger.sent(n, f"body {n}", 2, 3.0)
+    ledger.sent(n, content(n), 2, 3.0)
     acknowledge(ledger, 1, n, 4.0, connection=2)
     ledger.settle(40.0)
     assert (found(ledger), ledger.unsettled) == ({}, 0)
@@ -404,9 +405,9 @@ def test_a_message_that_comes_back_to_the_connection_that_sent_it_is_an_echo_to_
 
 def test_messages_of_other_programs_are_counted_and_not_judged_but_for_coming_twice(ledger: Ledger) -> None:
     ledger.joined(2, 0, 7, 0.5)
-    ledger.delivered(2, 0, 8, "anything", "hello", 1.0)
+    ledger.delivered(2, 0, 8, "anything", ("eve", "hello"), 1.0)
     assert ledger.foreign == 1
-    ledger.delivered(2, 0, 8, "anything", "hello", 1.2)
+    ledger.delivered(2, 0, 8, "anything", ("eve", "hello"), 1.2)
     assert found(ledger) == {"redelivered": 1}
     assert ledger.number_of("run.zz") is None
 
@@ -499,7 +500,7 @@ class Honest:
         reading = sorted(self.connections - self.looking_away.keys())
         if self.unanswered and reading:
             n, connection = self.unanswered.pop(), self.random.choice(reading)
-            self.ledger.sent(n, f"body {n}", connection, self.now)
+            self.ledger.sent(n, content(n), connection, self.now)
             acknowledge(self.ledger, self.seqs[n], n, self.now + 0.01, connection)
 
     def end(self) -> dict[str, int]:

@@ -130,6 +130,13 @@ async def test_each_planted_fault_is_found_and_nothing_else(faults: tuple[str, .
     assert summary.wrong == {kind: len(messages) for kind, messages in expected.items()}
 
 
+async def test_a_message_that_is_delivered_as_somebody_elses_is_found() -> None:
+    async with Double(("forged",)) as double:
+        books, summary = await run(double)
+    assert found(books) == planted(books, double)
+    assert summary.wrong["altered"] >= 3
+
+
 async def test_a_message_stored_under_another_seq_than_acknowledged_is_found() -> None:
     async with Double(("moved",)) as double:
         books, summary = await run(double, duration=2.0)

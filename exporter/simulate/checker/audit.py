@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from exporter.simulate.checker.findings import Kind
-from exporter.simulate.checker.ledger import Ledger
+from exporter.simulate.checker.ledger import Content, Ledger
 
 
 class Audit:
-    """One conversation from ``after`` on; ``content`` gives sender and body of the n-th message.
+    """One conversation from ``after`` on; ``content`` gives that of the n-th message.
 
     Feed it the pages in order, then finish it; what is wrong is then among the ledger's findings.
     """
 
     def __init__(
-        self, ledger: Ledger, conversation: int, after: int, content: Callable[[int], tuple[str, str]]
+        self, ledger: Ledger, conversation: int, after: int, content: Callable[[int], Content]
     ) -> None:
         self._ledger = ledger
         self._conversation = conversation

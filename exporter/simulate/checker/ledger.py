@@ -24,9 +24,12 @@ from __future__ import annotations
 from array import array
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from exporter.simulate.checker.findings import Findings, Kind
 from exporter.simulate.checker.membership import MOST_SEEN, Membership
+
+Content: TypeAlias = tuple[str, str]  # of a message: its sender and its words
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +37,7 @@ class Pending:
     """A message whose fate is not settled. ``senders`` are the connections it was sent on."""
 
     n: int
-    body: str
+    content: Content
     first_sent: float
     senders: list[int]
     refused: bool = False
@@ -116,12 +119,12 @@ class Ledger:
         except ValueError:
             return None
 
-    def sent(self, n: int, body: str, connection: int, now: float) -> None:
+    def sent(self, n: int, content: Content, connection: int, now: float) -> None:
         """An attempt leaves on this connection."""
         pending = self._pending.get(n)
         if pending is None:
             if not self._seqs[n]:
-                self._pending[n] = Pending(n, body, now, [connection])
+                self._pending[n] = Pending(n, content, now, [connection])
         else:
             pending.senders.append(connection)
 
@@ -198,7 +201,9 @@ class Ledger:
         """Somebody deleted a message: it leaves no hole."""
         self._deleted.setdefault(conversation, set()).add(seq)
 
-    def delivered(self, connection: int, conversation: int, seq: int, id: str, body: str, now: float) -> float | None:
+    def delivered(
+        self, connection: int, conversation: int, seq: int, id: str, content: Content, now: float
+    ) -> float | None:
         """A ``message`` arrived. Returns the seconds since its first attempt, None where that is not known."""
         self.deliveries += 1
         if (asked := self._asked.get(connection)) and not asked[conversation]:
@@ -215,7 +220,7 @@ class Ledger:
             if not own:
                 pending.deliveries += 1
                 pending.arrivals.setdefault(connection, self.deliveries)
-            self._check_delivery(pending, own, membership, conversation, seq, body)
+            self._check_delivery(pending, own, membership, conversation, seq, content)
             return now - pending.first_sent
         elif not 0 <= n < len(self._seqs):
             self.findings.add(Kind.ALTERED, id, f"delivered {id!r}, which nobody sent")
@@ -230,11 +235,11 @@ class Ledger:
         membership.highest = max(membership.highest, seq)
 
     def _check_delivery(
-        self, pending: Pending, own: bool, membership: Membership | None, conversation: int, seq: int, body: str
+        self, pending: Pending, own: bool, membership: Membership | None, conversation: int, seq: int, content: Content
     ) -> None:
         acknowledged = self._seqs[pending.n]
-        if conversation != self._conversations[pending.n] or body != pending.body:
-            self.found(Kind.ALTERED, pending.n, f"delivered as seq {seq} with other words or elsewhere")
+        if conversation != self._conversations[pending.n] or content != pending.content:
+            self.found(Kind.ALTERED, pending.n, f"delivered as seq {seq} with other words, of another sender or elsewhere")
         if acknowledged not in (0, seq):
             self.found(Kind.RENUMBERED, pending.n, f"acknowledged as seq {acknowledged}, delivered as seq {seq}")
         if not pending.sent_once:  # found to be stored later: it may come back to its sender, and out of its turn

@@ -47,7 +47,13 @@ class NewMessage(msgspec.Struct, tag="message"):
     conversation: str
     seq: int
     id: str
+    sender: str
     body: str
+
+    @property
+    def content(self) -> tuple[str, str]:
+        """Its sender and its words."""
+        return self.sender, self.body
 
 
 class Deleted(msgspec.Struct, tag="deleted"):

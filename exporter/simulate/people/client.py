@@ -237,7 +237,8 @@ class Client:
         else:
             self.context.meter.sent += 1
         draft.sent_at, draft.retry_at, draft.connection = self.context.clock(), 0.0, self.connection.number
-        self.context.ledger.sent(draft.n, draft.body, self.connection.number, draft.sent_at)
+        content = self.context.organisation.people[self.person].name, draft.body
+        self.context.ledger.sent(draft.n, content, self.connection.number, draft.sent_at)
         id = self.context.ledger.id_of(draft.n)
         self._put(Send(self.context.organisation.conversations[draft.conversation], draft.body, id))
 
@@ -267,8 +268,6 @@ class Client:
             case Deleted():
                 if (conversation := self.context.number_of(frame.conversation)) is not None:
                     self.context.ledger.deleted(conversation, frame.seq)
-            case _:
-                pass
 
     def _on_welcome(self, frame: Welcome) -> None:
         self.context.welcomed(self, frame.connection)
@@ -321,7 +320,7 @@ class Client:
         if conversation is None:
             return
         now = context.clock()
-        seconds = context.ledger.delivered(connection.number, conversation, frame.seq, frame.id, frame.body, now)
+        seconds = context.ledger.delivered(connection.number, conversation, frame.seq, frame.id, frame.content, now)
         if seconds is not None and self._attentive(now):
             context.meter.delivered(seconds)
         self.latest[conversation] = max(self.latest.get(conversation, 0), frame.seq)
