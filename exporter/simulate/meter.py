@@ -31,6 +31,7 @@ class Meter:
     closed: Counter[str] = field(default_factory=Counter)  # by close code, where the server closed
     rejected: Counter[str] = field(default_factory=Counter)  # connection attempts, by status or reason
     errors: Counter[str] = field(default_factory=Counter)  # error frames, by code
+    stood_still: dict[str, float] = field(default_factory=dict)  # by process: seconds at most
     lag: float = 0.0  # how late this process was at most, seconds
     ack: Percentiles = field(default_factory=Percentiles)
     delivery: Percentiles = field(default_factory=Percentiles)

@@ -46,6 +46,7 @@ class Summary:
     closed: dict[str, int]
     rejected: dict[str, int]
     errors: dict[str, int]
+    stood_still: dict[str, float]
     ack_seconds: dict[str, float | None]
     delivery_seconds: dict[str, float | None]
     own_lag_seconds: float
@@ -92,6 +93,7 @@ class Summary:
             ("closed by the server", self.closed),
             ("refused connections", self.rejected),
             ("errors answered", self.errors),
+            ("processes that stood still, with the seconds", {name: round(s) for name, s in self.stood_still.items()}),
         ):
             if counts:
                 lines.append(f"{words}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
@@ -139,6 +141,7 @@ def summarise(ledger: Ledger, meter: Meter, **known: Any) -> Summary:
         closed=dict(meter.closed),
         rejected={reason: count for reason, count in meter.rejected.items() if count},
         errors=dict(meter.errors),
+        stood_still={process: round(seconds, 3) for process, seconds in meter.stood_still.items()},
         ack_seconds=meter.ack.summary(),
         delivery_seconds=meter.delivery.summary(),
         own_lag_seconds=round(meter.lag, 6),

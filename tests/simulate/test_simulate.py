@@ -346,6 +346,8 @@ async def test_a_node_that_stands_still_is_late_and_a_connection_that_is_silent_
         _, summary = await running
     assert ("undelivered" in summary.wrong, summary.wrong != {}) == (not whole, not whole)
     assert summary.verified == summary.acknowledged > 100
+    assert [*summary.stood_still] == ["1"] * whole
+    assert any("stood still" in line for line in summary.lines()) is whole
 
 
 async def test_a_node_that_stands_still_to_the_end_is_not_accused_and_nobody_is_told_that_all_is_well(

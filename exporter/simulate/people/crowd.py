@@ -117,7 +117,7 @@ class Crowd:
                 for client, process in self.context.processes.items()
                 if client.connection is not None and client.looking
             ]
-            standstill.mind(served, self.ledger, now)
+            standstill.mind(served, self.ledger, self.meter, now)
             self.ledger.settle(now, self.meter.lately)
             if now - moment >= MOMENT:
                 moment = now

@@ -13,6 +13,7 @@ import msgspec
 from exporter.core.events import Ping
 from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.client.connection import ClientConnection
+from exporter.simulate.meter import Meter
 
 ASK_AFTER: Final = 3.0
 """Seconds in which nobody hears anything of a process: is it there?"""
@@ -21,7 +22,7 @@ STILL_AFTER: Final = 6.0
 _PING: Final = msgspec.json.encode(Ping("are-you-there"))
 
 
-def mind(served: Sequence[tuple[ClientConnection, str]], ledger: Ledger, now: float) -> None:
+def mind(served: Sequence[tuple[ClientConnection, str]], ledger: Ledger, meter: Meter, now: float) -> None:
     """Look at the connections that are read, each with the process that serves it: a few times a second.
 
     A connection that is silent beside others of its process that are not is a fault, and is told as one.
@@ -29,6 +30,9 @@ def mind(served: Sequence[tuple[ClientConnection, str]], ledger: Ledger, now: fl
     heard: dict[str, float] = {}
     for connection, process in served:
         heard[process] = max(connection.heard_at, heard.get(process, 0.0))
+    for process, at in heard.items():
+        if now - at > STILL_AFTER + meter.lately:  # whoever was asleep itself has heard nobody
+            meter.stood_still[process] = max(now - at, meter.stood_still.get(process, 0.0))
     for connection, process in served:
         silent = now - heard[process]
         if silent > ASK_AFTER and connection.asked_at < heard[process]:
