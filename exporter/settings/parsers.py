@@ -123,7 +123,7 @@ def external_url(text: str) -> str:
 def route_prefix(text: str) -> str:
     """What stands before every route: ``/messaging``; ``/`` is nothing."""
     prefix = "/" + text.strip("/")
-    if prefix != "/" and not _PREFIX.fullmatch(prefix):
+    if not text or (prefix != "/" and not _PREFIX.fullmatch(prefix)):
         raise ValueError("expected a path such as /messaging, or /")
     return prefix
 

@@ -15,6 +15,7 @@ from exporter.core.errors import Misconfigured
 from exporter.core.protocol import SUBPROTOCOL
 
 SOCKET_PATH = "/v1/messaging/ws"
+MOST = 100_000  # people or conversations: more than one machine has ports for, and making up more takes minutes
 __all__ = ["SOCKET_PATH", "SUBPROTOCOL", "SimulateOptions", "http_base", "socket_url"]
 
 
@@ -53,8 +54,10 @@ class SimulateOptions:
             socket_url(url)
         if self.users < 2 and not self.tokens:
             raise Misconfigured("--users must be at least 2: somebody has to listen")
-        if self.conversations < 1:
-            raise Misconfigured("--conversations must be at least 1")
+        if self.users > MOST:
+            raise Misconfigured(f"--users must be at most {MOST}: one machine has ports for no more")
+        if not 1 <= self.conversations <= MOST:
+            raise Misconfigured(f"--conversations must be from 1 to {MOST}")
         if not 0 <= self.rate < 1_000_000:
             raise Misconfigured("--rate must be a number of messages per second, 0 or more")
         if self.duration is not None and self.duration <= 0:

@@ -16,7 +16,7 @@ from functools import partial
 import aiohttp
 import msgspec
 
-from exporter.core.errors import Misconfigured, tls_reason
+from exporter.core.errors import Misconfigured, os_reason, tls_reason
 from exporter.simulate.checker.audit import Audit
 from exporter.simulate.checker.ledger import Ledger
 from exporter.simulate.client.api import FAILURES, Api, Refused, passing, persist
@@ -65,7 +65,8 @@ class Simulation:
             try:
                 context = ssl.create_default_context(cafile=str(self._options.ca_file))
             except OSError as error:
-                raise Misconfigured(f"cannot read {self._options.ca_file}: {error.strerror}") from None
+                reason = tls_reason(error) if isinstance(error, ssl.SSLError) else os_reason(error)
+                raise Misconfigured(f"cannot read {self._options.ca_file}: {reason}") from None
         connector = aiohttp.TCPConnector(limit=0, ssl=context)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         self._http = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())

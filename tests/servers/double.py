@@ -86,6 +86,7 @@ class Double:
         app.router.add_get(f"{base}/ws", self.socket)
         app.router.add_post(f"{base}/conversations", self.create)
         app.router.add_get(f"{base}/conversations", self.mine)
+        app.router.add_post(f"{base}/conversations/{{id}}/participants", self.add)
         app.router.add_get(f"{base}/conversations/{{id}}/messages", self.messages)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
@@ -161,11 +162,25 @@ class Double:
         return token
 
     async def create(self, request: web.Request) -> web.Response:
-        user, body = self._user(request), await request.json()
+        user, body = self._user(request), await self._participants(request)
         if body["id"] in self.rooms:
             raise web.HTTPConflict
         room = self.rooms[body["id"]] = Room(body["id"], {user, *body["participants"]})
         return web.json_response(self._shown(room), status=201)
+
+    async def add(self, request: web.Request) -> web.Response:
+        room, body = self.rooms[request.match_info["id"]], await self._participants(request)
+        if self._user(request) not in room.members:
+            raise web.HTTPForbidden
+        room.members.update(body["participants"])
+        return web.json_response(self._shown(room), status=201)
+
+    @staticmethod
+    async def _participants(request: web.Request) -> dict[str, Any]:
+        body: dict[str, Any] = await request.json()
+        if len(body["participants"]) > 1000:
+            raise web.HTTPBadRequest
+        return body
 
     async def mine(self, request: web.Request) -> web.Response:
         user = self._user(request)

@@ -476,6 +476,7 @@ def test_an_address_of_a_page_is_no_origin(text: str) -> None:
         (parsers.external_url, "https://x.example/chat#f"),
         (parsers.external_url, "https://x.example/a/../b"),
         (parsers.external_url, "https://x.example/./b"),
+        (parsers.route_prefix, ""),
         (parsers.route_prefix, "/a/.."),
         (parsers.route_prefix, "/a b"),
         (parsers.claim, "https://idp.example/\n"),

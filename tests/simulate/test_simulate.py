@@ -23,12 +23,14 @@ from exporter import simulate as package
 from exporter.core.errors import Misconfigured
 from exporter.simulate import SimulateOptions, Summary, simulate
 from exporter.simulate.checker.ledger import Ledger
+from exporter.simulate.client.api import Api
 from exporter.simulate.client.connection import ClientConnection
 from exporter.simulate.console import Moment, PlainView, View, view_for
 from exporter.simulate.live_view import LiveView
 from exporter.simulate.meter import Meter
 from exporter.simulate.options import http_base, socket_url
 from exporter.simulate.run import TOKEN_KEPT, Simulation
+from exporter.web.routes.conversations import MAX_PARTICIPANTS
 from tests.servers.double import Double
 
 
@@ -369,6 +371,28 @@ async def test_a_node_that_stands_still_to_the_end_is_not_accused_and_nobody_is_
     assert summary.lines()[-1].startswith("NOT VERIFIED: ")
 
 
+async def test_a_conversation_of_thousands_is_made_in_the_parts_that_the_server_takes() -> None:
+    members = [f"user-{number}" for number in range(2 * MAX_PARTICIPANTS + 500)]
+    async with Double() as double, aiohttp.ClientSession() as http:
+        api = Api(http, [http_base(double.url)], lambda user: user)
+        assert await api.make("room", members) == 0
+        assert double.rooms["room"].members == set(members)
+        double.rooms["room"].members.intersection_update(members[:10])  # whoever made it was cut off
+        assert await api.make("room", members) == 0
+        assert double.rooms["room"].members == set(members)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_a_ca_file_that_is_of_no_use_is_one_clear_line(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    said = "no such file or directory" if content is None else "no certificate or crl found"
+    chosen = SimulateOptions(urls=("wss://127.0.0.1:1",), ca_file=file, token_for=str)
+    with pytest.raises(Misconfigured, match=re.escape(f"cannot read {file}: {said}") + "$"):
+        await simulate(chosen)
+
+
 async def test_being_stopped_early_ends_with_a_verified_summary() -> None:
     async with Double() as double:
         stop = asyncio.Event()
@@ -446,7 +470,9 @@ async def test_of_several_servers_the_one_that_refuses_is_named(unused_tcp_port:
         ({"urls": ("ftp://host/",)}, "ws://"),
         ({"urls": ("ws://",)}, "ws://"),
         ({"users": 1}, "--users"),
+        ({"users": 1_000_000}, "--users"),
         ({"conversations": 0}, "--conversations"),
+        ({"conversations": 1_000_000}, "--conversations"),
         ({"rate": -1.0}, "--rate"),
         ({"rate": float("nan")}, "--rate"),
         ({"duration": 0.0}, "--duration"),

@@ -17,9 +17,7 @@ class Audit:
     Feed it the pages in order, then finish it; what is wrong is then among the ledger's findings.
     """
 
-    def __init__(
-        self, ledger: Ledger, conversation: int, after: int, content: Callable[[int], Content]
-    ) -> None:
+    def __init__(self, ledger: Ledger, conversation: int, after: int, content: Callable[[int], Content]) -> None:
         self._ledger = ledger
         self._conversation = conversation
         self._written = ledger.written_in(conversation)

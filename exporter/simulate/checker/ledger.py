@@ -239,7 +239,9 @@ class Ledger:
     ) -> None:
         acknowledged = self._seqs[pending.n]
         if conversation != self._conversations[pending.n] or content != pending.content:
-            self.found(Kind.ALTERED, pending.n, f"delivered as seq {seq} with other words, of another sender or elsewhere")
+            self.found(
+                Kind.ALTERED, pending.n, f"delivered as seq {seq} with other words, as somebody else's or elsewhere"
+            )
         if acknowledged not in (0, seq):
             self.found(Kind.RENUMBERED, pending.n, f"acknowledged as seq {acknowledged}, delivered as seq {seq}")
         if not pending.sent_once:  # found to be stored later: it may come back to its sender, and out of its turn

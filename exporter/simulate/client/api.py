@@ -18,6 +18,7 @@ from exporter.core.errors import Misconfigured
 
 T = TypeVar("T")
 PAGE = 1000
+AT_ONCE = 1000  # participants in one request
 
 
 class StoredMessage(msgspec.Struct):
@@ -82,9 +83,17 @@ class Api:
 
     async def make(self, id: str, members: Sequence[str]) -> int:
         """The conversation is there, with these members. Returns its last seq."""
-        body = {"id": id, "participants": list(members)}
+        body = {"id": id, "participants": members[:AT_ONCE]}
         status, _ = await self._call("POST", members[0], "conversations", body, (201, 409))
-        return 0 if status == 201 else await self._found(id, members)
+        if status == 409:
+            return await self._found(id, members)
+        await self._add(id, members[0], members[AT_ONCE:])
+        return 0
+
+    async def _add(self, id: str, member: str, others: Sequence[str]) -> None:
+        path = f"conversations/{id}/participants"
+        for start in range(0, len(others), AT_ONCE):
+            await self._call("POST", member, path, {"participants": others[start : start + AT_ONCE]}, (201,))
 
     async def _found(self, id: str, members: Sequence[str]) -> int:
         room, after = None, None
@@ -97,9 +106,7 @@ class Api:
             room, after = next((room for room in rooms if room.id == id), None), rooms[-1].id
         if room is None:
             raise Misconfigured(f"the conversation {id} exists and belongs to somebody else: choose another --seed")
-        if missing := sorted(set(members) - set(room.participants)):
-            path = f"conversations/{id}/participants"
-            await self._call("POST", members[0], path, {"participants": missing}, (201,))
+        await self._add(id, members[0], sorted(set(members) - set(room.participants)))
         return room.last_seq
 
     async def messages(self, id: str, member: str, after: int, limit: int = PAGE) -> Page:
