@@ -13,8 +13,9 @@ import click
 
 from exporter.cli.failures import DIFFERENCES, print_error
 from exporter.cli.flags import SHARED, CheckingCommand, Duration, Url, flags
-from exporter.cli.process import configure_logs, progress, run
+from exporter.cli.process import configure_logs, progress
 from exporter.core.errors import Misconfigured
+from exporter.event_loop import run
 from exporter.settings.model import Settings
 
 

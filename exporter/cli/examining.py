@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from exporter.cli.flags import ALL, SettingsCommand, Url, flags
-from exporter.cli.process import configure_logs, run
+from exporter.cli.process import configure_logs
 from exporter.cli.version import line
 from exporter.core.errors import Misconfigured
+from exporter.event_loop import run
 from exporter.settings.model import Settings
 
 

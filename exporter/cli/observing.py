@@ -8,7 +8,8 @@ from __future__ import annotations
 import click
 
 from exporter.cli.flags import OBSERVE, CheckingCommand, ServerCommand, flags
-from exporter.cli.process import configure_logs, make_folder, no_client_certificates, run, warn_of_unread
+from exporter.cli.process import configure_logs, make_folder, no_client_certificates, warn_of_unread
+from exporter.event_loop import run
 from exporter.settings.model import Settings
 
 

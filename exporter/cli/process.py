@@ -1,4 +1,4 @@
-"""What a command needs of its process: streams, logs, a folder, an event loop, a line that moves.
+"""What a command needs of its process: streams, logs, a folder, a line that moves.
 
 Tested in ``tests/test_cli.py``.
 """
@@ -10,19 +10,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.core.errors import Misconfigured, os_reason
 from exporter.settings.ineffective_variables import left_empty, misspelt
 from exporter.settings.model import Settings
 from exporter.settings.options import unread
 
-if TYPE_CHECKING:
-    import asyncio
-
-T = TypeVar("T")
 _locks: list[int] = []  # descriptors that hold one while this process is there
 
 
@@ -151,19 +146,3 @@ def no_client_certificates() -> Iterator[None]:
         yield
     finally:
         del ssl.SSLContext.set_default_verify_paths  # the base class has the real one
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where it is installed: two to three times the messages per second of the standard loop."""
-    import asyncio  # here, because it takes longer than everything else that --help needs
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(work)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -16,11 +16,11 @@ from exporter.cli.process import (
     configure_logs,
     make_data_folder,
     no_client_certificates,
-    run,
     warn_of_another_server,
     warn_of_unread,
 )
 from exporter.core.errors import Misconfigured, os_reason
+from exporter.event_loop import run
 from exporter.settings.model import Settings
 
 

@@ -84,7 +84,7 @@ def check_identifier(value: str, field: str, limit: int = MAX_IDENTIFIER) -> Non
     if not value:
         raise BadFrame(f"{field} is empty")
     if not value.isprintable() and _CONTROL.search(value):
-        raise BadFrame(f"{field} contains a control character")
+        raise BadFrame(f"{field} contains a control character or a lone surrogate")
 
 
 def _check_conversation(command: Any) -> None:

@@ -19,8 +19,9 @@ import aiohttp
 from exporter.auth.tokens import Authenticator
 from exporter.demo.sample_data import NoHistory, backfill
 from exporter.demo.server_process import ServerProcess, ServerUrls
+from exporter.event_loop import run
 from exporter.settings.model import Settings
-from exporter.simulate import SimulateOptions, Summary, loop_factory, on_signals, simulate
+from exporter.simulate import SimulateOptions, Summary, on_signals, simulate
 from exporter.simulate.console import live_console, view_for
 from exporter.simulate.people.organisation import Organisation
 from exporter.simulate.summary import INTERRUPTED
@@ -42,8 +43,7 @@ def main(settings: Settings, options: SimulateOptions | None = None) -> int:
     Raises Misconfigured for what cannot work. What the server has to say before it listens is on standard error.
     """
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_demo(settings, options or defaults()))
+        return run(_demo(settings, options or defaults()))
     except asyncio.CancelledError:  # Ctrl-C once more: not even the goodbyes were waited for
         return INTERRUPTED
 

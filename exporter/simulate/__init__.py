@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 
+from exporter import event_loop
 from exporter.simulate.console import View, view_for
 from exporter.simulate.options import SimulateOptions
 from exporter.simulate.run import Simulation
@@ -27,9 +27,9 @@ async def simulate(options: SimulateOptions, *, stop: asyncio.Event | None = Non
 
     Raises Misconfigured when it cannot begin: no such server, tokens refused, conversations that belong to others.
     """
-    run = Simulation(options.checked(), stop or asyncio.Event(), view or View())
-    async with run.http():
-        return await run.whole()
+    simulation = Simulation(options.checked(), stop or asyncio.Event(), view or View())
+    async with simulation.http():
+        return await simulation.whole()
 
 
 def main(options: SimulateOptions) -> int:
@@ -41,8 +41,7 @@ def main(options: SimulateOptions) -> int:
     options.checked()
     view = view_for(sys.stderr if options.json else sys.stdout)
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            summary = runner.run(_until_signalled(options, view))
+        summary = event_loop.run(_until_signalled(options, view))
     except asyncio.CancelledError:
         return INTERRUPTED
     finally:
@@ -73,12 +72,3 @@ def on_signals(stop: asyncio.Event) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # no signals on this platform's loop: Ctrl-C interrupts
             loop.add_signal_handler(number, obey)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed: half the time per frame."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -12,11 +12,9 @@ from pathlib import Path
 from yarl import URL
 
 from exporter.core.errors import Misconfigured
-from exporter.core.protocol import SUBPROTOCOL
 
 SOCKET_PATH = "/v1/messaging/ws"
 MOST = 100_000  # people or conversations: more than one machine has ports for, and making up more takes minutes
-__all__ = ["SOCKET_PATH", "SUBPROTOCOL", "SimulateOptions", "http_base", "socket_url"]
 
 
 @dataclass(frozen=True, slots=True)
