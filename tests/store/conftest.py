@@ -25,3 +25,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "postgresql":
         return Postgresql(direct)
     return Postgresql(request.getfixturevalue("pgbouncer").url(direct), direct)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told "later" because the machine is busy elsewhere for a quarter of a second."""
+    monkeypatch.setattr("exporter.store.registrations.WAIT", 60.0)

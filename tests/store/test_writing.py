@@ -160,6 +160,7 @@ async def test_sessions_that_take_no_writes_cost_no_message_where_another_one_do
 
 
 @pytest.mark.needs("postgres")
+@pytest.mark.usefixtures("unhurried")
 async def test_one_kind_of_writing_that_works_hides_no_other_that_does_not(postgres: Postgres) -> None:
     place, limited, role = await with_a_user_of_its_own(postgres)
     async with opened(
