@@ -70,6 +70,8 @@ class Conversations:
             SELECT user_id FROM conversation_members
             WHERE conversation_id = $1 AND {name("user_id")} > $2 ORDER BY {name("user_id")} LIMIT $3
         """
+        # Until the transaction ends: whoever is about to delete it waits, as for whoever adds a row that refers to it.
+        self._held = {"sqlite": "", "postgresql": " FOR KEY SHARE OF c"}[dialect.name]
         self._after = f"""
             SELECT seq, sender_id, client_id, body, {dialect.time("sent_at")} FROM messages
             WHERE conversation_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
@@ -122,7 +124,7 @@ class Conversations:
 
     async def add(self, session: Session, name: str, by: str, users: Sequence[str]) -> Conversation:
         """Add members. Raises NotFound, Forbidden."""
-        await self._require(session, name, by)
+        await self._require(session, name, by, self._held)
         await session.fetch(self._add, *self._dialect.pack([(name, user) for user in sorted(set(users))]))
         rows = await session.fetch(self._one, name)
         return _conversation(rows[0], SHOWN)
@@ -197,11 +199,11 @@ class Conversations:
         when = self._dialect.when
         return [Message(name, seq, sender, client, body, when(at)) for seq, sender, client, body, at, *_ in rows]
 
-    async def _require(self, session: Session, name: str, user: str) -> int:
+    async def _require(self, session: Session, name: str, user: str, held: str = "") -> int:
         rows = await session.fetch(
-            """
+            f"""
             SELECT c.last_seq, m.user_id FROM conversations AS c
-            LEFT JOIN conversation_members AS m ON m.conversation_id = c.id AND m.user_id = $2 WHERE c.id = $1
+            LEFT JOIN conversation_members AS m ON m.conversation_id = c.id AND m.user_id = $2 WHERE c.id = $1{held}
             """,
             name,
             user,

@@ -58,6 +58,12 @@ async def holding(place: Place, *statements: str) -> AsyncIterator[None]:
         await other.close()
 
 
+async def waits(place: Postgresql) -> bool:
+    """Does somebody wait for a lock?"""
+    held_up = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return await place.fetch(held_up) != []
+
+
 def begin(store: Store, conversation: str, sender: str, id: str) -> asyncio.Future[Any]:
     outcome = Outcome()
     store.send(Draft(conversation, sender, id, "x"), outcome)
@@ -130,14 +136,21 @@ async def test_a_change_of_a_held_conversation_holds_up_nobody_else(place: Postg
 async def test_who_deletes_what_another_is_just_deleting_is_told_that_there_is_no_such_message(
     place: Postgresql, store: Store
 ) -> None:
-    async def waits() -> bool:
-        held_up = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        return await place.fetch(held_up) != []
-
     async with holding(place, "DELETE FROM messages WHERE conversation_id = 'held' AND seq = 1"):
         late = asyncio.ensure_future(store.delete_message("held", 1, "ann", False))
-        await eventually(waits)
+        await eventually(lambda: waits(place))
     with pytest.raises(NotFound, match="no such message"):
+        await soon(late)
+
+
+async def test_who_adds_somebody_to_what_another_is_just_deleting_is_told_that_there_is_no_such_conversation(
+    place: Postgresql, store: Store
+) -> None:
+    store._dialect.begin_writing = "BEGIN"  # as where the other one ends within the time that a lock is waited for
+    async with holding(place, "DELETE FROM conversations WHERE id = 'held'"):
+        late = asyncio.ensure_future(store.add_participants("held", "ann", ["zoe"]))
+        await eventually(lambda: waits(place))
+    with pytest.raises(NotFound, match="no such conversation"):
         await soon(late)
 
 
