@@ -40,17 +40,21 @@ async def _verify(settings: Settings, repair: bool) -> int:
         report = await verify(store, repair=repair, progress=moved, out=click.echo)
     if report.unkept:
         print_error(f"the server cannot publish what was found: {report.unkept}")
-    counted = f"{report.conversations:,} conversations, about {report.messages:,} messages"
+    counted = f"{_count(report.conversations, 'conversation')}, about {_count(report.messages, 'message')}"
     if report.agrees:
         click.echo(f"all figures agree: {counted}")
         return 0
     found = (
-        f"{report.inaccurate_conversations} conversations, {report.inaccurate_days} days and "
-        f"{report.missing_triggers} triggers or other parts of the schema were wrong"
+        f"{_count(report.inaccurate_conversations, 'conversation')}, {_count(report.inaccurate_days, 'day')} and "
+        f"{_count(report.missing_triggers, 'trigger')} or other parts of the schema were wrong"
     )
     left = "; not all of it could be repaired" if repair else "; repair them with --repair"
     click.echo(f"{found}{', and are repaired' if report.repaired else left}: {counted}")
     return 0 if report.repaired else DIFFERENCES
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 @click.command(cls=CheckingCommand)

@@ -253,6 +253,7 @@ class _Verification:
             until = last if more else None
             for row in await self._run(partial(queries.differing, after=after, until=until)):
                 inaccurate += 1
+                weight += row[4] - max(0, row[2])  # counted, in the place of what was claimed
                 await self._differs(row)
             conversations += len(names)
             messages += weight
