@@ -82,19 +82,22 @@ class Queries:
             SELECT id, created_at FROM ({d.source(id="text", created_at="timestamptz")}) AS w WHERE true ORDER BY id
             ON CONFLICT (id) DO NOTHING RETURNING 1
         """
+        # Joined, the marks would be looked through for each that is wanted: PostgreSQL takes them to be few. So they
+        # are put beside the rest by their place.
         self._marks = f"""
             WITH wanted AS ({d.source(conversation="text", reader="text", seq="bigint")}),
             held AS (
-                SELECT conversation_id, user_id, last_read_seq FROM conversation_members
-                WHERE (conversation_id, user_id) IN (SELECT conversation, reader FROM wanted)
-                ORDER BY conversation_id, user_id{d.lock}
+                SELECT w.pos, own.last_read_seq FROM wanted AS w
+                JOIN conversation_members AS own ON own.conversation_id = w.conversation AND own.user_id = w.reader
+                ORDER BY own.conversation_id, own.user_id{d.lock and f"{d.lock} OF own"}
             )
-            SELECT c.last_seq, h.last_read_seq, {d.time("m.sent_at")}
-            FROM wanted AS w
-            LEFT JOIN conversations AS c ON c.id = w.conversation
-            LEFT JOIN held AS h ON h.conversation_id = w.conversation AND h.user_id = w.reader
-            LEFT JOIN messages AS m ON m.conversation_id = w.conversation AND m.seq = w.seq
-            ORDER BY w.pos
+            SELECT max(last_seq), max(last_read), max(sent_at) FROM (
+                SELECT w.pos, c.last_seq, NULL AS last_read, {d.time("m.sent_at")} AS sent_at
+                FROM wanted AS w
+                LEFT JOIN conversations AS c ON c.id = w.conversation
+                LEFT JOIN messages AS m ON m.conversation_id = w.conversation AND m.seq = w.seq
+                UNION ALL SELECT pos, NULL, last_read_seq, NULL FROM held
+            ) AS found GROUP BY pos ORDER BY pos
         """
         self._move = f"""
             WITH wanted AS ({d.source(conversation="text", reader="text", seq="bigint")})
