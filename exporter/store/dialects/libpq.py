@@ -123,9 +123,10 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
             passed[name] = value
         elif name == "connect_timeout":
             timeout = _seconds(value, origins[name])
-        elif name in ("application_name", "fallback_application_name"):
-            if name == "application_name" or name not in options:
-                settings["application_name"] = value
+        elif name == "application_name":
+            settings[name] = value
+        elif name == "fallback_application_name":
+            settings.setdefault("application_name", value)
         elif name == "options":
             settings.update(_settings(value, origins[name]))
         elif name == "search_path":  # no option of libpq, but one that asyncpg takes
