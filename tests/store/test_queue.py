@@ -100,6 +100,13 @@ def test_one_change_that_is_larger_than_a_share_is_taken_with_everybodys_small_o
     assert waiting.take() == [larges[2]]
 
 
+def test_a_change_of_more_than_a_transaction_has_room_for_is_taken_all_the_same() -> None:
+    larges = [change(user, BATCH_ROWS + 2) for user in ("ann", "bob")]  # a thousand members, and what goes with them
+    waiting = filled(*larges)
+    assert waiting.take() == larges[:1]
+    assert waiting.take() == larges[1:]
+
+
 def test_the_large_change_of_one_who_asked_for_one_waits_for_one_of_who_asked_for_many() -> None:
     anns = [change("ann", BATCH_ROWS) for _ in range(20)]
     bobs = change("bob", BATCH_ROWS)
@@ -127,6 +134,7 @@ def test_what_is_answered_already_is_dropped_and_counts_for_nothing() -> None:
     waiting.forget_answered("ann")
     waiting.forget_answered("bob")
     assert not waiting
+    assert not waiting._of, "nor does a name stay, however long nothing is taken"
 
 
 def test_what_is_put_back_comes_first_in_its_order() -> None:
@@ -136,6 +144,17 @@ def test_what_is_put_back_comes_first_in_its_order() -> None:
     waiting.put_back(items[2:])
     waiting.put_back(items[:2])
     assert waiting.take() == items
+
+
+def test_who_gets_something_back_has_the_next_turn() -> None:
+    back = [message(user) for user in ("ann", "bob")]
+    waiting = filled(*back)
+    waiting.take()
+    for user in range(SHARE):
+        for _ in range(2 * MOST_ROWS):
+            waiting.put(message(str(user)))
+    waiting.put_back(back)
+    assert waiting.take()[:2] == back
 
 
 def test_whatever_comes_nothing_overtakes_and_everything_is_taken_once() -> None:
