@@ -33,6 +33,7 @@ from exporter.store.dialects import sqlite_errors
 from exporter.store.dialects.base import Row, Session
 from exporter.store.dialects.postgresql_connection import Connector
 from exporter.store.dialects.several_hosts import Hosts
+from exporter.store.dialects.sqlite_files import Files
 from exporter.store.errors import CROWDED, MOVED, DatabaseError, ErrorKind
 from exporter.store.lanes import Lane
 from exporter.store.queries import Queries
@@ -656,6 +657,44 @@ async def test_a_log_that_another_program_begins_is_not_called_one_that_was_remo
             await database.job(Lane.VERIFY, work, TIMEOUT).result()
         await database.close(TIMEOUT)
         await eventually(lambda: server.totals(TIMEOUT))
+
+
+@contextlib.asynccontextmanager
+async def files_of(file: Sqlite, journal: str) -> AsyncIterator[tuple[Files, list[aiosqlite.Connection]]]:
+    """What is known of the files by the first of two connections, which has read."""
+    async with opened(file):
+        pass
+    await file.execute(f"PRAGMA journal_mode = {journal}")
+    files = Files(file.path)
+    async with aiosqlite.connect(file.path) as one, aiosqlite.connect(file.path) as other:
+        files.opening(one)
+        await one.execute_fetchall("SELECT count(*) FROM messages")
+        files.opened()
+        yield files, [one, other]
+
+
+async def test_nobody_opens_new_files_while_others_have_a_log_without_a_name_open_or_are_about_to_close_it(
+    file: Sqlite,
+) -> None:
+    async with files_of(file, "WAL") as (files, (one, other)):
+        files.opening(other)
+        file.path.with_name(file.path.name + "-wal").unlink()
+        with pytest.raises(DatabaseError, match="was moved, removed or replaced"):
+            files.opened()
+        files.closing(one)
+        files.closing(other)
+        with pytest.raises(DatabaseError, match="was moved, removed or replaced"):
+            files.opening(other)
+
+
+async def test_a_log_that_another_program_is_just_beginning_is_not_called_one_that_was_removed(file: Sqlite) -> None:
+    async with files_of(file, "DELETE") as (files, _):
+        for suffix in ("-shm", "-wal"):  # one is there before the other
+            file.path.with_name(file.path.name + suffix).touch()
+            files.check()
+        file.path.with_name(file.path.name + "-wal").unlink()
+        with pytest.raises(DatabaseError, match="was moved, removed or replaced"):
+            files.check()
 
 
 async def test_a_log_that_goes_with_the_last_connection_is_not_called_one_that_was_removed(
