@@ -44,6 +44,7 @@ BASE = "postgresql://ann:hunter2@host/chat"
         ("?options=-csearch_path%3Dchat%20-c%20work_mem%3D8MB%20--jit%3Doff", "",
          {"search_path": "chat", "work_mem": "8MB", "jit": "off"}),
         ("?options=-c%20search_path%3Da%5C%20b", "", {"search_path": "a b"}),
+        ("?options=-cSearch_Path%3Dchat%20--work-mem%3D8MB", "", {"search_path": "chat", "work_mem": "8MB"}),
         ("?client_encoding=utf8&connect_timeout=", "", {}),
         ("?min_protocol_version=3.0&max_protocol_version=latest&sslsni=0&requiressl=0", "", {}),
         ("?sslmode=require&sslnegotiation=direct&ssl_min_protocol_version=TLSv1.3",
@@ -102,7 +103,8 @@ def test_what_cannot_be_honoured_is_refused_by_its_name_before_anything_is_asked
 
 
 def test_a_service_fills_what_the_url_leaves_open(tmp_path: Path) -> None:
-    (tmp_path / "services").write_text("# ours\n[chat]\nhost=db.example.com\nport=6432\nuser=bob\ndbname=there\n")
+    text = "# ours\n[chat]\nhost=db.example.com\nport=6432\nuser=bob\ndbname=there\nsslmode=\n"
+    (tmp_path / "services").write_text(text)
     environ = {"PGSERVICEFILE": str(tmp_path / "services")}
     expected = "host=db.example.com&port=6432&user=bob&dbname=there"
     assert target("postgresql:///?service=chat", environ=environ).dsn == f"postgresql://?{expected}"
@@ -157,11 +159,11 @@ def test_a_service_file_is_named_by_its_option(tmp_path: Path) -> None:
 def test_a_password_file_that_is_passed_over_is_named(tmp_path: Path) -> None:
     file = tmp_path / "pass"
     file.write_text("*:*:*:*:hunter2\n")
-    file.chmod(0o644)
-    for url, environ in (
-        (f"postgresql://host/?passfile={file}", {}),
-        ("postgresql://host/", {"PGPASSFILE": str(file)}),
+    for mode, url, environ in (
+        (0o644, f"postgresql://host/?passfile={file}", {}),
+        (0o640, "postgresql://host/", {"PGPASSFILE": str(file)}),
     ):
+        file.chmod(mode)
         with pytest.raises(Misconfigured, match=r"(passfile|PGPASSFILE) names a file that others can read: chmod"):
             target(url, environ=environ)
     file.chmod(0o600)

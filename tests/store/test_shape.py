@@ -203,13 +203,61 @@ async def test_what_can_be_made_again_is_found_and_mended_by_repair_and_by_migra
         await store.start()
 
 
+OF_ANOTHER_SORT = """
+ALTER TABLE users DROP CONSTRAINT users_pkey, ADD PRIMARY KEY (id) DEFERRABLE;
+ALTER TABLE messages DROP CONSTRAINT messages_conversation_id_sender_id_client_id_key,
+    DROP CONSTRAINT messages_conversation_id_fkey,
+    ADD FOREIGN KEY (conversation_id) REFERENCES conversations (id) ON DELETE CASCADE NOT VALID;
+CREATE UNIQUE INDEX ON messages (conversation_id, sender_id, client_id) WHERE body <> '';
+ALTER TABLE conversation_members DROP CONSTRAINT conversation_members_conversation_id_fkey,
+    ADD FOREIGN KEY (conversation_id) REFERENCES conversations (id);
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'conversation_members_user'::regclass;
+ALTER TABLE messages ENABLE ALWAYS TRIGGER messages_inserted, ENABLE REPLICA TRIGGER messages_deleted
+"""
+"""Nothing of it does what this program's own does, but for a trigger that fires always."""
+
+
+@pytest.mark.needs("postgres")
+async def test_a_key_an_index_a_reference_or_a_trigger_of_another_sort_is_made_again(postgres: Postgres) -> None:
+    place = Postgresql(postgres.url(postgres.create_database()))
+    await made(place)
+    await place.execute(OF_ANOTHER_SORT)
+    async with closing(place) as store:
+        lines: list[str] = []
+        await verify(store, repair=True, out=lines.append)
+        assert lines == [
+            "key users (id): missing",
+            "key messages (conversation_id, sender_id, client_id): missing",
+            "index conversation_members (user_id, conversation_id): missing",
+            "foreign key conversation_members (conversations): missing",
+            "foreign key messages (conversations): missing",
+            "trigger messages_deleted: missing or disabled",
+        ]
+        assert (await verify(store)).agrees
+        await store.start()
+
+
+async def test_an_index_of_sqlite_that_has_some_rows_is_none_and_a_wider_one_is_one(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    await made(place)
+    at = "conversation_members (user_id, conversation_id"
+    await place.execute(f"DROP INDEX conversation_members_user; CREATE INDEX part ON {at}) WHERE user_id <> ''")
+    async with closing(place) as store:
+        lines: list[str] = []
+        assert (await verify(store, repair=True, out=lines.append)).repaired
+        assert lines == [f"index {at}): missing"]
+        await place.execute(f"DROP INDEX conversation_members_user; CREATE INDEX wider ON {at}, last_read_seq)")
+        assert (await verify(store)).agrees
+
+
 async def test_a_key_of_sqlite_is_made_again_as_an_index(tmp_path: Path) -> None:
     place = Sqlite(tmp_path / "messaging.db")
     await made(place)
     await place.execute(
         """
         ALTER TABLE users RENAME TO old; CREATE TABLE users (id TEXT NOT NULL, created_at TEXT NOT NULL,
-        last_active_on TEXT); INSERT INTO users SELECT * FROM old; DROP TABLE old
+        last_active_on TEXT); INSERT INTO users SELECT * FROM old; DROP TABLE old;
+        CREATE INDEX of_no_use ON users (id); CREATE UNIQUE INDEX of_some_rows ON users (id) WHERE id <> ''
         """
     )
     async with closing(place) as store:
@@ -245,6 +293,9 @@ async def test_rows_that_are_hidden_and_triggers_that_are_switched_off_for_all_a
 
 
 WELCOME = """
+CREATE DOMAIN identifier AS text CHECK (value <> '');
+ALTER TABLE users ALTER id TYPE identifier;
+ALTER TABLE daily_totals DROP CONSTRAINT daily_totals_pkey, ADD PRIMARY KEY (day, shard) INCLUDE (messages);
 ALTER TABLE users ADD COLUMN email text, ADD COLUMN settings jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE messages ADD COLUMN words tsvector GENERATED ALWAYS AS (to_tsvector('simple', body)) STORED;
 CREATE INDEX ON messages USING gin (words);
@@ -291,6 +342,7 @@ async def test_row_security_is_a_difference_where_it_hides_rows_and_only_there(
         (f"CREATE POLICY all_of_them ON messages TO {role} USING (true) WITH CHECK (true)", []),
         ("CREATE POLICY no_drafts ON messages AS RESTRICTIVE FOR SELECT USING (body <> '')", [hidden]),
         ("DROP POLICY no_drafts ON messages; DROP POLICY all_of_them ON messages", [hidden]),
+        ("CREATE POLICY all_may_go ON messages FOR DELETE USING (true)", [hidden]),
         (f"CREATE POLICY part ON messages TO {role} USING (sender_id <> 'bob') WITH CHECK (true)", [hidden]),
     )
     await admin.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY; ALTER TABLE messages FORCE ROW LEVEL SECURITY")
@@ -400,6 +452,15 @@ async def test_whatever_has_one_of_our_names_is_named_with_what_it_is(postgres: 
             with pytest.raises(Misconfigured) as refused:
                 await asked()
             assert str(refused.value).endswith(f"They are: {IN_THE_WAY[made]}")
+
+
+async def test_a_trigger_of_another_program_is_in_nobodys_way_on_sqlite(tmp_path: Path) -> None:
+    place = Sqlite(tmp_path / "messaging.db")
+    await place.execute(
+        "CREATE TABLE notes (body); CREATE TRIGGER messages AFTER INSERT ON notes BEGIN SELECT 1; END",
+    )
+    await made(place)
+    assert (await diagnose(place.url, 5.0)).problem is None
 
 
 def test_the_description_knows_no_revision_that_there_is_not() -> None:
