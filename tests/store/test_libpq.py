@@ -46,6 +46,7 @@ BASE = "postgresql://ann:hunter2@host/chat"
         ("?options=-c%20search_path%3Da%5C%20b", "", {"search_path": "a b"}),
         ("?options=-cSearch_Path%3Dchat%20--work-mem%3D8MB", "", {"search_path": "chat", "work_mem": "8MB"}),
         ("?client_encoding=utf8&connect_timeout=", "", {}),
+        ("?client_encoding=UTF8&gssencmode=Disable", "", {}),
         ("?min_protocol_version=3.0&max_protocol_version=latest&sslsni=0&requiressl=0", "", {}),
         ("?sslmode=require&sslnegotiation=direct&ssl_min_protocol_version=TLSv1.3",
          "?sslmode=require&sslnegotiation=direct&ssl_min_protocol_version=TLSv1.3", {}),
@@ -113,6 +114,11 @@ def test_a_service_fills_what_the_url_leaves_open(tmp_path: Path) -> None:
     assert given == "postgresql:///here?host=db.example.com&port=6432&user=ann&dbname=there", "the path comes first"
     with pytest.raises(Misconfigured, match=r"not in .*services"):
         target("postgresql://?service=other", environ=environ)
+    (tmp_path / "pg_service.conf").write_text("[other]\nhost=of.all\n[wrong]\nHost=db\n")
+    environ["PGSYSCONFDIR"] = str(tmp_path)
+    assert target("postgresql://?service=other", environ=environ).dsn == "postgresql://?host=of.all"
+    with pytest.raises(Misconfigured, match="database service's option"):
+        target("postgresql://?service=wrong", environ=environ)
 
 
 def test_the_environment_comes_after_the_url() -> None:

@@ -241,12 +241,13 @@ async def test_an_index_of_sqlite_that_has_some_rows_is_none_and_a_wider_one_is_
     place = Sqlite(tmp_path / "messaging.db")
     await made(place)
     at = "conversation_members (user_id, conversation_id"
-    await place.execute(f"DROP INDEX conversation_members_user; CREATE INDEX part ON {at}) WHERE user_id <> ''")
+    name = "conversation_members_user"
+    await place.execute(f"DROP INDEX {name}; CREATE INDEX {name} ON {at}) WHERE user_id <> ''")
     async with closing(place) as store:
         lines: list[str] = []
         assert (await verify(store, repair=True, out=lines.append)).repaired
         assert lines == [f"index {at}): missing"]
-        await place.execute(f"DROP INDEX conversation_members_user; CREATE INDEX wider ON {at}, last_read_seq)")
+        await place.execute(f"DROP INDEX {name}; CREATE INDEX wider ON {at}, last_read_seq)")
         assert (await verify(store)).agrees
 
 
