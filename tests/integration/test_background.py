@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from exporter.node.history import History
+from exporter.store import supervision
+from exporter.store.supervision import keep_running
 from tests.servers.exporter import Exporter, in_process, running, until
 
 
@@ -38,6 +41,30 @@ async def test_a_defect_in_the_sampling_of_the_charts_costs_the_charts_a_pause_a
         await until(charted, "a point of the charts")
         failed.cancel()
         await client.close()
+
+
+async def test_what_fails_in_a_row_is_started_again_ever_later_and_ends_when_it_has_done_its_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def pauses(pause: float, longest: float) -> list[float]:
+        left = 4
+
+        async def work() -> None:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise TypeError("a defect")
+
+        with structlog.testing.capture_logs() as logs:
+            await keep_running("work", work, failed.append, pause=pause, longest=longest)
+        assert left == -1
+        return [log["after"] for log in logs]
+
+    failed: list[str] = []
+    assert await pauses(0.001, 0.003) == [0.001, 0.002, 0.003, 0.003]
+    assert failed == ["work"] * 4
+    monkeypatch.setattr(supervision, "LONGEST_PAUSE", -1.0)  # each had gone well for longer than that before it failed
+    assert await pauses(0.001, 0.003) == [0.001] * 4
 
 
 async def test_sighup_reads_the_web_configuration_again_says_so_and_ends_nothing(tmp_path: Path) -> None:

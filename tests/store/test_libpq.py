@@ -225,9 +225,12 @@ def test_files_of_tls_are_named_with_what_is_wrong_with_them(tmp_path: Path) -> 
     paths["open"] = tmp_path / "open"
     paths["open"].write_bytes(key)
     paths["open"].chmod(0o644)
+    home = tmp_path / "home" / ".postgresql"
+    home.mkdir(parents=True)
+    (home / "postgresql.crt").write_bytes(b"not read where another one is named\n")
 
     def ask(options: str) -> str:
-        return target(f"postgresql://host/?{options.format(**paths)}", environ={}).dsn
+        return target(f"postgresql://host/?{options.format(**paths)}", environ={"HOME": str(home.parent)}).dsn
 
     for options, named in {
         "sslmode=verify-ca&sslrootcert={junk}": "sslrootcert holds no certificate",
@@ -245,6 +248,12 @@ def test_files_of_tls_are_named_with_what_is_wrong_with_them(tmp_path: Path) -> 
         assert "wrong" not in str(refused.value)
     assert ask("sslcert={cert}&sslkey={key}&sslmode=verify-ca&sslrootcert={ca}")
     assert ask("sslmode=disable&sslcert={junk}&sslkey={open}"), "nobody reads them"
+    paths["key"].chmod(0o640)  # as a key of root's may be, for a group that may read it
+    if paths["key"].stat().st_uid == 0:
+        assert ask("sslcert={cert}&sslkey={key}")
+        paths["key"].chmod(0o660)
+    with pytest.raises(Misconfigured, match="sslkey can be read by others"):
+        ask("sslcert={cert}&sslkey={key}")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from sqlalchemy import make_url
 
 from exporter import store as package
 from exporter.core.errors import Misconfigured, Unavailable
-from exporter.store import Store
+from exporter.store import Store, errors
+from exporter.store.errors import DatabaseError, ErrorKind
 from exporter.store.location import PostgresLocation, SqliteLocation, locate
-from exporter.store.schema.migrate import revisions
+from exporter.store.schema.migrate import RACES, revisions
 from tests.databases import Clock, Place, Postgresql, Sqlite, assert_exact, eventually, make_as_of, opened, send
 from tests.servers.postgres import Postgres
 
@@ -269,6 +270,29 @@ async def test_rows_of_an_earlier_revision_without_a_time_can_be_read_corrected_
             await assert_exact(place, store, TODAY)
 
 
+@pytest.mark.parametrize(
+    ("failure", "tries"),
+    [
+        (DatabaseError(ErrorKind.SERIALIZATION, errors.RACED), RACES + 1),
+        (DatabaseError(ErrorKind.READ_ONLY, errors.OLD_SESSION), 1),
+    ],
+)
+async def test_what_is_in_the_way_of_a_migration_for_good_is_told_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: DatabaseError, tries: int
+) -> None:
+    tried = []
+
+    async def fails(*args: object) -> None:
+        tried.append(args)
+        raise failure
+
+    monkeypatch.setattr("exporter.store.schema.migrate._migrate", fails)
+    monkeypatch.setattr("exporter.store.schema.migrate.OLD_SESSIONS", 0.0)
+    with pytest.raises(Unavailable, match=failure.text):
+        await Store(f"sqlite:///{tmp_path / 'messaging.db'}").migrate()
+    assert len(tried) == tries
+
+
 # --- places that are not one ----------------------------------------------------------------------------------
 
 
@@ -281,11 +305,13 @@ async def test_rows_of_an_earlier_revision_without_a_time_can_be_read_corrected_
         "sqlite://",
         "sqlite:///",
         "sqlite:///:memory:",
+        "sqlite:///file:chat.db",
         "sqlite://host/file",
         "sqlite:///file.db?mode=hunter2",
         "postgresql://user:hunter2@host:port/db",
         "postgresql://user:hunter2@[::1/db",
         "hunter2://",
+        "hunter2hunter2hunter2hunter2://",
     ],
 )
 def test_a_url_that_names_no_database_is_one_clear_line_without_secrets(url: str) -> None:

@@ -15,7 +15,7 @@ from exporter.core.errors import Misconfigured
 from exporter.store import Store
 from exporter.store.diagnosis import diagnose
 from exporter.store.schema import migrate
-from exporter.store.schema.shape import TABLES
+from exporter.store.schema.shape import TABLES, Difference, listed
 from exporter.store.verify import verify
 from exporter.store.verify.schema import watch_schema_forever
 from tests.databases import Clock, Place, Postgresql, Sqlite, eventually, opened, send
@@ -462,6 +462,12 @@ async def test_a_trigger_of_another_program_is_in_nobodys_way_on_sqlite(tmp_path
     )
     await made(place)
     assert (await diagnose(place.url, 5.0)).problem is None
+
+
+def test_of_many_differences_one_line_tells_six_and_how_many_more_there_are() -> None:
+    many = [Difference(f"table {number}", "missing") for number in range(7)]
+    six = "; ".join(f"table {number}: missing" for number in range(6))
+    assert (listed(many[:6]), listed(many)) == (six, f"{six} (and 1 more)")
 
 
 def test_the_description_knows_no_revision_that_there_is_not() -> None:
