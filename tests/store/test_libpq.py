@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.core.records import Message
 from exporter.store import Store
+from exporter.store.dialects import several_hosts
 from exporter.store.dialects.libpq import target
 from exporter.store.dialects.unreached import unreached
 from exporter.store.errors import PASSWORD, REFUSED
@@ -387,6 +390,23 @@ async def test_a_name_with_several_addresses_tells_each_reason_once_and_who_hang
     assert unreached("db:1", refused) == "db:1: connection refused, network is unreachable"
     ended = ConnectionError("unexpected connection_lost() call")
     assert unreached("db:1", ended) == "db:1: what answers there hung up"
+
+
+def test_an_error_of_tls_is_not_told_as_one_of_the_system() -> None:
+    assert unreached("db:5432", ssl.SSLError(1, "wrong version number")) == "db:5432"
+
+
+async def test_each_host_has_the_time_that_the_url_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    async def says_nothing(dsn: str, *, timeout: float, **options: Any) -> None:
+        given.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncpg, "connect", says_nothing)
+    with pytest.raises(TimeoutError):
+        await several_hosts.connect("postgresql://", [("one", 1), ("two", 2)], 600.0, each=2.0)
+    assert given == [2.0, 2.0]
 
 
 async def test_a_server_that_says_nothing_is_told_by_its_address() -> None:

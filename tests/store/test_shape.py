@@ -145,6 +145,12 @@ async def test_a_version_that_is_gone_is_said_and_not_guessed(place: Place) -> N
         assert "users" in said
 
 
+async def test_a_version_without_a_row_is_no_reason_where_nothing_of_ours_is_there(place: Place) -> None:
+    await place.execute("CREATE TABLE messaging_schema_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    await made(place)
+    assert (await diagnose(place.url, 5.0)).problem is None
+
+
 # --- what can be made again -----------------------------------------------------------------------------------
 
 REPAIRABLE = {
