@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
@@ -196,6 +197,20 @@ async def test_a_second_server_without_a_broker_warns_and_doctor_does(
                 await eventually(lambda: nobody_is_told(told))
     (warning,) = [entry for entry in logs if EVENT in entry["event"]]
     assert (warning["log_level"], warning["others"]) == ("warning", ["127.0.0.1"])
+
+
+async def test_it_is_looked_when_a_predecessor_has_said_goodbye_and_is_no_longer_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    async with opened(Sqlite(tmp_path / "messaging.db")) as store:
+        monkeypatch.setattr(clusters, "asyncio", SimpleNamespace(sleep=sleep))
+        await warn_of_others(store, 1, 10.0)
+    assert waited == [10.0 + LIVELY]
 
 
 async def deaf_servers(url: str, broker: str | None = None) -> Outcome | None:
