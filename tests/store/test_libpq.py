@@ -119,7 +119,9 @@ def test_a_service_fills_what_the_url_leaves_open(tmp_path: Path) -> None:
         target("postgresql://?service=other", environ=environ)
     (tmp_path / "pg_service.conf").write_text("[other]\nhost=of.all\n[wrong]\nHost=db\n")
     environ["PGSYSCONFDIR"] = str(tmp_path)
-    assert target("postgresql://?service=other", environ=environ).dsn == "postgresql://?host=of.all"
+    of_nobody = {"PGSYSCONFDIR": str(tmp_path), "HOME": str(tmp_path / "none")}
+    for where in (environ, of_nobody):
+        assert target("postgresql://?service=other", environ=where).dsn == "postgresql://?host=of.all"
     with pytest.raises(Misconfigured, match="database service's option"):
         target("postgresql://?service=wrong", environ=environ)
 
@@ -211,12 +213,13 @@ def test_files_of_tls_are_named_with_what_is_wrong_with_them(tmp_path: Path) -> 
     authority = CertificateAuthority()
     certificate, key = authority.issue("ann", client=True)
     _, other = authority.issue("bob", client=True)
-    _, locked = authority.issue("cat", client=True, password=b"open sesame")
+    of_locked, locked = authority.issue("cat", client=True, password=b"open sesame")
     files = {
         "cert": certificate,
         "key": key,
         "other": other,
         "locked": locked,
+        "of_locked": of_locked,
         "junk": b"nothing\n",
         "ca": authority.cert,
     }
@@ -251,6 +254,9 @@ def test_files_of_tls_are_named_with_what_is_wrong_with_them(tmp_path: Path) -> 
         assert "wrong" not in str(refused.value)
     assert ask("sslcert={cert}&sslkey={key}&sslmode=verify-ca&sslrootcert={ca}")
     assert ask("sslmode=disable&sslcert={junk}&sslkey={open}"), "nobody reads them"
+    assert ask("sslcert={of_locked}&sslkey={locked}&sslpassword=open%20sesame")
+    (home / "postgresql.crt").unlink()
+    assert "sslmode=verify-full" in ask("sslrootcert=system"), "as libpq: who trusts everybody compares names"
     paths["key"].chmod(0o640)  # as a key of root's may be, for a group that may read it
     if paths["key"].stat().st_uid == 0:
         assert ask("sslcert={cert}&sslkey={key}")
