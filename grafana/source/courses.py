@@ -1,4 +1,4 @@
-"""Courses that several dashboards have of different metrics: the parts of one by a label, and how long things take."""
+"""What is shown several times of different metrics: parts by a label, how long things take, how many there are."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def halves(histogram: str, *keep: str, words: str = "within") -> list[Query]:
         Query(q.quantile(share, histogram, *keep), named(f"{each}{name} {words}"))
         for share, name in ((0.5, "half"), (0.99, "99 %"))
     ]
+
+
+def distinct(metric: str, live: str) -> list[Query]:
+    """For a tile: how many there are over all nodes, or at most where these do not know each other."""
+    return [Query(q.together(metric, live)), Query(q.at_most(live), prefix="at most")]

@@ -115,7 +115,8 @@ BOARD = Board(
                                 q.share(
                                     q.speed(f"{DELIVERY}_bucket", matchers='le="0.25"', now=True),
                                     q.speed(f"{DELIVERY}_count", now=True),
-                                )
+                                ),
+                                f"{DELIVERY}_count",
                             )
                         ),
                         "The objective is 99 %. When it is lower, 'Time by path' and 'Becoming durable' say whether "

@@ -95,11 +95,11 @@ BOARD = Board(
                         "Distinct over all nodes",
                         "short",
                         [
-                            Query(q.cluster("messaging_cluster_connections"), named("connections")),
-                            Query(q.cluster("messaging_cluster_users"), named("users")),
-                            Query(q.cluster("messaging_cluster_conversations"), named("conversations")),
-                            Query(q.cluster("messaging_cluster_participants"), named("participants")),
-                            Query(q.cluster("messaging_cluster_typing_users"), named("typing")),
+                            Query(q.known("messaging_cluster_connections"), named("connections")),
+                            Query(q.known("messaging_cluster_users"), named("users")),
+                            Query(q.known("messaging_cluster_conversations"), named("conversations")),
+                            Query(q.known("messaging_cluster_participants"), named("participants")),
+                            Query(q.known("messaging_cluster_typing_users"), named("typing")),
                             Query(q.cluster("messaging_cluster_settling"), named("not final")),
                         ],
                         "Somebody on two nodes counts once. While 'not final' is above 0, nodes come, go or may be "

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import common as c
 from grafana.source import promql as q
 from grafana.source.boards import Board, Row
 from grafana.source.colors import HALF
-from grafana.source.courses import halves
+from grafana.source.courses import distinct, halves
 from grafana.source.oncall import FIRING, NODES
 from grafana.source.panels import (
     DATABASE,
@@ -109,7 +109,7 @@ STATE = Row(
             figure(
                 "Sends fail",
                 "percentunit",
-                Query(q.or_idle(q.share(_FAILED, f"({_FAILED} + {_ACCEPTED})"))),
+                Query(q.or_idle(q.share(_FAILED, f"({_FAILED} + {_ACCEPTED})"), "messaging_commands_rejected_total")),
                 "Share of the sends that are refused through no fault of the sender. If it is above 1 %, people cannot "
                 "write: follow the runbook of MessagingSendsFailing. 'Idle' when nobody sends.",
                 steps=judged((0, "green"), (0.001, "orange"), (0.01, "red")),
@@ -143,13 +143,10 @@ LIVE = Row(
             figure(
                 "People online",
                 "locale",
-                [
-                    Query(q.together("messaging_cluster_users")),
-                    Query(q.at_most("messaging_connected_users"), prefix="at most"),
-                ],
+                distinct("messaging_cluster_users", "messaging_connected_users"),
                 "Distinct users with at least one connection, over all nodes. 'At most' where several nodes do not "
-                "know each other (no --redis.url): somebody on two of them counts twice. If it falls at an unusual "
-                "hour, look at the closes and refusals in Connections & delivery.",
+                "know each other (no --redis.url, or embedded): somebody on two counts twice. If it falls at an "
+                "unusual hour, look at the closes and refusals in Connections & delivery.",
                 link=DELIVERY,
             ),
             5,
@@ -169,9 +166,9 @@ LIVE = Row(
             figure(
                 "Conversations",
                 "locale",
-                Query(q.cluster("messaging_cluster_conversations")),
-                "Distinct conversations with somebody joined, over all nodes. If it is 0 while people are "
-                "online, joins fail: look at the refused commands.",
+                distinct("messaging_cluster_conversations", "messaging_active_conversations"),
+                "Distinct conversations with somebody joined, over all nodes; 'at most' as for people. "
+                "If it is 0 while people are online, joins fail: look at the refused commands.",
                 link=DELIVERY,
             ),
             5,
@@ -180,9 +177,9 @@ LIVE = Row(
             figure(
                 "Typing",
                 "locale",
-                Query(q.cluster("messaging_cluster_typing_users")),
-                "People typing, once per conversation, over all nodes. If it never falls, look at 'Oldest "
-                "typing state' in Connections & delivery.",
+                distinct("messaging_cluster_typing_users", "messaging_typing_users"),
+                "People typing, once per conversation, over all nodes; 'at most' as for people. If it never falls, "
+                "look at 'Oldest typing state' in Connections & delivery.",
                 link=DELIVERY,
             ),
             4,
@@ -193,7 +190,8 @@ LIVE = Row(
                 "locale",
                 Query(q.database("messaging_messages_today")),
                 "Messages that exist and were sent since 00:00 UTC. 'Not known' while the database cannot be "
-                "read: when that lasts, look at the database above.",
+                "read: when that lasts, look at the database above. Of observed databases 'Messaging database "
+                "(observed)' tells it.",
                 link=DATABASE,
             ),
             5,
@@ -210,7 +208,7 @@ FLOW = Row(
                 "People and connections",
                 "short",
                 [
-                    Query(q.together("messaging_cluster_users"), named("people")),
+                    Query(q.together("messaging_cluster_users", "messaging_connected_users"), named("people")),
                     Query(q.at_most("messaging_connected_users"), named("people, at most")),
                     Query(q.total("messaging_active_connections"), named("connections")),
                     Query(f"{q.recorded('job:messaging_cluster_users:max')} offset 1w", named("people a week ago")),

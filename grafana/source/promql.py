@@ -171,9 +171,9 @@ def present(series: str) -> str:
     return f"{series} and group without ({without('messaging_build_info')}) ({of('messaging_build_info')})"
 
 
-def or_idle(share: str) -> str:
-    """A share, or -1 for an installation that answers and has nothing to share: no data is left to mean not known."""
-    return f"{share} or -1 * group without ({without('messaging_build_info')}) ({of('messaging_build_info')})"
+def or_idle(share: str, counter: str) -> str:
+    """A share, or -1 for an installation that counts and has nothing to share: no data is left to mean not known."""
+    return f"{share} or 0 * {total(counter)} - 1"
 
 
 # --- nodes that do not know each other ----------------------------------------------------------------------
@@ -184,14 +184,30 @@ def apart() -> str:
     return f"(count without ({', '.join(NODE)}) ({of('messaging_cluster_nodes')} == 1) > 1)"
 
 
-def together(metric: str) -> str:
-    """A distinct figure over all nodes, where the nodes know each other; no data where they do not."""
+def known(metric: str) -> str:
+    """A distinct figure over all nodes of a cluster; no data where the nodes do not know each other."""
     return f"{cluster(metric)} unless {apart()}"
 
 
-def at_most(metric: str) -> str:
+def together(metric: str, live: str) -> str:
+    """The same, or ``live`` of the one host that embeds: where nobody else is, that is distinct."""
+    return f"({cluster(metric)} or {_embedded(total(live))}) unless {_several(live)}"
+
+
+def at_most(live: str) -> str:
     """The nodes' figures added up where they do not know each other: somebody on two nodes counts twice."""
-    return f"{total(metric)} and {apart()}"
+    return f"{total(live)} and {_several(live)}"
+
+
+def _embedded(series: str) -> str:
+    """Of installations without a server of ours: no host of embed and no process of observe has a broker."""
+    return f"{series} unless {least('messaging_broker_up')}"
+
+
+def _several(live: str) -> str:
+    """As ``apart``, and several hosts that embed, who never know each other."""
+    hosts = f"sum without ({without(live)}) ({of(live)} >= bool 0) > 1"
+    return f"({apart()} or {_embedded(hosts)})"
 
 
 # --- what other programs export too: only that of our targets ------------------------------------------------

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from exporter import Live
 from exporter.simulate import SimulateOptions, simulate
+from tests.embed.hosts import on_uvicorn
 from tests.grafana.boards import BOARDS, OBSERVED, panels, targets
 from tests.servers.exporter import WS, Exporter
 from tests.servers.ports import free_port
@@ -23,6 +25,12 @@ RANGE, STEP = 600.0, 1.0
 """What a tile that asked for its range would be given, in seconds; the test is younger than any dashboard's range."""
 OF_PROMETHEUS = {"Nodes up", "Down", "Alerts"}
 """Tiles about what Prometheus itself knows, also when nobody answers it."""
+DISTINCT = {
+    "People online": "messaging_connected_users",
+    "Conversations": "messaging_active_conversations",
+    "Typing": "messaging_typing_users",
+}
+"""Tiles of what is distinct over all nodes, and what one node alone says of it."""
 SEEN = {"Nodes", "Sent today", "Connections"}
 """Panels that must have an answer for a proof with answers to mean something."""
 CALCULATIONS = {"lastNotNull": lambda values: values[-1], "max": max, "mean": lambda values: sum(values) / len(values)}
@@ -153,14 +161,19 @@ async def alive(prometheus: Prometheus) -> None:
     # A tile of names would be empty without a series: it is told what it is then.
     for title, word, number in (("Nodes up", "no nodes", 1), ("Down", "not known", -1)):
         assert await shown(prometheus, tiles()[f"overview: {title}"], job="nobody") == {word: number}
-    people = tiles()["overview: People online"]
-    known, summed = people["targets"]
-    assert await prometheus.query(plain(known["expr"])) == [], "the nodes do not know each other"
-    ((_, difference),) = await prometheus.query(f"({plain(summed['expr'])}) - on () sum(messaging_connected_users)")
-    assert difference == [0]
-    (override,) = people["fieldConfig"]["overrides"]
-    assert override["matcher"] == {"id": "byFrameRefID", "options": summed["refId"]}
-    assert override["properties"] == [{"id": "unit", "value": "prefix:at most "}]
+    for title, metric in DISTINCT.items():
+        tile = tiles()[f"overview: {title}"]
+        known, summed = tile["targets"]
+        assert await prometheus.query(plain(known["expr"])) == [], "the nodes do not know each other"
+        ((_, difference),) = await prometheus.query(f"({plain(summed['expr'])}) - on () sum({metric})")
+        assert difference == [0]
+        (override,) = tile["fieldConfig"]["overrides"]
+        assert override["matcher"] == {"id": "byFrameRefID", "options": summed["refId"]}
+        assert override["properties"] == [{"id": "unit", "value": "prefix:at most "}]
+    assert await prometheus.query("job:messaging_cluster_users:max") == [], "nor will it be known a week later"
+    (course,) = (panel for panel in panels("messaging-health") if panel["title"] == "Distinct over all nodes")
+    told = {target["legendFormat"]: await prometheus.query(plain(target["expr"])) for target in course["targets"]}
+    assert [legend.rpartition(": ")[2] for legend, found in told.items() if found] == ["not final"]
 
 
 async def the_database_goes(prometheus: Prometheus, node: Exporter) -> None:
@@ -270,6 +283,43 @@ async def test_two_installations_with_equal_jobs_and_instances_stay_apart_everyw
             assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] == "err"} == {}
         finally:
             await prometheus.stop()
+
+
+async def test_a_host_that_embeds_tells_who_is_there_and_nothing_that_it_does_not_know(tmp_path: Path) -> None:
+    lone, one, two = (Live(typing_timeout=3600) for _ in range(3))
+    async with AsyncExitStack() as hosts:
+        jobs: dict[str, list[str]] = {"lone": [], "app": []}
+        for live, job in ((lone, "lone"), (one, "app"), (two, "app")):
+            for handle in ("a", "b"):
+                hosts.enter_context(live.open("ann", handle=handle)).join("room")
+            bob = hosts.enter_context(live.open("bob"))
+            bob.join("room")
+            bob.typing("room")
+            url = await hosts.enter_async_context(on_uvicorn(live.asgi()))
+            jobs[job].append(url.removeprefix("http://"))
+        prometheus = Prometheus(tmp_path / "prometheus", jobs)
+        await prometheus.start()
+        hosts.push_async_callback(prometheus.stop)
+
+        async def scraped() -> bool:
+            return len(await prometheus.query("messaging_build_info")) == 3
+
+        await until(scraped, "all hosts are scraped")
+        for title, there in (("People online", 2), ("Conversations", 1), ("Typing", 1)):
+            tile = tiles()[f"overview: {title}"]
+            exact, added = tile["targets"]
+            ((labels, values),) = await prometheus.query(plain(exact["expr"]))
+            assert (labels["job"], values) == ("lone", [there]), title
+            ((labels, values),) = await prometheus.query(plain(added["expr"]))
+            assert (labels["job"], values) == ("app", [2 * there]), title
+        for name in ("overview: Sends fail", "delivery: Within 250 ms"):
+            assert await shown(prometheus, tiles()[name]) == "not known"
+
+        async def delivers() -> bool:
+            one.delivered(1, 0.01)
+            return await shown(prometheus, tiles()["delivery: Within 250 ms"]) == {"app": 1}
+
+        await until(delivers, "the share of what is delivered is known")
 
 
 async def test_nodes_that_are_down_are_named_as_long_as_their_names_can_be_read(tmp_path: Path) -> None:
