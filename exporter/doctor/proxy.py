@@ -51,7 +51,7 @@ async def examine(settings: Settings, url: str, token: str | None) -> list[Findi
     async with aiohttp.ClientSession(timeout=timeout, headers={"Origin": origin}) as http:
         try:
             seen = await _request(http, base, origin, origin == settings.external_origin, token)
-            return [*seen, await _socket(http, base, token)]
+            return [*seen, await _socket(http, base, token, arrives=seen[0].subject != "proxy")]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return [Finding("proxy", Outcome.FAILED, f"{origin} cannot be reached: {_reason(error)}")]
 
@@ -69,8 +69,8 @@ async def _request(http: aiohttp.ClientSession, base: str, asked: str, known: bo
     async with http.get(f"{base}/v1/messaging/request", headers=headers, allow_redirects=False) as response:
         moment = (begun + time.time()) / 2
         if response.status != 200:
-            text = f"the answer is {response.status}, not the server's"
-            return [Finding("proxy", Outcome.FAILED, text, _hint(response))]
+            theirs = "the server's own" if _ours(response) else "not the server's"
+            return [Finding("proxy", Outcome.FAILED, f"the answer is {response.status}, {theirs}", _hint(response))]
         try:
             seen = msgspec.json.decode(await response.read(), type=ArrivedRequest)
         except (msgspec.DecodeError, UnicodeDecodeError):  # a page that a proxy answers every address with
@@ -130,8 +130,11 @@ async def _own(url: SplitResult) -> list[str]:
     return found
 
 
-async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding:
-    """As a browser: the token is a subprotocol, because scripts of pages cannot set headers."""
+async def _socket(http: aiohttp.ClientSession, base: str, token: str, *, arrives: bool) -> Finding:
+    """As a browser: the token is a subprotocol, because scripts of pages cannot set headers.
+
+    What is in the way of every request has been told (not ``arrives``), and the upgrade's headers are not it.
+    """
     try:
         async with (
             asyncio.timeout(WAIT),
@@ -139,23 +142,36 @@ async def _socket(http: aiohttp.ClientSession, base: str, token: str) -> Finding
         ):
             heartbeat = float((await websocket.receive_json())["heartbeat"])
     except aiohttp.WSServerHandshakeError as error:
-        advice = "the proxy must pass Upgrade, Connection and Sec-WebSocket-Protocol on (deploy/)"
+        advice = "the proxy must pass Upgrade, Connection and Sec-WebSocket-Protocol on (deploy/)" if arrives else ""
         return Finding("proxy: WebSocket", Outcome.FAILED, f"the upgrade is answered with {error.status}", advice)
     except (LookupError, TypeError, ValueError, TimeoutError):  # no text frame, no JSON, no welcome, none at all
         return Finding("proxy: WebSocket", Outcome.FAILED, "opens, but the server's welcome does not come through")
     return Finding("proxy: WebSocket", Outcome.OK, f"opens, heartbeats every {heartbeat:g} s")
 
 
+def _ours(response: aiohttp.ClientResponse) -> bool:
+    """Did the server itself refuse? A proxy's login, or a rule of it, has no such body."""
+    return response.status in (401, 403) and response.content_type == "application/problem+json"
+
+
 def _hint(response: aiohttp.ClientResponse) -> str:
     if response.status in (301, 302, 307, 308):
         return f"give the address that it redirects to: {response.headers.get('Location', '?').partition('?')[0]}"
-    if response.status in (401, 403):
+    if _ours(response):
+        if response.status == 403:
+            return "the server wants an admin's token, and this is somebody else's"
+        if "error=" not in response.headers.get("WWW-Authenticate", ""):
+            return "the token does not arrive: the proxy must pass Authorization on"
         return "the server does not take this installation's token: is --data.dir the server's?"
     if response.status in (200, 404):
         path = response.url.path.removesuffix("/v1/messaging/request")
         longer = f", or --url has a path too many ({path})" if path else ""
         return f"the proxy does not pass /v1/messaging/ on, or the server is an older one{longer}"
-    return "the proxy reaches no server that is ready"
+    if response.status >= 500:
+        return "the proxy reaches no server that is ready"
+    if response.status == 400 and response.url.scheme == "http":
+        return "is it https://? a port for TLS answers so"
+    return "that is an answer of the proxy's own: a login or a rule of it stands before the server"
 
 
 def _reason(error: Exception) -> str:

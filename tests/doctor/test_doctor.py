@@ -456,6 +456,38 @@ async def test_a_name_that_only_the_external_url_tells_is_well(tmp_path: Path) -
     assert found["proxy: WebSocket"][0] == "ok"
 
 
+@pytest.mark.needs("nginx")
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("deny all;", "the answer is 403, not the server's; that is an answer of the proxy's own: a login or a rule"),
+        ("return 401;", "the answer is 401, not the server's; that is an answer of the proxy's own: a login or a rule"),
+        ("return 400;", "the answer is 400, not the server's; is it https://? a port for TLS answers so"),
+        ('proxy_set_header Authorization "";', "the answer is 401, the server's own; the token does not arrive"),
+        ("return 502;", "the answer is 502, not the server's; the proxy reaches no server that is ready"),
+    ],
+)
+async def test_who_refuses_is_told_by_the_answer_and_the_upgrade_is_not_blamed(
+    tmp_path: Path, more: str, told: str
+) -> None:
+    async with running(tmp_path) as exporter, bare(tmp_path / "bare", exporter.url, more) as url:
+        _, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url)
+    assert found["proxy"][0] == found["proxy: WebSocket"][0] == "failed", said
+    assert found["proxy"][1].startswith(told), said
+    assert "Upgrade" not in found["proxy: WebSocket"][1]
+
+
+async def test_a_token_of_somebody_who_is_no_admin_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as exporter:
+        token = tmp_path / "token"
+        token.write_text(exporter.token("ann"))
+        _, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", exporter.url, "--token-file", str(token))
+    assert found["proxy"][0] == "failed", said
+    assert found["proxy"][1] == (
+        "the answer is 403, the server's own; the server wants an admin's token, and this is somebody else's"
+    )
+
+
 async def test_a_server_that_takes_other_tokens_and_one_that_is_not_there_are_told_apart(tmp_path: Path) -> None:
     async with running(tmp_path / "theirs") as exporter:
         (tmp_path / "data").mkdir()
