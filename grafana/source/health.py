@@ -257,7 +257,7 @@ BOARD = Board(
                         [
                             Query(q.ours(q.of("process_resident_memory_bytes")), f"{NODE}: resident"),
                         ],
-                        "Resident memory: some 15 KiB per idle connection. If it rises while connections do not, "
+                        "Resident memory: some 3.2 KiB per idle connection. If it rises while connections do not, "
                         "something leaks: compare with 'Drift'.",
                     ),
                     8,
