@@ -150,7 +150,8 @@ BOARD = Board(
                 ),
             ],
             collapsed=True,
-            only_if=f"max({q.of('messaging_cluster_nodes')}) > 1",
+            # How many nodes there are is not known while the broker is away, which is when this row is looked for.
+            only_if=f"max({q.of('messaging_cluster_nodes')}) > 1 or min({q.of('messaging_broker_up')}) == 0",
         ),
         Row(
             "Are the figures true?",
