@@ -32,6 +32,7 @@ WAIT = 10.0
 LIFE = 60.0
 """Seconds that the token for these requests is good."""
 USER = "doctor"
+_REQUEST = "/v1/messaging/request"
 
 
 async def examine(settings: Settings, url: str, token: str | None) -> list[Finding]:
@@ -48,12 +49,20 @@ async def examine(settings: Settings, url: str, token: str | None) -> list[Findi
         text = "cannot be examined: tokens are signed elsewhere, or not on this machine"
         return [Finding("proxy", Outcome.UNKNOWN, text, "give an admin's token with --token-file")]
     timeout = aiohttp.ClientTimeout(total=WAIT)
-    async with aiohttp.ClientSession(timeout=timeout, headers={"Origin": origin}) as http:
+    staying = aiohttp.TraceConfig()
+    staying.on_request_redirect.append(_stay)
+    async with aiohttp.ClientSession(timeout=timeout, headers={"Origin": origin}, trace_configs=[staying]) as http:
         try:
             seen = await _request(http, base, origin, origin == settings.external_origin, token)
             return [*seen, await _socket(http, base, token, arrives=seen[0].subject != "proxy")]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return [Finding("proxy", Outcome.FAILED, f"{origin} cannot be reached: {_reason(error)}")]
+
+
+async def _stay(_http: aiohttp.ClientSession, _context: object, seen: aiohttp.TraceRequestRedirectParams) -> None:
+    """No browser follows an upgrade elsewhere, and the token in it is for nobody else."""
+    answer = seen.response
+    raise aiohttp.WSServerHandshakeError(answer.request_info, answer.history, status=answer.status)
 
 
 def _signed(settings: Settings) -> str | None:
@@ -66,7 +75,7 @@ def _signed(settings: Settings) -> str | None:
 async def _request(http: aiohttp.ClientSession, base: str, asked: str, known: bool, token: str) -> list[Finding]:
     begun = time.time()
     headers = {"Authorization": f"Bearer {token}"}
-    async with http.get(f"{base}/v1/messaging/request", headers=headers, allow_redirects=False) as response:
+    async with http.get(f"{base}{_REQUEST}", headers=headers, allow_redirects=False) as response:
         moment = (begun + time.time()) / 2
         if response.status != 200:
             theirs = "the server's own" if _ours(response) else "not the server's"
@@ -155,8 +164,9 @@ def _ours(response: aiohttp.ClientResponse) -> bool:
 
 
 def _hint(response: aiohttp.ClientResponse) -> str:
-    if response.status in (301, 302, 307, 308):
-        return f"give the address that it redirects to: {response.headers.get('Location', '?').partition('?')[0]}"
+    to = response.headers.get("Location", "").partition("?")[0]
+    if response.status in (301, 302, 303, 307, 308) and to.endswith(_REQUEST):
+        return f"give the address that it redirects to: {to.removesuffix(_REQUEST)}"
     if _ours(response):
         if response.status == 403:
             return "the server wants an admin's token, and this is somebody else's"
@@ -164,7 +174,7 @@ def _hint(response: aiohttp.ClientResponse) -> str:
             return "the token does not arrive: the proxy must pass Authorization on"
         return "the server does not take this installation's token: is --data.dir the server's?"
     if response.status in (200, 404):
-        path = response.url.path.removesuffix("/v1/messaging/request")
+        path = response.url.path.removesuffix(_REQUEST)
         longer = f", or --url has a path too many ({path})" if path else ""
         return f"the proxy does not pass /v1/messaging/ on, or the server is an older one{longer}"
     if response.status >= 500:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -464,6 +465,14 @@ async def test_a_name_that_only_the_external_url_tells_is_well(tmp_path: Path) -
         ("return 401;", "the answer is 401, not the server's; that is an answer of the proxy's own: a login or a rule"),
         ("return 400;", "the answer is 400, not the server's; is it https://? a port for TLS answers so"),
         ('proxy_set_header Authorization "";', "the answer is 401, the server's own; the token does not arrive"),
+        (
+            "return 302 https://login.example/start?rd=$uri;",
+            "the answer is 302, not the server's; that is an answer of the proxy's own: a login or a rule",
+        ),
+        (
+            "return 308 https://chat.example$request_uri;",
+            "the answer is 308, not the server's; give the address that it redirects to: https://chat.example",
+        ),
         ("return 502;", "the answer is 502, not the server's; the proxy reaches no server that is ready"),
     ],
 )
@@ -474,7 +483,8 @@ async def test_who_refuses_is_told_by_the_answer_and_the_upgrade_is_not_blamed(
         _, found, said = await asyncio.to_thread(doctor, tmp_path, "--url", url)
     assert found["proxy"][0] == found["proxy: WebSocket"][0] == "failed", said
     assert found["proxy"][1].startswith(told), said
-    assert "Upgrade" not in found["proxy: WebSocket"][1]
+    assert not found["proxy"][1].endswith("/request")
+    assert re.fullmatch(r"the upgrade is answered with \d+", found["proxy: WebSocket"][1])
 
 
 async def test_a_token_of_somebody_who_is_no_admin_is_told(tmp_path: Path) -> None:
