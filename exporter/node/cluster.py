@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +39,11 @@ _ANNOUNCED: Final[dict[str, Callable[[ConversationId, UserId], msgspec.Struct]]]
     "J": protocol.SomebodyJoined,
     "L": protocol.SomebodyLeft,
 }
+
+
+@lru_cache(maxsize=1_000)  # who types says so again and again: 2 % of what a frame that comes alone costs two nodes
+def _typing(conversation: ConversationId, user: UserId, active: bool) -> bytes:
+    return text_frame(protocol.encode(protocol.SomebodyTyping(conversation, user, active)))
 
 
 class ClusterNode(Node):
@@ -197,7 +202,7 @@ class ClusterNode(Node):
     def announcement(self, word: str, conversation: str, user: str) -> bytes:
         """What people are sent."""
         if word == "T" or word == "U":
-            return text_frame(protocol.encode(protocol.SomebodyTyping(conversation, user, word == "T")))
+            return _typing(conversation, user, word == "T")
         return text_frame(protocol.encode(_ANNOUNCED[word](conversation, user)))
 
     def said(self, conversation: str, user: str) -> None:
