@@ -32,7 +32,8 @@ def between_fork_and_exec(number: signal.Signals) -> Callable[[], None]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, number)
-            if os.getppid() != parent:  # it had ended before, and Linux tells nobody of that any more
+            # It had ended before, and Linux tells nobody of that any more; 0 is one outside this PID namespace.
+            if os.getppid() not in (parent, 0):
                 os._exit(1)
 
     return prepare

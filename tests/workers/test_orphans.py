@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.child_process import between_fork_and_exec
 from tests.servers.exporter import ROOT, until
 from tests.servers.postgres import Postgres
 from tests.servers.workers import Workers, alive, running
@@ -41,6 +43,13 @@ def test_who_is_started_by_one_that_is_killed_meanwhile_does_not_stay() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "", done.stderr  # its end is the child's
+
+
+def test_who_cannot_see_its_parent_is_no_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below ``unshare --pid``, where the children are in another PID namespace."""
+    monkeypatch.setattr(os, "getppid", lambda: 0)
+    prepare = between_fork_and_exec(signal.SIGKILL)
+    assert subprocess.run([sys.executable, "-c", ""], preexec_fn=prepare, check=False).returncode == 0
 
 
 async def test_workers_and_valkey_end_with_a_killed_supervisor(postgres: Postgres, tmp_path: Path) -> None:
