@@ -248,8 +248,10 @@ class OwnBroker:
                 self._process.kill()
                 self._process.wait()
             self._forget_output()
-        with contextlib.suppress(OSError):  # somebody cleans up /tmp; if it cannot be made, the next start says so
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(OSError):  # it is there; or cannot be made, which the next start says
+            self._folder.mkdir(mode=0o700)  # somebody cleans up /tmp
+            before, self._lock = self._lock, _locked(self._folder)
+            os.close(before)
 
 
 def _make_folder() -> tuple[Path, int]:
@@ -265,9 +267,7 @@ def _make_folder() -> tuple[Path, int]:
             reasons.append(f"{base}: {os_reason(error)}")
             continue
         if len(os.fsencode(folder)) + len(f"/{_SOCKET}") <= _MOST_PATH:
-            lock = os.open(folder, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = _locked(folder)
             _tidy(Path(base))
             return folder, lock
         folder.rmdir()
@@ -276,6 +276,13 @@ def _make_folder() -> tuple[Path, int]:
         "there is no folder for the socket of the workers' own Valkey: "
         f"{'; '.join(reasons)}; set TMPDIR to one that can be written, or give --redis.url"
     )
+
+
+def _locked(folder: Path) -> int:
+    lock = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
 
 
 def _bases() -> list[str]:

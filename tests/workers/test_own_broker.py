@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -89,6 +90,10 @@ async def test_one_that_answers_nobody_is_started_again(
         assert first.returncode == -signal.SIGKILL
         last = broker._process
         assert last is not None
+        again = os.open(broker._folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):  # others know that its owner lives
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(again)
     finally:
         await broker.stop()
         loop.remove_signal_handler(signal.SIGCHLD)
