@@ -285,7 +285,7 @@ async def test_messages_whose_conversation_is_gone_get_it_back(tmp_path: Path, g
         assert report.inaccurate_conversations == len(gone)
         for name in gone:
             told = [line for line in lines if f"'{name}'" in line]
-            assert told == [f"conversation '{name}': no such row, 1 messages"]
+            assert told == [f"conversation '{name}': no such row, counted 1"]
         await assert_exact(place, store, TODAY)
         assert (await findings(store))[0].agrees
 

@@ -264,7 +264,7 @@ class _Verification:
     async def _differs(self, row: Row) -> None:
         name, known, kept, last_seq, counted, top = row
         if not known:
-            self.out(f"conversation {name!r}: no such row, {counted} messages")
+            self.out(f"conversation {name!r}: no such row, counted {counted}")
         elif kept != counted:
             self.out(f"conversation {name!r}: total_messages is {kept}, counted {counted}")
         if known and last_seq < top:
