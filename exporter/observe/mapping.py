@@ -166,8 +166,11 @@ class Key:
 
     @property
     def lowest(self) -> int:
-        """Below every value but the first two of 64 bits, which are below it in a literal of 64 bits."""
-        return 0 if self.sign < 0 else 1 - 2**63
+        """Below every value but the first two of 64 bits, which are below it in a literal of 64 bits.
+
+        Of times it is what state files have for a key without rows, as that of hosts that are not known yet.
+        """
+        return 0 if self.sign < 0 else 1 - 2**63 if self.time is None else -(2**62)
 
     def order(self, alias: str) -> str:
         """SQL: from the lowest value on, as the key's index has them."""

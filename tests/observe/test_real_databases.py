@@ -257,6 +257,29 @@ def test_a_message_whose_sender_keeps_no_copy_of_it_counts_beside_one_of_the_sam
     assert (totals.stored_messages, totals.stored_conversations, totals.active_users[1]) == (2, 2, 1)
 
 
+async def test_a_state_of_before_goes_on_where_a_key_has_no_rows(server: Server, tmp_path: Path) -> None:
+    """That of hosts which are not known yet; its lowest value is in the state."""
+    server.script(
+        schemas.ejabberd(server.engine, new=True)
+        + "INSERT INTO archive (username, server_host, timestamp, peer, bare_peer, xml, txt, kind) VALUES ('ann', 'x', "
+        "1773144000000000, 'bob@x', 'bob@x', '<message from=''ann@x/r'' to=''bob@x''><body>hi</body></message>', 'hi', "
+        "'chat')"
+    )
+    source, file = Source(server.url, "ejabberd"), tmp_path / "state.db"
+    engine = Engine(source, State(file), load=1.0)
+    await engine.count()
+    await engine.close()
+    state = State(file)
+    base = state.get("base")
+    base["cut"]["lows"]["timestamp of others"] = -(2**62)
+    with state.step():
+        state.put("base", base)
+    engine = Engine(source, state, load=1.0)
+    await engine.open()
+    assert (await engine.look()).stored_messages is not None
+    await engine.close()
+
+
 async def test_a_virtual_host_that_appears_is_counted_at_once(tmp_path: Path) -> None:
     truth = TRUTHS["ejabberd", "sqlite", "new_schema"]
     file = tmp_path / "source.db"
