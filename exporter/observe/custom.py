@@ -241,7 +241,7 @@ class Document:
         gone = f"e.{_name(column)}"
         if self.deleted["unit"] == "flag":
             # A boolean, or a number as other frameworks write it: PostgreSQL takes no number for a condition.
-            number = dialect.name == "sqlite" or there[table][column] in fitting.NUMBERS
+            number = dialect.name == "postgresql" and there[table][column] in fitting.NUMBERS
             return f"CASE WHEN {gone if number else f'CAST({gone} AS integer)'} <> 0 THEN 0 ELSE 1 END", None, None
         weight = f"CASE WHEN {fitting.never(gone, self.deleted['unit'], dialect.name)} THEN 1 ELSE 0 END"
         if (table, column) not in facts.indexes:

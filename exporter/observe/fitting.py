@@ -28,6 +28,7 @@ _FITTING: Final = {
 _UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _PLAUSIBLE: Final = (datetime(1990, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_FLAG: Final = re.compile(r"\d|\Z")  # SQLite makes a number of how a text begins
 _OFFSET: Final = re.compile(r"[+-](?!00:?00$)\d\d(:?\d\d)?$")
 
 
@@ -63,7 +64,7 @@ def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
         return f"the key {column} holds days, of which rows to come have the same: give a column of whole numbers"
     if use == "deleted" and not numeric and str(value)[:4] == "9999":
         return f"the column {column} holds a time without end for what is not deleted: map a view that has NULL instead"
-    if unit == "flag" and isinstance(value, str | bytes):
+    if unit == "flag" and isinstance(value, str | bytes) and not _FLAG.match(str(value)):
         return f"the column {column} holds {_shown(value)}, which is no flag: map a view that has a number instead"
     if unit == "text" and (value or use != "deleted"):
         if numeric:

@@ -765,6 +765,21 @@ def test_a_number_of_any_size_is_a_flag(server: Server, tmp_path: Path) -> None:
     assert observed(server, tmp_path, mapping).stored_messages == 2
 
 
+@pytest.mark.parametrize("type_", ["text", "boolean", ""])
+@pytest.mark.parametrize("yes", ["1", "2026-03-10 12:00:00"])
+def test_a_text_that_begins_with_a_number_is_a_flag_on_sqlite(tmp_path: Path, type_: str, yes: str) -> None:
+    """SQLite has any type in any column; an empty text is no deletion, also of a row that is not looked at before."""
+    with closing(SqliteServer(tmp_path / "chat.db")) as server:
+        server.script(
+            f"CREATE TABLE posts (id integer PRIMARY KEY, at int, gone {type_});"
+            f"INSERT INTO posts VALUES (-3, {int(NOON)}, ''), (-2, {int(NOON)}, '0'), (-1, {int(NOON)}, '{yes}');"
+            "WITH RECURSIVE g (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM g WHERE n < 1000)"
+            f"INSERT INTO posts SELECT n, {int(NOON)}, CASE WHEN n % 2 = 0 THEN '{yes}' ELSE '0' END FROM g"
+        )
+        mapping = "messages: {table: posts, key: id, time: {column: at, unit: s}, deleted: {column: gone, unit: flag}}"
+        assert observed(server, tmp_path, mapping).stored_messages == 502
+
+
 @pytest.mark.parametrize(("no", "yes"), [("f", "t"), ("false", "true")])
 def test_a_text_is_no_flag(tmp_path: Path, no: str, yes: str) -> None:
     """SQLite makes 0 of every word."""
