@@ -73,6 +73,11 @@ class Time:
 
     def literal(self, moment: int) -> str:
         """The first value at or after a moment, as an SQL literal that the column compares with."""
+        whole = self._literal(moment)
+        # Of midnight only the date: a text without a time of day, or without seconds, is not below that.
+        return whole.replace(f"{self.separator}00:00:00'", "'") if self.unit == "text" else whole
+
+    def _literal(self, moment: int) -> str:
         unit = _UNITS.get(self.unit)
         if unit is not None:
             return str(-(-moment // unit))
@@ -87,8 +92,7 @@ class Time:
         local = when.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
         if self.unit == "timestamp":
             return f"timestamp '{local.isoformat(sep=' ')}'"
-        # Of midnight only the date: a text without a time of day, or without seconds, is not below that.
-        return f"'{local.isoformat(sep=self.separator).removesuffix(f'{self.separator}00:00:00')}'"
+        return f"'{local.isoformat(sep=self.separator)}'"
 
     def readable(self, expression: str) -> str:
         """SQL: a value of the column within the years 1 to 9999, beyond which PostgreSQL has times and Python none."""
@@ -97,9 +101,9 @@ class Time:
         return f"LEAST(GREATEST({expression}, {self.unit} '0001-01-01'), {self.unit} '9999-12-30')"
 
     def line(self, moment: int) -> str:
-        """The last value at or before a moment: rows are above this line or not."""
+        """The last value at or before a moment, of midnight also one with seconds: rows are above this line or not."""
         unit = _UNITS.get(self.unit)
-        return self.literal(moment) if unit is None else str(moment // unit)
+        return self._literal(moment) if unit is None else str(moment // unit)
 
     def settled(self, moment: int) -> int:
         """At most this moment: where no row to come is written, also when clocks are about to be put back.

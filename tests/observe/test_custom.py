@@ -257,6 +257,25 @@ def test_a_text_of_midnight_is_of_its_day_however_much_of_it_is_written(
     assert (totals.stored_messages, totals.messages_today, totals.active_users) == (4, 1, {1: 1, 7: 3, 30: 4})
 
 
+@pytest.mark.parametrize("midnight", [" 00:00", " 00:00:00", "T00:00", "T00:00:00"])
+async def test_a_line_at_midnight_has_what_is_of_midnight_below_it(
+    server: Server, tmp_path: Path, midnight: str
+) -> None:
+    """As state files have it, and so that another database with the same times is told by who wrote then."""
+    times = ", ".join(f"('2026-03-10{midnight[0]}11:0{i}', 'bob')" for i in range(2))
+    script = f"INSERT INTO posts VALUES ('2026-03-10{midnight}', '{{}}'), {times}"
+    server.script(f"CREATE TABLE posts (at text, who text); {script.format('ann')}")
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: posts, key: at, time: {column: at, unit: text}, sender: who}")
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=lambda: NOON, tail=2)
+    assert (await engine.count()).stored_messages == 3
+    assert engine.base is not None
+    assert engine.base.tally.rows == 1
+    server.script(f"DELETE FROM posts; {script.format('eve')}")
+    assert (await engine.look()).stored_messages is None
+    await engine.close()
+
+
 @pytest.mark.parametrize("type_", ["date", "text"])
 def test_a_day_is_no_key(server: Server, tmp_path: Path, type_: str) -> None:
     """What comes later on a day that is sealed would not be above the line."""
