@@ -112,7 +112,7 @@ class Document:
 
     def mapping(self, there: Columns, dialect: Dialect, facts: DatabaseFacts) -> Mapping:
         """The mapping for what is there. Raises Misconfigured when a table or column is not."""
-        tables = self._tables(there)
+        tables = self._tables(there, dialect.name)
         messages, users, conversations = self.messages, self.users, self.conversations
         column = messages["key"]
         self._check(there, dialect, facts)
@@ -264,7 +264,7 @@ class Document:
             where=f"({conversations['filter']})" if "filter" in conversations else "",
         )
 
-    def _tables(self, there: Columns) -> tuple[Table, ...]:
+    def _tables(self, there: Columns, dialect: str) -> tuple[Table, ...]:
         """What is read; of a filter, the columns of its table that it names. Raises Misconfigured."""
         tables = []
         for part, named in (
@@ -280,7 +280,7 @@ class Document:
             columns = [part[key] for key in named if key in part]
             if part is self.messages:
                 columns += [time["column"] for time in (self.time, self.deleted) if time is not None]
-            columns += sorted(fitting.named_in(part.get("filter", ""), there[name]))
+            columns += sorted(fitting.named_in(part.get("filter", ""), there[name], dialect))
             for column in columns:
                 if column not in there[name]:
                     raise self._wrong(f"the table {name} has {fitting.name_reason(column, there[name], 'column')}")

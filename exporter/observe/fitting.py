@@ -85,10 +85,20 @@ def never(column: str, unit: str, dialect: str) -> str:
     return " OR ".join([f"{column} IS NULL", *(f"{column} = {value}" for value in values)])
 
 
-def named_in(condition: str, columns: Iterable[str]) -> Sequence[str]:
-    """The columns that an SQL condition names, in capitals or not, as words or in quotes."""
-    words = set(re.findall(r"\w+", condition.lower()))
-    return [each for each in columns if (each.lower() in words if re.fullmatch(r"\w+", each) else each in condition)]
+def named_in(condition: str, columns: Iterable[str], dialect: str) -> Sequence[str]:
+    """The columns that an SQL condition names, as words or in quotes.
+
+    Capitals are small letters to PostgreSQL, but in quotes; to SQLite they are the same. A column too many is one that
+    the user has to be granted.
+    """
+    words = {word for word in re.findall(r"\w+", condition) for word in (word, word.lower())}
+
+    def named(column: str) -> bool:
+        if not re.fullmatch(r"\w+", column):
+            return column in condition
+        return (column.lower() if dialect == "sqlite" else column) in words
+
+    return [column for column in columns if named(column)]
 
 
 def _shown(value: Any) -> str:

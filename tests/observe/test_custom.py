@@ -15,8 +15,9 @@ import pytest
 from exporter.core.errors import Misconfigured
 from exporter.observe import SourceTotals, count_once, counters
 from exporter.observe.check import ALL_WELL, FINDINGS, UNCHECKED, check
-from exporter.observe.custom import Document
+from exporter.observe.custom import DatabaseFacts, Document
 from exporter.observe.engine import Engine
+from exporter.observe.mapping import Dialect
 from exporter.observe.records import SourceError
 from exporter.observe.sources import Source
 from exporter.observe.state import State
@@ -837,6 +838,17 @@ def test_a_filter_reads_the_columns_that_it_names(server: Server, tmp_path: Path
     )
     mapping = f"messages: {{table: posts, key: id, time: {{column: at, unit: s}}, filter: '{condition}'}}"
     assert observed(server, tmp_path, mapping).stored_messages == 2
+
+
+@pytest.mark.parametrize(("dialect", "columns"), [("postgresql", ["id", "type"]), ("sqlite", ["id", "type", "Text"])])
+def test_a_filter_needs_no_right_to_a_column_that_it_does_not_find(
+    tmp_path: Path, dialect: str, columns: list[str]
+) -> None:
+    path = tmp_path / "mapping.yml"
+    path.write_text("messages: {table: posts, key: id, time: {column: id, unit: s}, filter: \"TYPE = 'text'\"}")
+    there = {"posts": {"id": "integer", "type": "text", "Text": "text"}}
+    mapping = Document(path).mapping(there, Dialect(dialect), DatabaseFacts())
+    assert sorted(mapping.tables[0].columns) == sorted(columns)
 
 
 def test_a_column_that_is_made_of_others_is_one(server: Server, tmp_path: Path) -> None:
