@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import aiohttp
 import msgspec
@@ -160,14 +160,16 @@ async def _socket(http: aiohttp.ClientSession, base: str, token: str, *, arrives
 
 def _ours(response: aiohttp.ClientResponse) -> bool:
     """Did the server itself refuse? A proxy's login, or a rule of it, has no such body."""
-    return response.status in (401, 403) and response.content_type == "application/problem+json"
+    return response.content_type == "application/problem+json"
 
 
 def _hint(response: aiohttp.ClientResponse) -> str:
-    to = response.headers.get("Location", "").partition("?")[0]
-    if response.status in (301, 302, 303, 307, 308) and to.endswith(_REQUEST):
+    asked, to = str(response.url), ""
+    with suppress(ValueError):  # no address
+        to = urljoin(asked, response.headers.get("Location", "")).partition("?")[0]
+    if response.status in (301, 302, 303, 307, 308) and to.endswith(_REQUEST) and to != asked:
         return f"give the address that it redirects to: {to.removesuffix(_REQUEST)}"
-    if _ours(response):
+    if _ours(response) and response.status in (401, 403):
         if response.status == 403:
             return "the server wants an admin's token, and this is somebody else's"
         if "error=" not in response.headers.get("WWW-Authenticate", ""):
