@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -20,7 +21,7 @@ import jwt
 import pytest
 import structlog
 
-from exporter import __version__, cli
+from exporter import __version__, cli, event_loop
 from exporter.auth.tokens import Authenticator
 from exporter.settings.model import Settings
 from exporter.settings.options import OPTIONS
@@ -156,10 +157,21 @@ def test_help_loads_nothing_that_is_slow() -> None:
         "try: cli.main(['serve', '--help'])\n"
         "except SystemExit: pass\n"
         "slow = {'aiohttp', 'sqlalchemy', 'jwt', 'cryptography', 'prometheus_client', 'rich', 'structlog', 'yaml'}\n"
-        "print(sorted(slow & set(sys.modules)), file=sys.stderr)"
+        "print(sorted((slow | {'asyncio', 'uvloop'}) & set(sys.modules)), file=sys.stderr)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=400)
     assert said.stderr.strip() == "[]"
+
+
+def test_a_command_s_loop_is_uvloop_s_and_python_s_own_where_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def loop() -> str:
+        return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+    assert event_loop.run(loop()) == "uvloop"
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert event_loop.run(loop()) == "asyncio"
 
 
 def test_a_server_starts_without_the_certificates_that_only_a_client_needs(tmp_path: Path) -> None:
