@@ -151,7 +151,8 @@ async def _socket(http: aiohttp.ClientSession, base: str, token: str, *, arrives
         ):
             heartbeat = float((await websocket.receive_json())["heartbeat"])
     except aiohttp.WSServerHandshakeError as error:
-        advice = "the proxy must pass Upgrade, Connection and Sec-WebSocket-Protocol on (deploy/)" if arrives else ""
+        blamed = arrives or error.status == 426  # the server's own word that it was no upgrade
+        advice = "the proxy must pass Upgrade, Connection and Sec-WebSocket-Protocol on (deploy/)" if blamed else ""
         return Finding("proxy: WebSocket", Outcome.FAILED, f"the upgrade is answered with {error.status}", advice)
     except (LookupError, TypeError, ValueError, TimeoutError):  # no text frame, no JSON, no welcome, none at all
         return Finding("proxy: WebSocket", Outcome.FAILED, "opens, but the server's welcome does not come through")
