@@ -209,11 +209,13 @@ async def verified(server: Exporter) -> int:
 EMPTY = {
     "messaging-health / Broker lag A": "between nodes only",
     "messaging-health / Broker lag B": "between nodes only",
+    "messaging-overview / Conversations B": "the one node knows all nodes",
     "messaging-overview / Nodes up B": "the one node knows all nodes",
     "messaging-overview / What fires A": "nothing fires",
     "messaging-overview / People online B": "the one node knows all nodes",
     "messaging-overview / People and connections B": "the one node knows all nodes",
     "messaging-overview / People and connections D": "Prometheus was not there a week ago",
+    "messaging-overview / Typing B": "the one node knows all nodes",
 }
 """Queries without an answer at a single node that is well, and why."""
 
