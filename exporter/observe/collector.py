@@ -72,6 +72,7 @@ class SourceCollector:
         self._pass: asyncio.Task[SourceTotals] | None = None
         self._read_at = float("-inf")
         self._cost = 0.0
+        self._opening: asyncio.Task[None] | None = None
         self._background: asyncio.Task[None] | None = None
         self._told: str | None = None
 
@@ -80,7 +81,7 @@ class SourceCollector:
 
         A database that cannot be reached now is tried again until it can.
         """
-        opening = asyncio.create_task(self._open())
+        opening = self._opening = asyncio.create_task(self._open())
         await asyncio.wait({opening}, timeout=FIRST_LOOK)
         if opening.done():
             opening.result()
@@ -91,16 +92,16 @@ class SourceCollector:
 
         It may only have been left, and may run again.
         """
-        for task in (self._background, self._pass):
+        for task in (self._opening, self._background, self._pass):
             if task is not None and not task.get_loop().is_closed():
                 task.cancel()
         self.engine = self._engine_of(self.engine.state, reader=reader_of(self.source.url, ours=self._ours))
-        self._background = self._pass = None
+        self._opening = self._background = self._pass = None
         self._read_at = float("-inf")  # what was read there is looked at again
 
     def go_on(self) -> None:
         """In the running loop, after ``leave_loop``."""
-        self._background = asyncio.create_task(self._run(asyncio.create_task(self._open())))
+        self._background = asyncio.create_task(self._run())
 
     async def _open(self) -> None:
         try:
@@ -114,8 +115,9 @@ class SourceCollector:
         except Exception as error:  # a defect, perhaps of what is in the database now: it is tried again
             self._tell(defect(error))
 
-    async def _run(self, opening: asyncio.Task[None]) -> None:
-        await asyncio.gather(opening, return_exceptions=True)
+    async def _run(self, opening: asyncio.Task[None] | None = None) -> None:
+        if opening is not None:
+            await asyncio.gather(opening, return_exceptions=True)
         engine = self.engine
         while True:
             try:
@@ -235,7 +237,7 @@ class SourceCollector:
 
     async def close(self) -> None:
         """End what is under way, and close the connection and the state."""
-        tasks = [task for task in (self._background, self._pass) if task is not None]
+        tasks = [task for task in (self._opening, self._background, self._pass) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

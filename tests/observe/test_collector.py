@@ -67,6 +67,31 @@ async def test_figures_are_read_when_somebody_asks(tmp_path: Path) -> None:
     server.close()
 
 
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_what_is_closed_while_it_looks_for_the_first_time_leaves_nobody_behind(cancelled: bool) -> None:
+    connected = asyncio.Event()
+
+    class Silent(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            connected.set()
+
+    server = await asyncio.get_running_loop().create_server(Silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    before = asyncio.all_tasks()
+    collector = SourceCollector(Source(f"postgresql://somebody@127.0.0.1:{port}/chat", "mattermost"))
+    starting = asyncio.create_task(collector.start())
+    await connected.wait()
+    if cancelled:  # as by a host that ends, or by Ctrl-C
+        starting.cancel()
+        await asyncio.wait({starting})
+    await collector.close()  # else: as where another of several sources cannot be observed
+    assert asyncio.all_tasks() - before - {starting} == set()
+    await asyncio.wait({starting})
+    assert starting.cancelled()
+    assert asyncio.all_tasks() - before == set()
+    server.close()
+
+
 async def test_before_the_first_count_nothing_is_done_and_nothing_was_ever_known(tmp_path: Path) -> None:
     server = mattermost(tmp_path)
     collector = SourceCollector(Source(server.url, "mattermost"), tmp_path)
