@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import itertools
 import json
@@ -11,6 +12,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -380,6 +382,20 @@ async def test_a_conversation_of_thousands_is_made_in_the_parts_that_the_server_
         double.rooms["room"].members.intersection_update(members[:10])  # whoever made it was cut off
         assert await api.make("room", members) == 0
         assert double.rooms["room"].members == set(members)
+
+
+async def test_whoever_gives_up_before_their_turn_has_made_no_request() -> None:
+    async with Double() as double, aiohttp.ClientSession() as http:
+        api = Api(http, [http_base(double.url)], lambda user: user)
+        asking = [asyncio.create_task(api.messages("room", "ada", 0)) for _ in range(20)]
+        await asyncio.sleep(0)  # some of them have their turn
+        with warnings.catch_warnings(action="always", record=True) as warned:
+            for one in asking:
+                one.cancel()
+            await asyncio.wait(asking)
+            del asking, one
+            gc.collect()
+    assert [str(warning.message) for warning in warned] == []
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

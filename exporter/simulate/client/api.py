@@ -128,9 +128,11 @@ class Api:
         url = self.asked / "v1/messaging" / path
         headers = {"Authorization": f"Bearer {self._token_for(user)}"}
         timeout = aiohttp.ClientTimeout(total=self.timeout)
-        asking = self._http.request(method, url, json=body, params=query, headers=headers, timeout=timeout)
         try:
-            async with self._gate, asking as response:
+            async with (
+                self._gate,
+                self._http.request(method, url, json=body, params=query, headers=headers, timeout=timeout) as response,
+            ):
                 answer = await response.read()
                 if response.status not in expected:
                     raise Refused(response.status, f"{method} /v1/messaging/{path}")
