@@ -179,11 +179,12 @@ class Source:
             self._leave_loop()
         if self._loop not in (None, asyncio.get_running_loop()):
             return
-        collector, self._collector, self._latest, self._error = self._collector, None, None, UNREAD
-        for task in (self._starting, self._refreshing):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        self._starting = self._refreshing = None
+        collector, tasks = self._collector, [task for task in (self._starting, self._refreshing) if task is not None]
+        # At once: what somebody begins anew meanwhile is another one's.
+        self._collector = self._latest = self._starting = self._refreshing = None
+        self._error = UNREAD
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if collector is not None:
             await asyncio.shield(collector.close())
