@@ -73,8 +73,8 @@ class OwnBroker:
         """For ``--redis.url``."""
         return f"unix://{self._folder}/{_SOCKET}"
 
-    async def start(self) -> None:
-        """Start it; returns when it answers. Raises Misconfigured."""
+    async def start(self) -> asyncio.Task[None]:
+        """Start it; returns when it answers, with the task that keeps it running. Raises Misconfigured."""
         self._folder, self._lock = _make_folder()
         try:
             self._launch()
@@ -83,6 +83,7 @@ class OwnBroker:
             await self.stop()
             raise
         self._keeping = asyncio.create_task(self._keep(), name="own-broker")
+        return self._keeping
 
     def reap(self) -> None:
         """A child has ended: was it this?"""

@@ -89,7 +89,7 @@ class Pool:
             await asyncio.Event().wait()
         for slot in self._slots[1:]:
             await self._fill_again(slot, 0.0)
-        self._keeping = [self._begin(self._keep(slot), f"worker-{slot.number}") for slot in self._slots]
+        self._keeping = [self.begin(self._keep(slot), f"worker-{slot.number}") for slot in self._slots]
         return [await self._listening(slot) for slot in self._slots]
 
     async def _listening(self, slot: Slot) -> ChannelMessage:
@@ -129,8 +129,12 @@ class Pool:
 
     # --- keeping --------------------------------------------------------------------------------------------
 
-    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
+    def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task that nobody waits for: a defect in it ends the server."""
+        return self.heed(asyncio.create_task(work, name=name))
+
+    def heed(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """As ``begin``, of a task that somebody else has begun."""
         task.add_done_callback(self._ended_by_a_defect)
         return task
 
@@ -197,7 +201,7 @@ class Pool:
 
     def watch(self) -> asyncio.Task[None]:
         """Notice who does not answer any more. It is not killed: whoever stopped it may want to look at it."""
-        return self._begin(self._watch(), "watch")
+        return self.begin(self._watch(), "watch")
 
     async def _watch(self) -> None:
         while True:

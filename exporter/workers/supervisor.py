@@ -83,7 +83,7 @@ class _Supervisor:
 
     async def _start(self) -> None:
         if self._broker is not None:
-            await self._broker.start()
+            self._pool.heed(await self._broker.start())
         self._pool.settings = self._for_workers()
         listening = await self._pool.start()
         urls, metrics = listening[0]["urls"], [url for one in listening for url in one["metrics_urls"]]
@@ -128,7 +128,7 @@ class _Supervisor:
         elif starting or (self._replacing is not None and not self._replacing.done()):
             log.warning("workers are being started already; this SIGUSR2 changes nothing")
         else:
-            self._replacing = asyncio.create_task(self._replace())
+            self._replacing = self._pool.begin(self._replace(), "replace")
 
     async def _replace(self) -> None:
         before, self._settings = self._settings, self._read_again()

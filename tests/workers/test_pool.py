@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exporter.settings.model import Settings
+from exporter.workers import own_broker, supervisor
 from exporter.workers import pool as pool_module
 from exporter.workers.plan import Sockets
 from exporter.workers.pool import Pool
@@ -33,6 +35,44 @@ async def test_a_defect_in_the_watching_ends_the_server_with_a_trace(monkeypatch
         assert await asyncio.wait_for(ended, 30) == 1
     assert watching.done()
     assert [line["event"] for line in logged_lines] == ["a defect in the supervisor: the server ends"]
+
+
+def of_no_process(settings: Settings) -> supervisor._Supervisor:
+    return supervisor._Supervisor(settings, broken_settings, Sockets([], [[], []]), asyncio.Queue())
+
+
+def broken_settings() -> Settings:
+    raise RuntimeError("a defect")
+
+
+async def test_so_does_one_in_replacing_the_workers() -> None:
+    """Else nobody would hear why SIGUSR2 has changed nothing."""
+    first = of_no_process(Settings(workers=2, redis_url="redis://127.0.0.1:1"))
+    with logged(pool_module) as logged_lines:
+        first._pass_on(signal.SIGUSR2, starting=False)
+        assert await asyncio.wait_for(first._ended, 30) == 1
+    assert [line["task"] for line in logged_lines] == ["replace"]
+
+
+async def test_and_one_in_what_keeps_their_own_valkey_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else the next time that it died nobody would start it again."""
+    first = of_no_process(Settings(workers=2))
+
+    async def nothing() -> None:
+        pass
+
+    async def broken() -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(own_broker, "_make_folder", lambda: (tmp_path, -1))
+    for name, stub in (("_launch", lambda: None), ("_answers", nothing), ("_keep", broken)):
+        monkeypatch.setattr(first._broker, name, stub)
+    monkeypatch.setattr(first._pool, "start", asyncio.Event().wait)
+    with logged(pool_module) as logged_lines:
+        starting = asyncio.create_task(first._start())
+        assert await asyncio.wait_for(first._ended, 30) == 1
+    starting.cancel()
+    assert [line["task"] for line in logged_lines] == ["own-broker"]
 
 
 class Started(WorkerProcess):
