@@ -1,4 +1,4 @@
-"""What carries frames between nodes. Carries frames, not events; knows no state and no sockets.
+"""What joins nodes: carries frames between them, and tells what each holds. Knows no client's connection.
 
 Whatever goes to the people in a conversation goes through the broker, also when this node is alone: then it
 comes straight back. So there is one path for one node and for many.

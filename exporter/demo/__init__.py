@@ -1,7 +1,7 @@
 """``demo``: a server, three months of history, and people on it, until Ctrl-C. Knows the server by what it says.
 
 The server is a process of its own: simulated people must not slow down the event loop that serves them, and
-neither takes the other down. Both are in one process group, and neither outlives the other.
+neither takes the other down. Ctrl-C reaches the demo alone, which then stops its server; neither outlives the other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Totals of the messaging servers that people already run, read from their databases without doing harm.
 
 ``SourceCollector`` gives records; who shows them is elsewhere: no HTTP and no metric is known here. Imports core,
-settings, and the store's locations and errors; only ``connections`` knows drivers.
+settings, and how the store finds and reaches a database; only ``connections`` knows drivers.
 """
 
 from __future__ import annotations

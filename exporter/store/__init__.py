@@ -1,11 +1,13 @@
 """The database: messages, members, read marks, and totals that are exact after every commit.
 
-``Store`` is all that others import. Behind it: ``writer`` (group commit), ``queue`` (what it takes of each user),
+``Store`` is what a node has of it. Behind it: ``writer`` (group commit), ``queue`` (what it takes of each user),
 ``transaction`` (one commit), ``pending`` and ``locked_rows`` (who waits, and for whose row), ``queries`` and
 ``conversations`` (SQL for both databases), ``memberships`` (coalesced look-ups), ``coalescing`` (batching window),
 ``totals`` (the collector's statement), ``verify`` (the recount), ``lanes`` (whose turn it is), ``connections`` (pools,
 time limits), ``upkeep`` (from time to time), ``clusters`` (who does not hear whom), ``dialects``, ``schema``
 (migrations, triggers).
+
+Others import small parts beside it: errors, where a database is (``location``), what ``doctor`` asks (``diagnosis``).
 
 It may not know a connection of a client, a frame, a metric or a broker.
 """

@@ -1,1 +1,4 @@
-"""HTTP and WebSockets: aiohttp lives here and nowhere else."""
+"""HTTP and WebSockets: the server, and all that it answers.
+
+Beside it only clients (``simulate``, ``demo``, ``doctor``) and ``embed.aiohttp_app`` know aiohttp.
+"""
