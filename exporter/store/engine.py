@@ -177,19 +177,10 @@ class AsyncEngine:
         self._idle.clear()
 
 
-def create_async_engine(
-    url: str | URL, *, async_creator: Callable[[], Awaitable[Any]] | None = None, **options: Any
-) -> AsyncEngine:
-    """An engine for an asynchronous driver; ``async_creator`` connects in the place of the driver's own ``connect``."""
+def create_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
+    """An engine for an asynchronous driver."""
     options.setdefault("poolclass", AsyncAdaptedQueuePool)
-
-    def creator() -> Any:
-        return engine.dialect.dbapi.connect(async_creator_fn=async_creator)  # type: ignore[union-attr]  # it is loaded
-
-    if async_creator is not None:
-        options["creator"] = creator
-    engine: Engine = create_engine(url, **options)
-    return AsyncEngine(engine)
+    return AsyncEngine(create_engine(url, **options))
 
 
 def _is_open(record: Any) -> bool:

@@ -43,7 +43,6 @@ MEANING: Final = {
 TOGETHER: Final = 10_000_000
 """Microseconds within which both rows of a message are written."""
 NO_ACCOUNTS: Final = "the table users is empty: accounts are kept elsewhere (LDAP, external authentication)"
-COMPRESSED: Final = "messages are stored in binary (compress_xml), which SQL cannot read"
 
 
 def mapping(there: Columns, dialect: Dialect, hosts: Sequence[str], accounts: bool) -> Mapping:
