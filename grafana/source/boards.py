@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from grafana_foundation_sdk.builders import dashboard
@@ -16,6 +16,7 @@ from grafana.source.panels import NODE, SOURCE, AnyPanel
 
 WIDTH: Final = 24
 TAG: Final = "messaging-exporter"
+NODES: Final = "messaging_build_info"  # the series that every target of every dashboard has
 # The SDK gives query variables the keys of interval variables and tables a footer, which Grafana's own types refuse;
 # and it hides links and annotations in a menu by default.
 REFUSED: Final = frozenset({"auto", "auto_min", "auto_count", "footer", "placement"})
@@ -39,29 +40,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Variable:
-    """A choice that a dashboard offers besides job and instance: the values of ``label`` in ``series``."""
-
-    name: str
-    label: str
-    series: str
-
-
-@dataclass(frozen=True)
 class Board:
-    """A dashboard before its assembly. ``nodes`` is the series that every one of its targets has."""
+    """A dashboard before its assembly."""
 
     uid: str
     title: str
     description: str
     rows: Sequence[Row]
     since: str = "now-1h"
-    nodes: str = "messaging_build_info"
-    variables: Sequence[Variable] = field(default=())
 
 
 # The SDK's lists are invariant in their builders' types, hence Any.
-def _variables(board: Board) -> list[Any]:
+def _variables() -> list[Any]:
     def query(name: str, label: str, text: str) -> dashboard.QueryVariable:
         return (
             dashboard.QueryVariable(name)
@@ -78,15 +68,14 @@ def _variables(board: Board) -> list[Any]:
 
     return [
         dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
-        query("job", "Job", f"label_values({board.nodes}, job)"),
-        query("instance", "Instance", f'label_values({board.nodes}{{job=~"$job"}}, instance)'),
-        *(query(v.name, v.label, f"label_values({v.series}, {v.name})") for v in board.variables),
+        query("job", "Job", f"label_values({NODES}, job)"),
+        query("instance", "Instance", f'label_values({NODES}{{job=~"$job"}}, instance)'),
         # Whatever else tells installations apart: cluster, namespace, environment… Grafana adds it to every query.
         dashboard.AdHocVariable("filters").label("Filters").datasource(SOURCE),
     ]
 
 
-def _annotations(board: Board) -> list[Any]:
+def _annotations() -> list[Any]:
     def marks(name: str, color: str, expr: str, title: str, at_value: bool) -> dashboard.AnnotationQuery:
         return (
             dashboard.AnnotationQuery()
@@ -101,29 +90,25 @@ def _annotations(board: Board) -> list[Any]:
             .step("60s")
         )
 
-    nodes = q.of(board.nodes)
-    ignoring = ", ".join(q.own(board.nodes))
-    found = [
+    nodes = q.of(NODES)
+    ignoring = ", ".join(q.own(NODES))
+    versions = f"count without ({q.without(NODES, 'version')})"
+    return [
         marks(
             "Restarts",
             "red",
             f"1000 * process_start_time_seconds{{{q.CHOSEN}}} and ignoring ({ignoring}) {nodes}",
             "Started",
             True,
-        )
+        ),
+        marks(
+            "Versions",
+            "blue",
+            f"{versions} ({nodes}) unless {versions} ({nodes} offset 5m)",
+            "Version {{version}}",
+            False,
+        ),
     ]
-    if "version" in q.own(board.nodes):
-        versions = f"count without ({q.without(board.nodes, 'version')})"
-        found.append(
-            marks(
-                "Versions",
-                "blue",
-                f"{versions} ({nodes}) unless {versions} ({nodes} offset 5m)",
-                "Version {{version}}",
-                False,
-            )
-        )
-    return found
 
 
 def _links() -> list[Any]:
@@ -188,8 +173,8 @@ def assembled(board: Board) -> dict[str, Any]:
         .tooltip(d.DashboardCursorSync.CROSSHAIR)
         .time(board.since, "now")
         .refresh("30s")
-        .variables(_variables(board))
-        .annotations(_annotations(board))
+        .variables(_variables())
+        .annotations(_annotations())
         .links(_links())
     )
     y = 0

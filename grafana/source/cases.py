@@ -44,10 +44,10 @@ def burst(series: str, before: float, during: float) -> Fault:
     return series, ramps((60, before), (60, during), (61, before))
 
 
-def slow(metric: str, node: str, above: str, per_minute: float = 600, start: int = 60, **labels: str) -> list[Fault]:
+def slow(metric: str, node: str, above: str, start: int = 60, **labels: str) -> list[Fault]:
     """A histogram whose observations all lie above a bound for an hour."""
-    fast = ramps((start, per_minute), (60, 0), (61, per_minute))
-    all_of_them = growing(per_minute, start + 121)
+    fast = ramps((start, 600), (60, 0), (61, 600))
+    all_of_them = growing(600, start + 121)
     bounds = (*BOUNDS[metric], "+Inf")
     split = bounds.index(above) + 1
     counts = {bound: fast if index < split else all_of_them for index, bound in enumerate(bounds)}

@@ -235,11 +235,9 @@ def _legend(ranked: bool) -> common.VizLegendOptions:
     return legend.calcs(["last"]).sort_by("Last").sort_desc(True)
 
 
-def warmth(title: str, unit: str, query: Query, description: str, link: Link | None = None) -> AnyPanel:
+def warmth(title: str, unit: str, query: Query, description: str) -> AnyPanel:
     """A heat map of a histogram's buckets."""
     panel = begun(heatmap.Panel(), title, unit, [], description, GOOD, instant=False)
-    if link is not None:
-        panel.links([link_to(link)])
     panel.with_target(
         prometheus.Dataquery()
         .datasource(SOURCE)
@@ -261,14 +259,11 @@ def states(
     queries: Sequence[Query] | Query,
     description: str,
     words: Words,
-    link: Link | None = None,
 ) -> AnyPanel:
     """Good and bad times, a band per series."""
     queries = [queries] if isinstance(queries, Query) else queries
     steps = above((1, "green"), base="red")
     panel = begun(statetimeline.Panel(), title, "short", queries, description, steps, instant=False)
-    if link is not None:
-        panel.links([link_to(link)])
     return panel.mappings([_words(words)]).merge_values(True).show_value(c.VisibilityMode.NEVER).row_height(0.8)
 
 
@@ -280,11 +275,10 @@ def bars(
     steps: Steps,
     maximum: float,
     link: Link | None = None,
-    none: str = "not known",
 ) -> AnyPanel:
     """How full something is, now."""
     panel = begun(bargauge.Panel(), title, unit, queries, description, steps, instant=True)
-    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0).max(maximum).no_value(none)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0).max(maximum).no_value("not known")
     panel.decimals(1)
     if link is not None:
         panel.data_links([dashboard.DashboardLink(link.title).url(link.url)])

@@ -98,9 +98,9 @@ def rate(metric: str, matchers: str = "") -> str:
     return f"rate({of(metric, matchers)}[$__rate_interval])"
 
 
-def total(metric: str, *keep: str, matchers: str = "") -> str:
+def total(metric: str, *keep: str) -> str:
     """A node figure over all nodes."""
-    return _over("sum", without(metric, *keep), of(metric, matchers))
+    return _over("sum", without(metric, *keep), of(metric))
 
 
 def speed(metric: str, *keep: str, matchers: str = "", now: bool = False) -> str:
@@ -119,14 +119,14 @@ def per_minute(metric: str, *keep: str, matchers: str = "") -> str:
     return f"60 * {speed(metric, *keep, matchers=matchers)}"
 
 
-def worst(metric: str, *keep: str, matchers: str = "") -> str:
+def worst(metric: str, *keep: str) -> str:
     """The highest of all nodes."""
-    return _over("max", without(metric, *keep), of(metric, matchers))
+    return _over("max", without(metric, *keep), of(metric))
 
 
-def least(metric: str, *keep: str, matchers: str = "") -> str:
+def least(metric: str, *keep: str) -> str:
     """The lowest of all nodes: for figures of which 1 is good."""
-    return _over("min", without(metric, *keep), of(metric, matchers))
+    return _over("min", without(metric, *keep), of(metric))
 
 
 def _fresh(metric: str, matchers: str, stamp: str, keep: tuple[str, ...]) -> str:

@@ -169,9 +169,9 @@ def observing(node: str = "o:8765", minutes: int = LENGTH) -> Series:
     return {**dict(process), **dict(_observed(node, minutes))}
 
 
-def idle(minutes: int = LENGTH) -> Series:
+def idle() -> Series:
     """Two nodes that nobody uses: every live figure 0, no counter moves."""
-    return {key: values for node in NODES for key, values in _node(node, False, minutes)}
+    return {key: values for node in NODES for key, values in _node(node, False, LENGTH)}
 
 
 def evening() -> Series:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from grafana_foundation_sdk.builders import common, prometheus, table
 from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import prometheus as p
 
-from grafana.source.panels import GOOD, SOURCE, AnyPanel, Link, Steps, Words, begun, link_to
+from grafana.source.panels import GOOD, SOURCE, AnyPanel, Steps, Words, begun
 from grafana.source.promql import nameless
 
 LEAST: Final = 80
@@ -36,7 +36,6 @@ class Column:
     width: int = 0
     """In pixels; the columns without one share what is left alike, so there must be the highest ``least`` for each."""
     least: int = 0
-    decimals: int | None = None
     prefix: str = ""
     """What every cell begins with: it is not shown, and links have it all the same."""
 
@@ -45,8 +44,6 @@ class Column:
         found: list[tuple[str, Any]] = []
         if self.unit:
             found.append(("unit", self.unit))
-        if self.decimals is not None:
-            found.append(("decimals", self.decimals))
         if self.steps:
             steps = [{"value": value, "color": color} for value, color in self.steps]
             found.append(("thresholds", {"mode": "absolute", "steps": steps}))
@@ -77,9 +74,7 @@ def rows_of(
     *,
     none: str,
     hidden: Sequence[str] = (),
-    renamed: Mapping[str, str] | None = None,
     sort: tuple[str, bool] | None = None,
-    link: Link | None = None,
 ) -> AnyPanel:
     """A table as things are now: rows that have the same labels are one.
 
@@ -87,8 +82,6 @@ def rows_of(
     is called; ``hidden`` ones do not. ``sort`` is a column's title, and whether the highest comes first.
     """
     panel = begun(table.Panel(), title, "short", [], description, GOOD, instant=True).no_value(none).min_width(LEAST)
-    if link is not None:
-        panel.links([link_to(link)])
     asked = [column for column in columns if column.expr]
     for column in asked:
         expr = nameless(column.expr)
@@ -107,10 +100,7 @@ def rows_of(
             options={
                 "excludeByName": dict.fromkeys((*NOISE, *hidden, *answered), True),
                 "indexByName": {source[column.title]: number for number, column in enumerate(columns)},
-                "renameByName": {
-                    **{source[column.title]: column.title for column in columns},
-                    **(renamed or {}),
-                },
+                "renameByName": {source[column.title]: column.title for column in columns},
             },
         )
     )
