@@ -27,7 +27,8 @@ TIMEOUT: Final = 0.5
 class ProcessCollector:
     """``process_*`` and ``python_*`` of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
         self._started: float | None = None
         own = CollectorRegistry()  # these two insist on a registry; they are asked directly
         self._python = [PlatformCollector(registry=own), GCCollector(registry=own)]
@@ -35,8 +36,8 @@ class ProcessCollector:
     def collect(self) -> list[Metric]:
         """All families. May take long on old kernels: in a thread. Errors as of ``process_families``."""
         if self._started is None:
-            self._started = start_time()
-        families = process_families(started=self._started)
+            self._started = start_time(self._proc)
+        families = process_families(self._proc, self._started)
         return [*families, *(family for collector in self._python for family in collector.collect())]
 
     async def collect_in_time(self) -> list[Metric] | None:
