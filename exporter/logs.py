@@ -7,6 +7,7 @@ first is not to log secrets.
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
@@ -58,6 +59,7 @@ def configure(level: str = "info", format: str = "logfmt", stream: TextIO | None
         )
     )
     handler.addFilter(_not_garbage)
+    handler.addFilter(_not_of_the_limit)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING) if number > logging.DEBUG else logging.DEBUG)
@@ -104,6 +106,14 @@ def _not_garbage(record: logging.LogRecord) -> bool:
         return error is None
     # RequestPayloadError: a body that its headers belie, found when what is left of it is read and thrown away.
     return not (error.__module__.startswith("aiohttp.http") or error.__name__ == "RequestPayloadError")
+
+
+def _not_of_the_limit(record: logging.LogRecord) -> bool:
+    """asyncio's trace of each attempt to accept where no file may be opened: the server says it once."""
+    if record.name != "asyncio" or not record.getMessage().startswith("socket.accept() out of system resource"):
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE)
 
 
 class _LoggerFactory:

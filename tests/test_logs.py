@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import errno
 import io
 import json
 import logging
 import re
+import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -20,6 +24,7 @@ from exporter import logs
 from exporter.core.redaction import MASK, mask
 from exporter.settings.model import LOG_FORMATS
 from tests.settings.test_options import URLS_WITH_PASSWORD
+from tests.web.test_listeners import no_more_files
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
 
@@ -228,3 +233,26 @@ def test_garbage_from_a_port_scan_writes_no_trace() -> None:
     except ZeroDivisionError:
         logging.getLogger("aiohttp.server").exception("Error handling request")
     assert "ZeroDivisionError" in stream.getvalue()
+
+
+async def test_where_no_file_may_be_opened_asyncio_writes_no_trace_of_each_attempt_to_accept() -> None:
+    """Without uvloop that is one each second, beside the line of the server's own."""
+    _, stream = configured()
+    loop, tried, served = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def failed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        tried.set()
+
+    loop.set_exception_handler(failed)
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        client.setblocking(False)
+        server = await asyncio.start_server(lambda *_: served.set(), sock=listening, backlog=1)
+        with no_more_files():
+            await loop.sock_connect(client, listening.getsockname())
+            await tried.wait()
+        assert stream.getvalue() == ""
+        loop.call_exception_handler({"message": "another", "exception": OSError(errno.EMFILE, "too many open files")})
+        assert "another" in stream.getvalue()
+        await served.wait()
+        server.close()
