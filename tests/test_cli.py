@@ -537,6 +537,24 @@ def test_a_server_without_standard_streams_serves(tmp_path: Path) -> None:
         process.wait()
 
 
+def test_what_the_parent_had_blocked_is_heard(tmp_path: Path) -> None:
+    """A mask of signals is inherited; with SIGTERM in it nobody could end the server."""
+    file = tmp_path / "settings.yml"
+    os.mkfifo(file)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exporter", "serve", "--config.file", str(file)],
+        cwd=ROOT,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
+    )
+    try:
+        with file.open("w"):  # it reads its settings
+            process.terminate()
+            assert process.wait(60) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 def test_the_first_process_of_a_container_ends_when_it_is_told_however_early(tmp_path: Path) -> None:
     alone = ["unshare", "--pid", "--fork", "--kill-child"]

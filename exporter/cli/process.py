@@ -43,7 +43,9 @@ def end_when_told() -> None:
     """The first process of a container gets no signal that it has no handler for: SIGTERM ends this one as any other.
 
     A server's own handler takes its place. Until then it would be lost, and whoever stops the container waits in vain.
+    So would every signal that the parent had blocked when it started this process, the end of a worker among them.
     """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
 
