@@ -101,25 +101,22 @@ class _Supervisor:
 
     async def _serve(self, starting: asyncio.Task[None]) -> int:
         wanted = asyncio.create_task(self._signals.get())
-        try:
-            while True:
-                waiting: list[asyncio.Future[Any]] = [wanted, self._ended, *(() if starting.done() else (starting,))]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if starting.done():
-                    starting.result()
-                if self._ended.done():
+        while True:
+            waiting: list[asyncio.Future[Any]] = [wanted, self._ended, *(() if starting.done() else (starting,))]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            if self._ended.done():
+                await self._drain()
+                return self._ended.result()
+            if wanted.done():
+                number = wanted.result()
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    starting.cancel()
                     await self._drain()
-                    return self._ended.result()
-                if wanted.done():
-                    number = wanted.result()
-                    if number in (signal.SIGTERM, signal.SIGINT):
-                        starting.cancel()
-                        await self._drain()
-                        return 0
-                    wanted = asyncio.create_task(self._signals.get())
-                    self._pass_on(number, starting=not starting.done())
-        finally:
-            wanted.cancel()
+                    return 0
+                wanted = asyncio.create_task(self._signals.get())
+                self._pass_on(number, starting=not starting.done())
 
     def _pass_on(self, number: signal.Signals, *, starting: bool) -> None:
         if number == signal.SIGHUP:

@@ -100,7 +100,6 @@ class _Worker:
             broker.take_the_place_of(handed["predecessor"])
         await server.prepare()
         beating = asyncio.create_task(self._beat(server, broker))
-        how = "drain"
         try:
             if handed["standby"]:
                 await first(self._prepared(server), asyncio.shield(ending))
@@ -110,8 +109,7 @@ class _Worker:
                 self.channel.send(listening={"urls": server.urls, "metrics_urls": server.metrics_urls})
                 log.info("worker listening", metrics=server.metrics_urls, pid=os.getpid())
                 await first(asyncio.shield(ending), server.failed(), self._accept(server))
-            how = ending.result()
-            await self._end(server, how)
+            await self._end(server, ending.result())
         finally:
             beating.cancel()
             await server.close()
