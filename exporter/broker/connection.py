@@ -23,6 +23,7 @@ from exporter.broker import tls_errors
 from exporter.broker.addresses import Addresses
 from exporter.broker.location import Location
 from exporter.broker.ports import Turn
+from exporter.ownership import require_own_peer
 
 Reply = Callable[[Any], None]
 Push = Callable[[list[Any]], None]
@@ -301,7 +302,9 @@ async def connect(
     connection = Connection(on_push, on_lost, now, stale_after)
     try:
         if location.path is not None:
-            await loop.create_unix_connection(lambda: connection, location.path)
+            transport, _ = await loop.create_unix_connection(lambda: connection, location.path)
+            if location.own:
+                require_own_peer(transport.get_extra_info("socket"))
         else:
             context = location.tls_context()
             server = host[0] if context is not None else None

@@ -41,6 +41,7 @@ class Location:
 
     hosts: tuple[tuple[str, int], ...] = ()
     path: str | None = None
+    own: bool = False  # at the socket this user's program listens, and no other is spoken to
     master: str | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from exporter.core.errors import Misconfigured, os_reason
+from exporter.ownership import taken_by_another
 from exporter.settings.ineffective_variables import left_empty, misspelt
 from exporter.settings.model import Settings
 from exporter.settings.options import unread
@@ -80,6 +81,11 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise Misconfigured(f"cannot make the folder {folder}: {os_reason(error)}") from error
+    if (trap := taken_by_another(folder)) is not None:
+        raise Misconfigured(
+            f"{trap} was made by another user, where everybody may make one, and what is put there is his to read and "
+            "to change: choose another --data.dir"
+        )
 
 
 def warn_of_another_server(settings: Settings) -> None:

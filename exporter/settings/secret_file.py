@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from exporter.core.errors import Misconfigured, os_reason
+from exporter.ownership import taken_by_another
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,11 @@ def obtain(path: Path) -> tuple[bytes, bool]:
 def load(path: Path) -> bytes:
     """The secret in ``path`` without surrounding white space; raises FileNotFoundError or Misconfigured."""
     content = read_private(path, "secret file")
+    if (trap := taken_by_another(path)) is not None:  # whom root would read it from without a word
+        raise Misconfigured(
+            f"the secret file {path} may be another user's, who made {trap} where everybody may make one, and knows "
+            "what is in it: choose another --data.dir or --auth.secret-file"
+        )
     try:
         content.decode()
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -57,7 +58,8 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class Server:
     """One process: ``start``, then ``stop``.
 
-    ``cluster`` is of others that it hears, see ``store.clusters``; None: whoever has a broker, too.
+    ``cluster`` is of others that it hears, see ``store.clusters``; None: whoever has a broker, too. Where it is given
+    the broker is this user's own.
     Known after the start: ``urls``, where users connect, such as ``http://127.0.0.1:8765``, and ``metrics_urls``, where
     ``/metrics`` and the admin page are.
     """
@@ -77,7 +79,7 @@ class Server:
             on_resolved=lambda message: self.node.resolved(message),
             on_failed=lambda name: self.background.failed(name),
         )
-        self.node = _node(settings, self.store, self.metrics, self.fan_out)
+        self.node = _node(settings, self.store, self.metrics, self.fan_out, own_broker=cluster is not None)
         self.connections = Connections(settings.heartbeat_interval)
         origins = Origins(settings.allowed_origins, settings.external_origin)
         self.upgrade_handler = UpgradeHandler(self.node, self.connections, self.authenticator, settings.limits, origins)
@@ -271,7 +273,7 @@ class Server:
         self.web_config.close()
 
 
-def _node(settings: Settings, store: Store, metrics: Metrics, fan_out: FanOut) -> Node:
+def _node(settings: Settings, store: Store, metrics: Metrics, fan_out: FanOut, *, own_broker: bool) -> Node:
     """Alone, or one of several. Raises Misconfigured."""
     if not settings.redis_url:
         require_broker(settings)
@@ -284,7 +286,7 @@ def _node(settings: Settings, store: Store, metrics: Metrics, fan_out: FanOut) -
         store,
         metrics,
         fan_out,
-        location=locate(settings.redis_url, settings.redis_password_file),
+        location=replace(locate(settings.redis_url, settings.redis_password_file), own=own_broker),
         cluster=settings.cluster_name,
         lease=settings.cluster_lease,
         name=_name(settings),

@@ -17,7 +17,6 @@ import random
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ import structlog
 
 from exporter.child_process import between_fork_and_exec
 from exporter.core.errors import Misconfigured, os_reason
+from exporter.ownership import NotOurs, nobody_else_moves, open_folder, require_own_peer
 from exporter.workers.process import Backoff, exit_fields
 
 log = structlog.get_logger(__name__)
@@ -121,6 +121,7 @@ class OwnBroker:
     # --- running it -----------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
+        self._take_folder()
         options = {
             "port": "0",
             "unixsocket": str(self._folder / _SOCKET),  # it takes away what a dead one has left there
@@ -182,7 +183,8 @@ class OwnBroker:
     async def _is_silent(self) -> bool:
         try:
             await self._reply()
-        except (TimeoutError, FileNotFoundError):  # the second: somebody cleaned up, and no worker finds it any more
+        # Somebody cleaned up, or has taken its place since: no worker finds it any more.
+        except (TimeoutError, FileNotFoundError, ConnectionRefusedError, PermissionError, NotOurs):
             return True
         except OSError:  # it could not be asked, which says nothing of it
             pass
@@ -193,6 +195,7 @@ class OwnBroker:
         async with asyncio.timeout(PING_TIMEOUT):
             reader, writer = await asyncio.open_unix_connection(self._folder / _SOCKET)
             try:
+                require_own_peer(writer.get_extra_info("socket"))
                 writer.write(b"PING\r\n")
                 return await reader.readline()
             finally:
@@ -249,10 +252,25 @@ class OwnBroker:
                 self._process.kill()
                 self._process.wait()
             self._forget_output()
-        with contextlib.suppress(OSError):  # it is there; or cannot be made, which the next start says
-            self._folder.mkdir(mode=0o700)  # somebody cleans up /tmp
-            before, self._lock = self._lock, _locked(self._folder)
-            os.close(before)
+
+    def _take_folder(self) -> None:
+        """Make it again where somebody has cleaned up /tmp. Raises Misconfigured."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                self._folder.mkdir(mode=0o700)
+            found = open_folder(self._folder)
+        except NotOurs as error:  # the name was free, and anybody may have taken it
+            raise Misconfigured(
+                f"its folder was taken away, and {self._folder} is another user's now ({os_reason(error)}): remove it, "
+                "or start the server again, with TMPDIR set to a folder that only this user can write"
+            ) from None
+        except OSError as error:
+            raise Misconfigured(f"its folder {self._folder} cannot be used: {os_reason(error)}") from None
+        if os.path.samestat(os.fstat(found), os.fstat(self._lock)):
+            os.close(found)
+            return
+        os.close(self._lock)
+        self._lock = _locked(found)
 
 
 def _make_folder() -> tuple[Path, int]:
@@ -264,39 +282,32 @@ def _make_folder() -> tuple[Path, int]:
     for base in _bases():
         try:
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+            if len(os.fsencode(folder)) + len(f"/{_SOCKET}") > _MOST_PATH:
+                folder.rmdir()
+                raise OSError("its path is too long for a socket")
+            lock = _locked(open_folder(folder))
         except OSError as error:
             reasons.append(f"{base}: {os_reason(error)}")
             continue
-        if len(os.fsencode(folder)) + len(f"/{_SOCKET}") <= _MOST_PATH:
-            lock = _locked(folder)
-            _tidy(Path(base))
-            return folder, lock
-        folder.rmdir()
-        reasons.append(f"{base}: its path is too long for a socket")
+        _tidy(Path(base))
+        return folder, lock
     raise Misconfigured(
         "there is no folder for the socket of the workers' own Valkey: "
-        f"{'; '.join(reasons)}; set TMPDIR to one that can be written, or give --redis.url"
+        f"{'; '.join(reasons)}; set TMPDIR to one that only this user can write, or give --redis.url"
     )
 
 
-def _locked(folder: Path) -> int:
-    lock = os.open(folder, os.O_RDONLY)
+def _locked(lock: int) -> int:
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return lock
 
 
 def _bases() -> list[str]:
-    wanted = [os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], os.environ.get("XDG_RUNTIME_DIR", "")]
-    found = [base for base in wanted if base and _private(base)]
-    return [*found, *dict.fromkeys((os.environ.get("TMPDIR") or "/tmp", "/tmp", "/dev/shm"))]  # noqa: S108 - mkdtemp
-
-
-def _private(base: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(base).st_mode) and os.access(base, os.W_OK | os.X_OK)
-    except OSError:
-        return False
+    """Where others may move what is there is passed over: after su the variables are those of the user before."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    wanted = (runtime, os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""))
+    return list(dict.fromkeys((*filter(nobody_else_moves, wanted), "/tmp", "/dev/shm")))  # noqa: S108 - mkdtemp
 
 
 def _tidy(base: Path) -> None:
@@ -307,16 +318,15 @@ def _tidy(base: Path) -> None:
 
 
 def _remove_if_dead(folder: Path) -> None:
-    about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or os.listdir(folder) != [_SOCKET]:
-        return
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    lock = open_folder(folder)
     try:
+        if os.listdir(lock) != [_SOCKET]:
+            return
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with socket.socket(socket.AF_UNIX) as asking:
             asking.setblocking(False)
             if asking.connect_ex(str(folder / _SOCKET)) == errno.ECONNREFUSED:  # not even one that nobody has locked
-                (folder / _SOCKET).unlink()
+                os.unlink(_SOCKET, dir_fd=lock)
                 folder.rmdir()
     finally:
         os.close(lock)
