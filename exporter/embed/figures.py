@@ -19,7 +19,6 @@ from exporter.core.recount import Recount
 from exporter.core.source_records import SourceView
 from exporter.embed.observations import REPORTS
 from exporter.embed.totals import UNREAD
-from exporter.embed.workers import EXPLANATION
 from exporter.metrics.families import build_family, drift_family, live_families
 from exporter.metrics.quality import quality
 from exporter.metrics.source_families import every_source_family, source_families
@@ -176,7 +175,7 @@ def document(live: Live, database: SourceView | None = None) -> dict[str, Any]:
     with live.lock:
         stats, missing = live.stats(), unknown(live)
     if not live.is_alone():
-        missing = dict.fromkeys(asdict(stats), EXPLANATION)
+        missing = dict.fromkeys(asdict(stats), live.worker_group.explanation())
     known = (None if name in missing else value for name, value in asdict(stats).items())
     return {
         **dict(zip(LIVE, known, strict=True)),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from exporter.core.source_records import SourceView
-from exporter.embed import figures, workers
+from exporter.embed import figures
 from exporter.embed.admin_check import AdminCheck
 from exporter.metrics.counters import Metrics
 from exporter.metrics.exposition import Family, encoded, render, restricted
@@ -125,7 +125,7 @@ class Service:
 
     def _alone(self) -> Answer | None:
         """None when this process is the whole server; else why its figures are not shown as the server's."""
-        return None if self._live.is_alone() else _problem(503, workers.EXPLANATION)
+        return None if self._live.is_alone() else _problem(503, self._live.worker_group.explanation())
 
     async def _metrics(self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]]) -> Answer:
         until = time.monotonic() + budget(headers.get("x-prometheus-scrape-timeout-seconds"), TIMEOUT)

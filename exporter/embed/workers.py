@@ -10,12 +10,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import stat
 import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Any, Final
 from weakref import WeakSet, finalize
+
+from exporter.ownership import NotOurs, open_folder
 
 _PREFIX: Final = "messaging-exporter-"
 _NAMES: Final = (b"SUPERVISOR_PROCESS_NAME", b"SANIC_WORKER_NAME", b"SANIC_WORKER_IDENTIFIER")
@@ -23,6 +24,10 @@ _NAMES: Final = (b"SUPERVISOR_PROCESS_NAME", b"SANIC_WORKER_NAME", b"SANIC_WORKE
 EXPLANATION = (
     "this process is one of several workers behind one port, and its figures are not those of the server. Make each "
     "worker a target of its own (docs/embed.md, 'Several workers'), or say Live(workers=1) if this is wrong"
+)
+_TAKEN: Final = (
+    "whether this process is the whole server is not known: {}, by which the workers of one server know of each other, "
+    "is another user's. Remove it, or say Live(workers=1) if there are no others"
 )
 
 
@@ -33,6 +38,7 @@ class WorkerGroup:
         self._base = folder
         self._folder: Path | None = None  # none until it is entered, and where there is no temporary folder
         self._pid = 0
+        self._taken = False
         self._mark: IO[bytes] | None = None
         self._unmark: finalize[Any, WorkerGroup] | None = None  # with the process, or with a host that is made anew
         _groups.add(self)
@@ -43,15 +49,19 @@ class WorkerGroup:
             return
         self.leave()
         self._pid = os.getpid()
-        with contextlib.suppress(OSError):
+        try:
             base = self._base or Path(tempfile.gettempdir())
             self._folder = base / _name()
             self._mark, path = _marked(self._folder, self._pid)
             self._unmark = finalize(self, _unmarked, self._mark, path, self._pid)
             _tidy(base)
+        except NotOurs:
+            self._taken = True
+        except OSError:
+            pass
 
     def count(self) -> int:
-        """How many processes there are, this one included; files of dead ones are removed.
+        """How many processes there are, this one included, or 0: nobody knows; files of dead ones are removed.
 
         A file that somebody has is touched: whoever cleans temporary folders takes what nobody has touched for days.
         What was taken all the same is made again.
@@ -62,6 +72,11 @@ class WorkerGroup:
             else:
                 self._pid = 0
                 self.enter()
+        if self._taken:
+            self._pid = 0
+            self.enter()
+        if self._taken:
+            return 0
         if self._folder is None:
             return 1
         alive = {str(self._pid)}
@@ -72,9 +87,14 @@ class WorkerGroup:
                     alive.add(pid)
         return len(alive)
 
+    def explanation(self) -> str:
+        """Why the figures of this process, of which ``count`` is not 1, are not shown as the server's."""
+        return _TAKEN.format(self._folder) if self._taken else EXPLANATION
+
     def leave(self) -> None:
         """No longer be counted, until it is entered again. A child lets go of its parent's mark, which stays."""
         unmark, self._mark, self._unmark, self._folder, self._pid = self._unmark, None, None, None, 0
+        self._taken = False
         if unmark is not None:
             unmark()
 
@@ -128,9 +148,7 @@ def _tidy(base: Path) -> None:
     """
     for folder in base.glob(f"{_PREFIX}{os.getuid()}-{'[0-9a-f]' * 16}"):
         with contextlib.suppress(OSError):
-            found = folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-                continue
+            os.close(open_folder(folder))
             for path in folder.iterdir():
                 if path.name.partition(".")[0].isdigit():
                     _is_held(path)
@@ -140,11 +158,14 @@ def _tidy(base: Path) -> None:
 def _marked(folder: Path, pid: int) -> tuple[IO[bytes], Path]:
     """A file of this process, locked before a count can see it: one without a lock is taken for a dead process's.
 
-    Its name is never another's, so that who removes a dead one's cannot meet a living one of the same number.
+    Its name is never another's, so that who removes a dead one's cannot meet a living one of the same number. Raises
+    NotOurs, OSError.
     """
     while True:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
         with contextlib.suppress(FileNotFoundError):  # the last of the others left, and took the folder with it
+            os.close(open_folder(folder))
             descriptor, name = tempfile.mkstemp(prefix=".", dir=folder)
             file, hidden = os.fdopen(descriptor, "wb"), Path(name)
             try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from exporter.embed import workers
+from exporter.embed import Live, figures, workers
 from exporter.embed.workers import WorkerGroup
 
 ROOT = Path(__file__).parents[2]
@@ -204,3 +204,33 @@ def test_where_nothing_can_be_written_a_process_is_alone(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     for folder in (tmp_path / "absent", tmp_path / "file"):
         assert Worker(folder, 1).does("enter", "count") == 1
+
+
+@pytest.mark.parametrize("what", ["a link", "another user's"])
+def test_where_another_user_has_taken_the_name_nobody_knows_and_nothing_of_his_is_touched(
+    what: str, tmp_path: Path
+) -> None:
+    """In /tmp, after a cleaner: what he puts there would be opened, locked, counted and removed."""
+    if what == "another user's" and os.geteuid() != 0:
+        pytest.skip("only root can be somebody else, too")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "4194304.mark").touch()
+    name = tmp_path / workers._name()
+    name.symlink_to(theirs)
+    if what == "another user's":
+        name.unlink()
+        theirs.rename(name)
+        os.chown(name, 65_534, 65_534)
+    live = Live()
+    live.worker_group = WorkerGroup(tmp_path)
+    assert not live.is_alone()
+    stats = figures.document(live)
+    assert stats["active_connections"] is None
+    assert str(name) in stats["error"]
+    assert "is another user's" in stats["error"]
+    assert [path.name for path in name.iterdir()] == ["4194304.mark"]
+    shutil.rmtree(name) if what == "another user's" else name.unlink()
+    assert live.is_alone(), "it is noticed when it has gone"
+    assert figures.document(live)["active_connections"] == 0
+    live.worker_group.leave()
