@@ -331,6 +331,11 @@ async def working(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Working]:
         loop.remove_signal_handler(number)
 
 
+async def test_a_worker_that_no_supervisor_has_started_says_whose_command_it_is(working: Working) -> None:
+    with pytest.raises(Misconfigured, match=r"^this command is for serve --workers, which starts it$"):
+        await worker.serve(1, 999_999, Mock())
+
+
 @pytest.mark.parametrize(
     ("how", "stops", "seconds"), [("drain", 0, None), ("retire", 1, None), ("orphaned", 1, 1.0), ("at once", 1, 0.5)]
 )
