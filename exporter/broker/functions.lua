@@ -13,9 +13,10 @@
 --   K:c:C          channel     what everybody who holds C hears
 --   K:a            channel     what all nodes hear
 --   K:state        hash        evicted (keys that the server had dropped when K began; ? if it may have dropped some
---                              since), remains (there is one if sets of who takes part may be older than that), settles
---                              (until when entries may be missing), came (how many incarnations have registered),
---                              latest (when one has last registered or beaten)
+--                              since), run (of the server, when one has last registered or beaten), remains (there is
+--                              one if sets of who takes part may be older than that), settles (until when entries may
+--                              be missing), came (how many incarnations have registered), latest (when one has last
+--                              registered or beaten)
 --
 -- Invariants: holders(x) is the number of incarnations whose set has x; an incarnation is in one of nodes, taken over
 -- by one in nodes, dying, or has nothing left; an announcement leaves exactly on 0 <-> 1; no call touches more entries
@@ -184,17 +185,19 @@ end
 -- A server that makes room drops whole keys, and what is left of K is wrong then, for ever. While it may do so, nobody is
 -- told figures: the answer is an error. When it has done so, K begins anew, as on an empty server; so it does after any
 -- time in which it was seen that it may, because the server's counter begins anew too, with its process or on request.
+-- Where this is another process than the one that K was last changed in, a replica or one that has read a file, the last
+-- writes may be missing: who is in K may have gone long ago, and others may not have come back.
 local function refuse_or_begin(K, time, lease)
-  local info = redis.call('INFO', 'memory', 'stats')
+  local info = redis.call('INFO', 'server', 'memory', 'stats')
   local policy = string.match(info, 'maxmemory_policy:(%S+)') or 'noeviction'
-  local before = redis.call('HGET', K .. ':state', 'evicted')
+  local before, ran = unpack(redis.call('HMGET', K .. ':state', 'evicted', 'run'))
   if policy ~= 'noeviction' then
     if before then
       redis.call('HSET', K .. ':state', 'evicted', '?')
     end
     return redis.error_reply("EVICTS the broker's maxmemory-policy is " .. policy)
   end
-  local evicted = string.match(info, 'evicted_keys:(%d+)') or '0'
+  local evicted, run = string.match(info, 'evicted_keys:(%d+)') or '0', string.match(info, 'run_id:(%S+)') or ''
   if before ~= evicted then
     local remains = before or evicted ~= '0' or redis.call('HLEN', K .. ':c') > 0
     for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '-inf', '+inf')) do
@@ -212,6 +215,9 @@ local function refuse_or_begin(K, time, lease)
     if remains then
       redis.call('HSET', K .. ':state', 'remains', '1')
     end
+  end
+  if before ~= evicted or ran ~= run then
+    redis.call('HSET', K .. ':state', 'run', run)
     unsettle(K, time, lease)  -- perhaps nodes have not come back yet
   end
   return nil
@@ -320,8 +326,8 @@ local function figures(K)
   }
 end
 
--- register K  INC LEASE CONNECTIONS UNSURE LABEL OLD...  A node begins, or begins anew: what it held under OLD names
--- stays until it is complete. UNSURE 1: the server is not the one it was. Answers the figures.
+-- register K  INC LEASE CONNECTIONS LABEL OLD...  A node begins, or begins anew: what it held under OLD names stays until
+-- it is complete. Answers the figures.
 local function register(keys, args)
   may_write(keys[1])
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
@@ -331,15 +337,12 @@ local function register(keys, args)
     return wrong
   end
   rein_in(K, time, lease)
-  if args[4] == '1' then
-    unsettle(K, time, lease)
-  end
   redis.call('HSET', K .. ':state', 'came', text(tonumber(redis.call('HGET', K .. ':state', 'came') or '0') + 1))
-  if #args > 5 then
+  if #args > 4 then
     reprieve(K, time, lease)
   end
   local taken = {}
-  for i = 6, #args do
+  for i = 5, #args do
     local old = args[i]
     if redis.call('ZSCORE', K .. ':nodes', old) then
       for _, older in ipairs(taken_over(K, old)) do
@@ -355,7 +358,7 @@ local function register(keys, args)
     end
   end
   redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
-  redis.call('HSET', K .. ':n:' .. inc, 'seq', '0', 'taken', table.concat(taken, ' '), 'label', args[5])
+  redis.call('HSET', K .. ':n:' .. inc, 'seq', '0', 'taken', table.concat(taken, ' '), 'label', args[4])
   redis.call('HSET', K .. ':conns', inc, args[3])
   redis.call('SADD', K .. ':syncing', inc)
   return figures(K)
@@ -408,8 +411,8 @@ local function apply(keys, args)
   return 'ok'
 end
 
--- beat K  INC LEASE SEQ CONNECTIONS BUDGET UNSURE  The node lives: its lease begins anew. Buries who does not, and takes
--- at most BUDGET of a dead one's entries out. Answers gone, lost, or the figures and how many entries left.
+-- beat K  INC LEASE SEQ CONNECTIONS BUDGET  The node lives: its lease begins anew. Buries who does not, and takes at most
+-- BUDGET of a dead one's entries out. Answers gone, lost, or the figures and how many entries left.
 local function beat(keys, args)
   may_write(keys[1])
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
@@ -422,9 +425,6 @@ local function beat(keys, args)
   reprieve(K, time, lease)
   redis.call('ZADD', K .. ':nodes', text(time + lease), inc)
   redis.call('HSET', K .. ':conns', inc, args[4])
-  if args[6] == '1' then
-    unsettle(K, time, lease)
-  end
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '-inf', text(time), 'LIMIT', '0', '10')) do
     bury(K, dead)
   end

@@ -74,9 +74,9 @@ class Functions:
         name, self.text = library()
         self._names = {word: f"{name}_{word}" for word in _WORDS}
 
-    def register(self, inc: str, lease: float, connections: int, unsure: bool, label: str, old: Sequence[str]) -> bytes:
+    def register(self, inc: str, lease: float, connections: int, label: str, old: Sequence[str]) -> bytes:
         """An incarnation begins and takes over what ``old`` ones held; ``label`` is what ``nodes`` says of it."""
-        return self._call("register", inc, _ms(lease), connections, int(unsure), label, *old)
+        return self._call("register", inc, _ms(lease), connections, label, *old)
 
     def apply(
         self, inc: str, lease: float, seq: int, connections: int, complete: bool, changes: Sequence[str]
@@ -84,11 +84,9 @@ class Functions:
         """Change what an incarnation holds: ``+`` or ``-``, kind, entry."""
         return self._call("apply", inc, _ms(lease), seq, connections, int(complete), *changes)
 
-    def beat(
-        self, inc: str, lease: float, seq: int, connections: int, unsure: bool = False, budget: int = BUDGET
-    ) -> bytes:
+    def beat(self, inc: str, lease: float, seq: int, connections: int, budget: int = BUDGET) -> bytes:
         """An incarnation lives; the dead are buried."""
-        return self._call("beat", inc, _ms(lease), seq, connections, budget, int(unsure))
+        return self._call("beat", inc, _ms(lease), seq, connections, budget)
 
     def retire(self, inc: str, budget: int = BUDGET) -> bytes:
         """An incarnation ends."""
@@ -104,7 +102,7 @@ class Functions:
 
     def look(self, lease: float) -> tuple[str | int, ...]:
         """Nobody's beat: has the server look at its policy, and remember a wrong one; not packed."""
-        return ("FCALL", self._names["beat"], 1, self.root, "", _ms(lease), 0, 0, 0, 0)
+        return ("FCALL", self._names["beat"], 1, self.root, "", _ms(lease), 0, 0, 0)
 
     def participants(self, conversation: str) -> bytes:
         """Users who take part in a conversation, on all nodes."""

@@ -162,28 +162,28 @@ class Presence:
 
     # --- the connection -----------------------------------------------------------------------------------
 
-    def connected(self, connection: Connection, unsure: bool) -> None:
-        """There is a connection (again). ``unsure``: the server is not the one it was; others may be missing there."""
+    def connected(self, connection: Connection) -> None:
+        """There is a connection (again)."""
         if self.incarnation is None or not self.registered:
-            self._register(connection, unsure)
+            self._register(connection)
             return
         for seq, changes, complete in self._unanswered:
             self._apply(connection, seq, changes, complete)
         self.toggles_are_due()
         self.flush(connection, ahead=True)  # what people were told meanwhile is compared with the server's word next
-        self.beat(connection, unsure)
+        self.beat(connection)
 
-    def beat(self, connection: Connection, unsure: bool = False) -> None:
+    def beat(self, connection: Connection) -> None:
         """Extend the lease; dead nodes' entries leave."""
         inc = self.incarnation
         if self._retired:
             return
         if inc is None:  # more had changed than is kept as changes
-            self._register(connection, unsure)
+            self._register(connection)
             return
         self.toggles_are_due()
         self.flush(connection)
-        command = self._functions.beat(inc, self._lease, self._seq, self._connections(), unsure)
+        command = self._functions.beat(inc, self._lease, self._seq, self._connections())
         connection.queue(command, 1, partial(self._has_beaten, connection, inc, self._now()))
 
     def flush(self, connection: Connection, ahead: bool = False) -> None:
@@ -244,10 +244,10 @@ class Presence:
         self._untold = iter(())
         self._to_tell = self._seq = 0
 
-    def _register(self, connection: Connection, unsure: bool) -> None:
+    def _register(self, connection: Connection) -> None:
         self.begin_anew()
         inc = self.incarnation = secrets.token_hex(8)
-        command = self._functions.register(inc, self._lease, self._connections(), unsure, self._label, self._old)
+        command = self._functions.register(inc, self._lease, self._connections(), self._label, self._old)
         connection.queue(command, 1, partial(self._is_registered, inc, self._now()))
         self._to_tell, self._untold = self._held()
         self._telling = True
@@ -292,5 +292,5 @@ class Presence:
         if not self._retired:
             lost = "it has gone back to an earlier state" if reply == b"lost" else _GONE
             log.warning("the broker no longer has all that this node holds; it is told anew", reason=lost)
-            self._register(connection, unsure=False)
+            self._register(connection)
             connection.flush()

@@ -46,8 +46,8 @@ _COMMAND: Final = re.compile(r"run the '([a-z_|]+)' command")  # that the user m
 class ReconnectingConnection:
     """Keeps a connection open. ``lease`` in seconds.
 
-    ``on_open`` is called with each connection that is fit for use, and whether the server is another than it was;
-    ``on_closed`` when it is gone, ``beat`` regularly while it is there.
+    ``on_open`` is called with each connection that is fit for use, ``on_closed`` when it is gone, ``beat`` regularly
+    while it is there.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ReconnectingConnection:
         functions: Functions,
         lease: float,
         *,
-        on_open: Callable[[Connection, bool], None],
+        on_open: Callable[[Connection], None],
         on_closed: Callable[[], None],
         on_push: Push,
         beat: Callable[[Connection], None],
@@ -74,7 +74,6 @@ class ReconnectingConnection:
         self._interval = min(1.0, lease / 5)
         self._silence = min(SILENCE, max(0.5, lease / 2))
         self._redirected: tuple[str, int] | None = None
-        self._run_id: str | None = None
         self._gone: asyncio.Event = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -153,7 +152,7 @@ class ReconnectingConnection:
             )
         try:
             async with asyncio.timeout(self._silence):
-                run_id = await self._check(connection)
+                await self._check(connection)
         except Refused as error:
             connection.abort("refused")
             if error.word == "MOVED":
@@ -164,7 +163,6 @@ class ReconnectingConnection:
             raise
         if not connection.open:
             raise ConnectionError(connection.reason)
-        another, self._run_id = self._run_id not in (None, run_id), run_id
         self._gone.clear()
         self.connection, self.error = connection, None
         self._silent_since, self._due = None, float("inf")
@@ -175,7 +173,7 @@ class ReconnectingConnection:
         log.info("the broker is there")
         self._told.clear()
         try:
-            self._on_open(connection, another)
+            self._on_open(connection)
         except BaseException:  # a defect: it would be heard beside the next one
             connection.abort("a defect of this node")
             raise
@@ -188,8 +186,8 @@ class ReconnectingConnection:
             return await sentinels.master(location, self._addresses)
         return location.hosts[0] if location.hosts else ("", 0)
 
-    async def _check(self, connection: Connection) -> str:
-        """Is it what this needs? The server's run id. Raises Misconfigured, Refused, ConnectionError."""
+    async def _check(self, connection: Connection) -> None:
+        """Is it what this needs? Raises Misconfigured, Refused, ConnectionError."""
         info = _parsed(await connection.call("INFO"))
         version = info.get("valkey_version") or info.get("redis_version", "0")
         if int(version.partition(".")[0]) < 7:
@@ -218,7 +216,6 @@ class ReconnectingConnection:
                 f"the broker's user lacks rights: {rights} on the cluster's keys and channels; "
                 "docs/cluster.md has the list"
             )
-        return info.get("run_id", "")
 
     async def _load(self, connection: Connection) -> None:
         try:

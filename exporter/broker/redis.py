@@ -298,10 +298,10 @@ class RedisBroker(Generic[P]):
 
     # --- the connection comes and goes --------------------------------------------------------------------------
 
-    def _opened(self, connection: Connection, another: bool) -> None:
+    def _opened(self, connection: Connection) -> None:
         self._clock.forget()
         self.nodes_channel.opened(connection)
-        self._presence.connected(connection, another)
+        self._presence.connected(connection)
         stamp = None if self._figures is None else self._figures.time
         self._redelivery.opened(max(self._alive_until - self._lease, self._began), stamp)
         self._announcements.subscribe(connection, partial(self._subscribed, connection))

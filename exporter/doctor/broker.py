@@ -40,7 +40,7 @@ async def _examine(settings: Settings) -> list[Finding]:
         location,
         Functions(settings.cluster_name),
         settings.cluster_lease,
-        on_open=lambda connection, another: None,
+        on_open=lambda connection: None,
         on_closed=lambda: None,
         on_push=lambda push: None,
         beat=lambda connection: None,

@@ -99,9 +99,9 @@ class Node:
 
 
 @asynccontextmanager
-async def nodes(url: str, count: int = 2, **more: Any) -> AsyncIterator[list[Node]]:
-    """Nodes of a cluster of their own."""
-    cluster = uuid.uuid4().hex[:8]
+async def nodes(url: str, count: int = 2, cluster: str | None = None, **more: Any) -> AsyncIterator[list[Node]]:
+    """Nodes of a cluster of their own, where none is named."""
+    cluster = cluster or uuid.uuid4().hex[:8]
     made = [Node(url, cluster, **more) for _ in range(count)]
     try:
         for node in made:

@@ -85,9 +85,9 @@ DEFECTS = {
     "a batch without an answer is not sent again": (
         "from exporter.broker.presence import Presence\n"
         "connected = Presence.connected\n"
-        "def deaf(self, connection, unsure):\n"
+        "def deaf(self, connection):\n"
         "    self._unanswered.clear()\n"
-        "    connected(self, connection, unsure)\n"
+        "    connected(self, connection)\n"
         "Presence.connected = deaf\n"
         "Presence._unknown = lambda *_: None\n",
         ("partition", "stall", "empty"),

@@ -107,7 +107,7 @@ class Stored:
             known.pop(inc, None)  # type: ignore[attr-defined]
         return self.taken.pop(inc, [])
 
-    def begin_anew(self, time: int, lease: int, evicted: str) -> None:
+    def begin_anew(self, time: int, lease: int, evicted: str, run: str) -> None:
         before = self.state.get("evicted")
         if before != evicted:
             remains = before is not None or evicted != "0" or self.holders("c")
@@ -115,6 +115,8 @@ class Stored:
             self.__init__()  # type: ignore[misc]
             self.index = index  # whoever takes part is found by conversation only: that is left until it is held
             self.state = {"evicted": evicted} | ({"remains": "1"} if remains else {})
+        if self.state.get("run") != run:
+            self.state["run"] = run
             self.unsettle(time + lease)
 
     def count(self, kind: str, entries: Iterable[str], by: int, said: list[tuple[str, str]], time: int) -> None:
@@ -154,7 +156,8 @@ class Cluster:
         self.clock, self.info = f"clock:{digest}", f"info:{digest}"
         altered = alter(text).replace(name, self.name)
         altered = altered.replace("redis.call('TIME')", f"redis.call('LRANGE', '{self.clock}', '0', '1')")
-        altered = altered.replace("redis.call('INFO', 'memory', 'stats')", f"redis.call('GET', '{self.info}')")
+        info = "redis.call('INFO', 'server', 'memory', 'stats')"
+        altered = altered.replace(info, f"redis.call('GET', '{self.info}')")
         self.client = server.client()
         self.raw = server.client(decode_responses=False)
         self.client.function_load(altered)
@@ -164,7 +167,7 @@ class Cluster:
         self.hearing.ssubscribe(*(f"{self.root}:c:{room}" for room in self.rooms))
         self.stored = Stored()
         self.time = 1_800_000_000_000
-        self.policy, self.evicted = "noeviction", 0
+        self.policy, self.evicted, self.run = "noeviction", 0, 0
         self.saved: tuple[Stored, dict[bytes, bytes]] = (Stored(), {})
         self.sleeping: list[Node] = []
 
@@ -177,7 +180,7 @@ class Cluster:
         pipe = self.client.pipeline(transaction=False)
         pipe.delete(self.clock)
         pipe.rpush(self.clock, self.time // 1000, self.time % 1000 * 1000 + 7)
-        pipe.set(self.info, f"maxmemory_policy:{self.policy}\r\nevicted_keys:{self.evicted}\r\n")
+        pipe.set(self.info, f"run_id:{self.run}\r\nmaxmemory_policy:{self.policy}\r\nevicted_keys:{self.evicted}\r\n")
         pipe.fcall(f"{self.name}_{function}", 1, self.root, *map(str, arguments))
         reply = pipe.execute(raise_on_error=False)[-1]
         return str(reply) if isinstance(reply, redis.ResponseError) else reply
@@ -239,19 +242,17 @@ class Cluster:
             if "evicted" in self.stored.state:
                 self.stored.state["evicted"] = "?"
             return f"EVICTS the broker's maxmemory-policy is {self.policy}"
-        self.stored.begin_anew(self.time, lease, str(self.evicted))
+        self.stored.begin_anew(self.time, lease, str(self.evicted), str(self.run))
         return None
 
-    def register(self, inc: str, lease: int, connections: int, unsure: int, label: str, *old: str) -> bool:
-        reply = self.call("register", inc, lease, connections, unsure, label, *old)
+    def register(self, inc: str, lease: int, connections: int, label: str, *old: str) -> bool:
+        reply = self.call("register", inc, lease, connections, label, *old)
         if why := self.refused(lease):
             self.expect(reply, why)
             self.compare()
             return False
         stored = self.stored
         stored.rein_in(self.time, lease)
-        if unsure:
-            stored.unsettle(self.time + lease)
         stored.state["came"] = str(int(stored.state.get("came", "0")) + 1)
         if old:
             stored.reprieve(self.time, lease)
@@ -287,8 +288,8 @@ class Cluster:
         self.compare(said)
         return word
 
-    def beat(self, inc: str, lease: int, seq: int, connections: int, budget: int, unsure: int = 0) -> str:
-        reply = self.call("beat", inc, lease, seq, connections, budget, unsure)
+    def beat(self, inc: str, lease: int, seq: int, connections: int, budget: int) -> str:
+        reply = self.call("beat", inc, lease, seq, connections, budget)
         stored, time = self.stored, self.time
         why = self.refused(lease)
         if why is None and stored.seq.get(inc) != seq:
@@ -302,8 +303,6 @@ class Cluster:
         stored.rein_in(time, lease)
         stored.reprieve(time, lease)
         stored.deadlines[inc], stored.connections[inc] = time + lease, connections
-        if unsure:
-            stored.unsettle(time + lease)
         for dead in [one for one, until in stored.deadlines.items() if until <= time]:
             stored.dying |= {dead, *stored.leaves(dead)}
         gone, said = self.purged(budget)
@@ -401,21 +400,21 @@ class Node:
         self.untold: list[str] | None = None  # None: the server has all that is held
         self.sent: tuple[int, list[str], bool] | None = None
 
-    def begin_anew(self, unsure: bool = False) -> None:
+    def begin_anew(self) -> None:
         if self.inc is not None:
             self.old.append(self.inc)
         self.inc, self.seq, self.sent = None, 0, None
         self.names += 1
         inc = f"{self.name}.{self.names}"
         old = self.dice.sample(self.old, len(self.old)) if self.dice.random() < 0.2 else self.old
-        if self.cluster.register(inc, self.lease, self.connections, int(unsure), self.name, *old[-8:]):
+        if self.cluster.register(inc, self.lease, self.connections, self.name, *old[-8:]):
             self.inc = inc
             self.untold = [f"+{kind}{entry}" for kind in KINDS for entry in sorted(self.holds[kind])]
 
     def acts(self) -> None:
         """A batch: what has not been told yet, or what people do."""
         if self.inc is None:
-            self.begin_anew(self.dice.random() < 0.3)
+            self.begin_anew()
             return
         self.connections = self.dice.randrange(9)
         changes, self.untold = ((self.untold or [])[:6], self.untold[6:]) if self.untold is not None else ([], None)
@@ -455,12 +454,12 @@ class Node:
             seq, changes, complete = self.sent
             self.heeds(self.cluster.apply(self.inc, self.lease, seq, self.connections, complete, changes))
 
-    def beats(self, budget: int, unsure: bool = False) -> None:
+    def beats(self, budget: int) -> None:
         if self.inc is None:
             self.begin_anew()
         else:
             seq, lease = self.seq, self.lease
-            self.heeds(self.cluster.beat(self.inc, lease, seq, self.connections, budget, int(unsure)))
+            self.heeds(self.cluster.beat(self.inc, lease, seq, self.connections, budget))
 
     def heeds(self, word: str) -> None:
         if word in ("gone", "lost"):
@@ -497,7 +496,7 @@ def happens(cluster: Cluster, nodes: list[Node], dice: random.Random, step: int)
     elif choice < 0.45:
         node.tell()  # its answer had been lost
     elif choice < 0.70:
-        node.beats(dice.choice((1, 2, 3, 300)), dice.random() < 0.1)
+        node.beats(dice.choice((1, 2, 3, 300)))
     elif choice < 0.73:
         node.seq += 1  # of a batch that never came
         (node.acts if dice.random() < 0.5 else lambda: node.beats(3))()
@@ -519,6 +518,7 @@ def happens(cluster: Cluster, nodes: list[Node], dice: random.Random, step: int)
         cluster.save()
     elif choice < 0.90:
         cluster.fail_over(empty=dice.random() < 0.3)
+        cluster.run += dice.random() < 0.8  # else put back by hand
     elif choice < 0.91:
         cluster.evicted = dice.randrange(3)
     elif choice < 0.92:
@@ -555,6 +555,7 @@ DEFECTS: dict[str, tuple[str, str]] = {
     "who was out of reach for less than a lease is given time": ("math.floor(lease / 2)", "lease"),
     "a clock that was put back leaves what is not settled": ("if unsettled(K, time) > lease then", "if false then"),
     "a batch that is missing is that node's alone": ("unsettle(K, now(), tonumber(args[2]))\n    return", "return"),
+    "a replica, or a file, is believed to have the last writes": ("or ran ~= run then", "then"),
     "a wrong policy is forgotten": ("redis.call('HSET', K .. ':state', 'evicted', '?')", ""),
     "whoever has not come back yet is said to leave": ("settled and redis.call('SMEMBERS'", "redis.call('SMEMBERS'"),
     "what was taken over is kept where keys were dropped": (

@@ -61,7 +61,7 @@ def registered(
         lambda: wished.append(None),
         clock,
     )
-    presence.connected(line, False)
+    presence.connected(line)
     (_, is_registered), *batches = line.asked
     line.asked = batches
     is_registered(FIGURES)
@@ -177,7 +177,7 @@ async def test_a_new_connection_tells_what_came_and_went_before_the_server_is_as
     presence.flush(line)
     presence.toggle("troom\nann", True)
     line.asked.clear()  # the connection is lost
-    presence.connected(line, False)
+    presence.connected(line)
     first, second, beat = (data for data, _ in line.asked)
     assert b"+uann" in first
     assert b"+troom\nann" in second
@@ -295,7 +295,7 @@ async def test_what_is_answered_to_a_name_that_was_given_up_says_nothing_of_the_
     (_, lost), (_, late), (_, beaten) = line.asked
     line.asked = []
     lost(b"gone")
-    presence.connected(line, False)  # before the server has answered: another name once more
+    presence.connected(line)  # before the server has answered: another name once more
     first, second = (told for data, told in line.asked if "register" in words(data))
     asked = len(line.asked)
     late(b"ok")
@@ -318,7 +318,7 @@ async def test_what_waited_when_all_is_told_anew_is_not_told_behind_it() -> None
     presence.toggle("told\nann", True)
     presence.begin_anew()
     line.asked = []
-    presence.connected(line, False)
+    presence.connected(line)
     sent: list[bytes] = []
     while line.asked:
         sent += [data for data, _ in line.asked]
@@ -394,7 +394,7 @@ async def test_a_new_name_takes_over_all_that_the_server_may_still_know_of_this_
     for _ in range(40):
         presence.begin_anew()
         line.asked = []
-        presence.connected(line, False)
+        presence.connected(line)
         names.append(presence.incarnation)
     (register,) = named(line, "register")
     assert [word for word in register if word in names] == [names[-1], *names[-33:-1]], "32 are enough"

@@ -385,6 +385,30 @@ async def test_a_server_that_goes_back_to_what_it_knew_before_counts_nobody_twic
             await counts(node, nodes=2, connections=1, users=1, conversations=1, participants=1)
 
 
+@pytest.mark.parametrize("kind", BOTH)
+async def test_who_is_only_in_the_file_that_a_server_has_started_from_is_in_no_final_figure(kind: str) -> None:
+    with _with(kind) as server, server.client() as client:
+        async with nodes(server.url, 1, lease=2.0) as (before,):
+            before.join("g", "ghost", "old room")
+            await counts(before, users=1, participants=1, settling=0)
+            client.save()
+            async with nodes(server.url, 1, lease=2.0, cluster=before.broker._functions.root[11:-1]) as (node,):
+                node.join("a", "ann", "room")
+                await before.broker.close()
+                await counts(node, nodes=1, users=1, participants=1, settling=0)
+                server.restart()
+                since = client.time()[0]
+
+                async def final() -> bool:
+                    figures = node.broker.cluster()
+                    return figures is not None and figures.as_of > since and not figures.settling
+
+                await until(final, "final figures")
+                figures = node.broker.cluster()
+                assert figures is not None
+                assert (figures.nodes, figures.connections, figures.users, figures.participants) == (1, 1, 1, 1)
+
+
 async def test_what_is_wrong_only_after_the_start_was_waited_for_is_a_reason_and_no_lost_exception() -> None:
     lost: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: lost.append(context))
@@ -1084,7 +1108,7 @@ async def test_who_joins_with_an_answer_older_than_the_subscription_is_examined_
 def way_to(server: Server, **more: Any) -> ReconnectingConnection:
     """With a lease of ten seconds."""
     nothing: dict[str, Any] = {
-        "on_open": lambda connection, another: None,
+        "on_open": lambda connection: None,
         "on_closed": lambda: None,
         "on_push": lambda push: None,
         "beat": lambda connection: None,
@@ -1155,25 +1179,6 @@ async def test_whoever_is_always_late_gives_a_server_up_that_does_not_answer(ser
         assert (way.connection, way.error) == (None, "no answer for 2 s")
     finally:
         await way.close()
-
-
-async def test_a_connection_to_another_server_than_before_is_told_apart(server: Server) -> None:
-    """Others' entries may be missing there: the figures are not final yet."""
-    opened: list[bool] = []
-    way = way_to(server, on_open=lambda connection, another: opened.append(another))
-    await way.start(5.0)
-
-    async def open_again() -> bool:
-        return len(opened) > before
-
-    try:
-        for lose in (lambda: way.connection and way.connection.abort("lost"), server.restart):
-            before = len(opened)
-            lose()
-            await until(open_again, "open again")
-    finally:
-        await way.close()
-    assert opened == [False, False, True]
 
 
 async def test_a_connection_that_ends_while_it_is_looked_at_is_none(
