@@ -1,7 +1,8 @@
 """The way to the server: found, opened, checked, watched, and opened again when it breaks. Knows no frame.
 
 Between two connections there are 50 ms at first and 2 s at most, with full jitter, so that the nodes of a cluster do
-not all come back in one moment. A server that does not answer a beat for two seconds is not there.
+not all come back in one moment; less where the lease is short, so that all are back within one lease of the first. A
+server that does not answer a beat for two seconds is not there.
 
 Tested in ``tests/broker/test_redis.py``.
 """
@@ -73,6 +74,7 @@ class ReconnectingConnection:
         self._turn = turn
         self._interval = min(1.0, lease / 5)
         self._silence = min(SILENCE, max(0.5, lease / 2))
+        self._longest_pause = min(LONGEST_PAUSE, lease / 4)
         self._redirected: tuple[str, int] | None = None
         self._gone: asyncio.Event = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -128,10 +130,10 @@ class ReconnectingConnection:
                     log.exception("the broker's connection failed")
             else:
                 await self._gone.wait()
-                if self._now() - opened > LONGEST_PAUSE:
+                if self._now() - opened > self._longest_pause:
                     pause = FIRST_PAUSE
             await asyncio.sleep(random.uniform(0, pause))  # full jitter: nodes do not come back in one moment
-            pause = min(LONGEST_PAUSE, pause * 2)
+            pause = min(self._longest_pause, pause * 2)
 
     def _failed(self, reason: str, wrong: Misconfigured | None) -> None:
         self.error = reason

@@ -1181,6 +1181,31 @@ async def test_whoever_is_always_late_gives_a_server_up_that_does_not_answer(ser
         await way.close()
 
 
+@pytest.mark.parametrize(("lease", "most"), [(1.0, 0.25), (15.0, 2.0)])
+async def test_whoever_is_without_a_server_tries_often_enough_to_be_back_within_a_lease_of_the_first(
+    lease: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For so long the server takes nobody for dead."""
+    pauses: list[float] = []
+
+    def uniform(least: float, longest: float) -> float:
+        pauses.append(longest)
+        return least
+
+    monkeypatch.setattr(reconnecting.random, "uniform", uniform)
+    node = Node(f"redis://127.0.0.1:{free_port()}", "c", lease=lease)
+    await node.broker.start(0.01)
+    try:
+
+        async def tried() -> bool:
+            return len(pauses) > 10
+
+        await until(tried, "ten tries")
+    finally:
+        await node.broker.close()
+    assert (pauses[0], max(pauses), pauses[-1]) == (0.05, most, most)
+
+
 async def test_a_connection_that_ends_while_it_is_looked_at_is_none(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
