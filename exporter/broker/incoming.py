@@ -61,8 +61,10 @@ class Incoming(Generic[P]):
             if channel == self._nodes_channel.name:
                 self._nodes_channel.heard(payload)
             return  # let go of a moment ago
-        first = payload[:1]
-        if first == b"F":
+        first, strangers = payload[:1], self._nodes_channel.strangers
+        if strangers and first == b"F" and frames.publisher(payload) in strangers:
+            self._meters.broker_frames_dropped.value += 1
+        elif first == b"F":
             typing = frames.lone_typing(payload)
             if typing is None:
                 self._frames(held, payload)

@@ -77,7 +77,8 @@ class ClusterNode(Node):
         )
         self.user_connections.name = name
         self.user_connections.ask_other_nodes = self.redis.inquiries.ask
-        self._same_database = SameDatabase(self.redis.nodes_channel, store.identity, name)
+        missed = partial(self.examine, None)
+        self._same_database = SameDatabase(self.redis.nodes_channel, store.identity, name, missed)
         self._healing = Healing(store, self.hub, self.redis, self.removed, self._sender)
         self.broker = self._publisher.broker = self.redis
         self._publisher.on_event = self.redis.events.on_event

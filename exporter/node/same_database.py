@@ -1,7 +1,8 @@
 """Do all nodes of a cluster use one database? Where not, two clusters have one name, and the logs of both say so.
 
 Each node tells the others which one it uses, when it begins to hear them. Nothing is taken from anybody: which of the
-two has the wrong settings only people know.
+two has the wrong settings only people know. But what is said there is not heard here: it would take the place of what
+is said here under the same number, and people would be sent what others must not see.
 
 Tested in ``tests/node/test_same_database.py``.
 """
@@ -23,16 +24,25 @@ from exporter.core.errors import Refusal
 log = structlog.get_logger(__name__)
 
 AGAIN: Final = 60.0
-"""Seconds until a database is asked again that cannot be."""
+"""Seconds until a database is asked again that cannot be, or that is not the others': it may be by then."""
 
 
 class SameDatabase:
-    """``identity`` asks which database this node uses, empty: nobody knows; ``name`` is how operators know the node."""
+    """``identity`` asks which database this node uses, empty: nobody knows; ``name`` is how operators know the node.
+
+    ``missed`` is called when something of others may have been missed.
+    """
 
     def __init__(
-        self, nodes_channel: NodesChannel, identity: Callable[[], Coroutine[Any, Any, str]], name: str
+        self,
+        nodes_channel: NodesChannel,
+        identity: Callable[[], Coroutine[Any, Any, str]],
+        name: str,
+        missed: Callable[[], object],
     ) -> None:
-        self._nodes_channel, self._identity, self._name = nodes_channel, identity, name
+        self._nodes_channel, self._identity, self._name, self._missed = nodes_channel, identity, name, missed
+        self._others: dict[bytes, str] = {}  # nodes that were heard to use another one, and which
+        self._asking: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._mine: str | None = None
         self._warned_of: set[str] = set()
@@ -66,9 +76,25 @@ class SameDatabase:
             except Refusal:
                 await asyncio.sleep(AGAIN)
             else:
+                self._tell_apart()
                 return
 
-    async def _tell(self, connection: Connection) -> None:
+    def _tell_apart(self) -> None:
+        """Who is a stranger, and who no longer: a database that moves does so for one node after the other."""
+        before = self._nodes_channel.strangers
+        self._others = {node: theirs for node, theirs in self._others.items() if theirs != self._mine}
+        self._nodes_channel.strangers = strangers = frozenset(self._others if self._mine else ())
+        if before - strangers:
+            self._missed()
+        if self._others and (self._asking is None or self._asking.done()):
+            self._asking = self._spawn(self._ask_now_and_then())
+
+    async def _ask_now_and_then(self) -> None:
+        while self._others:
+            await asyncio.sleep(AGAIN)
+            await self._tell(self._connection)
+
+    async def _tell(self, connection: Connection | None) -> None:
         await self._ask()
         self._say(connection)
 
@@ -83,19 +109,25 @@ class SameDatabase:
             theirs, name = msgspec.json.decode(frame[1], type=tuple[str, str])
         except msgspec.DecodeError:
             return  # a later release's
-        if self._mine and theirs != self._mine and theirs not in self._warned_of:
-            self._warned_of.add(theirs)
-            self._spawn(self._compare(theirs, name))
+        if self._mine:
+            is_new, self._others[node] = node not in self._others, theirs
+            if theirs == self._mine:
+                self._tell_apart()
+            else:
+                self._spawn(self._compare(theirs, name, is_new))
 
-    async def _compare(self, theirs: str, name: str) -> None:
+    async def _compare(self, theirs: str, name: str, is_new: bool) -> None:
         await self._ask()
         if self._mine == theirs:
             self._warned_of.discard(theirs)
         elif self._mine:
-            log.warning(
-                "another node of this cluster uses another database: people are sent what is said in conversations of "
-                "the same name there, and the cluster's figures are of both; give both the same --database.url, or "
-                "one of them a --cluster.name of its own",
-                node=name,
-            )
-            self._say(self._connection)  # they may not have heard which one is used here
+            if theirs not in self._warned_of:
+                self._warned_of.add(theirs)
+                log.warning(
+                    "another node of this cluster uses another database: what is said there is not heard here, but "
+                    "who comes and goes is, and the cluster's figures are of both; give both the same --database.url, "
+                    "or one of them a --cluster.name of its own",
+                    node=name,
+                )
+            if is_new:
+                self._say(self._connection)  # they may not have heard which one is used here

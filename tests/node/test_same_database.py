@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from exporter.core.errors import Unavailable
 from exporter.node import same_database
 from tests.servers.cut import CutProxy
-from tests.servers.exporter import in_process, until
+from tests.servers.exporter import CONVERSATIONS, in_process, until
 from tests.servers.postgres import Postgres
 from tests.servers.valkey import Server, running
 
@@ -66,6 +66,69 @@ async def test_each_is_warned_once_that_the_other_has_another_database(broker: S
                 for node, before in zip(both, received, strict=True):
                     await node.scraped(lambda f, b=before: f["messaging_broker_frames_received_total"] > b, "again")
         assert said(logs) == 2
+
+
+def strangers(node: Any) -> int:
+    return len(node.server.node.redis.nodes_channel.strangers)
+
+
+@pytest.mark.needs("valkey")
+async def test_what_is_said_in_another_database_is_not_heard_here(broker: Server, tmp_path: Path) -> None:
+    """It would take the place of what has the same number here, whose sender has its acknowledgement."""
+    databases = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "other", "other")]
+    async with nodes(tmp_path, [broker.port] * 3, databases) as (here, there, later):
+
+        async def known() -> bool:
+            return [strangers(node) for node in (here, there, later)] == [2, 1, 1]
+
+        await until(known, "each knows who is a stranger")
+        for node in (here, there):
+            await node.conversation("lobby", "ann", "bob")
+        ann, bob, eve = [await node.connect(user) for node, user in ((here, "ann"), (here, "bob"), (there, "ann"))]
+        for person in (ann, bob, eve):
+            await person.join("lobby")
+        await eve.say("lobby", "not for bob", "e1")
+        assert (await there.request("DELETE", f"{CONVERSATIONS}/lobby/participants/bob", user="ann"))[0] == 204
+        await here.scraped(lambda found: found["messaging_broker_frames_dropped_total"] == 2, "both have come")
+        await ann.say("lobby", "hello", "a1")
+        assert (await bob.frame("message"))["id"] == "a1"
+        assert not [frame for frame in bob.passed_over if frame["type"] == "left"]
+
+
+@pytest.mark.parametrize("says_so", ["they", "this node's own database"])
+async def test_who_is_no_stranger_any_more_is_heard_and_what_was_missed_is_looked_for(
+    says_so: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(same_database, "AGAIN", 0.01)
+    answers = ["mine"]
+
+    async def identity() -> str:
+        return answers[0]
+
+    channel, missed = Mock(handlers={}, strangers=frozenset()), Mock()
+    same = same_database.SameDatabase(channel, identity, "here", missed)
+    same._mine = "mine"
+
+    def hears(theirs: str) -> None:
+        frame: Any = (0, msgspec.json.encode((theirs, "there")), 0, "", 0)
+        same._heard(b"another1", frame, 0.0)
+
+    async def stranger() -> bool:
+        return channel.strangers == {b"another1"}
+
+    async def none() -> bool:
+        return not channel.strangers
+
+    hears("theirs")
+    await until(stranger, "a stranger")
+    missed.assert_not_called()
+    if says_so == "they":
+        hears("mine")
+    else:
+        answers[0] = "theirs"
+    await until(none, "no stranger")
+    missed.assert_called_once_with()
+    same.close()
 
 
 @pytest.mark.needs("valkey")
@@ -191,18 +254,18 @@ async def test_a_database_is_the_same_by_any_user_and_is_not_its_copy() -> None:
 
 
 async def test_who_shares_a_database_again_is_warned_of_again_when_they_no_longer_do() -> None:
-    mine = iter(("theirs", "mine"))
+    mine = iter(("theirs", "mine", "mine"))
 
     async def identity() -> str:
         return next(mine)
 
-    channel: Any = Mock(handlers={})
-    same = same_database.SameDatabase(channel, identity, "here")
+    channel: Any = Mock(handlers={}, strangers=frozenset())
+    same = same_database.SameDatabase(channel, identity, "here", Mock())
     same._mine = "mine"
     frame: Any = (0, msgspec.json.encode(("theirs", "there")), 0, "", 0)
     with capture_logs() as logs:
         for warned in (0, 1, 1):
             same._heard(b"another1", frame, 0.0)
-            await asyncio.gather(*same._tasks)
+            await asyncio.gather(*same._tasks - {same._asking})
             assert said(logs) == warned
             same._mine = "mine"
