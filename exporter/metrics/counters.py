@@ -151,7 +151,8 @@ class Metrics:
         self.broker_frames_received = Counter("messaging_broker_frames_received", "Frames received from other nodes.")
         self.broker_frames_dropped = Counter(
             "messaging_broker_frames_dropped",
-            "Frames that did not leave because the broker was out of reach, or that came and are of an unknown kind.",
+            "Frames that did not leave because the broker was out of reach, or that came and are of an unknown kind, "
+            "or of a node that uses another database.",
         )
         self.broker_lag = Histogram(
             "messaging_broker_lag_seconds",
