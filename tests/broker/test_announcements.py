@@ -605,3 +605,19 @@ async def test_who_is_here_only_again_types_as_this_node_knows(server: Server) -
         for word in ("S", "T", "O"):
             node.broker._announcements.heard_from_afar(held, word, "ann")
         assert node.ear.heard == [b"J ann", b"T ann", b"U ann"]
+
+
+async def test_who_types_on_another_node_is_said_to_when_it_is_known_that_they_are_there(server: Server) -> None:
+    """What came of it before that has been passed over."""
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await counts(node, participants=1, settling=0)
+
+        async def compared() -> bool:
+            return node.broker._announcements._timer is None
+
+        await until(compared, "no comparison makes it good")
+        with server.client() as client:
+            client.sadd(f"{node.broker._functions.root}:y:room", "ann")
+        node.broker._announcements.heard_from_afar(node.broker._held["room"], "S", "ann")
+        await node.hears(b"T ann")

@@ -56,6 +56,12 @@ def test_an_unknown_kind_is_passed_over_and_what_follows_is_read() -> None:
     assert list(frames.unpack(payload)) == [None, known]
 
 
+def test_a_name_that_is_longer_than_its_frame_is_not_read_out_of_the_next() -> None:
+    known = (int(Kind.MESSAGE), b"hello", 7, "bob", 12)
+    wrong = struct.pack(">IBQIH", 15, int(Kind.MESSAGE), 1, 0, 3)
+    assert list(frames.unpack(frames.head(NODE, 0) + wrong + packed(known))) == [None, known]
+
+
 @given(INCOMING_FRAMES, st.integers(1, 60))
 def test_a_frame_that_is_not_whole_is_no_frame(frame: IncomingFrame, cut: int) -> None:
     payload = frames.head(NODE, 0) + packed(frame)

@@ -91,6 +91,7 @@ def test_two_passwords_are_one_too_many(tmp_path: Path) -> None:
         ("http://h", r"begins with none of .*\(http\)"),
         ("redis://h:notaport", "cannot be read"),
         ("redis://h:99999", "cannot be read"),
+        ("redis://h?port=70000", "cannot be read"),
         ("redis://h/zero", "no database number"),
         ("redis://h?db=x", "cannot be read"),
         ("redis://h?retries=3", "an option that does not exist here: retries"),

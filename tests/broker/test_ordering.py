@@ -147,13 +147,14 @@ async def test_a_deletion_takes_the_place_of_a_message_that_has_not_been_handed_
     fixture, heard = Fixture(), list[bytes]()
     monkeypatch.setattr(fixture.local, "deliver", lambda envelope: heard.append(envelope.frame))
     fixture.message(3)
+    fixture.ordering.other(fixture.held, Envelope("c", b"behind 3"))
     for seq in (2, 3):  # the first is on its way still
         fixture.ordering.deletion(fixture.held, Envelope("c", b"deleted %d" % seq, seq=seq, lasting=True))
     assert not heard
     fixture.message(1)
     fixture.message(2)
     fixture.ordering.deletion(fixture.held, Envelope("c", b"deleted 1", seq=1, lasting=True))
-    assert heard == [b"m", b"deleted 2", b"deleted 3", b"deleted 1"]
+    assert heard == [b"m", b"deleted 2", b"deleted 3", b"behind 3", b"deleted 1"]
 
 
 async def test_what_was_read_before_numbers_began_anew_says_nothing_of_them() -> None:
@@ -189,14 +190,19 @@ def test_a_number_that_came_after_the_question_stays_in_doubt() -> None:
 async def test_without_a_database_those_that_wait_go_out_after_one_lease_and_the_gap_shows() -> None:
     fixture = Fixture(lease=10.0)
     fixture.local.down = True
+    fixture.time = 100.0
     fixture.message(3)
     fixture.pass_time()
     assert fixture.handed_out == []
-    fixture.time = 10.1
+    fixture.time = 110.1
     fixture.pass_time()
     assert fixture.handed_out == [3]
     fixture.message(4)
     assert fixture.handed_out == [3, 4]
+    fixture.local.down = False
+    fixture.message(6)  # the next gap is read again
+    fixture.pass_time()
+    assert fixture.handed_out == [3, 4, 5, 6]
 
 
 async def test_a_hole_that_could_not_be_read_is_read_again() -> None:

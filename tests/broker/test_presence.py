@@ -138,6 +138,21 @@ async def test_whoever_types_is_told_behind_their_join_though_that_is_in_the_nex
     assert last.index(b"+proom\ncat") < last.index(b"+troom\ncat")
 
 
+async def test_whoever_stops_typing_does_so_behind_a_start_that_waits_for_the_next_batch() -> None:
+    presence, line, _, _ = registered()
+    line.answer(b"ok")
+    for number in range(SLICE):
+        presence.add(f"u{number}")
+    presence.add("troom\nann")
+    presence.flush(line)
+    presence.toggle("troom\nann", False)
+    presence.toggles_are_due()
+    line.answer(b"ok")
+    presence.flush(line)
+    batch, _ = line.asked[-1]
+    assert 0 < batch.index(b"+troom\nann") < batch.index(b"-troom\nann")
+
+
 async def test_a_coming_and_a_going_that_both_wait_are_nothing() -> None:
     presence, line, _, _ = registered()
     line.answer(b"ok")
