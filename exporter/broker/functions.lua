@@ -186,8 +186,9 @@ end
 -- told figures: the answer is an error. When it has done so, K begins anew, as on an empty server; so it does after any
 -- time in which it was seen that it may, because the server's counter begins anew too, with its process or on request.
 -- Where this is another process than the one that K was last changed in, a replica or one that has read a file, the last
--- writes may be missing: who is in K may have gone long ago, and others may not have come back.
-local function refuse_or_begin(K, time, lease)
+-- writes may be missing: who is in K may have gone long ago, and others may not have come back. What it may have dropped
+-- before nobody knows: for whoever comes first where nobody lives, K begins anew.
+local function refuse_or_begin(K, time, lease, comes)
   local info = redis.call('INFO', 'server', 'memory', 'stats')
   local policy = string.match(info, 'maxmemory_policy:(%S+)') or 'noeviction'
   local before, ran = unpack(redis.call('HMGET', K .. ':state', 'evicted', 'run'))
@@ -198,7 +199,8 @@ local function refuse_or_begin(K, time, lease)
     return redis.error_reply("EVICTS the broker's maxmemory-policy is " .. policy)
   end
   local evicted, run = string.match(info, 'evicted_keys:(%d+)') or '0', string.match(info, 'run_id:(%S+)') or ''
-  if before ~= evicted then
+  local is_first = comes and ran ~= run and redis.call('ZCOUNT', K .. ':nodes', '(' .. text(time), '+inf') == 0
+  if before ~= evicted or is_first then
     local remains = before or evicted ~= '0' or redis.call('HLEN', K .. ':c') > 0
     for _, inc in ipairs(redis.call('ZRANGEBYSCORE', K .. ':nodes', '-inf', '+inf')) do
       for _, old in ipairs(taken_over(K, inc)) do
@@ -332,7 +334,7 @@ local function register(keys, args)
   may_write(keys[1])
   local K, inc, lease = keys[1], args[1], tonumber(args[2])
   local time = now()
-  local wrong = refuse_or_begin(K, time, lease)
+  local wrong = refuse_or_begin(K, time, lease, #args == 4)
   if wrong then
     return wrong
   end

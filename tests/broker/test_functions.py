@@ -314,6 +314,26 @@ def test_the_figures_are_not_final_where_the_server_is_not_the_process_that_it_w
         model.close()
 
 
+def test_who_comes_first_to_a_server_that_was_started_again_finds_nothing_of_before(server: Server) -> None:
+    """Which keys it had dropped while nobody was there is not known: its counter begins anew with its process."""
+    model = Model(server)
+    try:
+        model.register("dead")
+        model.apply("dead", 1, ["+uann"], True)
+        model.client.delete(f"{model.root}:h:dead:u")
+        model.client.zadd(f"{model.root}:nodes", {"dead": 1})
+        for is_another in (False, True):
+            if is_another:
+                model.client.hset(f"{model.root}:state", "run", "of before")
+            reply = model.call("register", f"new {is_another}", LEASE, 1, "")
+            assert isinstance(reply, list)
+            found = figures(reply)
+            assert (found.nodes, found.users, found.unsettled > 0) == (1, 0 if is_another else 1, True)
+            model.client.zrem(f"{model.root}:nodes", f"new {is_another}")
+    finally:
+        model.close()
+
+
 def test_the_connections_of_a_node_are_those_of_its_latest_call(server: Server) -> None:
     model = Model(server)
     try:

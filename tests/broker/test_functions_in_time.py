@@ -107,9 +107,9 @@ class Stored:
             known.pop(inc, None)  # type: ignore[attr-defined]
         return self.taken.pop(inc, [])
 
-    def begin_anew(self, time: int, lease: int, evicted: str, run: str) -> None:
-        before = self.state.get("evicted")
-        if before != evicted:
+    def begin_anew(self, time: int, lease: int, evicted: str, run: str, comes: bool) -> None:
+        before, is_another = self.state.get("evicted"), self.state.get("run") != run
+        if before != evicted or (comes and is_another and all(until <= time for until in self.deadlines.values())):
             remains = before is not None or evicted != "0" or self.holders("c")
             index = self.index
             self.__init__()  # type: ignore[misc]
@@ -237,17 +237,17 @@ class Cluster:
 
     # --- calls ----------------------------------------------------------------------------------------------
 
-    def refused(self, lease: int) -> str | None:
+    def refused(self, lease: int, comes: bool = False) -> str | None:
         if self.policy != "noeviction":
             if "evicted" in self.stored.state:
                 self.stored.state["evicted"] = "?"
             return f"EVICTS the broker's maxmemory-policy is {self.policy}"
-        self.stored.begin_anew(self.time, lease, str(self.evicted), str(self.run))
+        self.stored.begin_anew(self.time, lease, str(self.evicted), str(self.run), comes)
         return None
 
     def register(self, inc: str, lease: int, connections: int, label: str, *old: str) -> bool:
         reply = self.call("register", inc, lease, connections, label, *old)
-        if why := self.refused(lease):
+        if why := self.refused(lease, comes=not old):
             self.expect(reply, why)
             self.compare()
             return False
