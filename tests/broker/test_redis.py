@@ -1206,6 +1206,43 @@ async def test_whoever_is_without_a_server_tries_often_enough_to_be_back_within_
     assert (pauses[0], max(pauses), pauses[-1]) == (0.05, most, most)
 
 
+async def test_where_a_server_has_pointed_to_is_tried_once(server: Server) -> None:
+    """What it knew may be old: the URL's servers know who owns the slot by now."""
+    way = way_to(server)
+    way._redirected = ("127.0.0.1", free_port())
+    await way.start(5.0)
+    try:
+
+        async def open_() -> bool:
+            return way.connection is not None
+
+        await until(open_, "open")
+    finally:
+        await way.close()
+
+
+async def test_each_outage_is_told_with_its_reason(server: Server) -> None:
+    """Once, however often it is tried; and again when the broker has been there in between."""
+    way = way_to(server)
+    with logged(reconnecting) as lines:
+        await way.start(5.0)
+        try:
+            for times in (1, 2):
+                for _ in range(2):
+                    way._failed("down", None)
+                assert [line.get("reason") for line in lines].count("down") == times
+                connection = way.connection
+                assert connection is not None
+                connection.abort("a test")
+
+                async def open_again(before: Connection = connection) -> bool:
+                    return way.connection not in (None, before)
+
+                await until(open_again, "open again")
+        finally:
+            await way.close()
+
+
 async def test_a_connection_that_ends_while_it_is_looked_at_is_none(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
