@@ -334,9 +334,15 @@ async def test_what_a_server_drops_while_it_serves_nobody_is_told_anew(kind: str
         ):
             node.join("a", "ann", "room")
             await counts(node, users=1, participants=1)
-            way.cut()
+            way.refusing = True
+            way.drop()
+
+            async def lost() -> bool:
+                return node.broker._reconnecting.connection is None
+
+            await until(lost, "no beat sees it")
             client.config_set("maxmemory-policy", "allkeys-lru")  # as with a start from other settings
-            way.mend()
+            way.refusing = False
 
             async def told() -> bool:
                 return "maxmemory-policy is allkeys-lru" in str(node.broker.error)
