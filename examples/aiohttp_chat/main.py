@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from aiohttp import WSMsgType, web
 
@@ -15,9 +16,8 @@ sockets: dict[object, web.WebSocketResponse] = {}
 async def broadcast(room: str, frame: dict[str, object]) -> None:
     """To everybody who joined; a copy of the audience, because people come and go meanwhile."""
     for connection in live.audience(room):
-        websocket = sockets.get(connection)
-        if websocket is not None and not websocket.closed:
-            await websocket.send_json(frame)
+        with suppress(KeyError, ConnectionError):  # who has gone meanwhile ends nobody else's connection
+            await sockets[connection].send_json(frame)
 
 
 async def chat(request: web.Request) -> web.WebSocketResponse:

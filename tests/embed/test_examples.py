@@ -147,6 +147,29 @@ async def test_aiohttp_chat_announces_from_events() -> None:
         assert figures["messaging_deliveries_total"] == 3
 
 
+class Reset:
+    """A WebSocket whose peer was killed a moment ago: aiohttp has not told its handler yet."""
+
+    closed = False
+
+    async def send_json(self, frame: object) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+
+async def test_aiohttp_chat_goes_on_for_everybody_else_when_somebody_is_killed() -> None:
+    example = load(EXAMPLES / "aiohttp_chat" / "main.py", "aiohttp_chat_killed")
+    async with on_aiohttp(example.application()) as url, aiohttp.ClientSession() as http:
+        ann, bob = [await http.ws_connect(f"{url}/ws?user={name}") for name in ("ann", "bob")]
+        for websocket in (ann, bob):
+            await websocket.send_json({"type": "join", "room": "one"})
+            assert (await websocket.receive_json())["type"] == "joined"
+        [killed] = [connection for connection in example.sockets if connection.user == "ann"]
+        example.sockets[killed] = Reset()
+        for text in ("one", "two"):
+            await bob.send_json({"type": "message", "room": "one", "text": text})
+            assert await bob.receive_json() == {"type": "message", "user": "bob", "text": text}
+
+
 async def test_socketio_chat_is_under_fifty_lines_and_right() -> None:
     path = EXAMPLES / "socketio_chat" / "main.py"
     assert path.read_text().count("\n") < 50
