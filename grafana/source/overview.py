@@ -211,13 +211,16 @@ FLOW = Row(
                     Query(q.together("messaging_cluster_users", "messaging_connected_users"), named("people")),
                     Query(q.at_most("messaging_connected_users"), named("people, at most")),
                     Query(q.total("messaging_active_connections"), named("connections")),
-                    Query(f"{q.recorded('job:messaging_cluster_users:max')} offset 1w", named("people a week ago")),
+                    Query(f"{q.recorded('job:messaging_people:distinct')} offset 1w", named("people a week ago")),
+                    Query(
+                        f"{q.recorded('job:messaging_people:at_most')} offset 1w", named("people, at most, a week ago")
+                    ),
                 ],
                 "Distinct people and their connections, and the people of the same hour last week, as the rules "
                 "recorded it. If people are far below last week, look for what cut them off; if connections rise "
                 "without people, clients reconnect without closing.",
                 colors={"/: people(, at most)?$/": "blue", "/: connections$/": "purple"},
-                dashed=["/: people a week ago$/"],
+                dashed=["/: people(, at most,)? a week ago$/"],
                 link=DELIVERY,
             ),
             8,

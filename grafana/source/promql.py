@@ -191,23 +191,32 @@ def known(metric: str) -> str:
 
 def together(metric: str, live: str) -> str:
     """The same, or ``live`` of the one host that embeds: where nobody else is, that is distinct."""
-    return f"({cluster(metric)} or {_embedded(total(live))}) unless {_several(live)}"
+    alone = f"{total(live)} unless {least('messaging_broker_up')}"
+    return f"({cluster(metric)} or {alone}) unless {_several()}"
 
 
 def at_most(live: str) -> str:
-    """The nodes' figures added up where they do not know each other: somebody on two nodes counts twice."""
-    return f"{total(live)} and {_several(live)}"
+    """The nodes' figures added up where they do not know each other: somebody on two nodes counts twice.
+
+    No data where a host that embeds does not report the figure: what the others have is no bound then.
+    """
+    reporting = _over("count", without(live), of(live))
+    return f"{total(live)} and {_several()} unless {_over('count', without(live), of(_EVERY))} > {reporting}"
 
 
-def _embedded(series: str) -> str:
-    """Of installations without a server of ours: no host of embed and no process of observe has a broker."""
-    return f"{series} unless {least('messaging_broker_up')}"
+_EVERY: Final = "messaging_active_connections"
+"""What every node and every host that embeds reports."""
 
 
-def _several(live: str) -> str:
-    """As ``apart``, and several hosts that embed, who never know each other."""
-    hosts = f"sum without ({without(live)}) ({of(live)} >= bool 0) > 1"
-    return f"({apart()} or {_embedded(hosts)})"
+def _several() -> str:
+    """As ``apart``, and hosts that embed, who know nobody: several of them, or one beside a server of ours.
+
+    A server has ``messaging_broker_up``, also where it is alone; no host and no process of observe has it.
+    """
+    drop = ", ".join(NODE)
+    server = of("messaging_broker_up")
+    hosts = f"count without ({drop}) ({of(_EVERY)} unless {server})"
+    return f"({apart()} or {hosts} > 1 or {hosts} and group without ({drop}) ({server}))"
 
 
 # --- what other programs export too: only that of our targets ------------------------------------------------

@@ -295,6 +295,41 @@ def test_a_proof_notices_when_its_alert_is_changed(old: str, new: str, tmp_path:
     assert done.returncode == 1
 
 
+@pytest.mark.needs("promtool")
+def test_a_host_that_embeds_beside_a_cluster_contradicts_nothing(tmp_path: Path) -> None:
+    node = {"active_connections": 10, "connected_users": 10, "broker_up": 1}
+    seen = {"cluster_connections": 20, "cluster_users": 20, "cluster_nodes": 2, "cluster_snapshot_timestamp_seconds": 0}
+    nodes = {"a": node | seen, "b": node | seen, "host": {"active_connections": 500, "connected_users": 500}}
+    gap = "job:messaging_invariant_gap:abs"
+    invariants = [
+        case.what for case in CASES if case.alert == "MessagingInvariantBroken" and "instance" not in case.labels
+    ]
+    proof = {
+        "rule_files": [str(RECORDING)],
+        "tests": [
+            {
+                "input_series": [
+                    {"series": f'messaging_{name}{{instance="{instance}", job="messaging"}}', "values": f"{value}x1"}
+                    for instance, figures in nodes.items()
+                    for name, value in figures.items()
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": gap,
+                        "eval_time": "1m",
+                        "exp_samples": [
+                            {"labels": f'{gap}{{job="messaging", invariant="{invariant}"}}', "value": 0}
+                            for invariant in invariants
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "proof.yml").write_text(yaml.safe_dump(proof))
+    promtool("test", "rules", tmp_path / "proof.yml")
+
+
 # --- runbooks -------------------------------------------------------------------------------------------------
 
 

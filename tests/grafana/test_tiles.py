@@ -15,7 +15,7 @@ from exporter import Live
 from exporter.simulate import SimulateOptions, simulate
 from tests.embed.hosts import on_uvicorn
 from tests.grafana.boards import BOARDS, OBSERVED, panels, targets
-from tests.servers.exporter import WS, Exporter
+from tests.servers.exporter import WS, Exporter, running
 from tests.servers.ports import free_port
 from tests.servers.prometheus import Prometheus, hurried, until
 
@@ -286,40 +286,68 @@ async def test_two_installations_with_equal_jobs_and_instances_stay_apart_everyw
 
 
 async def test_a_host_that_embeds_tells_who_is_there_and_nothing_that_it_does_not_know(tmp_path: Path) -> None:
-    lone, one, two = (Live(typing_timeout=3600) for _ in range(3))
+    lone, one, two, beside, mute, telling = (Live(typing_timeout=3600) for _ in range(6))
     async with AsyncExitStack() as hosts:
-        jobs: dict[str, list[str]] = {"lone": [], "app": []}
-        for live, job in ((lone, "lone"), (one, "app"), (two, "app")):
+        server = await hosts.enter_async_context(running(tmp_path / "server", "--typing.timeout", "1h"))
+        jobs: dict[str, list[str]] = {"beside": [server.url.removeprefix("http://")]}
+        everybody = ((lone, "lone"), (one, "app"), (two, "app"), (beside, "beside"), (mute, "mute"), (telling, "mute"))
+        for live, job in everybody:
             for handle in ("a", "b"):
                 hosts.enter_context(live.open("ann", handle=handle)).join("room")
             bob = hosts.enter_context(live.open("bob"))
             bob.join("room")
             bob.typing("room")
             url = await hosts.enter_async_context(on_uvicorn(live.asgi()))
-            jobs[job].append(url.removeprefix("http://"))
-        prometheus = Prometheus(tmp_path / "prometheus", jobs)
+            jobs.setdefault(job, []).append(url.removeprefix("http://"))
+        hosts.enter_context(mute.open_anonymous()).join("room")
+        for name in ("ann", "bob"):
+            client = await server.connect(name)
+            hosts.push_async_callback(client.close)
+            if name == "ann":
+                await server.conversation("room", "ann", "bob")
+            await client.join("room")
+        await client.send("typing", conversation="room", active=True)
+        await client.barrier()
+        prometheus = Prometheus(tmp_path / "prometheus", jobs, rules=hurried(tmp_path / "rules"))
         await prometheus.start()
         hosts.push_async_callback(prometheus.stop)
 
         async def scraped() -> bool:
-            return len(await prometheus.query("messaging_build_info")) == 3
+            return len(await prometheus.query("messaging_build_info")) == 7
 
         await until(scraped, "all hosts are scraped")
         for title, there in (("People online", 2), ("Conversations", 1), ("Typing", 1)):
-            tile = tiles()[f"overview: {title}"]
-            exact, added = tile["targets"]
-            ((labels, values),) = await prometheus.query(plain(exact["expr"]))
-            assert (labels["job"], values) == ("lone", [there]), title
-            ((labels, values),) = await prometheus.query(plain(added["expr"]))
-            assert (labels["job"], values) == ("app", [2 * there]), title
+            exact, added = tiles()[f"overview: {title}"]["targets"]
+            # A sum with a host in it that does not tell would be no bound. A host beside a server doubles people, too.
+            assert await by_job(prometheus, exact["expr"]) == {"lone": there}, title
+            assert await by_job(prometheus, added["expr"]) == {"app": 2 * there, "beside": 2 * there}, title
+        (course,) = (panel for panel in panels("messaging-overview") if panel["title"] == "People and connections")
+        told = {target["legendFormat"].rpartition(": ")[2]: target["expr"] for target in course["targets"]}
+        for legend, past, people in (
+            ("people", "people a week ago", {"lone": 2.0}),
+            ("people, at most", "people, at most, a week ago", {"app": 4.0, "beside": 4.0}),
+        ):
+            assert await by_job(prometheus, told[legend]) == people
+            recorded = told[past].removesuffix(" offset 1w")
+            assert recorded != told[past]
+
+            async def is_recorded(recorded: str = recorded, people: dict[str, float] = people) -> bool:
+                return await by_job(prometheus, recorded) == people
+
+            await until(is_recorded, f"{legend} will be known a week later")
         for name in ("overview: Sends fail", "delivery: Within 250 ms"):
-            assert await shown(prometheus, tiles()[name]) == "not known"
+            assert await shown(prometheus, tiles()[name], job="lone|app") == "not known"
 
         async def delivers() -> bool:
             one.delivered(1, 0.01)
-            return await shown(prometheus, tiles()["delivery: Within 250 ms"]) == {"app": 1}
+            return await shown(prometheus, tiles()["delivery: Within 250 ms"], job="lone|app") == {"app": 1}
 
         await until(delivers, "the share of what is delivered is known")
+
+
+async def by_job(prometheus: Prometheus, expr: str) -> dict[str, float]:
+    """The answer's numbers by the job that they are of."""
+    return {labels["job"]: values[-1] for labels, values in await prometheus.query(plain(expr))}
 
 
 async def test_nodes_that_are_down_are_named_as_long_as_their_names_can_be_read(tmp_path: Path) -> None:
