@@ -52,3 +52,17 @@ def test_a_connection_takes_as_much_memory_everywhere() -> None:
     (memory,) = (panel for panel in BOARDS["messaging-health"]["panels"] if panel["title"] == "Memory")
     for text in (RUNBOOKS["MessagingConnectionLimitNear"], memory["description"]):
         assert re.findall(r"[\d.]+ KiB", text) == [*measured.groups()]
+    for path in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+        told = re.search(
+            r"([\d.]+ KiB).{0,70}?\b([\d.]+ KiB) more with the server's own TLS", " ".join(path.read_text().split())
+        )
+        assert told is not None
+        assert told.groups() == measured.groups()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, text in RUNBOOKS.items() if re.search(r"^messaging-exporter ", text, re.M)]
+)
+def test_a_command_on_a_node_is_given_the_node_s_settings(name: str) -> None:
+    # Without them it looks at the SQLite file of --data.dir, and finds it well.
+    assert "node's own settings" in RUNBOOKS[name]

@@ -90,6 +90,11 @@ async def test_a_killed_node_wakes_somebody_whatever_its_job_is_called_and_the_o
         since = [notice for notice in receiver.told if datetime.fromisoformat(notice["startsAt"]) >= killed]
         assert {notice["labels"].get("instance") for notice in since} == {address(one.url)}
         assert "MessagingAbsent" not in await prometheus.firing()
+        runbook = (GRAFANA / "runbooks" / "MessagingDown.md").read_text()
+        asked = re.findall(r"```promql\n(.*?)```", runbook, re.DOTALL)
+        for query in asked:  # of a node that answers nothing any more
+            found = await prometheus.query(query.replace("[1d:1m]", "[1d:1s]"))
+            assert address(one.url) in {labels["instance"] for labels, _ in found}, query
 
 
 async def test_a_leak_is_noticed_by_recount_and_by_contradiction_and_taken_back_when_mended(tmp_path: Path) -> None:
