@@ -81,7 +81,7 @@ def simulate(settings: Settings, token_file: Path | None, **given: Any) -> int:
 
     They chat, type, read, come and go, and compare what they got with what was acknowledged.
 
-    Exit status: 0 all promises kept, 1 something acknowledged was lost, 2 could not check.
+    Exit status: 0 all promises kept, 1 one was broken, 2 could not check.
     """
     from exporter import simulate as people
 
