@@ -48,6 +48,8 @@ class DatabaseFacts:
     indexes: frozenset[tuple[str, str]] = frozenset()
     values: MappingOf[str, Any] = field(default_factory=dict)
     """Of the columns of time, what one of the newest rows holds."""
+    days: bool = False
+    """Is the key a time, and are its values days?"""
     numbered_with: frozenset[str] = frozenset()
     """Columns with which the key is unique, where it is not by itself: it comes several times."""
 
@@ -171,21 +173,16 @@ class Document:
         for name, part in compared if postgresql else ():
             if part is not None and name in self.messages:
                 ours, theirs = self.messages[name], part["id"]
-                reasons.append(
-                    fitting.comparison_reason(
-                        [
-                            (self.messages["table"], ours, types[ours]),
-                            (part["table"], theirs, there[part["table"]][theirs]),
-                        ]
-                    )
-                )
+                own, other = self.messages["table"], part["table"]
+                pair = [(own, ours, types[ours]), (other, theirs, there[other][theirs])]
+                reasons.append(fitting.comparison_reason(pair))
         if facts.numbered_with:
             others = ", ".join(sorted(facts.numbered_with))
             reasons.append(
                 f"the key {key} is unique only together with {others}: numbered anew for each, it does not grow with "
                 f"the rows. Give the column of time (key: {self.time['column']})"
             )
-        for use, time in (("key" if key == self.time["column"] else "time", self.time), ("deleted", self.deleted)):
+        for use, time in (("days" if facts.days else "time", self.time), ("deleted", self.deleted)):
             if time is None:
                 continue
             column, unit = time["column"], time["unit"]
@@ -221,12 +218,13 @@ class Document:
         return f"SELECT COUNT(x.k) - COUNT(DISTINCT x.k) FROM ({rows}) x"
 
     def probes(self, facts: DatabaseFacts) -> dict[str, str]:
-        """By column of time, a statement with what one of the newest rows holds."""
+        """By column of time, a statement with what one of the newest rows holds; of one that is the key, what each."""
         key, table = self.messages["key"], self.messages["table"]
         order = f" ORDER BY {_name(key)} DESC" if (table, key) in facts.indexes else ""
         return {  # of times of deletion the latest: others may say that nothing was deleted
             time["column"]: f"SELECT x.t FROM (SELECT {_name(time['column'])} AS t FROM {_table(table)}{order} "
-            f"LIMIT {PROBED}) x WHERE x.t IS NOT NULL{' ORDER BY x.t DESC' if time is self.deleted else ''} LIMIT 1"
+            f"LIMIT {PROBED}) x WHERE x.t IS NOT NULL{' ORDER BY x.t DESC' if time is self.deleted else ''}"
+            f"{'' if time['column'] == key else ' LIMIT 1'}"
             for time in (self.time, self.deleted)
             if time is not None
         }
@@ -309,15 +307,13 @@ class Document:
         return found
 
     def _meaning(self) -> dict[str, str]:
-        condition = self.messages.get("filter")
         return {
-            "stored_messages": f"rows of {self.messages['table']}"
-            + (f" with {condition}" if condition else "")
+            "stored_messages": fitting.rows_of(self.messages)
             + (f", without those deleted by {self.deleted['column']}" if self.deleted else ""),
-            "stored_conversations": f"rows of {self.conversations['table']}"
+            "stored_conversations": fitting.rows_of(self.conversations)
             if self.conversations
             else "distinct conversations of messages",
-            "registered_users": f"rows of {self.users['table']}" if self.users else "",
+            "registered_users": fitting.rows_of(self.users) if self.users else "",
             "messages_today": f"messages of the current UTC day by {self.time['column']}",
             "active_users": "users who wrote, deleted or not, on one of the last N UTC days",
         }

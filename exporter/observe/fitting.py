@@ -29,7 +29,10 @@ _UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _PLAUSIBLE: Final = (datetime(1990, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _FLAG: Final = re.compile(r"\d|\Z")  # SQLite makes a number of how a text begins
-_OFFSET: Final = re.compile(r"[+-](?!00:?00$)\d\d(:?\d\d)?$")
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]00:00(?::00(?:\.0+)?)?(?:Z|\+00(?::?00)?)?)?")
+_OFFSET: Final = re.compile(r"[ T]?[\d:.,]*\s?[+-](?!00(?::?00)?(?!\d))\d\d")
+_EARLY: Final = "'1970-01-02'"  # in every zone after the first moment of 1970
+_LATE: Final = "2100"
 
 
 def key_reason(key: str, type_: str, time: str) -> str | None:
@@ -54,16 +57,20 @@ def unit_reason(column: str, type_: str, unit: str) -> str | None:
 
 
 def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
-    """Why this value of a column does not do as ``time``, ``key`` or ``deleted`` in this unit; None when it does."""
-    numeric = isinstance(value, int | float) or type(value).__name__ == "Decimal"
+    """Why this value of a column does not do as ``time``, ``days`` or ``deleted`` in this unit; None when it does."""
+    numeric = _numeric(value)
+    endless = f"the column {column} holds a time without end for what is not deleted: map a view that has NULL instead"
+    if use == "days":
+        return f"the key {column} holds days, of which rows to come have the same: give a column of whole numbers"
     if unit in _UNITS:
         if not numeric:
             return f"the column {column} holds {_shown(value)}, which is no number: its unit is text"
-        return None if _plausible(value, unit) else _other_unit(column, value, unit)
-    if use == "key" and _DATE.fullmatch(str(value)):
-        return f"the key {column} holds days, of which rows to come have the same: give a column of whole numbers"
-    if use == "deleted" and not numeric and str(value)[:4] == "9999":
-        return f"the column {column} holds a time without end for what is not deleted: map a view that has NULL instead"
+        if _plausible(value, unit):
+            return None
+        late = use == "deleted" and value / _UNITS[unit] > _PLAUSIBLE[1]
+        return _other_unit(column, value, unit) or (endless if late else None)
+    if use == "deleted" and _DATE.match(str(value)) and str(value) >= _LATE:
+        return endless
     if unit == "flag" and isinstance(value, str | bytes) and not _FLAG.match(str(value)):
         return f"the column {column} holds {_shown(value)}, which is no flag: map a view that has a number instead"
     if unit == "text" and (value or use != "deleted"):
@@ -71,7 +78,7 @@ def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
             return _other_unit(column, value, unit)
         if not _DATE.match(str(value)):
             return f"the column {column} holds {_shown(value)}, which is no time such as 2026-01-31 12:00:00"
-        if _OFFSET.search(str(value)[19:]):
+        if _OFFSET.match(str(value)[10:]):
             return (
                 f"the column {column} holds times with an offset ({_shown(value)}), which do not compare as texts: "
                 "map a view that has them in UTC"
@@ -79,10 +86,26 @@ def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
     return None
 
 
+def are_days(values: Sequence[Any], unit: str) -> bool:
+    """Are these values of a column days, or their first moments? One midnight alone may be a moment."""
+    if unit in _UNITS:
+        return len(values) > 1 and all(_numeric(each) and each % (86_400 * _UNITS[unit]) == 0 for each in values)
+    pattern = _DAY if len(values) > 1 else _DATE
+    return all(pattern.fullmatch(str(each)) for each in values)
+
+
 def never(column: str, unit: str, dialect: str) -> str:
-    """SQL: was this not deleted, by what frameworks write beside NULL? SQLite takes any type."""
-    values = ["0"] if unit in _UNITS else ["''", "0"] if dialect == "sqlite" else ["''"] if unit == "text" else []
-    return " OR ".join([f"{column} IS NULL", *(f"{column} = {value}" for value in values)])
+    """SQL: was this not deleted? Beside NULL, what frameworks write for no time: an empty text, or one up to 1970.
+
+    That is 0 or -1, the year 1 of Go, the ``-infinity`` of .NET, the zero date of MySQL. SQLite takes any type.
+    """
+    if unit in _UNITS:
+        early = f"{column} <= 0"
+    elif dialect == "sqlite":
+        early = f"{column} <= 0 OR {column} BETWEEN '' AND {_EARLY}"
+    else:
+        early = f"{column} < {_EARLY}"
+    return f"{column} IS NULL OR {early}"
 
 
 def named_in(condition: str, columns: Iterable[str], dialect: str) -> Sequence[str]:
@@ -104,6 +127,10 @@ def named_in(condition: str, columns: Iterable[str], dialect: str) -> Sequence[s
 def _shown(value: Any) -> str:
     """A value that looks like a time; whatever else is in a column may be somebody's message."""
     return repr(value) if re.fullmatch(r"[\d\sTZ:.,/+-]{1,40}", str(value)) else "a text"
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, int | float) or type(value).__name__ == "Decimal"
 
 
 def _plausible(value: Any, unit: str) -> bool:
@@ -148,6 +175,11 @@ def several(value: Any) -> Sequence[str]:
     """The columns, where a key was given as several."""
     parts = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else []
     return [str(part).strip() for part in parts] if len(parts) > 1 else []
+
+
+def rows_of(part: MappingOf[str, Any]) -> str:
+    """Which rows of its table a part of the file means, in words."""
+    return f"rows of {part['table']}" + (f" with {part['filter']}" if "filter" in part else "")
 
 
 def rules(*parts: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from exporter.core.errors import Misconfigured
-from exporter.observe import custom, rights
+from exporter.observe import custom, fitting, rights
 from exporter.observe.connections import Reader
 from exporter.observe.mapping import Mapping
 from exporter.observe.presets import Columns, ejabberd, mattermost, not_known, prosody, synapse
@@ -90,6 +90,8 @@ async def _custom(document: custom.Document, reader: Reader, there: Columns) -> 
     for column, probe in document.probes(facts).items():
         if found := await _readable(reader, probe):
             values[column] = found[0]
+            if column == document.messages["key"]:
+                facts = replace(facts, days=fitting.are_days(found, document.time["unit"]))
     if (repeated := document.repeated()) and (await _readable(reader, repeated)) not in (None, [0]):
         table, key = document.messages["table"], document.messages["key"]
         facts = replace(facts, numbered_with=frozenset(await rights.unique_with(reader, table, key)))

@@ -77,6 +77,7 @@ def test_a_check_lists_the_conversations_whose_counter_is_wrong(server: Server, 
     status = asyncio.run(check(Source(server.url, "custom", config_file=mapping), out=said.append))
     assert status == FINDINGS
     assert "    2: the counter says 9, there are 2 messages" in said
+    assert "      rows of user with role <> 'bot'" in said
     assert not any(line.startswith("    1:") for line in said)
     assert any("no index on message (deleted_at)" in line for line in said)
     index, right = "CREATE INDEX i ON message (deleted_at)", "UPDATE conversation SET total_messages = 2 WHERE id = 2"
@@ -249,8 +250,9 @@ def test_numbers_in_another_unit_are_told(server: Server, tmp_path: Path, unit: 
 def test_a_text_of_midnight_is_of_its_day_however_much_of_it_is_written(
     server: Server, tmp_path: Path, key: str, midnight: str
 ) -> None:
-    """A date alone is below every moment of its day, as texts compare."""
-    rows = ", ".join(f"({i}, '2026-03-{i:02}{midnight}', 'u{i}')" for i in (3, 4, 9, 10))
+    """A date alone is below every moment of its day, as texts compare. A key of days only would be none."""
+    rows = ", ".join(f"({i}, '2026-03-{i:02}{midnight}', 'u{i}')" for i in (4, 9, 10))
+    rows += f", (3, '2026-03-03{midnight[:1] or ' '}12:00', 'u3')"
     server.script(f"CREATE TABLE posts (id int, at text, who text); INSERT INTO posts VALUES {rows}")
     totals = observed(
         server, tmp_path, f"messages: {{table: posts, key: {key}, time: {{column: at, unit: text}}, sender: who}}"
@@ -277,13 +279,36 @@ async def test_a_line_at_midnight_has_what_is_of_midnight_below_it(
     await engine.close()
 
 
-@pytest.mark.parametrize("type_", ["date", "text"])
-def test_a_day_is_no_key(server: Server, tmp_path: Path, type_: str) -> None:
-    """What comes later on a day that is sealed would not be above the line."""
-    unit = "timestamp" if type_ == "date" else "text"
-    server.script(f"CREATE TABLE posts (at {type_}); INSERT INTO posts VALUES ('2026-03-09'), ('2026-03-10')")
+@pytest.mark.parametrize(
+    ("type_", "unit", "days"),
+    [
+        ("date", "timestamp", ["2026-03-09", "2026-03-10"]),
+        ("timestamp", "timestamp", ["2026-03-09 00:00:00", "2026-03-10 00:00:00"]),
+        ("timestamptz", "timestamptz", ["2026-03-09 00:00:00+00", "2026-03-10 00:00:00+00"]),
+        ("text", "text", ["2026-03-09", "2026-03-10"]),
+        ("text", "text", ["2026-03-09 00:00:00", "2026-03-10 00:00:00.000000"]),
+        ("text", "text", ["2026-03-10T00:00:00.000Z", "2026-03-10T00:00Z"]),
+        ("bigint", "s", ["1773014400", "1773100800"]),
+        ("bigint", "ms", ["1773014400000", "1773100800000"]),
+    ],
+)
+def test_a_day_is_no_key(server: Server, tmp_path: Path, type_: str, unit: str, days: list[str]) -> None:
+    """What comes later on a day that is sealed would not be above the line. One midnight alone is a moment."""
+    server.script(f"CREATE TABLE posts (at {type_}); INSERT INTO posts VALUES ('{days[0]}')")
+    mapping = f"messages: {{table: posts, key: at, time: {{column: at, unit: {unit}}}}}"
+    if len(days[0]) > 10 or type_ == "bigint":
+        assert observed(server, tmp_path, mapping).stored_messages == 1
+    server.script(f"INSERT INTO posts VALUES ('{days[1]}')")
     with pytest.raises(Misconfigured, match="the key at holds days"):
-        observed(server, tmp_path, f"messages: {{table: posts, key: at, time: {{column: at, unit: {unit}}}}}")
+        observed(server, tmp_path, mapping)
+    if type_ != "date":
+        noon = (
+            str((int(days[0]) + int(days[1])) // 2)
+            if type_ == "bigint"
+            else f"{days[0][:10]}{days[1][10:11] or ' '}12:00"
+        )
+        server.script(f"INSERT INTO posts VALUES ('{noon}')")
+        assert observed(server, tmp_path, mapping).stored_messages == 3
 
 
 def test_nanoseconds_are_told(server: Server, tmp_path: Path) -> None:
@@ -300,10 +325,14 @@ def test_times_with_an_offset_in_texts_are_refused(server: Server, tmp_path: Pat
     mapping = "messages: {table: posts, key: id, time: {column: at, unit: text}}"
     totals = observed(server, tmp_path, mapping)
     assert (totals.stored_messages, totals.messages_today) == (2, 1)
-    server.script("INSERT INTO posts VALUES (3, '2026-03-10T00:30:00+02:00')")
     server.script("CREATE INDEX posts_id ON posts (id)")
-    with pytest.raises(Misconfigured, match=r"times with an offset .*map a view that has them in UTC"):
-        observed(server, tmp_path, mapping)
+    for utc in ("2026-03-10 00:00:00+00", "2026-03-10 00:00:00.5 +0000 UTC m=+12.3"):
+        server.script(f"UPDATE posts SET at = '{utc}' WHERE id = 2")
+        assert observed(server, tmp_path, mapping).messages_today == 2, utc
+    for local in ("2026-03-10T00:30:00+02:00", "2026-03-10 00:30+02", "2026-03-10 00:30:00.1234 -0300 -03 m=+0.01"):
+        server.script(f"UPDATE posts SET at = '{local}' WHERE id = 2")
+        with pytest.raises(Misconfigured, match=r"times with an offset .*map a view that has them in UTC"):
+            observed(server, tmp_path, mapping)
 
 
 def test_a_filter_in_capitals_and_an_index_that_leaves_out_the_null(server: Server, tmp_path: Path) -> None:
@@ -813,14 +842,66 @@ def test_a_text_is_no_flag(tmp_path: Path, no: str, yes: str) -> None:
             observed(server, tmp_path, mapping)
 
 
-def test_a_deletion_at_the_end_of_time_is_told(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize(
+    ("unit", "none"),
+    [
+        ("s", "-1"),
+        ("ms", "-62135596800000"),
+        ("timestamptz", "0001-01-01 00:00:00+00"),
+        ("timestamp", "1970-01-01 14:00:00"),
+        ("text", "0000-00-00 00:00:00"),
+        ("timestamptz", "-infinity"),
+    ],
+)
+async def test_who_was_deleted_up_to_1970_is_there(
+    server: Server, tmp_path: Path, unit: str, none: str, indexed: bool
+) -> None:
+    """As frameworks write it that have a time always: -1, the year 1, the first moment of 1970 in any zone."""
+    if server.engine == "sqlite":
+        none = none.replace("-infinity", "0001-01-01")  # which is a word there
+    type_ = "bigint" if unit in ("s", "ms") else unit
+    rows = ", ".join(f"({i}, {int(NOON)}, '{none}')" for i in range(1, 5))
+    server.script(
+        f"CREATE TABLE posts (id int, at int, gone {type_}); CREATE INDEX i ON posts (id);"
+        f"INSERT INTO posts VALUES {rows};" + ("CREATE INDEX g ON posts (gone)" if indexed else "")
+    )
+    path = tmp_path / "mapping.yml"
+    path.write_text(
+        f"messages: {{table: posts, key: id, time: {{column: at, unit: s}}, deleted: {{column: gone, unit: {unit}}}}}"
+    )
+    engine = Engine(Source(server.url, "custom", config_file=path), State(None), load=1.0, clock=lambda: NOON, tail=1)
+    assert (await engine.count()).stored_messages == 4
+    noon = {"s": int(NOON), "ms": int(NOON) * 1000}.get(unit, "2026-03-10 12:00:00")
+    for i, left in ((1, 3), (4, 2)):  # the first is sealed
+        server.script(f"UPDATE posts SET gone = '{noon}' WHERE id = {i}")
+        if indexed or i == 4:
+            assert (await engine.look()).stored_messages == left
+        assert (await engine.count()).stored_messages == left
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("unit", "none", "deleted"),
+    [
+        ("timestamptz", "infinity", "2026-03-10 12:00:00+00"),
+        ("text", "9999-12-31 00:00:00", "2026-03-10 12:00:00"),
+        ("timestamp", "2999-12-31 23:59:59", "2026-03-10 12:00:00"),
+        ("s", "253402300799", str(int(NOON))),
+        ("ms", str(2**63 - 1), str(int(NOON) * 1000)),
+    ],
+)
+def test_a_deletion_at_the_end_of_time_is_told(
+    server: Server, tmp_path: Path, unit: str, none: str, deleted: str
+) -> None:
     """As tables with a time up to which a row holds have it for those that still do."""
-    type_, none = ("timestamptz", "infinity") if server.engine == "postgresql" else ("text", "9999-12-31 00:00:00")
+    type_ = "bigint" if unit in ("s", "ms") else unit
+    if server.engine == "sqlite":
+        none = none.replace("infinity", "9999-12-31")  # which is a word there
     server.script(
         f"CREATE TABLE posts (id int PRIMARY KEY, at int, upto {type_});"
-        f"INSERT INTO posts VALUES (1, {int(NOON)}, '{none}'), (2, {int(NOON)}, '2026-03-10 12:00:00')"
+        f"INSERT INTO posts VALUES (1, {int(NOON)}, '{none}'), (2, {int(NOON)}, '{deleted}')"
     )
-    unit = "timestamptz" if server.engine == "postgresql" else "text"
     mapping = (
         f"messages: {{table: posts, key: id, time: {{column: at, unit: s}}, deleted: {{column: upto, unit: {unit}}}}}"
     )
