@@ -192,4 +192,4 @@ def _damaged(error: sqlite3.Error) -> bool:
 def _reason(name: str, path: Path | None) -> str:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"another process observes with the state in {path}: give each its own --data.dir"
-    return f"cannot open the state file {path}: is the folder there, and may this user write to it?"
+    return f"cannot open the state file {path}: is the folder there, with room, and may this user write to it?"
