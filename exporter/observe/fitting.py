@@ -27,6 +27,7 @@ _FITTING: Final = {
 """PostgreSQL's types, and the units of a time in such a column. Of others nothing is known."""
 _UNITS: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _PLAUSIBLE: Final = (datetime(1990, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
+_JULIAN: Final = (2_447_892, 2_488_070)  # the same years
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _FLAG: Final = re.compile(r"\d|\Z")  # SQLite makes a number of how a text begins
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]00:00(?::00(?:\.0+)?)?(?:Z|\+00(?::?00)?)?)?")
@@ -64,7 +65,9 @@ def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
         return f"the key {column} holds days, of which rows to come have the same: give a column of whole numbers"
     if unit in _UNITS:
         if not numeric:
-            return f"the column {column} holds {_shown(value)}, which is no number: its unit is text"
+            return _digits(column, value) or (
+                f"the column {column} holds {_shown(value)}, which is no number: its unit is text"
+            )
         if _plausible(value, unit):
             return None
         late = use == "deleted" and value / _UNITS[unit] > _PLAUSIBLE[1]
@@ -77,7 +80,9 @@ def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
         if numeric:
             return _other_unit(column, value, unit)
         if not _DATE.match(str(value)):
-            return f"the column {column} holds {_shown(value)}, which is no time such as 2026-01-31 12:00:00"
+            return _digits(column, value) or (
+                f"the column {column} holds {_shown(value)}, which is no time such as 2026-01-31 12:00:00"
+            )
         if _OFFSET.match(str(value)[10:]):
             return (
                 f"the column {column} holds times with an offset ({_shown(value)}), which do not compare as texts: "
@@ -133,12 +138,21 @@ def _numeric(value: Any) -> bool:
     return isinstance(value, int | float) or type(value).__name__ == "Decimal"
 
 
+def _digits(column: str, value: Any) -> str | None:
+    """What to do with a number in a text, which is of no unit."""
+    if not re.fullmatch(r"\d+(\.\d*)?", str(value)):
+        return None
+    return f"the column {column} holds {_shown(value)} as a text: map a view that has it as a number"
+
+
 def _plausible(value: Any, unit: str) -> bool:
     return _PLAUSIBLE[0] <= float(value) / _UNITS[unit] <= _PLAUSIBLE[1]
 
 
 def _other_unit(column: str, value: Any, unit: str) -> str | None:
     """Which unit would make a likely time of it; a column whose times nobody knows is left alone."""
+    if _JULIAN[0] <= value <= _JULIAN[1]:
+        return f"the column {column} holds {value}, which is a Julian day: map a view that has seconds since 1970"
     if _plausible(value / 1_000, "us"):
         return f"the column {column} holds {value}, which are nanoseconds: map a view that has them in microseconds"
     likely = [other for other in _UNITS if _plausible(value, other)]

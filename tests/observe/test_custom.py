@@ -317,6 +317,22 @@ def test_nanoseconds_are_told(server: Server, tmp_path: Path) -> None:
         observed(server, tmp_path, "messages: {table: posts, key: id, time: {column: at, unit: us}}")
 
 
+@pytest.mark.parametrize("unit", ["s", "text"])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("2461110.25", "which is a Julian day: map a view"),
+        (f"'{NOON}00'", "as a text: map a view that has it as a number"),
+    ],
+)
+def test_julian_days_and_digits_in_a_text_are_told(tmp_path: Path, unit: str, value: str, reason: str) -> None:
+    """Whichever unit is given, SQLite holds them: no other one would do."""
+    with closing(SqliteServer(tmp_path / "chat.db")) as server:
+        server.script(f"CREATE TABLE posts (id int, at); INSERT INTO posts VALUES (1, {value})")
+        with pytest.raises(Misconfigured, match=reason):
+            observed(server, tmp_path, f"messages: {{table: posts, key: id, time: {{column: at, unit: {unit}}}}}")
+
+
 def test_times_with_an_offset_in_texts_are_refused(server: Server, tmp_path: Path) -> None:
     server.script(
         "CREATE TABLE posts (id bigint PRIMARY KEY, at text);"
