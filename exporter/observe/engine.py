@@ -303,7 +303,7 @@ class Engine:
                 self._published.absorb(found.facts)
                 whole = base.plus(found.facts)
                 totals = figures(mapping, whole, self._published, direct, now)
-                self._recount_early |= self._sizes.shrank(whole.tally.rows, direct, found.newest)
+                self._recount_early |= self._sizes.shrank(whole.tally.rows, direct, found.newest) or found.fewer
             if found.counted is not None and count is not None:
                 totals = self._complete(count, found.counted, direct, now, totals)
             elif found.sealed is not None and found.rest is not None and base is not None:
@@ -330,6 +330,7 @@ class Engine:
         self.state.forget(but=count.base.generation)
         self.base, self.counting, self.recounted_at = count.base, None, now
         self.counters.begin(mapping)
+        self._sizes = Sizes()  # fewer rows than the old count had: that is corrected, not to be counted once more
         self._published = Published(self.state, count.base.generation)
         totals = figures(mapping, count.base.plus(facts), self._published, direct, now)
         published = self.state.get("published") if before is None else by_name(before)

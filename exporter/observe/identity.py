@@ -1,7 +1,7 @@
 """Is it still the database that was counted? Knows snapshots and mappings.
 
-Three signs: what the database says of itself, rows that were sealed and are others now, and a newest row below the
-sealed ones. A restored copy has one of them.
+Four signs: what the database says of itself, rows that were sealed and are others now, a newest row below the sealed
+ones, and the latest of the sealed rows gone. A restored copy has one of them: where keys are times, the last.
 
 Tested in ``tests/observe/test_engine.py``.
 """
@@ -18,6 +18,9 @@ from exporter.observe.mapping import Cut, Key, Mapping
 
 SAMPLES: Final = 16
 """Rows whose identity is remembered: the latest that were sealed."""
+
+ENOUGH: Final = 8
+"""Of the latest rows that were sealed; so many are not deleted one by one."""
 
 Samples = Sequence[Sequence[Any]]
 """(name of the key, value, identity of the row there)."""
@@ -82,6 +85,11 @@ class Sizes:
         )
         self._last = now
         return len(last) == len(now) and any(after < before for before, after in zip(last, now, strict=True))
+
+
+def none_left(samples: Samples, still: Samples) -> bool:
+    """Are the latest of these rows gone? Then what was sealed since some moment went with them."""
+    return len(samples) >= ENOUGH and not any(each in still for each in samples[-ENOUGH:])
 
 
 def vanished(mapping: Mapping, cut: Cut, newest: MappingOf[str, int]) -> bool:

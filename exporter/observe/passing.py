@@ -31,6 +31,8 @@ class PassResult:
     sealed: Cut | None = None
     samples: Samples | None = None
     """What is to be remembered from now on, where that changes."""
+    fewer: bool = False
+    """Are rows gone that were remembered?"""
     rest: Facts | None = None
     counted: Facts | None = None
 
@@ -59,15 +61,18 @@ class Pass:
             horizon=await self.reader.horizon(snapshot),
             facts=Facts() if base is None else await counting.tail(snapshot, mapping, base.cut, base.day * DAY),
             direct=self.direct.cached(now) or await self.direct.read(snapshot, mapping, now),
-            another=others or any(identity.vanished(mapping, each.cut, newest) for each in bases),
+            another=others
+            or identity.none_left(self.samples, still)
+            or any(identity.vanished(mapping, each.cut, newest) for each in bases),
         )
+        if len(still) < len(self.samples):
+            found.samples, found.fewer = still, True  # of what is gone nothing more is told: another row may come there
         if self.done is not None:
             found.counted = await counting.tail(snapshot, mapping, self.done.base.cut, self.done.base.day * DAY)
-            # What is gone was not counted: another row may come in its place.
             found.samples = identity.latest(still, await identity.sample(snapshot, mapping, self.done.base.cut))
         elif base is not None:
             found.sealed = await self.sealing.next(snapshot, mapping, base, newest, further, found.horizon, now)
             if found.sealed is not None:
-                found.samples = identity.latest(self.samples, await identity.sample(snapshot, mapping, found.sealed))
+                found.samples = identity.latest(still, await identity.sample(snapshot, mapping, found.sealed))
                 found.rest = await counting.tail(snapshot, mapping, found.sealed, base.day * DAY)
         return found

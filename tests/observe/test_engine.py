@@ -22,7 +22,7 @@ from exporter.observe.base import Base
 from exporter.observe.connections import Horizon, Snapshot
 from exporter.observe.counting import DirectFigures
 from exporter.observe.engine import Engine
-from exporter.observe.identity import SAMPLES
+from exporter.observe.identity import ENOUGH, SAMPLES
 from exporter.observe.mapping import Cut, Mapping
 from exporter.observe.published import Published, figures
 from exporter.observe.records import SourceError, SourceTotals
@@ -690,6 +690,55 @@ async def test_a_row_that_was_remembered_and_is_gone_is_no_other_database(server
     assert (await again.look()).stored_messages == 99
     assert (await again.count()).stored_messages == 100
     await again.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_backup_that_is_put_back_is_another_database_where_keys_are_times(
+    server: Server, tmp_path: Path, restarted: bool
+) -> None:
+    """No row takes another's place, and the newest is newer than what was sealed."""
+    clock = Clock()
+    engine = engine_of(server, tmp_path / "state.db", clock)
+    post(server, 1, 100)
+    await engine.count()
+    for _ in range(ENOUGH):
+        clock.now += 1_000
+        post(server, int(clock.now - NOON), int(clock.now - NOON) + 20)
+        await engine.look()
+    clock.now += 1_000
+    assert (await engine.look()).stored_messages == 100 + ENOUGH * 21
+    assert len(engine.state.get("samples")) > ENOUGH
+    if restarted:
+        await engine.close()
+    server.script(f"DELETE FROM posts WHERE createat > {MS + 500_000}")  # as it was, and then new ones came
+    post(server, int(clock.now - NOON), int(clock.now - NOON) + 50)
+    if restarted:
+        engine = engine_of(server, tmp_path / "state.db", clock)
+        await engine.open()
+    assert (await engine.look()).stored_messages is None
+    assert (await engine.count()).stored_messages == 151
+    await engine.close()
+
+
+async def test_where_a_row_that_was_remembered_is_gone_a_recount_is_due_sooner(server: Server) -> None:
+    """Once: it is not asked for again."""
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    post(server, 1, 100)
+    await engine.count()
+    (sample,) = engine.state.get("samples")
+    server.script(f"DELETE FROM posts WHERE id = '{sample[2]}'")
+    assert (await engine.look()).stored_messages == 100
+    clock.now += engine.recount_interval / 12 - 1
+    await engine.look()
+    assert not engine.due
+    clock.now += 2
+    assert engine.due
+    assert (await engine.count()).stored_messages == 99
+    clock.now += engine.recount_interval - 1
+    await engine.look()
+    assert not engine.due
+    await engine.close()
 
 
 @pytest.mark.parametrize("restarted", [False, True])
