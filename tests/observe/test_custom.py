@@ -706,6 +706,18 @@ async def test_counters_of_a_database_that_is_counted_anew_are_not_known(server:
     await engine.close()
 
 
+async def test_a_restart_knows_how_many_counters_were_wrong(server: Server, mapping: Path, tmp_path: Path) -> None:
+    """The comparison comes with the next recount only."""
+    source, path = Source(server.url, "custom", config_file=mapping), tmp_path / "state.db"
+    engine = Engine(source, State(path), load=1.0, clock=lambda: NOON)
+    await engine.count()
+    await engine.close()
+    again = Engine(source, State(path), load=1.0, clock=lambda: NOON)
+    await again.open()
+    assert (await again.look()).inaccurate_conversations == 1
+    await again.close()
+
+
 async def test_what_was_found_of_another_counter_is_not_told_of_this_one(server: Server, tmp_path: Path) -> None:
     """Nor does it outlive the line of the file that asked for it: changed while it runs, or before a start."""
     server.script("ALTER TABLE conversation ADD COLUMN shown integer; UPDATE conversation SET shown = 0")
