@@ -37,7 +37,6 @@ _ANOTHER_SERVER = (ErrorKind.READ_ONLY, ErrorKind.CONFIGURATION)
 TRY_AGAIN = (ErrorKind.DISCONNECTED, ErrorKind.READ_ONLY)
 """With these another connection may do what this one could not."""
 DEFECT = "an error of the server's, not of yours: its log says more"
-_GENERATION = "messaging_age"
 
 
 class Job(Generic[T]):
@@ -194,7 +193,6 @@ class Database:
         self._refused = False
         self.wrote_at = float("-inf")
         """When something was last written, on ``time.monotonic``."""
-        self._generation = 0
         self._defect_at = float("-inf")
         self._quiet = engine is not None
         self._logged: dict[str, str | None] = {}
@@ -257,10 +255,6 @@ class Database:
             self.dialect.check()
             async with self._engine.connect() as connection:
                 session = await self.dialect.session(connection, job.deadline)
-                # The server restarted, or another one may have its address: the pool may hold several such.
-                while session.closed or connection.info.setdefault(_GENERATION, self._generation) != self._generation:
-                    await connection.invalidate()
-                    session = await self.dialect.session(connection, job.deadline)
                 try:
                     result = await job.work(session)
                     self.dialect.check()  # what was committed to a file that is gone is not durable
@@ -271,7 +265,7 @@ class Database:
                     if not isinstance(error, DatabaseError) or job.aborted or error.kind in errors.USELESS:
                         await connection.invalidate()
                     if isinstance(error, DatabaseError) and error.kind in _ANOTHER_SERVER:
-                        self._generation += 1  # nor are the others of use: the same address is asked again
+                        self._engine.distrust()  # nor are the others of use: the same address is asked again
                     if isinstance(error, Exception) and not isinstance(error, (DatabaseError, Misconfigured)):
                         raise self._defect(error) from error
                     raise

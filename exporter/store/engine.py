@@ -14,12 +14,13 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Pool, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 T = TypeVar("T")
+_AGE = "messaging_age"
 
 
 class AsyncConnection:
@@ -68,12 +69,16 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.sync_engine = engine
+        self._age = 0
         self.in_use = 0
         """Connections that somebody has; not those that are being made, nor those that nobody wants any more."""
         self._idle: set[Any] = set()
         self._taken: set[Any] = set()
+        self._trying: set[asyncio.Future[Connection]] = set()  # also for those who do not want it any more
         self._unwanted: dict[asyncio.Future[None], asyncio.Future[Connection]] = {}
-        self._waiting: dict[asyncio.Future[None], None] = {}  # for a connection to be given back, in order
+        # In order, those who wait for a connection, or to be told that there is room for another one (None); and
+        # whether they are trying to have one made meanwhile.
+        self._waiting: dict[asyncio.Future[Connection | None], bool] = {}
         event.listen(engine, "checkin", self._checked_in)
         event.listen(engine, "checkout", self._checked_out)
 
@@ -84,15 +89,6 @@ class AsyncEngine:
     def _checked_in(self, connection: Any, record: Any) -> None:
         self._taken.discard(record)
         (self._idle.discard if connection is None else self._idle.add)(record)
-        if connection is not None:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Tell who has waited longest that a connection is there."""
-        if self._waiting:
-            first = next(iter(self._waiting))
-            del self._waiting[first]
-            first.set_result(None)
 
     @property
     def idle(self) -> int:
@@ -105,60 +101,115 @@ class AsyncEngine:
         return any(map(_is_open, (*self._taken, *self._idle)))
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> QueuePool:
         """For its counts."""
-        return self.sync_engine.pool
+        pool = self.sync_engine.pool
+        assert isinstance(pool, QueuePool)  # noqa: S101 — no other is made below
+        return pool
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for the length of a block. What was not committed is rolled back where the pool resets."""
-        # Where all that wait in the pool are open, one is there without a turn of the loop.
-        at_once = 0 < self.idle == self.pool.checkedin()  # type: ignore[attr-defined]  # it is a queue, as below
-        connection = AsyncConnection(await (greenlet_spawn(self.sync_engine.connect) if at_once else self._first()))
+        """A connection for the length of a block. Whoever opens a transaction in it ends it there."""
+        connection = await self._usable()
         self.in_use += 1
         try:
-            yield connection
+            yield AsyncConnection(connection)
         finally:
             self.in_use -= 1
-            await _to_its_end(greenlet_spawn(connection.sync_connection.close))
+            await self._give_back(connection)
+
+    async def _usable(self) -> Connection:
+        """The server may have restarted, or another one may have its address: the pool may hold several such."""
+        while True:
+            # Where all that wait in the pool are open, one is there without a turn of the loop.
+            at_once = not self._waiting and self._has_room and 0 < self.idle == self.pool.checkedin()
+            connection = await (greenlet_spawn(self.sync_engine.connect) if at_once else self._first())
+            if _is_open(connection.connection) and connection.info.setdefault(_AGE, self._age) == self._age:
+                return connection
+            try:
+                await _to_its_end(greenlet_spawn(connection.invalidate))
+            finally:
+                await self._give_back(connection)
+
+    def distrust(self) -> None:
+        """The connections that were made so far are of no use: none is used any more."""
+        self._age += 1
 
     async def _first(self) -> Connection:
         """A new connection or one that is given back, whichever is there first; an error when there is neither.
 
         A pooler may let a new one wait for as long as ours are open, and then nobody would have it.
         """
-        trying = {self._try()}
-        try:
-            while True:
-                given_back = asyncio.get_running_loop().create_future()
-                self._waiting[given_back] = None
-                try:
-                    await asyncio.wait({*trying, given_back}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    self._waiting.pop(given_back, None)
-                done = {one for one in trying if one.done()}
-                if first := next((one for one in done if one.exception() is None), None):
-                    trying.remove(first)
-                    return first.result()
-                if self.idle:
-                    trying.add(self._try())
-                if trying == done:
-                    return trying.pop().result()  # which raises
-                trying -= done
-        finally:
-            if given_back.done() and self.idle:  # told in the same turn of the loop, and needs it no more
-                self._tell()
-            for one in trying:
-                giving_back = asyncio.ensure_future(_give_back(one))
-                self._unwanted[giving_back] = one
-                giving_back.add_done_callback(self._unwanted.pop)
+        trying: asyncio.Future[Connection] | None = None
+        while True:
+            if trying is None and self._has_room:
+                trying = self._try()
+            given: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+            self._waiting[given] = trying is not None
+            try:
+                either: set[asyncio.Future[Any]] = {given} if trying is None else {given, trying}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                self._leave(trying)
+                if given.done() and (connection := given.result()) is not None:  # in the same turn of the loop
+                    await self._give_back(connection)
+                self._tell_of_room()
+                raise
+            finally:
+                self._waiting.pop(given, None)
+            if given.done() and (connection := given.result()) is not None:
+                self._leave(trying)
+                return connection
+            if trying is not None and trying.done():
+                return trying.result()  # or raises
+
+    @property
+    def _has_room(self) -> bool:
+        """May one more be taken from the pool, or made? In its own queue nobody is told of what fails."""
+        return len(self._taken) + len(self._trying) < self.pool.size()
 
     def _try(self) -> asyncio.Future[Connection]:
-        return asyncio.ensure_future(greenlet_spawn(self.sync_engine.connect))
+        trying = asyncio.ensure_future(greenlet_spawn(self.sync_engine.connect))
+        self._trying.add(trying)
+        trying.add_done_callback(self._tried)
+        return trying
+
+    def _tried(self, trying: asyncio.Future[Connection]) -> None:
+        self._trying.discard(trying)
+        self._tell_of_room()
+
+    def _leave(self, trying: asyncio.Future[Connection] | None) -> None:
+        """Nobody waits for this connection any more: another was there first."""
+        if trying is not None:
+            giving_back = asyncio.ensure_future(self._give_back_once_there(trying))
+            self._unwanted[giving_back] = trying
+            giving_back.add_done_callback(self._unwanted.pop)
+
+    async def _give_back_once_there(self, unwanted: Awaitable[Connection]) -> None:
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await self._give_back(await unwanted)
+
+    async def _give_back(self, connection: Connection) -> None:
+        """To who has waited longest, or else to the pool, from which those who come later would take it first."""
+        if self._waiting and not connection.invalidated:
+            first = next(iter(self._waiting))
+            del self._waiting[first]
+            first.set_result(connection)
+            return
+        try:
+            await _to_its_end(greenlet_spawn(connection.close))
+        finally:
+            self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        """To who has waited longest of those who have none made."""
+        if self._has_room and (waiting := next((one for one, tries in self._waiting.items() if not tries), None)):
+            del self._waiting[waiting]
+            waiting.set_result(None)
 
     async def close_idle(self) -> None:
         """Close the connections that nobody uses at this moment; the next use makes others."""
-        for _ in range(self.pool.size()):  # type: ignore[attr-defined]  # it is a queue, and gives each in turn
+        for _ in range(self.pool.size()):  # it is a queue, and gives each in turn
             if self.idle:
                 with contextlib.suppress(Exception):  # its turn may be one's that is not open, and cannot be meanwhile
                     async with self.connect() as connection:
@@ -186,13 +237,6 @@ def create_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
 def _is_open(record: Any) -> bool:
     connection = record.driver_connection
     return connection is not None and not getattr(connection, "is_closed", bool)()
-
-
-async def _give_back(unwanted: Awaitable[Connection]) -> None:
-    """Nobody waits for this connection any more: another was there first."""
-    with contextlib.suppress(Exception, asyncio.CancelledError):
-        connection = await unwanted
-        await _to_its_end(greenlet_spawn(connection.close))
 
 
 async def _to_its_end(work: Awaitable[T]) -> T:

@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import pytest
-from sqlalchemy import event
 
 from exporter.core.errors import BadFrame, Conflict, Forbidden, NotFound, Unavailable
 from exporter.core.records import Draft, Membership, Message, ReadMark
@@ -172,6 +171,8 @@ async def test_data_that_the_database_rejects_fails_alone(place: Place, store: S
     assert [i for i, result in enumerate(results) if not isinstance(result, Message)] == [3, 11]
     assert [result.seq for result in results if isinstance(result, Message)] == list(range(1, 19))
     assert store.up
+    assert not isinstance(await send(store, "c", "ann", "alone", "bad"), Message)
+    await place.execute("DELETE FROM conversations")  # the refusal leaves nothing held that others need
 
 
 @pytest.mark.parametrize("text", ["nul \0", "surrogate \ud800"])
@@ -699,7 +700,9 @@ async def test_a_pool_is_closed_to_its_end_and_nothing_is_logged_when_who_waits_
 
 
 @contextlib.asynccontextmanager
-async def pool_that_gets_one(more: Callable[[], Awaitable[object]]) -> AsyncIterator[engine.AsyncEngine]:
+async def pool_that_gets_one(
+    more: Callable[[], Awaitable[object]], *, pool_size: int = 5
+) -> AsyncIterator[engine.AsyncEngine]:
     """One connection at once; ``more`` is awaited before each other, as by a pooler that lets it wait."""
     made: list[object] = []
 
@@ -709,7 +712,9 @@ async def pool_that_gets_one(more: Callable[[], Awaitable[object]]) -> AsyncIter
         made.append(connection := await open_connection(*args, **options))
         return connection
 
-    pool = engine.create_async_engine("sqlite+aiosqlite://", connect_args={"async_creator_fn": connect})
+    pool = engine.create_async_engine(
+        "sqlite+aiosqlite://", connect_args={"async_creator_fn": connect}, pool_size=pool_size, max_overflow=0
+    )
     try:
         yield pool
     finally:
@@ -747,15 +752,57 @@ async def test_a_pool_that_still_asks_for_a_connection_is_closed_to_its_end_when
         assert (closing.cancelled(), pool.idle) == (True, 0)
 
 
-async def test_who_is_told_of_a_connection_and_cancelled_in_the_same_moment_tells_the_next() -> None:
-    async with pool_that_gets_one(asyncio.Event().wait) as pool:
-        async with pool.connect():
+@pytest.mark.parametrize("broken", [False, True])
+async def test_who_is_told_of_a_connection_and_cancelled_in_the_same_moment_tells_the_next(broken: bool) -> None:
+    """Also of the place of one that broke."""
+    async with pool_that_gets_one(lambda: asyncio.sleep(0), pool_size=1) as pool:
+        async with pool.connect() as connection:
             first, second = (asyncio.create_task(use(pool)) for _ in range(2))
             await eventually(lambda: len(pool._waiting) == 2)
-            event.listen(pool.sync_engine, "checkin", lambda *_: first.cancel())
+            if broken:
+                await connection.invalidate()
+        first.cancel()
         async with asyncio.timeout(10):
             await second
         assert first.cancelled()
+
+
+async def test_who_waits_for_a_connection_has_it_before_who_comes_later() -> None:
+    order: list[str] = []
+
+    async def use_as(name: str) -> None:
+        async with pool.connect():
+            order.append(name)
+
+    async with pool_that_gets_one(asyncio.Event().wait) as pool:
+        async with pool.connect():
+            earlier = asyncio.create_task(use_as("earlier"))
+            await eventually(lambda: pool._waiting)
+        await use_as("later")
+        await earlier
+    assert order == ["earlier", "later"]
+
+
+async def test_who_waits_for_a_place_in_the_pool_has_that_of_a_connection_that_could_not_be_made() -> None:
+    """As where a pooler lets each wait, and the server behind it ends."""
+    lost, asked = asyncio.Event(), list[int]()
+
+    async def more() -> None:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            await lost.wait()
+            raise OSError("the server has gone")
+
+    async with pool_that_gets_one(more, pool_size=2) as pool, pool.connect():
+        failing = asyncio.create_task(use(pool))
+        await eventually(lambda: asked)
+        waiting = asyncio.create_task(use(pool))
+        await eventually(lambda: len(pool._waiting) == 2)
+        lost.set()
+        with pytest.raises(OSError, match="the server has gone"):
+            await failing
+        async with asyncio.timeout(10):
+            await waiting
 
 
 async def test_who_is_refused_a_new_connection_as_another_is_given_back_has_that_one() -> None:
@@ -769,7 +816,7 @@ async def test_who_is_refused_a_new_connection_as_another_is_given_back_has_that
         async with pool.connect():
             second = asyncio.create_task(use(pool))
             await eventually(lambda: pool._waiting)
-            event.listen(pool.sync_engine, "checkin", lambda *_: refused.set())
+        refused.set()
         await second
 
 

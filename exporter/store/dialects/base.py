@@ -57,10 +57,6 @@ class Session(Protocol):
     async def abort(self) -> None:
         """Make the statement under way end soon, with DatabaseError; the connection is of no more use."""
 
-    @property
-    def closed(self) -> bool:
-        """Is it known already, without asking, that the connection is dead?"""
-
 
 @contextlib.asynccontextmanager
 async def transaction(session: Session, begin: str) -> AsyncIterator[None]:

@@ -223,11 +223,6 @@ class PostgresSession:
         """Is there a pooler, whose sessions others have used before?"""
         return self._driver.local is not None
 
-    @property
-    def closed(self) -> bool:
-        """Did the server hang up?"""
-        return bool(self._driver.is_closed())
-
 
 class PoolDialect(PGDialect_asyncpg):
     """SQLAlchemy's, without what it asks on each connection: those are statements outside a transaction."""

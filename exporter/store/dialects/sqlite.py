@@ -88,11 +88,6 @@ class SqliteSession:
         except (sqlite3.Error, ValueError):
             return
 
-    @property
-    def closed(self) -> bool:
-        """A file does not hang up."""
-        return False
-
 
 _NUMBERED: dict[str, str] = {}
 
@@ -217,7 +212,6 @@ class SqliteDialect(Dialect):
             poolclass=AsyncAdaptedQueuePool,
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=timeout,
             pool_reset_on_return=None,  # whoever opens a transaction ends it
             # Below the caller's own time limit, so that a lock is reported as a lock.
             connect_args={"timeout": timeout / 2, "isolation_level": None, "async_creator_fn": open_connection},
