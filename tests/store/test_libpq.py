@@ -16,6 +16,7 @@ import pytest
 
 from exporter.core.errors import Misconfigured, Unavailable
 from exporter.core.records import Message
+from exporter.observe.connections.postgresql import PostgresReader
 from exporter.store import Store
 from exporter.store.dialects import several_hosts
 from exporter.store.dialects.libpq import target
@@ -82,6 +83,7 @@ def test_connect_timeout_is_in_whole_seconds_of_two_at_least(seconds: str, limit
         ("sslmode=verify-full&sslrootcert=/no/such/ca.crt", "sslrootcert.*/no/such/ca.crt"),
         ("service=nowhere", "service"),
         ("hostaddr=10.0.0.1&sslmode=verify-full", "hostaddr.*verify-ca"),
+        ("hostaddr=10.0.0.1,10.0.0.2", "hostaddr has another number of addresses"),
         ("sslcrldir=/etc/crl", "sslcrldir.*sslcrl$"),
         ("min_protocol_version=3.2", r"min_protocol_version.*3\.0"),
         ("oauth_issuer=https://x", "oauth_issuer"),
@@ -159,7 +161,32 @@ def test_no_option_of_postgresql_18_is_called_none_of_its_options(option: str) -
 def test_the_address_takes_the_place_of_the_name() -> None:
     found = target("postgresql://ann:x@db.example.com:6432/chat?hostaddr=10.0.0.7&sslmode=require", environ={})
     assert found.dsn == "postgresql://ann:x@/chat?sslmode=require&port=6432&host=10.0.0.7"
-    assert target("postgresql://db/chat", environ={"PGHOSTADDR": "::1"}).dsn == "postgresql:///chat?host=%3A%3A1"
+    found = target("postgresql://one:6,two:7/chat?hostaddr=10.0.0.7,10.0.0.8", environ={})
+    assert found.hosts == (("10.0.0.7", 6), ("10.0.0.8", 7)), "each host has its own port"
+    assert target("postgresql:///chat", environ={"PGHOSTADDR": "::1"}).dsn == "postgresql:///chat?host=%3A%3A1"
+
+
+@pytest.mark.parametrize("url", ["postgresql://db/chat", "postgresql:///chat?host=db", "postgresql://?service=chat"])
+def test_an_address_of_the_environment_does_not_take_the_place_of_a_host_that_is_named(
+    url: str, tmp_path: Path
+) -> None:
+    """It is one for all: each source of ``observe`` would be read from the same server, under its own name."""
+    (tmp_path / "services").write_text("[chat]\nhost=db\n")
+    environ = {"PGHOSTADDR": "10.0.0.7", "PGSERVICEFILE": str(tmp_path / "services")}
+    with pytest.raises(Misconfigured, match="PGHOSTADDR would take the place of the host"):
+        target(url, environ=environ)
+
+
+@pytest.mark.needs("postgres")
+async def test_a_source_is_read_from_the_host_that_its_url_names(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = PostgresReader(postgres.url(postgres.create_database()))
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.9")  # where nobody listens
+    try:
+        assert await reader.columns() == {}
+    finally:
+        await reader.close()
 
 
 def test_a_service_file_is_named_by_its_option(tmp_path: Path) -> None:

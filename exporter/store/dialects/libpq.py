@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from exporter.core.errors import Misconfigured
+from exporter.core.errors import URL_FORM, Misconfigured
 from exporter.store.dialects.libpq_tls import require_choices, require_files
 from exporter.store.schema.triggers_postgresql import quoted
 
@@ -115,6 +115,12 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
         if environ.get(variable) and name not in options:
             options[name] = environ[variable]
             origins[name] = f"the environment variable {variable}"
+            if name == "hostaddr" and (parts.netloc.rpartition("@")[2] or options.get("host")):
+                # To libpq it is the address of every host that is named: all sources would be the same server's.
+                raise Misconfigured(
+                    f"{origins[name]} would take the place of the host that the database URL or service names: "
+                    "unset it, or write the address as the URL's option hostaddr"
+                )
     settings: dict[str, str] = {}
     passed: dict[str, str] = {}
     timeout = None
@@ -186,9 +192,15 @@ def _at_address(netloc: str, address: str, passed: dict[str, str], environ: Mapp
     if (passed.get("sslmode") or environ.get("PGSSLMODE")) == "verify-full":
         raise Misconfigured(f"{origin} cannot be honoured with sslmode=verify-full: leave it out or use verify-ca")
     login, at, hosts = netloc.rpartition("@")
-    port = hosts.rpartition("]")[2].rpartition(":")[2] if ":" in hosts.rpartition("]")[2] else ""
-    if port:
-        passed["port"] = port
+    named, addresses = (hosts or passed.get("host", "")).split(","), address.split(",")
+    if named != [""] and len(named) != len(addresses):
+        raise Misconfigured(f"{origin} has another number of addresses than there are hosts")
+    try:
+        ports = [_host(host)[1] for host in hosts.split(",")]
+    except ValueError:
+        raise Misconfigured(f"the database URL's host or port cannot be read: {URL_FORM}") from None
+    if any(ports):
+        passed["port"] = ",".join(str(port or DEFAULT_PORT) for port in ports)
     passed["host"] = address
     return login + at
 
