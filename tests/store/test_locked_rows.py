@@ -21,8 +21,10 @@ from tests.store.test_outages import lose_the_answer_of_a_commit
 pytestmark = pytest.mark.needs("postgres")
 
 TIMEOUT = 5.0
-SOON = 4.5
-"""Seconds in which whoever needs nothing that is held is answered, on a busy machine; less than what a lock takes."""
+PATIENT = 60.0
+"""Seconds that a store has whose items are not to run out of time, however busy the machine is."""
+SOON = 30.0
+"""Seconds in which whoever needs nothing that is held is answered, on a busy machine; less than a lock is held."""
 
 
 @pytest.fixture(params=["postgresql", pytest.param("pgbouncer", marks=pytest.mark.needs("pgbouncer"))])
@@ -37,7 +39,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Postgresql:
 
 @pytest.fixture
 async def store(place: Postgresql) -> AsyncIterator[Store]:
-    async with opened(place, timeout=TIMEOUT) as store:
+    async with opened(place, timeout=PATIENT) as store:
         for name in ("held", "free"):
             await store.create_conversation(name, "ann", ["bob", "eve"])
             await send(store, name, "ann", "first")
@@ -94,21 +96,28 @@ async def test_what_needs_a_held_row_waits_and_the_rest_commits_at_once(
     statement, (conversation, sender) = LOCKED[what]
     await place.execute("INSERT INTO users (id) VALUES ('eve') ON CONFLICT DO NOTHING")
     async with holding(place, statement):
-        began = time.monotonic()
         waiting = [begin(store, conversation, sender, f"w{number}") for number in range(3)]
         for number in range(30):  # and as long as somebody retries on what is held
             waiting.append(begin(store, conversation, sender, f"again{number}"))
             assert isinstance((await soon(begin(store, "free", "ann", f"m{number}")))[0], Message)
-        results = [(await future)[0] for future in waiting]
-        assert {type(result) for result in results} == {Unavailable}
-        assert time.monotonic() - began >= TIMEOUT * 0.9, "each has its own deadline"
-        late = begin(store, conversation, sender, "late")
-        assert isinstance((await soon(begin(store, "free", "bob", "other")))[0], Message)
-        assert not late.done()
-    assert isinstance((await soon(late))[0], Message), "free again: at once, and before its deadline"
+        assert not any(future.done() for future in waiting)
+    for future in waiting:
+        assert isinstance((await soon(future))[0], Message), "free again: at once, and before its deadline"
     assert store.write_error is None
     seqs = await place.fetch("SELECT seq FROM messages WHERE conversation_id = 'free' ORDER BY 1")
     assert [row[0] for row in seqs] == list(range(1, len(seqs) + 1))
+
+
+@pytest.mark.parametrize("what", LOCKED)
+async def test_what_needs_a_held_row_is_refused_at_its_own_deadline(place: Postgresql, store: Store, what: str) -> None:
+    statement, (conversation, sender) = LOCKED[what]
+    await place.execute("INSERT INTO users (id) VALUES ('eve') ON CONFLICT DO NOTHING")
+    async with opened(place, timeout=TIMEOUT) as hasty, holding(place, statement):
+        began = time.monotonic()
+        results = await asyncio.gather(*(begin(hasty, conversation, sender, f"w{number}") for number in range(3)))
+        assert [type(result) for result, _ in results] == [Unavailable] * 3
+        assert time.monotonic() - began >= TIMEOUT * 0.9
+        assert hasty.write_error is None
 
 
 async def test_a_held_membership_holds_up_its_read_mark_alone(place: Postgresql, store: Store) -> None:
@@ -170,7 +179,7 @@ async def test_a_message_in_doubt_whose_conversation_is_held_holds_up_nobody_els
     place: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recovered: list[Message] = []
-    async with opened(place, timeout=TIMEOUT, on_resolved=recovered.append) as store:
+    async with opened(place, timeout=PATIENT, on_resolved=recovered.append) as store:
         for name in ("held", "free"):
             await store.create_conversation(name, "ann", [])
         lose_the_answer_of_a_commit(monkeypatch)
@@ -200,21 +209,22 @@ async def test_messages_of_one_sender_keep_their_order_while_they_are_tried_one_
 async def test_with_the_whole_table_locked_each_send_fails_at_its_own_deadline_and_works_again_at_once(
     place: Postgresql, store: Store, table: str
 ) -> None:
-    async with holding(place, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
+    lock = f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
+    async with opened(place, timeout=TIMEOUT) as hasty, holding(place, lock):
         began = time.monotonic()
-        first = begin(store, "free", "ann", "m1")
+        first = begin(hasty, "free", "ann", "m1")
         await asyncio.sleep(TIMEOUT / 3)
-        second = begin(store, "held", "bob", "m2")
+        second = begin(hasty, "held", "bob", "m2")
         ends = []
         for future in (first, second):
             assert isinstance((await future)[0], Unavailable)
             ends.append(time.monotonic() - began)
         assert TIMEOUT * 0.9 <= ends[0] < TIMEOUT + SOON
         assert TIMEOUT * 1.2 <= ends[1] < TIMEOUT * 4 / 3 + SOON
-        assert store.write_error is None, "a lock is not a database that takes no writes"
+        assert hasty.write_error is None, "a lock is not a database that takes no writes"
         third = [begin(store, "free", f"u{number}", f"m3{number}") for number in range(10)]
-        await asyncio.sleep(0.2)
-    async with asyncio.timeout(1.0 + SOON):
+        await eventually(lambda: waits(place))
+    async with asyncio.timeout(SOON):
         for future in third:
             assert isinstance((await future)[0], Message)
     await assert_exact(place, store, store.now().date())
