@@ -242,6 +242,24 @@ async def test_what_may_be_done_twice_is_when_a_connection_turns_out_to_be_of_no
         assert (store.up, store.error) == (False, "it has died")
 
 
+async def test_a_message_whose_connection_dies_before_its_commit_is_stored_on_another(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the commit is asked for nothing is in doubt, and nobody need be told to try again."""
+    work, failures = Transaction._work, [LOST]
+
+    async def dies(self: Transaction, session: Session) -> None:
+        await work(self, session)
+        if failures:
+            raise failures.pop()
+
+    async with opened(place, timeout=30.0) as store:
+        await store.create_conversation("c", "ann", [])
+        monkeypatch.setattr(Transaction, "_work", dies)
+        stored, duplicate = await send_twice_told(store, "c", "ann", "m")
+        assert (stored.seq, duplicate, failures) == (1, False, [])
+
+
 async def test_an_outage_is_logged_once_per_change_of_state(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(place, timeout=TIMEOUT) as store:
         down = DatabaseError(ErrorKind.DISCONNECTED, "the database cannot be reached")

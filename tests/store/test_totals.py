@@ -147,6 +147,8 @@ async def test_last_active_is_the_day_of_the_latest_message_inserted(place: Plac
     await place.execute(INSERT + "('a', 10, 'bob', '2026-03-11T00:00:00Z')")
     assert (await days(place))["bob"] == "2026-03-11"
     assert (await store.totals(5)).active_users == {1: 1, 7: 1, 30: 1}, "a day in the future is in no window"
+    await place.execute(INSERT + "('a', 11, 'bob', '2026-03-01T00:00:00Z'), ('a', 12, 'ann', '2026-03-11T00:00:00Z')")
+    assert await days(place) == {"ann": "2026-03-11", "bob": "2026-03-11", "eve": None}, "of two in one statement"
 
 
 async def test_last_seq_never_goes_back(place: Place, store: Store) -> None:
@@ -192,7 +194,7 @@ async def test_at_midnight_utc_today_begins_anew(place: Place) -> None:
 async def test_a_conversation_with_messages_or_members_cannot_be_renamed(place: Place, store: Store) -> None:
     await place.execute(
         "INSERT INTO conversations (id) VALUES ('read');"
-        " INSERT INTO conversation_members (conversation_id, user_id) VALUES ('read', 'ann')"
+        " UPDATE conversation_members SET conversation_id = 'read' WHERE conversation_id = 'b'"
     )
     for name in ("a", "b", "read"):  # with members and messages, with messages alone, with members alone
         with pytest.raises(Exception, match="refer"):
@@ -393,6 +395,14 @@ async def test_postgresql_keeps_up_with(postgresql: tuple[Postgresql, Store], ch
     place, store = postgresql
     await place.execute(change)
     await assert_exact(place, store, TODAY)
+
+
+@pytest.mark.needs("postgres")
+async def test_users_who_are_truncated_take_along_their_memberships(postgresql: tuple[Postgresql, Store]) -> None:
+    place, _ = postgresql
+    await place.execute("INSERT INTO conversation_members (conversation_id, user_id) VALUES ('a', 'never connected')")
+    await place.execute("TRUNCATE users")
+    assert await place.fetch("SELECT user_id FROM conversation_members") == [("never connected",)], "as by a DELETE"
 
 
 @pytest.mark.needs("postgres")

@@ -16,7 +16,7 @@ from exporter.core.errors import Conflict, NotFound, Unavailable
 from exporter.core.records import Draft, Message
 from exporter.store import Store, upkeep
 from exporter.store.diagnosis import diagnose
-from exporter.store.dialects.base import Session
+from exporter.store.dialects.base import Session, transaction
 from exporter.store.errors import (
     MOVED,
     NO_PARTITION,
@@ -435,6 +435,17 @@ async def test_a_warning_of_a_trigger_of_others_says_nothing_of_a_standby(postgr
             "FOR EACH ROW EXECUTE FUNCTION warn()",
         )
         assert (await send(store, "c", "ann", "m")).seq == 1
+
+
+@pytest.mark.needs("postgres")
+async def test_a_warning_before_a_commit_says_nothing_of_a_standby(postgres: Postgres) -> None:
+    async def work(session: Session) -> None:
+        await session.execute("ROLLBACK")  # which warns that there is nothing to take back
+        async with transaction(session, "BEGIN"):
+            await session.fetch("SELECT 1")
+
+    async with opened(Postgresql(postgres.url(postgres.create_database()))) as store:
+        await store._database.job(Lane.WRITE, work, 10.0).result()
 
 
 @pytest.mark.needs("postgres")
