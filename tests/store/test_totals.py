@@ -427,10 +427,13 @@ async def test_postgresql_empties_no_table_of_rows_that_the_transaction_does_not
 
 
 @pytest.mark.needs("postgres")
+@pytest.mark.parametrize("pooled", [False, pytest.param(True, marks=pytest.mark.needs("pgbouncer"))])
 async def test_postgresql_that_is_serializable_for_everybody_does_not_hinder_the_server(
-    postgresql: tuple[Postgresql, Store],
+    request: pytest.FixtureRequest, postgresql: tuple[Postgresql, Store], pooled: bool
 ) -> None:
     place, _ = postgresql
+    if pooled:
+        place = Postgresql(request.getfixturevalue("pgbouncer").url(place.direct), place.direct)
     await place.execute(
         "DO $$ BEGIN EXECUTE format("
         "'ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$"
