@@ -14,20 +14,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, cast
 
 import aiohttp
-import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.http import RawRequestMessage
 from aiohttp.typedefs import Handler
 
 from exporter.core.errors import Misconfigured
-from exporter.web.problems import Problem, of_http
+from exporter.web.problems import of_http
+from exporter.web.unreadable import problem_of
 
-log = structlog.get_logger("http")
-
-# What aiohttp reads of a request's head by itself; told to whoever sends more.
-MAX_LINE: Final = 8_190  # bytes
-MAX_HEADERS: Final = 128
 CHECK_TIME: Final = 5.0  # seconds for the self-check, which takes a few milliseconds
 # Seconds in which a client that is being answered reads something. Who reads nothing would keep the connection, and up
 # to 4 MiB of an answer, for ever: aiohttp waits, and closing waits for what is left to be sent.
@@ -55,6 +50,18 @@ class _Protocol(web.RequestHandler):
         self._timer: asyncio.TimerHandle | None = None
         # Not 0, which over TLS an empty buffer reaches. uvloop's transport is a class of its own.
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=1, low=0)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: who waits for a body whose chunks are none is told so at once; aiohttp lets them wait for more."""
+        super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):  # this cannot be parsed
+            bodies = [body for _, body in self._messages]
+            if self._current_request is not None:
+                bodies.append(self._current_request.content)
+            for body in bodies:
+                if not body.is_eof():
+                    body.set_exception(web.RequestPayloadError())
+                    body.feed_eof()
 
     def pause_writing(self) -> None:
         """asyncio: something waits to be read."""
@@ -98,49 +105,7 @@ class _Protocol(web.RequestHandler):
         """The problem document for what could not be parsed; everything else is aiohttp's."""
         if status != 400 or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
-        return _problem(exc, request.remote).response()
-
-
-_PROXY: Final = (
-    "this begins with a PROXY protocol header, which is not understood here: let the proxy send X-Forwarded-For "
-    "instead (HAProxy: without send-proxy; nginx: without proxy_protocol)"
-)
-# What aiohttp's parser says, and what it means here. The first of them are whole proxies or clients set up for
-# something else: they are logged, once each.
-_SETUPS: Final = {
-    "b'PROXY TCP": _PROXY,
-    "b'PROXY UNKNOWN": _PROXY,
-    r"b'\x00'": _PROXY,  # version 2 begins with line ends, which are passed over, and a NUL
-    "HTTPS traffic on an HTTP port": (
-        "this is TLS, and plain HTTP is spoken here: use http://, or set tls_server_config in --web.config.file"
-    ),
-    "Pause on PRI/Upgrade": "this is HTTP/2, and HTTP/1.1 is spoken here: let the proxy speak HTTP/1.1 to this server",
-}
-_REASONS: Final = {
-    **_SETUPS,
-    "Duplicate 'Host'": "there are two Host headers",
-    "Missing 'Host'": "there is no Host header",
-    "Invalid character in Content-Length": "Content-Length is not a number",
-    "can't be present with": "Content-Length and Transfer-Encoding exclude each other",
-    "Invalid header token": "a header's name holds a character that it may not",
-    "Invalid header value char": "a header holds a control character",
-}
-_said: Final[set[str]] = set()
-
-
-def _problem(exc: BaseException | None, remote: str | None) -> Problem:
-    """What kept aiohttp from reading a request, as far as it says."""
-    if isinstance(exc, LineTooLong):  # a token of 12 KB, more often than anything else
-        limit = exc.args[1] if len(exc.args) > 1 else MAX_LINE
-        return Problem(431, f"the request line or a header line is longer than {limit} bytes")
-    if isinstance(exc, BadHttpMessage) and "many headers" in str(exc.message).lower():
-        return Problem(431, f"the request has more than {MAX_HEADERS} headers")
-    said = str(exc.message) if isinstance(exc, BadHttpMessage) else ""
-    reason = next((words for part, words in _REASONS.items() if part in said), "this cannot be read as HTTP")
-    if reason in _SETUPS.values() and reason not in _said:
-        _said.add(reason)
-        log.warning("a request cannot be read", reason=reason, peer=remote)
-    return Problem(400, reason)
+        return problem_of(exc, request.remote).response()
 
 
 def _in_our_words(handler: _Handler) -> _Handler:

@@ -130,7 +130,9 @@ def problems() -> Middleware:
                 raise
             return _answer(request, of_http(error))
         except web.RequestPayloadError:
-            return _answer(request, Problem(400, "the request body is malformed"))
+            answer = _answer(request, Problem(400, "the request body is malformed"))
+            answer.force_close()  # where the next request begins cannot be told
+            return answer
         except Exception as error:  # whatever a handler forgot: the process goes on, and the log says where
             if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
                 raise  # the client went away: there is nobody to answer, and nothing of ours went wrong

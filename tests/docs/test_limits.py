@@ -9,10 +9,11 @@ from exporter.auth.tokens import MAX_TOKEN
 from exporter.core.hub import MAX_JOINED
 from exporter.core.websocket_frames import MAX_FRAGMENTS
 from exporter.settings.model import Limits
-from exporter.web.aiohttp_seams import HANDSHAKE_TIME, MAX_LINE, READ_TIME
+from exporter.web.aiohttp_seams import HANDSHAKE_TIME, READ_TIME
 from exporter.web.application import MAX_BODY
 from exporter.web.problems import BODY_TIME
 from exporter.web.routes.conversations import MAX_BODIES, MAX_LISTS, MAX_PARTICIPANTS
+from exporter.web.unreadable import MAX_LINE
 from exporter.web.websocket.connection import MAX_WAITING
 
 MIB = 1024**2

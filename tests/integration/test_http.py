@@ -306,6 +306,30 @@ async def test_a_name_that_is_missing_or_too_long_in_the_query_is_named(exporter
         is_problem(await exporter.request("GET", f"/v1/messaging/{query}", headers=admin), 413, "too_large")
 
 
+@pytest.mark.parametrize("bytes_of_none", ["%ff", "%ed%a0%80"])  # the second would be a lone surrogate
+@pytest.mark.parametrize(
+    "route",
+    [
+        "users/{}/connections",
+        "users/connections?id={}",
+        "conversations?after={}",
+        "conversations/{}/participants",
+        "conversations/participants?id=room&after={}",
+        "conversations/messages?id={}",
+    ],
+)
+async def test_what_is_no_text_in_an_address_is_refused_and_is_nobody_elses_name(
+    exporter: Exporter, route: str, bytes_of_none: str
+) -> None:
+    headers = {"Authorization": f"Bearer {exporter.token('root', role='admin')}"}
+    url = URL(f"{exporter.url}/v1/messaging/{route.format(bytes_of_none)}", encoded=True)
+    async with exporter.http.get(url, headers=headers) as response:
+        assert (response.status, (await response.json())["detail"]) == (
+            400,
+            "the address holds bytes that are not UTF-8",
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "status", "code"),
     [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.web import aiohttp_seams, listeners
+from exporter.web import aiohttp_seams, listeners, problems
 from tests.servers.certificates import CertificateAuthority
 from tests.servers.exporter import CONVERSATIONS, Exporter, in_process, running
 from tests.servers.wire import Wire, resident
@@ -99,8 +99,6 @@ async def test_half_a_tls_handshake_does_not_stay_for_ever(tmp_path: Path, monke
 async def test_a_body_that_never_comes_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from exporter.web import problems
-
     monkeypatch.setattr(problems, "BODY_TIME", 0.3)
     async with in_process(tmp_path) as here:
         for path, kind in (
@@ -117,6 +115,22 @@ async def test_a_body_that_never_comes_is_not_waited_for_for_ever(
             assert head.startswith(b"HTTP/1.1 408")
             assert b"application/problem+json" in head
             wire.close()
+
+
+async def test_a_body_whose_next_chunk_is_none_is_refused_for_that_and_not_waited_for(exporter: Exporter) -> None:
+    wire = await Wire.open(exporter.url)
+    wire.writer.write(
+        f"POST {CONVERSATIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {exporter.token('ann')}\r\n"
+        'Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\nd\r\n{"id":"room",\r\n'.encode()
+    )
+    assert (await wire.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")  # it is waited for
+    wire.writer.write(b"no chunk\r\n")
+    answer = await asyncio.wait_for(wire.reader.read(), problems.BODY_TIME / 2)  # to the end of the connection
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"the request body is malformed" in answer
+    assert answer.count(b"HTTP/1.") == 1
+    wire.close()
+    assert [line for line in exporter.lines() if line["level"] == "error"] == []
 
 
 async def test_a_body_above_the_limit_is_refused_and_not_kept(exporter: Exporter) -> None:

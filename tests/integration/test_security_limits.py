@@ -170,6 +170,23 @@ async def test_a_handshake_names_its_version_and_gets_no_subprotocol_that_it_did
     await exporter.deserted()
 
 
+@pytest.mark.parametrize("length", ["Content-Length: 24", "Transfer-Encoding: chunked"])
+async def test_a_handshake_with_a_body_is_refused_before_any_of_it_is_taken_for_a_frame(
+    exporter: Exporter, length: str
+) -> None:
+    wire = await Wire.open(exporter.url)
+    wire.writer.write(handshake(exporter.token("ann"), length))
+    head = await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 30)
+    assert head.startswith(b"HTTP/1.1 400")
+    assert b"the handshake has no body" in await wire.reader.read(1_000)
+    wire.close()
+    wire = await Wire.open(exporter.url)
+    wire.writer.write(handshake(exporter.token("ann"), "Content-Length: 0"))
+    assert (await wire.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    wire.close()
+    await exporter.deserted()
+
+
 async def test_a_proxy_may_spread_the_connection_header_over_several_lines(exporter: Exporter) -> None:
     wire = await Wire.open(exporter.url)
     request = handshake(exporter.token("ann"))

@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 
 from exporter.core.errors import Misconfigured
-from exporter.web import aiohttp_seams
+from exporter.web import aiohttp_seams, unreadable
 from tests.deploy.proxies import program
 from tests.logged import logged
 from tests.servers.certificates import CertificateAuthority
@@ -29,7 +29,7 @@ from tests.servers.ports import free_port
 
 
 async def test_this_version_fits_and_says_nothing() -> None:
-    with logged(aiohttp_seams) as lines:
+    with logged(unreadable) as lines:
         await aiohttp_seams.self_check()
     assert lines == []
 
@@ -84,6 +84,24 @@ async def refused(here: InProcess, request: bytes) -> tuple[bytes, bytes]:
         (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y", b"400", b"two Host headers"),
         (b"GET / HTTP/1.1\r\nX: y", b"400", b"no Host header"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: xxx", b"400", b"Content-Length is not a number"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3",
+            b"400",
+            b"two Content-Length headers",
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xxx", b"400", b"only chunked is known"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, xxx", b"400", b"only chunked is known"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxxx",
+            b"400",
+            b"does not come in the chunks",
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxxx",
+            b"400",
+            b"not come in the chunks",
+        ),
+        (b"GET /xxx\xc3\xab HTTP/1.1\r\nHost: x", b"400", b"has to be percent-encoded"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: xxx\x00", b"400", b"a control character"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: xxx", b"417", b"expectation failed"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: xxx\xff", b"417", b"expectation failed"),

@@ -25,7 +25,7 @@ from exporter.node.history import History
 from exporter.web import access
 from exporter.web.origins import Origins
 from exporter.web.problems import Problem
-from exporter.web.routes.answers import NO_STORE, answer
+from exporter.web.routes.answers import NO_STORE, answer, compress
 
 MAX_COOKIE: Final = 4_096  # bytes of name and value that a browser keeps (RFC 6265, section 6.1); longer is dropped
 MAX_FIELDS: Final = 100  # of the form, which has one: a body of nothing but & is not worth the work
@@ -168,14 +168,14 @@ class AdminPage:
         if _has(request, file):
             return web.Response(status=304, headers=headers)
         response = web.Response(body=file.body, headers=headers)
-        response.enable_compression()
+        compress(request, response)
         return response
 
     async def history(self, request: web.Request) -> web.Response:
         """The last hour, as ``History.answer`` describes it; 401 without a token, 403 for another role."""
         access.require_admin(request, self._authenticator)
         response = answer(self._history.body())
-        response.enable_compression()
+        compress(request, response)
         return response
 
     def _cookie(self, request: web.Request) -> str:

@@ -93,7 +93,7 @@ class Conversations:
     async def mine(self, request: web.Request) -> web.Response:
         """200 with conversations of which the user is a member, by id, behind ``?after=ID``."""
         claims = claims_of(request, self._authenticator)
-        after, limit = _name(request, "after"), _limit(request)
+        after, limit = identifier(request, "after", required=False), _limit(request)
         found = await self._node.store.conversations_of(claims.user, after, limit)
         sized = ((_shape(one), sum(map(len, one.participants))) for one in found)
         return await _json_list('{"conversations":', sized, "}")
@@ -101,7 +101,7 @@ class Conversations:
     async def participants(self, request: web.Request) -> web.Response:
         """200 with members, by name, behind ``?after=NAME``, and how many there are."""
         claims = claims_of(request, self._authenticator)
-        after, limit = _name(request, "after"), _limit(request)
+        after, limit = identifier(request, "after", required=False), _limit(request)
         found, total = await self._node.store.members(identifier(request, "id"), claims.user, after, limit)
         return answer(schemas.Participants(found, total))
 
@@ -167,14 +167,6 @@ def _number(request: web.Request, name: str, default: int, *, lowest: int) -> in
 
 def _limit(request: web.Request) -> int:
     return min(_number(request, "limit", DEFAULT_LIMIT, lowest=1), MAX_LIMIT)
-
-
-def _name(request: web.Request, name: str) -> str:
-    """An identifier of the query, empty when it is not there."""
-    text = request.query.get(name, "")
-    if text:
-        check_identifier(text, name)
-    return text
 
 
 def _shape(found: Conversation) -> schemas.Conversation:

@@ -145,6 +145,8 @@ def _handshake(request: web.Request) -> bytes:
         raise Rejected(RejectedReason.HANDSHAKE, 426, "the WebSocket version is 13", {"Sec-WebSocket-Version": "13"})
     if (request.version.major, request.version.minor) < (1, 1) or request.method != "GET":
         raise Rejected(RejectedReason.HANDSHAKE, 400, "the handshake is a GET of HTTP/1.1")
+    if request.body_exists:  # what of it comes later would be taken for frames
+        raise Rejected(RejectedReason.HANDSHAKE, 400, "the handshake has no body")
     keys = list(headers.getall("Sec-WebSocket-Key", ()))
     try:
         valid = len(keys) == 1 and len(base64.b64decode(keys[0].strip(), validate=True)) == 16
