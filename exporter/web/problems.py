@@ -159,8 +159,6 @@ async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse
 def _answer(request: web.Request, problem: Problem) -> web.StreamResponse:
     """The problem as a response, unless part of another answer has already left: then only the end is left."""
     if request.writer.output_size:
-        if request.transport is not None:
-            request.transport.close()
         raise ConnectionResetError("an answer had already begun")
     return problem.response()
 

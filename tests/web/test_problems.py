@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.typedefs import Handler
 
 from exporter import logs
 from exporter.core import errors
@@ -185,6 +186,32 @@ async def test_a_crash_in_the_middle_of_an_answer_ends_it_without_a_second_answe
         await (await client.get("/late")).read()
     assert "ZeroDivisionError" in capsys.readouterr().err
     await problem(await client.get("/absent"), 404, "not_found")
+
+
+async def test_who_goes_in_the_middle_of_a_body_is_no_defect(capsys) -> None:
+    logs.configure()
+    ended = asyncio.Event()
+
+    @web.middleware
+    async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        finally:
+            ended.set()
+
+    app = web.Application(middlewares=[watch, problems()])
+    app.router.add_post("/body", body)
+    runner = web.AppRunner(app)  # not the tests' server, which cancels handlers
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0])
+    writer.write(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nx")
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.abort()
+    await ended.wait()
+    await runner.cleanup()
+    assert "request failed" not in capsys.readouterr().err
 
 
 async def test_a_compressed_body_is_refused_before_it_is_unpacked(client) -> None:
