@@ -1227,6 +1227,30 @@ async def _no_stops(page: Page) -> bool:
     return await page.locator("messaging-stats .fold[tabindex], #tools .note[tabindex]").count() == 0
 
 
+async def test_a_machine_that_slept_shows_how_old_the_figures_are_and_reads_all_of_it_anew(
+    browser: Browser, double: StatsDouble
+) -> None:
+    sleep = """(seconds) => { // performance.now() and timers stand still while a machine sleeps
+        const awake = Date.now;
+        Date.now = () => awake() + seconds * 1000;
+    }"""
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double, ttl=9 * 3600)
+        await shows(page.locator("#largest-note"), "Read once a minute.")
+        double.top["largest"][0]["id"] = "of the morning"
+        double.days = lambda ago: (7, 7)
+        await page.evaluate(sleep, 3 * 3600)
+        await shows(page.locator("#largest tbody th").first, "of the morning")
+        await page.locator("messaging-stats .days .range", has_text="7").first.wait_for()
+        await double.stop()
+        await page.evaluate(sleep, 4 * 3600)
+        await page.locator("messaging-stats .status", has_text="last answer 4 h ago").wait_for()
+        await shows(page.locator("[data-health=server]"), "no answer")
+        await double.start()
+        await well(page)
+        await page.locator("messaging-stats .status", has_text=re.compile(r"as of [\d:]{8}")).wait_for()
+
+
 async def test_a_server_in_trouble_is_told_from_one_that_is_gone(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)

@@ -525,6 +525,17 @@ function moment(text) {
   return Number.isNaN(at) ? null : at / 1000;
 }
 
+const clocks = { steady: performance.now(), wall: Date.now(), asleep: 0 };
+
+/** Milliseconds, those included in which the machine slept: there performance.now() stands still on Linux and macOS. */
+function passed() {
+  const [steady, wall] = [performance.now(), Date.now()];
+  const ahead = wall - clocks.wall - (steady - clocks.steady);
+  if (ahead > 1000) clocks.asleep += ahead; // less is a clock that is put right
+  Object.assign(clocks, { steady, wall });
+  return steady + clocks.asleep;
+}
+
 /** "The database is down." of whatever reason a server gave. */
 export function sentence(reason) {
   const text = `${String(reason).replace(/\.$/, '')}.`;
@@ -695,7 +706,7 @@ export class StatsClient {
   failure = null; // the StatsFailure of 'lost' and 'denied'
   detailFailures = { history: null, days: null }; // why the latest look at them failed while the server was there
   daysRead = null; // the server's clock when the days were read, Unix seconds
-  answered = null; // performance.now() of the latest answer
+  answered = null; // passed() at the latest answer
   serverTime = null; // the server's clock then, Unix seconds
   restarted = false; // the server is another process than it was at the answer before
 
@@ -703,7 +714,7 @@ export class StatsClient {
   #run = null; // the AbortController of the polling that is going on
   #wake = null; // ends the pause between two polls
   #bearer = null; // what a token function returned
-  #due = { history: 0, days: 0 }; // performance.now() from which they are asked again
+  #due = { history: 0, days: 0 }; // passed() from which they are asked again
   #forbidden = false; // the page's policy forbade the request under way
 
   constructor(options = {}) {
@@ -779,7 +790,7 @@ export class StatsClient {
     // Later than the answer before, or a balancer would make another node's start a restart.
     this.restarted = started !== null && this.serverTime !== null && started > Math.floor(this.serverTime) + 1 ? true : this.restarted;
     this.stats = stats;
-    this.answered = performance.now();
+    this.answered = passed();
     this.serverTime = Math.max(at ?? 0, moment(stats.as_of) ?? 0) || Date.now() / 1000; // Date has whole seconds only
     this.status = 'live';
     this.failure = null;
@@ -788,7 +799,7 @@ export class StatsClient {
 
   /** When its next sample is due: the figures are shown already, and the server is there, so its lines may be late. */
   async #askHistory(signal) {
-    if (performance.now() < this.#due.history) return;
+    if (passed() < this.#due.history) return;
     try {
       const [history] = await this.#get('/history', signal);
       if (signal.aborted) return;
@@ -796,23 +807,23 @@ export class StatsClient {
       this.detailFailures.history = null;
       const latest = moment(history.as_of);
       const wait = latest === null ? 1 : latest + (known(history.step) ?? 10) + 0.25 - this.serverTime;
-      this.#due.history = performance.now() + Math.min(Math.max(wait, 1), 60) * 1000;
+      this.#due.history = passed() + Math.min(Math.max(wait, 1), 60) * 1000;
       this.onChange('history');
     } catch (error) {
       if (signal.aborted) return;
-      this.#due.history = performance.now() + (error.status === null ? 2000 : 30000);
+      this.#due.history = passed() + (error.status === null ? 2000 : 30000);
       this.detailFailures.history = error;
       this.onChange('history');
     }
   }
 
   async #askDays(signal) {
-    if (performance.now() < this.#due.days) return;
+    if (passed() < this.#due.days) return;
     if (this.stats.started_at === undefined) { // an older server: asking it would only fill the console with 404
       this.days = false;
       return;
     }
-    this.#due.days = performance.now() + DAYS_EVERY * 1000;
+    this.#due.days = passed() + DAYS_EVERY * 1000;
     try {
       const [days] = await this.#get('/days', signal, `days=${Math.max(...DAYS)}`);
       if (signal.aborted) return;
@@ -823,7 +834,7 @@ export class StatsClient {
       if (signal.aborted) return;
       if (error.status === 404) this.days = false;
       else {
-        this.#due.days = performance.now() + 30000;
+        this.#due.days = passed() + 30000;
         this.detailFailures.days = error;
       }
     }
@@ -1773,7 +1784,7 @@ export class MessagingStats extends (globalThis.HTMLElement ?? class {}) {
     const n = this.#nodes;
     const { answered = null, serverTime, status, stats, history } = this.#client ?? {};
     if (answered === null) return;
-    const silence = (performance.now() - answered) / 1000;
+    const silence = (passed() - answered) / 1000;
     const now = serverTime + silence;
     const since = (at) => (at === null ? null : now - at);
     const late = status !== 'live' || silence >= this.refresh + 2;
