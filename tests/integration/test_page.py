@@ -857,6 +857,35 @@ async def test_the_largest_and_the_busiest_conversations_are_listed(browser: Bro
         assert await seen.shifts() == []
 
 
+@pytest.mark.parametrize("size", SIZES)
+async def test_counts_of_the_largest_conversations_are_whole_and_no_name_reaches_beyond_its_cell(
+    browser: Browser, double: StatsDouble, size: str
+) -> None:
+    counts = [1_234_567, 12_345_678, 123_456_789, 1_234_567_890, 9_999_999_999]
+    double.top["largest"] = [{"id": "x" * 128, "members": n, "total_messages": n} for n in counts]
+    double.top["busiest"] = [{"id": "x" * 128, "messages": n} for n in counts]
+    async with visit(browser, size=SIZES[size]) as seen:
+        page = await sign_in_by_link(seen, double)
+        await shows(page.locator("#largest tbody td").last, "9,999,999,999")
+        cut = await page.evaluate(
+            "[...document.querySelectorAll('#tools td, #tools th:not(:first-child)')]"
+            ".filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.textContent)"
+        )
+        assert cut == []
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_a_name_turns_nothing_around_but_itself(browser: Browser, double: StatsDouble) -> None:
+    async with visit(browser) as seen:
+        page = await sign_in_by_link(seen, double)
+        await page.get_by_role("textbox", name="User").fill("ann\u2069\u202egnissim")
+        await page.get_by_role("button", name="Look up").click()
+        said = page.locator("#user-state", has_text="is connected since")
+        await said.wait_for()
+        text = await said.text_content() or ""
+        assert text.startswith("\u2068anngnissim\u2069 is connected"), "the rest would be read backwards"
+
+
 async def test_conversations_that_cannot_be_listed_are_unknown_with_the_reason_and_old_ones_are_said_to_be_old(
     browser: Browser, double: StatsDouble
 ) -> None:

@@ -168,6 +168,7 @@ function fill(table, rows) {
           if (typeof value === 'string') cell.dir = 'auto';
           cell.textContent = value === undefined ? '–' : typeof value === 'number' ? count.format(value) : value;
           if (j === 0 && value !== undefined) cell.title = value;
+          cell.toggleAttribute('data-long', typeof value === 'number' && cell.textContent.length > 10);
           return cell;
         }),
       );
