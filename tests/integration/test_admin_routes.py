@@ -222,6 +222,13 @@ async def test_without_the_flag_there_is_no_cors(tmp_path: Path) -> None:
         assert not [name for name in headers if name.startswith("Access-Control")]
 
 
+async def test_for_every_page_is_for_pages_alone(tmp_path: Path) -> None:
+    async with in_process(tmp_path, cors_origins=("*",)) as exporter:
+        for origin, told in (({"Origin": PAGE}, PAGE), ({}, None)):
+            _, _, headers = await exporter.get("/v1/messaging/stats", headers=bearer(exporter) | origin)
+            assert headers.get("Access-Control-Allow-Origin") == told
+
+
 async def test_the_page_may_disconnect_with_its_cookie_and_another_sites_page_may_not(exporter: Exporter) -> None:
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
         form = {"token": f"Bearer {exporter.token('root', role='admin')}"}
