@@ -875,6 +875,23 @@ async def test_counts_of_the_largest_conversations_are_whole_and_no_name_reaches
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+async def test_what_was_found_of_a_user_a_minute_ago_is_told_with_its_time(
+    browser: Browser, double: StatsDouble
+) -> None:
+    async with visit(browser) as seen:
+        await seen.page.clock.install()
+        page = await sign_in_by_link(seen, double)
+        said = page.locator("#user-state")
+        await page.get_by_role("textbox", name="User").fill("ann")
+        await page.get_by_role("button", name="Look up").click()
+        await said.filter(has_text=re.compile("^ann is connected since")).wait_for()
+        await page.clock.run_for(62_000)
+        await said.filter(has_text=re.compile(r"^At \d\d:\d\d: ann is connected since")).wait_for()
+        await page.get_by_role("button", name="Look up").click()
+        await said.filter(has_text=re.compile("^ann is connected since")).wait_for()
+        assert await seen.shifts() == []
+
+
 async def test_a_name_turns_nothing_around_but_itself(browser: Browser, double: StatsDouble) -> None:
     async with visit(browser) as seen:
         page = await sign_in_by_link(seen, double)

@@ -232,9 +232,12 @@ document.addEventListener('visibilitychange', () => void showTop());
 // --- one user ------------------------------------------------------------------------------------------------------
 
 let looked = null; // the user whose connections are shown
+let found = null; // what was found of a user, and when: it is not looked up again by itself
+const FRESH = 60; // seconds in which it counts as of now
 
 function forget(text = '', bad = false) {
   looked = null;
+  found = null;
   find('#disconnect').hidden = true;
   find('#user-state').textContent = text;
   find('#user-state').toggleAttribute('data-bad', bad);
@@ -270,6 +273,7 @@ async function lookUp(user, before = '') {
     const where = places.length > 1 ? ` (${places.join(', ')})` : '';
     forget(`${before}${isolated(user)} is connected since ${when(since)}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
   }
+  found = { text: find('#user-state').textContent, at: new Date() };
   if (!known && !unsure) return;
   offerToDisconnect(user);
 }
@@ -278,6 +282,12 @@ function offerToDisconnect(user) {
   looked = user;
   find('#disconnect').hidden = false;
 }
+
+setInterval(() => {
+  if (found === null || Date.now() - found.at < FRESH * 1000) return;
+  const text = `At ${when(found.at)}: ${found.text}`;
+  if (find('#user-state').textContent !== text) find('#user-state').textContent = text;
+}, 1000);
 
 find('#look-up').addEventListener('submit', (event) => {
   event.preventDefault();
