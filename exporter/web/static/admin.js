@@ -8,6 +8,8 @@ const find = (selector) => document.querySelector(selector);
 const time = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
 const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
 const count = new Intl.NumberFormat('en');
+/** A user's name in a text, without invisible characters that would turn the reading around beyond it. */
+const called = (name) => isolated(name.replace(/[\u202a-\u202e\u2066-\u2069]/g, ''));
 /** 14:05, with its day when that is not today. */
 const when = (at) => (at.toDateString() === new Date().toDateString() ? time.format(at) : `${day.format(at)}, ${time.format(at)}`);
 const INTRODUCTION = find('#why').textContent;
@@ -28,7 +30,7 @@ function enter({ user, expires_at: expires }) {
   warnAt = Infinity;
   warn();
   forget();
-  find('#who').textContent = `${isolated(user)}, until ${when(new Date(expires))}`;
+  find('#who').textContent = `${called(user)}, until ${when(new Date(expires))}`;
   find('#token').value = '';
   const stats = document.createElement('messaging-stats');
   stats.src = new URL(find('#panel').dataset.src, document.baseURI).pathname;
@@ -265,13 +267,13 @@ async function lookUp(user, before = '') {
   const known = said.opened_at.length;
   const unsure = said.error === null ? '' : ` ${sentence(said.error)}`;
   if (!known) {
-    forget(`${before}${isolated(user)} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
+    forget(`${before}${called(user)} is ${unsure ? 'perhaps' : 'not'} connected.${unsure}`, Boolean(unsure));
   } else {
     const since = new Date(said.opened_at[0]);
     const devices = known === 1 ? 'one device' : `${count.format(known)} devices`;
     const places = (said.nodes ?? []).filter((node) => node.connections).map((node) => `${node.name}: ${count.format(node.connections)}`);
     const where = places.length > 1 ? ` (${places.join(', ')})` : '';
-    forget(`${before}${isolated(user)} is connected since ${when(since)}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
+    forget(`${before}${called(user)} is connected since ${when(since)}${unsure ? ' or before' : ''}, on ${unsure ? 'at least ' : ''}${devices}${where}.${unsure}`, Boolean(unsure));
   }
   found = { text: find('#user-state').textContent, at: new Date() };
   if (!known && !unsure) return;

@@ -504,11 +504,8 @@ export function fold(node) {
 /** Letters and digits that are read from right to left, and what turns the reading around. */
 const TURNED = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufeff]|[\ud802\ud803\ud83a\ud83b]/;
 
-/** Invisible characters that turn the reading around until another ends it: in a name, beyond it. */
-const TURNING = /[\u202a-\u202e\u2066-\u2069]/g;
-
 /** A name, a number or a time inside a text that may be in another language: it turns nothing around but itself. */
-export const isolated = (value) => (TURNED.test(value) ? `\u2068${String(value).replace(TURNING, '')}\u2069` : value);
+export const isolated = (value) => (TURNED.test(value) ? `\u2068${value}\u2069` : value);
 
 /** A text with its {words in braces} filled in. */
 const fill = (text, values = {}) => String(text).replace(/\{(\w+)\}/g, (all, name) => isolated(values[name] ?? all));
