@@ -19,6 +19,7 @@ from exporter.observe.connections import reader_of
 from exporter.observe.engine import Engine
 from exporter.observe.logger import Logger
 from exporter.observe.records import SourceError, SourceTotals, SourceView
+from exporter.observe.sealing import OVERLAP
 from exporter.observe.sources import Source
 from exporter.observe.state import State
 
@@ -124,9 +125,7 @@ class SourceCollector:
                 if engine.mapping is None:
                     await engine.open()
                 pause = IDLE
-                if engine.due:
-                    if engine.to_begin:
-                        await engine.begin()
+                if engine.due and (not engine.to_begin or await engine.begin(OVERLAP)):
                     took = await engine.advance()
                     pause = took / engine.load - took
                 await engine.refresh()

@@ -32,6 +32,10 @@ class DirectFiguresCache:
         self._latest: tuple[DirectFigures, float, float] | None = None
         self._wanted = False
 
+    def forget(self) -> None:
+        """Of another database."""
+        self._latest, self._wanted = None, False
+
     async def read(self, snapshot: Snapshot, mapping: Mapping, now: float) -> tuple[DirectFigures, float, float]:
         """(the figures, their moment, how long they took), of a snapshot."""
         started = time.perf_counter()

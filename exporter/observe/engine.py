@@ -33,7 +33,7 @@ from exporter.observe.records import SourceError, SourceTotals
 from exporter.observe.sealing import OVERLAP, Sealing
 from exporter.observe.sources import Source, mapping_of
 from exporter.observe.state import State
-from exporter.observe.tally import Facts, Tally
+from exporter.observe.tally import Facts
 
 log = Logger(__name__)
 
@@ -59,8 +59,7 @@ class Engine:
         overlap: float = OVERLAP,
         background_refresh: bool = False,
     ) -> None:
-        self.source = source
-        self.state = state
+        self.source, self.state = source, state
         self.load = load
         self.recount_interval = recount_interval
         self.clock = clock
@@ -76,12 +75,10 @@ class Engine:
         self.counters = Counters(state)
         self._sealing = Sealing(tail, overlap)
         self._pages = Pages(self.reader, state)
-        self._rows_passed = 0
         self._sizes = Sizes()
         self._direct = DirectFiguresCache(background_refresh=background_refresh)
-        self._background_refresh = background_refresh
         self._published: Published | None = None
-        self._recount_early, self._slow_passes = False, 0
+        self._rows_passed, self._slow_passes, self._recount_early = 0, 0, False
 
     # --- opening ------------------------------------------------------------------------------------------
 
@@ -146,7 +143,7 @@ class Engine:
                 self.state.put(key, value)
         self.base = self.counting = self.recounted_at = self._published = None
         self.counters.forget()
-        self._direct = DirectFiguresCache(background_refresh=self._background_refresh)
+        self._direct.forget()
         self.differences = {}
         self._sealing.forget()
         self._sizes = Sizes()
@@ -196,26 +193,29 @@ class Engine:
             await self.advance()
         return await self.look()
 
-    async def begin(self) -> None:
-        """Begin a full count, up to where the rows are sealed now, or will be first of all. Raises SourceError."""
+    async def begin(self, patience: float = 0.0) -> bool:
+        """Begin a full count, to where rows are sealed now, or will be first; False: not yet. Raises SourceError."""
         mapping = (await self.look_at_schema()).with_keys_of(self._known())
         now = self.clock()
 
-        async def work(snapshot: Snapshot) -> Count:
+        async def work(snapshot: Snapshot) -> Count | None:
             generation, cut = (self.base.generation, self.base.cut) if self.base else (0, None)
-            cut = cut or await self._sealing.first(snapshot, mapping, now, await self.reader.horizon(snapshot))
-            base = Base(generation + 1, cut, Tally(), int(now // 86_400))
-            return await self._pages.begin(snapshot, mapping, base, now, full_speed=self._full_speed)
+            cut = cut or await self._sealing.first(self.reader, snapshot, mapping, now, patience)
+            if cut is None:
+                return None
+            return await self._pages.begin(snapshot, mapping, generation + 1, cut, now, full_speed=self._full_speed)
 
         async with self.lock:
             await self._pages.kept()
             self._take(mapping)
             self.counting = await self.reader.read(work, LIMIT)
-            self._recount_early = self._sealing.overtaken = False
-            with self.state.step():
-                self.state.forget_generation(self.counting.base.generation)
-                for key, value in (("count", self.counting), ("awaited", self._sealing.awaited)):
-                    self.state.put(key, value)
+            if self.counting is not None:
+                self._recount_early = self._sealing.overtaken = False
+                with self.state.step():
+                    self.state.forget_generation(self.counting.base.generation)
+                    for key, value in (("count", self.counting), ("awaited", self._sealing.awaited)):
+                        self.state.put(key, value)
+            return self.counting is not None
 
     async def advance(self) -> float:
         """One page of the count under way, or its completion: the seconds of database time. Raises SourceError."""

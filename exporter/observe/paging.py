@@ -16,10 +16,10 @@ from exporter.observe import counting
 from exporter.observe.base import Base, Count, KeyScan, LookupScan
 from exporter.observe.connections import Reader, Snapshot
 from exporter.observe.counting import Page
-from exporter.observe.mapping import DAY, Correction, Key, Mapping
+from exporter.observe.mapping import DAY, Correction, Cut, Key, Mapping
 from exporter.observe.records import WINDOWS, SourceError
 from exporter.observe.state import State
-from exporter.observe.tally import Facts
+from exporter.observe.tally import Facts, Tally
 
 LIMIT: Final = 4.0
 """Seconds for a pass, or for a page of a count; pages are made larger and smaller to take what is aimed at."""
@@ -37,10 +37,12 @@ class Pages:
         self._keeping: asyncio.Task[None] | None = None
         self.rows_read = 0
 
-    async def begin(self, snapshot: Snapshot, mapping: Mapping, base: Base, now: float, *, full_speed: bool) -> Count:
-        """A count from the lowest row of each key to the base's cut, and over the longest window where its people are
-        read apart."""
-        pages, key_scans, lows = 100 if full_speed else 200, {}, base.cut.lows
+    async def begin(
+        self, snapshot: Snapshot, mapping: Mapping, generation: int, cut: Cut, now: float, *, full_speed: bool
+    ) -> Count:
+        """A count from the lowest row of each key to the cut, and over the longest window where its people are read
+        apart."""
+        pages, key_scans, lows = 100 if full_speed else 200, {}, cut.lows
         for key in mapping.keys:
             rows = await snapshot.fetch(key.next_above(None, mapping.table))
             lowest = counting.key_value(key, rows[0][0]) - 1 if rows else lows[key.name]
@@ -50,6 +52,7 @@ class Pages:
             oldest = counting.midnight_of(now) - (max(WINDOWS) - 1) * DAY - 1
             writers = KeyScan.between(oldest, int(now * 1_000_000), pages // 5, 1)
             lookup_scans = {each.name: LookupScan("", FIRST_LOOKUP) for each in _corrections(mapping)}
+        base = Base(generation, cut, Tally(), int(now // 86_400))
         return Count(base, now, key_scans, writers, lookup_scans)
 
     async def read(self, count: Count, mapping: Mapping, now: float, *, full_speed: bool) -> None:

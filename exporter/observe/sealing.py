@@ -15,7 +15,7 @@ from typing import Final
 
 from exporter.observe import counting
 from exporter.observe.base import Base
-from exporter.observe.connections import Horizon, Snapshot, behind
+from exporter.observe.connections import Horizon, Reader, Snapshot, behind
 from exporter.observe.mapping import Cut, Key, Mapping
 
 OVERLAP: Final = 60.0
@@ -36,6 +36,15 @@ class _Mark:
     next_transaction: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _First:
+    """Where the very first count may end as soon as all transactions below ``next_transaction`` have ended."""
+
+    at: float
+    cut: Cut
+    next_transaction: int
+
+
 class Sealing:
     """The marks, and the next cut. ``tail`` rows stay unsealed in any case: changes among them are seen at once."""
 
@@ -43,6 +52,7 @@ class Sealing:
         self._tail = tail
         self._overlap = overlap
         self._marks: list[_Mark] = []
+        self._first: _First | None = None
         self.awaited: int | None = None
         """The line did not wait for all transactions below this one, of which some are open; the state keeps it."""
         self.overtaken = False
@@ -51,8 +61,8 @@ class Sealing:
     def note(self, now: float, newest: dict[str, int], horizon: Horizon | None) -> None:
         """Remember what was newest, and which transaction was the next, at the moment that a standby shows."""
         now -= behind(horizon)
-        if horizon is not None and self.awaited is not None and not horizon.oldest < self.awaited <= horizon.next:
-            self.awaited, self.overtaken = None, True  # or its numbers are of another server, before a restore
+        if self.awaited is not None and _have_ended(self.awaited, horizon):
+            self.awaited, self.overtaken = None, True
         if not self._marks or now - self._marks[-1].at >= self._overlap / 16:
             self._marks = [*self._marks[-MAX_MARKS:], _Mark(now, newest, None if horizon is None else horizon.next)]
 
@@ -63,15 +73,30 @@ class Sealing:
 
     def forget(self) -> None:
         """Of another database."""
-        self._marks, self.awaited, self.overtaken = [], None, False
+        self._marks, self._first, self.awaited, self.overtaken = [], None, None, False
 
-    async def first(self, snapshot: Snapshot, mapping: Mapping, now: float, horizon: Horizon | None) -> Cut:
+    async def first(
+        self, reader: Reader, snapshot: Snapshot, mapping: Mapping, now: float, patience: float
+    ) -> Cut | None:
         """Where the very first count may end: the tail is above, and so is the overlap where keys are times.
 
-        Nothing is known yet of the transactions that are open, so when these have ended it is counted once more.
+        None: not yet. Open transactions may write below that; ask again until these have ended. After ``patience``
+        seconds they are waited for no longer, and when they have ended all is counted once more.
         """
-        self.awaited = None if horizon is None or horizon.oldest >= horizon.next else horizon.next
-        moment = now - behind(horizon) - self._overlap
+        horizon, first = await reader.horizon(snapshot), self._first
+        if first is None or set(first.cut.lows) != {key.name for key in mapping.keys}:
+            cut = await self._first_cut(snapshot, mapping, now - behind(horizon) - self._overlap)
+            if horizon is None or horizon.oldest >= horizon.next:
+                self.awaited = None
+                return cut
+            first = self._first = _First(now, cut, horizon.next)
+        ended = _have_ended(first.next_transaction, horizon)
+        if not ended and 0 <= now - first.at < patience:
+            return None
+        self._first, self.awaited = None, None if ended else first.next_transaction
+        return first.cut
+
+    async def _first_cut(self, snapshot: Snapshot, mapping: Mapping, moment: float) -> Cut:
         (found,) = await counting.newest(snapshot, mapping, self._share(mapping))
         lows = {key.name: _capped(key, found.get(key.name, key.lowest), moment) for key in mapping.keys}
         safe = {name: await _safe(snapshot, mapping, name, low) for name, low in lows.items()}
@@ -145,6 +170,11 @@ class Sealing:
     def _until(self, ended: float, now: float) -> list[_Mark]:
         latest = max(ended - self._overlap, now - MAX_TRANSACTION_AGE)
         return [mark for mark in self._marks if mark.at <= latest]
+
+
+def _have_ended(awaited: int, horizon: Horizon | None) -> bool:
+    """Have all transactions below this one ended, or are the numbers of another server, before a restore?"""
+    return horizon is not None and not horizon.oldest < awaited <= horizon.next
 
 
 def _capped(key: Key, value: int, moment: float) -> int:

@@ -1259,6 +1259,60 @@ async def test_a_transaction_that_is_open_when_the_first_count_begins_is_counted
 
 
 @pytest.mark.needs("postgres")
+async def test_the_first_count_waits_for_what_is_open_before_it_tells_anything(postgres: Postgres) -> None:
+    """What they write below the line is in the very first figures; who came later is not waited for."""
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+    post(server, 1, 100)
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
+        server.execute(sql, 1)
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    await engine.open()
+    assert not await engine.begin(60.0)
+    assert (await engine.look()).stored_messages is None
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('new', {MS + 60_000}, 1, 'u1')"):
+        server.execute(sql, 2)
+    clock.now += 59
+    assert not await engine.begin(60.0)
+    server.execute("COMMIT", 1)
+    assert await engine.begin(60.0)
+    while engine.counting:
+        await engine.advance()
+    assert (await engine.look()).stored_messages == 101
+    server.execute("COMMIT", 2)
+    assert (await engine.look()).stored_messages == 102
+    assert not engine.due
+    await engine.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
+async def test_the_first_count_waits_for_a_minute_and_no_longer(postgres: Postgres) -> None:
+    """For whoever has forgotten a transaction; what it wrote is counted when it has ended."""
+    server = PostgresqlServer(postgres)
+    server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
+    post(server, 1, 100)
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
+        server.execute(sql, 1)
+    clock = Clock()
+    engine = engine_of(server, None, clock)
+    await engine.open()
+    assert not await engine.begin(60.0)
+    clock.now += 60
+    assert await engine.begin(60.0)
+    while engine.counting:
+        await engine.advance()
+    assert (await engine.look()).stored_messages == 100
+    assert not engine.due
+    server.execute("COMMIT", 1)
+    await engine.look()
+    assert engine.due
+    await engine.close()
+    server.close()
+
+
+@pytest.mark.needs("postgres")
 async def test_a_transaction_that_outlives_the_process_which_waited_for_it_is_counted_when_it_ends(
     postgres: Postgres, tmp_path: Path
 ) -> None:

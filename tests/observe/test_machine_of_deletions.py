@@ -3,7 +3,8 @@
 Beside ``test_machine``, which plays Synapse: the key is a number or the time, with an index on the time or without;
 transactions stay open for minutes and date all that they do with their beginning; readings break off between any two
 statements, the state's disk is full, the process is killed; rows vanish, and older ones are put back. A figure may
-differ from the truth only after a change that leaves no trace, until the next recount.
+differ from the truth only after a change that leaves no trace, and after the end of a transaction that a first count
+has waited for in vain, until the next recount.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Deletions(RuleBasedStateMachine):
         self.now = NOON
         self.number = self.lives = 0
         self.open: dict[int, tuple[float, set[int]]] = {}  # when a writer's transaction began, what it has deleted
+        self.waited_for: list[tuple[float, set[int]]] | None = None  # by a first count
+        self.given_up: list[tuple[float, set[int]]] = []
         self.silent = self.silent_in_count = self.saved = self.counted = False
         self.cut: tuple[int, Cut] | None = None
 
@@ -142,7 +145,9 @@ class Deletions(RuleBasedStateMachine):
         writer %= self.server.writers
         if writer in self.open:
             self.server.execute("COMMIT" if keep else "ROLLBACK", writer)
-            del self.open[writer]
+            ended = self.open.pop(writer)
+            if any(ended is each for each in self.given_up):
+                self.silent = self.silent_in_count = True
 
     @rule(seconds=st.sampled_from([1, 10, 61, 61, 120, 300, 40_000]))
     def wait(self, seconds: float) -> None:
@@ -212,12 +217,24 @@ class Deletions(RuleBasedStateMachine):
             self.cut = (generation, cut)
         return figures
 
-    @rule()
-    def count(self) -> None:
+    def _begin(self, patience: float) -> bool:
+        is_first = self.engine.base is None
+        if self.waited_for is None:
+            self.waited_for = list(self.open.values())
+        if not self._run(lambda: self.engine.begin(patience)):
+            return False
+        if is_first and self.server.writers > 1:
+            self.given_up = [each for each in self.open.values() if any(each is other for other in self.waited_for)]
+        self.waited_for = None
+        return True
+
+    @rule(patience=st.sampled_from([0, 60, 60]))
+    def count(self, patience: float = 0) -> None:
         """One step of a full count; what it corrects is published."""
         before = self._look()
         if self.engine.to_begin:
-            self._run(self.engine.begin)
+            if not self._begin(patience):
+                return
             self.silent_in_count = False
         for mark in self.engine.counting.all():  # pages of a few rows
             mark.span = 60_000_000 if mark is self.engine.counting.writers or self.key == "at" else 7
@@ -282,7 +299,7 @@ class Deletions(RuleBasedStateMachine):
             if (source := old.with_name(old.name + suffix)).exists():
                 shutil.copy(source, self.folder / f"state{self.lives}.db{suffix}")
         self.loop.run(self.engine.close())
-        self.engine = self.new_engine()
+        self.engine, self.waited_for = self.new_engine(), None
 
     @rule()
     def let_rows_be_sealed(self) -> None:
