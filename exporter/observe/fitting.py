@@ -31,7 +31,8 @@ _JULIAN: Final = (2_447_892, 2_488_070)  # the same years
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _FLAG: Final = re.compile(r"\d|\Z")  # SQLite makes a number of how a text begins
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]00:00(?::00(?:\.0+)?)?(?:Z|\+00(?::?00)?)?)?")
-_OFFSET: Final = re.compile(r"[ T]?[\d:.,]*\s?[+-](?!00(?::?00)?(?!\d))\d\d")
+# After a time of day, or a date and +: others write a time of day as -12.30.00 or 12-30-00.
+_OFFSET: Final = re.compile(r"[ T]?(?:\d\d:?\d\d[\d:.,]*\s?[+-]|\+)(?!00(?::?00)*(?![\d:]))\d\d")
 _EARLY: Final = "'1970-01-02'"  # in every zone after the first moment of 1970
 _LATE: Final = "2100"
 
@@ -70,7 +71,7 @@ def value_reason(column: str, value: Any, unit: str, use: str) -> str | None:
             )
         if _plausible(value, unit):
             return None
-        late = use == "deleted" and value / _UNITS[unit] > _PLAUSIBLE[1]
+        late = use == "deleted" and float(value) / _UNITS[unit] > _PLAUSIBLE[1]
         return _other_unit(column, value, unit) or (endless if late else None)
     if use == "deleted" and _DATE.match(str(value)) and str(value) >= _LATE:
         return endless
@@ -151,7 +152,7 @@ def _plausible(value: Any, unit: str) -> bool:
 
 def _other_unit(column: str, value: Any, unit: str) -> str | None:
     """Which unit would make a likely time of it; a column whose times nobody knows is left alone."""
-    if _JULIAN[0] <= value <= _JULIAN[1]:
+    if _JULIAN[0] <= float(value) <= _JULIAN[1]:  # PostgreSQL's numeric has NaN, which does not compare as a Decimal
         return f"the column {column} holds {value}, which is a Julian day: map a view that has seconds since 1970"
     if _plausible(value / 1_000, "us"):
         return f"the column {column} holds {value}, which are nanoseconds: map a view that has them in microseconds"

@@ -311,6 +311,20 @@ def test_a_day_is_no_key(server: Server, tmp_path: Path, type_: str, unit: str, 
         assert observed(server, tmp_path, mapping).stored_messages == 3
 
 
+@pytest.mark.parametrize("use", ["time", "deleted"])
+def test_a_number_that_is_none_is_no_defect(postgres: Postgres, tmp_path: Path, use: str) -> None:
+    """PostgreSQL's numeric has it, and it is in no unit: nothing is said of it."""
+    with closing(PostgresqlServer(postgres)) as server:
+        at, gone = ("NaN", "NULL") if use == "time" else (str(int(NOON)), "'NaN'")
+        server.script(
+            "CREATE TABLE posts (id bigint PRIMARY KEY, at numeric, gone numeric);"
+            f"INSERT INTO posts VALUES (1, {int(NOON)}, NULL), (2, '{at}', {gone})"
+        )
+        time = "time: {column: at, unit: s}, deleted: {column: gone, unit: s}"
+        totals = observed(server, tmp_path, f"messages: {{table: posts, key: id, {time}}}")
+        assert totals.stored_messages == (2 if use == "time" else 1)
+
+
 def test_nanoseconds_are_told(server: Server, tmp_path: Path) -> None:
     server.script(f"CREATE TABLE posts (id int, at bigint); INSERT INTO posts VALUES (1, {int(NOON)}000000000)")
     with pytest.raises(Misconfigured, match="at holds 1773144000000000000, which are nanoseconds"):
@@ -342,10 +356,22 @@ def test_times_with_an_offset_in_texts_are_refused(server: Server, tmp_path: Pat
     totals = observed(server, tmp_path, mapping)
     assert (totals.stored_messages, totals.messages_today) == (2, 1)
     server.script("CREATE INDEX posts_id ON posts (id)")
-    for utc in ("2026-03-10 00:00:00+00", "2026-03-10 00:00:00.5 +0000 UTC m=+12.3"):
+    for utc in (
+        "2026-03-10 00:00:00+00",
+        "2026-03-10 00:00:00.5 +0000 UTC m=+12.3",
+        "2026-03-10-11.30.00.123456",  # as DB2 writes it
+        "2026-03-10 11-30-00",
+    ):
         server.script(f"UPDATE posts SET at = '{utc}' WHERE id = 2")
         assert observed(server, tmp_path, mapping).messages_today == 2, utc
-    for local in ("2026-03-10T00:30:00+02:00", "2026-03-10 00:30+02", "2026-03-10 00:30:00.1234 -0300 -03 m=+0.01"):
+    for local in (
+        "2026-03-10T00:30:00+02:00",
+        "2026-03-10T00:30:00+00:30",
+        "2026-03-10 00:30+02",
+        "2026-03-10T0030-0300",
+        "2026-03-10+02:00",
+        "2026-03-10 00:30:00.1234 -0300 -03 m=+0.01",
+    ):
         server.script(f"UPDATE posts SET at = '{local}' WHERE id = 2")
         with pytest.raises(Misconfigured, match=r"times with an offset .*map a view that has them in UTC"):
             observed(server, tmp_path, mapping)
