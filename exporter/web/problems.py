@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import PayloadEncodingError
 from aiohttp.typedefs import Handler, Middleware
 
 from exporter.core.errors import Conflict, ErrorCode, Refusal
@@ -129,7 +130,7 @@ def problems() -> Middleware:
             if error.status < 400:
                 raise
             return _answer(request, of_http(error))
-        except web.RequestPayloadError:
+        except (web.RequestPayloadError, PayloadEncodingError):  # the second of aiohttp's parser without its extensions
             answer = _answer(request, Problem(400, "the request body is malformed"))
             answer.force_close()  # where the next request begins cannot be told
             return answer

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.typedefs import Handler
 
@@ -56,6 +57,12 @@ async def body(request: web.Request) -> web.Response:
     return web.Response(body=await request.read())
 
 
+async def broken(request: web.Request) -> web.Response:
+    raise {"length": ContentLengthError, "chunks": TransferEncodingError, "body": web.RequestPayloadError}[
+        request.match_info["what"]
+    ](EVIL)
+
+
 async def slow(request: web.Request) -> web.Response:
     for _ in range(3):
         await asyncio.sleep(0)
@@ -70,6 +77,7 @@ async def client() -> AsyncIterator[TestClient]:
     for path, handler in (("/crash", crash), ("/late", crash_late), ("/echo", echo), ("/found", found)):
         app.router.add_get(path, handler)
     app.router.add_post("/body", body)
+    app.router.add_post("/broken/{what}", broken)
     app.router.add_route("*", "/slow", slow)
     app.router.add_route("*", "/another/{how}", lose_another)
     server = TestServer(app)
@@ -186,6 +194,18 @@ async def test_a_crash_in_the_middle_of_an_answer_ends_it_without_a_second_answe
         await (await client.get("/late")).read()
     assert "ZeroDivisionError" in capsys.readouterr().err
     await problem(await client.get("/absent"), 404, "not_found")
+
+
+@pytest.mark.parametrize("what", ["length", "chunks", "body"])
+async def test_a_body_that_cannot_be_read_is_refused_and_ends_the_connection(
+    client: TestClient, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """The first two are of aiohttp's parser in Python, where its extensions are not installed."""
+    logs.configure()
+    response = await client.post(f"/broken/{what}", data=b"x")
+    assert (response.status, (await response.json())["detail"]) == (400, "the request body is malformed")
+    assert response.headers["Connection"] == "close"
+    assert capsys.readouterr().err == ""
 
 
 async def test_who_goes_in_the_middle_of_a_body_is_no_defect(capsys) -> None:
