@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 AGAIN: Final = 60.0
 """Seconds until a database is asked again that cannot be, or that is not the others': it may be by then."""
+GONE: Final = 5 * AGAIN
+"""Seconds after which a node of another one that does not say so any more is none: it has ended, or its word that it
+has moved was lost. Whoever hears of another database says each time that it is asked which one is used there."""
 
 
 class SameDatabase:
@@ -41,10 +44,11 @@ class SameDatabase:
         missed: Callable[[], object],
     ) -> None:
         self._nodes_channel, self._identity, self._name, self._missed = nodes_channel, identity, name, missed
-        self._others: dict[bytes, str] = {}  # nodes that were heard to use another one, and which
+        self._others: dict[bytes, tuple[str, float]] = {}  # nodes that use another one, which, when they said so last
         self._asking: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._mine: str | None = None
+        self._said: str | None = None  # what the others were told last
         self._warned_of: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling: asyncio.Task[None] | None = None
@@ -81,8 +85,12 @@ class SameDatabase:
 
     def _tell_apart(self) -> None:
         """Who is a stranger, and who no longer: a database that moves does so for one node after the other."""
-        before = self._nodes_channel.strangers
-        self._others = {node: theirs for node, theirs in self._others.items() if theirs != self._mine}
+        before, since = self._nodes_channel.strangers, asyncio.get_running_loop().time() - GONE
+        self._others = {
+            node: (theirs, heard)
+            for node, (theirs, heard) in self._others.items()
+            if theirs != self._mine and heard > since
+        }
         self._nodes_channel.strangers = strangers = frozenset(self._others if self._mine else ())
         if before - strangers:
             self._missed()
@@ -103,6 +111,7 @@ class SameDatabase:
             self._nodes_channel.publish(
                 connection, Kind.DATABASE, 0, data=msgspec.json.encode((self._mine, self._name))
             )
+            self._said = self._mine
 
     def _heard(self, node: bytes, frame: IncomingFrame, late: float) -> None:
         try:
@@ -110,24 +119,24 @@ class SameDatabase:
         except msgspec.DecodeError:
             return  # a later release's
         if self._mine:
-            is_new, self._others[node] = node not in self._others, theirs
+            said_so = node in self._others and self._others[node][0] == theirs
+            self._others[node] = theirs, asyncio.get_running_loop().time()
             if theirs == self._mine:
                 self._tell_apart()
-            else:
-                self._spawn(self._compare(theirs, name, is_new))
+            elif not said_so:
+                self._spawn(self._compare(theirs, name))
 
-    async def _compare(self, theirs: str, name: str, is_new: bool) -> None:
+    async def _compare(self, theirs: str, name: str) -> None:
         await self._ask()
         if self._mine == theirs:
             self._warned_of.discard(theirs)
-        elif self._mine:
-            if theirs not in self._warned_of:
-                self._warned_of.add(theirs)
-                log.warning(
-                    "another node of this cluster uses another database: what is said there is not heard here, but "
-                    "who comes and goes is, and the cluster's figures are of both; give both the same --database.url, "
-                    "or one of them a --cluster.name of its own",
-                    node=name,
-                )
-            if is_new:
-                self._say(self._connection)  # they may not have heard which one is used here
+        elif self._mine and theirs not in self._warned_of:
+            self._warned_of.add(theirs)
+            log.warning(
+                "another node of this cluster uses another database: what is said there is not heard here, but "
+                "who comes and goes is, and the cluster's figures are of both; give both the same --database.url, "
+                "or one of them a --cluster.name of its own",
+                node=name,
+            )
+        if self._mine != theirs or self._mine != self._said:
+            self._say(self._connection)  # they may not have heard which one is used here, or of one before

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import msgspec
 import pytest
@@ -95,40 +95,95 @@ async def test_what_is_said_in_another_database_is_not_heard_here(broker: Server
         assert not [frame for frame in bob.passed_over if frame["type"] == "left"]
 
 
+class Alone:
+    """What a node does that hears others say which database they use; ``said`` is what it says itself."""
+
+    def __init__(self, identity: Callable[[], Coroutine[Any, Any, str]]) -> None:
+        self.said: list[str] = []
+        self.asked, self._identity = 0, identity
+        self.channel, self.missed = Mock(handlers={}, strangers=frozenset(), publish=self.published), Mock()
+        self.same = same_database.SameDatabase(self.channel, self.identity, "here", self.missed)
+        self.same._mine = self.same._said = "mine"
+        self.same._connection = Mock(open=True)
+
+    def published(self, *_: Any, data: bytes) -> None:
+        self.said.append(msgspec.json.decode(data)[0])
+
+    async def identity(self) -> str:
+        self.asked += 1
+        return await self._identity()
+
+    def hears(self, theirs: str, node: bytes = b"another1") -> None:
+        frame: Any = (0, msgspec.json.encode((theirs, "there")), 0, "", 0)
+        self.same._heard(node, frame, 0.0)
+
+    async def compared(self) -> None:
+        await asyncio.gather(*self.same._tasks - {self.same._asking})
+
+
 @pytest.mark.parametrize("says_so", ["they", "this node's own database"])
 async def test_who_is_no_stranger_any_more_is_heard_and_what_was_missed_is_looked_for(
     says_so: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(same_database, "AGAIN", 0.01)
-    answers = ["mine"]
-
-    async def identity() -> str:
-        return answers[0]
-
-    channel, missed = Mock(handlers={}, strangers=frozenset()), Mock()
-    same = same_database.SameDatabase(channel, identity, "here", missed)
-    same._mine = "mine"
-
-    def hears(theirs: str) -> None:
-        frame: Any = (0, msgspec.json.encode((theirs, "there")), 0, "", 0)
-        same._heard(b"another1", frame, 0.0)
-
-    async def stranger() -> bool:
-        return channel.strangers == {b"another1"}
+    one = Alone(_answers("mine"))
 
     async def none() -> bool:
-        return not channel.strangers
+        return not one.channel.strangers
 
-    hears("theirs")
-    await until(stranger, "a stranger")
-    missed.assert_not_called()
+    one.hears("theirs")
+    await one.compared()
+    assert one.channel.strangers == {b"another1"}
+    one.missed.assert_not_called()
     if says_so == "they":
-        hears("mine")
+        one.hears("mine")
     else:
-        answers[0] = "theirs"
+        one.same._identity = _answers("theirs")
     await until(none, "no stranger")
-    missed.assert_called_once_with()
-    same.close()
+    one.missed.assert_called_once_with()
+    one.same.close()
+
+
+@pytest.mark.parametrize("says_so_again", [True, False])
+async def test_a_stranger_that_says_nothing_any_more_is_forgotten_and_nobody_asks_for_its_sake(
+    says_so_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(same_database, "AGAIN", 0.01)
+    one = Alone(_answers("mine"))
+    one.hears("theirs")
+    await one.compared()
+    assert one.channel.strangers == {b"another1"}
+    one.same._others[b"another1"] = "theirs", float("-inf")
+    if says_so_again:
+        one.hears("theirs")
+    before = one.asked
+
+    async def asked_or_done() -> bool:
+        return one.asked > before + 1 or not one.same._tasks
+
+    await until(asked_or_done, "asked again")
+    assert one.channel.strangers == ({b"another1"} if says_so_again else set())
+    assert bool(one.same._tasks) == says_so_again
+    assert one.missed.called != says_so_again, "it may have moved here, and its word was lost"
+    one.same.close()
+
+
+async def test_whose_database_has_become_that_of_the_others_says_so_once() -> None:
+    """They took it for a stranger by what it had said before, and would do so for ever."""
+    one = Alone(_answers("theirs"))
+    for node in (b"another1", b"another2"):
+        one.hears("theirs", node)
+    await one.compared()
+    one.hears("theirs", b"another3")
+    assert (one.said, one.channel.strangers) == (["theirs"], set())
+
+
+async def test_a_stranger_that_repeats_itself_while_the_database_is_down_is_compared_once() -> None:
+    one = Alone(AsyncMock(side_effect=Unavailable("down")))
+    for _ in range(10):
+        one.hears("theirs")
+    assert len(one.same._tasks) == 1
+    one.same.close()
 
 
 @pytest.mark.needs("valkey")
@@ -254,18 +309,11 @@ async def test_a_database_is_the_same_by_any_user_and_is_not_its_copy() -> None:
 
 
 async def test_who_shares_a_database_again_is_warned_of_again_when_they_no_longer_do() -> None:
-    mine = iter(("theirs", "mine", "mine"))
-
-    async def identity() -> str:
-        return next(mine)
-
-    channel: Any = Mock(handlers={}, strangers=frozenset())
-    same = same_database.SameDatabase(channel, identity, "here", Mock())
-    same._mine = "mine"
-    frame: Any = (0, msgspec.json.encode(("theirs", "there")), 0, "", 0)
+    one = Alone(AsyncMock(side_effect=("theirs", "mine", "mine")))
     with capture_logs() as logs:
-        for warned in (0, 1, 1):
-            same._heard(b"another1", frame, 0.0)
-            await asyncio.gather(*same._tasks - {same._asking})
+        for node, warned in ((b"another1", 0), (b"another1", 1), (b"another2", 1)):
+            one.hears("theirs", node)
+            await one.compared()
             assert said(logs) == warned
-            same._mine = "mine"
+            one.same._mine = "mine"
+    one.same.close()
