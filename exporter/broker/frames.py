@@ -161,6 +161,11 @@ def unpack(payload: bytes) -> list[IncomingFrame | None]:
     return found
 
 
+def how_many(payload: bytes) -> int:
+    """The frames of a node's payload; of a run, each that is in it."""
+    return sum(frame[2] if frame and frame[0] == _TYPING_RUN else 1 for frame in unpack(payload))
+
+
 class TypingRun(NamedTuple):
     """Who has begun to type and has stopped, in order, and their frames in one piece.
 

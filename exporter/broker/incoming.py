@@ -63,7 +63,7 @@ class Incoming(Generic[P]):
             return  # let go of a moment ago
         first, strangers = payload[:1], self._nodes_channel.strangers
         if strangers and first == b"F" and frames.publisher(payload) in strangers:
-            self._meters.broker_frames_dropped.value += 1
+            self._meters.broker_frames_dropped.value += frames.how_many(payload)
         elif first == b"F":
             typing = frames.lone_typing(payload)
             if typing is None:

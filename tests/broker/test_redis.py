@@ -1083,6 +1083,22 @@ async def test_a_message_of_another_node_is_timed_from_when_it_was_received_ther
         assert [one.received for one in came] == [published - 3.0, None]
 
 
+async def test_what_a_stranger_says_is_dropped_frame_by_frame(server: Server) -> None:
+    """As many as they would have been if they had been received."""
+    async with nodes(server.url, 1) as (node,):
+        node.join("a", "ann", "room")
+        await node.hears(b"J ann")
+        typing: list[Any] = [(Kind.TYPING, b"t", active, "bob", None) for active in (1, 0)]
+        said = [frames.pack(Kind.MESSAGE, b"m", 1, "bob"), *frames.typing_runs(typing)]
+        payload = frames.head(b"another1", 0) + b"".join(said)
+        meters = (node.metrics.broker_frames_dropped, node.metrics.broker_frames_received)
+        before = [meter.value for meter in meters]
+        for strangers in ({b"another1"}, set()):
+            node.broker.nodes_channel.strangers = strangers
+            node.broker._incoming.pushed([b"smessage", node.broker._held["room"].channel, payload])
+        assert [meter.value - was for meter, was in zip(meters, before, strict=True)] == [3, 3]
+
+
 async def test_a_removal_whose_age_is_not_known_may_be_late(server: Server) -> None:
     async with nodes(server.url, 1) as (node,):
         now = node.broker._clock.stamp(node.broker._now())
