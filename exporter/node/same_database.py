@@ -1,8 +1,9 @@
 """Do all nodes of a cluster use one database? Where not, two clusters have one name, and the logs of both say so.
 
-Each node tells the others which one it uses, when it begins to hear them. Nothing is taken from anybody: which of the
-two has the wrong settings only people know. But what is said there is not heard here: it would take the place of what
-is said here under the same number, and people would be sent what others must not see.
+Each node tells the others which one it uses, when it begins to hear them, and each minute while one of them uses
+another. Nothing is taken from anybody: which of the two has the wrong settings only people know. But what is said there
+is not heard here: it would take the place of what is said here under the same number, and people would be sent what
+others must not see.
 
 Tested in ``tests/node/test_same_database.py``.
 """
@@ -26,8 +27,8 @@ log = structlog.get_logger(__name__)
 AGAIN: Final = 60.0
 """Seconds until a database is asked again that cannot be, or that is not the others': it may be by then."""
 GONE: Final = 5 * AGAIN
-"""Seconds after which a node of another one that does not say so any more is none: it has ended, or its word that it
-has moved was lost. Whoever hears of another database says each time that it is asked which one is used there."""
+"""Seconds after which a node is no stranger any more that does not say so again: it has ended, or its word that it uses
+this database now was lost. Whoever knows of a stranger says which one it uses each time that it has asked."""
 
 
 class SameDatabase:
