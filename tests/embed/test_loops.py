@@ -214,18 +214,22 @@ def test_an_address_that_is_closed_leaves_the_totals_to_the_other(tmp_path: Path
         first.close()
 
 
-async def test_what_is_begun_while_the_totals_are_being_closed_ends_with_the_next_close(tmp_path: Path) -> None:
+async def test_what_is_begun_while_the_totals_are_being_closed_ends_with_the_next_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sqlite3.connect(tmp_path / "host.db").execute("CREATE TABLE message (id INTEGER PRIMARY KEY, sender TEXT, at TEXT)")
     mapping = tmp_path / "mapping.yml"
     mapping.write_text(
         "messages: {table: message, key: id, time: {column: at, unit: timestamp, zone: UTC}, sender: sender}\n"
     )
     source = Source(f"sqlite:///{tmp_path}/host.db", mapping, load=1.0)
-    before = asyncio.all_tasks()
     await source.start()
     closing = asyncio.create_task(source.close())
     await asyncio.sleep(0)
+    monkeypatch.setattr(collector.SourceCollector, "start", lambda self: asyncio.Event().wait())
     source.start_soon()  # a request
+    begun = source._starting
     await closing
     await source.close()
-    assert asyncio.all_tasks() == before
+    assert begun is not None
+    assert begun.done()
