@@ -121,8 +121,9 @@ class AsyncEngine:
     async def _usable(self) -> Connection:
         """The server may have restarted, or another one may have its address: the pool may hold several such."""
         while True:
-            # Where all that wait in the pool are open, one is there without a turn of the loop.
-            at_once = not self._waiting and self._has_room and 0 < self.idle == self.pool.checkedin()
+            at_once = not self._waiting and self._has_room and self.idle > 0  # without a turn of the loop
+            if at_once:
+                self._put_open_ones_first()
             connection = await (greenlet_spawn(self.sync_engine.connect) if at_once else self._first())
             if _is_open(connection.connection) and connection.info.setdefault(_AGE, self._age) == self._age:
                 return connection
@@ -130,6 +131,14 @@ class AsyncEngine:
                 await _to_its_end(greenlet_spawn(connection.invalidate))
             finally:
                 await self._give_back(connection)
+
+    def _put_open_ones_first(self) -> None:
+        """The pool keeps the places of those that broke, too: a new one may have to wait, while an open one is idle."""
+        if self.idle < self.pool.checkedin():
+            queue = self.pool._pool
+            records = [queue.get(block=False) for _ in range(queue.qsize())]
+            for record in sorted(records, key=_is_open, reverse=True):
+                queue.put(record, block=False)
 
     def distrust(self) -> None:
         """The connections that were made so far are of no use: none is used any more."""

@@ -783,6 +783,19 @@ async def test_who_waits_for_a_connection_has_it_before_who_comes_later() -> Non
     assert order == ["earlier", "later"]
 
 
+async def test_an_open_connection_is_taken_before_the_place_of_one_that_broke() -> None:
+    """As after an outage, where a pooler lets a new one wait for as long as the open one is idle."""
+    more = asyncio.Event()
+    more.set()
+    async with pool_that_gets_one(more.wait) as pool:
+        async with pool.connect(), pool.connect() as broken:
+            await broken.invalidate()
+        more.clear()
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                await use(pool)
+
+
 async def test_who_waits_for_a_place_in_the_pool_has_that_of_a_connection_that_could_not_be_made() -> None:
     """As where a pooler lets each wait, and the server behind it ends."""
     lost, asked = asyncio.Event(), list[int]()
