@@ -48,8 +48,9 @@ def taken_by_another(path: Path) -> Path | None:
             folder, found = name.parent.stat(), name.lstat()
         except OSError:  # it is not there, or not for this user to see
             return None
-        everybodys = folder.st_mode & stat.S_ISVTX and folder.st_mode & _OTHERS_WRITE
-        if everybodys and found.st_uid not in (0, os.geteuid()):
+        everybodys = folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH
+        # What is mounted there is nothing that somebody made there: a container's, of a user of the host's.
+        if everybodys and found.st_uid not in (0, os.geteuid()) and not os.path.ismount(name):
             return name
     return None
 

@@ -173,7 +173,9 @@ def test_no_folder_is_made_where_another_user_could_put_one_in_its_place(
 
 
 @root_only
-def test_a_data_folder_that_another_user_laid_there_first_is_refused(base: Path) -> None:
+def test_a_data_folder_that_another_user_laid_there_first_is_refused(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``cd /tmp`` and ``serve``: he would know the secret, and be anybody."""
     data = base / "data"
     data.mkdir(mode=0o700)
@@ -193,5 +195,9 @@ def test_a_data_folder_that_another_user_laid_there_first_is_refused(base: Path)
             make_folder(folder)
     with pytest.raises(Misconfigured, match=f"who made {data} where everybody may make one"):
         secret_file.load(secret)
-    base.chmod(0o755)
-    assert secret_file.load(secret), "root has chosen whose it is, as of a service's"
+    for mode in (0o755, 0o1770):
+        base.chmod(mode)
+        assert secret_file.load(secret), "root has chosen whose it is, as of a service's, and who is in a group"
+    base.chmod(0o1777)
+    monkeypatch.setattr(os.path, "ismount", data.__eq__)
+    make_folder(data / "below")  # of a container, whose user's folder the host has mounted there
