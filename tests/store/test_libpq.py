@@ -167,14 +167,15 @@ def test_the_address_takes_the_place_of_the_name() -> None:
 
 
 @pytest.mark.parametrize("url", ["postgresql://db/chat", "postgresql:///chat?host=db", "postgresql://?service=chat"])
-def test_an_address_of_the_environment_does_not_take_the_place_of_a_host_that_is_named(
+def test_an_address_of_the_environment_is_that_of_the_host_as_in_libpq_but_not_of_several_databases_hosts(
     url: str, tmp_path: Path
 ) -> None:
-    """It is one for all: each source of ``observe`` would be read from the same server, under its own name."""
+    """Each source of ``observe`` would be read from the same server, under its own name."""
     (tmp_path / "services").write_text("[chat]\nhost=db\n")
     environ = {"PGHOSTADDR": "10.0.0.7", "PGSERVICEFILE": str(tmp_path / "services")}
-    with pytest.raises(Misconfigured, match="PGHOSTADDR would take the place of the host"):
-        target(url, environ=environ)
+    assert target(url, environ=environ).hosts == (("10.0.0.7", 5432),)
+    assert target(url, environ=environ, several=True).hosts == (("db", 5432),)
+    assert target("postgresql:///chat", environ=environ, several=True).hosts == (("10.0.0.7", 5432),)
 
 
 @pytest.mark.needs("postgres")

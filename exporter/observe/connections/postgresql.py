@@ -174,7 +174,7 @@ class PostgresReader:
 
     def _target(self) -> Target:
         with contextlib.suppress(Misconfigured):  # an option that only ``serve`` would refuse
-            return target(self._dsn)
+            return target(self._dsn, several=True)
         return Target(self._dsn)
 
     async def _end(self) -> None:

@@ -94,8 +94,12 @@ class Target:
         return ", ".join(_place(host, port) for host, port in self.hosts)
 
 
-def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.environ) -> Target:
+def target(
+    url: str, schema: str | None = None, environ: Mapping[str, str] = os.environ, *, several: bool = False
+) -> Target:
     """Read a URL with the options, the service and the environment that libpq would read.
+
+    Of ``several`` databases each keeps the host that it names: to libpq PGHOSTADDR is the address of them all.
 
     Raises:
         Misconfigured: an option that is unknown or cannot be honoured, a service or a certificate that is not there.
@@ -112,15 +116,10 @@ def target(url: str, schema: str | None = None, environ: Mapping[str, str] = os.
     for name in options:
         origins.setdefault(name, f"the database service's option {name}")
     for variable, name in _ENVIRONMENT.items():
-        if environ.get(variable) and name not in options:
+        named = parts.netloc.rpartition("@")[2] or options.get("host")
+        if environ.get(variable) and name not in options and not (several and name == "hostaddr" and named):
             options[name] = environ[variable]
             origins[name] = f"the environment variable {variable}"
-            if name == "hostaddr" and (parts.netloc.rpartition("@")[2] or options.get("host")):
-                # To libpq it is the address of every host that is named: all sources would be the same server's.
-                raise Misconfigured(
-                    f"{origins[name]} would take the place of the host that the database URL or service names: "
-                    "unset it, or write the address as the URL's option hostaddr"
-                )
     settings: dict[str, str] = {}
     passed: dict[str, str] = {}
     timeout = None
