@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -48,6 +48,12 @@ class Crew:
     def watch(self) -> asyncio.Task[Any]:
         self.watching = asyncio.create_task(asyncio.Event().wait())
         return self.watching
+
+    def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self.heed(asyncio.create_task(work, name=name))
+
+    def heed(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        return task
 
     async def start(self) -> list[dict[str, Any]]:
         self.told.append("start")
