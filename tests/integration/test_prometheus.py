@@ -220,6 +220,7 @@ EMPTY = {
     "messaging-overview / People online B": "the one node knows all nodes",
     "messaging-overview / People and connections B": "the one node knows all nodes",
     "messaging-overview / People and connections D": "Prometheus was not there a week ago",
+    "messaging-overview / People and connections E": "Prometheus was not there a week ago",
     "messaging-overview / Typing B": "the one node knows all nodes",
 }
 """Queries without an answer at a single node that is well, and why."""
