@@ -61,8 +61,8 @@ class Incoming(Generic[P]):
             if channel == self._nodes_channel.name:
                 self._nodes_channel.heard(payload)
             return  # let go of a moment ago
-        first, strangers = payload[:1], self._nodes_channel.strangers
-        if strangers and first == b"F" and frames.publisher(payload) in strangers:
+        first, foreign_nodes = payload[:1], self._nodes_channel.foreign_nodes
+        if foreign_nodes and first == b"F" and frames.publisher(payload) in foreign_nodes:
             self._meters.broker_frames_dropped.value += frames.how_many(payload)
         elif first == b"F":
             typing = frames.lone_typing(payload)

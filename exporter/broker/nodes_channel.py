@@ -19,8 +19,8 @@ class NodesChannel:
     """``handlers``: by kind of frame, what is called with the node that sent one, the frame, and how long that took.
 
     In seconds; 0 where it is not known. A node may have been asleep before it heard it. ``on_open``: what is called
-    with each connection on which this node hears the others. ``strangers``: nodes that are of another cluster with the
-    same name; what they say in conversations is passed over.
+    with each connection on which this node hears the others. ``foreign_nodes``: those of another cluster with the same
+    name; what they say in conversations is passed over.
     """
 
     def __init__(self, context: Context[Any]) -> None:
@@ -28,7 +28,7 @@ class NodesChannel:
         self.name = context.functions.nodes_channel.encode()
         self.handlers: dict[int, Callable[[bytes, IncomingFrame, float], None]] = {}
         self.on_open: Callable[[Connection], object] = ignore
-        self.strangers: Set[bytes] = frozenset()
+        self.foreign_nodes: Set[bytes] = frozenset()
 
     def opened(self, connection: Connection) -> None:
         """Listen, before the server counts this node among those who answer."""

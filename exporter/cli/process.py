@@ -81,10 +81,10 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise Misconfigured(f"cannot make the folder {folder}: {os_reason(error)}") from error
-    if (trap := taken_by_another(folder)) is not None:
+    if (foreign := taken_by_another(folder)) is not None:
         raise Misconfigured(
-            f"{trap} was made by another user, where everybody may make one, and what is put there is his to read and "
-            "to change: choose another --data.dir"
+            f"{foreign} was made by another user, where everybody may make one, and what is put there is his to read "
+            "and to change: choose another --data.dir"
         )
 
 

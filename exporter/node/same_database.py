@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 AGAIN: Final = 60.0
 """Seconds until a database is asked again that cannot be, or that is not the others': it may be by then."""
 GONE: Final = 5 * AGAIN
-"""Seconds after which a node is no stranger any more that does not say so again: it has ended, or its word that it uses
-this database now was lost. Whoever knows of a stranger says which one it uses each time that it has asked."""
+"""Seconds after which a node is foreign no longer that does not say so again: it has ended, or its word that it uses
+this database now was lost. Whoever knows of a foreign one says which one it uses each time that it has asked."""
 
 
 class SameDatabase:
@@ -85,15 +85,15 @@ class SameDatabase:
                 return
 
     def _tell_apart(self) -> None:
-        """Who is a stranger, and who no longer: a database that moves does so for one node after the other."""
-        before, since = self._nodes_channel.strangers, asyncio.get_running_loop().time() - GONE
+        """Who is foreign, and who no longer: a database that moves does so for one node after the other."""
+        before, since = self._nodes_channel.foreign_nodes, asyncio.get_running_loop().time() - GONE
         self._others = {
             node: (theirs, heard)
             for node, (theirs, heard) in self._others.items()
             if theirs != self._mine and heard > since
         }
-        self._nodes_channel.strangers = strangers = frozenset(self._others if self._mine else ())
-        if before - strangers:
+        self._nodes_channel.foreign_nodes = foreign_nodes = frozenset(self._others if self._mine else ())
+        if before - foreign_nodes:
             self._missed()
         if self._others and (self._asking is None or self._asking.done()):
             self._asking = self._spawn(self._ask_now_and_then())

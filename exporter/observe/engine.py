@@ -193,14 +193,14 @@ class Engine:
             await self.advance()
         return await self.look()
 
-    async def begin(self, patience: float = 0.0) -> bool:
+    async def begin(self, max_wait: float = 0.0) -> bool:
         """Begin a full count, to where rows are sealed now, or will be first; False: not yet. Raises SourceError."""
         mapping = (await self.look_at_schema()).with_keys_of(self._known())
         now = self.clock()
 
         async def work(snapshot: Snapshot) -> Count | None:
             generation, cut = (self.base.generation, self.base.cut) if self.base else (0, None)
-            cut = cut or await self._sealing.first(self.reader, snapshot, mapping, now, patience)
+            cut = cut or await self._sealing.first(self.reader, snapshot, mapping, now, max_wait)
             if cut is None:
                 return None
             return await self._pages.begin(snapshot, mapping, generation + 1, cut, now, full_speed=self._full_speed)

@@ -37,7 +37,7 @@ class _Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class _First:
+class _PendingCut:
     """Where the very first count may end as soon as all transactions below ``next_transaction`` have ended."""
 
     at: float
@@ -52,7 +52,7 @@ class Sealing:
         self._tail = tail
         self._overlap = overlap
         self._marks: list[_Mark] = []
-        self._first: _First | None = None
+        self._pending: _PendingCut | None = None
         self.awaited: int | None = None
         """The line did not wait for all transactions below this one, of which some are open; the state keeps it."""
         self.overtaken = False
@@ -73,27 +73,27 @@ class Sealing:
 
     def forget(self) -> None:
         """Of another database."""
-        self._marks, self._first, self.awaited, self.overtaken = [], None, None, False
+        self._marks, self._pending, self.awaited, self.overtaken = [], None, None, False
 
     async def first(
-        self, reader: Reader, snapshot: Snapshot, mapping: Mapping, now: float, patience: float
+        self, reader: Reader, snapshot: Snapshot, mapping: Mapping, now: float, max_wait: float
     ) -> Cut | None:
         """Where the very first count may end: the tail is above, and so is the overlap where keys are times.
 
-        None: not yet. Open transactions may write below that; ask again until these have ended. After ``patience``
+        None: not yet. Open transactions may write below that; ask again until these have ended. After ``max_wait``
         seconds they are waited for no longer, and when they have ended all is counted once more.
         """
-        horizon, first = await reader.horizon(snapshot), self._first
+        horizon, first = await reader.horizon(snapshot), self._pending
         if first is None or set(first.cut.lows) != {key.name for key in mapping.keys}:
             cut = await self._first_cut(snapshot, mapping, now - behind(horizon) - self._overlap)
             if horizon is None or horizon.oldest >= horizon.next:
                 self.awaited = None
                 return cut
-            first = self._first = _First(now, cut, horizon.next)
+            first = self._pending = _PendingCut(now, cut, horizon.next)
         ended = _have_ended(first.next_transaction, horizon)
-        if not ended and 0 <= now - first.at < patience:
+        if not ended and 0 <= now - first.at < max_wait:
             return None
-        self._first, self.awaited = None, None if ended else first.next_transaction
+        self._pending, self.awaited = None, None if ended else first.next_transaction
         return first.cut
 
     async def _first_cut(self, snapshot: Snapshot, mapping: Mapping, moment: float) -> Cut:

@@ -56,9 +56,9 @@ def obtain(path: Path) -> tuple[bytes, bool]:
 def load(path: Path) -> bytes:
     """The secret in ``path`` without surrounding white space; raises FileNotFoundError or Misconfigured."""
     content = read_private(path, "secret file")
-    if (trap := taken_by_another(path)) is not None:  # whom root would read it from without a word
+    if (foreign := taken_by_another(path)) is not None:  # whom root would read it from without a word
         raise Misconfigured(
-            f"the secret file {path} may be another user's, who made {trap} where everybody may make one, and knows "
+            f"the secret file {path} may be another user's, who made {foreign} where everybody may make one, and knows "
             "what is in it: choose another --data.dir or --auth.secret-file"
         )
     try:

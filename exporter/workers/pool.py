@@ -131,9 +131,9 @@ class Pool:
 
     def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task that nobody waits for: a defect in it ends the server."""
-        return self.heed(asyncio.create_task(work, name=name))
+        return self.supervise(asyncio.create_task(work, name=name))
 
-    def heed(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+    def supervise(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         """As ``begin``, of a task that somebody else has begun."""
         task.add_done_callback(self._ended_by_a_defect)
         return task

@@ -83,7 +83,7 @@ class _Supervisor:
 
     async def _start(self) -> None:
         if self._broker is not None:
-            self._pool.heed(await self._broker.start())
+            self._pool.supervise(await self._broker.start())
         self._pool.settings = self._for_workers()
         listening = await self._pool.start()
         urls, metrics = listening[0]["urls"], [url for one in listening for url in one["metrics_urls"]]

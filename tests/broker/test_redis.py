@@ -1093,8 +1093,8 @@ async def test_what_a_stranger_says_is_dropped_frame_by_frame(server: Server) ->
         payload = frames.head(b"another1", 0) + b"".join(said)
         meters = (node.metrics.broker_frames_dropped, node.metrics.broker_frames_received)
         before = [meter.value for meter in meters]
-        for strangers in ({b"another1"}, set()):
-            node.broker.nodes_channel.strangers = strangers
+        for foreign_nodes in ({b"another1"}, set()):
+            node.broker.nodes_channel.foreign_nodes = foreign_nodes
             node.broker._incoming.pushed([b"smessage", node.broker._held["room"].channel, payload])
         assert [meter.value - was for meter, was in zip(meters, before, strict=True)] == [3, 3]
 

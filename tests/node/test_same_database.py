@@ -68,8 +68,8 @@ async def test_each_is_warned_once_that_the_other_has_another_database(broker: S
         assert said(logs) == 2
 
 
-def strangers(node: Any) -> int:
-    return len(node.server.node.redis.nodes_channel.strangers)
+def foreign_nodes(node: Any) -> int:
+    return len(node.server.node.redis.nodes_channel.foreign_nodes)
 
 
 @pytest.mark.needs("valkey")
@@ -79,9 +79,9 @@ async def test_what_is_said_in_another_database_is_not_heard_here(broker: Server
     async with nodes(tmp_path, [broker.port] * 3, databases) as (here, there, later):
 
         async def known() -> bool:
-            return [strangers(node) for node in (here, there, later)] == [2, 1, 1]
+            return [foreign_nodes(node) for node in (here, there, later)] == [2, 1, 1]
 
-        await until(known, "each knows who is a stranger")
+        await until(known, "each knows who is foreign")
         for node in (here, there):
             await node.conversation("lobby", "ann", "bob")
         ann, bob, eve = [await node.connect(user) for node, user in ((here, "ann"), (here, "bob"), (there, "ann"))]
@@ -101,7 +101,7 @@ class Alone:
     def __init__(self, identity: Callable[[], Coroutine[Any, Any, str]]) -> None:
         self.said: list[str] = []
         self.asked, self._identity = 0, identity
-        self.channel, self.missed = Mock(handlers={}, strangers=frozenset(), publish=self.published), Mock()
+        self.channel, self.missed = Mock(handlers={}, foreign_nodes=frozenset(), publish=self.published), Mock()
         self.same = same_database.SameDatabase(self.channel, self.identity, "here", self.missed)
         self.same._mine = self.same._said = "mine"
         self.same._connection = Mock(open=True)
@@ -129,17 +129,17 @@ async def test_who_is_no_stranger_any_more_is_heard_and_what_was_missed_is_looke
     one = Alone(_answers("mine"))
 
     async def none() -> bool:
-        return not one.channel.strangers
+        return not one.channel.foreign_nodes
 
     one.hears("theirs")
     await one.compared()
-    assert one.channel.strangers == {b"another1"}
+    assert one.channel.foreign_nodes == {b"another1"}
     one.missed.assert_not_called()
     if says_so == "they":
         one.hears("mine")
     else:
         one.same._identity = _answers("theirs")
-    await until(none, "no stranger")
+    await until(none, "nobody is foreign")
     one.missed.assert_called_once_with()
     one.same.close()
 
@@ -152,7 +152,7 @@ async def test_a_stranger_that_says_nothing_any_more_is_forgotten_and_nobody_ask
     one = Alone(_answers("mine"))
     one.hears("theirs")
     await one.compared()
-    assert one.channel.strangers == {b"another1"}
+    assert one.channel.foreign_nodes == {b"another1"}
     one.same._others[b"another1"] = "theirs", float("-inf")
     if says_so_again:
         one.hears("theirs")
@@ -162,20 +162,20 @@ async def test_a_stranger_that_says_nothing_any_more_is_forgotten_and_nobody_ask
         return one.asked > before + 1 or not one.same._tasks
 
     await until(asked_or_done, "asked again")
-    assert one.channel.strangers == ({b"another1"} if says_so_again else set())
+    assert one.channel.foreign_nodes == ({b"another1"} if says_so_again else set())
     assert bool(one.same._tasks) == says_so_again
     assert one.missed.called != says_so_again, "it may have moved here, and its word was lost"
     one.same.close()
 
 
 async def test_whose_database_has_become_that_of_the_others_says_so_once() -> None:
-    """They took it for a stranger by what it had said before, and would do so for ever."""
+    """They took it for a foreign one by what it had said before, and would do so for ever."""
     one = Alone(_answers("theirs"))
     for node in (b"another1", b"another2"):
         one.hears("theirs", node)
     await one.compared()
     one.hears("theirs", b"another3")
-    assert (one.said, one.channel.strangers) == (["theirs"], set())
+    assert (one.said, one.channel.foreign_nodes) == (["theirs"], set())
 
 
 async def test_a_stranger_that_repeats_itself_while_the_database_is_down_is_compared_once() -> None:

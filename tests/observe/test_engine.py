@@ -62,6 +62,12 @@ def engine_of(server: Server, path: Path | None, clock: Clock, tail: int = 10) -
     return Engine(Source(server.url, "mattermost"), State(path), load=1.0, clock=clock, tail=tail)
 
 
+def begin_to_post(server: Server, name: str = "late", at: int = MS - 99_000, writer: int = 1) -> None:
+    """In a transaction that stays open."""
+    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('{name}', {at}, 1, 'u1')"):
+        server.execute(sql, writer)
+
+
 async def sealed(engine: Engine, clock: Clock) -> SourceTotals:
     """Count, and let time pass until the line has moved."""
     await engine.count()
@@ -1242,8 +1248,7 @@ async def test_a_transaction_that_is_open_when_the_first_count_begins_is_counted
     """It took its keys before those of the newest rows, and commits when they have been counted."""
     server = PostgresqlServer(postgres)
     server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
-    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
-        server.execute(sql, 1)
+    begin_to_post(server)
     clock = Clock()
     engine = engine_of(server, None, clock)
     post(server, 1, 100)
@@ -1264,15 +1269,13 @@ async def test_the_first_count_waits_for_what_is_open_before_it_tells_anything(p
     server = PostgresqlServer(postgres)
     server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
     post(server, 1, 100)
-    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
-        server.execute(sql, 1)
+    begin_to_post(server)
     clock = Clock()
     engine = engine_of(server, None, clock)
     await engine.open()
     assert not await engine.begin(60.0)
     assert (await engine.look()).stored_messages is None
-    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('new', {MS + 60_000}, 1, 'u1')"):
-        server.execute(sql, 2)
+    begin_to_post(server, "new", MS + 60_000, writer=2)
     clock.now += 59
     assert not await engine.begin(60.0)
     server.execute("COMMIT", 1)
@@ -1293,8 +1296,7 @@ async def test_the_first_count_waits_for_a_minute_and_no_longer(postgres: Postgr
     server = PostgresqlServer(postgres)
     server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
     post(server, 1, 100)
-    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
-        server.execute(sql, 1)
+    begin_to_post(server)
     clock = Clock()
     engine = engine_of(server, None, clock)
     await engine.open()
@@ -1319,8 +1321,7 @@ async def test_a_transaction_that_outlives_the_process_which_waited_for_it_is_co
     """Whether the process ends while it is open, or when it has ended and nothing has been counted yet."""
     server = PostgresqlServer(postgres)
     server.script(schemas.mattermost("postgresql") + "INSERT INTO users (id) VALUES ('u1');")
-    for sql in ("BEGIN", f"INSERT INTO posts (id, createat, updateat, userid) VALUES ('late', {MS - 99_000}, 1, 'u1')"):
-        server.execute(sql, 1)
+    begin_to_post(server)
     clock, path = Clock(), tmp_path / "state.db"
     engine = engine_of(server, path, clock)
     post(server, 1, 100)

@@ -217,23 +217,23 @@ class Deletions(RuleBasedStateMachine):
             self.cut = (generation, cut)
         return figures
 
-    def _begin(self, patience: float) -> bool:
+    def _begin(self, max_wait: float) -> bool:
         is_first = self.engine.base is None
         if self.waited_for is None:
             self.waited_for = list(self.open.values())
-        if not self._run(lambda: self.engine.begin(patience)):
+        if not self._run(lambda: self.engine.begin(max_wait)):
             return False
         if is_first and self.server.writers > 1:
             self.given_up = [each for each in self.open.values() if any(each is other for other in self.waited_for)]
         self.waited_for = None
         return True
 
-    @rule(patience=st.sampled_from([0, 60, 60]))
-    def count(self, patience: float = 0) -> None:
+    @rule(max_wait=st.sampled_from([0, 60, 60]))
+    def count(self, max_wait: float = 0) -> None:
         """One step of a full count; what it corrects is published."""
         before = self._look()
         if self.engine.to_begin:
-            if not self._begin(patience):
+            if not self._begin(max_wait):
                 return
             self.silent_in_count = False
         for mark in self.engine.counting.all():  # pages of a few rows

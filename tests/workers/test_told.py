@@ -50,9 +50,9 @@ class Crew:
         return self.watching
 
     def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return self.heed(asyncio.create_task(work, name=name))
+        return self.supervise(asyncio.create_task(work, name=name))
 
-    def heed(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+    def supervise(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         return task
 
     async def start(self) -> list[dict[str, Any]]:
